@@ -1,0 +1,1 @@
+"""The `authsvc` command: one module for each group of commands."""

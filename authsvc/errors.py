@@ -1,0 +1,177 @@
+"""Owns the error family: every failure a caller can meet, and its reason. It knows no gRPC.
+
+ServiceError
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK: what was sent can't be used
+├── Unauthenticated       CREDENTIALS_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
+├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── AlreadyExists         EMAIL_TAKEN
+├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN
+├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
+├── Overloaded            OVERLOADED, with the time until a retry helps
+└── StoreUnavailable      STORE_UNAVAILABLE
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class Reason(StrEnum):
+    """Why a call failed; each is documented in `error_reason.proto` under the same name."""
+
+    FIELD_INVALID = "FIELD_INVALID"
+    PASSWORD_WEAK = "PASSWORD_WEAK"  # noqa: S105 - a reason's name, not a password
+    EMAIL_INVALID = "EMAIL_INVALID"
+    CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+    REFRESH_TOKEN_INVALID = "REFRESH_TOKEN_INVALID"  # noqa: S105 - a reason's name
+    REFRESH_TOKEN_REUSED = "REFRESH_TOKEN_REUSED"  # noqa: S105 - a reason's name
+    BEARER_INVALID = "BEARER_INVALID"
+    CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    EMAIL_TAKEN = "EMAIL_TAKEN"
+    USER_NOT_FOUND = "USER_NOT_FOUND"
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    POLICY_UNKNOWN = "POLICY_UNKNOWN"
+    TOO_MANY_ATTEMPTS = "TOO_MANY_ATTEMPTS"
+    OVERLOADED = "OVERLOADED"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with one field: `field` is its path, such as `charges[2].cost`."""
+
+    field: str
+    description: str
+
+
+class ServiceError(Exception):
+    """A failure that the caller is told of.
+
+    `message` is one sentence that may be shown to the caller: it never holds a secret, a cause or
+    another user's data. `metadata` goes into ErrorInfo.
+    """
+
+    reason: Reason
+    message: str
+    metadata: Mapping[str, str]
+
+    def __init__(
+        self, reason: Reason, message: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.metadata = MappingProxyType(dict(metadata or {}))
+
+
+class FieldInvalid(ServiceError):
+    """Something sent can't be used; `violations` says what, field by field."""
+
+    violations: Sequence[Violation]
+
+    def __init__(
+        self, field: str, description: str, *, reason: Reason = Reason.FIELD_INVALID
+    ) -> None:
+        super().__init__(reason, f"{field}: {description}" if field else description)
+        self.violations = (Violation(field, description),)
+
+    @classmethod
+    def weak_password(cls, field: str, descriptions: Sequence[str]) -> "FieldInvalid":
+        """Return the error for a password that breaks the rules in `descriptions` (one or more)."""
+        error = cls(field, descriptions[0], reason=Reason.PASSWORD_WEAK)
+        error.violations = tuple(Violation(field, text) for text in descriptions)
+        return error
+
+
+class Unauthenticated(ServiceError):
+    """The credentials don't prove who the user is; which part of them failed is never told."""
+
+
+class CallerNotAllowed(ServiceError):
+    """The calling service may not do this; who may is never told."""
+
+    def __init__(self, message: str = "The caller is not allowed to do this.") -> None:
+        super().__init__(Reason.CALLER_NOT_ALLOWED, message)
+
+
+class AlreadyExists(ServiceError):
+    """What was to be created is there already."""
+
+
+class NotFound(ServiceError):
+    """What was asked for is not there."""
+
+
+class TooManyAttempts(ServiceError):
+    """Too many failures; `retry_after` seconds from now an attempt is possible again."""
+
+    retry_after: float
+    subject: str
+
+    def __init__(self, retry_after: float, subject: str = "login") -> None:
+        super().__init__(Reason.TOO_MANY_ATTEMPTS, "Too many attempts; try again later.")
+        self.retry_after = retry_after
+        self.subject = subject
+
+
+class Overloaded(ServiceError):
+    """A bounded queue is full; `retry_after` seconds from now it may not be."""
+
+    retry_after: float
+
+    def __init__(self, message: str = "The service is overloaded.", retry_after: float = 1.0):
+        super().__init__(Reason.OVERLOADED, message)
+        self.retry_after = retry_after
+
+
+class StoreUnavailable(ServiceError):
+    """The database did not answer in time or can't be reached."""
+
+    def __init__(self, message: str = "The database is not available.") -> None:
+        super().__init__(Reason.STORE_UNAVAILABLE, message)
+
+
+def credentials_invalid() -> Unauthenticated:
+    """Return the one answer to every login that fails, whatever the cause (ASVS 6.3.8)."""
+    return Unauthenticated(Reason.CREDENTIALS_INVALID, "The credentials are not valid.")
+
+
+def refresh_token_invalid() -> Unauthenticated:
+    """Return the answer to a refresh token that is malformed, forged, expired or ended."""
+    return Unauthenticated(Reason.REFRESH_TOKEN_INVALID, "The refresh token is not valid.")
+
+
+def refresh_token_reused() -> Unauthenticated:
+    """Return the answer to a refresh token that was replaced longer ago than the grace window."""
+    return Unauthenticated(
+        Reason.REFRESH_TOKEN_REUSED, "The refresh token was used before; its session has ended."
+    )
+
+
+def bearer_invalid() -> Unauthenticated:
+    """Return the answer to a call that lacks an active access token of its user."""
+    return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is needed.")
+
+
+def user_not_found() -> NotFound:
+    """Return the answer to a user id that nobody has."""
+    return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
+
+
+def session_not_found() -> NotFound:
+    """Return the answer to a session id that no session has."""
+    return NotFound(Reason.SESSION_NOT_FOUND, "No session has this id.")
+
+
+def policy_unknown(policy: str) -> NotFound:
+    """Return the answer to a rate-limit policy that does not exist."""
+    return NotFound(
+        Reason.POLICY_UNKNOWN, "No rate-limit policy has this name.", {"policy": policy}
+    )
+
+
+def email_taken() -> AlreadyExists:
+    """Return the answer to a registration with an address that another account has."""
+    return AlreadyExists(Reason.EMAIL_TAKEN, "Another account has this e-mail address.")

@@ -1,0 +1,214 @@
+"""Owns the domain's values: frozen, typed, and the same in every layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NewType, Protocol
+from uuid import UUID
+
+UserId = NewType("UserId", UUID)
+SessionId = NewType("SessionId", UUID)
+
+
+class Clock(Protocol):
+    """Tells the time; injected so that tests can move it."""
+
+    def now(self) -> datetime:
+        """Return the present time, aware, in UTC."""
+
+
+class Role(StrEnum):
+    """What a calling service may do (settings map identities to roles)."""
+
+    APP = "app"
+    EDGE = "edge"
+    ISSUER = "issuer"
+    ADMIN = "admin"
+    OBSERVER = "observer"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A calling service, known by its client certificate.
+
+    `identity` is a SPIFFE id or `dns:name`; `thumbprint` the certificate's SHA-256 (RFC 8705).
+    """
+
+    identity: str
+    roles: frozenset[Role]
+    thumbprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClientContext:
+    """The end user's side of a request, as told by an allowed caller; None or "" is unknown."""
+
+    ip: str | None = None
+    user_agent: str = ""
+    device_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who called and under which request id: what an audit event needs of the transport."""
+
+    request_id: str
+    caller: str
+
+
+class UserStatus(StrEnum):
+    """Whether an account may be used."""
+
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An account, without its secrets."""
+
+    user_id: UserId
+    email: str
+    display_name: str
+    roles: tuple[str, ...]
+    status: UserStatus
+    create_time: datetime
+
+
+class RevokeReason(StrEnum):
+    """Why a session was ended before it expired."""
+
+    LOGOUT = "logout"
+    REVOKED = "revoked"
+    REPLACED = "replaced"
+    REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - a reason's name
+    USER_DISABLED = "user_disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session, without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
+
+    `refresh_counter` is the number of the one refresh token that is current; `user_status` and
+    `user_roles` are the owner's when the row was read.
+    """
+
+    session_id: SessionId
+    user_id: UserId
+    create_time: datetime
+    last_use_time: datetime
+    authentication_time: datetime
+    idle_expire_time: datetime
+    absolute_expire_time: datetime
+    client: ClientContext
+    authentication_methods: tuple[str, ...]
+    csrf_hash: bytes = field(repr=False)
+    refresh_counter: int
+    revoke_time: datetime | None
+    revoke_reason: RevokeReason | None
+    user_status: UserStatus
+    user_roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a login gives; `session_token` and `csrf_token` are empty after a refresh."""
+
+    access_token: str = field(repr=False)
+    access_token_expire_time: datetime
+    refresh_token: str = field(repr=False)
+    refresh_token_expire_time: datetime
+    session_id: SessionId
+    session_token: str = field(repr=False)
+    csrf_token: str = field(repr=False)
+    user_id: UserId
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Claims:
+    """What a verified access token says (RFC 9068); times are aware, in UTC."""
+
+    subject: UserId
+    issuer: str
+    audiences: tuple[str, ...]
+    expire_time: datetime
+    issue_time: datetime
+    not_before_time: datetime
+    token_id: str
+    session_id: SessionId
+    roles: tuple[str, ...]
+    permissions: tuple[str, ...]
+    scopes: tuple[str, ...]
+    authentication_methods: tuple[str, ...]
+    authentication_time: datetime
+
+
+class InactiveReason(StrEnum):
+    """Why a token or session is not active; the names are those of the proto's enum."""
+
+    MALFORMED = "MALFORMED"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    EXPIRED = "EXPIRED"
+    NOT_YET_VALID = "NOT_YET_VALID"
+    ISSUER_MISMATCH = "ISSUER_MISMATCH"
+    AUDIENCE_MISMATCH = "AUDIENCE_MISMATCH"
+    SCOPE_MISSING = "SCOPE_MISSING"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_UNKNOWN = "SESSION_UNKNOWN"
+    USER_DISABLED = "USER_DISABLED"
+    IP_MISMATCH = "IP_MISMATCH"
+    USER_AGENT_MISMATCH = "USER_AGENT_MISMATCH"
+
+
+class Algorithm(StrEnum):
+    """How a rate-limit policy counts."""
+
+    TOKEN_BUCKET = "token_bucket"  # noqa: S105 - an algorithm's name
+    SLIDING_WINDOW = "sliding_window"
+    FIXED_WINDOW = "fixed_window"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A named limit: `requests` per `window`, and at most `burst` in any one second (0: no cap)."""
+
+    name: str
+    requests: int
+    window: timedelta
+    burst: int = 0
+    algorithm: Algorithm = Algorithm.TOKEN_BUCKET
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One thing to be counted: `cost` units of `key` under `policy`."""
+
+    policy: str
+    key: str
+    cost: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a key stands with a policy; times in seconds.
+
+    `retry_after` is 0 if the charge fits and None if it never will.
+    """
+
+    policy: str
+    key: str
+    allowed: bool
+    limit: int
+    remaining: int
+    retry_after: float | None
+    reset_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """A check's outcome: `allowed` only if all of its charges are."""
+
+    allowed: bool
+    verdicts: Sequence[Verdict]

@@ -1,0 +1,1 @@
+"""The gRPC side: each handler converts, calls one use case, converts back."""

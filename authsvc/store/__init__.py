@@ -1,0 +1,1 @@
+"""The database side: SQL constants beside the functions that run them."""

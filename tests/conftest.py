@@ -1,0 +1,12 @@
+"""Owns the fixtures that every test may ask for."""
+
+import pytest
+
+from tests.clock import FakeClock
+
+pytest_plugins = ["tests.postgres"]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
