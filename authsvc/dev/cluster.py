@@ -1,0 +1,108 @@
+"""Making the data of a new PostgreSQL server: all of it or nothing."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from authsvc.dev.binaries import EmbeddedPostgresError, major_version
+from authsvc.dev.process import Launcher, User, visible
+
+ROLE = "authsvc"
+DATABASE = "authsvc"
+SUPERUSER = "postgres"
+
+_INITDB_TIMEOUT = 120.0
+_UNFINISHED = "unfinished-"
+
+
+class StartFailedError(EmbeddedPostgresError):
+    """PostgreSQL could not be made or started."""
+
+
+def make_cluster(
+    home: Path, binaries: Path, launcher: Launcher, user: User | None, *, lock: int, durable: bool
+) -> None:
+    """Make `home`/data and `home`/password, if `home`/data isn't there.
+
+    The role `authsvc` owns the database of that name and may create others. It and the superuser
+    `postgres` have the same random password. `lock` is a descriptor that the programs inherit.
+    """
+    for leftover in home.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(leftover)
+    data = home / "data"
+    if data.exists():
+        _check_version(data, binaries)
+        return
+    password = secrets.token_urlsafe(24)
+    work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home))
+    (work / "password").write_text(password)
+    if user is not None:
+        os.chown(work / "password", user.uid, user.gid)
+        os.chown(work, user.uid, user.gid)
+    with visible(user, work) as ((folder,), descriptors):
+        keep = (lock, *descriptors)
+        cluster = f"{folder}/data"
+        options = ["-D", cluster, "-U", SUPERUSER, f"--pwfile={folder}/password"]
+        options += ["-A", "scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums"]
+        if not durable:
+            options.append("--no-sync")
+        _run(launcher, [binaries / "initdb", *options], keep)
+        single = ["--single", "-D", cluster, "-c", "log_min_error_statement=panic", "postgres"]
+        _run(launcher, [binaries / "postgres", *single], keep, _first_statements(password))
+    _write_private(home / "password", password)
+    (work / "data").rename(data)
+    shutil.rmtree(work)
+
+
+def _first_statements(password: str) -> bytes:
+    # The single-user mode reads one statement from each line.
+    return (
+        f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{password}'\n"
+        f"CREATE DATABASE {DATABASE} OWNER {ROLE}\n"
+    ).encode()
+
+
+def _run(
+    launcher: Launcher, command: list[str | Path], keep: tuple[int, ...], stdin: bytes = b""
+) -> None:
+    with tempfile.TemporaryFile() as output:
+        process = launcher.start(command, keep=keep, output=output, stdin=subprocess.PIPE)
+        try:
+            process.communicate(stdin, timeout=_INITDB_TIMEOUT)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        output.seek(0)
+        lines = output.read().decode(errors="replace").splitlines()
+    complaint = last_complaint(lines)
+    if process.returncode != 0 or complaint:
+        name = Path(command[0]).name
+        raise StartFailedError(f"{name} failed: {complaint or f'status {process.returncode}'}")
+
+
+def last_complaint(lines: list[str]) -> str | None:
+    """Return the last error among a server's or initdb's messages, without its prefix."""
+    for line in reversed(lines):
+        for mark in ("PANIC:", "FATAL:", "ERROR:", "error:", "rror:"):
+            if mark in line:
+                return line.partition(mark)[2].strip()
+    return None
+
+
+def _check_version(data: Path, binaries: Path) -> None:
+    made_by = (data / "PG_VERSION").read_text().strip()
+    if made_by != str(major_version(binaries)):
+        raise StartFailedError(
+            f"the data in {data.parent} were made by PostgreSQL {made_by} and this is"
+            f" PostgreSQL {major_version(binaries)}: remove that folder to begin anew"
+        )
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(text)

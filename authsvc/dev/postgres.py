@@ -1,0 +1,295 @@
+"""The embedded PostgreSQL server of a development machine: started, watched and stopped."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, urlencode
+
+from authsvc.dev import elsewhere
+from authsvc.dev.binaries import (
+    BinariesNotFoundError,
+    EmbeddedPostgresError,
+    copy_binaries,
+    find_binaries,
+    is_reachable,
+)
+from authsvc.dev.cluster import DATABASE, ROLE, StartFailedError, last_complaint, make_cluster
+from authsvc.dev.process import Launcher, User, end, server_user, visible
+
+__all__ = [
+    "AlreadyRunningError",
+    "BinariesNotFoundError",
+    "EmbeddedPostgres",
+    "EmbeddedPostgresError",
+    "StartFailedError",
+    "find_binaries",
+]
+
+_PORT = 5432
+# sun_path holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
+_SOCKET_PATH_LIMIT = 103
+_START_TIMEOUT = 60.0
+_LEFTOVER_PATIENCE = 5.0
+_POLL = 0.01
+_WATCH_INTERVAL = 0.05
+_FIRST_BACKOFF = 0.1
+_LONGEST_BACKOFF = 5.0
+_LOG_LIMIT = 5 * 1024 * 1024
+
+_SETTINGS = {
+    "listen_addresses": "",
+    "port": str(_PORT),
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "cluster_name": "authsvc",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_NOT_DURABLE = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+}
+
+
+class AlreadyRunningError(EmbeddedPostgresError):
+    """Another process supervises PostgreSQL in the same folder."""
+
+
+class EmbeddedPostgres:
+    """A PostgreSQL server of this process's own, in `state_dir`/postgres, on a unix socket only.
+
+    The server ends with this process, however that ends (on Linux; elsewhere the next start
+    stops it). With `durable=False` it may lose everything in a crash of the machine: for tests.
+    Run by root, the server runs as the owner of its data, which is `nobody` when they are new.
+
+    `start` and `stop` block for up to about 90 and 20 seconds; any thread may call them.
+    """
+
+    def __init__(self, state_dir: Path, *, durable: bool = True) -> None:
+        self._home = state_dir.absolute() / "postgres"
+        self._data = self._home / "data"
+        self._run = self._home / "run"
+        self._log = self._home / "server.log"
+        self._durable = durable
+        self._guard = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._launcher: Launcher | None = None
+        self._lock: int | None = None
+        self._user: User | None = None
+        self._binaries = Path()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running server, or None."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def is_running(self) -> bool:
+        """Tell whether the server's process lives."""
+        return self.pid is not None
+
+    def dsn(self, database: str = DATABASE, *, user: str = ROLE) -> str:
+        """Return the address of `database`, password included, as a postgresql:// URL.
+
+        The role `authsvc` owns the database `authsvc` and may create others; `postgres` is the
+        superuser. Raises EmbeddedPostgresError before the first start.
+        """
+        try:
+            password = (self._home / "password").read_text()
+        except FileNotFoundError:
+            raise EmbeddedPostgresError(f"there is no password in {self._home}") from None
+        where = urlencode({"host": str(self._run.resolve()), "port": _PORT}, safe="/")
+        return f"postgresql://{quote(user)}:{quote(password)}@/{quote(database)}?{where}"
+
+    def start(self) -> None:
+        """Start the server, making its data first when there are none; return when it answers.
+
+        Raises AlreadyRunningError, BinariesNotFoundError, StartFailedError.
+        """
+        with self._guard:
+            if self.is_running():
+                return
+            try:
+                if self._lock is None:
+                    self._prepare()
+                self._launch()
+            except BaseException as error:
+                self.stop()
+                if isinstance(error, OSError):
+                    raise StartFailedError(f"PostgreSQL could not be started: {error}") from error
+                raise
+
+    def stop(self) -> None:
+        """Stop the server: connections are closed, transactions in progress rolled back."""
+        with self._guard:
+            if self._process is not None:
+                end(self._process)
+                self._process = None
+            if self._launcher is not None:
+                self._launcher.close()
+                self._launcher = None
+            if self._lock is not None:
+                elsewhere.remove(self._home / "binaries")
+                elsewhere.remove(self._run)
+                os.close(self._lock)
+                self._lock = None
+
+    async def supervise(self) -> None:
+        """Start the server again whenever it dies, until cancelled; then leave it running.
+
+        A server that was stopped with `stop`, or not started yet, is left alone.
+        """
+        backoff = _FIRST_BACKOFF
+        while True:
+            await asyncio.sleep(_WATCH_INTERVAL)
+            if self._process is None or self.is_running():
+                continue
+            try:
+                await asyncio.to_thread(self._restart)
+                backoff = _FIRST_BACKOFF
+            except (EmbeddedPostgresError, OSError):
+                await asyncio.sleep(backoff)
+                backoff = min(2 * backoff, _LONGEST_BACKOFF)
+
+    def _restart(self) -> None:
+        with self._guard:
+            if self._process is not None and not self.is_running():
+                self._launch()
+
+    def _prepare(self) -> None:
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _take_lock(self._home)
+        self._user = server_user(self._data)
+        self._launcher = Launcher(self._user)
+        self._binaries = find_binaries()
+        if self._user is not None and not is_reachable(self._binaries, self._user.uid):
+            folder = elsewhere.make(self._home / "binaries", executable=True)
+            self._binaries = copy_binaries(self._binaries, folder)
+        self._make_socket_folder()
+
+    def _make_socket_folder(self) -> None:
+        if self._run.is_dir() and not self._run.is_symlink():
+            shutil.rmtree(self._run)
+        path = str(self._run)
+        # A comma would read as a list of hosts in the address.
+        if len(os.fsencode(f"{path}/.s.PGSQL.{_PORT}")) > _SOCKET_PATH_LIMIT or "," in path:
+            elsewhere.make(self._run)
+        else:
+            elsewhere.remove(self._run)
+            self._run.mkdir(mode=0o700)
+        if self._user is not None:
+            os.chown(self._run, self._user.uid, self._user.gid)
+
+    def _launch(self) -> None:
+        if self._launcher is None:
+            raise StartFailedError("PostgreSQL was stopped while it started")
+        with self._server_lock() as lock:
+            make_cluster(
+                self._home,
+                self._binaries,
+                self._launcher,
+                self._user,
+                lock=lock,
+                durable=self._durable,
+            )
+            # Whoever wrote it is gone, and its process id may have a new owner.
+            (self._data / "postmaster.pid").unlink(missing_ok=True)
+            with self._open_log() as log, visible(self._user, self._data, self._run) as seen:
+                (data, run), descriptors = seen
+                settings = {**_SETTINGS, "unix_socket_directories": f'"{run}"'}
+                settings |= {} if self._durable else _NOT_DURABLE
+                options = [f"--{name}={value}" for name, value in settings.items()]
+                command: list[str | Path] = [self._binaries / "postgres", "-D", data, *options]
+                start_of_log = log.tell()
+                self._process = self._launcher.start(command, keep=(lock, *descriptors), output=log)
+        try:
+            self._wait_until_ready(self._process, start_of_log)
+        except BaseException:
+            end(self._process)
+            raise
+
+    @contextlib.contextmanager
+    def _server_lock(self) -> Iterator[int]:
+        """Give a locked descriptor for the server to inherit.
+
+        The server and its children hold it as long as any of them lives, so having it proves
+        that nobody writes to the data: neither a previous server nor what it left behind.
+        """
+        descriptor = os.open(self._home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            for number in (0, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+                self._signal_leftover(number)
+                if _locked_within(descriptor, _LEFTOVER_PATIENCE):
+                    break
+            else:
+                raise StartFailedError(f"a previous PostgreSQL in {self._home} does not end")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _signal_leftover(self, number: int) -> None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int((self._data / "postmaster.pid").read_text().split()[0])
+            cwd = Path(f"/proc/{pid}/cwd")
+            if number and (not Path("/proc/self/cwd").exists() or cwd.samefile(self._data)):
+                os.kill(pid, number)
+
+    def _open_log(self) -> IO[bytes]:
+        self._log.touch(mode=0o600)
+        if self._log.stat().st_size > _LOG_LIMIT:
+            os.truncate(self._log, 0)
+        return self._log.open("ab")
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes], start_of_log: int) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
+        while time.monotonic() < deadline:
+            if _is_ready(self._data, process.pid):
+                return
+            if process.poll() is not None:
+                lines = self._log.read_bytes()[start_of_log:].decode(errors="replace").splitlines()
+                reason = last_complaint(lines) or f"it ended with status {process.returncode}"
+                raise StartFailedError(f"PostgreSQL did not start: {reason}")
+            time.sleep(_POLL)
+        raise StartFailedError(f"PostgreSQL did not answer in time: see {self._log}")
+
+
+def _take_lock(home: Path) -> int:
+    descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if _locked_within(descriptor, 0):
+        return descriptor
+    os.close(descriptor)
+    raise AlreadyRunningError(f"PostgreSQL in {home} is already run by another process")
+
+
+def _locked_within(descriptor: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        else:
+            return True
+
+
+def _is_ready(data: Path, pid: int) -> bool:
+    # The first line is the process id, the eighth the status (PostgreSQL's pidfile.h).
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
