@@ -193,6 +193,10 @@ def _shipped_policies() -> dict[str, PolicySettings]:
     }
 
 
+def _shipped_permissions() -> dict[str, tuple[str, ...]]:
+    return {"user": ("read", "write")}
+
+
 class RateLimitSettings(Section):
     """Rate-limit policies by name; those given are added to the shipped ones or replace them."""
 
@@ -255,6 +259,4 @@ class Settings(BaseSettings):
     brute_force: BruteForceSettings = BruteForceSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
-    permissions: dict[str, tuple[str, ...]] = Field(
-        default_factory=lambda: {"user": ("read", "write")}
-    )
+    permissions: dict[str, tuple[str, ...]] = Field(default_factory=_shipped_permissions)

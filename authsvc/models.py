@@ -86,9 +86,11 @@ class RevokeReason(StrEnum):
     USER_DISABLED = "user_disabled"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Session:
     """A session, without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
+
+    Compared by identity, so that what is derived from a cached one can be kept beside it.
 
     `refresh_counter` is the number of the one refresh token that is current; `user_status` and
     `user_roles` are the owner's when the row was read.
@@ -125,9 +127,12 @@ class Tokens:
     user_id: UserId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Claims:
-    """What a verified access token says (RFC 9068); times are aware, in UTC."""
+    """What a verified access token says (RFC 9068); times are aware, in UTC.
+
+    Compared by identity, as Session.
+    """
 
     subject: UserId
     issuer: str

@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 class PostgresServer:
-    """Makes and drops databases on one server; its methods may be called from any thread.
+    """Makes and drops databases on one server.
 
     The work happens on a loop of its own, so that a test's loop is neither needed nor disturbed.
     """

@@ -1,6 +1,7 @@
 """Making the data of a new PostgreSQL server: all of it or nothing."""
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -77,28 +78,25 @@ def _run(
             process.wait()
             raise
         output.seek(0)
-        lines = output.read().decode(errors="replace").splitlines()
-    complaint = last_complaint(lines)
+        complaint = last_complaint(output.read())
     if process.returncode != 0 or complaint:
         name = Path(command[0]).name
         raise StartFailedError(f"{name} failed: {complaint or f'status {process.returncode}'}")
 
 
-def last_complaint(lines: list[str]) -> str | None:
-    """Return the last error among a server's or initdb's messages, without its prefix."""
-    for line in reversed(lines):
-        for mark in ("PANIC:", "FATAL:", "ERROR:", "error:", "rror:"):
-            if mark in line:
-                return line.partition(mark)[2].strip()
-    return None
+def last_complaint(output: bytes) -> str | None:
+    """Return the last error among a program's messages, without its prefix."""
+    complaints = re.findall(rb"(?:PANIC|FATAL|ERROR|[Ee]rror):\s*(.+)", output)
+    return complaints[-1].decode(errors="replace") if complaints else None
 
 
 def _check_version(data: Path, binaries: Path) -> None:
     made_by = (data / "PG_VERSION").read_text().strip()
-    if made_by != str(major_version(binaries)):
+    version = major_version(binaries)
+    if made_by != str(version):
         raise StartFailedError(
             f"the data in {data.parent} were made by PostgreSQL {made_by} and this is"
-            f" PostgreSQL {major_version(binaries)}: remove that folder to begin anew"
+            f" PostgreSQL {version}: remove that folder to begin anew"
         )
 
 

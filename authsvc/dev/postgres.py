@@ -1,18 +1,16 @@
 """The embedded PostgreSQL server of a development machine: started, watched and stopped."""
 
 import asyncio
-import contextlib
-import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlencode
+
+import structlog
 
 from authsvc.dev import elsewhere
 from authsvc.dev.binaries import (
@@ -23,6 +21,7 @@ from authsvc.dev.binaries import (
     is_reachable,
 )
 from authsvc.dev.cluster import DATABASE, ROLE, StartFailedError, last_complaint, make_cluster
+from authsvc.dev.locks import AlreadyRunningError, lock_supervisor, server_lock
 from authsvc.dev.process import Launcher, User, end, server_user, visible
 
 __all__ = [
@@ -34,11 +33,12 @@ __all__ = [
     "find_binaries",
 ]
 
+logger = structlog.get_logger(__name__)
+
 _PORT = 5432
 # sun_path holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
 _SOCKET_PATH_LIMIT = 103
 _START_TIMEOUT = 60.0
-_LEFTOVER_PATIENCE = 5.0
 _POLL = 0.01
 _WATCH_INTERVAL = 0.05
 _FIRST_BACKOFF = 0.1
@@ -53,6 +53,7 @@ _SETTINGS = {
     "cluster_name": "authsvc",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    "log_checkpoints": "off",
 }
 _NOT_DURABLE = {
     "fsync": "off",
@@ -61,10 +62,6 @@ _NOT_DURABLE = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
 }
-
-
-class AlreadyRunningError(EmbeddedPostgresError):
-    """Another process supervises PostgreSQL in the same folder."""
 
 
 class EmbeddedPostgres:
@@ -108,9 +105,10 @@ class EmbeddedPostgres:
         """
         try:
             password = (self._home / "password").read_text()
-        except FileNotFoundError:
-            raise EmbeddedPostgresError(f"there is no password in {self._home}") from None
-        where = urlencode({"host": str(self._run.resolve()), "port": _PORT}, safe="/")
+        except OSError as error:
+            raise EmbeddedPostgresError(f"the password was not found: {error}") from error
+        folder = self._run.readlink() if self._run.is_symlink() else self._run
+        where = urlencode({"host": str(folder), "port": _PORT}, safe="/", quote_via=quote)
         return f"postgresql://{quote(user)}:{quote(password)}@/{quote(database)}?{where}"
 
     def start(self) -> None:
@@ -125,10 +123,11 @@ class EmbeddedPostgres:
                 if self._lock is None:
                     self._prepare()
                 self._launch()
-            except BaseException as error:
+            except OSError as error:
                 self.stop()
-                if isinstance(error, OSError):
-                    raise StartFailedError(f"PostgreSQL could not be started: {error}") from error
+                raise StartFailedError(f"PostgreSQL could not be started: {error}") from error
+            except BaseException:
+                self.stop()
                 raise
 
     def stop(self) -> None:
@@ -149,7 +148,8 @@ class EmbeddedPostgres:
     async def supervise(self) -> None:
         """Start the server again whenever it dies, until cancelled; then leave it running.
 
-        A server that was stopped with `stop`, or not started yet, is left alone.
+        A server that was stopped with `stop`, or not started yet, is left alone. A start that
+        fails is logged and tried again after 0.1 seconds, then ever later, up to 5 seconds.
         """
         backoff = _FIRST_BACKOFF
         while True:
@@ -158,8 +158,10 @@ class EmbeddedPostgres:
                 continue
             try:
                 await asyncio.to_thread(self._restart)
+                logger.warning("postgres_restarted", pid=self.pid)
                 backoff = _FIRST_BACKOFF
-            except (EmbeddedPostgresError, OSError):
+            except (EmbeddedPostgresError, OSError) as error:
+                logger.warning("postgres_not_restarted", cause=str(error))
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
@@ -170,7 +172,7 @@ class EmbeddedPostgres:
 
     def _prepare(self) -> None:
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _take_lock(self._home)
+        self._lock = lock_supervisor(self._home)
         self._user = server_user(self._data)
         self._launcher = Launcher(self._user)
         self._binaries = find_binaries()
@@ -180,14 +182,13 @@ class EmbeddedPostgres:
         self._make_socket_folder()
 
     def _make_socket_folder(self) -> None:
-        if self._run.is_dir() and not self._run.is_symlink():
-            shutil.rmtree(self._run)
+        elsewhere.remove(self._run)
+        shutil.rmtree(self._run, ignore_errors=True)
         path = str(self._run)
         # A comma would read as a list of hosts in the address.
         if len(os.fsencode(f"{path}/.s.PGSQL.{_PORT}")) > _SOCKET_PATH_LIMIT or "," in path:
             elsewhere.make(self._run)
         else:
-            elsewhere.remove(self._run)
             self._run.mkdir(mode=0o700)
         if self._user is not None:
             os.chown(self._run, self._user.uid, self._user.gid)
@@ -195,7 +196,7 @@ class EmbeddedPostgres:
     def _launch(self) -> None:
         if self._launcher is None:
             raise StartFailedError("PostgreSQL was stopped while it started")
-        with self._server_lock() as lock:
+        with server_lock(self._home) as lock:
             make_cluster(
                 self._home,
                 self._binaries,
@@ -204,11 +205,13 @@ class EmbeddedPostgres:
                 lock=lock,
                 durable=self._durable,
             )
-            # Whoever wrote it is gone, and its process id may have a new owner.
-            (self._data / "postmaster.pid").unlink(missing_ok=True)
+            # Whoever wrote these is gone, and its process id may have a new owner.
+            for stale in (self._data / "postmaster.pid", *self._run.iterdir()):
+                stale.unlink(missing_ok=True)
             with self._open_log() as log, visible(self._user, self._data, self._run) as seen:
                 (data, run), descriptors = seen
-                settings = {**_SETTINGS, "unix_socket_directories": f'"{run}"'}
+                quoted = run.replace('"', '""')
+                settings = {**_SETTINGS, "unix_socket_directories": f'"{quoted}"'}
                 settings |= {} if self._durable else _NOT_DURABLE
                 options = [f"--{name}={value}" for name, value in settings.items()]
                 command: list[str | Path] = [self._binaries / "postgres", "-D", data, *options]
@@ -219,32 +222,6 @@ class EmbeddedPostgres:
         except BaseException:
             end(self._process)
             raise
-
-    @contextlib.contextmanager
-    def _server_lock(self) -> Iterator[int]:
-        """Give a locked descriptor for the server to inherit.
-
-        The server and its children hold it as long as any of them lives, so having it proves
-        that nobody writes to the data: neither a previous server nor what it left behind.
-        """
-        descriptor = os.open(self._home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            for number in (0, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-                self._signal_leftover(number)
-                if _locked_within(descriptor, _LEFTOVER_PATIENCE):
-                    break
-            else:
-                raise StartFailedError(f"a previous PostgreSQL in {self._home} does not end")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def _signal_leftover(self, number: int) -> None:
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            pid = int((self._data / "postmaster.pid").read_text().split()[0])
-            cwd = Path(f"/proc/{pid}/cwd")
-            if number and (not Path("/proc/self/cwd").exists() or cwd.samefile(self._data)):
-                os.kill(pid, number)
 
     def _open_log(self) -> IO[bytes]:
         self._log.touch(mode=0o600)
@@ -258,32 +235,11 @@ class EmbeddedPostgres:
             if _is_ready(self._data, process.pid):
                 return
             if process.poll() is not None:
-                lines = self._log.read_bytes()[start_of_log:].decode(errors="replace").splitlines()
-                reason = last_complaint(lines) or f"it ended with status {process.returncode}"
+                output = self._log.read_bytes()[start_of_log:]
+                reason = last_complaint(output) or f"it ended with status {process.returncode}"
                 raise StartFailedError(f"PostgreSQL did not start: {reason}")
             time.sleep(_POLL)
         raise StartFailedError(f"PostgreSQL did not answer in time: see {self._log}")
-
-
-def _take_lock(home: Path) -> int:
-    descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    if _locked_within(descriptor, 0):
-        return descriptor
-    os.close(descriptor)
-    raise AlreadyRunningError(f"PostgreSQL in {home} is already run by another process")
-
-
-def _locked_within(descriptor: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_POLL)
-        else:
-            return True
 
 
 def _is_ready(data: Path, pid: int) -> bool:
