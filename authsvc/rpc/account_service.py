@@ -1,0 +1,35 @@
+"""Owns the handlers of AccountService: a user's own account, by that user's access token."""
+
+import grpc
+
+from authsvc.core.accounts import Accounts
+from authsvc.errors import NotFound, bearer_invalid
+from authsvc.rpc import convert
+from authsvc.rpc.interceptor import current_claims
+from authsvc.v1 import account_service_pb2 as pb
+from authsvc.v1 import account_service_pb2_grpc as rpc
+
+
+class AccountHandler(rpc.AccountServiceServicer):
+    """A user's own account."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+
+    async def GetAccount(
+        self, _request: pb.GetAccountRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.GetAccountResponse:
+        """Return the account of the token's user."""
+        try:
+            user = await self._accounts.get(current_claims().subject)
+        except NotFound:
+            raise bearer_invalid() from None
+        return pb.GetAccountResponse(
+            account=pb.Account(
+                user_id=str(user.user_id),
+                email=user.email,
+                display_name=user.display_name,
+                roles=user.roles,
+                create_time=convert.timestamp(user.create_time),
+            )
+        )

@@ -1,0 +1,131 @@
+"""Owns the handlers of AuthService: each converts, calls one use case, converts back."""
+
+from weakref import WeakKeyDictionary
+
+import grpc
+
+from authsvc.core.accounts import Accounts, Registration
+from authsvc.core.sessions import Sessions
+from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.tokens import TokenCheck, TokenResult, TokenValidation
+from authsvc.models import Claims
+from authsvc.rpc import convert
+from authsvc.rpc.interceptor import current_call
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1 import auth_service_pb2_grpc as rpc
+
+_MAX_EMAIL = 254
+_MAX_PASSWORD = 1_024
+_MAX_REFRESH_TOKEN = 512
+# A longer token is an inactive one, not an error; the message size bounds it.
+_MAX_ACCESS_TOKEN = 65_536
+
+
+class AuthHandler(rpc.AuthServiceServicer):
+    """Credentials in, tokens out; and the question whether a token is still good."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        sessions: Sessions,
+        tokens: TokenValidation,
+        keys: SigningKeys,
+    ) -> None:
+        self._accounts = accounts
+        self._sessions = sessions
+        self._tokens = tokens
+        self._keys = keys
+        # Making a message costs more than judging a cached token, so it is kept beside its claims.
+        self._active: WeakKeyDictionary[Claims, pb.ValidateTokenResponse] = WeakKeyDictionary()
+
+    async def Register(
+        self, request: pb.RegisterRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.RegisterResponse:
+        """Create an account with an e-mail address and a password."""
+        registration = Registration(
+            email=convert.text(request.email, "email", _MAX_EMAIL, required=True),
+            password=convert.text(request.password, "password", _MAX_PASSWORD, required=True),
+            display_name=convert.text(request.display_name, "display_name", 256),
+            client=convert.client_context(request.client),
+        )
+        user_id = await self._accounts.register(current_call(), registration)
+        return pb.RegisterResponse(user_id=str(user_id))
+
+    async def Login(
+        self, request: pb.LoginRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.LoginResponse:
+        """Check an e-mail address and a password and create a session."""
+        tokens = await self._accounts.login(
+            current_call(),
+            convert.text(request.email, "email", _MAX_EMAIL, required=True),
+            convert.text(request.password, "password", _MAX_PASSWORD, required=True),
+            convert.client_context(request.client),
+        )
+        return pb.LoginResponse(tokens=convert.tokens_message(tokens))
+
+    async def RefreshTokens(
+        self, request: pb.RefreshTokensRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.RefreshTokensResponse:
+        """Replace a refresh token by a new pair of tokens."""
+        tokens = await self._sessions.refresh(
+            current_call(),
+            convert.text(request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True),
+            convert.client_context(request.client),
+        )
+        return pb.RefreshTokensResponse(tokens=convert.tokens_message(tokens))
+
+    async def Logout(
+        self, request: pb.LogoutRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.LogoutResponse:
+        """End the session of a refresh token."""
+        token = convert.text(
+            request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
+        )
+        await self._sessions.logout(current_call(), token)
+        return pb.LogoutResponse()
+
+    async def ValidateToken(
+        self, request: pb.ValidateTokenRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.ValidateTokenResponse:
+        """Say whether an access token is active, and what it says."""
+        check = TokenCheck(
+            convert.text(request.access_token, "access_token", _MAX_ACCESS_TOKEN, required=True),
+            convert.text(request.audience, "audience", 256),
+            convert.scopes(request.required_scopes, "required_scopes"),
+            request.strict,
+        )
+        return self._result(await self._tokens.validate(check))
+
+    async def BatchValidateTokens(
+        self, request: pb.BatchValidateTokensRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.BatchValidateTokensResponse:
+        """Say of up to 1000 access tokens whether they are active."""
+        convert.batch_size(request.access_tokens, "access_tokens")
+        tokens = [
+            convert.text(token, f"access_tokens[{index}]", _MAX_ACCESS_TOKEN, required=True)
+            for index, token in enumerate(request.access_tokens)
+        ]
+        results = await self._tokens.validate_many(
+            tokens, convert.text(request.audience, "audience", 256)
+        )
+        return pb.BatchValidateTokensResponse(results=map(self._result, results))
+
+    async def GetJwks(
+        self, _request: pb.GetJwksRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.GetJwksResponse:
+        """Return the public keys that verify access tokens."""
+        return pb.GetJwksResponse(
+            jwks_json=self._keys.jwks(),
+            expire_time=convert.timestamp(self._keys.jwks_expire_time()),
+        )
+
+    def _result(self, result: TokenResult) -> pb.ValidateTokenResponse:
+        claims = result.claims
+        if claims is None or result.reason is not None:
+            reason = convert.inactive_reason(result.reason) if result.reason else None
+            return pb.ValidateTokenResponse(inactive_reason=reason)
+        message = self._active.get(claims)
+        if message is None:
+            message = pb.ValidateTokenResponse(active=True, claims=convert.claims_message(claims))
+            self._active[claims] = message
+        return message

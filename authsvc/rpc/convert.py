@@ -1,0 +1,273 @@
+"""Owns the way between messages and domain values: every field is parsed into its type or refused.
+
+Parsers take the value and the field's path and raise FieldInvalid with that path.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from authsvc import models
+from authsvc.errors import FieldInvalid
+from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
+
+MAX_BATCH = 1_000
+MAX_CHARGES = 16
+MAX_COST = 1_000_000
+DEFAULT_PAGE = 50
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
+_POLICY_NAME = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
+
+
+def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> str:
+    """Return `value` if it holds at most `max_bytes` of UTF-8 and no NUL."""
+    if required and not value:
+        raise FieldInvalid(field, "must not be empty")
+    if len(value) > max_bytes or (len(value) * 4 > max_bytes and len(value.encode()) > max_bytes):
+        raise FieldInvalid(field, f"must be at most {max_bytes} bytes")
+    if "\0" in value:
+        raise FieldInvalid(field, "must not contain NUL")
+    return value
+
+
+def uuid(value: str, field: str) -> UUID:
+    """Return the UUID written in `value` in its canonical lower-case form."""
+    if not _UUID.fullmatch(value):
+        raise FieldInvalid(field, "must be a UUID in lower case with hyphens")
+    return UUID(value)
+
+
+def user_id(value: str, field: str = "user_id") -> models.UserId:
+    """Return the user id written in `value`."""
+    return models.UserId(uuid(value, field))
+
+
+def session_id(value: str, field: str = "session_id") -> models.SessionId:
+    """Return the session id written in `value`."""
+    return models.SessionId(uuid(value, field))
+
+
+def page_size(value: int, field: str = "page_size") -> int:
+    """Return how many items a page holds: 1 to 1000, and 50 for 0."""
+    if not 0 <= value <= MAX_BATCH:
+        raise FieldInvalid(field, f"must be from 0 to {MAX_BATCH}")
+    return value or DEFAULT_PAGE
+
+
+def batch_size(items: Sequence[object], field: str) -> None:
+    """Refuse a batch that is empty or holds more than 1000 items."""
+    if not 1 <= len(items) <= MAX_BATCH:
+        raise FieldInvalid(field, f"must hold 1 to {MAX_BATCH} items")
+
+
+def client_context(
+    message: common_pb2.ClientContext, field: str = "client"
+) -> models.ClientContext:
+    """Return the end user's side of a request; the address in its canonical form."""
+    return models.ClientContext(
+        ip=_ip(message.ip, f"{field}.ip") if message.ip else None,
+        user_agent=text(message.user_agent, f"{field}.user_agent", 1024),
+        device_id=text(message.device_id, f"{field}.device_id", 256),
+    )
+
+
+def _ip(value: str, field: str) -> str:
+    # A zone (fe80::1%eth0) names an interface of some other machine: meaningless here.
+    if len(value) > 45 or "%" in value:
+        raise FieldInvalid(field, "must be an IPv4 or IPv6 address")
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise FieldInvalid(field, "must be an IPv4 or IPv6 address") from None
+
+
+def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """Return 1 to 8 RFC 8176 values, without repetition."""
+    if not 1 <= len(values) <= 8:
+        raise FieldInvalid(field, "must hold 1 to 8 items")
+    for index, value in enumerate(values):
+        if not _METHOD.fullmatch(value):
+            raise FieldInvalid(
+                f"{field}[{index}]", "must be 1 to 32 lower-case letters, digits and hyphens"
+            )
+    return tuple(dict.fromkeys(values))
+
+
+def scopes(values: Sequence[str], field: str) -> Sequence[str]:
+    """Return at most 64 scopes of at most 128 bytes."""
+    if len(values) > 64:
+        raise FieldInvalid(field, "must hold at most 64 items")
+    for index, value in enumerate(values):
+        text(value, f"{field}[{index}]", 128, required=True)
+    return values
+
+
+def policy_name(value: str, field: str) -> str:
+    """Return a rate-limit policy's name."""
+    if not _POLICY_NAME.fullmatch(value):
+        raise FieldInvalid(field, 'must be 1 to 64 of a-z, 0-9, "_", "-" and "."')
+    return value
+
+
+def limit_key(value: str, field: str) -> str:
+    """Return what a rate limit counts."""
+    return text(value, field, 512, required=True)
+
+
+def cost(value: int, field: str) -> int:
+    """Return how much to take or give back: 1 to 1,000,000, and 1 for 0."""
+    if not 0 <= value <= MAX_COST:
+        raise FieldInvalid(field, f"must be from 0 to {MAX_COST}")
+    return value or 1
+
+
+def charges(
+    messages: Sequence[rate_limit_service_pb2.Charge], field: str = "charges"
+) -> list[models.Charge]:
+    """Return 1 to 16 charges, no two of the same policy and key."""
+    if not 1 <= len(messages) <= MAX_CHARGES:
+        raise FieldInvalid(field, f"must hold 1 to {MAX_CHARGES} items")
+    result = []
+    for index, message in enumerate(messages):
+        path = f"{field}[{index}]"
+        result.append(
+            models.Charge(
+                policy_name(message.policy, f"{path}.policy"),
+                limit_key(message.key, f"{path}.key"),
+                cost(message.cost, f"{path}.cost"),
+            )
+        )
+    if len(result) > 1 and len({(charge.policy, charge.key) for charge in result}) < len(result):
+        raise FieldInvalid(field, "must not name the same policy and key twice")
+    return result
+
+
+def timestamp(time: datetime) -> Timestamp:
+    """Return an aware time as a message."""
+    return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def moment(seconds: int) -> datetime:
+    """Return the aware UTC time `seconds` after the epoch."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def duration(seconds: float) -> Duration:
+    """Return a length of time as a message, to the microsecond, rounded up."""
+    micros = -int(-seconds * 1_000_000 // 1)
+    return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
+
+
+def inactive_reason(reason: models.InactiveReason) -> common_pb2.InactiveReason.ValueType:
+    """Return a reason's number in the API."""
+    return _INACTIVE[reason]
+
+
+def claims_message(claims: models.Claims) -> common_pb2.Claims:
+    """Return what an access token says."""
+    return common_pb2.Claims(
+        subject=str(claims.subject),
+        issuer=claims.issuer,
+        audiences=claims.audiences,
+        expire_time=timestamp(claims.expire_time),
+        issue_time=timestamp(claims.issue_time),
+        not_before_time=timestamp(claims.not_before_time),
+        token_id=claims.token_id,
+        session_id=str(claims.session_id),
+        roles=claims.roles,
+        permissions=claims.permissions,
+        scopes=claims.scopes,
+        authentication_methods=claims.authentication_methods,
+        authentication_time=timestamp(claims.authentication_time),
+    )
+
+
+def tokens_message(tokens: models.Tokens) -> common_pb2.Tokens:
+    """Return what a login gives."""
+    return common_pb2.Tokens(
+        access_token=tokens.access_token,
+        access_token_expire_time=timestamp(tokens.access_token_expire_time),
+        refresh_token=tokens.refresh_token,
+        refresh_token_expire_time=timestamp(tokens.refresh_token_expire_time),
+        session_id=str(tokens.session_id),
+        session_token=tokens.session_token,
+        csrf_token=tokens.csrf_token,
+        user_id=str(tokens.user_id),
+    )
+
+
+def session_message(session: models.Session) -> session_service_pb2.Session:
+    """Return a session without its secrets."""
+    message = session_service_pb2.Session(
+        session_id=str(session.session_id),
+        user_id=str(session.user_id),
+        create_time=timestamp(session.create_time),
+        last_use_time=timestamp(session.last_use_time),
+        idle_expire_time=timestamp(session.idle_expire_time),
+        absolute_expire_time=timestamp(session.absolute_expire_time),
+        ip=session.client.ip or "",
+        user_agent=session.client.user_agent,
+        device_id=session.client.device_id,
+        authentication_methods=session.authentication_methods,
+    )
+    if session.revoke_time is not None and session.revoke_reason is not None:
+        message.revoke_time.CopyFrom(timestamp(session.revoke_time))
+        message.revoke_reason = _REVOKE[session.revoke_reason]
+    return message
+
+
+def verdict_message(verdict: models.Verdict) -> rate_limit_service_pb2.RateLimitVerdict:
+    """Return how a key stands with a policy."""
+    return rate_limit_service_pb2.RateLimitVerdict(
+        policy=verdict.policy,
+        key=verdict.key,
+        allowed=verdict.allowed,
+        limit=verdict.limit,
+        remaining=verdict.remaining,
+        retry_after=None if verdict.retry_after is None else duration(verdict.retry_after),
+        reset_after=duration(verdict.reset_after),
+    )
+
+
+def check_message(result: models.CheckResult) -> rate_limit_service_pb2.CheckRateLimitResponse:
+    """Return a check's outcome."""
+    return rate_limit_service_pb2.CheckRateLimitResponse(
+        allowed=result.allowed, verdicts=map(verdict_message, result.verdicts)
+    )
+
+
+def policy_messages(policies: Iterable[models.Policy]) -> list[rate_limit_service_pb2.Policy]:
+    """Return named limits."""
+    return [
+        rate_limit_service_pb2.Policy(
+            name=policy.name,
+            algorithm=_ALGORITHM[policy.algorithm],
+            requests=policy.requests,
+            window=duration(policy.window.total_seconds()),
+            burst=policy.burst,
+        )
+        for policy in policies
+    ]
+
+
+_INACTIVE = {
+    reason: common_pb2.InactiveReason.Value(f"INACTIVE_REASON_{reason.name}")
+    for reason in models.InactiveReason
+}
+_REVOKE = {
+    reason: session_service_pb2.RevokeReason.Value(f"REVOKE_REASON_{reason.name}")
+    for reason in models.RevokeReason
+}
+_ALGORITHM = {
+    algorithm: rate_limit_service_pb2.RateLimitAlgorithm.Value(
+        f"RATE_LIMIT_ALGORITHM_{algorithm.name}"
+    )
+    for algorithm in models.Algorithm
+}

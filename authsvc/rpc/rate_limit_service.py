@@ -1,0 +1,82 @@
+"""Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
+
+import grpc
+
+from authsvc.core.rate_limits import Check, RateLimiter
+from authsvc.errors import FieldInvalid
+from authsvc.rpc import convert
+from authsvc.v1 import rate_limit_service_pb2 as pb
+from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
+
+
+class RateLimitHandler(rpc.RateLimitServiceServicer):
+    """May this happen now? Limits that all replicas share."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+
+    async def CheckRateLimit(
+        self, request: pb.CheckRateLimitRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.CheckRateLimitResponse:
+        """Take every charge of a check, or none."""
+        charges = convert.charges(request.charges)
+        return convert.check_message(await self._limiter.check(charges, dry_run=request.dry_run))
+
+    async def BatchCheckRateLimits(
+        self, request: pb.BatchCheckRateLimitsRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.BatchCheckRateLimitsResponse:
+        """Decide up to 1000 checks, each on its own."""
+        convert.batch_size(request.checks, "checks")
+        checks = [
+            Check(convert.charges(check.charges, f"checks[{index}].charges"), check.dry_run)
+            for index, check in enumerate(request.checks)
+        ]
+        results = await self._limiter.check_many(checks)
+        return pb.BatchCheckRateLimitsResponse(results=map(convert.check_message, results))
+
+    async def GetRateLimit(
+        self, request: pb.GetRateLimitRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.GetRateLimitResponse:
+        """Return a key's state and take nothing."""
+        verdict = await self._limiter.get(
+            convert.policy_name(request.policy, "policy"), convert.limit_key(request.key, "key")
+        )
+        return pb.GetRateLimitResponse(verdict=convert.verdict_message(verdict))
+
+    async def RefundRateLimit(
+        self, request: pb.RefundRateLimitRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.RefundRateLimitResponse:
+        """Give back what an earlier check took."""
+        verdict = await self._limiter.refund(
+            convert.policy_name(request.policy, "policy"),
+            convert.limit_key(request.key, "key"),
+            convert.cost(request.cost, "cost"),
+        )
+        return pb.RefundRateLimitResponse(verdict=convert.verdict_message(verdict))
+
+    async def ResetRateLimit(
+        self, request: pb.ResetRateLimitRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.ResetRateLimitResponse:
+        """Forget what a key has used."""
+        await self._limiter.reset(
+            convert.policy_name(request.policy, "policy"), convert.limit_key(request.key, "key")
+        )
+        return pb.ResetRateLimitResponse()
+
+    async def ListPolicies(
+        self, request: pb.ListPoliciesRequest, _context: grpc.aio.ServicerContext
+    ) -> pb.ListPoliciesResponse:
+        """List the policies by name."""
+        size = convert.page_size(request.page_size)
+        after = request.page_token
+        if after:
+            try:
+                convert.policy_name(after, "page_token")
+            except FieldInvalid:
+                raise FieldInvalid("page_token", "is not a token of this list") from None
+        rest = [policy for policy in self._limiter.policies() if policy.name > after]
+        page = rest[:size]
+        return pb.ListPoliciesResponse(
+            policies=convert.policy_messages(page),
+            next_page_token=page[-1].name if len(rest) > size else "",
+        )
