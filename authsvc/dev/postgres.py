@@ -237,7 +237,7 @@ class EmbeddedPostgres:
             if process.poll() is not None:
                 output = self._log.read_bytes()[start_of_log:]
                 reason = last_complaint(output) or f"it ended with status {process.returncode}"
-                raise StartFailedError(f"PostgreSQL did not start: {reason}")
+                raise StartFailedError(f"PostgreSQL did not start: {reason} (see {self._log})")
             time.sleep(_POLL)
         raise StartFailedError(f"PostgreSQL did not answer in time: see {self._log}")
 

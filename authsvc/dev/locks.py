@@ -1,0 +1,78 @@
+"""Who may run the PostgreSQL of a folder: one supervisor, and one server at a time."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from authsvc.dev.binaries import EmbeddedPostgresError
+from authsvc.dev.cluster import StartFailedError
+
+_PATIENCE = 5.0
+_POLL = 0.01
+
+
+class AlreadyRunningError(EmbeddedPostgresError):
+    """Another supervisor runs PostgreSQL in the same folder."""
+
+
+def lock_supervisor(home: Path) -> int:
+    """Return a descriptor that keeps other supervisors out of `home` until it is closed.
+
+    Raises AlreadyRunningError when there is another one.
+    """
+    descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    if locked_within(descriptor, 0):
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        return descriptor
+    owner = os.read(descriptor, 20).decode()
+    os.close(descriptor)
+    raise AlreadyRunningError(f"PostgreSQL in {home} is already run by process {owner}")
+
+
+@contextlib.contextmanager
+def server_lock(home: Path) -> Iterator[int]:
+    """Give a locked descriptor for the next server to inherit.
+
+    The server and its children hold it as long as any of them lives. So having it proves that
+    nobody writes to the data: neither a previous server nor what it left behind. A previous
+    server that does not end by itself is told to.
+    """
+    descriptor = os.open(home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        for number in (None, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            if number is not None:
+                _signal_leftover(home / "data", number)
+            if locked_within(descriptor, _PATIENCE):
+                break
+        else:
+            raise StartFailedError(f"a previous PostgreSQL in {home} does not end")
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def locked_within(descriptor: int, seconds: float) -> bool:
+    """Lock the file behind `descriptor`, waiting up to `seconds`, and tell whether it worked."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        else:
+            return True
+
+
+def _signal_leftover(data: Path, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        # The process id may have a new owner; a server's working directory is its data.
+        if not Path("/proc/self/cwd").exists() or Path(f"/proc/{pid}/cwd").samefile(data):
+            os.kill(pid, number)
