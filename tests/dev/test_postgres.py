@@ -8,6 +8,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,6 +33,10 @@ async def query(dsn: str, statement: str) -> object:
         return await connection.fetchval(statement)
     finally:
         await connection.close()
+
+
+def has_another_pid(server: EmbeddedPostgres, old: int) -> bool:
+    return server.pid not in (None, old)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -166,7 +171,7 @@ async def test_a_killed_server_comes_back_with_every_row(
             killed = server.pid
             assert killed is not None
             os.kill(killed, signal.SIGKILL)
-            await until(lambda old=killed: server.pid not in (None, old))
+            await until(partial(has_another_pid, server, killed))
             assert await once_up(server.dsn(), "SELECT word FROM words") == "kept"
         supervisor.cancel()
     assert server.is_running()
