@@ -1,255 +1,99 @@
-"""Owns the settings: their names, kinds and defaults; where they come from; all of their checks."""
+"""Owns the settings as a whole: where they come from, one loader, all checks and their messages.
 
-import base64
-import re
-from datetime import timedelta
+Later sources win: defaults, a TOML file, environment variables (`AUTHSVC_TOKENS__ISSUER`), files in
+a secrets folder (`database__url`). Keys that nobody knows are refused, wherever they stand.
+"""
+
+import os
+import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
-from authsvc.models import Algorithm, Role
+from authsvc.sections import (
+    BruteForceSettings,
+    CallerSettings,
+    DatabaseSettings,
+    GrpcSettings,
+    HttpSettings,
+    KeySettings,
+    LogSettings,
+    PasswordSettings,
+    PolicySettings,
+    RateLimitSettings,
+    RetentionSettings,
+    SecretSettings,
+    Section,
+    SessionSettings,
+    TlsSettings,
+    TokenSettings,
+)
 
-_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+__all__ = [
+    "BruteForceSettings",
+    "CallerSettings",
+    "ConfigError",
+    "DatabaseSettings",
+    "GrpcSettings",
+    "HttpSettings",
+    "KeySettings",
+    "LogSettings",
+    "PasswordSettings",
+    "PolicySettings",
+    "RateLimitSettings",
+    "RetentionSettings",
+    "SecretSettings",
+    "Section",
+    "SessionSettings",
+    "Settings",
+    "TlsSettings",
+    "TokenSettings",
+    "load",
+]
 
-
-def _parse_duration(value: Any) -> Any:
-    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", value)):
-        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-    if isinstance(value, timedelta) or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise ValueError('expected a duration such as "500ms", "30s", "10m", "1h" or "7d"')
-
-
-Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
-
-
-def _key_bytes(secret: SecretStr) -> bytes:
-    key = base64.b64decode(secret.get_secret_value(), validate=True)
-    if len(key) != 32:
-        raise ValueError("expected 32 bytes in base64")
-    return key
-
-
-class Section(BaseModel):
-    """A part of the settings: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GrpcSettings(Section):
-    """The gRPC port and what one client may take of it."""
-
-    address: str = "127.0.0.1:8443"
-    max_message_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
-    max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
-    max_concurrent_rpcs: int = Field(1_000, ge=1)
-    max_concurrent_streams: int = Field(256, ge=1)
-    max_connections: int = Field(1_000, ge=1)
-    max_connection_age: Duration = timedelta(minutes=30)
-    max_connection_idle: Duration = timedelta(minutes=15)
-    min_ping_interval: Duration = timedelta(seconds=30)
-    handshake_timeout: Duration = timedelta(seconds=10)
-    call_timeout: Duration = timedelta(seconds=10)
-    drain_timeout: Duration = timedelta(seconds=20)
-    reflection: bool = True
-
-
-class HttpSettings(Section):
-    """The small HTTP port: JWKS, discovery, metrics, livez, readyz."""
-
-    address: str = "127.0.0.1:8081"
-
-
-class TlsSettings(Section):
-    """The server's certificate and the authorities that client certificates must come from."""
-
-    certificate_file: Path
-    key_file: Path
-    client_ca_file: Path
-    min_version: Literal["1.2", "1.3"] = "1.2"
+PREFIX = "AUTHSVC_"
+# Variables of this prefix that are no settings: they say where settings are, or serve tests.
+_NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE"}
 
 
-class CallerSettings(Section):
-    """A calling service: its identity (`spiffe://…` or `dns:name`) and its roles."""
+class ConfigError(Exception):
+    """The settings can't be used; `problems` says what is wrong, a line each, without values."""
 
-    identity: str = Field(pattern=r"^(spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|dns:[a-z0-9.-]+)$")
-    roles: frozenset[Role] = Field(min_length=1)
-
-
-class DatabaseSettings(Section):
-    """PostgreSQL: the address, the pool, and how long to wait for either."""
-
-    url: SecretStr
-    listener_url: SecretStr | None = None
-    pool_min: int = Field(2, ge=0)
-    pool_max: int = Field(16, ge=1)
-    connect_timeout: Duration = timedelta(seconds=5)
-    acquire_timeout: Duration = timedelta(seconds=3)
-    command_timeout: Duration = timedelta(seconds=5)
-    statement_cache_size: int = Field(256, ge=0)
-
-
-class KeySettings(Section):
-    """A 32-byte key in base64 and the id that what it made is marked with."""
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
-    key: SecretStr
-
-    @model_validator(mode="after")
-    def _key_has_its_length(self) -> Self:
-        self.key_bytes()
-        return self
-
-    def key_bytes(self) -> bytes:
-        """Return the key's 32 bytes."""
-        return _key_bytes(self.key)
-
-
-class SecretSettings(Section):
-    """The keyring that seals secrets at rest and the peppers of passwords, newest first.
-
-    What an older entry made stays usable; what is made anew uses the first.
-    """
-
-    keyring: tuple[KeySettings, ...] = Field(min_length=1)
-    peppers: tuple[KeySettings, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _ids_are_unique(self) -> Self:
-        for name, keys in (("keyring", self.keyring), ("peppers", self.peppers)):
-            if len({key.id for key in keys}) != len(keys):
-                raise ValueError(f"two entries of {name} have the same id")
-        return self
-
-
-class TokenSettings(Section):
-    """Access and refresh tokens."""
-
-    issuer: str = "https://authsvc.dev"
-    audience: str = Field("authsvc", min_length=1, max_length=256)
-    algorithm: Literal["ES256", "EdDSA", "RS256", "HS256"] = "ES256"
-    access_lifetime: Duration = timedelta(hours=1)
-    refresh_lifetime: Duration = timedelta(days=7)
-    refresh_grace: Duration = timedelta(seconds=10)
-    clock_skew: Duration = timedelta(seconds=5)
-    key_rotation_interval: Duration = timedelta(days=30)
-    key_publish_lead: Duration = timedelta(hours=1)
-
-    @model_validator(mode="after")
-    def _lifetimes_are_sane(self) -> Self:
-        if not timedelta(0) <= self.refresh_grace <= timedelta(seconds=300):
-            raise ValueError("refresh_grace must be from 0s to 300s")
-        if min(self.access_lifetime, self.refresh_lifetime) < timedelta(seconds=1):
-            raise ValueError("access_lifetime and refresh_lifetime must be 1s or more")
-        return self
-
-
-class SessionSettings(Section):
-    """Sessions: how long, how many, bound to what."""
-
-    absolute_lifetime: Duration = timedelta(days=30)
-    max_per_user: int = Field(5, ge=1, le=1_000)
-    ip_binding: Literal["off", "subnet", "exact"] = "off"
-    user_agent_binding: bool = False
-    last_use_interval: Duration = timedelta(minutes=1)
-    cache_size: int = Field(50_000, ge=0)
-    cache_staleness: Duration = timedelta(seconds=1)
-
-
-class PasswordSettings(Section):
-    """Passwords: the policy, and what a hash costs."""
-
-    preset: Literal["standard", "nist"] = "standard"
-    argon2_memory_kib: int = Field(19_456, ge=19_456, le=4_194_304)
-    argon2_time_cost: int = Field(2, ge=2, le=64)
-    argon2_parallelism: int = Field(1, ge=1, le=64)
-    hash_workers: int = Field(0, ge=0, le=256, description="0: one for each processor")
-    hash_queue: int = Field(64, ge=1, le=100_000)
-
-
-class PolicySettings(Section):
-    """A rate-limit policy."""
-
-    requests: int = Field(ge=1, le=1_000_000_000)
-    window: Duration
-    burst: int = Field(0, ge=0, le=1_000_000_000)
-    algorithm: Algorithm = Algorithm.TOKEN_BUCKET
-
-    @model_validator(mode="after")
-    def _window_is_sane(self) -> Self:
-        if not timedelta(seconds=1) <= self.window <= timedelta(days=366):
-            raise ValueError("window must be from 1s to 366d")
-        return self
-
-
-def _shipped_policies() -> dict[str, PolicySettings]:
-    minute, hour = timedelta(minutes=1), timedelta(hours=1)
-    return {
-        "login": PolicySettings(requests=5, window=5 * minute, burst=10),
-        "api": PolicySettings(requests=1_000, window=hour, burst=100),
-        "upload": PolicySettings(requests=10, window=hour, burst=20),
-    }
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 def _shipped_permissions() -> dict[str, tuple[str, ...]]:
     return {"user": ("read", "write")}
 
 
-class RateLimitSettings(Section):
-    """Rate-limit policies by name; those given are added to the shipped ones or replace them."""
-
-    policies: dict[str, PolicySettings] = Field(default_factory=dict)
-    rejected_cache_size: int = Field(100_000, ge=0)
-
-    def all_policies(self) -> dict[str, PolicySettings]:
-        """Return the shipped policies with the given ones over them."""
-        return _shipped_policies() | self.policies
-
-
-class BruteForceSettings(Section):
-    """How many failed logins are borne, and where."""
-
-    per_account_and_ip: PolicySettings = PolicySettings(requests=5, window=timedelta(minutes=5))
-    per_account: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
-    per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
-    per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
-    registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
-    max_consecutive_failures: int = Field(100, ge=1, le=100)
-    ipv4_prefix: int = Field(32, ge=8, le=32)
-    ipv6_prefix: int = Field(64, ge=16, le=128)
-
-
-class RetentionSettings(Section):
-    """How long what has ended is kept."""
-
-    sessions: Duration = timedelta(days=30)
-    revocations: Duration = timedelta(days=31)
-    audit_events: Duration = timedelta(days=400)
-    devices: Duration = timedelta(days=180)
-    interval: Duration = timedelta(minutes=5)
-    batch_size: int = Field(500, ge=1, le=10_000)
-
-
-class LogSettings(Section):
-    """The log: one JSON line an event, or readable lines on a terminal."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "json", "pretty"] = "auto"
-
-
 class Settings(BaseSettings):
     """Everything that can be set."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="AUTHSVC_", env_nested_delimiter="__"
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        hide_input_in_errors=True,
     )
 
     grpc: GrpcSettings = GrpcSettings()
     http: HttpSettings = HttpSettings()
     tls: TlsSettings
-    callers: tuple[CallerSettings, ...] = ()
+    callers: tuple[CallerSettings, ...] = Field(
+        default=(), description="The services that may call, and what each may do."
+    )
     database: DatabaseSettings
     secrets: SecretSettings
     tokens: TokenSettings = TokenSettings()
@@ -259,4 +103,123 @@ class Settings(BaseSettings):
     brute_force: BruteForceSettings = BruteForceSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
-    permissions: dict[str, tuple[str, ...]] = Field(default_factory=_shipped_permissions)
+    permissions: dict[str, tuple[str, ...]] = Field(
+        default_factory=_shipped_permissions,
+        description="What each role of a user may do: put into access tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _identities_are_unique(self) -> "Settings":
+        identities = [caller.identity for caller in self.callers]
+        twice = sorted({name for name in identities if identities.count(name) > 1})
+        if twice:
+            raise ValueError(f"callers names an identity twice: {', '.join(twice)}")
+        return self
+
+
+def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settings:
+    """Return the settings from `file`, the environment and `secrets_dir`.
+
+    Without `file` or `secrets_dir`, AUTHSVC_CONFIG and AUTHSVC_SECRETS_DIR name them, if set.
+
+    Raises:
+        ConfigError: A source can't be read, a key is unknown, or a value is not what it should be.
+    """
+    file = file or _path("AUTHSVC_CONFIG")
+    secrets_dir = secrets_dir or _path("AUTHSVC_SECRETS_DIR")
+    _check_sources(file, secrets_dir)
+    unknown = _unknown_variables()
+    if unknown:
+        raise ConfigError([f"environment variable {name}: no such setting" for name in unknown])
+    try:
+        return _with_sources(file, secrets_dir)()
+    except ValidationError as error:
+        raise ConfigError([_problem(item) for item in error.errors()]) from None
+    except SettingsError as error:
+        raise ConfigError([f"{error}; a list or table has to be written as JSON"]) from None
+
+
+def _path(name: str) -> Path | None:
+    value = os.environ.get(name)
+    return Path(value) if value else None
+
+
+def _check_sources(file: Path | None, secrets_dir: Path | None) -> None:
+    if secrets_dir is not None and not secrets_dir.is_dir():
+        raise ConfigError([f"secrets folder {secrets_dir}: there is no such folder"])
+    if file is None:
+        return
+    try:
+        with file.open("rb") as stream:
+            tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError([f"settings file {file}: {error.strerror}"]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"settings file {file}: not TOML: {error}"]) from None
+
+
+def _with_sources(file: Path | None, secrets_dir: Path | None) -> type[Settings]:
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = [init_settings, env_settings]
+            if secrets_dir is not None:
+                secrets = NestedSecretsSettingsSource(
+                    file_secret_settings,
+                    secrets_dir=secrets_dir,
+                    secrets_prefix="",
+                    secrets_nested_delimiter="__",
+                )
+                sources.insert(1, secrets)
+            if file is not None:
+                sources.append(TomlConfigSettingsSource(settings_cls, file))
+            return tuple(sources)
+
+    return Sourced
+
+
+def _unknown_variables() -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            known |= {f"{PREFIX}{name}__{key}".upper() for key in field.annotation.model_fields}
+    free = tuple(
+        f"{PREFIX}{name}__"
+        for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS")
+    )
+    return sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith(PREFIX)
+        and name not in _NOT_SETTINGS
+        and name.upper() not in known
+        and not name.upper().startswith(free)
+    )
+
+
+def _problem(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "settings"
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        return f"{key}: no such setting"
+    if kind == "missing":
+        return f"{key}: missing, and it has no default"
+    message = item["msg"].removeprefix("Value error, ")
+    given = item["input"]
+    if kind in {"value_error", "assertion_error"} and isinstance(given, dict | Section | SecretStr):
+        return f"{key}: {message}"
+    return f"{key}: got {_kind(given)}: {message[0].lower()}{message[1:]}"
+
+
+def _kind(value: object) -> str:
+    # The kind only: the value may be a secret in the wrong place.
+    names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
+    names |= {dict: "a table", list: "a list", tuple: "a list", type(None): "nothing"}
+    return names.get(type(value), f"a {type(value).__name__}")
