@@ -61,6 +61,7 @@ _NOT_DURABLE = {
     "full_page_writes": "off",
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    "max_wal_size": "128MB",
 }
 
 
