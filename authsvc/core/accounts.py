@@ -1,0 +1,191 @@
+"""Owns accounts: how one is made, read, disabled and enabled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from authsvc.core import audit
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.brute_force import BruteForce
+from authsvc.core.emails import parse_email
+from authsvc.core.hashing import PasswordHasher
+from authsvc.core.ids import uuid7
+from authsvc.core.login import PasswordLogin
+from authsvc.core.passwords import PasswordPolicy
+from authsvc.core.sessions import Sessions
+from authsvc.errors import email_taken, user_not_found
+from authsvc.models import (
+    Call,
+    ClientContext,
+    Clock,
+    RevokeReason,
+    Tokens,
+    User,
+    UserId,
+    UserStatus,
+)
+from authsvc.store import revocations, users
+from authsvc.store.database import Connection, Database
+
+_DEFAULT_ROLES = ("user",)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an account is made of; `client` is the end user's side of the request."""
+
+    email: str
+    password: str = field(repr=False)
+    display_name: str = ""
+    client: ClientContext = field(default_factory=ClientContext)
+
+
+class Accounts:
+    """Makes, reads and switches accounts, and logs their users in."""
+
+    def __init__(
+        self,
+        database: Database,
+        hasher: PasswordHasher,
+        policy: PasswordPolicy,
+        sessions: Sessions,
+        guard: BruteForce,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._hasher = hasher
+        self._policy = policy
+        self._sessions = sessions
+        self._guard = guard
+        self._clock = clock
+        self._password_login = PasswordLogin(database, hasher, sessions, guard, clock)
+
+    async def register(self, call: Call, registration: Registration) -> UserId:
+        """Make an account and return its id; it is not logged in.
+
+        Raises:
+            TooManyAttempts: Too many registrations came from the client's ip.
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password.
+            AlreadyExists: EMAIL_TAKEN.
+            Overloaded: Too many passwords wait to be hashed.
+        """
+        await self._guard.charge_registration(registration.client)
+        return await self._create(call, AuditType.REGISTER, registration, _DEFAULT_ROLES)
+
+    async def create_user(
+        self,
+        call: Call,
+        email: str,
+        password: str,
+        *,
+        display_name: str = "",
+        roles: Sequence[str] = _DEFAULT_ROLES,
+    ) -> UserId:
+        """Make an account on an operator's behalf; raises as `register`, without its limit."""
+        registration = Registration(email, password, display_name)
+        return await self._create(call, AuditType.USER_CREATE, registration, roles)
+
+    async def login(self, call: Call, email: str, password: str, client: ClientContext) -> Tokens:
+        """Open a session for the user with this e-mail address and password.
+
+        Raises:
+            FieldInvalid: It can't be an address or a password, whosever.
+            Unauthenticated: CREDENTIALS_INVALID.
+            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+            Overloaded: Too many passwords wait to be hashed.
+        """
+        return await self._password_login.login(call, email, password, client)
+
+    async def get(self, user_id: UserId) -> User:
+        """Return an active account.
+
+        Raises:
+            NotFound: USER_NOT_FOUND, also if the account is disabled.
+        """
+        async with self._database.connection() as conn:
+            user = await users.get(conn, user_id)
+        if user is None or user.status is not UserStatus.ACTIVE:
+            raise user_not_found()
+        return user
+
+    async def disable(self, call: Call, account: UserId | str) -> UserId:
+        """Shut an account, named by its id or e-mail address, and end all of its sessions.
+
+        Raises:
+            NotFound: USER_NOT_FOUND.
+            FieldInvalid: EMAIL_INVALID.
+        """
+        key = _key(account)
+        async with self._database.transaction() as conn:
+            user_id = await self._switch(conn, call, key, UserStatus.DISABLED)
+            await self._sessions.revoke_in(conn, call, user_id, RevokeReason.USER_DISABLED)
+            await revocations.append(conn, self._clock.now(), user_id=user_id)
+        return user_id
+
+    async def enable(self, call: Call, account: UserId | str) -> UserId:
+        """Open an account again, named by its id or e-mail address, and forget its failed logins.
+
+        Raises:
+            NotFound: USER_NOT_FOUND.
+            FieldInvalid: EMAIL_INVALID.
+        """
+        key = _key(account)
+        async with self._database.transaction() as conn:
+            return await self._switch(conn, call, key, UserStatus.ACTIVE)
+
+    async def _create(
+        self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
+    ) -> UserId:
+        email = parse_email(registration.email)
+        self._policy.check(
+            registration.password, email=email.address, display_name=registration.display_name
+        )
+        # Hashed before the transaction: no connection waits for it.
+        password = await self._hasher.hash(registration.password)
+        now = self._clock.now()
+        user = User(
+            user_id=UserId(uuid7(now)),
+            email=email.address,
+            display_name=registration.display_name,
+            roles=tuple(roles),
+            status=UserStatus.ACTIVE,
+            create_time=now,
+        )
+        event = AuditEvent(event_type, call, user.user_id, client=registration.client)
+        async with self._database.transaction() as conn:
+            inserted = await users.insert(
+                conn,
+                user,
+                email_canonical=email.canonical,
+                phc=password.phc,
+                pepper_id=password.pepper_id,
+            )
+            if inserted:
+                await audit.record(conn, now, event)
+        if not inserted:
+            raise email_taken()
+        return user.user_id
+
+    async def _switch(
+        self, conn: Connection, call: Call, key: UserId | str, status: UserStatus
+    ) -> UserId:
+        now = self._clock.now()
+        user_id = await users.set_status(conn, key, status, now)
+        if user_id is None:
+            raise user_not_found()
+        active = status is UserStatus.ACTIVE
+        event_type = AuditType.USER_ENABLE if active else AuditType.USER_DISABLE
+        await audit.record(conn, now, AuditEvent(event_type, call, user_id))
+        return user_id
+
+
+def _key(account: UserId | str) -> UserId | str:
+    """Return an id, or the canonical form of an address, which is the one with an at sign."""
+    if isinstance(account, UUID):
+        return account
+    if "@" in account:
+        return parse_email(account).canonical
+    try:
+        return UserId(UUID(account))
+    except ValueError:
+        raise user_not_found() from None

@@ -1,0 +1,134 @@
+"""Owns the limits on guessing: what an attempt is charged to, and when it gets its charges back."""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import structlog
+
+from authsvc.config import BruteForceSettings
+from authsvc.core.rate_limits import RateLimiter, policies_from
+from authsvc.core.sealing import Keyring
+from authsvc.errors import ServiceError, TooManyAttempts
+from authsvc.models import Charge, ClientContext, Policy
+from authsvc.store.database import Database
+
+_ACCOUNT = "authsvc.login.account"
+_ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
+_ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
+_IP = "authsvc.login.ip"
+_REGISTRATION_IP = "authsvc.register.ip"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What an attempt was charged."""
+
+    _limiter: RateLimiter
+    _charges: Sequence[Charge]
+
+    async def refund(self) -> None:
+        """Give it all back, as only failures count.
+
+        A charge that can't be given back now stays and drains with time: no reason to fail.
+        """
+        refunds = (self._limiter.refund(c.policy, c.key, c.cost) for c in self._charges)
+        for outcome in await asyncio.gather(*refunds, return_exceptions=True):
+            if isinstance(outcome, ServiceError):
+                _log.warning("login_refund_failed", reason=outcome.reason)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+
+
+class BruteForce:
+    """Charges each attempt before it is evaluated, so that parallel guesses can't overtake it.
+
+    The limits are shared by all replicas. Their keys are keyed hashes: the table of limits holds no
+    address of anybody, and whether an account exists makes no difference to them.
+    """
+
+    def __init__(self, database: Database, settings: BruteForceSettings, keyring: Keyring) -> None:
+        self._settings = settings
+        # No rejection is remembered in this process: a refund elsewhere may have undone it.
+        self._limiter = RateLimiter(database, _policies(settings), rejected_cache_size=0)
+        self._key = keyring.derive("brute-force")[0]
+
+    @property
+    def max_consecutive_failures(self) -> int:
+        """How many logins may fail since the last one that didn't."""
+        return self._settings.max_consecutive_failures
+
+    def replace_settings(self, settings: BruteForceSettings) -> None:
+        """Use these limits from now on."""
+        self._settings = settings
+        self._limiter.replace_policies(_policies(settings))
+
+    async def charge_login(
+        self, account: str, client: ClientContext, known_device: bytes | None
+    ) -> Ticket:
+        """Charge a login to the account (its canonical address), the client's ip and both.
+
+        A device known to the account is charged instead of the account, so that strangers can't
+        lock it out (ASVS 6.1.1). Without an ip the limits by ip are left out.
+
+        Raises:
+            TooManyAttempts: A limit is reached; nothing was charged.
+        """
+        network = self._network(client.ip)
+        if known_device is not None:
+            charges = [self._charge(_ACCOUNT_AND_DEVICE, account, known_device.hex())]
+        else:
+            charges = [self._charge(_ACCOUNT, account)]
+            if network is not None:
+                charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
+        if network is not None:
+            charges.append(self._charge(_IP, network))
+        return await self._take(charges, "login")
+
+    async def charge_registration(self, client: ClientContext) -> None:
+        """Charge a registration to the client's ip, if that is known; it is not given back.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        network = self._network(client.ip)
+        if network is not None:
+            await self._take([self._charge(_REGISTRATION_IP, network)], "registration")
+
+    async def _take(self, charges: Sequence[Charge], subject: str) -> Ticket:
+        result = await self._limiter.check(charges)
+        if not result.allowed:
+            waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
+            raise TooManyAttempts(max(waits), subject)
+        return Ticket(self._limiter, charges)
+
+    def _charge(self, policy: str, *parts: str) -> Charge:
+        message = "\0".join((policy, *parts)).encode()
+        return Charge(policy, hmac.digest(self._key, message, hashlib.sha256).hex())
+
+    def _network(self, ip: str | None) -> str | None:
+        if ip is None:
+            return None
+        address = ip_address(ip)
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        settings = self._settings
+        prefix = settings.ipv4_prefix if address.version == 4 else settings.ipv6_prefix
+        return str(ip_network((address, prefix), strict=False))
+
+
+def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
+    return policies_from(
+        {
+            _ACCOUNT: settings.per_account,
+            _ACCOUNT_AND_IP: settings.per_account_and_ip,
+            _ACCOUNT_AND_DEVICE: settings.per_known_device,
+            _IP: settings.per_ip,
+            _REGISTRATION_IP: settings.registrations_per_ip,
+        }
+    )

@@ -1,0 +1,199 @@
+"""Owns the rows of users: their making, their reading, and their count of failed logins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import asyncpg
+
+from authsvc.models import User, UserId, UserStatus
+from authsvc.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class LoginSubject:
+    """The account that a login is for; `known_device`: its device logged in there before."""
+
+    user_id: UserId
+    status: UserStatus
+    known_device: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An account's stored password; `phc` and `pepper_id` are None if it has none."""
+
+    user_id: UserId
+    phc: str | None = field(repr=False)
+    pepper_id: str | None
+
+
+_INSERT = """
+INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
+                   roles, status, create_time, update_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+ON CONFLICT (email_canonical) DO NOTHING
+RETURNING user_id
+"""
+
+
+async def insert(
+    conn: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str
+) -> bool:
+    """Store a new account; return False if another account has its address."""
+    inserted = await conn.fetchval(
+        _INSERT,
+        user.user_id,
+        user.email,
+        email_canonical,
+        user.display_name,
+        phc,
+        pepper_id,
+        list(user.roles),
+        user.status,
+        user.create_time,
+    )
+    return inserted is not None
+
+
+_GET = """
+SELECT user_id, email, display_name, roles, status, create_time FROM users WHERE user_id = $1
+"""
+
+
+async def get(conn: Connection, user_id: UserId) -> User | None:
+    """Return the account with this id."""
+    row = await conn.fetchrow(_GET, user_id)
+    return None if row is None else _user(row)
+
+
+# An update locks the row: who logs in or disables at the same time waits for this one's end.
+_SET_STATUS = """
+UPDATE users SET status = $3, failed_logins = 0, update_time = $4
+WHERE user_id = $1 OR email_canonical = $2
+RETURNING user_id
+"""
+
+
+async def set_status(
+    conn: Connection, account: UserId | str, status: UserStatus, now: datetime
+) -> UserId | None:
+    """Set the status of the account with this id or canonical address and forget its failures.
+
+    Returns its id, or None if there is no such account.
+    """
+    user_id, email = (None, account) if isinstance(account, str) else (account, None)
+    found = await conn.fetchval(_SET_STATUS, user_id, email, status, now)
+    return None if found is None else UserId(found)
+
+
+_FIND_LOGIN_SUBJECT = """
+SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device
+FROM users
+LEFT JOIN devices ON devices.user_id = users.user_id
+    AND devices.device_hash = $2 AND devices.failed_logins < $3
+WHERE users.email_canonical = $1
+"""
+
+
+async def find_login_subject(
+    conn: Connection, email_canonical: str, device_hash: bytes | None, max_failures: int
+) -> LoginSubject | None:
+    """Return the account that a login is for.
+
+    A device that failed `max_failures` times in a row counts as one that never logged in.
+    """
+    row = await conn.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
+    if row is None:
+        return None
+    return LoginSubject(UserId(row["user_id"]), UserStatus(row["status"]), row["known_device"])
+
+
+# The claim's commit waits for no flush: nothing is answered before the commit that records the
+# outcome, which flushes this one too. So a login takes one flush whether the account exists or not.
+_CLAIM_ATTEMPT = """
+UPDATE users SET failed_logins = failed_logins + 1
+WHERE email_canonical = $1 AND status = 'active' AND failed_logins < $2
+RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
+"""
+
+
+async def claim_attempt(
+    conn: Connection, email_canonical: str, max_failures: int
+) -> Credential | None:
+    """Count a failed login beforehand and return what the password is to be compared with.
+
+    Returns None, and counts nothing, if no active account has the address or `max_failures` logins
+    failed since the last one that didn't (SP 800-63B-4, 3.2.2).
+    """
+    row = await conn.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures)
+    return credential_from(row)
+
+
+_RELEASE_ATTEMPT = """
+UPDATE users SET failed_logins = greatest(failed_logins - 1, 0) WHERE user_id = $1
+"""
+
+
+async def release_attempt(conn: Connection, user_id: UserId | None) -> None:
+    """Take back a claim that led to no evaluation; None: there was none."""
+    await conn.execute(_RELEASE_ATTEMPT, user_id)
+
+
+_CONFIRM_LOGIN = """
+UPDATE users SET failed_logins = 0
+WHERE user_id = $1 AND status = 'active' AND password_hash = $2
+RETURNING user_id, email, display_name, roles, status, create_time
+"""
+
+
+async def confirm_login(conn: Connection, credential: Credential) -> User | None:
+    """Forget the failures of an account that is still active and still has this password.
+
+    Returns None, and changes nothing, if it isn't or hasn't. Its row stays locked until the
+    transaction ends.
+    """
+    row = await conn.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
+    return None if row is None else _user(row)
+
+
+_GET_CREDENTIAL = """
+SELECT user_id, password_hash, pepper_id FROM users WHERE user_id = $1 AND status = 'active'
+"""
+
+
+async def get_credential(conn: Connection, user_id: UserId) -> Credential | None:
+    """Return the stored password of an active account."""
+    row = await conn.fetchrow(_GET_CREDENTIAL, user_id)
+    return credential_from(row)
+
+
+_REPLACE_HASH = """
+UPDATE users SET password_hash = $3, pepper_id = $4 WHERE user_id = $1 AND password_hash = $2
+"""
+
+
+async def replace_hash(
+    conn: Connection, credential: Credential, *, phc: str, pepper_id: str
+) -> None:
+    """Store a new hash of the same password, unless the password was changed meanwhile."""
+    await conn.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)
+
+
+def credential_from(row: asyncpg.Record | None) -> Credential | None:
+    """Return the stored password in a row of users."""
+    if row is None:
+        return None
+    return Credential(UserId(row["user_id"]), row["password_hash"], row["pepper_id"])
+
+
+def _user(row: asyncpg.Record) -> User:
+    roles: Sequence[str] = row["roles"]
+    return User(
+        user_id=UserId(row["user_id"]),
+        email=row["email"],
+        display_name=row["display_name"],
+        roles=tuple(roles),
+        status=UserStatus(row["status"]),
+        create_time=row["create_time"],
+    )
