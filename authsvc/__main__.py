@@ -1,0 +1,5 @@
+"""Runs the `authsvc` command as `python -m authsvc`."""
+
+from authsvc.cli.main import main
+
+main()

@@ -1,0 +1,18 @@
+"""Owns the addresses that the service listens on, and the error when it can't."""
+
+
+class ServerError(Exception):
+    """The service can't listen; the message is one sentence for the operator."""
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of "host:port", "[::1]:port" or ":port" (every interface).
+
+    Raises:
+        ServerError: It is none of these.
+    """
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise ServerError(f'"{address}" is no address; expected "host:port"')
+    return host or "::", int(port)

@@ -1,0 +1,69 @@
+"""Owns `authsvc config`: checks, shows and describes the settings."""
+
+import json
+from typing import Any
+
+import typer
+from pydantic import BaseModel, SecretStr
+from rich.console import Console
+
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, settings_of
+from authsvc.config import Settings
+
+app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
+
+
+@app.command()
+def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
+    """Say whether the settings can be used; exit code 1 and a line for each fault if not."""
+    settings_of(config, secrets)
+    print("The settings are good.")
+
+
+@app.command()
+def show(
+    config: ConfigOption = None, secrets: SecretsOption = None, as_json: JsonOption = False
+) -> None:
+    """Print every setting in force, defaults included; secrets are masked."""
+    values = _plain(settings_of(config, secrets))
+    if as_json:
+        print(json.dumps(values, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for line in _lines(values):
+        console.print(line, markup=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the settings' JSON Schema: names, kinds, defaults and bounds."""
+    print(json.dumps(Settings.model_json_schema(), indent=2, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return "********"
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, frozenset):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | None) else _text(value)
+
+
+def _text(value: Any) -> str:
+    total = getattr(value, "total_seconds", None)
+    return f"{total():g}s" if total else str(value)
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            lines += _lines(value, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name} = {json.dumps(value)}")
+    return lines

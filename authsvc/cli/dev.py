@@ -1,0 +1,111 @@
+"""Owns `authsvc dev`: the whole service on a developer's machine in one command."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from authsvc import log as logs
+from authsvc.app import Application
+from authsvc.cli.output import DEVELOPMENT, fail, run, settings_of
+from authsvc.cli.serve import serve_until_signal
+from authsvc.config import Settings
+from authsvc.dev.certificates import CertificateError
+from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from authsvc.dev.workspace import Workspace
+from authsvc.store import migrator
+
+_BANNER = """
+[bold green]authsvc is running.[/]
+
+  gRPC (mutual TLS)  {grpc}
+  HTTP               http://{http}   /metrics /readyz /.well-known/jwks.json
+  database           {database}
+  certificates       {certs}/ca.crt, {certs}/clients/ROLE.crt and .key
+  roles              app, edge, issuer, admin, observer
+  settings           {config}
+
+A first call, to paste into another terminal:
+
+  {call}
+
+or take the tour:  [bold]make demo[/]        stop with Ctrl+C; the data stay.
+"""
+
+
+def dev(
+    folder: Annotated[
+        Path, typer.Option("--state", help="Where certificates, settings and data are kept.")
+    ] = DEVELOPMENT,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar="AUTHSVC_DATABASE__URL",
+            help="A PostgreSQL to use instead of the embedded one: postgresql://…",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Run everything: PostgreSQL, certificates for each role, migrations, the service.
+
+    What it makes stays in the state folder, so it can be stopped, killed and started again.
+    """
+    workspace = Workspace(folder)
+    postgres = None if database else EmbeddedPostgres(folder)
+    try:
+        workspace.prepare()
+        if postgres:
+            postgres.start()
+        try:
+            workspace.set_database(database or postgres.dsn())
+            settings = settings_of(workspace.config, workspace.secrets)
+            logs.configure(settings.log)
+            run(lambda: _dev(workspace, settings, postgres))
+        finally:
+            if postgres:
+                postgres.stop()
+    except (EmbeddedPostgresError, CertificateError) as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or folder}: {error.strerror or error}")
+
+
+async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostgres | None) -> None:
+    await migrator.migrate(settings.database.url.get_secret_value())
+    app = await Application.start(settings)
+    supervisor = asyncio.create_task(postgres.supervise()) if postgres else None
+    _print_banner(workspace, settings, embedded=postgres is not None)
+    try:
+        await serve_until_signal(app, workspace.config, workspace.secrets)
+    finally:
+        if supervisor:
+            supervisor.cancel()
+            await asyncio.gather(supervisor, return_exceptions=True)
+
+
+def _print_banner(workspace: Workspace, settings: Settings, *, embedded: bool) -> None:
+    certs = workspace.certificates
+    Console(highlight=False, soft_wrap=True).print(
+        _BANNER.format(
+            grpc=settings.grpc.address,
+            http=settings.http.address,
+            database="embedded PostgreSQL" if embedded else "the given PostgreSQL",
+            certs=certs,
+            config=workspace.config,
+            call=_first_call(certs, settings),
+        )
+    )
+
+
+def _first_call(certs: Path, settings: Settings) -> str:
+    client = certs / "clients" / "app"
+    return (
+        f"{Path(os.environ.get('VIRTUAL_ENV', '.venv')) / 'bin' / 'buf'} curl --protocol grpc "
+        f"--schema protos --cacert {certs / 'ca.crt'} --cert {client}.crt --key {client}.key "
+        '-d \'{"charges": [{"policy": "login", "key": "me"}]}\' '
+        f"https://{settings.grpc.address}/authsvc.v1.RateLimitService/CheckRateLimit"
+    )

@@ -1,0 +1,55 @@
+"""Owns `authsvc keys`: shows and rotates the keys that sign access tokens."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import typer
+
+from authsvc.app import open_core
+from authsvc.cli.calls import cli_call
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
+from authsvc.config import Settings
+from authsvc.core.signing_keys import SigningKeys
+
+Result = TypeVar("Result")
+
+app = typer.Typer(help="Show and rotate the keys that sign access tokens.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_keys(
+    config: ConfigOption = None, secrets: SecretsOption = None, as_json: JsonOption = False
+) -> None:
+    """List the signing keys and their states.
+
+    prepared: published, signs next. active: signs. retired: verifies until its last token has
+    expired. revoked: neither.
+    """
+    infos = _with_keys(settings_of(config, secrets), lambda keys: keys.list())
+    rows = [
+        {
+            "key_id": info.key_id,
+            "algorithm": info.algorithm,
+            "state": info.state,
+            "created": info.create_time,
+            "expires": info.expire_time,
+        }
+        for info in infos
+    ]
+    emit(rows, as_json=as_json, title="Signing keys")
+
+
+@app.command()
+def rotate(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
+    """Make a new key sign from now on; tokens signed before stay valid until they expire."""
+    key_id = _with_keys(settings_of(config, secrets), lambda keys: keys.rotate(cli_call()))
+    print(f"{key_id} signs now.")
+
+
+def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
+    async def main() -> Result:
+        async with open_core(settings) as core:
+            await core.keys.load()
+            return await work(core.keys)
+
+    return run(main)

@@ -1,0 +1,51 @@
+"""Owns the `authsvc` command as a whole: which commands there are and what they share."""
+
+from typing import Annotated
+
+import typer
+
+from authsvc import __version__
+from authsvc.cli import certs, config, keys, users
+from authsvc.cli.demo import demo
+from authsvc.cli.dev import dev
+from authsvc.cli.migrate import migrate
+from authsvc.cli.serve import serve
+
+app = typer.Typer(
+    name="authsvc",
+    help="Who is this, is this session still good, may this happen now: one gRPC service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"authsvc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    """Authentication, sessions and rate limits over mutual TLS."""
+
+
+app.command()(dev)
+app.command()(serve)
+app.command()(migrate)
+app.command()(demo)
+app.add_typer(config.app, name="config")
+app.add_typer(keys.app, name="keys")
+app.add_typer(certs.app, name="certs")
+app.add_typer(users.app, name="users")
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    app()

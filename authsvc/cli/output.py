@@ -1,0 +1,114 @@
+"""Owns how commands speak: tables or JSON on standard output, an error in one line beside it."""
+
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import asyncpg
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from authsvc.addresses import ServerError
+from authsvc.config import ConfigError, Settings, load
+from authsvc.core.sealing import SealError
+from authsvc.errors import ServiceError
+from authsvc.store.migrator import SchemaError
+
+DEVELOPMENT = Path(".authsvc")
+
+Result = TypeVar("Result")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="AUTHSVC_CONFIG",
+        help="The settings file (TOML). Without it: the environment alone.",
+        show_default=False,
+    ),
+]
+SecretsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--secrets",
+        envvar="AUTHSVC_SECRETS_DIR",
+        help="A folder with a file for each secret setting, such as database__url.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def fail(*problems: str) -> NoReturn:
+    """End the command with exit code 1 and a line for each problem."""
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def settings_of(config: Path | None, secrets: Path | None) -> Settings:
+    """Return the settings that a command works with, or end it saying what is wrong with them.
+
+    Where nothing is named and `authsvc dev` has run in this folder, its settings are meant.
+    """
+    if config is None and secrets is None and (DEVELOPMENT / "config.toml").exists():
+        config, secrets = DEVELOPMENT / "config.toml", DEVELOPMENT / "secrets"
+    try:
+        return load(config, secrets_dir=secrets)
+    except ConfigError as error:
+        fail(*error.problems)
+
+
+def run(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Run asynchronous work; a failure that an operator can mend ends in one line."""
+
+    async def main() -> Result:
+        return await work()
+
+    try:
+        return uvloop.run(main())
+    except ServiceError as error:
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        fail(f"{error.message}{cause}")
+    except (ServerError, SchemaError, SealError) as error:
+        fail(str(error))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        fail(f"the database can't be used: {error}")
+
+
+def emit(
+    rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str, empty: str = "none"
+) -> None:
+    """Print rows, all with the same keys, as JSON or as a table."""
+    if as_json:
+        print(json.dumps([dict(row) for row in rows], default=_plain, indent=2))
+        return
+    if not rows:
+        print(f"{title}: {empty}")
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S} UTC"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,74 @@
+"""Owns `authsvc users`: creates, disables and enables accounts."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from authsvc.app import open_core
+from authsvc.cli.calls import cli_call
+from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
+from authsvc.config import Settings
+from authsvc.core.accounts import Accounts
+
+Result = TypeVar("Result")
+
+app = typer.Typer(help="Create, disable and enable accounts.", no_args_is_help=True)
+
+UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or id.")]
+
+
+@app.command()
+def create(
+    email: Annotated[str, typer.Argument(help="The new user's e-mail address.")],
+    name: Annotated[str, typer.Option("--name", help="The name to show for the user.")] = "",
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="A role of the user; may be repeated.")
+    ] = None,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
+    ] = False,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """Create an account; the password is asked for, or read from standard input.
+
+    It has to meet the service's policy, like anybody's. Without a role the user gets "user".
+    """
+    settings = settings_of(config, secrets)
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\n")
+    else:
+        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    user_id = _with_accounts(
+        settings,
+        lambda accounts: accounts.create_user(
+            cli_call(), email, password, display_name=name, roles=tuple(role or ("user",))
+        ),
+    )
+    print(f"{user_id} created.")
+
+
+@app.command()
+def disable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOption = None) -> None:
+    """Disable an account: its sessions end at once and nobody can log in to it."""
+    _with_accounts(
+        settings_of(config, secrets), lambda accounts: accounts.disable(cli_call(), user)
+    )
+    print(f"{user} is disabled and its sessions have ended.")
+
+
+@app.command()
+def enable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOption = None) -> None:
+    """Enable an account again."""
+    _with_accounts(settings_of(config, secrets), lambda accounts: accounts.enable(cli_call(), user))
+    print(f"{user} is enabled.")
+
+
+def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[Result]]) -> Result:
+    async def main() -> Result:
+        async with open_core(settings) as core:
+            return await work(core.accounts)
+
+    return run(main)

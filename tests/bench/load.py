@@ -1,0 +1,54 @@
+"""Owns the load: closed loops of callers, and what they saw."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.bench.processes import Target
+
+# A call's number in, whatever it answers out.
+Work = Callable[[int], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One stretch of load: server CPU a call in µs, calls a second, latencies in ms."""
+
+    cpu_us: float
+    rate: float
+    p50: float
+    p99: float
+    calls: int
+
+
+async def drive(target: Target, work: Work, *, concurrency: int, seconds: float) -> Sample:
+    """Call `work` from `concurrency` loops for `seconds` and return what that cost and took."""
+    latencies: list[float] = []
+    numbers = iter(range(10_000_000))
+    began, cpu = time.monotonic(), target.cpu_us()
+    deadline = began + seconds
+
+    async def loop() -> None:
+        while time.monotonic() < deadline:
+            sent = time.perf_counter()
+            await work(next(numbers))
+            latencies.append(time.perf_counter() - sent)
+
+    await asyncio.gather(*(loop() for _ in range(concurrency)))
+    took, used = time.monotonic() - began, target.cpu_us() - cpu
+    cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+    calls = len(latencies)
+    return Sample(used / calls, calls / took, cuts[49] * 1_000, cuts[98] * 1_000, calls)
+
+
+def median(samples: list[Sample]) -> Sample:
+    """Return the median of each figure."""
+    return Sample(
+        *(
+            statistics.median(getattr(sample, name) for sample in samples)
+            for name in ("cpu_us", "rate", "p50", "p99")
+        ),
+        calls=sum(sample.calls for sample in samples),
+    )

@@ -1,0 +1,128 @@
+"""Owns the processes that are measured: the echo, the service, and PostgreSQL beneath it."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from authsvc.dev.postgres import EmbeddedPostgres
+from authsvc.dev.workspace import Workspace
+from authsvc.store.migrator import migrate
+
+_TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server process: where it listens and which process to charge its work to."""
+
+    name: str
+    port: int
+    pid: int
+    certs: Path
+
+    def cpu_us(self) -> float:
+        """Return the CPU time that the process has used so far, in microseconds."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * _TICK
+
+    def memory_mb(self) -> float:
+        """Return the process's resident memory in megabytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1_000
+
+    def channel(self, role: str) -> grpc.aio.Channel:
+        """Return a channel of the client that holds `role`."""
+        client = self.certs / "clients" / role
+        credentials = grpc.ssl_channel_credentials(
+            (self.certs / "ca.crt").read_bytes(),
+            client.with_suffix(".key").read_bytes(),
+            client.with_suffix(".crt").read_bytes(),
+        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return grpc.aio.secure_channel(f"127.0.0.1:{self.port}", credentials, options)
+
+
+@contextmanager
+def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
+    """Start everything; yield the echo, the service, and its seconds from start to SERVING."""
+    workspace = Workspace(folder)
+    workspace.prepare()
+    postgres = EmbeddedPostgres(folder)
+    with ExitStack() as stack:
+        postgres.start()
+        stack.callback(postgres.stop)
+        workspace.set_database(postgres.dsn())
+        asyncio.run(migrate(postgres.dsn()))
+        echo_process = _start(stack, ["-m", "tests.bench.echo", str(workspace.certificates)])
+        assert echo_process.stdout is not None
+        port = int(echo_process.stdout.readline())
+        echo = Target("echo", port, echo_process.pid, workspace.certificates)
+        grpc_port, http_port = _free_port(), _free_port()
+        began = time.monotonic()
+        process = _start(
+            stack,
+            ["-m", "authsvc", "serve", "-c", str(workspace.config)],
+            AUTHSVC_SECRETS_DIR=str(workspace.secrets),
+            AUTHSVC_GRPC__ADDRESS=f"127.0.0.1:{grpc_port}",
+            AUTHSVC_HTTP__ADDRESS=f"127.0.0.1:{http_port}",
+            AUTHSVC_LOG__FORMAT="json",
+            AUTHSVC_LOG__LEVEL="warning",
+            AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
+            AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
+        )
+        service = Target("service", grpc_port, process.pid, workspace.certificates)
+        asyncio.run(_until_serving(service))
+        yield echo, service, time.monotonic() - began
+
+
+def _start(stack: ExitStack, arguments: list[str], **environment: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE if not environment else subprocess.DEVNULL,
+        env=os.environ | environment,
+    )
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+    stack.callback(stop)
+    return process
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _until_serving(target: Target) -> None:
+    async with asyncio.timeout(_PATIENCE), target.channel("app") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]  # no types
+        while True:
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.01)
+            else:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return

@@ -1,0 +1,286 @@
+"""Owns what is measured: each row of the table, its load and its figure against the budget."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, NamedTuple
+
+import grpc
+from rich.console import Console
+
+from authsvc.v1 import auth_service_pb2 as auth
+from authsvc.v1 import common_pb2
+from authsvc.v1 import rate_limit_service_pb2 as limits
+from authsvc.v1 import session_service_pb2 as sessions
+from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
+from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
+from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.bench import echo as echo_server
+from tests.bench.argon2 import raw_rate
+from tests.bench.load import Sample, Work, drive, median
+from tests.bench.processes import Target
+
+_USERS = 64
+_PASSWORD = f"Bench-{secrets.token_hex(8)}-A1"
+_CONCURRENCY = 64
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    work: str
+    result: str
+    budget: str
+    rate: str = ""
+    cpu: str = ""
+    p50: str = ""
+    p99: str = ""
+
+
+def _row(work: str, result: str, budget: str, sample: Sample) -> Row:
+    return Row(
+        work,
+        result,
+        budget,
+        f"{sample.rate:,.0f}",
+        f"{sample.cpu_us:,.0f}",
+        f"{sample.p50:.2f}",
+        f"{sample.p99:.2f}",
+    )
+
+
+class Bench:
+    """Drives the echo and the service in turn, so that a machine's moods meet both."""
+
+    def __init__(
+        self, echo: Target, service: Target, seconds: float, rounds: int, only: str
+    ) -> None:
+        self._echo = echo
+        self._service = service
+        self._seconds = seconds
+        self._rounds = rounds
+        self._only = only
+        self._console = Console(stderr=True)
+        self._tokens: list[common_pb2.Tokens] = []
+
+    async def run(self) -> list[Row]:
+        """Measure everything and return the rows."""
+        rows: list[Row] = []
+        async with (
+            self._echo.channel("app") as echo,
+            self._service.channel("app") as app,
+            self._service.channel("edge") as edge,
+        ):
+            self._echo_call = echo.unary_unary(echo_server.METHOD)
+            self._auth, self._auth_edge = AuthServiceStub(app), AuthServiceStub(edge)
+            self._sessions = SessionServiceStub(edge)
+            self._limits = RateLimitServiceStub(edge)
+            with self._console.status("users log in …") as status:
+                await self._prepare()
+                for name, measure in self._plan():
+                    if self._only in name:
+                        status.update(f"{name} …")
+                        rows += await measure()
+        return rows
+
+    def _plan(self) -> Iterator[tuple[str, Callable[[], Coroutine[Any, Any, list[Row]]]]]:
+        token = self._tokens[0]
+        validate = auth.ValidateTokenRequest(access_token=token.access_token)
+        session = sessions.ValidateSessionRequest(
+            session_token=token.session_token, csrf_token=token.csrf_token
+        )
+        size = len(validate.SerializeToString())
+        for concurrency in (1, _CONCURRENCY):
+            at = f"at {concurrency}"
+            compare = self._comparison(concurrency)
+            yield (
+                "ValidateToken",
+                compare(
+                    f"ValidateToken {at}",
+                    lambda _: self._auth_edge.ValidateToken(validate),
+                    1.3,
+                    size,
+                ),
+            )
+            yield (
+                "ValidateSession",
+                compare(
+                    f"ValidateSession {at}",
+                    lambda _: self._sessions.ValidateSession(session),
+                    1.3,
+                    size,
+                ),
+            )
+            budget = 2.5 if concurrency == 1 else 1.6
+            yield (
+                "CheckRateLimit",
+                compare(f"CheckRateLimit {at}, many keys", self._check_many_keys, budget, 32),
+            )
+            yield (
+                "CheckRateLimit",
+                compare(f"CheckRateLimit {at}, one hot key", self._check_hot_key, budget, 32),
+            )
+            yield (
+                "CheckRateLimit",
+                compare(f"CheckRateLimit {at}, rejected", self._check_rejected, 1.3, 32),
+            )
+        yield "BatchValidateTokens", self._batch_tokens
+        yield "BatchCheckRateLimits", self._batch_limits
+        yield "RefreshTokens", self._refresh
+        yield "Login", self._login
+
+    async def _prepare(self) -> None:
+        gate = asyncio.Semaphore(8)
+
+        async def user(number: int) -> common_pb2.Tokens:
+            email = f"user{number}@example.com"
+            # A network of its own for each, so that the limits of registrations are not met.
+            client = common_pb2.ClientContext(ip=f"2001:db8:{number:x}::1")
+            async with gate:
+                await self._auth.Register(
+                    auth.RegisterRequest(email=email, password=_PASSWORD, client=client)
+                )
+                return (await self._log_in(number)).tokens
+
+        self._tokens = await asyncio.gather(*(user(number) for number in range(_USERS)))
+
+    def _log_in(self, number: int) -> grpc.aio.UnaryUnaryCall[Any, auth.LoginResponse]:
+        index = number % _USERS
+        client = common_pb2.ClientContext(ip=f"2001:db8:{index:x}::1")
+        return self._auth.Login(
+            auth.LoginRequest(email=f"user{index}@example.com", password=_PASSWORD, client=client)
+        )
+
+    def _comparison(
+        self, concurrency: int
+    ) -> Callable[[str, Work, float, int], Callable[[], Coroutine[Any, Any, list[Row]]]]:
+        def compare(
+            name: str, work: Work, budget: float, size: int
+        ) -> Callable[[], Coroutine[Any, Any, list[Row]]]:
+            async def measure() -> list[Row]:
+                payload = b"x" * size
+                pairs = []
+                for number in range(self._rounds + 1):
+                    seconds = self._seconds if number else 0.5
+                    pair = [
+                        await drive(
+                            self._echo,
+                            lambda _: self._echo_call(payload),
+                            concurrency=concurrency,
+                            seconds=seconds,
+                        ),
+                        await drive(self._service, work, concurrency=concurrency, seconds=seconds),
+                    ]
+                    if number:
+                        pairs.append(pair)
+                echo, service = (median([pair[side] for pair in pairs]) for side in (0, 1))
+                ratio = service.cpu_us / echo.cpu_us
+                return [
+                    _row(f"  bare echo of {size} bytes", "", "", echo),
+                    _row(name, f"{ratio:.2f} × echo", f"≤ {budget} ×", service),
+                ]
+
+            return measure
+
+        return compare
+
+    def _check(self, policy: str, key: str) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        charge = limits.Charge(policy=policy, key=key)
+        return self._limits.CheckRateLimit(limits.CheckRateLimitRequest(charges=[charge]))
+
+    def _check_many_keys(self, number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._check("bench", f"key-{number % 10_000}")
+
+    def _check_hot_key(self, _number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._check("bench", "hot")
+
+    def _check_rejected(self, _number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._check("once", "rejected")
+
+    async def _batch_tokens(self) -> list[Row]:
+        request = auth.BatchValidateTokensRequest(
+            access_tokens=[self._tokens[i % _USERS].access_token for i in range(100)]
+        )
+        sample = await self._measure(lambda _: self._auth_edge.BatchValidateTokens(request), 4)
+        per_token = sample.cpu_us / 100
+        return [_row("BatchValidateTokens, 100", f"{per_token:.1f} µs a token", "≤ 15 µs", sample)]
+
+    async def _batch_limits(self) -> list[Row]:
+        requests = [
+            limits.BatchCheckRateLimitsRequest(
+                checks=[
+                    limits.CheckRateLimitRequest(
+                        charges=[limits.Charge(policy="bench", key=f"batch-{block}-{i}")]
+                    )
+                    for i in range(1_000)
+                ]
+            )
+            for block in range(8)
+        ]
+        sample = await self._measure(
+            lambda number: self._limits.BatchCheckRateLimits(requests[number % 8]), 4
+        )
+        decisions = sample.rate * 1_000
+        return [_row("BatchCheckRateLimits, 1000", f"{decisions:,.0f} /s", "≥ 100,000 /s", sample)]
+
+    async def _refresh(self) -> list[Row]:
+        newest = {i: tokens.refresh_token for i, tokens in enumerate(self._tokens)}
+        free = list(newest)
+
+        async def refresh(_number: int) -> None:
+            index = free.pop()
+            answer = await self._auth.RefreshTokens(
+                auth.RefreshTokensRequest(refresh_token=newest[index])
+            )
+            newest[index] = answer.tokens.refresh_token
+            free.append(index)
+
+        sample = await self._measure(refresh, 32)
+        per_core = 1_000_000 / sample.cpu_us
+        return [_row("RefreshTokens", f"{per_core:,.0f} /s a core", "≥ 1,000 /s", sample)]
+
+    async def _login(self) -> list[Row]:
+        cores = len(os.sched_getaffinity(0))
+        validate = auth.ValidateTokenRequest(access_token=self._tokens[0].access_token)
+
+        async def ask(_number: int) -> None:
+            await self._auth_edge.ValidateToken(validate)
+
+        raw, logins, calm, busy = [], [], [], []
+        for _ in range(self._rounds):
+            raw.append(await asyncio.to_thread(raw_rate, cores, self._seconds))
+            logins.append(
+                await drive(
+                    self._service, self._log_in, concurrency=4 * cores, seconds=2 * self._seconds
+                )
+            )
+            calm.append(await drive(self._service, ask, concurrency=1, seconds=self._seconds))
+            load = asyncio.create_task(
+                drive(self._service, self._log_in, concurrency=4 * cores, seconds=2 * self._seconds)
+            )
+            await asyncio.sleep(0.5)
+            busy.append(await drive(self._service, ask, concurrency=1, seconds=self._seconds))
+            await load
+        login, quiet, loaded = median(logins), median(calm), median(busy)
+        rate = sorted(raw)[len(raw) // 2]
+        return [
+            Row(f"  raw Argon2 on {cores} cores", "", "", f"{rate:,.1f}"),
+            _row("Login", f"{login.rate / rate:.0%} of raw", "≥ 95 %", login),
+            _row("  ValidateToken, no logins", "", "", quiet),
+            _row(
+                "ValidateToken while logins are saturated",
+                f"p99 {loaded.p99 / quiet.p99:.1f} ×",
+                "≤ 3 ×",
+                loaded,
+            ),
+        ]
+
+    async def _measure(self, work: Work, concurrency: int) -> Sample:
+        await drive(self._service, work, concurrency=concurrency, seconds=0.5)
+        return median(
+            [
+                await drive(self._service, work, concurrency=concurrency, seconds=self._seconds)
+                for _ in range(self._rounds)
+            ]
+        )
