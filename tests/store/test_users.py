@@ -1,0 +1,250 @@
+"""Users and devices in PostgreSQL: one account an address, and no failure lost or counted twice."""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from authsvc.core.ids import uuid7
+from authsvc.models import User, UserId, UserStatus
+from authsvc.store import devices, users
+from authsvc.store.database import Connection, Database
+from authsvc.store.users import Credential
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LATER = datetime(2030, 1, 2, tzinfo=UTC)
+NOBODY = UserId(UUID(int=0))
+DEVICE = b"d" * 32
+LIMIT = 5
+
+
+def _user(email: str = "Ada@Example.Test") -> User:
+    return User(
+        UserId(uuid7(NOW)), email, "Ada Lovelace", ("user", "editor"), UserStatus.ACTIVE, NOW
+    )
+
+
+async def _insert(database: Database, email: str = "Ada@Example.Test") -> User:
+    user = _user(email)
+    async with database.connection() as conn:
+        assert await users.insert(
+            conn, user, email_canonical=email.lower(), phc="hash", pepper_id="p1"
+        )
+    return user
+
+
+async def _failures(conn: Connection, table: str = "users") -> int:
+    return int(await conn.fetchval(f"SELECT failed_logins FROM {table}"))
+
+
+async def test_an_account_is_read_as_it_was_stored(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        assert await users.get(conn, user.user_id) == user
+        assert await users.get(conn, NOBODY) is None
+
+
+async def test_an_address_has_one_account(database: Database) -> None:
+    first = await _insert(database)
+    async with database.connection() as conn:
+        second = _user("ADA@example.test")
+        inserted = await users.insert(
+            conn, second, email_canonical="ada@example.test", phc="other", pepper_id="p1"
+        )
+        assert not inserted
+        assert await users.get(conn, second.user_id) is None
+        credential = await users.get_credential(conn, first.user_id)
+    assert credential == Credential(first.user_id, "hash", "p1")
+
+
+async def test_a_stored_password_is_not_shown(database: Database) -> None:
+    assert "secret" not in repr(Credential(NOBODY, "secret", "p1"))
+
+
+@pytest.mark.parametrize("by", ["id", "address"])
+async def test_a_status_is_set_by_id_or_address(database: Database, by: str) -> None:
+    user = await _insert(database)
+    other = await _insert(database, "bob@example.test")
+    key = user.user_id if by == "id" else "ada@example.test"
+    async with database.connection() as conn:
+        assert await users.set_status(conn, key, UserStatus.DISABLED, LATER) == user.user_id
+        changed = await users.get(conn, user.user_id)
+        assert changed is not None
+        assert changed.status is UserStatus.DISABLED
+        assert await users.get(conn, other.user_id) == other
+        update_time = "SELECT update_time FROM users WHERE user_id = $1"
+        assert await conn.fetchval(update_time, user.user_id) == LATER
+
+
+@pytest.mark.parametrize("key", [NOBODY, "nobody@example.test"])
+async def test_nobody_has_no_status(database: Database, key: UserId | str) -> None:
+    await _insert(database)
+    async with database.connection() as conn:
+        assert await users.set_status(conn, key, UserStatus.DISABLED, LATER) is None
+
+
+async def test_a_status_forgets_the_failures(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        await users.set_status(conn, user.user_id, UserStatus.ACTIVE, LATER)
+        assert await _failures(conn) == 0
+
+
+async def test_attempts_are_claimed_up_to_the_limit(database: Database) -> None:
+    user = await _insert(database)
+    expected = Credential(user.user_id, "hash", "p1")
+    async with database.connection() as conn:
+        claims = [await users.claim_attempt(conn, "ada@example.test", LIMIT) for _ in range(7)]
+        assert claims == [expected] * LIMIT + [None] * 2
+        assert await _failures(conn) == LIMIT
+
+
+async def test_parallel_claims_stay_within_the_limit(database: Database) -> None:
+    await _insert(database)
+
+    async def claim() -> Credential | None:
+        async with database.connection() as conn:
+            return await users.claim_attempt(conn, "ada@example.test", LIMIT)
+
+    claims = await asyncio.gather(*(claim() for _ in range(60)))
+    assert sum(claim is not None for claim in claims) == LIMIT
+
+
+async def test_nothing_is_claimed_for_a_disabled_or_unknown_account(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
+        assert await users.claim_attempt(conn, "ada@example.test", LIMIT) is None
+        assert await users.claim_attempt(conn, "nobody@example.test", LIMIT) is None
+        assert await _failures(conn) == 0
+
+
+@pytest.mark.parametrize("from_device", [False, True])
+async def test_a_claims_commit_waits_for_no_flush(database: Database, from_device: bool) -> None:
+    user = await _insert(database)
+
+    async def claim(conn: Connection) -> None:
+        if from_device:
+            await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT)
+        else:
+            await users.claim_attempt(conn, "ada@example.test", LIMIT)
+
+    async with database.connection() as conn:
+        await devices.remember(conn, user.user_id, DEVICE, NOW)
+        # The tests' own server has it off for everything.
+        await conn.execute("SET synchronous_commit = on")
+        async with conn.transaction():
+            await claim(conn)
+            assert await conn.fetchval("SHOW synchronous_commit") == "off"
+        await claim(conn)
+        assert await conn.fetchval("SHOW synchronous_commit") == "on"
+
+
+async def test_a_released_claim_was_none(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        await users.release_attempt(conn, None)
+        assert await _failures(conn) == 2
+        for remaining in (1, 0, 0):
+            await users.release_attempt(conn, user.user_id)
+            assert await _failures(conn) == remaining
+
+
+async def test_a_confirmed_login_forgets_the_failures(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        credential = await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        assert credential is not None
+        assert await users.confirm_login(conn, credential) == user
+        assert await _failures(conn) == 0
+
+
+async def test_a_login_is_not_confirmed_once_the_password_is_another(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        before = await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        assert before is not None
+        await users.replace_hash(conn, before, phc="other", pepper_id="p2")
+        assert await users.confirm_login(conn, before) is None
+        assert await _failures(conn) == 1
+        now = await users.get_credential(conn, user.user_id)
+    assert now == Credential(user.user_id, "other", "p2")
+
+
+async def test_a_login_is_not_confirmed_once_the_account_is_disabled(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        credential = await users.get_credential(conn, user.user_id)
+        assert credential is not None
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
+        assert await users.confirm_login(conn, credential) is None
+        assert await users.get_credential(conn, user.user_id) is None
+
+
+async def test_a_hash_is_replaced_only_if_it_still_stands(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        old = await users.get_credential(conn, user.user_id)
+        assert old is not None
+        await users.replace_hash(conn, old, phc="first", pepper_id="p2")
+        await users.replace_hash(conn, old, phc="second", pepper_id="p3")
+        now = await users.get_credential(conn, user.user_id)
+    assert now == Credential(user.user_id, "first", "p2")
+
+
+async def test_a_device_is_known_to_the_account_that_used_it(database: Database) -> None:
+    ada = await _insert(database)
+    bob = await _insert(database, "bob@example.test")
+
+    async with database.connection() as conn:
+
+        async def knows(email: str, device: bytes | None) -> bool:
+            subject = await users.find_login_subject(conn, email, device, LIMIT)
+            assert subject is not None
+            assert subject.status is UserStatus.ACTIVE
+            assert subject.user_id == (ada if email.startswith("ada") else bob).user_id
+            return subject.known_device
+
+        await devices.remember(conn, ada.user_id, DEVICE, NOW)
+        assert await knows("ada@example.test", DEVICE)
+        assert not await knows("ada@example.test", b"other")
+        assert not await knows("ada@example.test", None)
+        assert not await knows("bob@example.test", DEVICE)
+        assert await users.find_login_subject(conn, "nobody@example.test", DEVICE, LIMIT) is None
+
+
+async def test_a_device_counts_its_own_failures(database: Database) -> None:
+    user = await _insert(database)
+    expected = Credential(user.user_id, "hash", "p1")
+    async with database.connection() as conn:
+        await devices.remember(conn, user.user_id, DEVICE, NOW)
+        claims = [
+            await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT) for _ in range(7)
+        ]
+        assert claims == [expected] * LIMIT + [None] * 2
+        assert await _failures(conn, "devices") == LIMIT
+        assert await _failures(conn, "users") == 0
+
+        subject = await users.find_login_subject(conn, "ada@example.test", DEVICE, LIMIT)
+        assert subject is not None
+        assert not subject.known_device
+
+        await devices.release_attempt(conn, None, DEVICE)
+        await devices.release_attempt(conn, user.user_id, DEVICE)
+        assert await _failures(conn, "devices") == LIMIT - 1
+
+        await devices.remember(conn, user.user_id, DEVICE, LATER)
+        assert await _failures(conn, "devices") == 0
+        assert await conn.fetchval("SELECT last_use_time FROM devices") == LATER
+
+
+async def test_a_device_claims_nothing_for_a_disabled_account(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await devices.remember(conn, user.user_id, DEVICE, NOW)
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
+        assert await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT) is None
