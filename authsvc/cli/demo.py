@@ -97,7 +97,7 @@ class _Tour:
 
     async def _health(self, app: grpc.aio.Channel) -> None:
         self._title("The service is up, and speaks mutual TLS only")
-        health = health_pb2_grpc.HealthStub(app)  # type: ignore[no-untyped-call]  # untyped package
+        health = health_pb2_grpc.HealthStub(app)
         try:
             answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE)
         except grpc.aio.AioRpcError as error:
@@ -257,5 +257,5 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
     for detail in status.details if status else ():
         info = error_details_pb2.ErrorInfo()
         if detail.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return error.details() or ""

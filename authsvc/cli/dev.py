@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -55,23 +57,30 @@ def dev(
     What it makes stays in the state folder, so it can be stopped, killed and started again.
     """
     workspace = Workspace(folder)
-    postgres = None if database else EmbeddedPostgres(folder)
     try:
         workspace.prepare()
-        if postgres:
-            postgres.start()
-        try:
-            workspace.set_database(database or postgres.dsn())
+        with _database(folder, database) as (url, postgres):
+            workspace.set_database(url)
             settings = settings_of(workspace.config, workspace.secrets)
             logs.configure(settings.log)
             run(lambda: _dev(workspace, settings, postgres))
-        finally:
-            if postgres:
-                postgres.stop()
     except (EmbeddedPostgresError, CertificateError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or folder}: {error.strerror or error}")
+
+
+@contextmanager
+def _database(folder: Path, given: str | None) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
+    if given:
+        yield given, None
+        return
+    postgres = EmbeddedPostgres(folder)
+    postgres.start()
+    try:
+        yield postgres.dsn(), postgres
+    finally:
+        postgres.stop()
 
 
 async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostgres | None) -> None:

@@ -1,10 +1,8 @@
 """Owns the handlers of AccountService: a user's own account, by that user's access token."""
 
-import grpc
-
 from authsvc.core.accounts import Accounts
 from authsvc.errors import NotFound, bearer_invalid
-from authsvc.rpc import convert
+from authsvc.rpc import Context, convert
 from authsvc.rpc.interceptor import current_claims
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc
@@ -17,7 +15,7 @@ class AccountHandler(rpc.AccountServiceServicer):
         self._accounts = accounts
 
     async def GetAccount(
-        self, _request: pb.GetAccountRequest, _context: grpc.aio.ServicerContext
+        self, _request: pb.GetAccountRequest, _context: Context
     ) -> pb.GetAccountResponse:
         """Return the account of the token's user."""
         try:

@@ -2,14 +2,12 @@
 
 from weakref import WeakKeyDictionary
 
-import grpc
-
 from authsvc.core.accounts import Accounts, Registration
 from authsvc.core.sessions import Sessions
 from authsvc.core.signing_keys import SigningKeys
 from authsvc.core.tokens import TokenCheck, TokenResult, TokenValidation
 from authsvc.models import Claims
-from authsvc.rpc import convert
+from authsvc.rpc import Context, convert
 from authsvc.rpc.interceptor import current_call
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import auth_service_pb2_grpc as rpc
@@ -38,9 +36,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         # Making a message costs more than judging a cached token, so it is kept beside its claims.
         self._active: WeakKeyDictionary[Claims, pb.ValidateTokenResponse] = WeakKeyDictionary()
 
-    async def Register(
-        self, request: pb.RegisterRequest, _context: grpc.aio.ServicerContext
-    ) -> pb.RegisterResponse:
+    async def Register(self, request: pb.RegisterRequest, _context: Context) -> pb.RegisterResponse:
         """Create an account with an e-mail address and a password."""
         registration = Registration(
             email=convert.text(request.email, "email", _MAX_EMAIL, required=True),
@@ -51,9 +47,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         user_id = await self._accounts.register(current_call(), registration)
         return pb.RegisterResponse(user_id=str(user_id))
 
-    async def Login(
-        self, request: pb.LoginRequest, _context: grpc.aio.ServicerContext
-    ) -> pb.LoginResponse:
+    async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
         """Check an e-mail address and a password and create a session."""
         tokens = await self._accounts.login(
             current_call(),
@@ -64,7 +58,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         return pb.LoginResponse(tokens=convert.tokens_message(tokens))
 
     async def RefreshTokens(
-        self, request: pb.RefreshTokensRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.RefreshTokensRequest, _context: Context
     ) -> pb.RefreshTokensResponse:
         """Replace a refresh token by a new pair of tokens."""
         tokens = await self._sessions.refresh(
@@ -74,9 +68,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         )
         return pb.RefreshTokensResponse(tokens=convert.tokens_message(tokens))
 
-    async def Logout(
-        self, request: pb.LogoutRequest, _context: grpc.aio.ServicerContext
-    ) -> pb.LogoutResponse:
+    async def Logout(self, request: pb.LogoutRequest, _context: Context) -> pb.LogoutResponse:
         """End the session of a refresh token."""
         token = convert.text(
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
@@ -85,7 +77,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         return pb.LogoutResponse()
 
     async def ValidateToken(
-        self, request: pb.ValidateTokenRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.ValidateTokenRequest, _context: Context
     ) -> pb.ValidateTokenResponse:
         """Say whether an access token is active, and what it says."""
         check = TokenCheck(
@@ -97,7 +89,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         return self._result(await self._tokens.validate(check))
 
     async def BatchValidateTokens(
-        self, request: pb.BatchValidateTokensRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.BatchValidateTokensRequest, _context: Context
     ) -> pb.BatchValidateTokensResponse:
         """Say of up to 1000 access tokens whether they are active."""
         convert.batch_size(request.access_tokens, "access_tokens")
@@ -110,9 +102,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         )
         return pb.BatchValidateTokensResponse(results=map(self._result, results))
 
-    async def GetJwks(
-        self, _request: pb.GetJwksRequest, _context: grpc.aio.ServicerContext
-    ) -> pb.GetJwksResponse:
+    async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
         """Return the public keys that verify access tokens."""
         return pb.GetJwksResponse(
             jwks_json=self._keys.jwks(),
@@ -122,7 +112,7 @@ class AuthHandler(rpc.AuthServiceServicer):
     def _result(self, result: TokenResult) -> pb.ValidateTokenResponse:
         claims = result.claims
         if claims is None or result.reason is not None:
-            reason = convert.inactive_reason(result.reason) if result.reason else None
+            reason = convert.inactive_reason(result.reason)
             return pb.ValidateTokenResponse(inactive_reason=reason)
         message = self._active.get(claims)
         if message is None:

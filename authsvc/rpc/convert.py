@@ -165,9 +165,11 @@ def duration(seconds: float) -> Duration:
     return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
 
 
-def inactive_reason(reason: models.InactiveReason) -> common_pb2.InactiveReason.ValueType:
+def inactive_reason(
+    reason: models.InactiveReason | None,
+) -> common_pb2.InactiveReason.ValueType:
     """Return a reason's number in the API."""
-    return _INACTIVE[reason]
+    return _INACTIVE[reason] if reason else common_pb2.INACTIVE_REASON_UNSPECIFIED
 
 
 def claims_message(claims: models.Claims) -> common_pb2.Claims:

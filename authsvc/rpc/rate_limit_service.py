@@ -1,10 +1,8 @@
 """Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
 
-import grpc
-
 from authsvc.core.rate_limits import Check, RateLimiter
 from authsvc.errors import FieldInvalid
-from authsvc.rpc import convert
+from authsvc.rpc import Context, convert
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 
@@ -16,14 +14,14 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self._limiter = limiter
 
     async def CheckRateLimit(
-        self, request: pb.CheckRateLimitRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.CheckRateLimitRequest, _context: Context
     ) -> pb.CheckRateLimitResponse:
         """Take every charge of a check, or none."""
         charges = convert.charges(request.charges)
         return convert.check_message(await self._limiter.check(charges, dry_run=request.dry_run))
 
     async def BatchCheckRateLimits(
-        self, request: pb.BatchCheckRateLimitsRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.BatchCheckRateLimitsRequest, _context: Context
     ) -> pb.BatchCheckRateLimitsResponse:
         """Decide up to 1000 checks, each on its own."""
         convert.batch_size(request.checks, "checks")
@@ -35,7 +33,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         return pb.BatchCheckRateLimitsResponse(results=map(convert.check_message, results))
 
     async def GetRateLimit(
-        self, request: pb.GetRateLimitRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.GetRateLimitRequest, _context: Context
     ) -> pb.GetRateLimitResponse:
         """Return a key's state and take nothing."""
         verdict = await self._limiter.get(
@@ -44,7 +42,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         return pb.GetRateLimitResponse(verdict=convert.verdict_message(verdict))
 
     async def RefundRateLimit(
-        self, request: pb.RefundRateLimitRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.RefundRateLimitRequest, _context: Context
     ) -> pb.RefundRateLimitResponse:
         """Give back what an earlier check took."""
         verdict = await self._limiter.refund(
@@ -55,7 +53,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         return pb.RefundRateLimitResponse(verdict=convert.verdict_message(verdict))
 
     async def ResetRateLimit(
-        self, request: pb.ResetRateLimitRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.ResetRateLimitRequest, _context: Context
     ) -> pb.ResetRateLimitResponse:
         """Forget what a key has used."""
         await self._limiter.reset(
@@ -64,7 +62,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         return pb.ResetRateLimitResponse()
 
     async def ListPolicies(
-        self, request: pb.ListPoliciesRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.ListPoliciesRequest, _context: Context
     ) -> pb.ListPoliciesResponse:
         """List the policies by name."""
         size = convert.page_size(request.page_size)

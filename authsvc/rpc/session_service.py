@@ -2,11 +2,9 @@
 
 from weakref import WeakKeyDictionary
 
-import grpc
-
 from authsvc.core.sessions import SessionCheck, SessionResult, Sessions
 from authsvc.models import Session
-from authsvc.rpc import convert
+from authsvc.rpc import Context, convert
 from authsvc.rpc.interceptor import current_call
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
@@ -23,7 +21,7 @@ class SessionHandler(rpc.SessionServiceServicer):
         self._messages: WeakKeyDictionary[Session, pb.Session] = WeakKeyDictionary()
 
     async def CreateSession(
-        self, request: pb.CreateSessionRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.CreateSessionRequest, _context: Context
     ) -> pb.CreateSessionResponse:
         """Create a session for a user whom the caller authenticated."""
         tokens = await self._sessions.create(
@@ -37,13 +35,13 @@ class SessionHandler(rpc.SessionServiceServicer):
         return pb.CreateSessionResponse(tokens=convert.tokens_message(tokens))
 
     async def ValidateSession(
-        self, request: pb.ValidateSessionRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.ValidateSessionRequest, _context: Context
     ) -> pb.ValidateSessionResponse:
         """Say whether a session is active."""
         return self._result(await self._sessions.validate(_check(request, "")))
 
     async def BatchValidateSessions(
-        self, request: pb.BatchValidateSessionsRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.BatchValidateSessionsRequest, _context: Context
     ) -> pb.BatchValidateSessionsResponse:
         """Say of up to 1000 sessions whether they are active."""
         convert.batch_size(request.checks, "checks")
@@ -52,14 +50,14 @@ class SessionHandler(rpc.SessionServiceServicer):
         return pb.BatchValidateSessionsResponse(results=map(self._result, results))
 
     async def GetSession(
-        self, request: pb.GetSessionRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.GetSessionRequest, _context: Context
     ) -> pb.GetSessionResponse:
         """Return a session by its public id."""
         session = await self._sessions.get(convert.session_id(request.session_id))
         return pb.GetSessionResponse(session=convert.session_message(session))
 
     async def ListSessions(
-        self, request: pb.ListSessionsRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.ListSessionsRequest, _context: Context
     ) -> pb.ListSessionsResponse:
         """List a user's active sessions, newest first."""
         page = await self._sessions.list(
@@ -73,14 +71,14 @@ class SessionHandler(rpc.SessionServiceServicer):
         )
 
     async def RevokeSession(
-        self, request: pb.RevokeSessionRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.RevokeSessionRequest, _context: Context
     ) -> pb.RevokeSessionResponse:
         """End a session by its public id."""
         await self._sessions.revoke(current_call(), convert.session_id(request.session_id))
         return pb.RevokeSessionResponse()
 
     async def RevokeUserSessions(
-        self, request: pb.RevokeUserSessionsRequest, _context: grpc.aio.ServicerContext
+        self, request: pb.RevokeUserSessionsRequest, _context: Context
     ) -> pb.RevokeUserSessionsResponse:
         """End all sessions of a user, but for one if wanted."""
         spared = request.except_session_id
@@ -93,7 +91,7 @@ class SessionHandler(rpc.SessionServiceServicer):
 
     def _result(self, result: SessionResult) -> pb.ValidateSessionResponse:
         if result.session is None or result.reason is not None:
-            reason = convert.inactive_reason(result.reason) if result.reason else None
+            reason = convert.inactive_reason(result.reason)
             return pb.ValidateSessionResponse(inactive_reason=reason)
         message = self._messages.get(result.session)
         if message is None:

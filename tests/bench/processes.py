@@ -117,7 +117,7 @@ def _free_port() -> int:
 
 async def _until_serving(target: Target) -> None:
     async with asyncio.timeout(_PATIENCE), target.channel("app") as channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]  # no types
+        stub = health_pb2_grpc.HealthStub(channel)
         while True:
             try:
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
