@@ -63,8 +63,6 @@ CREATE TABLE signing_keys (
     key_id           text PRIMARY KEY,
     algorithm        text NOT NULL,
     state            text NOT NULL CHECK (state IN ('prepared', 'active', 'retired', 'revoked')),
-    -- A public JWK as JSON; NULL for a symmetric key.
-    public_jwk       text,
     -- The private key, sealed under the keyring of the settings.
     sealed_key       bytea NOT NULL,
     create_time      timestamptz NOT NULL,

@@ -1,0 +1,291 @@
+"""Owns the life of signing keys: prepared, active, retired, removed; or revoked at once.
+
+Every replica runs this. Each transition is claimed by one conditional statement, so that of
+replicas that try at once one does it. A key is published `key_publish_lead` before it signs, and a
+token by a key that this process has not read yet makes it read them (`learn`).
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from authsvc.config import TokenSettings
+from authsvc.core import audit, jwk, key_set
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.jwk import SigningKey, VerifyingKey
+from authsvc.core.key_set import KeySet
+from authsvc.core.sealing import Keyring
+from authsvc.errors import StoreUnavailable
+from authsvc.models import Call, Clock
+from authsvc.store import revocations
+from authsvc.store import signing_keys as store
+from authsvc.store.database import Connection, Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+
+logger = structlog.get_logger(__name__)
+
+_SYSTEM = Call(request_id="", caller="system")
+_POLL = timedelta(seconds=30)
+# A replica that did not hear of a rotation signs with the old key until it polls.
+_STRAGGLING = 2 * _POLL
+_KEY_ID_LENGTH = 43
+
+
+class SigningKeys:
+    """The signing keys, read into memory by `load` and kept up to date by `run`."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._settings = settings
+        self._clock = clock
+        self._keys = KeySet()
+        self._verifying: dict[str, VerifyingKey] = {}
+        self._active: SigningKey | None = None
+        self._jwks = json.dumps({"keys": []})
+        self._revoked: set[str] = set()
+        self._reads = _GatheredReads(self._read)
+        self._woken = asyncio.Event()
+
+    @property
+    def active(self) -> SigningKey:
+        """Return the key that signs; raises StoreUnavailable while its successor is not read."""
+        if self._active is None:
+            raise StoreUnavailable("No signing key is active.")
+        return self._active
+
+    def find(self, key_id: str) -> VerifyingKey | None:
+        """Return the key that verifies what names `key_id`, if it may be trusted and was read."""
+        return self._verifying.get(key_id)
+
+    def jwks(self) -> str:
+        """Return the JSON Web Key Set: the keys that verify now and the one that signs next."""
+        return self._jwks
+
+    def jwks_expire_time(self) -> datetime:
+        """Return until when `jwks` may be kept: a new key is seen before it signs."""
+        return self._clock.now() + self._settings.key_publish_lead / 2
+
+    async def load(self) -> None:
+        """Read the keys at start; make the first one, or one of the algorithm that is now set.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+            RuntimeError: The active key can't be opened: the keyring lacks what sealed it.
+        """
+        await self._reads.read()
+        info = self._keys.the(KeyState.ACTIVE)
+        if info is None:
+            await self._create_first()
+        elif info.algorithm != self._settings.algorithm:
+            await self.rotate(_SYSTEM)
+        if self._active is None:
+            raise RuntimeError("the active signing key can't be opened with this keyring")
+
+    async def rotate(self, call: Call) -> str:
+        """Let the prepared or a new key sign from now on; return the id of the active key.
+
+        The old key verifies until its last token has expired. Of rotations at the same time one is
+        done, and all return its key.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        await self._reads.read()
+        info = self._keys.the(KeyState.ACTIVE)
+        if info is None:
+            await self._create_first()
+        else:
+            await self._replace(call, info)
+        return self.active.key_id
+
+    async def revoke(self, call: Call, key_id: str) -> bool:
+        """Trust a key no more, on every replica within a second; another takes over if it signed.
+
+        Returns whether this call did it: False if there is no such key or it was revoked before.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        now = self._clock.now()
+        async with self._database.transaction() as conn:
+            was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
+            if was_active is None:
+                return False
+            if was_active:
+                await self._activate_next(conn, now)
+            await revocations.append(conn, now, key_id=key_id)
+            event = AuditEvent(AuditType.KEY_REVOKE, call, detail={"key_id": key_id})
+            await audit.record(conn, now, event)
+        self.on_revoked(key_id)
+        await self._reads.read()
+        return True
+
+    async def maintain(self, call: Call) -> None:
+        """Do what is due: prepare the next key, let it sign, remove those that nothing needs.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        await self._reads.read()
+        now = self._clock.now()
+        if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
+            async with self._database.connection() as conn:
+                await store.delete_expired(conn, now)
+        active, prepared = self._keys.the(KeyState.ACTIVE), self._keys.the(KeyState.PREPARED)
+        if active is None:
+            await self._create_first()
+        elif prepared is None or prepared.algorithm != self._settings.algorithm:
+            if now >= self._due(active) - self._settings.key_publish_lead:
+                await self._prepare(now)
+        elif now >= max(self._due(active), prepared.create_time + self._settings.key_publish_lead):
+            await self._replace(call, active)
+
+    async def run(self) -> None:
+        """Maintain the keys until cancelled: regularly, and when a replica says they changed."""
+        while True:
+            try:
+                await self.maintain(_SYSTEM)
+            except StoreUnavailable:
+                logger.warning("signing_keys_not_maintained")
+            try:
+                async with asyncio.timeout(_POLL.total_seconds()):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+            self._woken.clear()
+
+    async def learn(self, key_id: str) -> bool:
+        """Read the keys if a token names one that is not known; return whether it is known now.
+
+        All who ask at once share a read, and reads are at least 50 ms apart: a flood of made-up ids
+        costs the database 20 small queries a second, and nobody waits longer than that for theirs.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        if len(key_id) != _KEY_ID_LENGTH or key_id in self._verifying:
+            return False
+        await self._reads.read()
+        return key_id in self._verifying
+
+    async def list(self) -> Sequence[SigningKeyInfo]:
+        """Return every key in any state, the youngest first; raises StoreUnavailable."""
+        async with self._database.connection() as conn:
+            return [row.info for row in await store.list_all(conn)]
+
+    def on_revoked(self, key_id: str) -> None:
+        """Trust a key no more, at once."""
+        self._revoked.add(key_id)
+        self._install(self._keys)
+        self._woken.set()
+
+    def on_gap(self) -> None:
+        """Read the keys soon: a revocation may have been missed."""
+        self._woken.set()
+
+    async def _create_first(self) -> None:
+        now = self._clock.now()
+        row = await self._new_row(KeyState.ACTIVE, now)
+        async with self._database.transaction() as conn:
+            if await store.insert(conn, row):
+                await self._record_rotation(conn, _SYSTEM, row.info.key_id, now)
+        await self._reads.read()
+
+    async def _replace(self, call: Call, active: SigningKeyInfo) -> None:
+        """Retire `active` and let the next key sign, unless another replica does it first."""
+        now = self._clock.now()
+        async with self._database.transaction() as conn:
+            if await store.retire(conn, active.key_id, now, self._last_expiry(now)):
+                key_id = await self._activate_next(conn, now)
+                await self._record_rotation(conn, call, key_id, now)
+        await self._reads.read()
+
+    async def _activate_next(self, conn: Connection, now: datetime) -> str:
+        """Let the prepared key sign, or a new one; `conn` has just taken the active one away."""
+        await store.delete_prepared_of_other(conn, self._settings.algorithm)
+        key_id = await store.activate_prepared(conn, self._settings.algorithm, now)
+        if key_id is None:
+            row = await self._new_row(KeyState.ACTIVE, now)
+            await store.insert(conn, row)
+            key_id = row.info.key_id
+        return key_id
+
+    async def _prepare(self, now: datetime) -> None:
+        row = await self._new_row(KeyState.PREPARED, now)
+        async with self._database.transaction() as conn:
+            await store.delete_prepared_of_other(conn, self._settings.algorithm)
+            await store.insert(conn, row)
+        await self._reads.read()
+
+    async def _new_row(self, state: KeyState, now: datetime) -> SigningKeyRow:
+        key = await asyncio.to_thread(jwk.generate, self._settings.algorithm)
+        info = SigningKeyInfo(
+            key_id=key.key_id,
+            algorithm=key.algorithm,
+            state=state,
+            create_time=now,
+            activate_time=now if state is KeyState.ACTIVE else None,
+        )
+        return SigningKeyRow(info, key_set.seal(key, self._keyring))
+
+    async def _record_rotation(
+        self, conn: Connection, call: Call, key_id: str, now: datetime
+    ) -> None:
+        detail = {"key_id": key_id, "algorithm": self._settings.algorithm}
+        await audit.record(conn, now, AuditEvent(AuditType.KEY_ROTATE, call, detail=detail))
+
+    def _due(self, active: SigningKeyInfo) -> datetime:
+        """Return when the active key is to be replaced; at once if it is of another algorithm."""
+        if active.algorithm != self._settings.algorithm:
+            return active.create_time
+        return (active.activate_time or active.create_time) + self._settings.key_rotation_interval
+
+    def _last_expiry(self, now: datetime) -> datetime:
+        """Return when the last token of a key that retires now has expired."""
+        return now + self._settings.access_lifetime + self._settings.clock_skew + _STRAGGLING
+
+    async def _read(self) -> None:
+        async with self._database.connection() as conn:
+            rows = await store.list_all(conn)
+        self._install(key_set.open_keys(rows, self._keyring, self._keys.usable, self._clock.now()))
+
+    def _install(self, keys: KeySet) -> None:
+        # A read that was under way when a key was revoked must not bring it back.
+        for key_id in self._revoked:
+            keys = keys.without(key_id)
+        self._keys = keys
+        self._active = keys.active()
+        self._verifying = {name: key.verifying_key for name, key in keys.usable.items()}
+        self._jwks = keys.jwks()
+
+
+class _GatheredReads:
+    """Lets all who ask for a read share the next one that starts, one at a time, 50 ms apart."""
+
+    _INTERVAL = 0.05
+
+    def __init__(self, read: Callable[[], Awaitable[None]]) -> None:
+        self._run = read
+        self._next: asyncio.Task[None] | None = None
+        self._running = asyncio.Lock()
+        self._started = float("-inf")
+
+    async def read(self) -> None:
+        """Return after a read that started from now on; raises what it raised."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._start())
+        # Who is cancelled while waiting must not take the read away from the others.
+        await asyncio.shield(self._next)
+
+    async def _start(self) -> None:
+        async with self._running:
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(self._started + self._INTERVAL - loop.time())
+            self._next, self._started = None, loop.time()
+            await self._run()

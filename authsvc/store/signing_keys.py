@@ -1,0 +1,159 @@
+"""Owns the rows of signing keys and their transitions; each is one statement that claims it.
+
+Of replicas that try the same transition at once, one does it and the others are told that they did
+not: row locks and the two partial unique indexes (one key is active, one is prepared) see to that.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import asyncpg
+
+from authsvc.store.database import Connection
+
+
+class KeyState(StrEnum):
+    """Where a key is in its life: published, signing, verifying only, or not to be trusted."""
+
+    PREPARED = "prepared"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyInfo:
+    """A signing key without its secret; `expire_time` is when its last token has expired."""
+
+    key_id: str
+    algorithm: str
+    state: KeyState
+    create_time: datetime
+    activate_time: datetime | None = None
+    retire_time: datetime | None = None
+    revoke_time: datetime | None = None
+    expire_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKeyRow:
+    """A signing key as it is stored, its secret sealed."""
+
+    info: SigningKeyInfo
+    sealed_key: bytes = field(repr=False)
+
+
+_LIST = """
+SELECT key_id, algorithm, state, sealed_key, create_time, activate_time, retire_time, revoke_time,
+       expire_time
+FROM signing_keys
+ORDER BY create_time DESC, key_id
+"""
+
+
+async def list_all(conn: Connection) -> list[SigningKeyRow]:
+    """Return every key, the youngest first."""
+    return [_row(record) for record in await conn.fetch(_LIST)]
+
+
+_INSERT = """
+INSERT INTO signing_keys (key_id, algorithm, state, sealed_key, create_time, activate_time)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING
+RETURNING key_id
+"""
+
+
+async def insert(conn: Connection, row: SigningKeyRow) -> bool:
+    """Store a prepared or active key; return False if there is another one in its state."""
+    inserted = await conn.fetchval(
+        _INSERT,
+        row.info.key_id,
+        row.info.algorithm,
+        row.info.state,
+        row.sealed_key,
+        row.info.create_time,
+        row.info.activate_time,
+    )
+    return inserted is not None
+
+
+_RETIRE = """
+UPDATE signing_keys SET state = 'retired', retire_time = $2, expire_time = $3
+WHERE key_id = $1 AND state = 'active'
+RETURNING key_id
+"""
+
+
+async def retire(conn: Connection, key_id: str, now: datetime, expire_time: datetime) -> bool:
+    """Let the active key only verify, until `expire_time`; return False if it is not active."""
+    return await conn.fetchval(_RETIRE, key_id, now, expire_time) is not None
+
+
+_ACTIVATE = """
+UPDATE signing_keys SET state = 'active', activate_time = $2
+WHERE state = 'prepared' AND algorithm = $1
+RETURNING key_id
+"""
+
+
+async def activate_prepared(conn: Connection, algorithm: str, now: datetime) -> str | None:
+    """Let the prepared key sign if it is of `algorithm`; return its id.
+
+    Only within a transaction that has just retired or revoked the active key.
+    """
+    key_id: str | None = await conn.fetchval(_ACTIVATE, algorithm, now)
+    return key_id
+
+
+_REVOKE = """
+UPDATE signing_keys SET state = 'revoked', revoke_time = $2, expire_time = $3
+WHERE key_id = $1 AND state <> 'revoked'
+RETURNING activate_time IS NOT NULL AND retire_time IS NULL
+"""
+
+
+async def revoke(
+    conn: Connection, key_id: str, now: datetime, expire_time: datetime
+) -> bool | None:
+    """Mark a key as not to be trusted and return whether it was the active one.
+
+    None: there is no such key, or it is marked already.
+    """
+    was_active: bool | None = await conn.fetchval(_REVOKE, key_id, now, expire_time)
+    return was_active
+
+
+_DELETE_PREPARED = """
+DELETE FROM signing_keys WHERE state = 'prepared' AND algorithm <> $1
+"""
+
+
+async def delete_prepared_of_other(conn: Connection, algorithm: str) -> None:
+    """Remove the prepared key, which never signed, if it is not of `algorithm`."""
+    await conn.execute(_DELETE_PREPARED, algorithm)
+
+
+_DELETE_EXPIRED = """
+DELETE FROM signing_keys WHERE state IN ('retired', 'revoked') AND expire_time <= $1
+"""
+
+
+async def delete_expired(conn: Connection, now: datetime) -> None:
+    """Remove the keys whose last token has expired."""
+    await conn.execute(_DELETE_EXPIRED, now)
+
+
+def _row(record: asyncpg.Record) -> SigningKeyRow:
+    info = SigningKeyInfo(
+        key_id=record["key_id"],
+        algorithm=record["algorithm"],
+        state=KeyState(record["state"]),
+        create_time=record["create_time"],
+        activate_time=record["activate_time"],
+        retire_time=record["retire_time"],
+        revoke_time=record["revoke_time"],
+        expire_time=record["expire_time"],
+    )
+    return SigningKeyRow(info, record["sealed_key"])
