@@ -64,6 +64,10 @@ class Connector:
 
 
 def _single_hosts(address: str) -> list[str]:
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        # asyncpg refuses it when it is used, as it does every other malformed address.
+        return [address]
     login, at, hosts = parts.netloc.rpartition("@")
     return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]

@@ -15,13 +15,15 @@ from importlib import resources
 
 import asyncpg
 
-from authsvc.store.database import Connection
+from authsvc.store.connector import Connection, Connector
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # Any fixed number that no other user of the database takes: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
-_LOCK_SQL = "SELECT pg_advisory_xact_lock($1)"
+_TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
+# A migration that waits for a table makes everyone who comes later wait behind it.
+_LIMIT_WAITING = "SET LOCAL lock_timeout = '10s'"
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
     version     integer PRIMARY KEY,
@@ -87,12 +89,12 @@ async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> li
     """Apply what is missing and return the numbers applied; several may run this at once.
 
     Raises SchemaError when what was applied before differs from this version's files or goes
-    beyond them, OSError or asyncpg.PostgresError when the database can't be reached or a migration
-    fails (those before it stay applied).
+    beyond them, or when a migration fails (those before it stay applied), and as
+    `Connector.connect` when the database can't be reached.
     """
     wanted = shipped() if migrations is None else migrations
     applied = []
-    connection = await asyncpg.connect(dsn)
+    connection = await Connector(dsn).connect()
     try:
         while (version := await _apply_next(connection, wanted)) is not None:
             applied.append(version)
@@ -106,7 +108,7 @@ async def pending(dsn: str) -> list[MigrationStatus]:
 
     Changes nothing. Raises as `migrate`.
     """
-    connection = await asyncpg.connect(dsn)
+    connection = await Connector(dsn).connect()
     try:
         rows = await _rows(connection)
     finally:
@@ -133,14 +135,20 @@ async def check_schema(connection: Connection) -> None:
 
 async def _apply_next(connection: Connection, wanted: Sequence[Migration]) -> int | None:
     async with connection.transaction():
-        await connection.execute(_LOCK_SQL.replace("$1", str(_LOCK)))
+        await connection.execute(_TAKE_LOCK, _LOCK)
+        await connection.execute(_LIMIT_WAITING)
         await connection.execute(_CREATE_VERSIONS)
         rows = await connection.fetch(_SELECT_VERSIONS)
         _compare(rows, wanted)
         if len(rows) == len(wanted):
             return None
         migration = wanted[len(rows)]
-        await connection.execute(migration.sql)
+        try:
+            await connection.execute(migration.sql)
+        except asyncpg.PostgresError as error:
+            raise SchemaError(
+                f"Migration {migration.version} ({migration.name}) failed and was undone: {error}"
+            ) from error
         await connection.execute(
             _INSERT_VERSION, migration.version, migration.name, migration.checksum
         )
@@ -160,9 +168,12 @@ def _compare(rows: Sequence[asyncpg.Record], wanted: Sequence[Migration]) -> Non
             "authsvc; use the version that applied it."
         )
     for row, migration in zip(rows, wanted, strict=False):
-        if (row["version"], row["name"]) != (migration.version, migration.name):
-            raise SchemaError(f"Migration {migration.version} is missing from the database.")
-        if bytes(row["checksum"]) != migration.checksum:
+        if row["version"] != migration.version:
+            raise SchemaError(
+                f"The database has migration {row['version']} but lacks {migration.version}; "
+                "restore it from a backup."
+            )
+        if row["checksum"] != migration.checksum:
             raise SchemaError(
                 f"Migration {migration.version} was changed after it was applied; restore the "
                 "file as it was and put the change into a new migration."
