@@ -1,0 +1,123 @@
+"""Owns the log: one JSON line an event, in UTC, with the request id, and without secrets.
+
+Whatever the standard library's loggers (asyncio, aiohttp, grpc) say goes the same way.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import date
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, TextIO
+from uuid import UUID
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from authsvc.config import LogSettings
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id")
+
+_MASK = "[redacted]"
+_SECRET_KEY = re.compile(
+    r"passw|passphrase|secret|token|authorization|cookie|code|pepper|private|credential|csrf|otp"
+    r"|dsn|api_?key|assertion|hash",
+    re.IGNORECASE,
+)
+_HARMLESS_KEY = re.compile(r"(_id|_ids|_time|_count|_seconds)\Z", re.IGNORECASE)
+_SECRET_TEXT = re.compile(
+    r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user and password of an address
+    r"|(?<=[Bb]earer )\S+"
+    r"|\$argon2\S+"
+)
+
+
+def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
+    """Send the whole process's log to `stream` (standard error) as the settings say."""
+    stream = stream or sys.stderr
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    pretty = settings.format == "pretty" or (settings.format == "auto" and stream.isatty())
+    shared: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        _add_request_id,
+    ]
+    render: list[Processor] = [redact]
+    if pretty:
+        render += [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=stream.isatty())]
+    else:
+        render = [structlog.processors.format_exc_info, redact, _render_json]
+    structlog.configure(
+        processors=[structlog.stdlib.add_logger_name, *shared, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda name="authsvc": _Lines(stream, name),
+        cache_logger_on_first_use=False,
+    )
+    _route_standard_library(stream, max(level, logging.INFO), shared, render)
+
+
+class _Lines(structlog.WriteLogger):
+    """Writes whole lines, and has the name that `structlog.get_logger(name)` was given."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream)
+        self.name = name
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Mask what looks like a secret, by its key or its form: the last resort, not the rule."""
+    for key, value in event.items():
+        if key != "exc_info":
+            event[key] = _redacted(key, value)
+    return event
+
+
+def _redacted(key: str, value: Any) -> Any:
+    if _SECRET_KEY.search(key) and not _HARMLESS_KEY.search(key):
+        return _MASK
+    if isinstance(value, str):
+        return _SECRET_TEXT.sub(_MASK, value)
+    if isinstance(value, Mapping):
+        return {str(inner): _redacted(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted("", item) for item in value]
+    return value
+
+
+def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    if (request_id := REQUEST_ID.get(None)) is not None:
+        event.setdefault("request_id", request_id)
+    return event
+
+
+def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    first = {key: event.pop(key) for key in ("time", "level", "event", "logger") if key in event}
+    return json.dumps({**first, **event}, default=_plain, separators=(",", ":"))
+
+
+def _plain(value: object) -> object:
+    """Return the text of a value of known kind, of any other its type: it might hold a secret."""
+    if isinstance(value, Enum | UUID | PurePath | date):
+        return str(value)
+    return f"<{type(value).__name__}>"
+
+
+def _route_standard_library(
+    stream: TextIO, level: int, shared: list[Processor], render: list[Processor]
+) -> None:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,76 @@
+"""Owns the access table: which callers may use which RPC, and what else is particular to it.
+
+An RPC without a row here is refused, whoever calls it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from authsvc.models import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What the interceptor has to know of one RPC.
+
+    A caller needs any one of `roles`, or, with `any_certificate`, just a certificate that our
+    authority signed. `bearer` RPCs need an access token of the user they act for. A `question`
+    changes nothing, so its success is logged at debug level only. A `batch` may be as large as
+    `max_batch_message_bytes`. An `endless` stream lasts as long as its client wants.
+    """
+
+    roles: frozenset[Role] = frozenset()
+    any_certificate: bool = False
+    bearer: bool = False
+    question: bool = False
+    batch: bool = False
+    endless: bool = False
+
+
+_APP = frozenset({Role.APP})
+_ISSUER = frozenset({Role.ISSUER})
+_OBSERVER = frozenset({Role.OBSERVER})
+_APP_OR_EDGE = frozenset({Role.APP, Role.EDGE})
+_ANY_ROLE = frozenset(Role)
+
+ACCESS: Mapping[str, Access] = MappingProxyType(
+    {
+        "/authsvc.v1.AuthService/Register": Access(_APP),
+        "/authsvc.v1.AuthService/Login": Access(_APP),
+        "/authsvc.v1.AuthService/RefreshTokens": Access(_APP),
+        "/authsvc.v1.AuthService/Logout": Access(_APP),
+        "/authsvc.v1.AuthService/ValidateToken": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.AuthService/BatchValidateTokens": Access(
+            _APP_OR_EDGE, question=True, batch=True
+        ),
+        "/authsvc.v1.AuthService/GetJwks": Access(_ANY_ROLE, question=True),
+        "/authsvc.v1.AccountService/GetAccount": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
+        "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.SessionService/BatchValidateSessions": Access(
+            _APP_OR_EDGE, question=True, batch=True
+        ),
+        "/authsvc.v1.SessionService/GetSession": Access(_APP, question=True),
+        "/authsvc.v1.SessionService/ListSessions": Access(_APP, question=True),
+        "/authsvc.v1.SessionService/RevokeSession": Access(_APP),
+        "/authsvc.v1.SessionService/RevokeUserSessions": Access(_APP),
+        "/authsvc.v1.RateLimitService/CheckRateLimit": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.RateLimitService/BatchCheckRateLimits": Access(
+            _APP_OR_EDGE, question=True, batch=True
+        ),
+        "/authsvc.v1.RateLimitService/GetRateLimit": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.RateLimitService/RefundRateLimit": Access(_APP),
+        "/authsvc.v1.RateLimitService/ResetRateLimit": Access(_APP),
+        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE, question=True),
+        "/grpc.health.v1.Health/Check": Access(any_certificate=True, question=True),
+        "/grpc.health.v1.Health/List": Access(any_certificate=True, question=True),
+        "/grpc.health.v1.Health/Watch": Access(any_certificate=True, question=True, endless=True),
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Access(
+            _OBSERVER, question=True
+        ),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access(
+            _OBSERVER, question=True
+        ),
+    }
+)

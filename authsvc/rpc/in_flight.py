@@ -1,0 +1,60 @@
+"""Owns the calls under way: how many there may be at once, and until when each may run."""
+
+import asyncio
+from typing import Any
+
+from authsvc.errors import Overloaded
+
+_SWEEP_SECONDS = 0.1
+_EXPIRED = -1.0
+
+
+class InFlight:
+    """Bounds the calls under way, and cancels those that outlast their time.
+
+    One timer sweeps over all of them: a timer for each call would cost several microseconds, and
+    a call is cancelled at most a tenth of a second late.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._expiries: dict[asyncio.Task[Any], float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeping = False
+
+    def __len__(self) -> int:
+        return len(self._expiries)
+
+    def enter(self, timeout: float, *, shed: bool = True) -> asyncio.Task[Any]:
+        """Let the current task in for `timeout` seconds; return it, to be given to `leave`.
+
+        Raises Overloaded if there are too many, unless `shed` is off.
+        """
+        if shed and len(self._expiries) >= self._limit:
+            raise Overloaded
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task
+        loop = self._loop or asyncio.get_running_loop()
+        self._expiries[task] = loop.time() + timeout
+        if not self._sweeping:
+            self._loop, self._sweeping = loop, True
+            loop.call_later(_SWEEP_SECONDS, self._sweep)
+        return task
+
+    def leave(self, task: asyncio.Task[Any]) -> bool:
+        """Let a task out; return whether it was cancelled for having outlasted its time."""
+        if self._expiries.pop(task) == _EXPIRED:
+            task.uncancel()
+            return True
+        return False
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for task, expiry in self._expiries.items():
+            if _EXPIRED < expiry <= now:
+                self._expiries[task] = _EXPIRED
+                task.cancel()
+        self._sweeping = bool(self._expiries)
+        if self._sweeping:
+            loop.call_later(_SWEEP_SECONDS, self._sweep)

@@ -1,0 +1,293 @@
+"""Owns what every call goes through: request id, load, caller, access, deadline, errors, metrics.
+
+One interceptor does it all, as each further one costs every call. What can be known of an RPC
+beforehand is worked out when it is first called.
+"""
+
+import re
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from authsvc.config import GrpcSettings
+from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
+from authsvc.log import REQUEST_ID
+from authsvc.metrics import Metrics
+from authsvc.models import Call, Caller, Claims
+from authsvc.rpc.access import ACCESS, Access
+from authsvc.rpc.callers import Callers, refused
+from authsvc.rpc.in_flight import InFlight
+from authsvc.rpc.status import CODES, to_status
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
+_OK = grpc.StatusCode.OK.name
+_LOG_LEVELS = {
+    Reason.INTERNAL: "error",
+    Reason.STORE_UNAVAILABLE: "warning",
+    Reason.OVERLOADED: "warning",
+    Reason.CALLER_NOT_ALLOWED: "warning",
+}
+
+_log = structlog.get_logger("authsvc.rpc")
+
+
+class Inbound:
+    """What is known of the call that is being served."""
+
+    __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
+
+    def __init__(self, request_id: str, authorizations: list[str]) -> None:
+        self.request_id = request_id
+        self.authorizations = authorizations
+        self.caller = _NOBODY
+        self.claims: Claims | None = None
+        self.started = perf_counter()
+        self.task: Any = None
+
+
+_INBOUND: ContextVar[Inbound] = ContextVar("inbound")
+
+
+def current_call() -> Call:
+    """Return who called and under which request id; only within a call (LookupError)."""
+    inbound = _INBOUND.get()
+    return Call(request_id=inbound.request_id, caller=inbound.caller.identity)
+
+
+def current_caller() -> Caller:
+    """Return the calling service; only within a call (LookupError)."""
+    return _INBOUND.get().caller
+
+
+def current_claims() -> Claims:
+    """Return what the user's access token says; only within a call that needs one (LookupError)."""
+    claims = _INBOUND.get().claims
+    if claims is None:
+        raise LookupError("this RPC's row in the access table doesn't ask for a bearer token")
+    return claims
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the guards of all RPCs share.
+
+    `authenticate_bearer` turns a user's access token into its claims or raises BEARER_INVALID.
+    """
+
+    settings: GrpcSettings
+    callers: Callers
+    metrics: Metrics
+    in_flight: InFlight
+    authenticate_bearer: Callable[[str], Awaitable[Claims]]
+    tls_1_3_only: bool
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Puts a guard before each RPC that the server knows; those that it doesn't stay unknown."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._guarded: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Return the guarded handler of an RPC, or None if there is no such RPC."""
+        method: str = handler_call_details.method
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            guarded = self._guarded[method] = _Guard(self._gate, method, handler).handler()
+        return guarded
+
+
+class _Guard:
+    """Leads the calls of one RPC in and out."""
+
+    def __init__(self, gate: Gate, method: str, handler: "Handler") -> None:
+        self._gate = gate
+        self._method = method
+        self._inner = handler
+        # The stubs know synchronous handlers only.
+        self._handle: Callable[[Any, Context], Any] = cast(
+            "Any",
+            handler.unary_unary
+            or handler.unary_stream
+            or handler.stream_unary
+            or handler.stream_stream,
+        )
+        self._deserialize = cast("Callable[[bytes], Any]", handler.request_deserializer)
+        self._serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
+        self._access = access = ACCESS.get(method, Access())
+        self._meter = gate.metrics.calls.method(method)
+        settings = gate.settings
+        self._timeout = settings.call_timeout.total_seconds()
+        self._max_bytes = (
+            settings.max_batch_message_bytes if access.batch else settings.max_message_bytes
+        )
+
+    def handler(self) -> "Handler":
+        """Return the handler that gRPC is to call in place of the one that was registered.
+
+        A single request comes as bytes, so that it is parsed after its caller was let in, and a
+        response stream is written by hand, so that whatever fails, fails in here.
+        """
+        inner = self._inner
+        if inner.response_streaming:
+            serialize = inner.response_serializer
+            if inner.request_streaming:
+                return grpc.stream_stream_rpc_method_handler(self.stream, self._parse, serialize)
+            return grpc.unary_stream_rpc_method_handler(self.stream, None, serialize)
+        if inner.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(self.unary, self._parse, None)
+        return grpc.unary_unary_rpc_method_handler(self.unary, None, None)
+
+    async def unary(self, message: Any, context: "Context") -> bytes:
+        """Serve a call with one response; return its bytes."""
+        inbound = self._begin(context)
+        try:
+            await self._admit(inbound, context)
+            request = message if self._inner.request_streaming else self._parse(message)
+            response = self._serialize(await self._handle(request, context))
+        except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
+            await self._fail(error, inbound, context)
+        self._end(inbound)
+        return response
+
+    async def stream(self, message: Any, context: "Context") -> None:
+        """Serve a call with a stream of responses."""
+        inbound = self._begin(context)
+        try:
+            await self._admit(inbound, context)
+            request = message if self._inner.request_streaming else self._parse(message)
+            responses: AsyncIterable[Any] = self._handle(request, context)
+            async for response in responses:
+                await context.write(response)
+        except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
+            await self._fail(error, inbound, context)
+        self._end(inbound)
+
+    def _begin(self, context: "Context") -> Inbound:
+        request_id, authorizations = "", []
+        for key, value in context.invocation_metadata() or ():
+            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                request_id = value
+            elif key == "authorization":
+                authorizations.append(str(value))
+        inbound = Inbound(request_id or _new_request_id(), authorizations)
+        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
+        REQUEST_ID.set(inbound.request_id)
+        _INBOUND.set(inbound)
+        return inbound
+
+    async def _admit(self, inbound: Inbound, context: "Context") -> None:
+        gate, access = self._gate, self._access
+        if not access.endless:
+            inbound.task = gate.in_flight.enter(self._timeout, shed=not access.any_certificate)
+        connection = context.auth_context()
+        certificates = tuple(connection.get("x509_pem_cert", ()))
+        if not certificates:
+            raise refused("there is no certificate")
+        certificate = gate.callers.identify(certificates[0])
+        inbound.caller = certificate.caller
+        if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
+            raise refused(certificate.flaw or "its roles don't include this RPC")
+        if gate.tls_1_3_only and tuple(connection["ssl_tls_version"]) != (b"TLSv1.3",):
+            raise refused("the connection is below TLS 1.3")
+        if access.bearer:
+            inbound.claims = await gate.authenticate_bearer(_bearer(inbound.authorizations))
+
+    def _parse(self, message: bytes) -> Any:
+        if len(message) > self._max_bytes:
+            raise FieldInvalid("", f"The message is larger than {self._max_bytes} bytes.")
+        try:
+            return self._deserialize(message)
+        except DecodeError:
+            raise FieldInvalid("", "The message can't be parsed.") from None
+
+    def _end(self, inbound: Inbound) -> None:
+        if inbound.task is not None:
+            self._gate.in_flight.leave(inbound.task)
+        seconds = perf_counter() - inbound.started
+        self._meter.record(_OK, "", seconds)
+        log = _log.debug if self._access.question else _log.info
+        log("call", method=self._method, caller=inbound.caller.identity, seconds=seconds)
+
+    async def _fail(self, error: BaseException, inbound: Inbound, context: "Context") -> NoReturn:
+        """Tell the caller what went wrong, count it and log it; raises in any case."""
+        outlasted = inbound.task is not None and self._gate.in_flight.leave(inbound.task)
+        if outlasted:
+            error = StoreUnavailable("The call took too long.")
+        seconds = perf_counter() - inbound.started
+        if isinstance(error, grpc.aio.AbortError):
+            self._meter.record(context.code().name, "", seconds)
+            raise error
+        if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
+            self._meter.record(grpc.StatusCode.CANCELLED.name, "", seconds)
+            raise error
+        told = error if isinstance(error, ServiceError) else _internal()
+        code = CODES[told.reason]
+        self._meter.record(code.name, told.reason, seconds)
+        self._log_failure(error, told, inbound, seconds)
+        status = to_status(told, inbound.request_id)
+        trailers = (
+            ("x-request-id", inbound.request_id),
+            ("grpc-status-details-bin", status.SerializeToString()),
+        )
+        await context.abort(code, told.message, trailers)
+
+    def _log_failure(
+        self, error: Exception, told: ServiceError, inbound: Inbound, seconds: float
+    ) -> None:
+        causes = [*getattr(error, "__notes__", ())]
+        if error.__cause__ is not None:
+            causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
+        getattr(_log, _LOG_LEVELS.get(told.reason, "info"))(
+            "call failed",
+            method=self._method,
+            caller=inbound.caller.identity,
+            reason=told.reason.value,
+            seconds=seconds,
+            **({"cause": "; ".join(causes)} if causes else {}),
+            **({"exc_info": error} if told is not error else {}),
+        )
+
+
+def _internal() -> ServiceError:
+    return ServiceError(Reason.INTERNAL, "An internal error occurred.")
+
+
+def _bearer(authorizations: list[str]) -> str:
+    """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1)."""
+    if len(authorizations) != 1:
+        raise bearer_invalid()
+    scheme, _, token = authorizations[0].partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise bearer_invalid()
+    return token
+
+
+_request_numbers = count(1)
+_request_prefix = token_hex(8)
+
+
+def _new_request_id() -> str:
+    """Return an id that no other call of any replica has; it need not be hard to guess."""
+    return f"{_request_prefix}-{next(_request_numbers):x}"

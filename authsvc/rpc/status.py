@@ -1,0 +1,93 @@
+"""Owns how a failure looks on the wire: reason → gRPC code, and the details that go with it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import (
+    BadRequest,
+    ErrorInfo,
+    QuotaFailure,
+    RequestInfo,
+    RetryInfo,
+)
+from google.rpc.status_pb2 import Status
+from grpc import StatusCode
+
+from authsvc.errors import (
+    FieldInvalid,
+    Overloaded,
+    Reason,
+    ServiceError,
+    StoreUnavailable,
+    TooManyAttempts,
+)
+
+DOMAIN = "authsvc"
+
+CODES: Mapping[Reason, StatusCode] = MappingProxyType(
+    {
+        Reason.FIELD_INVALID: StatusCode.INVALID_ARGUMENT,
+        Reason.PASSWORD_WEAK: StatusCode.INVALID_ARGUMENT,
+        Reason.EMAIL_INVALID: StatusCode.INVALID_ARGUMENT,
+        Reason.CREDENTIALS_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.REFRESH_TOKEN_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.REFRESH_TOKEN_REUSED: StatusCode.UNAUTHENTICATED,
+        Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
+        Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,
+        Reason.USER_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.SESSION_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.POLICY_UNKNOWN: StatusCode.NOT_FOUND,
+        Reason.TOO_MANY_ATTEMPTS: StatusCode.RESOURCE_EXHAUSTED,
+        Reason.OVERLOADED: StatusCode.RESOURCE_EXHAUSTED,
+        Reason.STORE_UNAVAILABLE: StatusCode.UNAVAILABLE,
+        Reason.INTERNAL: StatusCode.INTERNAL,
+    }
+)
+
+_STORE_RETRY_SECONDS = 1.0
+
+
+def to_status(error: ServiceError, request_id: str) -> Status:
+    """Return the google.rpc.Status for `error`, with its details (AIP-193)."""
+    code: int = CODES[error.reason].value[0]
+    status = Status(code=code, message=error.message)
+    for detail in _details(error, request_id):
+        status.details.add().Pack(detail)
+    return status
+
+
+def _details(error: ServiceError, request_id: str) -> list[Message]:
+    details: list[Message] = [
+        ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata))
+    ]
+    match error:
+        case FieldInvalid():
+            details.append(
+                BadRequest(
+                    field_violations=[
+                        BadRequest.FieldViolation(field=found.field, description=found.description)
+                        for found in error.violations
+                    ]
+                )
+            )
+        case TooManyAttempts():
+            details.append(_retry(error.retry_after))
+            violation = QuotaFailure.Violation(subject=error.subject, description=error.message)
+            details.append(QuotaFailure(violations=[violation]))
+        case Overloaded():
+            details.append(_retry(error.retry_after))
+        case StoreUnavailable():
+            details.append(_retry(_STORE_RETRY_SECONDS))
+        case _:
+            pass
+    details.append(RequestInfo(request_id=request_id))
+    return details
+
+
+def _retry(seconds: float) -> RetryInfo:
+    delay = Duration()
+    delay.FromNanoseconds(round(seconds * 1_000_000_000))
+    return RetryInfo(retry_delay=delay)
