@@ -96,16 +96,22 @@ class AccessTokens:
             self._verified.put(token, outcome)
         return verdict
 
-    async def verify_with_new_keys(self, token: str, audience: str = "") -> Claims | InactiveReason:
-        """Do as `verify`, but read the keys first if the token names one that is not known.
+    async def verify_with_new_keys(
+        self, token: str, audience: str = "", *, strict: bool = False
+    ) -> Claims | InactiveReason:
+        """Do as `verify`, but never with keys that are out of date.
 
-        This is what callers that can wait should use: it costs the same while the keys are known,
-        and accepts a token by a key that another replica made active a moment ago.
+        The keys are read first if the token names one that is not known, which another replica may
+        have made a moment ago; and before a token is accepted if revocations are not heard of at
+        present, or with `strict`. Otherwise it costs the same.
 
         Raises:
             StoreUnavailable: The keys had to be read and could not be.
         """
         outcome = self.verify(token, audience)
+        if isinstance(outcome, Claims) and (strict or not self._keys.is_fresh()):
+            await self._keys.refresh()
+            return self.verify(token, audience)
         if outcome is InactiveReason.SIGNATURE_INVALID:
             key_id = jws.parse(token, _TYPE).key_id
             if await self._keys.learn(key_id):

@@ -1,7 +1,6 @@
 """Owns base64url without padding, in its one canonical spelling (RFC 4648 sections 3.5 and 5)."""
 
 import base64
-import binascii
 
 
 def encode(raw: bytes) -> str:
@@ -18,7 +17,7 @@ def decode(text: str) -> bytes:
     """
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error:
+    except ValueError:
         raise ValueError("not base64url") from None
     if encode(raw) != text:
         raise ValueError("not in the canonical spelling")

@@ -9,17 +9,14 @@ import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import Algorithm
 
-from authsvc.config import TokenSettings
 from authsvc.core import base64url
-
-ALGORITHMS: tuple[str, ...] = get_args(TokenSettings.model_fields["algorithm"].annotation)
 
 _RSA_BITS = 2048
 _HMAC_BYTES = 32
@@ -31,6 +28,8 @@ _THUMBPRINT_MEMBERS = {
 }
 
 _PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+
+ALGORITHMS = ("ES256", "EdDSA", "RS256", "HS256")
 
 _IMPLEMENTATIONS: dict[str, Algorithm] = {
     name: jwt.PyJWS().get_algorithm_by_name(name) for name in ALGORITHMS
@@ -126,7 +125,8 @@ def _asymmetric(algorithm: str, private_key: Any) -> SigningKey:
 
 
 def _public_members(algorithm: str, private_key: Any) -> dict[str, str]:
-    if not isinstance(private_key, _KINDS[algorithm]):
+    fits = isinstance(private_key, _KINDS[algorithm])
+    if not fits:
         raise ValueError(f"not a key for {algorithm}")
     members = _IMPLEMENTATIONS[algorithm].to_jwk(private_key.public_key(), as_dict=True)
     return {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}

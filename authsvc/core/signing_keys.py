@@ -7,7 +7,7 @@ token by a key that this process has not read yet makes it read them (`learn`).
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -15,8 +15,10 @@ import structlog
 from authsvc.config import TokenSettings
 from authsvc.core import audit, jwk, key_set
 from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.gathered import GatheredReads
 from authsvc.core.jwk import SigningKey, VerifyingKey
 from authsvc.core.key_set import KeySet
+from authsvc.core.revocations import Revocation
 from authsvc.core.sealing import Keyring
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Call, Clock
@@ -32,14 +34,25 @@ _POLL = timedelta(seconds=30)
 # A replica that did not hear of a rotation signs with the old key until it polls.
 _STRAGGLING = 2 * _POLL
 _KEY_ID_LENGTH = 43
+_LEARN_INTERVAL = 0.05
 
 
 class SigningKeys:
-    """The signing keys, read into memory by `load` and kept up to date by `run`."""
+    """The signing keys, read into memory by `load` and kept up to date by `run`.
+
+    `is_fresh` says whether revocations are being heard of; while they are not, what is in memory
+    must be `refresh`ed before it is trusted.
+    """
 
     def __init__(
-        self, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
+        self,
+        database: Database,
+        keyring: Keyring,
+        settings: TokenSettings,
+        clock: Clock,
+        is_fresh: Callable[[], bool] = lambda: True,
     ) -> None:
+        self.is_fresh = is_fresh
         self._database = database
         self._keyring = keyring
         self._settings = settings
@@ -49,7 +62,8 @@ class SigningKeys:
         self._active: SigningKey | None = None
         self._jwks = json.dumps({"keys": []})
         self._revoked: set[str] = set()
-        self._reads = _GatheredReads(self._read)
+        self._reads = GatheredReads(self._read)
+        self._learning = GatheredReads(self._reads.read, _LEARN_INTERVAL)
         self._woken = asyncio.Event()
 
     @property
@@ -78,7 +92,7 @@ class SigningKeys:
             StoreUnavailable: The database did not answer.
             RuntimeError: The active key can't be opened: the keyring lacks what sealed it.
         """
-        await self._reads.read()
+        await self.refresh()
         info = self._keys.the(KeyState.ACTIVE)
         if info is None:
             await self._create_first()
@@ -96,7 +110,7 @@ class SigningKeys:
         Raises:
             StoreUnavailable: The database did not answer.
         """
-        await self._reads.read()
+        await self.refresh()
         info = self._keys.the(KeyState.ACTIVE)
         if info is None:
             await self._create_first()
@@ -122,8 +136,8 @@ class SigningKeys:
             await revocations.append(conn, now, key_id=key_id)
             event = AuditEvent(AuditType.KEY_REVOKE, call, detail={"key_id": key_id})
             await audit.record(conn, now, event)
-        self.on_revoked(key_id)
-        await self._reads.read()
+        self._distrust(key_id)
+        await self.refresh()
         return True
 
     async def maintain(self, call: Call) -> None:
@@ -132,7 +146,7 @@ class SigningKeys:
         Raises:
             StoreUnavailable: The database did not answer.
         """
-        await self._reads.read()
+        await self.refresh()
         now = self._clock.now()
         if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
             async with self._database.connection() as conn:
@@ -171,23 +185,31 @@ class SigningKeys:
         """
         if len(key_id) != _KEY_ID_LENGTH or key_id in self._verifying:
             return False
-        await self._reads.read()
+        await self._learning.read()
         return key_id in self._verifying
+
+    async def refresh(self) -> None:
+        """Read the keys, together with all who ask at once; raises StoreUnavailable."""
+        await self._reads.read()
 
     async def list(self) -> Sequence[SigningKeyInfo]:
         """Return every key in any state, the youngest first; raises StoreUnavailable."""
         async with self._database.connection() as conn:
             return [row.info for row in await store.list_all(conn)]
 
-    def on_revoked(self, key_id: str) -> None:
-        """Trust a key no more, at once."""
-        self._revoked.add(key_id)
-        self._install(self._keys)
-        self._woken.set()
+    def on_revocation(self, event: Revocation) -> None:
+        """Trust a key no more, at once, if the event is of a key."""
+        if event.kind == "key":
+            self._distrust(event.id)
+            self._woken.set()
 
     def on_gap(self) -> None:
         """Read the keys soon: a revocation may have been missed."""
         self._woken.set()
+
+    def _distrust(self, key_id: str) -> None:
+        self._revoked.add(key_id)
+        self._install(self._keys)
 
     async def _create_first(self) -> None:
         now = self._clock.now()
@@ -195,7 +217,7 @@ class SigningKeys:
         async with self._database.transaction() as conn:
             if await store.insert(conn, row):
                 await self._record_rotation(conn, _SYSTEM, row.info.key_id, now)
-        await self._reads.read()
+        await self.refresh()
 
     async def _replace(self, call: Call, active: SigningKeyInfo) -> None:
         """Retire `active` and let the next key sign, unless another replica does it first."""
@@ -204,7 +226,7 @@ class SigningKeys:
             if await store.retire(conn, active.key_id, now, self._last_expiry(now)):
                 key_id = await self._activate_next(conn, now)
                 await self._record_rotation(conn, call, key_id, now)
-        await self._reads.read()
+        await self.refresh()
 
     async def _activate_next(self, conn: Connection, now: datetime) -> str:
         """Let the prepared key sign, or a new one; `conn` has just taken the active one away."""
@@ -221,7 +243,7 @@ class SigningKeys:
         async with self._database.transaction() as conn:
             await store.delete_prepared_of_other(conn, self._settings.algorithm)
             await store.insert(conn, row)
-        await self._reads.read()
+        await self.refresh()
 
     async def _new_row(self, state: KeyState, now: datetime) -> SigningKeyRow:
         key = await asyncio.to_thread(jwk.generate, self._settings.algorithm)
@@ -263,29 +285,3 @@ class SigningKeys:
         self._active = keys.active()
         self._verifying = {name: key.verifying_key for name, key in keys.usable.items()}
         self._jwks = keys.jwks()
-
-
-class _GatheredReads:
-    """Lets all who ask for a read share the next one that starts, one at a time, 50 ms apart."""
-
-    _INTERVAL = 0.05
-
-    def __init__(self, read: Callable[[], Awaitable[None]]) -> None:
-        self._run = read
-        self._next: asyncio.Task[None] | None = None
-        self._running = asyncio.Lock()
-        self._started = float("-inf")
-
-    async def read(self) -> None:
-        """Return after a read that started from now on; raises what it raised."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._start())
-        # Who is cancelled while waiting must not take the read away from the others.
-        await asyncio.shield(self._next)
-
-    async def _start(self) -> None:
-        async with self._running:
-            loop = asyncio.get_running_loop()
-            await asyncio.sleep(self._started + self._INTERVAL - loop.time())
-            self._next, self._started = None, loop.time()
-            await self._run()
