@@ -8,6 +8,7 @@ from authsvc import __version__
 from authsvc.cli import certs, config, keys, users
 from authsvc.cli.demo import demo
 from authsvc.cli.dev import dev
+from authsvc.cli.health import health
 from authsvc.cli.migrate import migrate
 from authsvc.cli.serve import serve
 
@@ -39,6 +40,7 @@ def _root(
 app.command()(dev)
 app.command()(serve)
 app.command()(migrate)
+app.command()(health)
 app.command()(demo)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
