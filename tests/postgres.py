@@ -94,8 +94,11 @@ class PostgresServer:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_PATIENCE)
 
 
-def _state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder in memory, where files cost a tenth, or on disk when memory is short."""
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder in memory, where files cost a tenth, or on disk when memory is short.
+
+    What killed workers left there is removed; whoever asks removes the folder in the end.
+    """
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
         return tmp_path_factory.mktemp("postgres")
     for folder in _MEMORY.glob(f"{_PREFIX}*"):
@@ -121,7 +124,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         yield server
         server.close()
         return
-    folder = _state_folder(tmp_path_factory)
+    folder = state_folder(tmp_path_factory)
     embedded = EmbeddedPostgres(folder, durable=False)
     embedded.start()
     try:

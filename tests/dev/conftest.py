@@ -1,5 +1,6 @@
 """Embedded PostgreSQL servers for the tests of the supervisor itself."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from authsvc.dev.postgres import EmbeddedPostgres
+from tests.postgres import state_folder
 
 MakePostgres = Callable[..., EmbeddedPostgres]
 
@@ -18,15 +20,18 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     server = EmbeddedPostgres(folder, durable=False)
     server.start()
     server.stop()
+    # Without it a copy is never taken for a killed worker's.
+    (folder / "postgres" / "supervisor.lock").unlink()
     return folder
 
 
 @pytest.fixture
-def state_dir(new_state: Path, tmp_path: Path) -> Path:
+def state_dir(new_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A state folder of this test's own, with data in it."""
-    folder = tmp_path / "state"
-    subprocess.run(["cp", "-a", new_state, folder], check=True)
-    return folder
+    folder = state_folder(tmp_path_factory)
+    subprocess.run(["cp", "-a", f"{new_state}/.", folder], check=True)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -65,8 +65,9 @@ def socket_folder(dsn: str) -> Path:
     return Path(parse_qs(urlsplit(dsn).query)["host"][0])
 
 
-def move(path: Path, target: Path) -> Path:
-    return path.rename(target)
+def move(path: Path, folder: Path) -> None:
+    folder.mkdir()
+    path.rename(folder / path.name)
 
 
 def owner(path: Path | str) -> int:
@@ -135,9 +136,10 @@ async def test_folders_above_stay_closed(tmp_path: Path, make_postgres: MakePost
 
 
 async def test_a_long_path_gets_a_short_socket(
-    tmp_path: Path, state_dir: Path, make_postgres: MakePostgres
+    state_dir: Path, make_postgres: MakePostgres
 ) -> None:
-    longer = move(state_dir, tmp_path / ("long" * 25))
+    longer = state_dir / ("long" * 25)
+    move(state_dir / "postgres", longer)
     server = make_postgres(longer)
     server.start()
     folder = socket_folder(server.dsn())
