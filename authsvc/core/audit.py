@@ -1,0 +1,88 @@
+"""Owns audit events: which there are, and that each is both stored and logged."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+import structlog
+
+from authsvc.core.ids import uuid7
+from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.store import audit
+from authsvc.store.database import Connection
+
+logger = structlog.get_logger("audit")
+
+Detail: TypeAlias = Mapping[str, str | int | bool | Sequence[str]]
+
+_NO_CLIENT = ClientContext()
+
+
+class AuditType(StrEnum):
+    """What happened."""
+
+    REGISTER = "user.register"
+    LOGIN = "user.login"
+    LOGIN_FAILURE = "user.login_failure"
+    LOGIN_THROTTLED = "user.login_throttled"
+    USER_CREATE = "user.create"
+    USER_DISABLE = "user.disable"
+    USER_ENABLE = "user.enable"
+    SESSION_CREATE = "session.create"
+    REFRESH = "session.refresh"
+    REFRESH_REUSE = "session.refresh_reuse"
+    LOGOUT = "session.logout"
+    REVOKE = "session.revoke"
+    KEY_ROTATE = "key.rotate"
+    KEY_REVOKE = "key.revoke"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One event: what, called by whom, of which user and session, from where.
+
+    `detail` adds what the type calls for. It never holds a secret, nor an address or a name that
+    was typed in: people type passwords into the wrong field.
+    """
+
+    type: AuditType
+    call: Call
+    user_id: UserId | None = None
+    session_id: SessionId | None = None
+    client: ClientContext | None = None
+    detail: Detail = field(default_factory=dict)
+
+
+async def record(connection: Connection, now: datetime, event: AuditEvent) -> None:
+    """Store the event in the caller's transaction and log it.
+
+    The log line is written before the transaction ends: the stored event is the one that counts.
+    """
+    client = event.client or _NO_CLIENT
+    row = audit.AuditRow(
+        event_id=uuid7(now),
+        occur_time=now,
+        type=event.type,
+        call=event.call,
+        user_id=event.user_id,
+        session_id=event.session_id,
+        client=client,
+        detail=json.dumps(dict(event.detail)),
+    )
+    await audit.insert(connection, row)
+    known = {
+        "user_id": event.user_id and str(event.user_id),
+        "session_id": event.session_id and str(event.session_id),
+        "ip": client.ip,
+        "detail": dict(event.detail),
+    }
+    logger.info(
+        "audit",
+        type=event.type.value,
+        caller=event.call.caller,
+        request_id=event.call.request_id,
+        **{name: value for name, value in known.items() if value},
+    )

@@ -1,0 +1,45 @@
+"""Owns the rows of audit_events: they are added and never changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.store.connector import Connection
+
+_INSERT = """
+INSERT INTO audit_events (event_id, occur_time, type, caller, request_id,
+                          user_id, session_id, ip, user_agent, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """An event as it is stored; `detail` is a JSON object."""
+
+    event_id: UUID
+    occur_time: datetime
+    type: str
+    call: Call
+    user_id: UserId | None
+    session_id: SessionId | None
+    client: ClientContext
+    detail: str
+
+
+async def insert(connection: Connection, row: AuditRow) -> None:
+    """Add an event."""
+    await connection.execute(
+        _INSERT,
+        row.event_id,
+        row.occur_time,
+        row.type,
+        row.call.caller,
+        row.call.request_id,
+        row.user_id,
+        row.session_id,
+        row.client.ip,
+        row.client.user_agent,
+        row.detail,
+    )

@@ -1,0 +1,99 @@
+"""Owns the revocation log: appending to it, and hearing what others append."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import asyncpg
+
+from authsvc.config import DatabaseSettings
+from authsvc.errors import StoreUnavailable
+from authsvc.models import SessionId, UserId
+from authsvc.store.connector import Connection, Connector
+
+# The trigger on the table notifies this channel for each row.
+_CHANNEL = "authsvc_revocations"
+
+_INSERT = """
+INSERT INTO revocations (session_id, user_id, key_id, revoke_time)
+SELECT session_id, user_id, key_id, $4
+FROM (SELECT unnest($1::uuid[]), NULL::uuid, NULL::text
+      UNION ALL SELECT NULL, $2::uuid, NULL WHERE $2 IS NOT NULL
+      UNION ALL SELECT NULL, NULL, $3::text WHERE $3 IS NOT NULL
+     ) AS revoked (session_id, user_id, key_id)
+"""
+_CONFIRM = "SELECT pg_backend_pid()"
+
+
+async def append(
+    connection: Connection,
+    now: datetime,
+    *,
+    session_ids: Sequence[SessionId] = (),
+    user_id: UserId | None = None,
+    key_id: str | None = None,
+) -> None:
+    """Say that these are no longer to be accepted; heard by every replica once committed.
+
+    `user_id` stands for all that the user has; `key_id` is a signing key.
+    """
+    await connection.execute(_INSERT, session_ids, user_id, key_id, now)
+
+
+class PoolerError(Exception):
+    """Something between here and PostgreSQL shares connections: notifications would get lost."""
+
+
+class Subscription:
+    """One connection that hears of revocations, from `open` until anything goes wrong with it.
+
+    Nothing is replayed: what was committed before `open` returned was not heard.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(
+        cls, settings: DatabaseSettings, receive: Callable[[str], None], *, patience: float
+    ) -> "Subscription":
+        """Connect and hand on every payload to `receive`; `patience` seconds for each statement.
+
+        Raises StoreUnavailable.
+        """
+        address = settings.listener_url or settings.url
+        connector = Connector(
+            address.get_secret_value(),
+            timeout=settings.connect_timeout.total_seconds(),
+            command_timeout=patience,
+        )
+        try:
+            connection = await connector.connect()
+        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, ValueError) as error:
+            raise StoreUnavailable from error
+        try:
+            await connection.add_listener(_CHANNEL, lambda *event: receive(event[-1]))
+        except BaseException as error:
+            connection.terminate()
+            if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+                raise StoreUnavailable from error
+            raise
+        return cls(connection)
+
+    async def confirm(self) -> None:
+        """Return when everything committed before this call has been handed on.
+
+        PostgreSQL sends a session its notifications before it answers the session's statement, and
+        a commit is acknowledged after those who listen were signalled. Raises StoreUnavailable if
+        there is no answer in time and PoolerError if it came from another session.
+        """
+        try:
+            process = await self._connection.fetchval(_CONFIRM)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StoreUnavailable from error
+        # A pooler makes up the process id that it gives to its clients.
+        if process != self._connection.get_server_pid():
+            raise PoolerError
+
+    def close(self) -> None:
+        """End the connection without waiting for the server."""
+        self._connection.terminate()
