@@ -102,8 +102,8 @@ class Accounts:
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
         """
-        async with self._database.connection() as conn:
-            user = await users.get(conn, user_id)
+        async with self._database.connection() as connection:
+            user = await users.get(connection, user_id)
         if user is None or user.status is not UserStatus.ACTIVE:
             raise user_not_found()
         return user
@@ -116,10 +116,10 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as conn:
-            user_id = await self._switch(conn, call, key, UserStatus.DISABLED)
-            await self._sessions.revoke_in(conn, call, user_id, RevokeReason.USER_DISABLED)
-            await revocations.append(conn, self._clock.now(), user_id=user_id)
+        async with self._database.transaction() as connection:
+            user_id = await self._switch(connection, call, key, UserStatus.DISABLED)
+            await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
+            await revocations.append(connection, self._clock.now(), user_id=user_id)
         return user_id
 
     async def enable(self, call: Call, account: UserId | str) -> UserId:
@@ -130,8 +130,8 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as conn:
-            return await self._switch(conn, call, key, UserStatus.ACTIVE)
+        async with self._database.transaction() as connection:
+            return await self._switch(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
         self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
@@ -152,30 +152,30 @@ class Accounts:
             create_time=now,
         )
         event = AuditEvent(event_type, call, user.user_id, client=registration.client)
-        async with self._database.transaction() as conn:
+        async with self._database.transaction() as connection:
             inserted = await users.insert(
-                conn,
+                connection,
                 user,
                 email_canonical=email.canonical,
                 phc=password.phc,
                 pepper_id=password.pepper_id,
             )
             if inserted:
-                await audit.record(conn, now, event)
+                await audit.record(connection, now, event)
         if not inserted:
             raise email_taken()
         return user.user_id
 
     async def _switch(
-        self, conn: Connection, call: Call, key: UserId | str, status: UserStatus
+        self, connection: Connection, call: Call, key: UserId | str, status: UserStatus
     ) -> UserId:
         now = self._clock.now()
-        user_id = await users.set_status(conn, key, status, now)
+        user_id = await users.set_status(connection, key, status, now)
         if user_id is None:
             raise user_not_found()
         active = status is UserStatus.ACTIVE
         event_type = AuditType.USER_ENABLE if active else AuditType.USER_DISABLE
-        await audit.record(conn, now, AuditEvent(event_type, call, user_id))
+        await audit.record(connection, now, AuditEvent(event_type, call, user_id))
         return user_id
 
 

@@ -22,7 +22,7 @@ _ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
 _IP = "authsvc.login.ip"
 _REGISTRATION_IP = "authsvc.register.ip"
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Ticket:
         refunds = (self._limiter.refund(c.policy, c.key, c.cost) for c in self._charges)
         for outcome in await asyncio.gather(*refunds, return_exceptions=True):
             if isinstance(outcome, ServiceError):
-                _log.warning("login_refund_failed", reason=outcome.reason)
+                logger.warning("login_refund_failed", reason=outcome.reason)
             elif isinstance(outcome, BaseException):
                 raise outcome
 

@@ -24,7 +24,7 @@ from authsvc.store.users import Credential, LoginSubject
 
 _METHODS = ("pwd",)  # RFC 8176
 
-_log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class Cause(StrEnum):
@@ -95,8 +95,10 @@ class PasswordLogin:
         self, call: Call, account: str, password: str, client: ClientContext
     ) -> _Attempt:
         device = hashlib.sha256(client.device_id.encode()).digest() if client.device_id else None
-        async with self._database.connection() as conn:
-            subject = await users.find_login_subject(conn, account, device, self._max_failures)
+        async with self._database.connection() as connection:
+            subject = await users.find_login_subject(
+                connection, account, device, self._max_failures
+            )
         return _Attempt(call, account, password, client, subject, device)
 
     async def _charge(self, attempt: _Attempt) -> Ticket:
@@ -129,64 +131,64 @@ class PasswordLogin:
                 return tokens
             # The stored hash was replaced meanwhile: by another password, or by a parallel login
             # that hashed the same one anew. So the password is compared with what stands now.
-            async with self._database.connection() as conn:
-                current = await users.get_credential(conn, current.user_id)
+            async with self._database.connection() as connection:
+                current = await users.get_credential(connection, current.user_id)
             if current is None:
                 return Cause.DISABLED
 
     async def _open(self, attempt: _Attempt, credential: Credential) -> Tokens | None:
         now = self._clock.now()
-        async with self._database.transaction() as conn:
-            user = await users.confirm_login(conn, credential)
+        async with self._database.transaction() as connection:
+            user = await users.confirm_login(connection, credential)
             if user is None:
                 return None
             if attempt.device is not None:
-                await devices.remember(conn, user.user_id, attempt.device, now)
+                await devices.remember(connection, user.user_id, attempt.device, now)
             tokens = await self._sessions.open_session(
-                conn, attempt.call, user, attempt.client, methods=_METHODS
+                connection, attempt.call, user, attempt.client, methods=_METHODS
             )
             event = AuditEvent(
                 AuditType.LOGIN, attempt.call, user.user_id, tokens.session_id, attempt.client
             )
-            await audit.record(conn, now, event)
+            await audit.record(connection, now, event)
             return tokens
 
     async def _rehash(self, credential: Credential, password: str) -> None:
         try:
             replacement = await self._hasher.hash(password)
-            async with self._database.connection() as conn:
+            async with self._database.connection() as connection:
                 await users.replace_hash(
-                    conn, credential, phc=replacement.phc, pepper_id=replacement.pepper_id
+                    connection, credential, phc=replacement.phc, pepper_id=replacement.pepper_id
                 )
         except ServiceError as error:
             # The user is logged in; the next login tries again.
-            _log.warning("rehash_failed", reason=error.reason)
+            logger.warning("rehash_failed", reason=error.reason)
 
     async def _claim(self, attempt: _Attempt) -> Credential | None:
         device, limit = attempt.known_device, self._max_failures
-        async with self._database.connection() as conn:
+        async with self._database.connection() as connection:
             if device is not None:
-                return await devices.claim_attempt(conn, attempt.account, device, limit)
-            return await users.claim_attempt(conn, attempt.account, limit)
+                return await devices.claim_attempt(connection, attempt.account, device, limit)
+            return await users.claim_attempt(connection, attempt.account, limit)
 
     async def _release(self, attempt: _Attempt, claimed: Credential | None) -> None:
         user_id = claimed.user_id if claimed is not None else None
         try:
-            async with self._database.connection() as conn:
+            async with self._database.connection() as connection:
                 if attempt.known_device is not None:
-                    await devices.release_attempt(conn, user_id, attempt.known_device)
+                    await devices.release_attempt(connection, user_id, attempt.known_device)
                 else:
-                    await users.release_attempt(conn, user_id)
+                    await users.release_attempt(connection, user_id)
         except ServiceError as error:
-            _log.warning("login_release_failed", reason=error.reason)
+            logger.warning("login_release_failed", reason=error.reason)
 
     async def _record(
         self, attempt: _Attempt, event_type: AuditType, detail: dict[str, str]
     ) -> None:
         user_id = attempt.subject.user_id if attempt.subject is not None else None
         event = AuditEvent(event_type, attempt.call, user_id, client=attempt.client, detail=detail)
-        async with self._database.transaction() as conn:
-            await audit.record(conn, self._clock.now(), event)
+        async with self._database.transaction() as connection:
+            await audit.record(connection, self._clock.now(), event)
 
     @property
     def _max_failures(self) -> int:

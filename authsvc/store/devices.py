@@ -19,10 +19,10 @@ RETURNING users.user_id, users.password_hash, users.pepper_id,
 
 
 async def claim_attempt(
-    conn: Connection, email_canonical: str, device_hash: bytes, max_failures: int
+    connection: Connection, email_canonical: str, device_hash: bytes, max_failures: int
 ) -> Credential | None:
     """Count a failed login from a known device beforehand; as `users.claim_attempt`."""
-    row = await conn.fetchrow(_CLAIM_ATTEMPT, email_canonical, device_hash, max_failures)
+    row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, device_hash, max_failures)
     return credential_from(row)
 
 
@@ -32,9 +32,11 @@ WHERE user_id = $1 AND device_hash = $2
 """
 
 
-async def release_attempt(conn: Connection, user_id: UserId | None, device_hash: bytes) -> None:
+async def release_attempt(
+    connection: Connection, user_id: UserId | None, device_hash: bytes
+) -> None:
     """Take back a claim that led to no evaluation; None: there was none."""
-    await conn.execute(_RELEASE_ATTEMPT, user_id, device_hash)
+    await connection.execute(_RELEASE_ATTEMPT, user_id, device_hash)
 
 
 _REMEMBER = """
@@ -43,6 +45,8 @@ ON CONFLICT (user_id, device_hash) DO UPDATE SET failed_logins = 0, last_use_tim
 """
 
 
-async def remember(conn: Connection, user_id: UserId, device_hash: bytes, now: datetime) -> None:
+async def remember(
+    connection: Connection, user_id: UserId, device_hash: bytes, now: datetime
+) -> None:
     """Note that the user logged in from this device, and forget its failures."""
-    await conn.execute(_REMEMBER, user_id, device_hash, now)
+    await connection.execute(_REMEMBER, user_id, device_hash, now)

@@ -38,10 +38,10 @@ RETURNING user_id
 
 
 async def insert(
-    conn: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str
+    connection: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str
 ) -> bool:
     """Store a new account; return False if another account has its address."""
-    inserted = await conn.fetchval(
+    inserted = await connection.fetchval(
         _INSERT,
         user.user_id,
         user.email,
@@ -61,9 +61,9 @@ SELECT user_id, email, display_name, roles, status, create_time FROM users WHERE
 """
 
 
-async def get(conn: Connection, user_id: UserId) -> User | None:
+async def get(connection: Connection, user_id: UserId) -> User | None:
     """Return the account with this id."""
-    row = await conn.fetchrow(_GET, user_id)
+    row = await connection.fetchrow(_GET, user_id)
     return None if row is None else _user(row)
 
 
@@ -76,14 +76,14 @@ RETURNING user_id
 
 
 async def set_status(
-    conn: Connection, account: UserId | str, status: UserStatus, now: datetime
+    connection: Connection, account: UserId | str, status: UserStatus, now: datetime
 ) -> UserId | None:
     """Set the status of the account with this id or canonical address and forget its failures.
 
     Returns its id, or None if there is no such account.
     """
     user_id, email = (None, account) if isinstance(account, str) else (account, None)
-    found = await conn.fetchval(_SET_STATUS, user_id, email, status, now)
+    found = await connection.fetchval(_SET_STATUS, user_id, email, status, now)
     return None if found is None else UserId(found)
 
 
@@ -97,13 +97,13 @@ WHERE users.email_canonical = $1
 
 
 async def find_login_subject(
-    conn: Connection, email_canonical: str, device_hash: bytes | None, max_failures: int
+    connection: Connection, email_canonical: str, device_hash: bytes | None, max_failures: int
 ) -> LoginSubject | None:
     """Return the account that a login is for.
 
     A device that failed `max_failures` times in a row counts as one that never logged in.
     """
-    row = await conn.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
+    row = await connection.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
     if row is None:
         return None
     return LoginSubject(UserId(row["user_id"]), UserStatus(row["status"]), row["known_device"])
@@ -119,14 +119,14 @@ RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'o
 
 
 async def claim_attempt(
-    conn: Connection, email_canonical: str, max_failures: int
+    connection: Connection, email_canonical: str, max_failures: int
 ) -> Credential | None:
     """Count a failed login beforehand and return what the password is to be compared with.
 
     Returns None, and counts nothing, if no active account has the address or `max_failures` logins
     failed since the last one that didn't (SP 800-63B-4, 3.2.2).
     """
-    row = await conn.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures)
+    row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures)
     return credential_from(row)
 
 
@@ -135,9 +135,9 @@ UPDATE users SET failed_logins = greatest(failed_logins - 1, 0) WHERE user_id = 
 """
 
 
-async def release_attempt(conn: Connection, user_id: UserId | None) -> None:
+async def release_attempt(connection: Connection, user_id: UserId | None) -> None:
     """Take back a claim that led to no evaluation; None: there was none."""
-    await conn.execute(_RELEASE_ATTEMPT, user_id)
+    await connection.execute(_RELEASE_ATTEMPT, user_id)
 
 
 _CONFIRM_LOGIN = """
@@ -147,13 +147,13 @@ RETURNING user_id, email, display_name, roles, status, create_time
 """
 
 
-async def confirm_login(conn: Connection, credential: Credential) -> User | None:
+async def confirm_login(connection: Connection, credential: Credential) -> User | None:
     """Forget the failures of an account that is still active and still has this password.
 
     Returns None, and changes nothing, if it isn't or hasn't. Its row stays locked until the
     transaction ends.
     """
-    row = await conn.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
+    row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
     return None if row is None else _user(row)
 
 
@@ -162,9 +162,9 @@ SELECT user_id, password_hash, pepper_id FROM users WHERE user_id = $1 AND statu
 """
 
 
-async def get_credential(conn: Connection, user_id: UserId) -> Credential | None:
+async def get_credential(connection: Connection, user_id: UserId) -> Credential | None:
     """Return the stored password of an active account."""
-    row = await conn.fetchrow(_GET_CREDENTIAL, user_id)
+    row = await connection.fetchrow(_GET_CREDENTIAL, user_id)
     return credential_from(row)
 
 
@@ -174,10 +174,10 @@ UPDATE users SET password_hash = $3, pepper_id = $4 WHERE user_id = $1 AND passw
 
 
 async def replace_hash(
-    conn: Connection, credential: Credential, *, phc: str, pepper_id: str
+    connection: Connection, credential: Credential, *, phc: str, pepper_id: str
 ) -> None:
     """Store a new hash of the same password, unless the password was changed meanwhile."""
-    await conn.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)
+    await connection.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)
 
 
 def credential_from(row: asyncpg.Record | None) -> Credential | None:
