@@ -74,16 +74,12 @@ def parse(token: str, typ: str) -> CompactJws:
 
 
 def _segment(value: Mapping[str, object]) -> str:
-    return base64url.encode(json.dumps(value, separators=(",", ":")).encode())
+    return base64url.encode(_encoder.encode(value).encode())
 
 
 def _json_object(raw: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_refuse_constant,
-        )
+        value = _decoder.decode(raw.decode("utf-8"))
     except Malformed:
         raise
     except (ValueError, RecursionError):
@@ -102,3 +98,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Malformed(f"{name} is not JSON")
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
+_decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)

@@ -40,8 +40,8 @@ _LEARN_INTERVAL = 0.05
 class SigningKeys:
     """The signing keys, read into memory by `load` and kept up to date by `run`.
 
-    `is_fresh` says whether revocations are being heard of; while they are not, what is in memory
-    must be `refresh`ed before it is trusted.
+    `is_fresh` tells whether revocations are being heard of. While this replica does not hear of
+    them, what it has in memory must be read again (`refresh`) before it is trusted.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SigningKeys:
         clock: Clock,
         is_fresh: Callable[[], bool] = lambda: True,
     ) -> None:
-        self.is_fresh = is_fresh
+        self._hears_revocations = is_fresh
         self._database = database
         self._keyring = keyring
         self._settings = settings
@@ -62,6 +62,8 @@ class SigningKeys:
         self._active: SigningKey | None = None
         self._jwks = json.dumps({"keys": []})
         self._revoked: set[str] = set()
+        self._gaps = 0
+        self._gaps_before_read = 0
         self._reads = GatheredReads(self._read)
         self._learning = GatheredReads(self._reads.read, _LEARN_INTERVAL)
         self._woken = asyncio.Event()
@@ -188,6 +190,10 @@ class SigningKeys:
         await self._learning.read()
         return key_id in self._verifying
 
+    def is_fresh(self) -> bool:
+        """Tell whether no revocation can have been missed since the keys were read."""
+        return self._gaps == self._gaps_before_read and self._hears_revocations()
+
     async def refresh(self) -> None:
         """Read the keys, together with all who ask at once; raises StoreUnavailable."""
         await self._reads.read()
@@ -204,7 +210,8 @@ class SigningKeys:
             self._woken.set()
 
     def on_gap(self) -> None:
-        """Read the keys soon: a revocation may have been missed."""
+        """Take what is in memory for out of date: a revocation may have been missed."""
+        self._gaps += 1
         self._woken.set()
 
     def _distrust(self, key_id: str) -> None:
@@ -273,9 +280,11 @@ class SigningKeys:
         return now + self._settings.access_lifetime + self._settings.clock_skew + _STRAGGLING
 
     async def _read(self) -> None:
+        gaps = self._gaps
         async with self._database.connection() as conn:
             rows = await store.list_all(conn)
         self._install(key_set.open_keys(rows, self._keyring, self._keys.usable, self._clock.now()))
+        self._gaps_before_read = gaps
 
     def _install(self, keys: KeySet) -> None:
         # A read that was under way when a key was revoked must not bring it back.

@@ -1,0 +1,19 @@
+"""Owns the fixtures of the tests of forged access tokens."""
+
+import pytest
+
+from authsvc.core.jwk import ALGORITHMS
+from tests.forging import World, open_world
+from tests.postgres import PostgresServer
+
+
+@pytest.fixture(scope="session")
+def world(postgres_server: PostgresServer) -> World:
+    """A replica that signs with ES256, as shipped."""
+    return open_world(postgres_server, "ES256")
+
+
+@pytest.fixture(scope="session", params=ALGORITHMS)
+def any_world(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> World:
+    """A replica for each algorithm."""
+    return open_world(postgres_server, request.param)

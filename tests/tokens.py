@@ -1,0 +1,61 @@
+"""Sessions, keys and settings for tests of tokens."""
+
+import base64
+from datetime import timedelta
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from authsvc.config import KeySettings, TokenSettings
+from authsvc.core.ids import uuid7
+from authsvc.core.sealing import Keyring
+from authsvc.core.signing_keys import SigningKeys
+from authsvc.models import ClientContext, Clock, Session, SessionId, UserId, UserStatus
+from authsvc.store.database import Database
+
+PERMISSIONS = {"user": ("read", "write"), "editor": ("write", "publish")}
+
+
+def keyring(*names: str) -> Keyring:
+    """Return a keyring of keys with these names, newest first; a name always has the same key."""
+    return Keyring(
+        [
+            KeySettings(id=name, key=SecretStr(base64.b64encode(name.encode().ljust(32)).decode()))
+            for name in names or ("ring1",)
+        ]
+    )
+
+
+def token_settings(**changes: object) -> TokenSettings:
+    """Return the shipped settings of tokens with `changes`."""
+    return TokenSettings.model_validate(changes)
+
+
+async def load_keys(database: Database, clock: Clock, **settings: object) -> SigningKeys:
+    """Return the signing keys of one replica, as after its start."""
+    keys = SigningKeys(database, keyring(), token_settings(**settings), clock)
+    await keys.load()
+    return keys
+
+
+def make_session(clock: Clock, *, roles: tuple[str, ...] = ("user",), days: float = 30) -> Session:
+    """Return a session that was opened a minute ago and ends in `days`."""
+    now = clock.now()
+    login = now - timedelta(minutes=1)
+    return Session(
+        session_id=SessionId(uuid7(login)),
+        user_id=UserId(UUID("01900000-0000-7000-8000-000000000001")),
+        create_time=login,
+        last_use_time=login,
+        authentication_time=login,
+        idle_expire_time=now + timedelta(days=7),
+        absolute_expire_time=now + timedelta(days=days),
+        client=ClientContext(),
+        authentication_methods=("pwd", "otp"),
+        csrf_hash=bytes(32),
+        refresh_counter=0,
+        revoke_time=None,
+        revoke_reason=None,
+        user_status=UserStatus.ACTIVE,
+        user_roles=roles,
+    )
