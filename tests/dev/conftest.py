@@ -1,5 +1,6 @@
 """Embedded PostgreSQL servers for the tests of the supervisor itself."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -7,36 +8,46 @@ from pathlib import Path
 
 import pytest
 
+from authsvc.dev.locks import lock_supervisor
 from authsvc.dev.postgres import EmbeddedPostgres
 from tests.postgres import state_folder
 
 MakePostgres = Callable[..., EmbeddedPostgres]
 
 
-@pytest.fixture(scope="session")
-def new_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The state folder of a server that was made, started and stopped."""
-    folder = tmp_path_factory.mktemp("new") / "state"
-    server = EmbeddedPostgres(folder, durable=False)
-    server.start()
-    server.stop()
-    # Without it a copy is never taken for a killed worker's.
-    (folder / "postgres" / "supervisor.lock").unlink()
-    return folder
-
-
 @pytest.fixture
-def state_dir(new_state: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A state folder of this test's own, with data in it."""
+def empty_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty folder on a file system that is quick."""
     folder = state_folder(tmp_path_factory)
-    subprocess.run(["cp", "-a", f"{new_state}/.", folder], check=True)
     yield folder
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def new_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The state folder of a server that was made, started and stopped."""
+    folder = state_folder(tmp_path_factory)
+    server = EmbeddedPostgres(folder, durable=False)
+    server.start()
+    server.stop()
+    lock = lock_supervisor(folder / "postgres")
+    yield folder
+    os.close(lock)
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def make_postgres() -> Iterator[MakePostgres]:
-    """Makes supervisors whose servers are stopped after the test."""
+def state_dir(new_state: Path, empty_dir: Path) -> Path:
+    """A state folder of this test's own, with data in it."""
+    subprocess.run(["cp", "-a", f"{new_state}/.", empty_dir], check=True)
+    # Without it nobody takes the copy for a killed worker's.
+    (empty_dir / "postgres" / "supervisor.lock").unlink()
+    return empty_dir
+
+
+@pytest.fixture
+def make_postgres(empty_dir: Path) -> Iterator[MakePostgres]:
+    """Makes supervisors whose servers are stopped after the test, before its folder goes."""
     made: list[EmbeddedPostgres] = []
 
     def make(folder: Path, *, durable: bool = False) -> EmbeddedPostgres:

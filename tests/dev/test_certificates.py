@@ -14,10 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from cryptography.x509.verification import VerificationError
 
 from authsvc.dev import certificates
 from authsvc.dev.certificates import CertificateError
+from tests.dev.tls import connect, load, policy
 
 ROLES = ("app", "edge", "issuer", "admin", "observer")
 WEEK = timedelta(days=7)
@@ -30,54 +31,12 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def load(path: Path) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(path.read_bytes())
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file()
     }
-
-
-def policy(folder: Path) -> PolicyBuilder:
-    return PolicyBuilder().store(Store([load(folder / "ca.crt")]))
-
-
-def shake_hands(client: ssl.SSLObject, server: ssl.SSLObject, wires: list[ssl.MemoryBIO]) -> None:
-    to_server, to_client, from_client, from_server = wires
-    pending = [client, server]
-    for _ in range(10):
-        for side in list(pending):
-            try:
-                side.do_handshake()
-                pending.remove(side)
-            except ssl.SSLWantReadError:
-                pass
-            to_server.write(from_client.read())
-            to_client.write(from_server.read())
-        if not pending:
-            return
-    pytest.fail("the handshake did not end")
-
-
-def connect(folder: Path, client: str, *, host: str, authority: Path | None = None) -> set[str]:
-    """Connect as `client` to the server called `host` and return the names the server sees."""
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(folder / "server.crt", folder / "server.key")
-    serving.load_verify_locations((authority or folder) / "ca.crt")
-    serving.verify_mode = ssl.CERT_REQUIRED
-    calling = ssl.create_default_context(cafile=folder / "ca.crt")
-    calling.load_cert_chain(f"{folder}/clients/{client}.crt", f"{folder}/clients/{client}.key")
-    to_server, to_client, from_client, from_server = wires = [ssl.MemoryBIO() for _ in range(4)]
-    caller = calling.wrap_bio(to_client, from_client, server_hostname=host)
-    server = serving.wrap_bio(to_server, from_server, server_side=True)
-    shake_hands(caller, server, wires)
-    seen = server.getpeercert()
-    assert seen
-    return {str(kind_and_name[1]) for kind_and_name in seen["subjectAltName"]}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -239,17 +198,25 @@ def generous_umask() -> Iterator[None]:
 def test_a_key_is_never_readable_by_others(
     tmp_path: Path, generous_umask: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace, modes = Path.replace, []
+    chmod, replace = Path.chmod, Path.replace
+    written: list[int] = []
+    moved: list[int] = []
 
-    def recording_replace(source: Path, target: Path) -> Path:
-        if target.suffix == ".key":
-            assert source.parent == target.parent
-            modes.append(mode(source))
+    def watched_chmod(path: Path, wanted: int) -> None:
+        written.append(mode(path))
+        chmod(path, wanted)
+
+    def watched_replace(source: Path, target: Path) -> Path:
+        assert source.parent == target.parent
+        moved.append(mode(source))
         return replace(source, target)
 
-    monkeypatch.setattr(Path, "replace", recording_replace)
-    issued = certificates.init(tmp_path)
-    assert modes == [0o600] * len(issued)
+    with monkeypatch.context() as watch:
+        watch.setattr(Path, "chmod", watched_chmod)
+        watch.setattr(Path, "replace", watched_replace)
+        issued = certificates.init(tmp_path)
+    assert written == [0o600, 0o600] * len(issued)
+    assert moved == [0o600, 0o644] * len(issued)
     assert {mode(one.key) for one in issued} == {0o600}
     issued[0].key.chmod(0o644)
     assert not certificates.init(tmp_path)[0].made
@@ -274,14 +241,10 @@ def test_a_server_of_ones_own(tmp_path: Path) -> None:
     assert (certificate, key) == (tmp_path / "web.crt", tmp_path / "web.key")
     verifier = policy(tmp_path).build_server_verifier(x509.DNSName("web.local"))
     assert verifier.verify(load(certificate), [])
-    assert verifier_of_clients(tmp_path).verify(load(certificate), []).subjects
+    assert policy(tmp_path).build_client_verifier().verify(load(certificate), []).subjects
     assert load(certificate).not_valid_after_utc < datetime.now(UTC) + timedelta(hours=2)
     described = certificates.describe(certificate, key)
     assert described.names.labels == ("dns:web.local", "::1")
-
-
-def verifier_of_clients(folder: Path) -> x509.verification.ClientVerifier:
-    return policy(folder).build_client_verifier()
 
 
 def test_nothing_outlives_its_authority(tmp_path: Path) -> None:

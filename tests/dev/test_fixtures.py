@@ -1,27 +1,42 @@
-"""The database fixtures: what a test gets and that it has it alone."""
+"""The database fixtures: what a test gets, that it has it alone, and that nothing is left."""
+
+import os
+from pathlib import Path
 
 import asyncpg
 import pytest
 
+from authsvc.dev.locks import lock_supervisor
+from tests import postgres
 from tests.postgres import PostgresServer
 
 
-async def _tables(dsn: str) -> int:
+async def fetch(dsn: str, *statements: str) -> object:
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute("CREATE TABLE made_by_a_test (id int)")
-        return int(
-            await connection.fetchval(
-                "SELECT count(*) FROM pg_tables WHERE tablename = 'made_by_a_test'"
-            )
-        )
+        for statement in statements[:-1]:
+            await connection.execute(statement)
+        return await connection.fetchval(statements[-1])
     finally:
         await connection.close()
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
 async def test_a_blank_database_is_a_tests_own(blank_dsn: str, time: str) -> None:
-    assert await _tables(blank_dsn) == 1
+    tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+    assert await fetch(blank_dsn, tables) == 0
+    assert await fetch(blank_dsn, "CREATE TABLE mine (id int)", tables) == 1
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+async def test_a_migrated_database_is_a_tests_own(database_dsn: str, time: str) -> None:
+    assert await fetch(database_dsn, "SELECT count(*) FROM schema_version")
+    assert await fetch(database_dsn, "CREATE TABLE mine (id int)", "SELECT 1") == 1
+
+
+async def test_a_workers_database_is_another(worker_dsn: str, database_dsn: str) -> None:
+    assert await fetch(worker_dsn, "SELECT count(*) FROM schema_version")
+    assert worker_dsn != database_dsn
 
 
 async def test_dropping_a_database_cuts_off_its_connections(
@@ -33,3 +48,39 @@ async def test_dropping_a_database_cuts_off_its_connections(
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await connection.fetchval("SELECT 1")
     await connection.close()
+
+
+async def test_a_server_given_by_its_address_is_left_as_it_was(
+    postgres_server: PostgresServer, blank_dsn: str
+) -> None:
+    databases = "SELECT count(*) FROM pg_database"
+    before = await fetch(blank_dsn, databases)
+    guest = PostgresServer(blank_dsn)
+    name = guest.create()
+    assert await fetch(guest.dsn(name), "SELECT count(*) FROM schema_version")
+    guest.drop(name)
+    guest.close()
+    assert await fetch(blank_dsn, databases) == before
+
+
+def test_what_killed_workers_left_in_memory_is_removed(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "_MEMORY", tmp_path)
+    monkeypatch.setattr(postgres, "_ROOM", 0)
+    folders = {
+        name: tmp_path / f"authsvc-test-{name}" for name in ("left", "starting", "running", "new")
+    }
+    locks = {}
+    for name in ("left", "starting", "running"):
+        home = folders[name] / "postgres"
+        home.mkdir(parents=True)
+        locks[name] = lock_supervisor(home)
+    folders["new"].mkdir()
+    for name in ("left", "running"):
+        os.utime(folders[name] / "postgres" / "supervisor.lock", (0, 0))
+    for name in ("left", "starting"):
+        os.close(locks[name])
+    mine = postgres.state_folder(tmp_path_factory)
+    os.close(locks["running"])
+    assert set(tmp_path.iterdir()) == {*folders.values(), mine} - {folders["left"]}

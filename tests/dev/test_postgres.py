@@ -79,9 +79,9 @@ def mode(path: Path) -> int:
 
 
 async def test_a_new_server_answers_and_keeps_its_data(
-    tmp_path: Path, make_postgres: MakePostgres
+    empty_dir: Path, make_postgres: MakePostgres
 ) -> None:
-    server = make_postgres(tmp_path / "made" / "on the, way", durable=True)
+    server = make_postgres(empty_dir / "made" / "on the, way", durable=True)
     server.start()
     await remember(server.dsn(), "kept")
     first = server.pid
@@ -115,6 +115,7 @@ async def test_only_the_owner_reaches_the_server(
     assert await query(server.dsn(), "SHOW listen_addresses") == ""
     home = state_dir / "postgres"
     assert mode(socket_folder(server.dsn())) == 0o700
+    assert mode(socket_folder(server.dsn()) / ".s.PGSQL.5432") == 0o700
     assert mode(home) == mode(home / "data") == 0o700
     assert mode(home / "password") == mode(home / "server.log") == 0o600
     address = urlsplit(server.dsn())
@@ -124,8 +125,8 @@ async def test_only_the_owner_reaches_the_server(
             await query(dsn, "SELECT 1")
 
 
-async def test_folders_above_stay_closed(tmp_path: Path, make_postgres: MakePostgres) -> None:
-    closed = tmp_path / "closed"
+async def test_folders_above_stay_closed(empty_dir: Path, make_postgres: MakePostgres) -> None:
+    closed = empty_dir / "closed"
     closed.mkdir(mode=0o700)
     server = make_postgres(closed / "state")
     server.start()
@@ -243,11 +244,11 @@ def test_a_process_id_with_a_new_owner_is_no_obstacle(
 
 
 def test_what_an_interrupted_start_left_is_removed(
-    tmp_path: Path, make_postgres: MakePostgres
+    empty_dir: Path, make_postgres: MakePostgres
 ) -> None:
-    leftover = tmp_path / "postgres" / "unfinished-1" / "data"
+    leftover = empty_dir / "postgres" / "unfinished-1" / "data"
     leftover.mkdir(parents=True)
-    server = make_postgres(tmp_path)
+    server = make_postgres(empty_dir)
     server.start()
     assert server.is_running()
     assert not leftover.parent.exists()

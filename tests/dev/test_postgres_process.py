@@ -2,12 +2,11 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -18,7 +17,6 @@ from authsvc.dev import postgres as postgres_module
 from authsvc.dev.binaries import find_binaries, is_reachable
 from tests.dev.conftest import MakePostgres
 
-NOBODY = 65534
 ROOT = Path(__file__).parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's parent-death signal")
@@ -149,38 +147,42 @@ def test_a_server_that_outlived_its_supervisor_is_stopped(
 
 
 @pytest.fixture
-def nobodys_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    os.chown(folder, NOBODY, NOBODY)
-    yield folder
-    shutil.rmtree(folder)
+def somebody() -> int:
+    """A user that root would not choose by itself, and that PostgreSQL finds by name."""
+    return pwd.getpwnam("daemon").pw_uid
 
 
-def python_for_nobody() -> str:
+@pytest.fixture
+def somebodys_folder(empty_dir: Path, somebody: int) -> Path:
+    os.chown(empty_dir, somebody, somebody)
+    return empty_dir
+
+
+def python_for(user: int) -> str:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        if Path(python).exists() and is_reachable(Path(python), NOBODY):
+        if Path(python).exists() and is_reachable(Path(python), user):
             return python
     pytest.skip("no Python here can be run by another user")
 
 
 @AS_ROOT
 def test_an_unprivileged_user_runs_its_own_server_and_root_respects_it(
-    nobodys_folder: Path, make_postgres: MakePostgres
+    somebodys_folder: Path, somebody: int, make_postgres: MakePostgres
 ) -> None:
-    if not is_reachable(ROOT, NOBODY):
+    if not (is_reachable(ROOT, somebody) and is_reachable(somebodys_folder, somebody)):
         pytest.skip("another user can't read the code here")
-    state_dir = nobodys_folder / "state"
-    python = python_for_nobody()
+    python = python_for(somebody)
     for _ in range(2):
-        with start_supervisor(state_dir, python=python, user=NOBODY) as supervisor:
+        with start_supervisor(somebodys_folder, python=python, user=somebody) as supervisor:
             assert asyncio.run(one(announced_dsn(supervisor))) == 1
             supervisor.communicate()
-        server = make_postgres(state_dir)
+        server = make_postgres(somebodys_folder)
         server.start()
         assert asyncio.run(one(server.dsn())) == 1
         server.stop()
-    assert {path.stat().st_uid for path in (state_dir / "postgres").iterdir()} == {NOBODY}
+    files = {path: path.stat().st_uid for path in (somebodys_folder / "postgres").iterdir()}
+    assert set(files.values()) == {somebody}
 
 
 @AS_ROOT
