@@ -1,0 +1,151 @@
+"""The statements on sessions: what each changes, and what it leaves alone."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+import pytest
+
+from authsvc.core.ids import uuid7
+from authsvc.models import RevokeReason, SessionId, UserId
+from authsvc.store import sessions as store
+from tests.sessions import DAY, SECOND, World
+
+NEVER = timedelta(days=3_650)
+
+
+async def _opened(world: World, count: int) -> list[SessionId]:
+    replica = world.replica(max_per_user=1_000)
+    user_id = await world.add_user()
+    return [(await world.open(replica, user_id)).session_id for _ in range(count)]
+
+
+async def test_what_is_stored_is_found_again(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    async with world.database.connection() as connection:
+        by_id = (await store.find(connection, [session_id]))[session_id]
+        by_token = (await store.find_by_token(connection, [by_id.token_hash]))[by_id.token_hash]
+        assert await store.find(connection, []) == {}
+        assert await store.find(connection, [SessionId(uuid7(world.clock.now()))]) == {}
+        assert await store.find_by_token(connection, [b"unknown"]) == {}
+    assert by_token.session.session_id == by_id.session.session_id == session_id
+    assert by_id.session.client.ip == "192.0.2.1"
+    assert by_id.refresh_time == world.clock.now()
+    for secret in (by_id.token_hash, by_id.session.csrf_hash):
+        assert repr(secret) not in repr(by_id)
+
+
+async def test_each_session_is_found_once_however_often_it_is_asked_for(world: World) -> None:
+    first, second = await _opened(world, 2)
+    async with world.database.connection() as connection:
+        found = await store.find(connection, [first, second, first])
+    assert set(found) == {first, second}
+
+
+async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
+    now = world.clock.now()
+    async with world.database.connection() as connection:
+        return await store.advance(connection, session_id, counter, now, now + DAY) is not None
+
+
+async def test_a_counter_is_advanced_once(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    outcomes = await asyncio.gather(*(_advance(world, session_id, 0) for _ in range(30)))
+    assert outcomes.count(True) == 1
+    assert await _advance(world, session_id, 1)
+    assert (await world.row(session_id))["refresh_counter"] == 2
+
+
+async def test_an_advance_goes_by_the_time_not_back(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    before = await world.row(session_id)
+    world.clock.advance(-5)
+    assert await _advance(world, session_id, 0)
+    assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
+
+
+async def _extend(world: World, ids: list[SessionId], until: datetime) -> set[SessionId]:
+    async with world.database.connection() as connection:
+        return set(await store.extend(connection, ids, world.clock.now(), until))
+
+
+async def test_extending_never_shortens(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    before = await world.row(session_id)
+    assert await _extend(world, [session_id], world.clock.now() + SECOND) == {session_id}
+    assert (await world.row(session_id))["idle_expire_time"] == before["idle_expire_time"]
+
+
+async def test_extending_stops_at_the_absolute_end(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    await _extend(world, [session_id], world.clock.now() + NEVER)
+    row = await world.row(session_id)
+    assert row["idle_expire_time"] == row["absolute_expire_time"]
+
+
+async def test_only_active_sessions_are_extended(world: World) -> None:
+    revoked, kept = await _opened(world, 2)
+    (disabled,) = await _opened(world, 1)
+    await world.disable((await world.row(disabled))["user_id"])
+    async with world.database.connection() as connection:
+        await store.revoke(connection, revoked, world.clock.now(), RevokeReason.REVOKED)
+    until = world.clock.now() + 8 * DAY
+    assert await _extend(world, [revoked, kept, disabled], until) == {kept}
+    world.clock.advance(8 * DAY)
+    assert await _extend(world, [kept], until + DAY) == set()
+
+
+@pytest.mark.parametrize("statement", ["extend", "touch"])
+async def test_rows_that_are_held_are_left_out_without_waiting(
+    world: World, statement: str
+) -> None:
+    held, free = await _opened(world, 2)
+    world.clock.advance(DAY)
+    now = world.clock.now()
+    async with world.database.transaction() as connection:
+        await store.revoke(connection, held, now, RevokeReason.REVOKED)
+        if statement == "extend":
+            assert await _extend(world, [held, free], now + 8 * DAY) == {free}
+        else:
+            await _touch(world, {held: now, free: now})
+    assert (await world.row(free))["last_use_time"] == now
+    assert (await world.row(held))["last_use_time"] == now - DAY
+
+
+async def _touch(
+    world: World, use_times: dict[SessionId, datetime], interval: timedelta = SECOND
+) -> None:
+    async with world.database.connection() as connection:
+        await store.touch(connection, use_times, interval)
+
+
+async def test_last_use_goes_forward_only_and_not_too_often(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    start = world.clock.now()
+
+    async def touched(offset: int) -> int:
+        await _touch(world, {session_id: start + offset * SECOND}, 60 * SECOND)
+        since: timedelta = (await world.row(session_id))["last_use_time"] - start
+        return since // SECOND
+
+    assert [await touched(offset) for offset in (59, 60, 119, 30, 120)] == [0, 60, 60, 60, 120]
+
+
+async def test_nothing_is_touched_that_is_gone(world: World) -> None:
+    now = world.clock.now()
+    await _touch(world, {SessionId(uuid7(now)): now})
+    await _touch(world, {})
+
+
+async def test_ending_all_of_a_user_spares_one_and_says_which_were_active(world: World) -> None:
+    expired = (await _opened(world, 1))[0]
+    user_id: UserId = (await world.row(expired))["user_id"]
+    world.clock.advance(7 * DAY)
+    replica = world.replica()
+    active = (await world.open(replica, user_id)).session_id
+    spared = (await world.open(replica, user_id)).session_id
+    async with world.database.transaction() as connection:
+        ended = await store.revoke_of_user(
+            connection, user_id, world.clock.now(), RevokeReason.REVOKED, spared
+        )
+    assert ended == {expired: False, active: True}
+    assert await world.active(user_id) == [spared]
