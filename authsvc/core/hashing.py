@@ -4,9 +4,11 @@ Scheme v1: NFKC, UTF-8, HMAC-SHA256 keyed with the pepper, Argon2id of the 32 by
 """
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import os
+import sys
 import threading
 import time
 import unicodedata
@@ -16,9 +18,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import argon2
 import structlog
-from argon2.low_level import Type, hash_secret, verify_secret
+from argon2 import Parameters, extract_parameters
+from argon2.exceptions import VerificationError, VerifyMismatchError
+from argon2.low_level import ARGON2_VERSION, Type, hash_secret, verify_secret
 
 from authsvc.config import KeySettings, PasswordSettings
 from authsvc.errors import FieldInvalid, Overloaded
@@ -28,6 +31,7 @@ MAX_PASSWORD_BYTES = 1024
 _SCHEME = "v1"
 _SALT_BYTES = 16
 _HASH_BYTES = 32
+_LOWEST_PRIORITY = 19
 
 _log = structlog.get_logger(__name__)
 
@@ -73,27 +77,41 @@ def normalize_password(password: str, field: str = "password") -> str:
     return password
 
 
+class _Unusable(Exception):
+    """A stored hash can't be compared with; the message says why."""
+
+
 class PasswordHasher:
     """Hashes passwords with Argon2id in threads of its own, first come, first served.
 
-    At most `hash_queue` wait; beyond that Overloaded is raised at once.
+    At most `hash_queue` wait; beyond that Overloaded is raised at once. A caller that is cancelled
+    before its turn costs nothing.
     """
 
     def __init__(self, settings: PasswordSettings, peppers: Sequence[KeySettings]) -> None:
         self._peppers = {pepper.id: pepper.key_bytes() for pepper in peppers}
         self._newest_pepper_id = peppers[0].id
-        self._parameters = argon2.Parameters(
+        self._parameters = Parameters(
             type=Type.ID,
-            version=argon2.low_level.ARGON2_VERSION,
+            version=ARGON2_VERSION,
             salt_len=_SALT_BYTES,
             hash_len=_HASH_BYTES,
             time_cost=settings.argon2_time_cost,
             memory_cost=settings.argon2_memory_kib,
             parallelism=settings.argon2_parallelism,
         )
-        self._pool = _Pool(
-            settings.hash_workers or len(os.sched_getaffinity(0)), settings.hash_queue
-        )
+        self._dummy = self._hash_of_nothing()
+        self._pool = _Pool(settings.hash_workers or _processors(), settings.hash_queue)
+
+    @property
+    def queued(self) -> int:
+        """How many hashes wait for a thread."""
+        return self._pool.queued
+
+    @property
+    def running(self) -> int:
+        """How many hashes are being computed."""
+        return self._pool.running
 
     async def hash(self, password: str) -> PasswordHash:
         """Return the hash of `password` under the newest pepper.
@@ -106,7 +124,10 @@ class PasswordHasher:
         return await self._pool.run(lambda: self._hash(normalized))
 
     async def verify(self, stored: PasswordHash | None, password: str) -> Verification:
-        """Return whether `password` is the stored one; None takes the same work and never matches.
+        """Return whether `password` is the stored one.
+
+        None, and a hash that is corrupt or whose pepper is gone, take the work of a hash of today
+        and never match. A hash of older parameters takes its own time until its owner's next login.
 
         Raises:
             FieldInvalid: It can't be a password.
@@ -121,7 +142,7 @@ class PasswordHasher:
 
     def _hash(self, normalized: str) -> PasswordHash:
         phc = hash_secret(
-            self._mac(normalized, self._newest_pepper_id),
+            _mac(self._peppers[self._newest_pepper_id], normalized),
             os.urandom(_SALT_BYTES),
             time_cost=self._parameters.time_cost,
             memory_cost=self._parameters.memory_cost,
@@ -132,35 +153,32 @@ class PasswordHasher:
         return PasswordHash(_SCHEME + phc.decode(), self._newest_pepper_id)
 
     def _verify(self, stored: PasswordHash | None, normalized: str) -> Verification:
-        usable = stored if stored is not None and self._is_usable(stored) else self._dummy()
-        phc = usable.phc.removeprefix(_SCHEME)
-        mac = self._mac(normalized, usable.pepper_id)
-        try:
-            verify_secret(phc.encode(), mac, Type.ID)
-        except argon2.exceptions.VerificationError:
-            return Verification(matches=False, rehash=False)
-        stale = (
-            argon2.extract_parameters(phc) != self._parameters
-            or usable.pepper_id != self._newest_pepper_id
-        )
-        return Verification(matches=True, rehash=stale)
+        if stored is not None:
+            try:
+                return self._compare(stored, normalized)
+            except _Unusable as fault:
+                _log.warning("password_hash_unusable", cause=str(fault), pepper_id=stored.pepper_id)
+        self._compare(self._dummy, normalized)
+        return Verification(matches=False, rehash=False)
 
-    def _is_usable(self, stored: PasswordHash) -> bool:
+    def _compare(self, stored: PasswordHash, normalized: str) -> Verification:
+        if not stored.phc.startswith(_SCHEME + "$"):
+            raise _Unusable("its scheme is unknown")
         if stored.pepper_id not in self._peppers:
-            _log.warning("password_pepper_unknown", pepper_id=stored.pepper_id)
-            return False
-        scheme, _, _ = stored.phc.partition("$")
+            raise _Unusable("its pepper is not in the settings")
+        phc = stored.phc.removeprefix(_SCHEME)
         try:
-            parameters = argon2.extract_parameters(stored.phc.removeprefix(scheme))
-        except argon2.exceptions.InvalidHashError:
-            parameters = None
-        if scheme != _SCHEME or parameters is None or parameters.type is not Type.ID:
-            _log.warning("password_hash_unreadable", pepper_id=stored.pepper_id)
-            return False
-        return True
+            verify_secret(phc.encode(), _mac(self._peppers[stored.pepper_id], normalized), Type.ID)
+        except VerifyMismatchError:
+            return Verification(matches=False, rehash=False)
+        except VerificationError as error:
+            raise _Unusable(str(error)) from None
+        newest = stored.pepper_id == self._newest_pepper_id
+        return Verification(
+            matches=True, rehash=not newest or extract_parameters(phc) != self._parameters
+        )
 
-    def _dummy(self) -> PasswordHash:
-        """Return a hash of nothing, with today's parameters: no password is known to match it."""
+    def _hash_of_nothing(self) -> PasswordHash:
         salt, digest = (
             b64encode(os.urandom(size)).rstrip(b"=").decode() for size in (_SALT_BYTES, _HASH_BYTES)
         )
@@ -171,9 +189,6 @@ class PasswordHasher:
         )
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 
-    def _mac(self, normalized: str, pepper_id: str) -> bytes:
-        return hmac.digest(self._peppers[pepper_id], normalized.encode(), hashlib.sha256)
-
 
 class _Pool:
     """Threads with a bounded queue."""
@@ -181,10 +196,20 @@ class _Pool:
     def __init__(self, workers: int, max_queued: int) -> None:
         self._workers = workers
         self._max_queued = max_queued
-        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="hashing")
+        self._executor = ThreadPoolExecutor(workers, "hashing", initializer=_yield_to_other_threads)
         self._lock = threading.Lock()
         self._unfinished = 0
+        self._running = 0
         self._mean_seconds = 0.05
+
+    @property
+    def queued(self) -> int:
+        with self._lock:
+            return self._unfinished - self._running
+
+    @property
+    def running(self) -> int:
+        return self._running
 
     async def run(self, work: Callable[[], Result]) -> Result:
         with self._lock:
@@ -192,20 +217,41 @@ class _Pool:
                 wait = self._mean_seconds * self._max_queued / self._workers
                 raise Overloaded("Too many passwords wait to be hashed.", retry_after=wait)
             self._unfinished += 1
-        future = self._executor.submit(self._timed, work)
+        future = self._executor.submit(self._measured, work)
         future.add_done_callback(self._finished)
         return await asyncio.wrap_future(future)
 
-    def _timed(self, work: Callable[[], Result]) -> Result:
+    def _measured(self, work: Callable[[], Result]) -> Result:
         start = time.perf_counter()
+        with self._lock:
+            self._running += 1
         try:
             return work()
         finally:
-            self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
+            with self._lock:
+                self._running -= 1
+                self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
 
-    def _finished(self, _: "Future[Result]") -> None:
+    def _finished(self, _: Future[Result]) -> None:
         with self._lock:
             self._unfinished -= 1
 
     def close(self) -> None:
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _yield_to_other_threads() -> None:
+    """Let the event loop run before this thread, where threads have a priority of their own."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+
+
+def _mac(pepper: bytes, normalized: str) -> bytes:
+    return hmac.digest(pepper, normalized.encode(), hashlib.sha256)
