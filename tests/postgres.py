@@ -40,7 +40,7 @@ class PostgresServer:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._prefix = f"test_{uuid.uuid4().hex[:12]}"
+        self.prefix = f"test_{uuid.uuid4().hex[:12]}"
         self._count = 0
         self._template: str | None = None
         self._loop = asyncio.new_event_loop()
@@ -85,7 +85,7 @@ class PostgresServer:
 
     def _new_name(self) -> str:
         self._count += 1
-        return f"{self._prefix}_{self._count}"
+        return f"{self.prefix}_{self._count}"
 
     def _execute(self, statement: str) -> None:
         self._wait(self._connection.execute(statement))

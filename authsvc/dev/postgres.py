@@ -1,6 +1,7 @@
 """The embedded PostgreSQL server of a development machine: started, watched and stopped."""
 
 import asyncio
+import math
 import os
 import shutil
 import subprocess
@@ -43,6 +44,7 @@ _POLL = 0.01
 _WATCH_INTERVAL = 0.05
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 5.0
+_STEADY = 10.0
 _LOG_LIMIT = 5 * 1024 * 1024
 
 _SETTINGS = {
@@ -149,22 +151,25 @@ class EmbeddedPostgres:
     async def supervise(self) -> None:
         """Start the server again whenever it dies, until cancelled; then leave it running.
 
-        A server that was stopped with `stop`, or not started yet, is left alone. A start that
-        fails is logged and tried again after 0.1 seconds, then ever later, up to 5 seconds.
+        A server that was stopped with `stop`, or not started yet, is left alone. The first start
+        comes at once; when that fails or does not last for 10 seconds, the next comes 0.1 seconds
+        later, then 0.2, up to 5.
         """
-        backoff = _FIRST_BACKOFF
+        backoff, last_start = 0.0, -math.inf
         while True:
             await asyncio.sleep(_WATCH_INTERVAL)
             if self._process is None or self.is_running():
                 continue
+            if time.monotonic() - last_start > _STEADY:
+                backoff = 0.0
+            await asyncio.sleep(backoff)
+            backoff = min(max(2 * backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
             try:
                 await asyncio.to_thread(self._restart)
                 logger.warning("postgres_restarted", pid=self.pid)
-                backoff = _FIRST_BACKOFF
             except (EmbeddedPostgresError, OSError) as error:
                 logger.warning("postgres_not_restarted", cause=str(error))
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, _LONGEST_BACKOFF)
+            last_start = time.monotonic()
 
     def _restart(self) -> None:
         with self._guard:

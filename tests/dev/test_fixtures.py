@@ -50,17 +50,15 @@ async def test_dropping_a_database_cuts_off_its_connections(
     await connection.close()
 
 
-async def test_a_server_given_by_its_address_is_left_as_it_was(
-    postgres_server: PostgresServer, blank_dsn: str
-) -> None:
-    databases = "SELECT count(*) FROM pg_database"
-    before = await fetch(blank_dsn, databases)
+async def test_a_server_given_by_its_address_is_left_as_it_was(blank_dsn: str) -> None:
     guest = PostgresServer(blank_dsn)
+    databases = f"SELECT count(*) FROM pg_database WHERE datname LIKE '{guest.prefix}%'"
     name = guest.create()
     assert await fetch(guest.dsn(name), "SELECT count(*) FROM schema_version")
+    assert await fetch(blank_dsn, databases) == 2
     guest.drop(name)
     guest.close()
-    assert await fetch(blank_dsn, databases) == before
+    assert await fetch(blank_dsn, databases) == 0
 
 
 def test_what_killed_workers_left_in_memory_is_removed(
