@@ -141,7 +141,7 @@ class _Registrar:
 
     It passes on the generic handlers only. With the methods registered one by one as well,
     grpc.aio keeps a pending request for each of them and waits on all of these anew after every
-    call: some 50 µs a call with 30 methods.
+    call: 20 µs a call with 30 methods.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.clock import FakeClock
 
-pytest_plugins = ["tests.postgres", "tests.databases", "tests.sessions"]
+pytest_plugins = ["tests.postgres", "tests.databases", "tests.sessions", "tests.rpc.probe"]
 
 
 @pytest.fixture

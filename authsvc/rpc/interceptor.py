@@ -4,8 +4,10 @@ One interceptor does it all, as each further one costs every call. What can be k
 beforehand is worked out when it is first called.
 """
 
+import asyncio
+import logging
 import re
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
@@ -35,13 +37,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 _OK = grpc.StatusCode.OK.name
 _LOG_LEVELS = {
-    Reason.INTERNAL: "error",
-    Reason.STORE_UNAVAILABLE: "warning",
-    Reason.OVERLOADED: "warning",
-    Reason.CALLER_NOT_ALLOWED: "warning",
+    Reason.INTERNAL: logging.ERROR,
+    Reason.STORE_UNAVAILABLE: logging.WARNING,
+    Reason.OVERLOADED: logging.WARNING,
+    Reason.CALLER_NOT_ALLOWED: logging.WARNING,
 }
-
-_log = structlog.get_logger("authsvc.rpc")
 
 
 class Inbound:
@@ -49,13 +49,20 @@ class Inbound:
 
     __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
 
-    def __init__(self, request_id: str, authorizations: list[str]) -> None:
-        self.request_id = request_id
-        self.authorizations = authorizations
+    def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        self.started = perf_counter()
+        self.request_id = ""
+        self.authorizations: list[str] = []
         self.caller = _NOBODY
         self.claims: Claims | None = None
-        self.started = perf_counter()
-        self.task: Any = None
+        self.task: asyncio.Task[Any] | None = None
+        for key, value in metadata:
+            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                self.request_id = value
+            elif key == "authorization":
+                self.authorizations.append(str(value))
+        if not self.request_id:
+            self.request_id = _new_request_id()
 
 
 _INBOUND: ContextVar[Inbound] = ContextVar("inbound")
@@ -115,6 +122,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
             if handler is None:
                 return None
             guarded = self._guarded[method] = _Guard(self._gate, method, handler).handler()
+        # gRPC reads the metadata for this call anyway; asking its context would read it again.
+        inbound = Inbound(handler_call_details.invocation_metadata)
+        _INBOUND.set(inbound)
+        REQUEST_ID.set(inbound.request_id)
         return guarded
 
 
@@ -123,7 +134,6 @@ class _Guard:
 
     def __init__(self, gate: Gate, method: str, handler: "Handler") -> None:
         self._gate = gate
-        self._method = method
         self._inner = handler
         # The stubs know synchronous handlers only.
         self._handle: Callable[[Any, Context], Any] = cast(
@@ -137,6 +147,8 @@ class _Guard:
         self._serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
         self._access = access = ACCESS.get(method, Access())
         self._meter = gate.metrics.calls.method(method)
+        self._log = structlog.get_logger("authsvc.rpc").bind(method=method)
+        self._log_success = self._log.debug if access.question else self._log.info
         settings = gate.settings
         self._timeout = settings.call_timeout.total_seconds()
         self._max_bytes = (
@@ -161,9 +173,12 @@ class _Guard:
 
     async def unary(self, message: Any, context: "Context") -> bytes:
         """Serve a call with one response; return its bytes."""
-        inbound = self._begin(context)
+        inbound = _INBOUND.get()
+        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
         try:
-            await self._admit(inbound, context)
+            self._admit(inbound, context)
+            if self._access.bearer:
+                inbound.claims = await self._authenticate(inbound)
             request = message if self._inner.request_streaming else self._parse(message)
             response = self._serialize(await self._handle(request, context))
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
@@ -173,9 +188,12 @@ class _Guard:
 
     async def stream(self, message: Any, context: "Context") -> None:
         """Serve a call with a stream of responses."""
-        inbound = self._begin(context)
+        inbound = _INBOUND.get()
+        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
         try:
-            await self._admit(inbound, context)
+            self._admit(inbound, context)
+            if self._access.bearer:
+                inbound.claims = await self._authenticate(inbound)
             request = message if self._inner.request_streaming else self._parse(message)
             responses: AsyncIterable[Any] = self._handle(request, context)
             async for response in responses:
@@ -184,20 +202,7 @@ class _Guard:
             await self._fail(error, inbound, context)
         self._end(inbound)
 
-    def _begin(self, context: "Context") -> Inbound:
-        request_id, authorizations = "", []
-        for key, value in context.invocation_metadata() or ():
-            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-                request_id = value
-            elif key == "authorization":
-                authorizations.append(str(value))
-        inbound = Inbound(request_id or _new_request_id(), authorizations)
-        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
-        REQUEST_ID.set(inbound.request_id)
-        _INBOUND.set(inbound)
-        return inbound
-
-    async def _admit(self, inbound: Inbound, context: "Context") -> None:
+    def _admit(self, inbound: Inbound, context: "Context") -> None:
         gate, access = self._gate, self._access
         if not access.endless:
             inbound.task = gate.in_flight.enter(self._timeout, shed=not access.any_certificate)
@@ -211,8 +216,9 @@ class _Guard:
             raise refused(certificate.flaw or "its roles don't include this RPC")
         if gate.tls_1_3_only and tuple(connection["ssl_tls_version"]) != (b"TLSv1.3",):
             raise refused("the connection is below TLS 1.3")
-        if access.bearer:
-            inbound.claims = await gate.authenticate_bearer(_bearer(inbound.authorizations))
+
+    def _authenticate(self, inbound: Inbound) -> Awaitable[Claims]:
+        return self._gate.authenticate_bearer(_bearer(inbound.authorizations))
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
@@ -227,8 +233,7 @@ class _Guard:
             self._gate.in_flight.leave(inbound.task)
         seconds = perf_counter() - inbound.started
         self._meter.record(_OK, "", seconds)
-        log = _log.debug if self._access.question else _log.info
-        log("call", method=self._method, caller=inbound.caller.identity, seconds=seconds)
+        self._log_success("call", caller=inbound.caller.identity, seconds=seconds)
 
     async def _fail(self, error: BaseException, inbound: Inbound, context: "Context") -> NoReturn:
         """Tell the caller what went wrong, count it and log it; raises in any case."""
@@ -259,9 +264,9 @@ class _Guard:
         causes = [*getattr(error, "__notes__", ())]
         if error.__cause__ is not None:
             causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
-        getattr(_log, _LOG_LEVELS.get(told.reason, "info"))(
+        self._log.log(
+            _LOG_LEVELS.get(told.reason, logging.INFO),
             "call failed",
-            method=self._method,
             caller=inbound.caller.identity,
             reason=told.reason.value,
             seconds=seconds,
