@@ -32,7 +32,7 @@ async def database(database_dsn: str) -> AsyncIterator[Database]:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
     """A running server of this test's own, to be killed or stopped; its database is empty."""
-    server = EmbeddedPostgres(tmp_path, durable=False)
+    server = EmbeddedPostgres(tmp_path)
     server.start()
     try:
         yield server

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
+# How a connection fails, made or not. The last two are also how asyncpg reports misuse; on a
+# connection that nobody else uses they mean that the server has ended it.
+FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 _DEFAULT_TIMEOUT = 5.0
 
 

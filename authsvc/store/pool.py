@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from authsvc.errors import StoreUnavailable
-from authsvc.store.connector import Connection, Connector
+from authsvc.store.connector import FAILURES, Connection, Connector
 
 logger = structlog.get_logger(__name__)
 
@@ -190,7 +190,7 @@ class Pool:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await connection.close()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             logger.debug("database_farewell_failed", error=type(error).__name__)
         finally:
             self.discard(connection)

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-import asyncpg
-
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.models import SessionId, UserId
-from authsvc.store.connector import Connection, Connector
+from authsvc.store.connector import FAILURES, Connection, Connector
 
 # The trigger on the table notifies this channel for each row.
 _CHANNEL = "authsvc_revocations"
@@ -68,13 +66,13 @@ class Subscription:
         )
         try:
             connection = await connector.connect()
-        except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError, ValueError) as error:
+        except (*FAILURES, ValueError) as error:
             raise StoreUnavailable from error
         try:
             await connection.add_listener(_CHANNEL, lambda *event: receive(event[-1]))
         except BaseException as error:
             connection.terminate()
-            if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+            if isinstance(error, FAILURES):
                 raise StoreUnavailable from error
             raise
         return cls(connection)
@@ -88,7 +86,7 @@ class Subscription:
         """
         try:
             process = await self._connection.fetchval(_CONFIRM)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except FAILURES as error:
             raise StoreUnavailable from error
         # A pooler makes up the process id that it gives to its clients.
         if process != self._connection.get_server_pid():

@@ -7,7 +7,7 @@ CREATE TABLE users (
     -- NFKC, IDNA, case folded; compared instead of email.
     email_canonical  text NOT NULL UNIQUE,
     display_name     text NOT NULL DEFAULT '',
-    -- A PHC string; NULL: the account has no password.
+    -- The version of the hashing scheme and a PHC string; NULL: the account has no password.
     password_hash    text,
     -- The pepper that password_hash was made with.
     pepper_id        text,
@@ -118,13 +118,15 @@ CREATE TABLE audit_events (
 ) PARTITION BY RANGE (occur_time);
 CREATE INDEX audit_events_of_user ON audit_events (user_id, occur_time) WHERE user_id IS NOT NULL;
 CREATE TABLE audit_events_default PARTITION OF audit_events DEFAULT;
+-- In UTC, whatever the session's time zone: retention drops months by their names.
 DO $$
 DECLARE
-    month date := date_trunc('month', now())::date;
+    month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC');
 BEGIN
     FOR _ IN 0..119 LOOP
         EXECUTE format('CREATE TABLE %I PARTITION OF audit_events FOR VALUES FROM (%L) TO (%L)',
-            'audit_events_' || to_char(month, 'YYYY_MM'), month, (month + interval '1 month')::date);
+            'audit_events_' || to_char(month, 'YYYY_MM'),
+            month AT TIME ZONE 'UTC', (month + interval '1 month') AT TIME ZONE 'UTC');
         month := month + interval '1 month';
     END LOOP;
 END $$;

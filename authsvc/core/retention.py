@@ -1,0 +1,74 @@
+"""Owns how long what has ended is kept, and its removal in the background."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeAlias
+
+import structlog
+
+from authsvc.config import RetentionSettings
+from authsvc.models import Clock
+from authsvc.store import retention
+from authsvc.store.database import Connection, Database
+
+logger = structlog.get_logger(__name__)
+
+_Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
+
+
+class Retention:
+    """Removes what is due in small batches; any number of replicas may do so at once."""
+
+    def __init__(self, database: Database, settings: RetentionSettings, clock: Clock) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Remove what is due every `interval`, about, until cancelled."""
+        while True:
+            # Replicas that start together don't work together.
+            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await self.run_once()
+
+    async def run_once(self) -> dict[str, int]:
+        """Remove all that is due and return how much of each kind.
+
+        A kind that fails is logged and left for the next time; it is missing from the result.
+        """
+        settings, now = self._settings, self._clock.now()
+        work: dict[str, tuple[_Remove, datetime]] = {
+            "sessions": (retention.delete_sessions, now - settings.sessions),
+            "revocations": (retention.delete_revocations, now - settings.revocations),
+            "devices": (retention.delete_devices, now - settings.devices),
+            "audit_months": (retention.drop_audit_months, now - settings.audit_events),
+            "audit_events": (retention.delete_audit_events, now - settings.audit_events),
+        }
+        removed = {}
+        for kind, (remove, before) in work.items():
+            try:
+                removed[kind] = await self._remove(remove, before)
+            except Exception as error:  # noqa: BLE001 - the next time may do better
+                logger.warning("retention_failed", kind=kind, error=type(error).__name__)
+        if any(removed.values()):
+            logger.info("retention", **removed)
+        return removed
+
+    async def _remove(self, remove: _Remove, before: datetime) -> int:
+        limit, removed = self._settings.batch_size, 0
+        while True:
+            start = time.monotonic()
+            async with self._database.transaction() as connection:
+                count = await remove(connection, before, limit)
+            removed += count
+            if count < limit:
+                return removed
+            # Half of the time is left to others.
+            await asyncio.sleep(time.monotonic() - start)
+
+    @property
+    def _interval(self) -> float:
+        return self._settings.interval.total_seconds()

@@ -1,0 +1,75 @@
+"""Owns removing what has been kept long enough, a limited number of rows at a time.
+
+Rows that another replica is removing are skipped. The subqueries are arrays so that they run once:
+in a join PostgreSQL may run them again and exceed the limit.
+"""
+
+from datetime import datetime
+
+from authsvc.store.connector import Connection
+
+_DELETE_SESSIONS = """
+DELETE FROM sessions WHERE session_id = ANY (ARRAY(
+    SELECT session_id FROM sessions WHERE end_time < $1
+    ORDER BY end_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+_DELETE_REVOCATIONS = """
+DELETE FROM revocations WHERE revocation_id = ANY (ARRAY(
+    SELECT revocation_id FROM revocations WHERE revoke_time < $1
+    ORDER BY revoke_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+_DELETE_DEVICES = """
+DELETE FROM devices WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM devices WHERE last_use_time < $1
+    ORDER BY last_use_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+# The condition on occur_time leaves out the partitions of later months.
+_DELETE_AUDIT_EVENTS = """
+DELETE FROM audit_events WHERE occur_time < $1 AND event_id = ANY (ARRAY(
+    SELECT event_id FROM audit_events WHERE occur_time < $1
+    ORDER BY event_id LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+_SELECT_AUDIT_MONTHS = """
+SELECT relname::text FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhparent = 'audit_events'::regclass AND relname ~ '^audit_events_[0-9]{4}_[0-9]{2}$'
+AND relname < $1 AND pg_has_role(relowner, 'USAGE')
+ORDER BY relname LIMIT $2
+"""
+# To drop a month is to stop every writer for a moment, but not for as long as a reader reads.
+_LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'"
+
+
+async def delete_sessions(connection: Connection, ended_before: datetime, limit: int) -> int:
+    """Delete sessions that expired or were revoked before then; return how many."""
+    return _count(await connection.execute(_DELETE_SESSIONS, ended_before, limit))
+
+
+async def delete_revocations(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete revocations older than that; return how many."""
+    return _count(await connection.execute(_DELETE_REVOCATIONS, before, limit))
+
+
+async def delete_devices(connection: Connection, unused_since: datetime, limit: int) -> int:
+    """Delete devices last used before then; return how many."""
+    return _count(await connection.execute(_DELETE_DEVICES, unused_since, limit))
+
+
+async def delete_audit_events(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete audit events older than that; return how many."""
+    return _count(await connection.execute(_DELETE_AUDIT_EVENTS, before, limit))
+
+
+async def drop_audit_months(connection: Connection, before: datetime, limit: int) -> int:
+    """Drop the partitions of whole months before that of `before`; return how many.
+
+    To be run in a transaction. A role that does not own them drops none.
+    """
+    months = await connection.fetch(_SELECT_AUDIT_MONTHS, f"audit_events_{before:%Y_%m}", limit)
+    await connection.execute(_LIMIT_WAITING)
+    for (name,) in months:
+        await connection.execute(f"DROP TABLE IF EXISTS {name}")
+    return len(months)
+
+
+def _count(tag: str) -> int:
+    return int(tag.rpartition(" ")[2])

@@ -1,0 +1,83 @@
+"""A relay between a client and PostgreSQL that can go silent or pretend to be a pooler."""
+
+import asyncio
+import struct
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs, urlsplit
+
+_BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
+
+
+class Proxy:
+    """Relays to the server of `dsn`; with `process_id` it claims that id for every session."""
+
+    def __init__(self, dsn: str, *, process_id: int | None = None) -> None:
+        self._address = urlsplit(dsn)
+        self._process_id = process_id
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.dsn = ""
+
+    def hold(self) -> None:
+        """Go silent: connections stay open, and nothing gets through."""
+        self._flows.clear()
+
+    def release(self) -> None:
+        """Relay again, first what was held."""
+        self._flows.set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        login = self._address.netloc.rpartition("@")[0]
+        self.dsn = f"postgresql://{login}@127.0.0.1:{port}{self._address.path}?sslmode=disable"
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        server_reader, server_writer = await self._connect()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._relay(reader, server_writer))
+                group.create_task(self._relay(server_reader, writer))
+        except* OSError:
+            pass
+        finally:
+            writer.close()
+            server_writer.close()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        query = parse_qs(self._address.query)
+        if "host" in query:
+            path = f"{query['host'][0]}/.s.PGSQL.{query['port'][0]}"
+            return await asyncio.open_unix_connection(path)
+        return await asyncio.open_connection(self._address.hostname, self._address.port or 5432)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            await self._flows.wait()
+            writer.write(self._disguise(data))
+            await writer.drain()
+        writer.close()
+
+    def _disguise(self, data: bytes) -> bytes:
+        at = data.find(_BACKEND_KEY_DATA)
+        if self._process_id is None or at < 0:
+            return data
+        start = at + len(_BACKEND_KEY_DATA)
+        return data[:start] + struct.pack("!I", self._process_id) + data[start + 4 :]
