@@ -5,6 +5,7 @@ Scheme v1: NFKC, UTF-8, HMAC-SHA256 keyed with the pepper, Argon2id of the 32 by
 
 import asyncio
 import contextlib
+import contextvars
 import hashlib
 import hmac
 import os
@@ -217,7 +218,8 @@ class _Pool:
                 wait = self._mean_seconds * self._max_queued / self._workers
                 raise Overloaded("Too many passwords wait to be hashed.", retry_after=wait)
             self._unfinished += 1
-        future = self._executor.submit(self._measured, work)
+        # With the caller's context, so that what is logged there has its request id.
+        future = self._executor.submit(contextvars.copy_context().run, self._measured, work)
         future.add_done_callback(self._finished)
         return await asyncio.wrap_future(future)
 
