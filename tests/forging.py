@@ -84,12 +84,13 @@ class World:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        imports = {
-            "ES256": ECKey.import_key,
-            "EdDSA": OKPKey.import_key,
-            "RS256": RSAKey.import_key,
-        }
-        return imports[self.key.algorithm](pem)
+        match self.key.algorithm:
+            case "ES256":
+                return ECKey.import_key(pem)
+            case "EdDSA":
+                return OKPKey.import_key(pem)
+            case _:
+                return RSAKey.import_key(pem)
 
 
 def open_world(server: PostgresServer, algorithm: str) -> World:

@@ -1,18 +1,23 @@
 """Sessions, keys and settings for tests of tokens."""
 
 import base64
+import json
 from datetime import timedelta
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, TokenSettings
+from authsvc.core.access_tokens import AccessTokens
+from authsvc.core.audit import AuditType
 from authsvc.core.ids import uuid7
 from authsvc.core.sealing import Keyring
 from authsvc.core.signing_keys import SigningKeys
-from authsvc.models import ClientContext, Clock, Session, SessionId, UserId, UserStatus
+from authsvc.models import Call, ClientContext, Clock, Session, SessionId, UserId, UserStatus
 from authsvc.store.database import Database
+from authsvc.store.signing_keys import KeyState
 
+CALL = Call(request_id="request-1", caller="spiffe://test/admin")
 PERMISSIONS = {"user": ("read", "write"), "editor": ("write", "publish")}
 
 
@@ -59,3 +64,27 @@ def make_session(clock: Clock, *, roles: tuple[str, ...] = ("user",), days: floa
         user_status=UserStatus.ACTIVE,
         user_roles=roles,
     )
+
+
+async def in_state(keys: SigningKeys, state: KeyState) -> list[str]:
+    """Return the ids of the keys that are stored in a state."""
+    return [info.key_id for info in await keys.list() if info.state is state]
+
+
+async def audited(database: Database, event: AuditType) -> list[tuple[str, str]]:
+    """Return the caller and the key of each event of a type, the oldest first."""
+    async with database.connection() as conn:
+        rows = await conn.fetch(
+            "SELECT caller, detail FROM audit_events WHERE type = $1 ORDER BY event_id", event
+        )
+    return [(row["caller"], json.loads(row["detail"])["key_id"]) for row in rows]
+
+
+def tokens_of(keys: SigningKeys, clock: Clock) -> AccessTokens:
+    """Return a replica's access tokens, by the shipped settings."""
+    return AccessTokens(keys, token_settings(), PERMISSIONS, clock)
+
+
+def published(keys: SigningKeys) -> list[str]:
+    """Return the ids of the public keys."""
+    return [key["kid"] for key in json.loads(keys.jwks())["keys"]]

@@ -125,7 +125,7 @@ def _asymmetric(algorithm: str, private_key: Any) -> SigningKey:
 
 
 def _public_members(algorithm: str, private_key: Any) -> dict[str, str]:
-    fits = isinstance(private_key, _KINDS[algorithm])
+    fits = isinstance(private_key, _KINDS.get(algorithm, ()))
     if not fits:
         raise ValueError(f"not a key for {algorithm}")
     members = _IMPLEMENTATIONS[algorithm].to_jwk(private_key.public_key(), as_dict=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,10 +18,14 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The signing keys as they were when they were read; `usable` are those that verify, by id."""
+    """The signing keys as they were when they were read.
+
+    `usable` are those that may be trusted, by id; `unreadable` could not be opened.
+    """
 
     infos: Sequence[SigningKeyInfo] = ()
     usable: Mapping[str, SigningKey] = field(default_factory=dict)
+    unreadable: AbstractSet[str] = frozenset()
 
     def the(self, state: KeyState) -> SigningKeyInfo | None:
         """Return the key that is in `state`, of which there is one at most."""
@@ -42,24 +47,29 @@ class KeySet:
         return KeySet(
             [info for info in self.infos if info.key_id != key_id],
             {name: key for name, key in self.usable.items() if name != key_id},
+            self.unreadable,
         )
 
 
 def open_keys(
-    rows: Sequence[SigningKeyRow], keyring: Keyring, known: Mapping[str, SigningKey], now: datetime
+    rows: Sequence[SigningKeyRow], keyring: Keyring, previous: KeySet, now: datetime
 ) -> KeySet:
-    """Return the keys of `rows`; those in `known` are the same objects and not unsealed again.
+    """Return the keys of `rows`; those of `previous` are the same objects and not unsealed again.
 
-    A key that can't be opened is left out and logged: what the others signed stays valid.
+    A key that can't be opened is left out, and logged once: what the others signed stays valid.
     """
-    usable = {}
+    usable, unreadable = {}, set()
     for row in rows:
-        if not _is_trusted(row.info, now):
+        info = row.info
+        if not _is_trusted(info, now):
             continue
-        key = known.get(row.info.key_id) or _open(row, keyring)
-        if key is not None:
-            usable[key.key_id] = key
-    return KeySet([row.info for row in rows], usable)
+        try:
+            usable[info.key_id] = previous.usable.get(info.key_id) or _open(row, keyring)
+        except (SealError, ValueError) as error:
+            unreadable.add(info.key_id)
+            if info.key_id not in previous.unreadable:
+                logger.warning("signing_key_unreadable", key_id=info.key_id, cause=str(error))
+    return KeySet([row.info for row in rows], usable, unreadable)
 
 
 def seal(key: SigningKey, keyring: Keyring) -> bytes:
@@ -73,19 +83,13 @@ def _is_trusted(info: SigningKeyInfo, now: datetime) -> bool:
     return info.expire_time is None or now < info.expire_time
 
 
-def _open(row: SigningKeyRow, keyring: Keyring) -> SigningKey | None:
+def _open(row: SigningKeyRow, keyring: Keyring) -> SigningKey:
     """Return the key; its public half comes from the sealed secret and not from the table.
 
     So whoever can write to the table can't make the service trust a key of theirs.
     """
-    info = row.info
-    try:
-        secret = keyring.open(row.sealed_key, **_place(info.key_id))
-        return jwk.restore(info.key_id, info.algorithm, secret)
-    except (SealError, ValueError) as error:
-        reason = str(error)
-    logger.error("signing_key_unreadable", key_id=info.key_id, reason=reason)
-    return None
+    secret = keyring.open(row.sealed_key, **_place(row.info.key_id))
+    return jwk.restore(row.info.key_id, row.info.algorithm, secret)
 
 
 def _place(key_id: str) -> dict[str, str]:

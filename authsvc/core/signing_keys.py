@@ -1,38 +1,34 @@
 """Owns the life of signing keys: prepared, active, retired, removed; or revoked at once.
 
-Every replica runs this. Each transition is claimed by one conditional statement, so that of
-replicas that try at once one does it. A key is published `key_publish_lead` before it signs, and a
-token by a key that this process has not read yet makes it read them (`learn`).
+Every replica runs this and keeps the keys in memory. A key is published `key_publish_lead` before
+it signs, and a token by a key that this process has not read yet makes it read them (`learn`).
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
 from authsvc.config import TokenSettings
-from authsvc.core import audit, jwk, key_set
-from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core import key_set
 from authsvc.core.gathered import GatheredReads
 from authsvc.core.jwk import SigningKey, VerifyingKey
 from authsvc.core.key_set import KeySet
+from authsvc.core.key_transitions import STRAGGLING, KeyTransitions
 from authsvc.core.revocations import Revocation
 from authsvc.core.sealing import Keyring
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Call, Clock
-from authsvc.store import revocations
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Connection, Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.store.database import Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo
 
 logger = structlog.get_logger(__name__)
 
 _SYSTEM = Call(request_id="", caller="system")
-_POLL = timedelta(seconds=30)
-# A replica that did not hear of a rotation signs with the old key until it polls.
-_STRAGGLING = 2 * _POLL
+_POLL = STRAGGLING / 2
 _KEY_ID_LENGTH = 43
 _LEARN_INTERVAL = 0.05
 
@@ -52,11 +48,12 @@ class SigningKeys:
         clock: Clock,
         is_fresh: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._hears_revocations = is_fresh
         self._database = database
         self._keyring = keyring
         self._settings = settings
         self._clock = clock
+        self._hears_revocations = is_fresh
+        self._transitions = KeyTransitions(database, keyring, settings, clock)
         self._keys = KeySet()
         self._verifying: dict[str, VerifyingKey] = {}
         self._active: SigningKey | None = None
@@ -87,6 +84,10 @@ class SigningKeys:
         """Return until when `jwks` may be kept: a new key is seen before it signs."""
         return self._clock.now() + self._settings.key_publish_lead / 2
 
+    def is_fresh(self) -> bool:
+        """Tell whether no revocation can have been missed since the keys were read."""
+        return self._gaps == self._gaps_before_read and self._hears_revocations()
+
     async def load(self) -> None:
         """Read the keys at start; make the first one, or one of the algorithm that is now set.
 
@@ -96,10 +97,8 @@ class SigningKeys:
         """
         await self.refresh()
         info = self._keys.the(KeyState.ACTIVE)
-        if info is None:
-            await self._create_first()
-        elif info.algorithm != self._settings.algorithm:
-            await self.rotate(_SYSTEM)
+        if info is None or info.algorithm != self._settings.algorithm:
+            await self._rotate(_SYSTEM)
         if self._active is None:
             raise RuntimeError("the active signing key can't be opened with this keyring")
 
@@ -113,11 +112,7 @@ class SigningKeys:
             StoreUnavailable: The database did not answer.
         """
         await self.refresh()
-        info = self._keys.the(KeyState.ACTIVE)
-        if info is None:
-            await self._create_first()
-        else:
-            await self._replace(call, info)
+        await self._rotate(call)
         return self.active.key_id
 
     async def revoke(self, call: Call, key_id: str) -> bool:
@@ -128,19 +123,11 @@ class SigningKeys:
         Raises:
             StoreUnavailable: The database did not answer.
         """
-        now = self._clock.now()
-        async with self._database.transaction() as conn:
-            was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
-            if was_active is None:
-                return False
-            if was_active:
-                await self._activate_next(conn, now)
-            await revocations.append(conn, now, key_id=key_id)
-            event = AuditEvent(AuditType.KEY_REVOKE, call, detail={"key_id": key_id})
-            await audit.record(conn, now, event)
-        self._distrust(key_id)
-        await self.refresh()
-        return True
+        revoked = await self._transitions.revoke(call, key_id)
+        if revoked:
+            self._distrust(key_id)
+            await self.refresh()
+        return revoked
 
     async def maintain(self, call: Call) -> None:
         """Do what is due: prepare the next key, let it sign, remove those that nothing needs.
@@ -149,22 +136,28 @@ class SigningKeys:
             StoreUnavailable: The database did not answer.
         """
         await self.refresh()
-        now = self._clock.now()
+        now, lead = self._clock.now(), self._settings.key_publish_lead
         if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
-            async with self._database.connection() as conn:
-                await store.delete_expired(conn, now)
+            await self._transitions.remove_expired()
         active, prepared = self._keys.the(KeyState.ACTIVE), self._keys.the(KeyState.PREPARED)
+        if prepared is not None and prepared.algorithm != self._settings.algorithm:
+            # Replicas whose settings differ, as during a rollout, don't take turns at rotating:
+            # what the others prepare never grows old enough to sign.
+            await self._transitions.remove_prepared_of_other_algorithm()
+            prepared = None
         if active is None:
-            await self._create_first()
-        elif prepared is None or prepared.algorithm != self._settings.algorithm:
-            if now >= self._due(active) - self._settings.key_publish_lead:
-                await self._prepare(now)
-        elif now >= max(self._due(active), prepared.create_time + self._settings.key_publish_lead):
-            await self._replace(call, active)
+            await self._rotate(call)
+        elif prepared is None:
+            if now >= self._due(active) - lead:
+                await self._transitions.prepare()
+                await self.refresh()
+        elif now >= max(self._due(active), prepared.create_time + lead):
+            await self._rotate(call)
 
     async def run(self) -> None:
-        """Maintain the keys until cancelled: regularly, and when a replica says they changed."""
+        """Maintain the keys until cancelled: regularly, and when they may have changed."""
         while True:
+            self._woken.clear()
             try:
                 await self.maintain(_SYSTEM)
             except StoreUnavailable:
@@ -174,12 +167,11 @@ class SigningKeys:
                     await self._woken.wait()
             except TimeoutError:
                 continue
-            self._woken.clear()
 
     async def learn(self, key_id: str) -> bool:
         """Read the keys if a token names one that is not known; return whether it is known now.
 
-        All who ask at once share a read, and reads are at least 50 ms apart: a flood of made-up ids
+        All who ask at once share a read, and these reads are 50 ms apart: a flood of made-up ids
         costs the database 20 small queries a second, and nobody waits longer than that for theirs.
 
         Raises:
@@ -189,10 +181,6 @@ class SigningKeys:
             return False
         await self._learning.read()
         return key_id in self._verifying
-
-    def is_fresh(self) -> bool:
-        """Tell whether no revocation can have been missed since the keys were read."""
-        return self._gaps == self._gaps_before_read and self._hears_revocations()
 
     async def refresh(self) -> None:
         """Read the keys, together with all who ask at once; raises StoreUnavailable."""
@@ -214,60 +202,14 @@ class SigningKeys:
         self._gaps += 1
         self._woken.set()
 
-    def _distrust(self, key_id: str) -> None:
-        self._revoked.add(key_id)
-        self._install(self._keys)
-
-    async def _create_first(self) -> None:
-        now = self._clock.now()
-        row = await self._new_row(KeyState.ACTIVE, now)
-        async with self._database.transaction() as conn:
-            if await store.insert(conn, row):
-                await self._record_rotation(conn, _SYSTEM, row.info.key_id, now)
+    async def _rotate(self, call: Call) -> None:
+        """Replace the active key that was read last, or make the first."""
+        active = self._keys.the(KeyState.ACTIVE)
+        if active is None:
+            await self._transitions.create_first(call)
+        else:
+            await self._transitions.replace(call, active.key_id)
         await self.refresh()
-
-    async def _replace(self, call: Call, active: SigningKeyInfo) -> None:
-        """Retire `active` and let the next key sign, unless another replica does it first."""
-        now = self._clock.now()
-        async with self._database.transaction() as conn:
-            if await store.retire(conn, active.key_id, now, self._last_expiry(now)):
-                key_id = await self._activate_next(conn, now)
-                await self._record_rotation(conn, call, key_id, now)
-        await self.refresh()
-
-    async def _activate_next(self, conn: Connection, now: datetime) -> str:
-        """Let the prepared key sign, or a new one; `conn` has just taken the active one away."""
-        await store.delete_prepared_of_other(conn, self._settings.algorithm)
-        key_id = await store.activate_prepared(conn, self._settings.algorithm, now)
-        if key_id is None:
-            row = await self._new_row(KeyState.ACTIVE, now)
-            await store.insert(conn, row)
-            key_id = row.info.key_id
-        return key_id
-
-    async def _prepare(self, now: datetime) -> None:
-        row = await self._new_row(KeyState.PREPARED, now)
-        async with self._database.transaction() as conn:
-            await store.delete_prepared_of_other(conn, self._settings.algorithm)
-            await store.insert(conn, row)
-        await self.refresh()
-
-    async def _new_row(self, state: KeyState, now: datetime) -> SigningKeyRow:
-        key = await asyncio.to_thread(jwk.generate, self._settings.algorithm)
-        info = SigningKeyInfo(
-            key_id=key.key_id,
-            algorithm=key.algorithm,
-            state=state,
-            create_time=now,
-            activate_time=now if state is KeyState.ACTIVE else None,
-        )
-        return SigningKeyRow(info, key_set.seal(key, self._keyring))
-
-    async def _record_rotation(
-        self, conn: Connection, call: Call, key_id: str, now: datetime
-    ) -> None:
-        detail = {"key_id": key_id, "algorithm": self._settings.algorithm}
-        await audit.record(conn, now, AuditEvent(AuditType.KEY_ROTATE, call, detail=detail))
 
     def _due(self, active: SigningKeyInfo) -> datetime:
         """Return when the active key is to be replaced; at once if it is of another algorithm."""
@@ -275,15 +217,15 @@ class SigningKeys:
             return active.create_time
         return (active.activate_time or active.create_time) + self._settings.key_rotation_interval
 
-    def _last_expiry(self, now: datetime) -> datetime:
-        """Return when the last token of a key that retires now has expired."""
-        return now + self._settings.access_lifetime + self._settings.clock_skew + _STRAGGLING
+    def _distrust(self, key_id: str) -> None:
+        self._revoked.add(key_id)
+        self._install(self._keys)
 
     async def _read(self) -> None:
         gaps = self._gaps
         async with self._database.connection() as conn:
             rows = await store.list_all(conn)
-        self._install(key_set.open_keys(rows, self._keyring, self._keys.usable, self._clock.now()))
+        self._install(key_set.open_keys(rows, self._keyring, self._keys, self._clock.now()))
         self._gaps_before_read = gaps
 
     def _install(self, keys: KeySet) -> None:

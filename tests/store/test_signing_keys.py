@@ -1,0 +1,166 @@
+"""The rows of signing keys: each transition is claimed once, whoever else tries."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from authsvc.store import signing_keys as store
+from authsvc.store.database import Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from tests.clock import FakeClock
+
+HOUR = timedelta(hours=1)
+
+
+def row(clock: FakeClock, key_id: str, state: KeyState, algorithm: str = "ES256") -> SigningKeyRow:
+    now = clock.now()
+    active = state is KeyState.ACTIVE
+    info = SigningKeyInfo(key_id, algorithm, state, now, activate_time=now if active else None)
+    return SigningKeyRow(info, key_id.encode())
+
+
+async def insert(database: Database, *rows: SigningKeyRow) -> list[bool]:
+    async with database.connection() as conn:
+        return [await store.insert(conn, each) for each in rows]
+
+
+async def states(database: Database) -> dict[str, KeyState]:
+    async with database.connection() as conn:
+        return {each.info.key_id: each.info.state for each in await store.list_all(conn)}
+
+
+async def test_key_comes_back_as_it_was_stored(database: Database, clock: FakeClock) -> None:
+    active, prepared = row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED)
+    prepared = replace(prepared, info=replace(prepared.info, create_time=clock.now() + HOUR))
+    assert await insert(database, active, prepared) == [True, True]
+    async with database.connection() as conn:
+        assert await store.list_all(conn) == [prepared, active]
+
+
+@pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.PREPARED])
+async def test_one_key_at_most_is_in_a_state(
+    database: Database, clock: FakeClock, state: KeyState
+) -> None:
+    assert await insert(database, row(clock, "a", state), row(clock, "b", state)) == [True, False]
+    assert await states(database) == {"a": state}
+
+
+async def test_key_is_retired_once(database: Database, clock: FakeClock) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE))
+    now = clock.now()
+    async with database.connection() as conn:
+        assert await store.retire(conn, "a", now, now + HOUR)
+        assert not await store.retire(conn, "a", now, now + 2 * HOUR)
+        assert not await store.retire(conn, "unknown", now, now + HOUR)
+        (stored,) = await store.list_all(conn)
+    assert stored.info.state is KeyState.RETIRED
+    assert stored.info.retire_time == now
+    assert stored.info.expire_time == now + HOUR
+
+
+async def test_rotation_under_way_makes_others_wait_and_then_fail(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE))
+    now = clock.now()
+
+    async def retire() -> bool:
+        async with database.transaction() as conn:
+            return await store.retire(conn, "a", now, now + HOUR)
+
+    async def create() -> bool:
+        async with database.transaction() as conn:
+            return await store.insert(conn, row(clock, "c", KeyState.ACTIVE))
+
+    async with database.transaction() as conn:
+        assert await store.retire(conn, "a", now, now + HOUR)
+        others = [asyncio.create_task(retire()), asyncio.create_task(create())]
+        async with database.connection() as other:
+            await _until_two_wait(other)
+        assert await store.insert(conn, row(clock, "b", KeyState.ACTIVE))
+    assert await asyncio.gather(*others) == [False, False]
+    assert await states(database) == {"a": KeyState.RETIRED, "b": KeyState.ACTIVE}
+
+
+async def _until_two_wait(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()
+    """
+    async with asyncio.timeout(20):
+        while await conn.fetchval(waiting) < 2:  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.01)
+
+
+async def test_prepared_key_becomes_active_only_if_it_has_the_algorithm(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(database, row(clock, "p", KeyState.PREPARED, "EdDSA"))
+    now = clock.now() + HOUR
+    async with database.connection() as conn:
+        assert await store.activate_prepared(conn, "ES256", now) is None
+        assert await store.activate_prepared(conn, "EdDSA", now) == "p"
+        assert await store.activate_prepared(conn, "EdDSA", now) is None
+        (stored,) = await store.list_all(conn)
+    assert stored.info.state is KeyState.ACTIVE
+    assert stored.info.activate_time == now
+
+
+async def test_second_active_key_is_refused_by_the_table(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
+    async with database.connection() as conn:
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await store.activate_prepared(conn, "ES256", clock.now())
+
+
+async def test_revoking_says_whether_the_key_was_active(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
+    now = clock.now()
+    async with database.connection() as conn:
+        assert await store.revoke(conn, "p", now, now + HOUR) is False
+        assert await store.revoke(conn, "a", now, now + HOUR) is True
+        assert await store.revoke(conn, "a", now, now + HOUR) is None
+        assert await store.revoke(conn, "unknown", now, now + HOUR) is None
+        assert await store.insert(conn, row(clock, "b", KeyState.ACTIVE))
+        await store.retire(conn, "b", now, now + HOUR)
+        assert await store.revoke(conn, "b", now, now + HOUR) is False
+    assert set((await states(database)).values()) == {KeyState.REVOKED}
+
+
+async def test_only_the_prepared_key_of_another_algorithm_is_removed(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(
+        database, row(clock, "a", KeyState.ACTIVE, "RS256"), row(clock, "p", KeyState.PREPARED)
+    )
+    async with database.connection() as conn:
+        await store.delete_prepared_of_other(conn, "ES256")
+        assert set(await states(database)) == {"a", "p"}
+        await store.delete_prepared_of_other(conn, "EdDSA")
+        assert set(await states(database)) == {"a"}
+
+
+async def test_key_is_removed_when_its_last_token_has_expired(
+    database: Database, clock: FakeClock
+) -> None:
+    now = clock.now()
+    async with database.connection() as conn:
+        for key_id, hours in (("r1", 1), ("r2", 3)):
+            await store.insert(conn, row(clock, key_id, KeyState.ACTIVE))
+            await store.retire(conn, key_id, now, now + hours * HOUR)
+        for key_id, hours in (("x1", 1), ("x2", 3)):
+            await store.insert(conn, row(clock, key_id, KeyState.ACTIVE))
+            await store.revoke(conn, key_id, now, now + hours * HOUR)
+        await store.insert(conn, row(clock, "a", KeyState.ACTIVE))
+        await store.insert(conn, row(clock, "p", KeyState.PREPARED))
+        await store.delete_expired(conn, now + HOUR - timedelta(microseconds=1))
+        assert len(await store.list_all(conn)) == 6
+        await store.delete_expired(conn, now + HOUR)
+    assert set(await states(database)) == {"r2", "x2", "a", "p"}
