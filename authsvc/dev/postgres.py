@@ -56,6 +56,8 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
+    # In the data folder: /dev/shm is small in containers, and what a killed server has there stays.
+    "dynamic_shared_memory_type": "mmap",
 }
 _NOT_DURABLE = {
     "fsync": "off",
