@@ -16,11 +16,6 @@ from tests.tokens import CALL, audited, in_state, load_keys, make_session, publi
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-    timedelta(seconds=1),
-    timedelta(minutes=1),
-    timedelta(hours=1),
-    timedelta(days=1),
-)
 
 
 # Revocation
