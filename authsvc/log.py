@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import date
 from enum import Enum
@@ -61,12 +62,20 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     _route_standard_library(stream, max(level, logging.INFO), shared, render)
 
 
-class _Lines(structlog.WriteLogger):
-    """Writes whole lines, and has the name that `structlog.get_logger(name)` was given."""
+class _Lines:
+    """Writes whole lines; `name` is what `structlog.get_logger(name)` was given."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
-        super().__init__(stream)
+        self._stream = stream
         self.name = name
+
+    def msg(self, line: str) -> None:
+        """Write a line; a log that can't be written must not fail the call that it is about."""
+        with suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    debug = info = warning = warn = error = exception = critical = fatal = msg
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -3,7 +3,7 @@
 from authsvc.core.accounts import Accounts
 from authsvc.errors import NotFound, bearer_invalid
 from authsvc.rpc import Context, convert
-from authsvc.rpc.interceptor import current_claims
+from authsvc.rpc.inbound import current_claims
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc
 

@@ -8,7 +8,7 @@ from authsvc.core.signing_keys import SigningKeys
 from authsvc.core.tokens import TokenCheck, TokenResult, TokenValidation
 from authsvc.models import Claims
 from authsvc.rpc import Context, convert
-from authsvc.rpc.interceptor import current_call
+from authsvc.rpc.inbound import current_call
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import auth_service_pb2_grpc as rpc
 

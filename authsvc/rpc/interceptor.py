@@ -4,14 +4,10 @@ One interceptor does it all, as each further one costs every call. What can be k
 beforehand is worked out when it is first called.
 """
 
-import asyncio
 import logging
-import re
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
-from itertools import count
-from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -20,21 +16,19 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
-from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
-from authsvc.log import REQUEST_ID
+from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable
 from authsvc.metrics import Metrics
-from authsvc.models import Call, Caller, Claims
+from authsvc.models import Claims
 from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.callers import Callers, refused
 from authsvc.rpc.in_flight import InFlight
+from authsvc.rpc.inbound import INBOUND, Inbound
 from authsvc.rpc.status import CODES, to_status
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 _OK = grpc.StatusCode.OK.name
 _LOG_LEVELS = {
     Reason.INTERNAL: logging.ERROR,
@@ -42,49 +36,6 @@ _LOG_LEVELS = {
     Reason.OVERLOADED: logging.WARNING,
     Reason.CALLER_NOT_ALLOWED: logging.WARNING,
 }
-
-
-class Inbound:
-    """What is known of the call that is being served."""
-
-    __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
-
-    def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        self.started = perf_counter()
-        self.request_id = ""
-        self.authorizations: list[str] = []
-        self.caller = _NOBODY
-        self.claims: Claims | None = None
-        self.task: asyncio.Task[Any] | None = None
-        for key, value in metadata:
-            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-                self.request_id = value
-            elif key == "authorization":
-                self.authorizations.append(str(value))
-        if not self.request_id:
-            self.request_id = _new_request_id()
-
-
-_INBOUND: ContextVar[Inbound] = ContextVar("inbound")
-
-
-def current_call() -> Call:
-    """Return who called and under which request id; only within a call (LookupError)."""
-    inbound = _INBOUND.get()
-    return Call(request_id=inbound.request_id, caller=inbound.caller.identity)
-
-
-def current_caller() -> Caller:
-    """Return the calling service; only within a call (LookupError)."""
-    return _INBOUND.get().caller
-
-
-def current_claims() -> Claims:
-    """Return what the user's access token says; only within a call that needs one (LookupError)."""
-    claims = _INBOUND.get().claims
-    if claims is None:
-        raise LookupError("this RPC's row in the access table doesn't ask for a bearer token")
-    return claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +74,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 return None
             guarded = self._guarded[method] = _Guard(self._gate, method, handler).handler()
         # gRPC reads the metadata for this call anyway; asking its context would read it again.
-        inbound = Inbound(handler_call_details.invocation_metadata)
-        _INBOUND.set(inbound)
-        REQUEST_ID.set(inbound.request_id)
+        Inbound.begin(handler_call_details.invocation_metadata)
         return guarded
 
 
@@ -173,8 +122,7 @@ class _Guard:
 
     async def unary(self, message: Any, context: "Context") -> bytes:
         """Serve a call with one response; return its bytes."""
-        inbound = _INBOUND.get()
-        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
+        inbound = INBOUND.get()
         try:
             self._admit(inbound, context)
             if self._access.bearer:
@@ -188,21 +136,21 @@ class _Guard:
 
     async def stream(self, message: Any, context: "Context") -> None:
         """Serve a call with a stream of responses."""
-        inbound = _INBOUND.get()
-        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
+        inbound = INBOUND.get()
         try:
             self._admit(inbound, context)
             if self._access.bearer:
                 inbound.claims = await self._authenticate(inbound)
             request = message if self._inner.request_streaming else self._parse(message)
-            responses: AsyncIterable[Any] = self._handle(request, context)
-            async for response in responses:
-                await context.write(response)
+            async with aclosing(self._handle(request, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, inbound, context)
         self._end(inbound)
 
     def _admit(self, inbound: Inbound, context: "Context") -> None:
+        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
         gate, access = self._gate, self._access
         if not access.endless:
             inbound.task = gate.in_flight.enter(self._timeout, shed=not access.any_certificate)
@@ -214,11 +162,11 @@ class _Guard:
         inbound.caller = certificate.caller
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
             raise refused(certificate.flaw or "its roles don't include this RPC")
-        if gate.tls_1_3_only and tuple(connection["ssl_tls_version"]) != (b"TLSv1.3",):
+        if gate.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise refused("the connection is below TLS 1.3")
 
     def _authenticate(self, inbound: Inbound) -> Awaitable[Claims]:
-        return self._gate.authenticate_bearer(_bearer(inbound.authorizations))
+        return self._gate.authenticate_bearer(inbound.bearer())
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
@@ -233,19 +181,22 @@ class _Guard:
             self._gate.in_flight.leave(inbound.task)
         seconds = perf_counter() - inbound.started
         self._meter.record(_OK, "", seconds)
-        self._log_success("call", caller=inbound.caller.identity, seconds=seconds)
+        self._log_success("call", caller=inbound.caller.identity, status=_OK, seconds=seconds)
 
     async def _fail(self, error: BaseException, inbound: Inbound, context: "Context") -> NoReturn:
         """Tell the caller what went wrong, count it and log it; raises in any case."""
-        outlasted = inbound.task is not None and self._gate.in_flight.leave(inbound.task)
-        if outlasted:
+        if inbound.task is not None and self._gate.in_flight.leave(inbound.task):
             error = StoreUnavailable("The call took too long.")
         seconds = perf_counter() - inbound.started
-        if isinstance(error, grpc.aio.AbortError):
-            self._meter.record(context.code().name, "", seconds)
-            raise error
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
-            self._meter.record(grpc.StatusCode.CANCELLED.name, "", seconds)
+            code = _code_of_ended(error, context)
+            self._meter.record(code.name, "", seconds)
+            self._log.info(
+                "call ended",
+                caller=inbound.caller.identity,
+                status=code.name,
+                seconds=seconds,
+            )
             raise error
         told = error if isinstance(error, ServiceError) else _internal()
         code = CODES[told.reason]
@@ -268,6 +219,7 @@ class _Guard:
             _LOG_LEVELS.get(told.reason, logging.INFO),
             "call failed",
             caller=inbound.caller.identity,
+            status=CODES[told.reason].name,
             reason=told.reason.value,
             seconds=seconds,
             **({"cause": "; ".join(causes)} if causes else {}),
@@ -275,24 +227,14 @@ class _Guard:
         )
 
 
+def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:
+    """Return how a call ended that the handler aborted, or its caller or gRPC broke off."""
+    if isinstance(error, grpc.aio.AbortError):
+        return context.code()
+    if context.time_remaining() == 0:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.CANCELLED
+
+
 def _internal() -> ServiceError:
     return ServiceError(Reason.INTERNAL, "An internal error occurred.")
-
-
-def _bearer(authorizations: list[str]) -> str:
-    """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1)."""
-    if len(authorizations) != 1:
-        raise bearer_invalid()
-    scheme, _, token = authorizations[0].partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise bearer_invalid()
-    return token
-
-
-_request_numbers = count(1)
-_request_prefix = token_hex(8)
-
-
-def _new_request_id() -> str:
-    """Return an id that no other call of any replica has; it need not be hard to guess."""
-    return f"{_request_prefix}-{next(_request_numbers):x}"

@@ -1,7 +1,7 @@
 """The real server with handlers that do as the test says: real gRPC over real mutual TLS."""
 
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,12 @@ def settings(tmp_path: Path, authority: Authority) -> Settings:
     )
 
 
+def with_callers(settings: Settings, roles: Mapping[str, Iterable[Role]]) -> Settings:
+    """Return the settings with these callers only."""
+    callers = [CallerSettings(identity=name, roles=frozenset(held)) for name, held in roles.items()]
+    return settings.model_copy(update={"callers": tuple(callers)})
+
+
 def with_changes(settings: Settings, section: str, **changes: Any) -> Settings:
     """Return the settings with some values of a section changed."""
     changed = getattr(settings, section).model_copy(update=changes)
@@ -195,10 +201,11 @@ class ProbeServer:
         return await stub.Login(pb.LoginRequest(**request))
 
 
+StartProbe = Callable[[Settings], Awaitable[ProbeServer]]
+
+
 @pytest_asyncio.fixture
-async def start_probe(
-    clock: FakeClock, authority: Authority
-) -> AsyncIterator[Callable[[Settings], Awaitable[ProbeServer]]]:
+async def start_probe(clock: FakeClock, authority: Authority) -> AsyncIterator[StartProbe]:
     """Starts servers with a `Probe` behind them; they stop when the test ends."""
     async with AsyncExitStack() as stack:
 
@@ -212,8 +219,6 @@ async def start_probe(
 
 
 @pytest_asyncio.fixture
-async def probe(
-    start_probe: Callable[[Settings], Awaitable[ProbeServer]], settings: Settings
-) -> ProbeServer:
+async def probe(start_probe: StartProbe, settings: Settings) -> ProbeServer:
     """A running server with a `Probe` behind it."""
     return await start_probe(settings)
