@@ -112,8 +112,7 @@ class EmbeddedPostgres:
             password = (self._home / "password").read_text()
         except OSError as error:
             raise EmbeddedPostgresError(f"the password was not found: {error}") from error
-        folder = self._run.readlink() if self._run.is_symlink() else self._run
-        where = urlencode({"host": str(folder), "port": _PORT}, safe="/", quote_via=quote)
+        where = urlencode({"host": str(self._sockets()), "port": _PORT}, safe="/", quote_via=quote)
         return f"postgresql://{quote(user)}:{quote(password)}@/{quote(database)}?{where}"
 
     def start(self) -> None:
@@ -189,6 +188,9 @@ class EmbeddedPostgres:
             self._binaries = copy_binaries(self._binaries, folder)
         self._make_socket_folder()
 
+    def _sockets(self) -> Path:
+        return self._run.readlink() if self._run.is_symlink() else self._run
+
     def _make_socket_folder(self) -> None:
         elsewhere.remove(self._run)
         shutil.rmtree(self._run, ignore_errors=True)
@@ -216,9 +218,10 @@ class EmbeddedPostgres:
             # Whoever wrote these is gone, and its process id may have a new owner.
             for stale in (self._data / "postmaster.pid", *self._run.iterdir()):
                 stale.unlink(missing_ok=True)
-            with self._open_log() as log, visible(self._user, self._data, self._run) as seen:
-                (data, run), descriptors = seen
-                quoted = run.replace('"', '""')
+            folders = self._data, self._sockets()
+            with self._open_log() as log, visible(self._user, *folders) as seen:
+                (data, sockets), descriptors = seen
+                quoted = sockets.replace('"', '""')
                 settings = {**_SETTINGS, "unix_socket_directories": f'"{quoted}"'}
                 settings |= {} if self._durable else _NOT_DURABLE
                 options = [f"--{name}={value}" for name, value in settings.items()]
