@@ -51,7 +51,8 @@ class PasswordPolicy:
         folded = _fold(normalized)
         remainder = _without(folded, _context_words(email, display_name))
         violations = []
-        if len(normalized) < self._min_length:
+        # Counted as typed and as hashed: NFKC makes one character of two, and eighteen of U+FDFA.
+        if min(len(password), len(normalized)) < self._min_length:
             violations.append(f"Use at least {self._min_length} characters.")
         if self._preset == "standard" and (missing := _missing_kinds(normalized)):
             violations.append(
