@@ -12,6 +12,7 @@ import structlog
 from authsvc.core.ids import uuid7
 from authsvc.models import Call, ClientContext, SessionId, UserId
 from authsvc.store import audit
+from authsvc.store.audit import AuditRow
 from authsvc.store.database import Connection
 
 logger = structlog.get_logger("audit")
@@ -61,22 +62,30 @@ async def record(connection: Connection, now: datetime, event: AuditEvent) -> No
 
     The log line is written before the transaction ends: the stored event is the one that counts.
     """
-    client = event.client or _NO_CLIENT
-    row = audit.AuditRow(
+    await audit.insert(connection, event_row(now, event))
+    log(event)
+
+
+def event_row(now: datetime, event: AuditEvent) -> AuditRow:
+    """Return the event as it is stored, for a statement that stores it along with its own work."""
+    return AuditRow(
         event_id=uuid7(now),
         occur_time=now,
         type=event.type,
         call=event.call,
         user_id=event.user_id,
         session_id=event.session_id,
-        client=client,
+        client=event.client or _NO_CLIENT,
         detail=json.dumps(dict(event.detail)),
     )
-    await audit.insert(connection, row)
+
+
+def log(event: AuditEvent) -> None:
+    """Log an event that was stored."""
     known = {
         "user_id": event.user_id and str(event.user_id),
         "session_id": event.session_id and str(event.session_id),
-        "ip": client.ip,
+        "ip": event.client and event.client.ip,
         "detail": dict(event.detail),
     }
     logger.info(

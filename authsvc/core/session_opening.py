@@ -1,6 +1,7 @@
 """Owns the opening of sessions: fresh secrets every time, and no more sessions than allowed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core import audit
@@ -19,9 +20,9 @@ from authsvc.models import (
     UserId,
     UserStatus,
 )
-from authsvc.store import revocations
 from authsvc.store import sessions as store
 from authsvc.store.database import Connection
+from authsvc.store.session_opening import open_session
 
 
 class SessionOpener:
@@ -58,12 +59,7 @@ class SessionOpener:
             raise user_not_found()
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user_id, owner, client, methods, csrf_token)
-        replaced = await store.open_session(
-            connection, session, digest(session_token), keep=self._max_per_user - 1
-        )
-        if replaced:
-            await revocations.append(connection, session.create_time, session_ids=replaced)
-        await self._record(connection, call, session, replaced)
+        await self._store(connection, call, session, digest(session_token))
         return self._issuer.issue(session, session_token, csrf_token)
 
     def _new_session(
@@ -94,8 +90,8 @@ class SessionOpener:
             user_roles=owner.roles,
         )
 
-    async def _record(
-        self, connection: Connection, call: Call, session: Session, replaced: Sequence[SessionId]
+    async def _store(
+        self, connection: Connection, call: Call, session: Session, token_hash: bytes
     ) -> None:
         event = AuditEvent(
             AuditType.SESSION_CREATE,
@@ -103,9 +99,14 @@ class SessionOpener:
             session.user_id,
             session.session_id,
             session.client,
-            {
-                "methods": list(session.authentication_methods),
-                "replaced": [str(session_id) for session_id in replaced],
-            },
+            {"methods": session.authentication_methods},
         )
-        await audit.record(connection, session.create_time, event)
+        replaced = await open_session(
+            connection,
+            session,
+            token_hash,
+            self._max_per_user - 1,
+            audit.event_row(session.create_time, event),
+        )
+        detail = {**event.detail, "replaced": [str(session_id) for session_id in replaced]}
+        audit.log(replace(event, detail=detail))

@@ -6,6 +6,7 @@ lost or that asked twice at once: it gets the current pair and nothing changes. 
 been used by two, one of whom is a thief, so the session ends (RFC 9700, 4.14.2; ASVS 10.4.5).
 """
 
+from dataclasses import replace
 from datetime import datetime
 
 from authsvc.config import SessionSettings, TokenSettings
@@ -27,6 +28,7 @@ from authsvc.models import (
     Tokens,
     UserStatus,
 )
+from authsvc.store import refreshes
 from authsvc.store import sessions as store
 from authsvc.store.database import Database
 from authsvc.store.sessions import StoredSession
@@ -84,17 +86,21 @@ class SessionRefresh:
         client: ClientContext,
         now: datetime,
     ) -> Session | None:
-        async with self._database.transaction() as connection:
-            idle_expire_time = now + self._idle_lifetime
-            stored = await store.advance(connection, session_id, counter, now, idle_expire_time)
-            if stored is None:
-                return None
-            session = stored.session
-            event = AuditEvent(AuditType.REFRESH, call, session.user_id, session_id, client)
-            await audit.record(connection, now, event)
+        event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
+        async with self._database.connection() as connection:
+            stored = await refreshes.advance(
+                connection,
+                session_id,
+                counter,
+                now + self._idle_lifetime,
+                audit.event_row(now, event),
+            )
+        if stored is None:
+            return None
+        audit.log(replace(event, user_id=stored.session.user_id))
         # The cached copy still has the expiry from before.
         self._cache.drop_session(session_id)
-        return session
+        return stored.session
 
     async def _repeat(
         self,

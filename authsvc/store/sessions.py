@@ -1,4 +1,4 @@
-"""Owns the rows of sessions: opened, found, advanced, kept alive, ended.
+"""Owns the rows of sessions: found, kept alive, ended.
 
 Locks: whoever ends or replaces several sessions of a user holds the user's row (`lock_owner`), what
 keeps several sessions alive skips rows that are locked, and all else touches one row. So no two
@@ -15,7 +15,8 @@ import asyncpg
 from authsvc.models import ClientContext, RevokeReason, Session, SessionId, UserId, UserStatus
 from authsvc.store.database import Connection
 
-_COLUMNS = """
+# What `stored_session` reads, of sessions s and users u.
+COLUMNS = """
     s.session_id, s.user_id, s.create_time, s.last_use_time, s.authentication_time,
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
@@ -57,55 +58,8 @@ async def lock_owner(connection: Connection, user_id: UserId) -> Owner | None:
     return None if row is None else Owner(UserStatus(row["status"]), tuple(row["roles"]))
 
 
-_OPEN = """
-WITH surplus AS (
-    SELECT session_id FROM sessions
-    WHERE user_id = $2 AND revoke_time IS NULL AND idle_expire_time > $3
-    ORDER BY session_id DESC OFFSET $13
-), replaced AS (
-    UPDATE sessions SET revoke_time = $3, revoke_reason = $14
-    WHERE session_id IN (SELECT session_id FROM surplus) AND revoke_time IS NULL
-    RETURNING session_id
-), opened AS (
-    INSERT INTO sessions (
-        session_id, user_id, create_time, last_use_time, authentication_time, refresh_time,
-        idle_expire_time, absolute_expire_time, ip, user_agent, device_id, authentication_methods,
-        token_hash, csrf_hash, refresh_counter
-    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-)
-SELECT session_id FROM replaced ORDER BY session_id
-"""
-
-
-async def open_session(
-    connection: Connection, session: Session, token_hash: bytes, keep: int
-) -> list[SessionId]:
-    """Insert a session and end all but the `keep` newest active others; return the ids of these.
-
-    The caller holds the user's row, or two sessions opened at once don't count each other.
-    """
-    rows = await connection.fetch(
-        _OPEN,
-        session.session_id,
-        session.user_id,
-        session.create_time,
-        session.idle_expire_time,
-        session.absolute_expire_time,
-        session.client.ip,
-        session.client.user_agent,
-        session.client.device_id,
-        session.authentication_methods,
-        token_hash,
-        session.csrf_hash,
-        session.refresh_counter,
-        keep,
-        RevokeReason.REPLACED,
-    )
-    return [row["session_id"] for row in rows]
-
-
 _FIND_BY_TOKEN = f"""
-SELECT {_COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.token_hash = any($1)
+SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.token_hash = any($1)
 """  # noqa: S608 - made of constants
 
 
@@ -114,11 +68,11 @@ async def find_by_token(
 ) -> Mapping[bytes, StoredSession]:
     """Return the sessions of these token hashes, ended ones too, by token hash."""
     rows = await connection.fetch(_FIND_BY_TOKEN, token_hashes)
-    return {row["token_hash"]: _stored(row) for row in rows}
+    return {row["token_hash"]: stored_session(row) for row in rows}
 
 
 _FIND = f"""
-SELECT {_COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.session_id = any($1)
+SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.session_id = any($1)
 """  # noqa: S608 - made of constants
 
 
@@ -127,11 +81,11 @@ async def find(
 ) -> Mapping[SessionId, StoredSession]:
     """Return the sessions of these ids, ended ones too, by id."""
     rows = await connection.fetch(_FIND, session_ids)
-    return {row["session_id"]: _stored(row) for row in rows}
+    return {row["session_id"]: stored_session(row) for row in rows}
 
 
 _LIST = f"""
-SELECT {_COLUMNS} FROM sessions s JOIN users u USING (user_id)
+SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id)
 WHERE s.user_id = $1 AND s.revoke_time IS NULL AND s.idle_expire_time > $2
     AND u.status = 'active' AND s.session_id < $3
 ORDER BY s.session_id DESC LIMIT $4
@@ -143,34 +97,7 @@ async def list_active(
 ) -> list[Session]:
     """Return up to `limit` active sessions of a user, newest first, older than `before`."""
     rows = await connection.fetch(_LIST, user_id, now, before or _LAST_ID, limit)
-    return [_stored(row).session for row in rows]
-
-
-_ADVANCE = f"""
-UPDATE sessions s
-SET refresh_counter = s.refresh_counter + 1, refresh_time = $3,
-    last_use_time = greatest(s.last_use_time, $3),
-    idle_expire_time = least($4, s.absolute_expire_time)
-FROM users u
-WHERE s.session_id = $1 AND s.refresh_counter = $2 AND s.revoke_time IS NULL
-    AND s.idle_expire_time > $3 AND u.user_id = s.user_id AND u.status = 'active'
-RETURNING {_COLUMNS}
-"""  # noqa: S608 - made of constants
-
-
-async def advance(
-    connection: Connection,
-    session_id: SessionId,
-    counter: int,
-    now: datetime,
-    idle_expire_time: datetime,
-) -> StoredSession | None:
-    """Use up the refresh token with this counter and extend its active session.
-
-    None, and nothing changed: the counter is not the current one, or the session is not active.
-    """
-    row = await connection.fetchrow(_ADVANCE, session_id, counter, now, idle_expire_time)
-    return None if row is None else _stored(row)
+    return [stored_session(row).session for row in rows]
 
 
 _EXTEND = f"""
@@ -183,7 +110,7 @@ SET last_use_time = greatest(s.last_use_time, $2),
 FROM free, users u
 WHERE s.session_id = free.session_id AND s.revoke_time IS NULL AND s.idle_expire_time > $2
     AND u.user_id = s.user_id AND u.status = 'active'
-RETURNING {_COLUMNS}
+RETURNING {COLUMNS}
 """  # noqa: S608 - made of constants
 
 
@@ -198,7 +125,7 @@ async def extend(
     A row that another transaction holds is left out: it is being ended, refreshed or extended.
     """
     rows = await connection.fetch(_EXTEND, session_ids, now, idle_expire_time)
-    return {row["session_id"]: _stored(row) for row in rows}
+    return {row["session_id"]: stored_session(row) for row in rows}
 
 
 _TOUCH = """
@@ -262,7 +189,8 @@ async def revoke_of_user(
     return {row["session_id"]: row["was_active"] for row in rows}
 
 
-def _stored(row: asyncpg.Record) -> StoredSession:
+def stored_session(row: asyncpg.Record) -> StoredSession:
+    """Return what a row of `COLUMNS` says."""
     reason = row["revoke_reason"]
     session = Session(
         session_id=row["session_id"],

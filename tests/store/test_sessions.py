@@ -1,6 +1,5 @@
 """The statements on sessions: what each changes, and what it leaves alone."""
 
-import asyncio
 from datetime import datetime, timedelta
 
 import pytest
@@ -39,28 +38,6 @@ async def test_each_session_is_found_once_however_often_it_is_asked_for(world: W
     async with world.database.connection() as connection:
         found = await store.find(connection, [first, second, first])
     assert set(found) == {first, second}
-
-
-async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
-    now = world.clock.now()
-    async with world.database.connection() as connection:
-        return await store.advance(connection, session_id, counter, now, now + DAY) is not None
-
-
-async def test_a_counter_is_advanced_once(world: World) -> None:
-    (session_id,) = await _opened(world, 1)
-    outcomes = await asyncio.gather(*(_advance(world, session_id, 0) for _ in range(30)))
-    assert outcomes.count(True) == 1
-    assert await _advance(world, session_id, 1)
-    assert (await world.row(session_id))["refresh_counter"] == 2
-
-
-async def test_an_advance_goes_by_the_time_not_back(world: World) -> None:
-    (session_id,) = await _opened(world, 1)
-    before = await world.row(session_id)
-    world.clock.advance(-5)
-    assert await _advance(world, session_id, 0)
-    assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
 
 
 async def _extend(world: World, ids: list[SessionId], until: datetime) -> set[SessionId]:

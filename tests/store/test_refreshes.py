@@ -1,0 +1,77 @@
+"""The advance of a refresh counter: once, or not at all, and its audit event likewise."""
+
+import asyncio
+
+import pytest
+
+from authsvc.core import audit
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.models import RevokeReason, SessionId
+from authsvc.store import refreshes
+from authsvc.store import sessions as store
+from tests.sessions import CALL, CLIENT, DAY, World
+
+
+async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
+    now = world.clock.now()
+    event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
+    async with world.database.connection() as connection:
+        stored = await refreshes.advance(
+            connection, session_id, counter, now + DAY, audit.event_row(now, event)
+        )
+    return stored is not None
+
+
+async def _opened(world: World) -> SessionId:
+    return (await world.open(world.replica())).session_id
+
+
+async def test_a_counter_is_advanced_once_and_recorded_once(world: World) -> None:
+    session_id = await _opened(world)
+    outcomes = await asyncio.gather(*(_advance(world, session_id, 0) for _ in range(30)))
+    assert outcomes.count(True) == 1
+    assert len(await world.events("session.refresh")) == 1
+    assert await _advance(world, session_id, 1)
+    assert (await world.row(session_id))["refresh_counter"] == 2
+
+
+async def test_the_event_is_of_the_session_and_its_user(world: World) -> None:
+    session_id = await _opened(world)
+    await _advance(world, session_id, 0)
+    (event,) = await world.events("session.refresh")
+    assert event["session_id"] == session_id
+    assert event["user_id"] == (await world.row(session_id))["user_id"]
+    assert event["occur_time"] == world.clock.now()
+    assert (event["caller"], event["request_id"]) == (CALL.caller, CALL.request_id)
+    assert (str(event["ip"]), event["user_agent"]) == (CLIENT.ip, CLIENT.user_agent)
+    assert event["detail"] == '{"note": "as given"}'
+
+
+@pytest.mark.parametrize("obstacle", ["older", "newer", "revoked", "expired", "disabled"])
+async def test_nothing_changes_unless_the_token_is_current_and_the_session_active(
+    world: World, obstacle: str
+) -> None:
+    session_id = await _opened(world)
+    await _advance(world, session_id, 0)
+    row = await world.row(session_id)
+    now = world.clock.now()
+    if obstacle == "revoked":
+        async with world.database.connection() as connection:
+            await store.revoke(connection, session_id, now, RevokeReason.REVOKED)
+    elif obstacle == "expired":
+        world.clock.advance(DAY)
+    elif obstacle == "disabled":
+        await world.disable(row["user_id"])
+    counter = {"older": 0, "newer": 2}.get(obstacle, 1)
+    assert not await _advance(world, session_id, counter)
+    assert (await world.row(session_id))["refresh_counter"] == 1
+    assert (await world.row(session_id))["idle_expire_time"] == row["idle_expire_time"]
+    assert len(await world.events("session.refresh")) == 1
+
+
+async def test_a_clock_that_is_behind_does_not_turn_last_use_back(world: World) -> None:
+    session_id = await _opened(world)
+    before = await world.row(session_id)
+    world.clock.advance(-5)
+    assert await _advance(world, session_id, 0)
+    assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
