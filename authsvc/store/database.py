@@ -10,7 +10,7 @@ import structlog
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.store.connector import Connection, Connector
-from authsvc.store.pool import Pool
+from authsvc.store.pool import Pool, Usage
 
 __all__ = ["Connection", "Database"]
 
@@ -88,8 +88,12 @@ class Database:
         async with self.connection() as connection:
             await connection.fetchval("SELECT 1")
 
+    def usage(self) -> Usage:
+        """Return how the pool stands now."""
+        return self._pool.usage()
+
     async def close(self) -> None:
-        """Close the connections; who asks for one from now on gets StoreUnavailable."""
+        """Close the connections; who has or asks for one from now on gets StoreUnavailable."""
         await self._pool.close()
 
 

@@ -9,6 +9,7 @@ rolling back, closing) happens in the pool's own tasks and is bounded in time.
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from dataclasses import dataclass
 
 import asyncpg
 import structlog
@@ -22,6 +23,15 @@ logger = structlog.get_logger(__name__)
 _IDLE_LIMIT = 300.0
 # Seconds that the server gets to confirm a cancelled statement, a rollback or a farewell.
 _PATIENCE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many connections there are, how many of them are free, and how many callers wait."""
+
+    connections: int
+    idle: int
+    waiting: int
 
 
 class Pool:
@@ -42,15 +52,14 @@ class Pool:
         self._idle: deque[tuple[Connection, float]] = deque()
         self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._size = 0
+        self._connections: set[Connection] = set()
         self._connecting = 0
         self._closed = False
         self._reachable = True
 
     async def fill(self) -> None:
         """Connect up to the minimum; raises StoreUnavailable unless one connection comes of it."""
-        missing = max(1, self._minimum) - self._size
-        self._size += missing
+        missing = max(1, self._minimum) - len(self._connections)
         self._connecting += missing
         await asyncio.gather(*(self._add() for _ in range(missing)))
         if not self._idle:
@@ -91,7 +100,7 @@ class Pool:
     def discard(self, connection: Connection) -> None:
         """Take back a connection that can't be used any more."""
         connection.terminate()
-        self._size -= 1
+        self._connections.discard(connection)
         self._grow()
 
     def expire(self) -> None:
@@ -99,8 +108,12 @@ class Pool:
         while self._idle:
             self.discard(self._idle.pop()[0])
 
+    def usage(self) -> Usage:
+        """Return how the pool stands now."""
+        return Usage(len(self._connections), len(self._idle), len(self._waiters))
+
     async def close(self) -> None:
-        """Close every idle connection now and those that are lent when they come back."""
+        """Close every connection, those that are lent too; takes a second at most."""
         self._closed = True
         self._refuse()
         for task in self._tasks:
@@ -108,6 +121,8 @@ class Pool:
         farewells = [self._hang_up(connection) for connection, _ in self._idle]
         self._idle.clear()
         await asyncio.gather(*self._tasks, *farewells, return_exceptions=True)
+        for connection in tuple(self._connections):
+            self.discard(connection)
 
     async def _wait(self) -> Connection:
         if self._closed:
@@ -141,27 +156,24 @@ class Pool:
     def _grow(self) -> None:
         while (
             not self._closed
-            and self._size < self._maximum
             and self._connecting < len(self._waiters)
+            and len(self._connections) + self._connecting < self._maximum
         ):
-            self._size += 1
             self._connecting += 1
             self._start(self._add())
 
     async def _add(self) -> None:
         try:
             connection = await self._connector.connect()
-        except BaseException as error:
-            self._size -= 1
+        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must be told
             self._connecting -= 1
-            if not isinstance(error, Exception):
-                raise
             self._say_unreachable(error)
-            # While other connections work, one of them may still come free for those who wait.
-            if self._size == self._connecting:
+            # While there are connections, one of them may still come free for those who wait.
+            if not self._connections:
                 self._refuse()
             return
         self._connecting -= 1
+        self._connections.add(connection)
         self._say_reachable()
         self.release(connection)
 
@@ -182,7 +194,7 @@ class Pool:
 
     def _let_go_of_oldest(self) -> None:
         connection, since = self._idle[0]
-        if self._size > self._minimum and self._loop.time() - since > _IDLE_LIMIT:
+        if len(self._connections) > self._minimum and self._loop.time() - since > _IDLE_LIMIT:
             self._idle.popleft()
             self._start(self._hang_up(connection))
 

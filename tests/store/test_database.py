@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from authsvc.errors import StoreUnavailable, session_not_found
 from authsvc.store import pool as pool_module
 from authsvc.store.database import Database
+from authsvc.store.pool import Usage
 from tests.databases import settings_for
 
 # Only so that a failure ends; nothing is measured by it.
@@ -324,12 +325,38 @@ async def test_connections_that_nobody_needs_are_closed(
 
 async def test_a_closed_database_refuses_and_keeps_no_connection(database_dsn: str) -> None:
     database = await Database.open(settings_for(database_dsn, pool_max=1))
-    async with database.connection():
-        waiter = asyncio.create_task(database.ping())
-        await asyncio.sleep(0)
-        await database.close()
-        with pytest.raises(StoreUnavailable):
-            await waiter
+
+    async def close_while_borrowing() -> None:
+        async with database.connection() as connection:
+            waiter = asyncio.create_task(database.ping())
+            await asyncio.sleep(0)
+            await database.close()
+            with pytest.raises(StoreUnavailable):
+                await waiter
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        await close_while_borrowing()
     with pytest.raises(StoreUnavailable):
         await database.ping()
     await _until(lambda: _has(database_dsn, []))
+
+
+async def test_closing_keeps_no_connection_that_is_just_coming_back(database_dsn: str) -> None:
+    database = await Database.open(settings_for(database_dsn, pool_max=1))
+    with pytest.raises(type(session_not_found())):
+        async with database.connection():
+            raise session_not_found()
+    await database.close()
+    await _until(lambda: _has(database_dsn, []))
+
+
+async def test_tells_how_the_pool_stands(database_dsn: str) -> None:
+    async with _small(database_dsn, pool_max=2) as database:
+        assert database.usage() == Usage(connections=1, idle=1, waiting=0)
+        async with database.connection(), database.connection():
+            waiter = asyncio.create_task(database.ping())
+            await asyncio.sleep(0)
+            assert database.usage() == Usage(connections=2, idle=0, waiting=1)
+        await waiter
+        assert database.usage() == Usage(connections=2, idle=2, waiting=0)
