@@ -1,0 +1,261 @@
+"""The connection: mutual TLS and nothing less, and certificates that change while serving."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from structlog.testing import capture_logs
+
+from authsvc.addresses import ServerError
+from authsvc.config import Settings
+from authsvc.rpc.tls import ServerCertificate
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
+from tests.rpc.certificates import Authority, Certificate, write_files
+from tests.rpc.http2 import Connection, tls_context
+from tests.rpc.probe import ProbeServer, StartProbe, identity_of, outcome, with_changes
+
+APP = identity_of("app")
+LOGIN = "/authsvc.v1.AuthService/Login"
+CALLS = ("authsvc_rpc_calls_total", {"method": LOGIN, "code": "OK", "reason": ""})
+
+
+async def attempt(probe: ProbeServer, certificate: Certificate | None) -> str:
+    stub = AuthServiceStub(probe.clients.open(certificate))
+    return await outcome(stub.Login(pb.LoginRequest()))
+
+
+async def test_certificate_of_the_authority_is_let_in(
+    probe: ProbeServer, authority: Authority
+) -> None:
+    assert await attempt(probe, authority.caller(APP)) == "OK"
+
+
+async def test_no_certificate(probe: ProbeServer) -> None:
+    assert await attempt(probe, None) == "UNAVAILABLE"
+
+
+async def test_certificate_of_another_authority(probe: ProbeServer) -> None:
+    # The other authority even has the same name.
+    assert await attempt(probe, Authority().caller(APP)) == "UNAVAILABLE"
+
+
+async def test_expired_certificate(probe: ProbeServer, authority: Authority) -> None:
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    assert await attempt(probe, authority.caller(APP, not_after=yesterday)) == "UNAVAILABLE"
+
+
+async def test_certificate_of_the_future(probe: ProbeServer, authority: Authority) -> None:
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    uri = x509.UniformResourceIdentifier(APP)
+    assert await attempt(probe, authority.issue(uri, not_before=tomorrow)) == "UNAVAILABLE"
+
+
+async def test_certificate_for_servers_only(probe: ProbeServer, authority: Authority) -> None:
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    certificate = authority.issue(x509.UniformResourceIdentifier(APP), extensions=[usage])
+    assert await attempt(probe, certificate) == "UNAVAILABLE"
+
+
+async def test_plaintext(probe: ProbeServer) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{probe.server.port}") as channel:
+        assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "UNAVAILABLE"
+
+
+async def handshake(probe: ProbeServer, context: ssl.SSLContext) -> str:
+    """Return the version that was agreed on, or "" if the server refuses."""
+    try:
+        async with Connection.open(probe.server.port, context) as connection:
+            # With TLS 1.3, a client learns only afterwards that it was refused.
+            if await connection.frame() is None:
+                return ""
+            return str(connection.tls.version())
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_present_versions_are_spoken(
+    version: ssl.TLSVersion, probe: ProbeServer, authority: Authority
+) -> None:
+    context = tls_context(authority.certificate, authority.caller(APP), version)
+    assert (await handshake(probe, context)).replace(".", "_") == version.name
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("name", ["TLSv1", "TLSv1_1"])
+async def test_old_versions_are_refused(
+    name: str, probe: ProbeServer, authority: Authority
+) -> None:
+    context = tls_context(authority.certificate, authority.caller(APP), ssl.TLSVersion[name])
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    assert await handshake(probe, context) == ""
+
+
+@pytest.mark.parametrize(
+    ("suites", "accepted"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-AES256-GCM-SHA384", True),
+        ("ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA384:ECDHE-ECDSA-AES128-SHA256", False),
+        ("AES128-GCM-SHA256:DHE-RSA-AES128-GCM-SHA256:AES256-SHA", False),
+    ],
+)
+async def test_only_aead_with_forward_secrecy(
+    suites: str, accepted: bool, probe: ProbeServer, authority: Authority
+) -> None:
+    caller = authority.caller(APP)
+    context = tls_context(authority.certificate, caller, ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(f"{suites}:@SECLEVEL=0")
+    assert bool(await handshake(probe, context)) is accepted
+
+
+@pytest.mark.parametrize(
+    ("minimum", "version", "allowed"),
+    [
+        ("1.2", ssl.TLSVersion.TLSv1_2, True),
+        ("1.3", ssl.TLSVersion.TLSv1_2, False),
+        ("1.3", ssl.TLSVersion.TLSv1_3, True),
+    ],
+)
+async def test_minimum_version_holds(
+    minimum: str,
+    version: ssl.TLSVersion,
+    allowed: bool,
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+) -> None:
+    probe = await start_probe(with_changes(settings, "tls", min_version=minimum))
+    context = tls_context(authority.certificate, authority.caller(APP), version)
+    async with Connection.open(probe.server.port, context) as connection:
+        received = await connection.call(LOGIN)
+    assert (b"The caller is not allowed" not in received) is allowed
+    assert (probe.metrics.registry.get_sample_value(*CALLS) or 0) == allowed
+
+
+def replace(settings: Settings, authority: bytes, server: Certificate) -> None:
+    """Write other files in place of those in use, each at one blow."""
+    folder = settings.tls.certificate_file.parent
+    fresh = folder / "fresh"
+    fresh.mkdir()
+    write_files(fresh, authority, server)
+    for file in fresh.iterdir():
+        file.rename(folder / file.name)
+    fresh.rmdir()
+
+
+async def served(probe: ProbeServer, authority: Authority) -> bytes:
+    """Return the certificate that the server shows to a new connection."""
+    context = tls_context(authority.certificate, authority.caller(APP))
+    async with Connection.open(probe.server.port, context) as connection:
+        shown = connection.tls.getpeercert(binary_form=True)
+        assert shown is not None
+        return shown
+
+
+async def test_changed_certificate_is_taken_over(
+    probe: ProbeServer, settings: Settings, authority: Authority
+) -> None:
+    before = await attempt(probe, authority.caller(APP))
+    fresh = authority.server(not_after=datetime(2040, 1, 1, tzinfo=UTC))
+    replace(settings, authority.certificate, fresh)
+    assert before == "OK"
+    assert await served(probe, authority) == fresh.parsed.public_bytes(Encoding.DER)
+    expiry = probe.metrics.registry.get_sample_value("authsvc_tls_certificate_expire_time_seconds")
+    assert expiry == datetime(2040, 1, 1, tzinfo=UTC).timestamp()
+
+
+async def test_changed_authority_is_taken_over(
+    probe: ProbeServer, settings: Settings, authority: Authority
+) -> None:
+    other = Authority("Another authority")
+    replace(settings, other.certificate, authority.server())
+    assert await attempt(probe, other.caller(APP)) == "OK"
+    assert await attempt(probe, authority.caller(APP)) == "UNAVAILABLE"
+
+
+def _without_key(folder: Path, _authority: Authority) -> None:
+    (folder / "server.key").unlink()
+
+
+def _with_rubbish(folder: Path, _authority: Authority) -> None:
+    (folder / "server.crt").write_text("rubbish")
+
+
+def _with_another_key(folder: Path, authority: Authority) -> None:
+    (folder / "server.key").write_bytes(authority.server().key)
+
+
+def _with_empty_authority(folder: Path, _authority: Authority) -> None:
+    (folder / "ca.crt").write_bytes(b"")
+
+
+def _expired(folder: Path, authority: Authority) -> None:
+    certificate = authority.server(not_after=datetime.now(UTC) - timedelta(seconds=1))
+    write_files(folder, authority.certificate, certificate)
+
+
+Spoil = Callable[[Path, Authority], None]
+SPOILT = [_without_key, _with_rubbish, _with_another_key, _with_empty_authority, _expired]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+async def test_bad_files_leave_what_is_in_use(
+    spoil: Spoil, probe: ProbeServer, settings: Settings, authority: Authority
+) -> None:
+    original = settings.tls.certificate_file.read_bytes()
+    spoil(settings.tls.certificate_file.parent, authority)
+    assert await attempt(probe, authority.caller(APP)) == "OK"
+    shown = await served(probe, authority)
+    assert shown == x509.load_pem_x509_certificate(original).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_bad_files_are_said_at_start(
+    spoil: Spoil, settings: Settings, authority: Authority
+) -> None:
+    folder = settings.tls.certificate_file.parent
+    spoil(folder, authority)
+    with pytest.raises(ServerError, match=str(folder)):
+        ServerCertificate(settings.tls)
+
+
+def test_bad_files_are_logged_once(settings: Settings, authority: Authority) -> None:
+    certificate = ServerCertificate(settings.tls)
+    _with_another_key(settings.tls.key_file.parent, authority)
+    with capture_logs() as logs:
+        assert certificate.changed() is None
+        assert certificate.changed() is None
+    assert [entry["event"] for entry in logs] == ["certificates not reloaded"]
+    assert "server.key is not the key of" in logs[0]["problem"]
+
+
+def test_mended_files_are_taken_over(settings: Settings, authority: Authority) -> None:
+    certificate = ServerCertificate(settings.tls)
+    folder = settings.tls.key_file.parent
+    fresh = authority.server()
+    settings.tls.key_file.write_bytes(fresh.key)
+    assert certificate.changed() is None
+    write_files(folder, authority.certificate, fresh)
+    os.utime(settings.tls.certificate_file, ns=(0, 1))
+    assert certificate.changed() is not None
+    assert certificate.changed() is None
+
+
+async def test_open_connections_outlive_a_change(
+    probe: ProbeServer, settings: Settings, authority: Authority
+) -> None:
+    stub = AuthServiceStub(probe.clients.channel("app"))
+    assert await outcome(stub.Login(pb.LoginRequest())) == "OK"
+    replace(settings, Authority("Another").certificate, authority.server())
+    calls = [outcome(stub.Login(pb.LoginRequest())) for _ in range(10)]
+    assert set(await asyncio.gather(*calls)) == {"OK"}
