@@ -24,7 +24,8 @@ from authsvc.core.sessions import Sessions
 from authsvc.core.signing_keys import SigningKeys
 from authsvc.core.tokens import TokenValidation
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Clock
+from authsvc.metrics import Metrics
+from authsvc.models import Clock
 from authsvc.rpc.account_service import AccountHandler
 from authsvc.rpc.auth_service import AuthHandler
 from authsvc.rpc.rate_limit_service import RateLimitHandler
@@ -36,10 +37,8 @@ from authsvc.web import Web
 
 log = structlog.get_logger("authsvc.app")
 
-_SYSTEM = Call(request_id="", caller="system")
 _PROBE_INTERVAL = 1.0
 _RESTART_DELAY = 1.0
-_KEY_MAINTENANCE_INTERVAL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Core:
     accounts: Accounts
     validation: TokenValidation
     listener: RevocationListener
+    hasher: PasswordHasher
 
 
 @asynccontextmanager
@@ -77,19 +77,21 @@ async def open_core(settings: Settings, clock: Clock | None = None) -> AsyncIter
 
 def _compose(settings: Settings, clock: Clock, database: Database, hasher: PasswordHasher) -> Core:
     keyring = Keyring(settings.secrets.keyring)
-    keys = SigningKeys(database, keyring, settings.tokens, clock)
-    access_tokens = AccessTokens(keys, settings.tokens, settings.permissions, clock)
 
+    # Caches are told of revocations, and ask whether these are heard: a circle, closed here.
     def on_event(event: Revocation) -> None:
         sessions.on_revocation(event)
         keys.on_revocation(event)
 
     def on_gap() -> None:
         sessions.on_gap()
+        keys.on_gap()
 
     listener = RevocationListener(
         settings.database, settings.sessions.cache_staleness, on_event, on_gap
     )
+    keys = SigningKeys(database, keyring, settings.tokens, clock, listener.is_fresh)
+    access_tokens = AccessTokens(keys, settings.tokens, settings.permissions, clock)
     sessions = Sessions(
         database,
         access_tokens,
@@ -116,6 +118,7 @@ def _compose(settings: Settings, clock: Clock, database: Database, hasher: Passw
         accounts=accounts,
         validation=TokenValidation(access_tokens, sessions),
         listener=listener,
+        hasher=hasher,
     )
 
 
@@ -176,7 +179,9 @@ class Application:
         core = await self._stack.enter_async_context(open_core(self._settings, self._clock))
         await core.keys.load()
         self._limiter = core.limiter
-        self.web = Web(self._settings, core.keys, self._clock)
+        metrics = Metrics()
+        _measure(core, metrics)
+        self.web = Web(self._settings, core.keys, self._clock, metrics)
         self.server = Server(
             self._settings,
             [
@@ -187,13 +192,14 @@ class Application:
             ],
             core.validation.bearer,
             self._clock,
+            metrics,
         )
         self._stack.push_async_callback(core.sessions.flush)
         self._stack.push_async_callback(self._cancel_background)
         retention = Retention(core.database, self._settings.retention, self._clock)
         self._background("revocation-listener", core.listener.run)
         self._background("last-use", core.sessions.run)
-        self._background("signing-keys", lambda: _maintain(core.keys))
+        self._background("signing-keys", core.keys.run)
         self._background("retention", retention.run)
         self._background("health", lambda: self._probe(core.database))
         await self.web.start()
@@ -226,10 +232,15 @@ class Application:
         self.web.set_ready(ready=serving)
 
 
-async def _maintain(keys: SigningKeys) -> None:
-    while True:
-        await keys.maintain(_SYSTEM)
-        await asyncio.sleep(_KEY_MAINTENANCE_INTERVAL)
+def _measure(core: Core, metrics: Metrics) -> None:
+    hasher = core.hasher
+    metrics.add_gauge("authsvc_hashes_queued", "Hashes waiting.", lambda: float(hasher.queued))
+    metrics.add_gauge("authsvc_hashes_running", "Hashes under way.", lambda: float(hasher.running))
+    metrics.add_gauge(
+        "authsvc_revocations_heard",
+        "1 while revocations are heard in time and caches are used, else 0.",
+        lambda: float(core.listener.is_fresh()),
+    )
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -8,12 +8,12 @@ import json
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
-from authsvc import metrics
 from authsvc.addresses import ServerError, split_address
 from authsvc.config import Settings
 from authsvc.core.signing_keys import SigningKeys
+from authsvc.metrics import Metrics
 from authsvc.models import Clock
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -25,11 +25,14 @@ class Web:
 
     port: int
 
-    def __init__(self, settings: Settings, keys: SigningKeys, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, keys: SigningKeys, clock: Clock, metrics: Metrics
+    ) -> None:
         self._address = settings.http.address
         self._issuer = settings.tokens.issuer
         self._keys = keys
         self._clock = clock
+        self._measured = metrics
         self._ready = False
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
@@ -93,7 +96,7 @@ class Web:
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(metrics.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=self._measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     async def _livez(self, _request: web.Request) -> web.Response:

@@ -45,10 +45,9 @@ async def drive(target: Target, work: Work, *, concurrency: int, seconds: float)
 
 def median(samples: list[Sample]) -> Sample:
     """Return the median of each figure."""
-    return Sample(
-        *(
-            statistics.median(getattr(sample, name) for sample in samples)
-            for name in ("cpu_us", "rate", "p50", "p99")
-        ),
-        calls=sum(sample.calls for sample in samples),
-    )
+
+    def middle(name: str) -> float:
+        return float(statistics.median(getattr(sample, name) for sample in samples))
+
+    calls = sum(sample.calls for sample in samples)
+    return Sample(middle("cpu_us"), middle("rate"), middle("p50"), middle("p99"), calls)

@@ -72,7 +72,7 @@ class Bench:
             self._service.channel("app") as app,
             self._service.channel("edge") as edge,
         ):
-            self._echo_call = echo.unary_unary(echo_server.METHOD)
+            self._echo_call: Any = echo.unary_unary(echo_server.METHOD)
             self._auth, self._auth_edge = AuthServiceStub(app), AuthServiceStub(edge)
             self._sessions = SessionServiceStub(edge)
             self._limits = RateLimitServiceStub(edge)

@@ -1,0 +1,40 @@
+"""A state folder as `authsvc dev` makes it, on a database of the test's own."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from authsvc.cli.main import app
+from authsvc.dev.workspace import Workspace
+
+Command = Callable[..., Result]
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def plain(text: str) -> str:
+    """Return what a terminal would show, without its colours."""
+    return _ANSI.sub("", text)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Certificates, secrets and settings; commands run in the folder above it."""
+    monkeypatch.chdir(tmp_path)
+    made = Workspace(Path(".authsvc"))
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def command(workspace: Workspace, database_dsn: str) -> Command:
+    """Runs a command with the settings of the state folder."""
+    workspace.set_database(database_dsn)
+    runner = CliRunner()
+
+    def run(*arguments: str, input: str | None = None) -> Result:  # noqa: A002 - the runner's name
+        return runner.invoke(app, list(arguments), input=input)
+
+    return run

@@ -1,0 +1,186 @@
+"""The commands: what they do to the database, what they print, and how they fail."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from authsvc.cli.main import app
+from authsvc.dev.workspace import Workspace
+from tests.cli.conftest import Command, plain
+
+PASSWORD = "Correct-Horse-42-Staple"
+
+
+def _commands() -> list[list[str]]:
+    group: Any = typer.main.get_command(app)
+    found: list[list[str]] = [[]]
+    for name, command in sorted(group.commands.items()):
+        found.append([name])
+        found += [[name, inner] for inner in sorted(getattr(command, "commands", {}))]
+    return found
+
+
+@pytest.mark.parametrize("arguments", _commands(), ids=" ".join)
+def test_every_command_has_help(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in plain(result.output)
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output.startswith("authsvc 0.")
+
+
+def test_config_check_says_good(command: Command) -> None:
+    result = command("config", "check")
+    assert (result.exit_code, result.output) == (0, "The settings are good.\n")
+
+
+def test_config_check_names_each_fault_in_a_line(command: Command, workspace: Workspace) -> None:
+    with workspace.config.open("a") as stream:
+        stream.write('\n[grpc]\nadress = "x"\nmax_connections = "few"\n')
+    result = command("config", "check")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("error: grpc.") for line in lines)
+
+
+def test_config_show_masks_secrets(command: Command, workspace: Workspace) -> None:
+    keyring = json.loads((workspace.secrets / "secrets__keyring").read_text())
+    for arguments in (["config", "show"], ["config", "show", "--json"]):
+        result = command(*arguments)
+        assert result.exit_code == 0
+        assert "********" in result.output
+        assert keyring[0]["key"] not in result.output
+        assert "postgresql://" not in result.output
+    assert json.loads(result.output)["sessions"]["max_per_user"] == 5
+
+
+def test_config_schema_is_a_json_schema() -> None:
+    result = CliRunner().invoke(app, ["config", "schema"])
+    schema = json.loads(result.output)
+    assert "GrpcSettings" in schema["$defs"]
+
+
+def test_migrate_brings_an_empty_database_up(
+    command: Command, workspace: Workspace, blank_dsn: str
+) -> None:
+    workspace.set_database(blank_dsn)
+    looked = json.loads(command("migrate", "--dry-run", "--json").output)
+    assert [row["applied"] for row in looked] == [None] * len(looked)
+    applied = json.loads(command("migrate", "--json").output)
+    assert all(row["now"] for row in applied)
+    again = json.loads(command("migrate", "--json").output)
+    assert not any(row["now"] for row in again)
+
+
+def test_commands_refuse_an_empty_database_and_say_what_mends_it(
+    command: Command, workspace: Workspace, blank_dsn: str
+) -> None:
+    workspace.set_database(blank_dsn)
+    result = command("keys", "list")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "authsvc migrate" in line
+
+
+def test_keys_list_and_rotate(command: Command) -> None:
+    (first,) = json.loads(command("keys", "list", "--json").output)
+    assert first["state"] == "active"
+    rotated = command("keys", "rotate")
+    assert rotated.exit_code == 0
+    states = {
+        row["key_id"]: row["state"] for row in json.loads(command("keys", "list", "--json").output)
+    }
+    assert states[first["key_id"]] == "retired"
+    assert states[rotated.output.split()[0]] == "active"
+    assert first["key_id"] in plain(command("keys", "list").output)
+
+
+async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> None:
+    # In a thread, as a command has a loop of its own.
+    result = await asyncio.to_thread(command, "keys", "rotate")
+    assert result.exit_code == 0
+    connection = await asyncpg.connect(database_dsn)
+    try:
+        callers = await connection.fetch(
+            "SELECT caller FROM audit_events WHERE type = 'key.rotate' AND caller LIKE 'cli:%'"
+        )
+    finally:
+        await connection.close()
+    assert len(callers) == 1
+
+
+def test_users_are_created_disabled_and_enabled(command: Command) -> None:
+    created = command(
+        "users", "create", "ada@example.com", "--password-stdin", input=f"{PASSWORD}\n"
+    )
+    assert created.exit_code == 0, created.output
+    user_id = created.output.split()[0]
+    assert command("users", "disable", "ada@example.com").exit_code == 0
+    assert command("users", "enable", user_id).exit_code == 0
+
+
+def test_users_create_asks_for_the_password(command: Command) -> None:
+    result = command("users", "create", "ada@example.com", input=f"{PASSWORD}\n{PASSWORD}\n")
+    assert result.exit_code == 0, result.output
+    assert PASSWORD not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typed", "said"),
+    [
+        (["users", "create", "no-address", "--password-stdin"], PASSWORD, "email"),
+        (["users", "create", "ada@example.com", "--password-stdin"], "short", "password"),
+        (["users", "create", "ada@example.com", "--password-stdin"], "", "password"),
+        (["users", "disable", "nobody@example.com"], "", "No user"),
+        (["users", "disable", "00000000-0000-7000-8000-000000000000"], "", "No user"),
+    ],
+)
+def test_a_failure_is_one_line(
+    command: Command, arguments: list[str], typed: str, said: str
+) -> None:
+    result = command(*arguments, input=f"{typed}\n")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_creating_the_same_user_twice_fails_in_a_line(command: Command) -> None:
+    arguments = ["users", "create", "ada@example.com", "--password-stdin"]
+    assert command(*arguments, input=f"{PASSWORD}\n").exit_code == 0
+    result = command(*arguments, input=f"{PASSWORD}\n")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+
+
+def test_an_unreachable_database_is_one_line(command: Command, workspace: Workspace) -> None:
+    workspace.set_database("postgresql://nobody:hidden@127.0.0.1:1/none")
+    for arguments in (["keys", "list"], ["migrate"], ["users", "disable", "a@example.com"]):
+        result = command(*arguments)
+        assert result.exit_code == 1
+        (line,) = result.output.splitlines()
+        assert line.startswith("error: ")
+        assert "hidden" not in line
+
+
+def test_demo_without_certificates_says_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert "make run" in result.output
+
+
+def test_health_of_nothing_is_one_line(command: Command) -> None:
+    result = command("health", "--target", "127.0.0.1:1", "--timeout", "2")
+    assert result.exit_code == 1
+    assert result.output.startswith("error: 127.0.0.1:1 does not answer")

@@ -1,0 +1,178 @@
+"""The service as a process: it starts in one command, tells what is wrong, drains and reloads."""
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from authsvc.dev.workspace import Workspace
+
+_PATIENCE = 60.0
+
+
+class Process:
+    """A running command; `output` collects what it prints."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
+        self.output = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "authsvc", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=clean | {"COLUMNS": "200", "AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"} | environment,
+        )
+        self.pid = self._process.pid
+
+    def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
+        """Read until the output from `after` on matches, or fail showing what came instead."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + _PATIENCE
+        while not (match := re.compile(pattern).search(self.output, after)):
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0, left))
+            chunk = os.read(self._process.stdout.fileno(), 65_536) if ready else b""
+            assert chunk, f"{pattern!r} never came: {self.output}"
+            self.output += chunk.decode()
+        return match
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for the end and return the exit code."""
+        rest, _ = self._process.communicate(timeout=_PATIENCE)
+        self.output += rest.decode()
+        return self._process.returncode
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Starts commands; what still runs when the test ends is killed."""
+    started: list[Process] = []
+
+    def run(*arguments: str, **environment: str) -> Process:
+        started.append(Process(*arguments, **environment))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+
+
+@pytest.fixture
+def served(workspace: Workspace, database_dsn: str) -> list[str]:
+    """The arguments of a service that would start."""
+    workspace.set_database(database_dsn)
+    return ["serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets)]
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_dev_runs_the_tour_and_drains(tmp_path: Path, start: Callable[..., Process]) -> None:
+    state = str(tmp_path / "state")
+    target = f"127.0.0.1:{_port()}"
+    for _ in range(2):
+        service = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS=target)
+        service.wait_for(r"authsvc is running\.")
+        tour = start("demo", "--state", state, "--target", target)
+        assert tour.end() == 0, tour.output
+        assert "That is the main job." in tour.output
+        service.send(signal.SIGTERM)
+        assert service.end() == 0, service.output
+
+
+def test_dev_comes_back_after_kill(tmp_path: Path, start: Callable[..., Process]) -> None:
+    state = str(tmp_path / "state")
+    first = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    first.wait_for(r"authsvc is running\.")
+    first.kill()
+    second = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    second.wait_for(r"authsvc is running\.")
+    second.send(signal.SIGINT)
+    assert second.end() == 0, second.output
+
+
+def test_health_over_mutual_tls(
+    served: list[str], workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    target = f"127.0.0.1:{_port()}"
+    service = start(*served, AUTHSVC_GRPC__ADDRESS=target)
+    service.wait_for("serving")
+    certs = workspace.certificates
+    arguments = [f"--ca={certs}/ca.crt", f"--cert={certs}/clients/edge.crt"]
+    health = start("health", "--target", target, *arguments, f"--key={certs}/clients/edge.key")
+    assert health.end() == 0, health.output
+    assert health.output == "SERVING\n"
+
+
+def test_a_port_in_use_is_one_line(served: list[str], start: Callable[..., Process]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for name in ("GRPC", "HTTP"):
+            service = start(
+                *served,
+                **{"AUTHSVC_GRPC__ADDRESS": "127.0.0.1:0", f"AUTHSVC_{name}__ADDRESS": address},
+            )
+            assert service.end() == 1
+            errors = [line for line in service.output.splitlines() if line.startswith("error: ")]
+            assert len(errors) == 1, service.output
+            assert address in errors[0]
+            assert "Traceback" not in service.output
+
+
+@pytest.mark.parametrize("name", ["server.crt", "server.key", "ca.crt"])
+def test_a_missing_certificate_is_one_line(
+    served: list[str], workspace: Workspace, start: Callable[..., Process], name: str
+) -> None:
+    (workspace.certificates / name).unlink()
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    assert service.end() == 1
+    assert "Traceback" not in service.output
+    (line,) = [line for line in service.output.splitlines() if line.startswith("error: ")]
+    assert name in line
+
+
+def test_a_schema_that_is_too_old_is_refused(
+    workspace: Workspace, blank_dsn: str, start: Callable[..., Process]
+) -> None:
+    workspace.set_database(blank_dsn)
+    service = start("serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets))
+    assert service.end() == 1
+    assert "authsvc migrate" in service.output
+    assert "Traceback" not in service.output
+
+
+def test_reload_takes_over_good_settings_and_leaves_bad_ones(
+    served: list[str], workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    service.wait_for("serving")
+    good = workspace.config.read_text()
+    workspace.config.write_text(good + "\n[grpc]\nnonsense = 1\n")
+    service.send(signal.SIGHUP)
+    service.wait_for("settings not reloaded")
+    workspace.config.write_text(good + '\n[rate_limits.policies.x]\nrequests = 1\nwindow = "1s"\n')
+    seen = len(service.output)
+    service.send(signal.SIGHUP)
+    service.wait_for("settings reloaded", seen)
+    service.send(signal.SIGTERM)
+    assert service.end() == 0
