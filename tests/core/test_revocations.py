@@ -146,6 +146,18 @@ async def test_a_silent_network_is_noticed(
         assert cache.heard[1] in {"gap", "key:not heard"}
 
 
+async def test_freshness_ends_by_itself(
+    database_dsn: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _listening(database_dsn, cache) as listener:
+        await _until(listener.is_fresh)
+        later = time.monotonic() + 10
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: later)
+            assert not listener.is_fresh()
+        assert listener.is_fresh()
+
+
 async def test_what_is_not_understood_is_ignored_and_logged(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:

@@ -99,8 +99,24 @@ async def test_a_frozen_server_does_not_hold_up_those_who_are_cancelled(
     await _heals(database)
 
 
+async def test_a_connection_that_does_not_recover_is_thrown_away(
+    own_server: EmbeddedPostgres,
+) -> None:
+    database = await Database.open(settings_for(own_server.dsn(), command_timeout="1h"))
+    task = asyncio.create_task(_sleep(database, 3600))
+    async with asyncio.timeout(_PATIENCE):
+        await asyncio.sleep(0)
+        freeze(own_server)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while database.usage().connections:  # noqa: ASYNC110 - nothing else tells of it
+            await asyncio.sleep(0.01)
+    await database.close()
+
+
 async def test_a_frozen_server_does_not_hold_up_closing(own_server: EmbeddedPostgres) -> None:
-    database = await Database.open(settings_for(own_server.dsn(), command_timeout="300ms"))
+    database = await Database.open(settings_for(own_server.dsn(), pool_min=2, command_timeout="1h"))
     freeze(own_server)
     task = asyncio.create_task(database.ping())
     await asyncio.sleep(0)
@@ -108,6 +124,17 @@ async def test_a_frozen_server_does_not_hold_up_closing(own_server: EmbeddedPost
         await database.close()
         with pytest.raises(StoreUnavailable):
             await task
+
+
+async def test_who_waits_for_a_dead_server_is_told_at_once(own_server: EmbeddedPostgres) -> None:
+    database = await Database.open(settings_for(own_server.dsn(), acquire_timeout="1h"))
+    await asyncio.to_thread(own_server.stop)
+    async with asyncio.timeout(_PATIENCE):
+        results = await asyncio.gather(
+            *(database.ping() for _ in range(100)), return_exceptions=True
+        )
+    assert {type(result) for result in results} == {StoreUnavailable}
+    await database.close()
 
 
 async def test_an_outage_is_logged_once_and_so_is_its_end(
