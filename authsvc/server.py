@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
-from authsvc.addresses import ServerError
+from authsvc.addresses import ServerError, split_address
 from authsvc.config import CallerSettings, GrpcSettings, Settings
 from authsvc.metrics import Metrics
 from authsvc.models import Claims, Clock
@@ -59,7 +59,7 @@ class Server:
     """The gRPC server; `port` is known once it has started.
 
     Raises:
-        ServerError: The certificates can't be used; the message says why.
+        ServerError: The address is none, or the certificates can't be used; the message says why.
     """
 
     port: int
@@ -73,6 +73,8 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._address = settings.grpc.address
+        if not self._address.startswith("unix:"):
+            split_address(self._address)  # gRPC takes a port of 99999 for 34463
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
         self._health = Health(SERVICES, _MAX_WATCHES)
@@ -186,6 +188,10 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # Left on, it counts streams that have ended but are not yet cleared away, and resets those
+        # that an honest client opens in their place: a busy one sees most of its calls fail. The
+        # bound above holds without it, and `maximum_concurrent_rpcs` bounds the work.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
         ("grpc.max_connection_age_ms", milliseconds(settings.max_connection_age)),

@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import ssl
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from tests.rpc.certificates import Certificate
 
-DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 END_STREAM, END_HEADERS = 1, 4
-NO_ERROR, ENHANCE_YOUR_CALM = 0, 11
+CANCEL, ENHANCE_YOUR_CALM = 8, 11
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -103,18 +103,8 @@ class Connection:
 
     async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
         """Make a unary call; return all that came back, as it was on the wire."""
-        headers = {
-            ":method": "POST",
-            ":scheme": "https",
-            ":path": method,
-            ":authority": "localhost",
-            "te": "trailers",
-            "content-type": "application/grpc",
-            **{name.replace("_", "-"): value for name, value in metadata.items()},
-        }
-        block = b"".join(map(_literal, headers, headers.values()))
-        await self.send(HEADERS, END_HEADERS, 1, block)
-        await self.send(DATA, END_STREAM, 1, b"\0" + len(message).to_bytes(4) + message)
+        await self.send(HEADERS, END_HEADERS, 1, _request(method, metadata))
+        await self.send(DATA, END_STREAM, 1, _framed(message))
         received = b""
         while frame := await self.frame():
             if frame.stream == 1:
@@ -123,8 +113,33 @@ class Connection:
                     break
         return received
 
+    async def open_and_reset(self, method: str, stream: int) -> None:
+        """Start a call with an empty message, and cancel it at once."""
+        await self.send(HEADERS, END_HEADERS, stream, _request(method, {}))
+        await self.send(DATA, END_STREAM, stream, _framed(b""))
+        await self.send(RST_STREAM, 0, stream, CANCEL.to_bytes(4))
+
+
+def _request(method: str, metadata: Mapping[str, str]) -> bytes:
+    headers = {
+        ":method": "POST",
+        ":scheme": "https",
+        ":path": method,
+        ":authority": "localhost",
+        "te": "trailers",
+        "content-type": "application/grpc",
+        **{name.replace("_", "-"): value for name, value in metadata.items()},
+    }
+    return b"".join(map(_literal, headers.keys(), headers.values()))
+
+
+def _framed(message: bytes) -> bytes:
+    """Return a message as gRPC sends it: not compressed, its length, itself."""
+    return b"\0" + len(message).to_bytes(4) + message
+
 
 def _literal(name: str, value: str) -> bytes:
     """Return a header as a literal that is not indexed (RFC 7541, section 6.2.2)."""
-    assert max(len(name), len(value)) < 127
-    return bytes([0, len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    texts = (name.encode(), value.encode())
+    assert max(map(len, texts)) < 127
+    return b"\0" + b"".join(bytes([len(text)]) + text for text in texts)

@@ -1,5 +1,6 @@
 """The real server with handlers that do as the test says: real gRPC over real mutual TLS."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -28,6 +29,7 @@ from tests.clock import FakeClock
 from tests.rpc.certificates import Authority, Certificate, channel_credentials, write_files
 
 STRANGER = "stranger"
+LOGIN = "/authsvc.v1.AuthService/Login"
 CLAIMS = Claims(
     subject=UserId(UUID(int=1)),
     issuer="https://authsvc.test",
@@ -79,6 +81,10 @@ class Clients:
         self._stack.push_async_callback(channel.close, None)
         return channel
 
+    def raw(self, caller: str, method: str, kind: str = "unary_unary") -> Any:
+        """Return an RPC that sends and receives bytes."""
+        return getattr(self.channel(caller), kind)(method)
+
     async def close(self) -> None:
         await self._stack.aclose()
 
@@ -110,6 +116,13 @@ async def outcome(call: Awaitable[Message]) -> str:
     except grpc.aio.AioRpcError as error:
         return reason_of(error) if rpc_status.from_call(error) else error.code().name
     return "OK"
+
+
+async def failure(call: Any) -> grpc.aio.AioRpcError:
+    """Return the error that a call must end with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 @pytest.fixture(scope="session")
@@ -199,6 +212,19 @@ class ProbeServer:
         """Call Login as `caller`; return the response."""
         stub = auth_service_pb2_grpc.AuthServiceStub(self.clients.channel(caller))
         return await stub.Login(pb.LoginRequest(**request))
+
+
+def count(probe: ProbeServer, code: str, reason: str = "", method: str = LOGIN) -> float:
+    """Return how many calls of `method` ended so."""
+    labels = {"method": method, "code": code, "reason": reason}
+    return probe.metrics.registry.get_sample_value("authsvc_rpc_calls_total", labels) or 0
+
+
+async def counted(probe: ProbeServer, code: str, method: str = LOGIN) -> None:
+    """Wait until a call was counted: one that is broken off ends sooner for its caller."""
+    async with asyncio.timeout(10):
+        while not count(probe, code, method=method):  # noqa: ASYNC110 - a metric wakes nobody
+            await asyncio.sleep(0.005)
 
 
 StartProbe = Callable[[Settings], Awaitable[ProbeServer]]
