@@ -50,11 +50,13 @@ class PasswordPolicy:
         normalized = normalize_password(password, field)
         folded = _fold(normalized)
         remainder = _without(folded, _context_words(email, display_name))
-        violations = []
         # Counted as typed and as hashed: NFKC makes one character of two, and eighteen of U+FDFA.
-        if min(len(password), len(normalized)) < self._min_length:
+        length = min(len(password), len(normalized))
+        violations = []
+        if length < self._min_length:
             violations.append(f"Use at least {self._min_length} characters.")
-        if self._preset == "standard" and (missing := _missing_kinds(normalized)):
+        kinds_matter = self._preset == "standard" and length < _PASSPHRASE_LENGTH
+        if kinds_matter and (missing := _missing_kinds(normalized)):
             violations.append(
                 f"Add {', '.join(missing)}, or use at least {_PASSPHRASE_LENGTH} characters."
             )
@@ -74,8 +76,6 @@ class PasswordPolicy:
 
 def _missing_kinds(password: str) -> list[str]:
     """Return the kinds of character that are missing; a letter without case is of both cases."""
-    if len(password) >= _PASSPHRASE_LENGTH:
-        return []
     caseless = any(c.isalpha() and c.upper() == c.lower() for c in password)
     kinds = {
         "an upper-case letter": caseless or any(c.isupper() for c in password),

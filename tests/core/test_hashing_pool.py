@@ -35,11 +35,11 @@ class Gate:
         self.entered.append(MAC_OF[mac])
         self.threads.append(threading.get_native_id())
         self._arrivals.release()
-        assert self._opened.wait(60)
+        assert self._opened.wait(30)
         return b"$argon2id$"
 
     async def arrival(self) -> None:
-        assert await asyncio.to_thread(self._arrivals.acquire, timeout=60)
+        assert await asyncio.to_thread(self._arrivals.acquire, timeout=30)
 
     def open(self) -> None:
         self._opened.set()

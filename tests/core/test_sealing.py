@@ -118,8 +118,10 @@ def test_a_key_that_left_the_ring_or_changed_opens_nothing() -> None:
 
 
 def test_what_is_no_sealed_value_can_not_be_judged() -> None:
-    with pytest.raises(SealError):
-        ring("k1").needs_reseal(b"plain text")
+    next_version = b"\2" + ring("k1").seal(SECRET, **PLACE)[1:]
+    for unknown in (b"", b"plain text", next_version):
+        with pytest.raises(SealError, match="not sealed in a known format"):
+            ring("k1").needs_reseal(unknown)
 
 
 def test_a_ring_without_keys_is_refused() -> None:
