@@ -12,7 +12,6 @@ from uuid import UUID
 import grpc
 import pytest
 import pytest_asyncio
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from pydantic import SecretStr
@@ -109,7 +108,7 @@ def request_id_of(call_or_error: Any) -> str:
     return str(dict(call_or_error.trailing_metadata())["x-request-id"])
 
 
-async def outcome(call: Awaitable[Message]) -> str:
+async def outcome(call: Awaitable[object]) -> str:
     """Return how a call ends: OK, the reason, or the bare code where there is none."""
     try:
         await call

@@ -1,0 +1,57 @@
+"""The access table: its rows are as documented, and what has none is refused."""
+
+from authsvc.models import Role
+from authsvc.rpc.access import ACCESS, Access
+
+HEALTH = {f"/grpc.health.v1.Health/{rpc}" for rpc in ("Check", "List", "Watch")}
+REFLECTION = {
+    f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    for version in ("v1", "v1alpha")
+}
+
+
+def methods(**facts: bool) -> set[str]:
+    """Return the RPCs whose rows say all of `facts`."""
+    return {
+        method
+        for method, access in ACCESS.items()
+        if all(getattr(access, name) is value for name, value in facts.items())
+    }
+
+
+def test_no_row_lets_nobody_in() -> None:
+    nobody = Access()
+    assert not nobody.roles
+    assert not nobody.any_certificate
+
+
+def test_only_health_is_open_to_any_certificate() -> None:
+    assert methods(any_certificate=True) == HEALTH
+
+
+def test_only_observers_may_reflect() -> None:
+    assert {ACCESS[method].roles for method in REFLECTION} == {frozenset({Role.OBSERVER})}
+
+
+def test_own_account_needs_its_user_s_token() -> None:
+    assert methods(bearer=True) == {
+        method for method in ACCESS if method.startswith("/authsvc.v1.AccountService/")
+    }
+
+
+def test_batches_are_those_that_say_so() -> None:
+    assert methods(batch=True) == {method for method in ACCESS if "/Batch" in method}
+
+
+def test_only_watches_are_endless() -> None:
+    assert methods(endless=True) == {"/grpc.health.v1.Health/Watch"}
+
+
+def test_sessions_are_made_by_issuers_alone() -> None:
+    # An app that could make sessions could be anybody.
+    assert ACCESS["/authsvc.v1.SessionService/CreateSession"].roles == {Role.ISSUER}
+
+
+def test_edges_only_ask() -> None:
+    changing = methods(question=False)
+    assert not [method for method in changing if Role.EDGE in ACCESS[method].roles]

@@ -1,0 +1,182 @@
+"""grpc.health.v1: what it says, to whom, when it changes, and at the end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from authsvc.config import Settings
+from authsvc.models import Role
+from authsvc.rpc.health import Health
+from authsvc.server import SERVICES
+from tests.clock import FakeClock
+from tests.rpc.certificates import Authority
+from tests.rpc.probe import (
+    STRANGER,
+    ProbeServer,
+    StartProbe,
+    failure,
+    identity_of,
+    outcome,
+    reason_of,
+)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+WATCH = "/grpc.health.v1.Health/Watch"
+
+
+def stub(probe: ProbeServer, caller: str = STRANGER) -> Any:
+    return HealthStub(probe.clients.channel(caller))
+
+
+def asked(service: str = "") -> health_pb2.HealthCheckRequest:
+    return health_pb2.HealthCheckRequest(service=service)
+
+
+class Watch:
+    """One client's watch; it counts as started once the first state has come."""
+
+    def __init__(self, probe: ProbeServer, service: str = "", caller: str = STRANGER) -> None:
+        self.call = stub(probe, caller).Watch(asked(service))
+        self._responses: AsyncIterator[Any] = aiter(self.call)
+
+    async def state(self) -> int:
+        async with asyncio.timeout(10):
+            return int((await anext(self._responses)).status)
+
+    async def ended(self) -> bool:
+        async with asyncio.timeout(10):
+            return await anext(self._responses, None) is None
+
+
+@pytest.mark.parametrize("service", ["", *SERVICES])
+async def test_check(service: str, probe: ProbeServer) -> None:
+    assert (await stub(probe).Check(asked(service))).status == SERVING
+    probe.server.set_serving(serving=False)
+    assert (await stub(probe).Check(asked(service))).status == NOT_SERVING
+
+
+async def test_check_of_an_unknown_service(probe: ProbeServer) -> None:
+    error = await failure(stub(probe).Check(asked("authsvc.v1.Nothing")))
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_list(probe: ProbeServer) -> None:
+    response = await stub(probe).List(health_pb2.HealthListRequest())
+    states = {service: state.status for service, state in response.statuses.items()}
+    assert states == dict.fromkeys(["", *SERVICES], SERVING)
+
+
+@pytest.mark.parametrize("caller", [*Role, STRANGER])
+async def test_any_certificate_may_ask(caller: str, probe: ProbeServer) -> None:
+    assert await outcome(stub(probe, caller).Check(asked())) == "OK"
+    assert await outcome(stub(probe, caller).List(health_pb2.HealthListRequest())) == "OK"
+    assert await Watch(probe, caller=caller).state() == SERVING
+
+
+async def test_even_a_certificate_without_identity_may_ask(
+    probe: ProbeServer, authority: Authority
+) -> None:
+    channel = probe.clients.open(authority.issue(common_name="probe"))
+    assert await outcome(HealthStub(channel).Check(asked())) == "OK"
+
+
+async def test_an_expired_certificate_may_not(
+    probe: ProbeServer, authority: Authority, clock: FakeClock
+) -> None:
+    certificate = authority.caller(identity_of("app"), not_after=clock.now())
+    channel = probe.clients.open(certificate)
+    assert await outcome(HealthStub(channel).Check(asked())) == "CALLER_NOT_ALLOWED"
+
+
+async def test_not_serving_until_told(settings: Settings) -> None:
+    health = Health(["a.B"], max_watches=1)
+    assert (await health.Check(asked("a.B"), None)).status == NOT_SERVING  # type: ignore[arg-type]  # not used
+
+
+async def test_watch_tells_of_changes_and_of_nothing_else(probe: ProbeServer) -> None:
+    watch = Watch(probe)
+    assert await watch.state() == SERVING
+    probe.server.set_serving(serving=True)
+    probe.server.set_serving(serving=False)
+    assert await watch.state() == NOT_SERVING
+    probe.server.set_serving(serving=False)
+    probe.server.set_serving(serving=True)
+    assert await watch.state() == SERVING
+
+
+async def test_watch_of_an_unknown_service_goes_on(probe: ProbeServer) -> None:
+    watch = Watch(probe, "authsvc.v1.Nothing")
+    assert await watch.state() == SERVICE_UNKNOWN
+    probe.server.set_serving(serving=False)
+    # Nothing changes for an unknown service, so the end is the next thing to come.
+    draining = asyncio.ensure_future(probe.server.drain(10))
+    assert await watch.ended()
+    await draining
+
+
+async def test_watches_are_bounded_and_give_back_their_place(
+    start_probe: StartProbe, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authsvc.server._MAX_WATCHES", 2)
+    probe = await start_probe(settings)
+    first, second = Watch(probe), Watch(probe)
+    assert (await first.state(), await second.state()) == (SERVING, SERVING)
+    refused = Watch(probe)
+    assert reason_of(await failure(refused.state())) == "OVERLOADED"
+    first.call.cancel()
+    # The server learns of the end in its own time.
+    async with asyncio.timeout(10):
+        while await outcome(Watch(probe).state()) != "OK":
+            pass
+
+
+async def test_watches_take_no_place_of_calls(start_probe: StartProbe, settings: Settings) -> None:
+    grpc_settings = settings.grpc.model_copy(update={"max_concurrent_rpcs": 1})
+    probe = await start_probe(settings.model_copy(update={"grpc": grpc_settings}))
+    for _ in range(3):
+        assert await Watch(probe).state() == SERVING
+    assert await outcome(probe.login()) == "OK"
+
+
+async def test_watch_outlasts_the_time_of_calls(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    grpc_settings = settings.grpc.model_copy(update={"call_timeout": timedelta(milliseconds=100)})
+    probe = await start_probe(settings.model_copy(update={"grpc": grpc_settings}))
+    watch = Watch(probe)
+    assert await watch.state() == SERVING
+
+    async def wait(_request: Any) -> None:
+        await asyncio.Event().wait()
+
+    # A call that runs into its time shows that the watch's would be up as well.
+    probe.probe.answer = wait
+    for _ in range(2):
+        assert await outcome(probe.login()) == "STORE_UNAVAILABLE"
+    probe.server.set_serving(serving=False)
+    assert await watch.state() == NOT_SERVING
+
+
+async def test_drain_says_not_serving_and_waits_for_no_watch(probe: ProbeServer) -> None:
+    watch = Watch(probe)
+    assert await watch.state() == SERVING
+    async with asyncio.timeout(10):
+        await probe.server.drain(60)
+    assert await watch.state() == NOT_SERVING
+    assert await watch.ended()
+
+
+async def test_nothing_serves_after_the_end() -> None:
+    health = Health(["a.B"], max_watches=1)
+    health.end()
+    health.set_serving(serving=True)
+    response = await health.Check(asked("a.B"), None)  # type: ignore[arg-type]  # not used
+    assert response.status == NOT_SERVING

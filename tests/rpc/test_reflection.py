@@ -1,0 +1,71 @@
+"""Reflection: both versions, for observers only, and only if it is switched on."""
+
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha import reflection_pb2 as pb
+
+from authsvc.config import Settings
+from authsvc.models import Role
+from authsvc.server import SERVICES
+from tests.rpc.probe import STRANGER, ProbeServer, StartProbe, failure, reason_of, with_changes
+
+VERSIONS = ["v1", "v1alpha"]
+OTHERS = [role for role in Role if role is not Role.OBSERVER]
+
+
+def ask(
+    probe: ProbeServer,
+    version: str,
+    *requests: pb.ServerReflectionRequest,
+    caller: str = "observer",
+) -> Any:
+    method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    return probe.clients.channel(caller).stream_stream(
+        method,
+        request_serializer=pb.ServerReflectionRequest.SerializeToString,
+        response_deserializer=pb.ServerReflectionResponse.FromString,
+    )(iter(requests))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_services_are_listed(version: str, probe: ProbeServer) -> None:
+    request = pb.ServerReflectionRequest(list_services="*")
+    [response] = [found async for found in ask(probe, version, request)]
+    names = {service.name for service in response.list_services_response.service}
+    assert names >= {*SERVICES, "grpc.health.v1.Health"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_every_listed_service_can_be_described(version: str, probe: ProbeServer) -> None:
+    listing = pb.ServerReflectionRequest(list_services="*")
+    [listed] = [found async for found in ask(probe, version, listing)]
+    names = [service.name for service in listed.list_services_response.service]
+    requests = [pb.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+    responses = [found async for found in ask(probe, version, *requests)]
+    for name, response in zip(names, responses, strict=True):
+        files = [
+            FileDescriptorProto.FromString(file)
+            for file in response.file_descriptor_response.file_descriptor_proto
+        ]
+        described = {f"{file.package}.{service.name}" for file in files for service in file.service}
+        assert name in described
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("caller", [*OTHERS, STRANGER])
+async def test_others_are_refused(version: str, caller: str, probe: ProbeServer) -> None:
+    request = pb.ServerReflectionRequest(list_services="*")
+    call = ask(probe, version, request, caller=caller)
+    assert reason_of(await failure(anext(aiter(call)))) == "CALLER_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_can_be_switched_off(
+    version: str, start_probe: StartProbe, settings: Settings
+) -> None:
+    probe = await start_probe(with_changes(settings, "grpc", reflection=False))
+    call = ask(probe, version, pb.ServerReflectionRequest(list_services="*"))
+    assert (await failure(anext(aiter(call)))).code() is grpc.StatusCode.UNIMPLEMENTED

@@ -1,0 +1,126 @@
+"""Reasons on the wire: the code and the details of each."""
+
+from datetime import timedelta
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as details
+from google.rpc import status_pb2
+from grpc import StatusCode
+
+from authsvc import errors
+from authsvc.errors import FieldInvalid, Reason, ServiceError
+from authsvc.rpc.status import CODES, to_status
+
+# DESIGN, section 9.
+EXPECTED = {
+    StatusCode.INVALID_ARGUMENT: {"FIELD_INVALID", "PASSWORD_WEAK", "EMAIL_INVALID"},
+    StatusCode.UNAUTHENTICATED: {
+        "CREDENTIALS_INVALID",
+        "REFRESH_TOKEN_INVALID",
+        "REFRESH_TOKEN_REUSED",
+        "BEARER_INVALID",
+    },
+    StatusCode.PERMISSION_DENIED: {"CALLER_NOT_ALLOWED"},
+    StatusCode.ALREADY_EXISTS: {"EMAIL_TAKEN"},
+    StatusCode.NOT_FOUND: {"USER_NOT_FOUND", "SESSION_NOT_FOUND", "POLICY_UNKNOWN"},
+    StatusCode.RESOURCE_EXHAUSTED: {"TOO_MANY_ATTEMPTS", "OVERLOADED"},
+    StatusCode.UNAVAILABLE: {"STORE_UNAVAILABLE"},
+    StatusCode.INTERNAL: {"INTERNAL"},
+}
+
+
+def unpacked(status: status_pb2.Status) -> list[Message]:
+    """Return the details, each as its own kind."""
+    found = []
+    for packed in status.details:
+        detail = getattr(details, packed.TypeName().removeprefix("google.rpc."))()
+        assert packed.Unpack(detail)
+        found.append(detail)
+    return found
+
+
+def kinds(status: status_pb2.Status) -> list[str]:
+    return [detail.DESCRIPTOR.name for detail in unpacked(status)]
+
+
+def test_each_reason_has_the_code_that_is_documented() -> None:
+    by_code = {
+        code: {reason.value for reason, of in CODES.items() if of is code}
+        for code in set(CODES.values())
+    }
+    assert by_code == EXPECTED
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_each_status_says_its_reason_and_request(reason: Reason) -> None:
+    status = to_status(ServiceError(reason, "What went wrong.", {"policy": "api"}), "request-7")
+    info, request = unpacked(status)
+    assert status.code == CODES[reason].value[0]
+    assert status.message == "What went wrong."
+    assert info == details.ErrorInfo(
+        reason=reason.value, domain="authsvc", metadata={"policy": "api"}
+    )
+    assert request == details.RequestInfo(request_id="request-7")
+
+
+def test_field_and_what_is_wrong_with_it() -> None:
+    status = to_status(FieldInvalid("charges[2].cost", "must be positive"), "r")
+    assert kinds(status) == ["ErrorInfo", "BadRequest", "RequestInfo"]
+    violation = details.BadRequest.FieldViolation(
+        field="charges[2].cost", description="must be positive"
+    )
+    assert unpacked(status)[1] == details.BadRequest(field_violations=[violation])
+    assert status.message == "charges[2].cost: must be positive"
+
+
+def test_each_broken_rule_of_a_password() -> None:
+    status = to_status(FieldInvalid.weak_password("password", ["too short", "no digit"]), "r")
+    bad = unpacked(status)[1]
+    assert isinstance(bad, details.BadRequest)
+    assert [violation.description for violation in bad.field_violations] == [
+        "too short",
+        "no digit",
+    ]
+    assert {violation.field for violation in bad.field_violations} == {"password"}
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (errors.TooManyAttempts(12.5), 12.5),
+        (errors.TooManyAttempts(86_400.0), 86_400),
+        (errors.TooManyAttempts(0.000_000_001), 0.000_000_001),
+        (errors.Overloaded(retry_after=0.25), 0.25),
+        (errors.StoreUnavailable(), 1),
+    ],
+)
+def test_time_until_a_retry_helps(error: ServiceError, seconds: float) -> None:
+    retry = unpacked(to_status(error, "r"))[1]
+    assert isinstance(retry, details.RetryInfo)
+    assert retry.retry_delay.ToNanoseconds() == round(seconds * 1e9)
+
+
+def test_what_was_attempted_too_often() -> None:
+    status = to_status(errors.TooManyAttempts(3, "login"), "r")
+    assert kinds(status) == ["ErrorInfo", "RetryInfo", "QuotaFailure", "RequestInfo"]
+    quota = unpacked(status)[2]
+    assert isinstance(quota, details.QuotaFailure)
+    assert [violation.subject for violation in quota.violations] == ["login"]
+
+
+def test_overload_is_not_the_caller_s_quota() -> None:
+    assert kinds(to_status(errors.Overloaded(), "r")) == ["ErrorInfo", "RetryInfo", "RequestInfo"]
+
+
+def test_largest_status_fits_the_metadata_that_clients_take() -> None:
+    # gRPC's clients refuse more than 8 KiB, and would lose the reason with the rest.
+    rules = [f"rule {number} of the password policy is broken" for number in range(20)]
+    status = to_status(FieldInvalid.weak_password("password", rules), "x" * 128)
+    assert status.ByteSize() < 4_096
+
+
+def test_delay_is_a_duration() -> None:
+    retry = unpacked(to_status(errors.TooManyAttempts(61), "r"))[1]
+    assert isinstance(retry, details.RetryInfo)
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=61)
