@@ -249,7 +249,11 @@ def _processors() -> int:
 
 
 def _yield_to_other_threads() -> None:
-    """Let the event loop run before this thread, where threads have a priority of their own."""
+    """Let the event loop run before this thread, where threads have a priority of their own.
+
+    Measured on two cores: beside saturated hashing the event loop's p99 is 4 to 13 ms at equal
+    priority and 1 to 2.5 ms at the lowest, which is what it is without any hashing.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
