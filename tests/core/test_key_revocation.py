@@ -1,12 +1,15 @@
 """Revocation of signing keys, and what a replica learns of the others."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
 from authsvc.core.audit import AuditType
 from authsvc.core.revocations import Revocation
+from authsvc.core.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Claims, InactiveReason
 from authsvc.store.database import Database
@@ -51,18 +54,17 @@ async def test_prepared_key_takes_over_from_a_revoked_one(
 async def test_retired_and_prepared_keys_can_be_revoked_too(
     database: Database, clock: FakeClock
 ) -> None:
-    keys = await load_keys(database, clock)
-    tokens, retired = tokens_of(keys, clock), keys.active.key_id
-    token, _ = tokens.issue(make_session(clock))
+    keys = await load_keys(database, clock, access_lifetime="60d")
+    retired = keys.active.key_id
     active = await keys.rotate(CALL)
     clock.advance(30 * DAY - HOUR)
     await keys.maintain(CALL)
     (prepared,) = await in_state(keys, KeyState.PREPARED)
-    assert await keys.revoke(CALL, prepared)
-    assert keys.find(prepared) is None
-    assert keys.active.key_id == active
-    assert not await keys.revoke(CALL, retired)
-    assert isinstance(tokens.verify(token), InactiveReason)
+    for key_id in (retired, prepared):
+        assert keys.find(key_id) is not None
+        assert await keys.revoke(CALL, key_id)
+        assert keys.find(key_id) is None
+        assert keys.active.key_id == active
 
 
 async def test_retired_key_dies_when_it_is_revoked(database: Database, clock: FakeClock) -> None:
@@ -120,22 +122,39 @@ async def test_read_that_was_under_way_does_not_bring_a_revoked_key_back(
 ) -> None:
     keys = await load_keys(database, clock)
     key_id = keys.active.key_id
-    # The table still has it as active: exactly what a read from before the revocation would see.
-    keys.on_revocation(Revocation("key", key_id))
-    await keys.refresh()
+    async with _read_held_up(database, keys):
+        keys.on_revocation(Revocation("key", key_id))
     assert keys.find(key_id) is None
 
 
-async def test_gap_makes_what_was_read_before_stale(database: Database, clock: FakeClock) -> None:
+async def test_read_that_was_under_way_does_not_bridge_a_gap(
+    database: Database, clock: FakeClock
+) -> None:
     keys = await load_keys(database, clock)
     assert keys.is_fresh()
-    reading = asyncio.create_task(keys.refresh())
-    await asyncio.sleep(0)
-    keys.on_gap()
+    async with _read_held_up(database, keys):
+        keys.on_gap()
+        assert not keys.is_fresh()
     assert not keys.is_fresh()
-    await reading
     await keys.refresh()
     assert keys.is_fresh()
+
+
+@asynccontextmanager
+async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[None]:
+    """Start to read the keys, and let the read end when the block does."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()
+    """
+    async with database.transaction() as conn, database.connection() as observer:
+        await conn.execute("LOCK TABLE signing_keys IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(keys.refresh())
+        async with asyncio.timeout(20):
+            while not await observer.fetchval(waiting):  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.01)
+        yield
+    await reading
 
 
 # What another replica did

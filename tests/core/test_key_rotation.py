@@ -131,6 +131,20 @@ async def test_key_is_published_for_the_whole_lead_even_when_it_is_late(
     assert keys.active.key_id != first
 
 
+async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first = keys.active.key_id
+    await keys._transitions.prepare()
+    clock.advance(30 * DAY - SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == first
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id != first
+
+
 async def test_many_replicas_maintain_as_one(database: Database, clock: FakeClock) -> None:
     replicas = [await load_keys(database, clock) for _ in range(8)]
     for _ in range(3):

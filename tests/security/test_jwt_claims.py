@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.models import InactiveReason
+from authsvc.models import Claims, InactiveReason
 from tests.forging import NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
@@ -33,6 +33,13 @@ SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
 )
 def test_time_of_the_wrong_kind_is_refused(world: World, claim: str, value: object) -> None:
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+def test_time_in_the_future_is_refused_beyond_the_skew(world: World, claim: str) -> None:
+    outcome = world.verify(world.with_payload(**{claim: NOW + 6}))
+    assert outcome is InactiveReason.NOT_YET_VALID
+    assert isinstance(world.verify(world.with_payload(**{claim: NOW + 5})), Claims)
 
 
 @pytest.mark.parametrize("claim", ["sub", "sid"])
