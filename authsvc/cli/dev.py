@@ -13,7 +13,7 @@ from rich.console import Console
 from authsvc import log as logs
 from authsvc.app import Application
 from authsvc.cli.output import DEVELOPMENT, fail, run, settings_of
-from authsvc.cli.serve import serve_until_signal
+from authsvc.cli.serve import Signals, serve_until_signal
 from authsvc.config import Settings
 from authsvc.dev.certificates import CertificateError
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
@@ -84,12 +84,13 @@ def _database(folder: Path, given: str | None) -> Iterator[tuple[str, EmbeddedPo
 
 
 async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostgres | None) -> None:
+    signals = Signals()
     await migrator.migrate(settings.database.url.get_secret_value())
     app = await Application.start(settings)
     supervisor = asyncio.create_task(postgres.supervise()) if postgres else None
     _print_banner(workspace, settings, embedded=postgres is not None)
     try:
-        await serve_until_signal(app, workspace.config, workspace.secrets)
+        await serve_until_signal(app, signals, workspace.config, workspace.secrets)
     finally:
         if supervisor:
             supervisor.cancel()

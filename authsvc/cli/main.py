@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from authsvc import __version__
+from authsvc import log as logs
 from authsvc.cli import certs, config, keys, users
 from authsvc.cli.demo import demo
 from authsvc.cli.dev import dev
 from authsvc.cli.health import health
 from authsvc.cli.migrate import migrate
 from authsvc.cli.serve import serve
+from authsvc.config import LogSettings
 
 app = typer.Typer(
     name="authsvc",
@@ -30,11 +32,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
+    _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
     ] = False,
 ) -> None:
     """Authentication, sessions and rate limits over mutual TLS."""
+    # A command's output is its own; what is worth a line in the service's log is not said here.
+    logs.configure(LogSettings(level="error"))
 
 
 app.command()(dev)

@@ -97,7 +97,8 @@ def emit(
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    # Without a terminal, as in a pipe, nothing is folded.
+    Console(width=None if sys.stdout.isatty() else 1_000).print(table)
 
 
 def _plain(value: object) -> str:

@@ -29,21 +29,30 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
 
 
 async def _serve(settings: Settings, config: Path | None, secrets: Path | None) -> None:
+    signals = Signals()
     app = await Application.start(settings)
     log.info("serving", grpc=settings.grpc.address, http=settings.http.address)
-    await serve_until_signal(app, config, secrets)
+    await serve_until_signal(app, signals, config, secrets)
 
 
-async def serve_until_signal(app: Application, config: Path | None, secrets: Path | None) -> None:
+class Signals:
+    """What the process is told while it runs; made first, so that no signal comes too early."""
+
+    def __init__(self) -> None:
+        self.stop, self.reload = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+
+
+async def serve_until_signal(
+    app: Application, signals: Signals, config: Path | None, secrets: Path | None
+) -> None:
     """Serve, reload and, when told to stop, drain."""
-    stop, reload = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    watcher = asyncio.create_task(_reload_on_change(app, config, secrets, reload))
+    watcher = asyncio.create_task(_reload_on_change(app, config, secrets, signals.reload))
     try:
-        await stop.wait()
+        await signals.stop.wait()
     finally:
         log.info("draining")
         watcher.cancel()

@@ -18,6 +18,7 @@ class GatheredReads:
         """Return after a read that started from now on; raises what it raised."""
         if self._next is None:
             self._next = asyncio.create_task(self._start())
+            self._next.add_done_callback(_look)
         # Who is cancelled while waiting must not take the read away from the others.
         await asyncio.shield(self._next)
 
@@ -27,3 +28,9 @@ class GatheredReads:
             await asyncio.sleep(self._started + self._interval - loop.time())
             self._next, self._started = None, loop.time()
             await self._run()
+
+
+def _look(task: asyncio.Task[None]) -> None:
+    """Look at a failure, so that one whose askers were all cancelled is not complained about."""
+    if not task.cancelled():
+        task.exception()

@@ -54,8 +54,10 @@ class Process:
         return self._process.returncode
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+        """End it at once, unless it has ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
 
 @pytest.fixture
