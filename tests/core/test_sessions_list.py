@@ -4,7 +4,7 @@ import pytest
 
 from authsvc.errors import FieldInvalid
 from authsvc.models import SessionId
-from tests.sessions import CALL, DAY, SECOND, Replica, World
+from tests.sessions import CALL, DAY, SECOND, World
 
 
 async def test_a_list_has_the_active_sessions_newest_first(world: World) -> None:
@@ -63,17 +63,13 @@ async def test_a_page_size_out_of_range_is_refused(world: World, size: int) -> N
     assert caught.value.violations[0].field == "page_size"
 
 
-async def _page_token(world: World, replica: Replica) -> str:
-    user_id = await world.add_user()
-    for _ in range(2):
-        await world.open(replica, user_id)
-    return (await replica.sessions.list(user_id, 1, "")).next_page_token
-
-
 @pytest.mark.parametrize("change", ["another's", "longer", "shorter", "garbage", "newline"])
 async def test_a_page_token_that_is_not_of_this_list_is_refused(world: World, change: str) -> None:
     replica = world.replica()
-    token = await _page_token(world, replica)
+    user_id = await world.add_user()
+    for _ in range(2):
+        await world.open(replica, user_id)
+    token = (await replica.sessions.list(user_id, 1, "")).next_page_token
     text = {
         "another's": token,
         "longer": f"{token}AAAA",
@@ -81,6 +77,7 @@ async def test_a_page_token_that_is_not_of_this_list_is_refused(world: World, ch
         "garbage": "\N{SNOWMAN}!",
         "newline": f"{token}\n",
     }[change]
+    asker = await world.add_user() if change == "another's" else user_id
     with pytest.raises(FieldInvalid) as caught:
-        await replica.sessions.list(await world.add_user(), 1, text)
+        await replica.sessions.list(asker, 1, text)
     assert caught.value.violations[0].field == "page_token"
