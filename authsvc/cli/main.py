@@ -1,5 +1,6 @@
 """Owns the `authsvc` command as a whole: which commands there are and what they share."""
 
+import io
 from typing import Annotated
 
 import typer
@@ -38,7 +39,7 @@ def _root(
 ) -> None:
     """Authentication, sessions and rate limits over mutual TLS."""
     # A command's output is its own; what is worth a line in the service's log is not said here.
-    logs.configure(LogSettings(level="error"))
+    logs.configure(LogSettings(level="error"), io.StringIO())
 
 
 app.command()(dev)

@@ -74,8 +74,10 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     try:
         return uvloop.run(main())
     except ServiceError as error:
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        fail(f"{error.message}{cause}")
+        # What others say may quote the database's address, with its password.
+        cause = error.__cause__
+        known = isinstance(cause, OSError | asyncpg.PostgresError)
+        fail(f"{error.message} ({cause})" if known else error.message)
     except (ServerError, SchemaError, SealError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -56,6 +56,7 @@ class Pool:
         self._connecting = 0
         self._closed = False
         self._reachable = True
+        self._failure: Exception | None = None
 
     async def fill(self) -> None:
         """Connect up to the minimum; raises StoreUnavailable unless one connection comes of it."""
@@ -63,7 +64,7 @@ class Pool:
         self._connecting += missing
         await asyncio.gather(*(self._add() for _ in range(missing)))
         if not self._idle:
-            raise StoreUnavailable
+            raise StoreUnavailable from self._failure
 
     async def acquire(self) -> Connection:
         """Return a connection, to be given back with `release`, `recover` or `discard`.
@@ -213,6 +214,7 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def _say_unreachable(self, error: Exception) -> None:
+        self._failure = error
         if self._reachable:
             self._reachable = False
             # Other errors than these may quote the address with its password.
