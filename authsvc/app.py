@@ -194,7 +194,7 @@ class Application:
             self._clock,
             metrics,
         )
-        self._stack.push_async_callback(core.sessions.flush)
+        self._stack.push_async_callback(_flush, core.sessions)
         self._stack.push_async_callback(self._cancel_background)
         retention = Retention(core.database, self._settings.retention, self._clock)
         self._background("revocation-listener", core.listener.run)
@@ -241,6 +241,13 @@ def _measure(core: Core, metrics: Metrics) -> None:
         "1 while revocations are heard in time and caches are used, else 0.",
         lambda: float(core.listener.is_fresh()),
     )
+
+
+async def _flush(sessions: Sessions) -> None:
+    try:
+        await sessions.flush()
+    except StoreUnavailable:
+        log.warning("last uses not noted")
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
