@@ -48,11 +48,12 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         _add_request_id,
     ]
-    render: list[Processor] = [redact]
-    if pretty:
-        render += [structlog.dev.ConsoleRenderer(timestamp_key="time", colors=stream.isatty())]
-    else:
-        render = [structlog.processors.format_exc_info, redact, _render_json]
+    render: list[Processor] = [
+        # Here and plain: structlog's own way of showing errors prints local variables.
+        structlog.processors.format_exc_info,
+        redact,
+        _pretty(colors=stream.isatty()) if pretty else _render_json,
+    ]
     structlog.configure(
         processors=[structlog.stdlib.add_logger_name, *shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -81,8 +82,7 @@ class _Lines:
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Mask what looks like a secret, by its key or its form: the last resort, not the rule."""
     for key, value in event.items():
-        if key != "exc_info":
-            event[key] = _redacted(key, value)
+        event[key] = _redacted(key, value)
     return event
 
 
@@ -102,6 +102,12 @@ def _add_request_id(_logger: WrappedLogger, _method: str, event: EventDict) -> E
     if (request_id := REQUEST_ID.get(None)) is not None:
         event.setdefault("request_id", request_id)
     return event
+
+
+def _pretty(*, colors: bool) -> Processor:
+    return structlog.dev.ConsoleRenderer(
+        timestamp_key="time", colors=colors, exception_formatter=structlog.dev.plain_traceback
+    )
 
 
 def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

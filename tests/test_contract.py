@@ -1,0 +1,259 @@
+"""The contract as a whole: protos, access table, reasons and code say the same."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, MethodDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+import authsvc.v1
+from authsvc import models
+from authsvc.errors import (
+    FieldInvalid,
+    Overloaded,
+    Reason,
+    ServiceError,
+    StoreUnavailable,
+    TooManyAttempts,
+)
+from authsvc.models import Role
+from authsvc.rpc.access import ACCESS
+from authsvc.rpc.status import CODES, to_status
+from authsvc.server import SERVICES
+from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
+from tests.rpc.certificates import Authority
+from tests.rpc.probe import STRANGER, outcome
+from tests.rpc.service import Service
+
+PROTOS = Path(__file__).parent.parent / "protos" / "authsvc" / "v1"
+NAMELESS = "nameless"
+CALLERS = [*(role.value for role in Role), STRANGER, NAMELESS]
+
+
+def modules() -> Iterator[Any]:
+    """Yield every module of messages in authsvc.v1."""
+    for module in pkgutil.iter_modules(authsvc.v1.__path__):
+        if module.name.endswith("_pb2"):
+            yield importlib.import_module(f"authsvc.v1.{module.name}")
+
+
+def methods_of(*files: Any) -> dict[str, MethodDescriptor]:
+    """Return the RPCs of `files` by their full names."""
+    return {
+        f"/{service.full_name}/{method.name}": method
+        for file in files
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+
+
+OWN = methods_of(*modules())
+SERVED = OWN | methods_of(health_pb2, reflection_pb2)
+SERVED |= {
+    name.replace("v1alpha", "v1"): method for name, method in SERVED.items() if "v1alpha" in name
+}
+
+
+@dataclass(frozen=True)
+class Documented:
+    """What a proto's comment says of an RPC."""
+
+    comment: str
+
+    @property
+    def roles(self) -> set[str]:
+        return self._named("Roles")
+
+    @property
+    def reasons(self) -> set[str]:
+        return self._named("Reasons")
+
+    def _named(self, heading: str) -> set[str]:
+        found = re.findall(rf"{heading}: ([\w, ]+)\.", self.comment)
+        assert len(found) <= 1, self.comment
+        return set(found[0].split(", ")) if found else set()
+
+
+def commented(file: Path, pattern: str) -> dict[str, str]:
+    """Return the comments before the lines that match `pattern`, by the name that it finds."""
+    comments, block = {}, ""
+    for line in file.read_text().splitlines():
+        text = line.strip()
+        if text.startswith("//"):
+            block += " " + text.removeprefix("//").strip()
+        elif match := re.match(pattern, text):
+            comments[match[1]] = block.strip()
+            block = ""
+        else:
+            block = ""
+    return comments
+
+
+def documentation() -> dict[str, Documented]:
+    found = {}
+    for file in PROTOS.glob("*.proto"):
+        [*services] = re.findall(r"^service (\w+)", file.read_text(), re.MULTILINE)
+        assert len(services) <= 1, "one file per service"
+        for rpc, comment in commented(file, r"rpc (\w+)\(").items():
+            found[f"/authsvc.v1.{services[0]}/{rpc}"] = Documented(comment)
+    return found
+
+
+DOCUMENTED = documentation()
+
+
+def test_there_is_something_to_compare() -> None:
+    assert len(OWN) > 20
+    assert set(DOCUMENTED) == set(OWN)
+
+
+def test_every_rpc_has_a_row_and_every_row_an_rpc() -> None:
+    assert set(ACCESS) == set(SERVED)
+
+
+def test_every_service_is_registered() -> None:
+    assert set(SERVICES) == {name.split("/")[1] for name in OWN}
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_roles_are_as_documented(method: str) -> None:
+    assert {role.value for role in ACCESS[method].roles} == DOCUMENTED[method].roles
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_documented_reasons_exist_and_fit(method: str) -> None:
+    reasons = DOCUMENTED[method].reasons
+    assert reasons <= set(Reason)
+    assert ("FIELD_INVALID" in reasons) == bool(OWN[method].input_type.fields)
+    assert ("BEARER_INVALID" in reasons) == ACCESS[method].bearer
+
+
+@pytest.mark.parametrize("method", SERVED)
+def test_every_call_ends_in_time(method: str) -> None:
+    # Only a stream may be without an end, and then its handler bounds how many there are.
+    assert not ACCESS[method].endless or SERVED[method].server_streaming
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_every_caller_against_every_rpc(
+    caller: str, service: Service, authority: Authority
+) -> None:
+    if caller == NAMELESS:
+        channel = service.clients.open(authority.issue(common_name=Role.APP))
+    else:
+        channel = service.clients.channel(caller)
+    allowed, wrong = set(), {}
+    for method, descriptor in SERVED.items():
+        ended = await outcome(empty_call(channel, method, descriptor))
+        if ended != "CALLER_NOT_ALLOWED":
+            allowed.add(method)
+            if ended not in documented_outcomes(method):
+                wrong[method] = ended
+    assert allowed == allowed_to(caller)
+    assert not wrong
+
+
+def allowed_to(caller: str) -> set[str]:
+    """Return the RPCs that a caller may use who holds this one role, or none."""
+    return {
+        method
+        for method, access in ACCESS.items()
+        if access.any_certificate or caller in {role.value for role in access.roles}
+    }
+
+
+def documented_outcomes(method: str) -> set[str]:
+    """Return how an empty call of an allowed caller may end."""
+    return {"OK", *DOCUMENTED[method].reasons} if method in DOCUMENTED else {"OK"}
+
+
+async def empty_call(channel: Any, method: str, descriptor: MethodDescriptor) -> None:
+    """Call with an empty message, or none on a stream, and take the first response if any."""
+    sends = "stream" if descriptor.client_streaming else "unary"
+    receives = "stream" if descriptor.server_streaming else "unary"
+    call = getattr(channel, f"{sends}_{receives}")(method)(
+        iter(()) if descriptor.client_streaming else b""
+    )
+    if descriptor.server_streaming:
+        await anext(aiter(call), None)
+        call.cancel()
+    else:
+        await call
+
+
+def names(enum: EnumDescriptor, prefix: str) -> set[str]:
+    """Return the names of an enum's values without their prefix and the one that is never sent."""
+    found = {value.name for value in enum.values}
+    assert all(name.startswith(prefix) for name in found)
+    return {name.removeprefix(prefix) for name in found} - {"UNSPECIFIED"}
+
+
+@pytest.mark.parametrize(
+    ("model", "enum", "prefix"),
+    [
+        (Reason, error_reason_pb2.ErrorReason, "ERROR_REASON_"),
+        (models.InactiveReason, common_pb2.InactiveReason, "INACTIVE_REASON_"),
+        (models.RevokeReason, session_service_pb2.RevokeReason, "REVOKE_REASON_"),
+        (models.Algorithm, rate_limit_service_pb2.RateLimitAlgorithm, "RATE_LIMIT_ALGORITHM_"),
+    ],
+)
+def test_enums_have_the_same_members(model: Any, enum: Any, prefix: str) -> None:
+    assert {member.name for member in model} == names(enum.DESCRIPTOR, prefix)
+
+
+def test_every_reason_has_a_code() -> None:
+    assert set(CODES) == set(Reason)
+    assert all(reason.name == reason.value for reason in Reason)
+
+
+ERRORS: Mapping[Reason, ServiceError] = {
+    Reason.FIELD_INVALID: FieldInvalid("email", "is empty"),
+    Reason.PASSWORD_WEAK: FieldInvalid.weak_password("password", ["too short"]),
+    Reason.EMAIL_INVALID: FieldInvalid("email", "is none", reason=Reason.EMAIL_INVALID),
+    Reason.TOO_MANY_ATTEMPTS: TooManyAttempts(1),
+    Reason.OVERLOADED: Overloaded(),
+    Reason.STORE_UNAVAILABLE: StoreUnavailable(),
+}
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_reasons_are_documented_with_their_code_and_details(reason: Reason) -> None:
+    comments = commented(PROTOS / "error_reason.proto", r"ERROR_REASON_(\w+) = \d+;")
+    comment = comments[reason.value]
+    assert comment.startswith(f"{CODES[reason].name}. ")
+    assert re.search(r"[Rr]etry|Ask the user|Nothing else is told", comment)
+    mentioned = set(re.findall(r"google\.rpc\.(\w+)", comment))
+    error = ERRORS.get(reason)
+    sent = {
+        packed.TypeName().removeprefix("google.rpc.")
+        for packed in (to_status(error, "r").details if error else ())
+    }
+    assert mentioned == sent - {"ErrorInfo", "RequestInfo"}
+
+
+def fields() -> Iterator[FieldDescriptor]:
+    for module in modules():
+        for message in module.DESCRIPTOR.message_types_by_name.values():
+            yield from message.fields
+
+
+SECRET = re.compile(r"password|token|secret|code|assertion")
+HARMLESS = {"page_token", "next_page_token", "token_id"}
+
+
+@pytest.mark.parametrize("field", [field.full_name for field in fields()])
+def test_secrets_are_marked(field: str) -> None:
+    [found] = [candidate for candidate in fields() if candidate.full_name == field]
+    secret = (
+        bool(SECRET.search(found.name))
+        and found.name not in HARMLESS
+        and found.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    )
+    assert found.GetOptions().debug_redact == secret

@@ -1,0 +1,81 @@
+"""The metrics: what they count, and how it reads in Prometheus."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from authsvc.metrics import BUCKETS, Metrics
+
+LOGIN = "/authsvc.v1.AuthService/Login"
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """Return a sample of what a scrape would read."""
+    samples = [
+        sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if (sample.name, sample.labels) == (name, labels)
+    ]
+    assert len(samples) <= 1
+    return samples[0] if samples else None
+
+
+def test_calls_are_counted_by_outcome() -> None:
+    metrics = Metrics()
+    meter = metrics.calls.method(LOGIN)
+    for _ in range(3):
+        meter.record("OK", "", 0.001)
+    meter.record("UNAUTHENTICATED", "CREDENTIALS_INVALID", 0.03)
+    assert value(metrics, "authsvc_rpc_calls_total", method=LOGIN, code="OK", reason="") == 3
+    failed = {"code": "UNAUTHENTICATED", "reason": "CREDENTIALS_INVALID"}
+    assert value(metrics, "authsvc_rpc_calls_total", method=LOGIN, **failed) == 1
+
+
+def test_durations_are_cumulative() -> None:
+    metrics = Metrics()
+    meter = metrics.calls.method(LOGIN)
+    for seconds in (0.0001, 0.001, 0.0011, 7.0, 60.0):
+        meter.record("OK", "", seconds)
+    name = "authsvc_rpc_duration_seconds"
+    buckets = [
+        value(metrics, f"{name}_bucket", method=LOGIN, le=bound)
+        for bound in (*map(str, BUCKETS), "+Inf")
+    ]
+    assert buckets == [1, 2, 3, *[3] * 10, 4, 5]
+    assert value(metrics, f"{name}_count", method=LOGIN) == 5
+    assert value(metrics, f"{name}_sum", method=LOGIN) == pytest.approx(67.0022)
+
+
+def test_one_meter_for_each_method() -> None:
+    metrics = Metrics()
+    assert metrics.calls.method(LOGIN) is metrics.calls.method(LOGIN)
+    assert metrics.calls.method(LOGIN) is not metrics.calls.method("/a/b")
+
+
+def test_gauges_are_read_at_each_scrape() -> None:
+    metrics = Metrics()
+    readings = iter([1.0, 2.0])
+    metrics.add_gauge("authsvc_pool_connections", "Open connections.", lambda: next(readings))
+    assert value(metrics, "authsvc_pool_connections") == 1
+    assert value(metrics, "authsvc_pool_connections") == 2
+
+
+def test_a_name_is_given_once() -> None:
+    metrics = Metrics()
+    metrics.add_gauge("authsvc_x_seconds", "X.", lambda: 0)
+    with pytest.raises(ValueError, match="authsvc_x_seconds"):
+        metrics.add_gauge("authsvc_x_seconds", "X again.", lambda: 0)
+
+
+def test_each_process_counts_for_itself() -> None:
+    first, second = Metrics(), Metrics()
+    first.add_counter("authsvc_mails", "Mails sent.").inc()
+    second.add_counter("authsvc_mails", "Mails sent.")
+    assert value(first, "authsvc_mails_total") == 1
+    assert value(second, "authsvc_mails_total") == 0
+
+
+def test_the_process_itself_is_measured() -> None:
+    metrics = Metrics()
+    assert value(metrics, "process_resident_memory_bytes")
+    assert value(metrics, "authsvc_uptime_seconds") is not None
