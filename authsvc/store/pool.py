@@ -23,6 +23,8 @@ logger = structlog.get_logger(__name__)
 _IDLE_LIMIT = 300.0
 # Seconds that the server gets to confirm a cancelled statement, a rollback or a farewell.
 _PATIENCE = 1.0
+# Other failures to connect may quote the address with its password.
+_QUOTABLE = (OSError, asyncpg.PostgresError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +216,10 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     def _say_unreachable(self, error: Exception) -> None:
-        self._failure = error
+        self._failure = error if isinstance(error, _QUOTABLE) else None
         if self._reachable:
             self._reachable = False
-            # Other errors than these may quote the address with its password.
-            text = str(error) if isinstance(error, (OSError, asyncpg.PostgresError)) else ""
+            text = str(self._failure or "")
             logger.error("database_unreachable", error=type(error).__name__, detail=text)
 
     def _say_reachable(self) -> None:
