@@ -187,7 +187,7 @@ class PasswordLogin:
     ) -> None:
         user_id = attempt.subject.user_id if attempt.subject is not None else None
         event = AuditEvent(event_type, attempt.call, user_id, client=attempt.client, detail=detail)
-        async with self._database.transaction() as connection:
+        async with self._database.connection() as connection:
             await audit.record(connection, self._clock.now(), event)
 
     @property

@@ -148,6 +148,9 @@ async def test_what_cant_be_a_credential_costs_nothing(
         assert await service.login(password, email=email) == reason
     assert await service.login() == "OK"
     assert await _causes(database) == {"login:": 1}
+    await database.close()
+    assert await service.login() == "STORE_UNAVAILABLE"
+    assert await service.login(password, email=email) == reason
 
 
 # Limits
@@ -418,6 +421,7 @@ async def test_who_hangs_up_gets_nothing_back(replicas: Replicas, database: Data
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attempt
+    service.hasher.after_verify = database.ping
     assert await _failures(database) == 1
     assert await service.login() == "TOO_MANY_ATTEMPTS"
 
