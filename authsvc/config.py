@@ -7,7 +7,7 @@ a secrets folder (`database__url`). Keys that nobody knows are refused, wherever
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -65,6 +65,11 @@ PREFIX = "AUTHSVC_"
 _NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE"}
 
 
+RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+# A scope-token (RFC 6749, section 3.3): permissions become the `scope` of access tokens.
+PermissionName = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,64}$")]
+
+
 class ConfigError(Exception):
     """The settings can't be used; `problems` says what is wrong, a line each, without values."""
 
@@ -103,7 +108,7 @@ class Settings(BaseSettings):
     brute_force: BruteForceSettings = BruteForceSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
-    permissions: dict[str, tuple[str, ...]] = Field(
+    permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,
         description="What each role of a user may do: put into access tokens.",
     )

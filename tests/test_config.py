@@ -121,6 +121,8 @@ def test_callers_have_roles(config: Path, secrets: Path) -> None:
             "[rate_limits.policies.x]\nrequests = 1\nwindow = '1ms'",
             "rate_limits.policies.x: window must be from 1s to 366d",
         ),
+        ("[permissions]\nuser = ['read all']", "permissions.user.0: got a string: "),
+        ("[permissions]\n'' = ['read']", "permissions."),
         ("[tls", "not TOML"),
     ],
 )

@@ -1,19 +1,21 @@
-"""Owns `authsvc keys`: shows and rotates the keys that sign access tokens."""
+"""Owns `authsvc keys`: shows, rotates and revokes the keys that sign access tokens."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from authsvc.app import open_core
 from authsvc.cli.calls import cli_call
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.config import Settings
 from authsvc.core.signing_keys import SigningKeys
 
 Result = TypeVar("Result")
 
-app = typer.Typer(help="Show and rotate the keys that sign access tokens.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show, rotate and revoke the keys that sign access tokens.", no_args_is_help=True
+)
 
 
 @app.command("list")
@@ -46,10 +48,24 @@ def rotate(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     print(f"{key_id} signs now.")
 
 
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key to revoke, as `keys list` shows it.")],
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """Trust a key no more, at once: what it signed is refused everywhere within a second.
+
+    For a key that leaked. If it was the one that signs, a new one takes its place.
+    """
+    if not _with_keys(settings_of(config, secrets), lambda keys: keys.revoke(cli_call(), key_id)):
+        fail(f"no key has the id {key_id}, or it is revoked already")
+    print(f"{key_id} is revoked.")
+
+
 def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
     async def main() -> Result:
         async with open_core(settings) as core:
-            await core.keys.load()
             return await work(core.keys)
 
     return run(main)

@@ -47,7 +47,9 @@ class TokenValidation:
 
     async def validate(self, check: TokenCheck) -> TokenResult:
         """Judge an access token; with `strict` its session is asked of the database."""
-        claims = await self._access_tokens.verify_with_new_keys(check.access_token, check.audience)
+        claims = await self._access_tokens.verify_with_new_keys(
+            check.access_token, check.audience, strict=check.strict
+        )
         if isinstance(claims, InactiveReason):
             return _INACTIVE[claims]
         if check.strict or not self._sessions.find_cached(claims.session_id):
