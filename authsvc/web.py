@@ -45,6 +45,7 @@ class Web:
             access_log=None,
             handle_signals=False,
             keepalive_timeout=75,
+            shutdown_timeout=5,
             max_line_size=_MAX_LINE,
             max_field_size=_MAX_LINE,
         )
@@ -61,7 +62,7 @@ class Web:
         """
         host, port = split_address(self._address)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, shutdown_timeout=5)
+        site = web.TCPSite(self._runner, host, port)
         try:
             await site.start()
         except OSError as error:

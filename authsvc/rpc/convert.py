@@ -37,6 +37,17 @@ def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> s
     return value
 
 
+def token(value: str, field: str) -> str:
+    """Return `value` as it came, unless it is empty.
+
+    Whatever is wrong with an end user's token is an answer, not an error, or in a batch one user's
+    garbage would take away the answers for all others.
+    """
+    if not value:
+        raise FieldInvalid(field, "must not be empty")
+    return value
+
+
 def uuid(value: str, field: str) -> UUID:
     """Return the UUID written in `value` in its canonical lower-case form."""
     if not _UUID.fullmatch(value):

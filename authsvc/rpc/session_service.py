@@ -9,8 +9,6 @@ from authsvc.rpc.inbound import current_call
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
-_MAX_TOKEN = 8_192
-
 
 class SessionHandler(rpc.SessionServiceServicer):
     """Sessions: created, validated, listed and ended."""
@@ -104,8 +102,8 @@ class SessionHandler(rpc.SessionServiceServicer):
 
 def _check(request: pb.ValidateSessionRequest, path: str) -> SessionCheck:
     return SessionCheck(
-        convert.text(request.session_token, f"{path}session_token", _MAX_TOKEN, required=True),
+        convert.token(request.session_token, f"{path}session_token"),
         convert.client_context(request.client, f"{path}client"),
-        convert.text(request.csrf_token, f"{path}csrf_token", 512),
+        request.csrf_token,
         request.strict,
     )
