@@ -11,12 +11,17 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models import Clock
-from authsvc.store import retention
+from authsvc.store import rate_limits, retention
 from authsvc.store.database import Connection, Database
 
 logger = structlog.get_logger(__name__)
 
 _Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
+
+
+async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -> int:
+    # By the database's clock, which is the one that they are charged by.
+    return await rate_limits.delete_idle(connection, limit)
 
 
 class Retention:
@@ -44,6 +49,7 @@ class Retention:
             "sessions": (retention.delete_sessions, now - settings.sessions),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }

@@ -6,6 +6,8 @@ in a join PostgreSQL may run them again and exceed the limit.
 
 from datetime import datetime
 
+import asyncpg
+
 from authsvc.store.connector import Connection
 
 _DELETE_SESSIONS = """
@@ -35,8 +37,10 @@ WHERE inhparent = 'audit_events'::regclass AND relname ~ '^audit_events_[0-9]{4}
 AND relname < $1 AND pg_has_role(relowner, 'USAGE')
 ORDER BY relname LIMIT $2
 """
-# To drop a month is to stop every writer for a moment, but not for as long as a reader reads.
-_LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'"
+# Who waits for this lock makes every writer wait behind him.
+_LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'; SAVEPOINT unlocked"
+_LOCK_AUDIT_EVENTS = "LOCK TABLE ONLY audit_events IN ACCESS EXCLUSIVE MODE"
+_GO_BACK = "ROLLBACK TO SAVEPOINT unlocked"
 
 
 async def delete_sessions(connection: Connection, ended_before: datetime, limit: int) -> int:
@@ -62,12 +66,21 @@ async def delete_audit_events(connection: Connection, before: datetime, limit: i
 async def drop_audit_months(connection: Connection, before: datetime, limit: int) -> int:
     """Drop the partitions of whole months before that of `before`; return how many.
 
-    To be run in a transaction. A role that does not own them drops none.
+    To be run in a transaction. None are dropped by a role that does not own them, nor while another
+    replica does so or a long query reads audit events.
     """
-    months = await connection.fetch(_SELECT_AUDIT_MONTHS, f"audit_events_{before:%Y_%m}", limit)
+    bound = f"audit_events_{before:%Y_%m}"
+    if not await connection.fetch(_SELECT_AUDIT_MONTHS, bound, limit):
+        return 0
     await connection.execute(_LIMIT_WAITING)
+    try:
+        await connection.execute(_LOCK_AUDIT_EVENTS)
+    except asyncpg.LockNotAvailableError:
+        await connection.execute(_GO_BACK)
+        return 0
+    months = await connection.fetch(_SELECT_AUDIT_MONTHS, bound, limit)
     for (name,) in months:
-        await connection.execute(f"DROP TABLE IF EXISTS {name}")
+        await connection.execute(f"DROP TABLE {name}")
     return len(months)
 
 

@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 from authsvc.config import RetentionSettings
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.rate_limits import RateLimiter
 from authsvc.core.retention import Retention
-from authsvc.models import Call
+from authsvc.models import Call, Charge, Policy
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from tests.clock import FakeClock
@@ -59,6 +60,20 @@ async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
     clock.advance(_SETTINGS.audit_events)
     assert (await retention.run_once())["audit_months"] > 0
     assert await _count(database, "audit_events") == 0
+
+
+async def test_forgets_rate_limits_that_are_as_good_as_new(
+    database: Database, clock: FakeClock
+) -> None:
+    hourly = {"hourly": Policy("hourly", 1, timedelta(hours=1))}
+    limiter = RateLimiter(database, hourly, 10)
+    await limiter.check([Charge("hourly", "in use")])
+    long_ago = RateLimiter(database, hourly, 10, clock=lambda: 0)
+    for number in range(10):
+        await long_ago.check([Charge("hourly", str(number))])
+    removed = await Retention(database, _SETTINGS, clock).run_once()
+    assert removed["rate_limits"] == 10
+    assert not (await limiter.get("hourly", "in use")).allowed
 
 
 async def test_two_replicas_share_the_work(database: Database, clock: FakeClock) -> None:
