@@ -1,12 +1,15 @@
 """The database that a test talks to as the service does, and servers that a test may hurt."""
 
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
@@ -14,6 +17,9 @@ from pydantic import SecretStr
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.store.database import Database
+
+# Only so that a failure ends; nothing is measured by it.
+_PATIENCE = 30.0
 
 
 def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
@@ -24,9 +30,38 @@ def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
 @pytest_asyncio.fixture
 async def database(database_dsn: str) -> AsyncIterator[Database]:
     """An open pool on this test's own database, with all migrations applied."""
-    opened = await Database.open(settings_for(database_dsn))
-    yield opened
-    await opened.close()
+    async with opened(database_dsn) as database:
+        yield database
+
+
+@asynccontextmanager
+async def opened(dsn: str, **changes: object) -> AsyncIterator[Database]:
+    """Open a pool of a test's own making on `dsn`."""
+    database = await Database.open(settings_for(dsn, **changes))
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def backends(dsn: str) -> list[str]:
+    """Return the state of each connection to the database but the one that asks."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    finally:
+        await connection.close()
+    return [row["state"] for row in rows]
+
+
+async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
+    """Return when the condition holds; it is asked again and again."""
+    async with asyncio.timeout(_PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
