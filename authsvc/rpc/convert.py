@@ -4,9 +4,10 @@ Parsers take the value and the field's path and raise FieldInvalid with that pat
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from ipaddress import ip_address
+from math import ceil
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +20,7 @@ from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
 MAX_BATCH = 1_000
 MAX_CHARGES = 16
 MAX_COST = 1_000_000
+MAX_KEY = 512
 DEFAULT_PAGE = 50
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -129,7 +131,7 @@ def policy_name(value: str, field: str) -> str:
 
 def limit_key(value: str, field: str) -> str:
     """Return what a rate limit counts."""
-    return text(value, field, 512, required=True)
+    return text(value, field, MAX_KEY, required=True)
 
 
 def cost(value: int, field: str) -> int:
@@ -140,23 +142,28 @@ def cost(value: int, field: str) -> int:
 
 
 def charges(
-    messages: Sequence[rate_limit_service_pb2.Charge], field: str = "charges"
+    messages: Sequence[rate_limit_service_pb2.Charge], path: Callable[[], str] = lambda: "charges"
 ) -> list[models.Charge]:
-    """Return 1 to 16 charges, no two of the same policy and key."""
+    """Return 1 to 16 charges, no two of the same policy and key; `path` names their field."""
     if not 1 <= len(messages) <= MAX_CHARGES:
-        raise FieldInvalid(field, f"must hold 1 to {MAX_CHARGES} items")
-    result = []
-    for index, message in enumerate(messages):
-        path = f"{field}[{index}]"
-        result.append(
-            models.Charge(
-                policy_name(message.policy, f"{path}.policy"),
-                limit_key(message.key, f"{path}.key"),
-                cost(message.cost, f"{path}.cost"),
-            )
-        )
-    if len(result) > 1 and len({(charge.policy, charge.key) for charge in result}) < len(result):
-        raise FieldInvalid(field, "must not name the same policy and key twice")
+        raise FieldInvalid(path(), f"must hold 1 to {MAX_CHARGES} items")
+    result: list[models.Charge] = []
+    for message in messages:
+        policy, key, units = message.policy, message.key, message.cost
+        # Tells what is surely good from what has to be looked at, in a fraction of the time.
+        if not (
+            _POLICY_NAME.fullmatch(policy)
+            and 0 < len(key) <= MAX_KEY // 4
+            and "\0" not in key
+            and 0 <= units <= MAX_COST
+        ):
+            item = f"{path()}[{len(result)}]"
+            policy_name(policy, f"{item}.policy")
+            limit_key(key, f"{item}.key")
+            cost(units, f"{item}.cost")
+        result.append(models.Charge(policy, key, units or 1))
+    if len(result) > 1 and len({charge[:2] for charge in result}) < len(result):
+        raise FieldInvalid(path(), "must not name the same policy and key twice")
     return result
 
 
@@ -165,15 +172,16 @@ def timestamp(time: datetime) -> Timestamp:
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
 
 
-def moment(seconds: int) -> datetime:
-    """Return the aware UTC time `seconds` after the epoch."""
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def duration(seconds: float) -> Duration:
     """Return a length of time as a message, to the microsecond, rounded up."""
-    micros = -int(-seconds * 1_000_000 // 1)
-    return Duration(seconds=micros // 1_000_000, nanos=micros % 1_000_000 * 1_000)
+    message = Duration()
+    _fill_duration(message, seconds)
+    return message
+
+
+def _fill_duration(message: Duration, seconds: float) -> None:
+    message.seconds, micros = divmod(ceil(seconds * 1_000_000), 1_000_000)
+    message.nanos = micros * 1_000
 
 
 def inactive_reason(
@@ -236,24 +244,36 @@ def session_message(session: models.Session) -> session_service_pb2.Session:
     return message
 
 
-def verdict_message(verdict: models.Verdict) -> rate_limit_service_pb2.RateLimitVerdict:
-    """Return how a key stands with a policy."""
-    return rate_limit_service_pb2.RateLimitVerdict(
-        policy=verdict.policy,
-        key=verdict.key,
-        allowed=verdict.allowed,
-        limit=verdict.limit,
-        remaining=verdict.remaining,
-        retry_after=None if verdict.retry_after is None else duration(verdict.retry_after),
-        reset_after=duration(verdict.reset_after),
-    )
+def fill_verdict(
+    message: rate_limit_service_pb2.RateLimitVerdict, verdict: models.Verdict
+) -> rate_limit_service_pb2.RateLimitVerdict:
+    """Put into `message`, and return it, how a key stands with a policy.
+
+    Setting a new message's fields takes a quarter of the time of making them apart, and a batch
+    holds a thousand.
+    """
+    message.policy = verdict.policy
+    message.key = verdict.key
+    message.allowed = verdict.allowed
+    message.limit = verdict.limit
+    message.remaining = verdict.remaining
+    retry_after = verdict.retry_after
+    if retry_after:
+        _fill_duration(message.retry_after, retry_after)
+    elif retry_after is not None:
+        message.retry_after.SetInParent()
+    _fill_duration(message.reset_after, verdict.reset_after)
+    return message
 
 
-def check_message(result: models.CheckResult) -> rate_limit_service_pb2.CheckRateLimitResponse:
-    """Return a check's outcome."""
-    return rate_limit_service_pb2.CheckRateLimitResponse(
-        allowed=result.allowed, verdicts=map(verdict_message, result.verdicts)
-    )
+def fill_check(
+    message: rate_limit_service_pb2.CheckRateLimitResponse, result: models.CheckResult
+) -> rate_limit_service_pb2.CheckRateLimitResponse:
+    """Put a check's outcome into `message` and return it."""
+    message.allowed = result.allowed
+    for verdict in result.verdicts:
+        fill_verdict(message.verdicts.add(), verdict)
+    return message
 
 
 def policy_messages(policies: Iterable[models.Policy]) -> list[rate_limit_service_pb2.Policy]:

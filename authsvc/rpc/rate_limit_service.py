@@ -18,19 +18,22 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
     ) -> pb.CheckRateLimitResponse:
         """Take every charge of a check, or none."""
         charges = convert.charges(request.charges)
-        return convert.check_message(await self._limiter.check(charges, dry_run=request.dry_run))
+        result = await self._limiter.check(charges, dry_run=request.dry_run)
+        return convert.fill_check(pb.CheckRateLimitResponse(), result)
 
     async def BatchCheckRateLimits(
         self, request: pb.BatchCheckRateLimitsRequest, _context: Context
     ) -> pb.BatchCheckRateLimitsResponse:
         """Decide up to 1000 checks, each on its own."""
         convert.batch_size(request.checks, "checks")
-        checks = [
-            Check(convert.charges(check.charges, f"checks[{index}].charges"), check.dry_run)
-            for index, check in enumerate(request.checks)
-        ]
-        results = await self._limiter.check_many(checks)
-        return pb.BatchCheckRateLimitsResponse(results=map(convert.check_message, results))
+        checks: list[Check] = []
+        for check in request.checks:
+            charges = convert.charges(check.charges, lambda: f"checks[{len(checks)}].charges")
+            checks.append(Check(charges, check.dry_run))
+        response = pb.BatchCheckRateLimitsResponse()
+        for result in await self._limiter.check_many(checks):
+            convert.fill_check(response.results.add(), result)
+        return response
 
     async def GetRateLimit(
         self, request: pb.GetRateLimitRequest, _context: Context
@@ -39,7 +42,9 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         verdict = await self._limiter.get(
             convert.policy_name(request.policy, "policy"), convert.limit_key(request.key, "key")
         )
-        return pb.GetRateLimitResponse(verdict=convert.verdict_message(verdict))
+        response = pb.GetRateLimitResponse()
+        convert.fill_verdict(response.verdict, verdict)
+        return response
 
     async def RefundRateLimit(
         self, request: pb.RefundRateLimitRequest, _context: Context
@@ -50,7 +55,9 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
             convert.limit_key(request.key, "key"),
             convert.cost(request.cost, "cost"),
         )
-        return pb.RefundRateLimitResponse(verdict=convert.verdict_message(verdict))
+        response = pb.RefundRateLimitResponse()
+        convert.fill_verdict(response.verdict, verdict)
+        return response
 
     async def ResetRateLimit(
         self, request: pb.ResetRateLimitRequest, _context: Context
