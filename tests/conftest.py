@@ -4,7 +4,13 @@ import pytest
 
 from tests.clock import FakeClock
 
-pytest_plugins = ["tests.postgres", "tests.databases", "tests.sessions", "tests.rpc.probe"]
+pytest_plugins = [
+    "tests.postgres",
+    "tests.databases",
+    "tests.sessions",
+    "tests.rpc.probe",
+    "tests.rpc.service",
+]
 
 
 @pytest.fixture
