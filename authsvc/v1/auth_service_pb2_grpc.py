@@ -89,7 +89,7 @@ class AuthServiceServicer:
         """Checks an e-mail address and a password and creates a session. Failures
         are counted per account, per address and per both, across all replicas.
         Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-        FIELD_INVALID.
+        EMAIL_INVALID, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class AuthServiceStub:
     """Checks an e-mail address and a password and creates a session. Failures
     are counted per account, per address and per both, across all replicas.
     Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-    FIELD_INVALID.
+    EMAIL_INVALID, FIELD_INVALID.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Replaces a refresh token by a new pair of tokens. The replaced token,
@@ -82,7 +82,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Checks an e-mail address and a password and creates a session. Failures
     are counted per account, per address and per both, across all replicas.
     Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-    FIELD_INVALID.
+    EMAIL_INVALID, FIELD_INVALID.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Replaces a refresh token by a new pair of tokens. The replaced token,
@@ -131,7 +131,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks an e-mail address and a password and creates a session. Failures
         are counted per account, per address and per both, across all replicas.
         Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-        FIELD_INVALID.
+        EMAIL_INVALID, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
