@@ -202,6 +202,8 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
             milliseconds(settings.min_ping_interval),
         ),
         ("grpc.http2.max_ping_strikes", 2),
+        # Without it, two hours have to pass between the pings of a client without calls.
+        ("grpc.keepalive_permit_without_calls", 1),
         # A compressed message hides its size, and tokens don't compress.
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]

@@ -275,7 +275,7 @@ async def test_handshake_must_be_quick(start_probe: StartProbe, settings: Settin
     await writer.wait_closed()
 
 
-async def test_pings_without_calls_end_the_connection(
+async def test_pings_in_a_row_end_the_connection(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
     async with Connection.open(probe.server.port, context) as connection:
@@ -285,8 +285,19 @@ async def test_pings_without_calls_end_the_connection(
         assert b"too_many_pings" in goaway.payload
 
 
-async def ping_until_goaway(connection: Connection, times: int) -> Frame | None:
+async def test_pings_of_a_patient_client_are_answered(
+    start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
+) -> None:
+    interval = timedelta(milliseconds=20)
+    probe = await start_probe(limited(settings, min_ping_interval=interval))
+    async with Connection.open(probe.server.port, context) as connection:
+        assert await ping_until_goaway(connection, 10, pause=0.03) is None
+        assert await connection.call(LOGIN)
+
+
+async def ping_until_goaway(connection: Connection, times: int, pause: float = 0) -> Frame | None:
     for _ in range(times):
+        await asyncio.sleep(pause)
         await connection.send(PING, payload=b"12345678")
         while frame := await connection.frame():
             if frame.kind == GOAWAY:
