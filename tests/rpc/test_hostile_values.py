@@ -1,0 +1,251 @@
+"""Hostile values in every field of every RPC: refused for a documented reason, never a fault.
+
+The descriptors say which fields there are, so that a new one is attacked without being named here;
+a new RPC only needs a valid request.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from authsvc.config import Settings
+from authsvc.rpc.access import ACCESS
+from authsvc.v1 import account_service_pb2 as account_pb
+from authsvc.v1 import auth_service_pb2 as auth_pb
+from authsvc.v1 import rate_limit_service_pb2 as limit_pb
+from authsvc.v1 import session_service_pb2 as session_pb
+from authsvc.v1.common_pb2 import ClientContext, Tokens
+from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
+from tests.clock import FakeClock
+from tests.rpc import hostile, wire
+from tests.rpc.probe import outcome
+from tests.rpc.service import Service, StartService
+
+PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
+METHODS = {
+    f"/{service.full_name}/{method.name}": method
+    for module in (account_pb, auth_pb, limit_pb, session_pb)
+    for service in module.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+}
+CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone")
+AT_ONCE = 16
+# These note each attempt, refused or not: an audit event, a charge to an address, a failed login.
+NOTING = {"/authsvc.v1.AuthService/Login", "/authsvc.v1.AuthService/Register"}
+NOTES = {"audit_events", "rate_limits"}
+_numbers = count()
+
+
+def _charge(_: Tokens) -> limit_pb.Charge:
+    return limit_pb.Charge(policy="upload", key=f"k{next(_numbers)}", cost=1)
+
+
+def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
+    return session_pb.ValidateSessionRequest(
+        session_token=tokens.session_token, client=CLIENT, csrf_token=tokens.csrf_token
+    )
+
+
+VALID: Mapping[str, Callable[[Tokens], Message]] = {
+    "AuthService/Register": lambda _: auth_pb.RegisterRequest(
+        email=f"user{next(_numbers)}@example.test",
+        password=PASSWORD,
+        display_name="Ada",
+        client=CLIENT,
+    ),
+    "AuthService/Login": lambda _: auth_pb.LoginRequest(
+        email=EMAIL, password=PASSWORD, client=CLIENT
+    ),
+    "AuthService/RefreshTokens": lambda tokens: auth_pb.RefreshTokensRequest(
+        refresh_token=tokens.refresh_token, client=CLIENT
+    ),
+    "AuthService/Logout": lambda tokens: auth_pb.LogoutRequest(refresh_token=tokens.refresh_token),
+    "AuthService/ValidateToken": lambda tokens: auth_pb.ValidateTokenRequest(
+        access_token=tokens.access_token, audience="authsvc", required_scopes=["read"]
+    ),
+    "AuthService/BatchValidateTokens": lambda tokens: auth_pb.BatchValidateTokensRequest(
+        access_tokens=[tokens.access_token, "x"], audience="authsvc"
+    ),
+    "AuthService/GetJwks": lambda _: auth_pb.GetJwksRequest(),
+    "AccountService/GetAccount": lambda _: account_pb.GetAccountRequest(),
+    "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
+        user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
+    ),
+    "SessionService/ValidateSession": _session,
+    "SessionService/BatchValidateSessions": lambda tokens: session_pb.BatchValidateSessionsRequest(
+        checks=[_session(tokens)] * 2
+    ),
+    "SessionService/GetSession": lambda tokens: session_pb.GetSessionRequest(
+        session_id=tokens.session_id
+    ),
+    "SessionService/ListSessions": lambda tokens: session_pb.ListSessionsRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/RevokeSession": lambda tokens: session_pb.RevokeSessionRequest(
+        session_id=tokens.session_id
+    ),
+    "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
+        user_id=tokens.user_id, except_session_id=tokens.session_id
+    ),
+    "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
+        charges=[_charge(tokens), _charge(tokens)]
+    ),
+    "RateLimitService/BatchCheckRateLimits": lambda tokens: limit_pb.BatchCheckRateLimitsRequest(
+        checks=[limit_pb.CheckRateLimitRequest(charges=[_charge(tokens)])]
+    ),
+    "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
+        policy="upload", key="k"
+    ),
+    "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
+        policy="upload", key="k", cost=1
+    ),
+    "RateLimitService/ResetRateLimit": lambda _: limit_pb.ResetRateLimitRequest(
+        policy="upload", key="k"
+    ),
+    "RateLimitService/ListPolicies": lambda _: limit_pb.ListPoliciesRequest(page_size=1),
+}
+
+
+def documented(method: str) -> set[str]:
+    """Return the reasons that the comment of an RPC names."""
+    _, service, name = re.split(r"[./](?=\w+/|\w+\Z)", method)
+    for file in PROTOS.glob("*.proto"):
+        text = file.read_text()
+        comment = re.search(rf"((?:^ *//.*\n)+) *rpc {name}\(", text, re.MULTILINE)
+        if comment is not None and f"service {service} " in text:
+            words = re.sub(r"\s*//\s*", " ", comment[1])
+            reasons = re.search(r"Reasons: ([A-Z_, ]+)\.", words)
+            return set(reasons[1].split(", ")) if reasons else set()
+    raise AssertionError(f"no proto has {method}")
+
+
+class Attack:
+    """The calls of one RPC on a service of its own."""
+
+    def __init__(self, service: Service, tokens: Tokens, method: str) -> None:
+        self.service = service
+        self.tokens = tokens
+        self.method = method
+        access = ACCESS[method]
+        self._caller = min(access.roles)
+        grpc_settings = service.settings.grpc
+        self.most = (
+            grpc_settings.max_batch_message_bytes
+            if access.batch
+            else grpc_settings.max_message_bytes
+        )
+        self._read = grpc_settings.max_batch_message_bytes
+        self._allowed = documented(method) | {"OK", "FIELD_INVALID"}
+        self._metadata = (
+            (("authorization", f"Bearer {tokens.access_token}"),) if access.bearer else ()
+        )
+        self._output = GetMessageClass(METHODS[method].output_type)
+
+    def valid(self) -> Message:
+        return VALID[self.method.removeprefix("/authsvc.v1.")](self.tokens)
+
+    def variants(self) -> Iterator[tuple[str, bytes]]:
+        """Yield names and bytes of hostile messages."""
+        tokens = {
+            name: getattr(self.tokens, name)
+            for name in ("access_token", "refresh_token", "session_token", "csrf_token")
+        }
+        for path in wire.paths(METHODS[self.method].input_type):
+            where = ".".join(field.name for field in path)
+            for name, raw in hostile.values(path[-1], tokens):
+                yield f"{where}: {name}", wire.with_field(self.valid(), path, raw)
+        yield from hostile.messages(self.valid(), self.method, self.most)
+
+    async def send(self, message: bytes) -> str:
+        """Return how a call with these bytes ends, one of the ways in which it may."""
+
+        async def call() -> Message:
+            rpc = self.service.clients.raw(self._caller, self.method)
+            return self._output.FromString(await rpc(message, metadata=self._metadata))
+
+        return await outcome(call())
+
+    async def send_all(self, messages: Mapping[str, bytes]) -> dict[str, str]:
+        """Send many; return how each call ended, by name."""
+        names, ends = list(messages), []
+        for at in range(0, len(names), AT_ONCE):
+            chunk = names[at : at + AT_ONCE]
+            ends += await asyncio.gather(*(self.send(messages[name]) for name in chunk))
+        return dict(zip(names, ends, strict=True))
+
+    def is_fine(self, message: bytes, end: str) -> bool:
+        """Return whether a call with these bytes may end so; gRPC itself refuses the largest."""
+        return end in self._allowed or (len(message) > self._read and end == "RESOURCE_EXHAUSTED")
+
+
+async def stored(service: Service) -> dict[str, Any]:
+    """Return of each table how many rows it holds, and a sum over all that they say."""
+    connection = await asyncpg.connect(service.settings.database.url.get_secret_value())
+    tables = await connection.fetch(
+        "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
+        " AND relnamespace = 'public'::regnamespace"
+    )
+    summary = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} t"
+    held = {}
+    for (name,) in tables:
+        (row,) = await connection.fetch(summary.format(name))
+        held[name] = tuple(row)
+    await connection.close()
+    assert held.keys() >= {"users", "sessions", "audit_events", "rate_limits", "revocations"}
+    return held
+
+
+@pytest_asyncio.fixture
+async def attack(
+    request: pytest.FixtureRequest,
+    start_service: StartService,
+    live_settings: Settings,
+    clock: FakeClock,
+) -> Attack:
+    """An RPC to be attacked; no limit of attempts keeps anything from it."""
+    changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
+    service = await start_service(live_settings.model_copy(update=changes), clock)
+    tokens = await service.new_session()
+    return Attack(service, tokens, request.param)
+
+
+@pytest.mark.parametrize("attack", METHODS, indirect=True)
+async def test_hostile_values(attack: Attack) -> None:
+    service = attack.service
+    assert await attack.send(attack.valid().SerializeToString()) == "OK"
+    messages = dict(attack.variants())
+    ends = await attack.send_all(messages)
+    wrong = {name: end for name, end in ends.items() if not attack.is_fine(messages[name], end)}
+    assert wrong == {}
+    refused = {name: messages[name] for name, end in ends.items() if end != "OK"}
+    assert refused
+
+    before = await stored(service)
+    again = await attack.send_all(refused)
+    after = await stored(service)
+    assert "OK" not in again.values()
+    if attack.method in NOTING:
+        before, after = (
+            {name: rows for name, (rows, _) in held.items() if name not in NOTES}
+            for held in (before, after)
+        )
+    assert after == before
+
+    survivor = await service.new_session("survivor@example.test")
+    assert await service.judge_token(survivor.access_token, strict=True) == ""
+
+
+def test_reasons_are_read_from_the_protos() -> None:
+    assert documented("/authsvc.v1.AuthService/Logout") == {
+        *("REFRESH_TOKEN_INVALID", "FIELD_INVALID")
+    }
+    assert documented("/authsvc.v1.AuthService/GetJwks") == set()
