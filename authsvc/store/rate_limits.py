@@ -1,0 +1,179 @@
+"""Owns the rows of rate_limits: deciding and charging, looking, giving back, forgetting.
+
+The arithmetic is in the migration, in one function. `at_us` is a time made up by a test, in
+microseconds since the epoch; without one the database's clock is used, as all replicas share it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import asyncpg
+
+from authsvc.store.connector import Connection
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rule:
+    """A policy as the database takes it; a burst of 0 is none."""
+
+    policy: str
+    algorithm: str
+    requests: int
+    window_us: int
+    burst: int
+
+
+class Kind(NamedTuple):
+    """Charges that are alike but for their key; each is to be taken up to `times` times."""
+
+    rule: Rule
+    cost: int
+    times: int
+
+
+# granted (how many times a charge was taken), remaining (what could be used now), retry_us (until
+# the charge fits once more; 0: it does) and reset_us (until all that was used is forgotten).
+Row: TypeAlias = asyncpg.Record
+
+
+_CHARGE = """
+SELECT granted, remaining, retry_us, reset_us
+FROM rate_limit_charge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+
+
+async def charge(
+    connection: Connection,
+    kinds: Sequence[Kind],
+    places: Sequence[int],
+    keys: Sequence[str],
+    at_us: int | None = None,
+) -> list[Row]:
+    """Decide on charges of different keys, each on its own; return a row for each in their order.
+
+    `keys[i]` is charged `kinds[places[i]]`. The keys come sorted by policy and then by key:
+    statements that lock rows in one order can't deadlock.
+    """
+    rules = [kind.rule for kind in kinds]
+    return await connection.fetch(
+        _CHARGE,
+        [rule.policy for rule in rules],
+        *_columns(rules),
+        [kind.cost for kind in kinds],
+        [kind.times for kind in kinds],
+        [place + 1 for place in places],
+        keys,
+        at_us,
+    )
+
+
+_CHARGE_TOGETHER = """
+SELECT granted, remaining, retry_us, reset_us
+FROM rate_limit_charge_together($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+
+
+async def charge_together(
+    connection: Connection,
+    rules: Sequence[Rule],
+    keys: Sequence[str],
+    costs: Sequence[int],
+    sizes: Sequence[int],
+    at_us: int | None = None,
+) -> list[Row]:
+    """Decide on checks, one after the other: every charge of a check is taken, or none.
+
+    The first `sizes[0]` charges are the first check's, and so on; within a check, no two are of the
+    same policy and key. Returns a row for each charge in their order. If a check's charges were
+    not granted, those of them with a retry_us of 0 would have fitted alone.
+    """
+    charged = [(rule.policy, key) for rule, key in zip(rules, keys, strict=True)]
+    pairs = sorted(set(charged))
+    place = {pair: number for number, pair in enumerate(pairs, start=1)}
+    return await connection.fetch(
+        _CHARGE_TOGETHER,
+        [policy for policy, _ in pairs],
+        [key for _, key in pairs],
+        [place[pair] for pair in charged],
+        *_columns(rules),
+        costs,
+        sizes,
+        at_us,
+    )
+
+
+_LOOK = """
+SELECT granted, remaining, retry_us, reset_us
+FROM rate_limit_look($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+
+async def look(
+    connection: Connection,
+    rules: Sequence[Rule],
+    keys: Sequence[str],
+    costs: Sequence[int],
+    at_us: int | None = None,
+) -> list[Row]:
+    """Return a row for each charge in their order; take nothing."""
+    policies = [rule.policy for rule in rules]
+    return await connection.fetch(_LOOK, policies, *_columns(rules), costs, keys, at_us)
+
+
+_REFUND = """
+SELECT granted, remaining, retry_us, reset_us
+FROM rate_limit_refund($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+
+async def refund(
+    connection: Connection, rule: Rule, key: str, cost: int, at_us: int | None = None
+) -> Row:
+    """Give `cost` back, never more than is in use; return the row of a look for a cost of 1."""
+    (row,) = await connection.fetch(
+        _REFUND,
+        rule.policy,
+        rule.algorithm,
+        rule.requests,
+        rule.window_us,
+        rule.burst,
+        cost,
+        key,
+        at_us,
+    )
+    return row
+
+
+_RESET = "DELETE FROM rate_limits WHERE policy = $1 AND key = $2"
+
+
+async def reset(connection: Connection, policy: str, key: str) -> None:
+    """Forget all that the key has used."""
+    await connection.execute(_RESET, policy, key)
+
+
+# A row that was charged since it was chosen does not meet the condition any more.
+_DELETE_IDLE = """
+DELETE FROM rate_limits
+WHERE expire_minute < rate_limit_now($2) / 60000000 AND ctid = ANY (ARRAY(
+    SELECT ctid FROM rate_limits WHERE expire_minute < rate_limit_now($2) / 60000000
+    ORDER BY expire_minute LIMIT $1 FOR UPDATE SKIP LOCKED))
+"""
+
+
+async def delete_idle(connection: Connection, limit: int, at_us: int | None = None) -> int:
+    """Delete up to `limit` rows whose use was forgotten for a minute or two; return how many.
+
+    Rows in use by others are skipped, so that no one waits for anyone.
+    """
+    return int((await connection.execute(_DELETE_IDLE, limit, at_us)).removeprefix("DELETE "))
+
+
+def _columns(rules: Sequence[Rule]) -> tuple[list[str], list[int], list[int], list[int]]:
+    return (
+        [rule.algorithm for rule in rules],
+        [rule.requests for rule in rules],
+        [rule.window_us for rule in rules],
+        [rule.burst for rule in rules],
+    )
