@@ -167,6 +167,7 @@ class Application:
 
     async def stop(self) -> None:
         """Drain: refuse new calls, let those in flight finish, then close everything."""
+        self.web.end()
         await self.server.drain(self._settings.grpc.drain_timeout.total_seconds())
         await self._stack.aclose()
 

@@ -34,6 +34,7 @@ class Web:
         self._clock = clock
         self._measured = metrics
         self._ready = False
+        self._ended = False
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
@@ -52,7 +53,11 @@ class Web:
 
     def set_ready(self, *, ready: bool) -> None:
         """Say whether /readyz answers 200."""
-        self._ready = ready
+        self._ready = ready and not self._ended
+
+    def end(self) -> None:
+        """Answer /readyz with 503 for good."""
+        self._ready, self._ended = False, True
 
     async def start(self) -> None:
         """Listen.
