@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.postgres",
     "tests.databases",
     "tests.sessions",
+    "tests.logins",
     "tests.rpc.probe",
     "tests.rpc.service",
 ]

@@ -24,14 +24,14 @@ from authsvc.models import ClientContext, UserId, UserStatus
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD, Service, cheap_passwords, unlimited
 from tests.clock import FakeClock
-from tests.databases import settings_for
+from tests.databases import opened
 
 NOBODY = UserId(UUID(int=0))
 
 
 @pytest_asyncio.fixture
-async def service(database: Database, clock: FakeClock) -> AsyncIterator[Service]:
-    started = await Service(database, clock, unlimited()).start()
+async def service(patient: Database, clock: FakeClock) -> AsyncIterator[Service]:
+    started = await Service(patient, clock, unlimited()).start()
     yield started
     started.hasher.close()
 
@@ -179,12 +179,11 @@ async def test_a_full_queue_of_hashes_refuses_a_registration(
 
 
 async def test_no_connection_waits_for_a_hash(database_dsn: str, clock: FakeClock) -> None:
-    database = await Database.open(settings_for(database_dsn, pool_max=1, acquire_timeout="1s"))
-    service = await Service(database, clock, unlimited()).start()
-    service.hasher.before = database.ping
-    await service.register()
-    service.hasher.close()
-    await database.close()
+    async with opened(database_dsn, pool_max=1) as database:
+        service = await Service(database, clock, unlimited()).start()
+        service.hasher.before = database.ping
+        await service.register()
+        service.hasher.close()
 
 
 async def test_nobody_and_disabled_accounts_are_not_found(service: Service) -> None:

@@ -13,7 +13,7 @@ from authsvc.errors import TooManyAttempts
 from authsvc.models import ClientContext
 from authsvc.store.database import Database
 from tests.accounts import IP, KEYRING, OTHER_IP, key
-from tests.databases import settings_for
+from tests.databases import opened
 
 ADA = "ada@example.test"
 BOB = "bob@example.test"
@@ -46,9 +46,8 @@ def guard(database: Database) -> BruteForce:
 @pytest_asyncio.fixture
 async def replica(database_dsn: str) -> AsyncIterator[BruteForce]:
     """Another process's guard on the same database."""
-    opened = await Database.open(settings_for(database_dsn))
-    yield BruteForce(opened, _limits(), KEYRING)
-    await opened.close()
+    async with opened(database_dsn) as database:
+        yield BruteForce(database, _limits(), KEYRING)
 
 
 async def _charge(
@@ -138,9 +137,8 @@ async def test_a_refund_counts_at_once_in_every_replica(
 
 
 async def test_a_refund_that_fails_is_no_failure(database_dsn: str) -> None:
-    database = await Database.open(settings_for(database_dsn))
-    ticket = await _charge(BruteForce(database, _limits(), KEYRING))
-    await database.close()
+    async with opened(database_dsn) as database:
+        ticket = await _charge(BruteForce(database, _limits(), KEYRING))
     await ticket.refund()
 
 

@@ -16,7 +16,7 @@ from authsvc.models import ClientContext
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock
-from tests.databases import settings_for
+from tests.databases import opened
 
 ACCOUNTS = ("unknown", "wrong", "locked", "disabled", "without")
 
@@ -28,9 +28,8 @@ def _email(account: str) -> str:
 @pytest_asyncio.fixture
 async def single(database_dsn: str) -> AsyncIterator[Database]:
     """A pool of one connection, so that everything passes over it one after the other."""
-    opened = await Database.open(settings_for(database_dsn, pool_max=1))
-    yield opened
-    await opened.close()
+    async with opened(database_dsn, pool_max=1) as database:
+        yield database
 
 
 async def _accounts(service: Service) -> None:
