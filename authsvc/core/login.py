@@ -144,14 +144,9 @@ class PasswordLogin:
                 return None
             if attempt.device is not None:
                 await devices.remember(connection, user.user_id, attempt.device, now)
-            tokens = await self._sessions.open_session(
+            return await self._sessions.log_in(
                 connection, attempt.call, user, attempt.client, methods=_METHODS
             )
-            event = AuditEvent(
-                AuditType.LOGIN, attempt.call, user.user_id, tokens.session_id, attempt.client
-            )
-            await audit.record(connection, now, event)
-            return tokens
 
     async def _rehash(self, credential: Credential, password: str) -> None:
         try:

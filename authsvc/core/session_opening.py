@@ -57,9 +57,24 @@ class SessionOpener:
         owner = await store.lock_owner(connection, user_id)
         if owner is None or owner.status is not UserStatus.ACTIVE:
             raise user_not_found()
+        return await self.open_for(
+            connection, call, user_id, owner, client, methods, AuditType.SESSION_CREATE
+        )
+
+    async def open_for(
+        self,
+        connection: Connection,
+        call: Call,
+        user_id: UserId,
+        owner: store.Owner,
+        client: ClientContext,
+        methods: Sequence[str],
+        event_type: AuditType,
+    ) -> Tokens:
+        """Do as `open` for an active user whose row the caller's transaction holds."""
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user_id, owner, client, methods, csrf_token)
-        await self._store(connection, call, session, digest(session_token))
+        await self._store(connection, call, session, digest(session_token), event_type)
         return self._issuer.issue(session, session_token, csrf_token)
 
     def _new_session(
@@ -91,10 +106,15 @@ class SessionOpener:
         )
 
     async def _store(
-        self, connection: Connection, call: Call, session: Session, token_hash: bytes
+        self,
+        connection: Connection,
+        call: Call,
+        session: Session,
+        token_hash: bytes,
+        event_type: AuditType,
     ) -> None:
         event = AuditEvent(
-            AuditType.SESSION_CREATE,
+            event_type,
             call,
             session.user_id,
             session.session_id,

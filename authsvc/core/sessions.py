@@ -95,7 +95,7 @@ class Sessions:
         async with self._database.transaction() as connection:
             return await self._opener.open(connection, call, user_id, client, methods)
 
-    async def open_session(
+    async def log_in(
         self,
         connection: Connection,
         call: Call,
@@ -103,8 +103,14 @@ class Sessions:
         client: ClientContext,
         methods: Sequence[str],
     ) -> Tokens:
-        """Do as `create` within the caller's transaction."""
-        return await self._opener.open(connection, call, user.user_id, client, methods)
+        """Open a session for a user who just logged in, and record that in the same event.
+
+        Within the caller's transaction, which found the user active and holds the user's row.
+        """
+        owner = store.Owner(user.status, user.roles)
+        return await self._opener.open_for(
+            connection, call, user.user_id, owner, client, methods, AuditType.LOGIN
+        )
 
     async def refresh(self, call: Call, refresh_token: str, client: ClientContext) -> Tokens:
         """Replace a refresh token; the session token and anti-forgery token are left empty.
