@@ -66,16 +66,23 @@ class Clients:
             self._channels[caller] = self.open(self.authority.caller(identity_of(caller)))
         return self._channels[caller]
 
-    def open(
-        self, caller: Certificate | None, authority: Authority | None = None, **options: Any
-    ) -> grpc.aio.Channel:
+    def open(self, caller: Certificate | None) -> grpc.aio.Channel:
         """Return a new channel with this certificate."""
-        trusted = (authority or self.authority).certificate
+        return self._open(f"127.0.0.1:{self.port}", caller)
+
+    def open_at(self, address: str) -> grpc.aio.Channel:
+        """Return a new channel of the app to another of the server's addresses."""
+        return self._open(address, self.authority.caller(identity_of(Role.APP)))
+
+    def _open(self, address: str, caller: Certificate | None) -> grpc.aio.Channel:
         channel = grpc.aio.secure_channel(
-            f"127.0.0.1:{self.port}",
-            channel_credentials(trusted, caller),
-            # Channels of one process share connections otherwise.
-            options=[("grpc.use_local_subchannel_pool", 1), *options.items()],
+            address,
+            channel_credentials(self.authority.certificate, caller),
+            options=[
+                # Channels of one process share connections otherwise.
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.ssl_target_name_override", "localhost"),
+            ],
         )
         self._stack.push_async_callback(channel.close, None)
         return channel

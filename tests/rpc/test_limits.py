@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -338,6 +340,25 @@ async def test_address_that_is_not_ours(
 ) -> None:
     with pytest.raises(ServerError, match=r"can't listen|is no address"):
         await start_probe(limited(settings, address=address))
+
+
+async def test_address_may_be_of_ipv6(start_probe: StartProbe, settings: Settings) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    probe = await start_probe(limited(settings, address="[::1]:0"))
+    channel = probe.clients.open_at(f"[::1]:{probe.server.port}")
+    assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
+
+
+async def test_address_may_be_a_socket_file(
+    start_probe: StartProbe, settings: Settings, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/grpc.sock"
+    probe = await start_probe(limited(settings, address=address))
+    channel = probe.clients.open_at(address)
+    assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
 
 
 async def test_drain_lets_calls_finish_and_refuses_new_ones(probe: ProbeServer) -> None:
