@@ -53,6 +53,7 @@ class Core:
     validation: TokenValidation
     listener: RevocationListener
     hasher: PasswordHasher
+    guard: BruteForce
 
 
 @asynccontextmanager
@@ -102,12 +103,13 @@ def _compose(settings: Settings, clock: Clock, database: Database, hasher: Passw
         listener.is_fresh,
     )
     policies = policies_from(settings.rate_limits.all_policies())
+    guard = BruteForce(database, settings.brute_force, keyring)
     accounts = Accounts(
         database,
         hasher,
         PasswordPolicy(settings.passwords.preset),
         sessions,
-        BruteForce(database, settings.brute_force, keyring),
+        guard,
         clock,
     )
     return Core(
@@ -119,6 +121,7 @@ def _compose(settings: Settings, clock: Clock, database: Database, hasher: Passw
         validation=TokenValidation(access_tokens, sessions),
         listener=listener,
         hasher=hasher,
+        guard=guard,
     )
 
 
@@ -173,13 +176,15 @@ class Application:
 
     def reload(self, settings: Settings) -> None:
         """Take over the callers and limits of `settings`; certificates reload by themselves."""
-        self._limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
+        self._core.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
+        self._core.guard.replace_settings(settings.brute_force)
         self.server.replace_callers(settings.callers)
 
     async def _open(self) -> None:
-        core = await self._stack.enter_async_context(open_core(self._settings, self._clock))
+        self._core = core = await self._stack.enter_async_context(
+            open_core(self._settings, self._clock)
+        )
         await core.keys.load()
-        self._limiter = core.limiter
         metrics = Metrics()
         _measure(core, metrics)
         self.web = Web(self._settings, core.keys, self._clock, metrics)

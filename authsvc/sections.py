@@ -6,7 +6,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 from authsvc.models import Algorithm, Role
 
@@ -169,6 +177,17 @@ class PasswordSettings(Section):
     hash_queue: int = Field(64, ge=1, le=100_000)
 
 
+def _check_policy_name(name: str) -> str:
+    if name.startswith("authsvc."):
+        raise ValueError('names that start with "authsvc." are the service\'s own')
+    return name
+
+
+PolicyName = Annotated[
+    str, Field(pattern=r"^[a-z0-9_.-]{1,64}$"), AfterValidator(_check_policy_name)
+]
+
+
 class PolicySettings(Section):
     """A rate-limit policy."""
 
@@ -200,7 +219,7 @@ def _shipped_permissions() -> dict[str, tuple[str, ...]]:
 class RateLimitSettings(Section):
     """Rate-limit policies by name; those given are added to the shipped ones or replace them."""
 
-    policies: dict[str, PolicySettings] = Field(default_factory=dict)
+    policies: dict[PolicyName, PolicySettings] = Field(default_factory=dict)
     rejected_cache_size: int = Field(100_000, ge=0)
 
     def all_policies(self) -> dict[str, PolicySettings]:

@@ -123,6 +123,10 @@ def test_callers_have_roles(config: Path, secrets: Path) -> None:
         ),
         ("[permissions]\nuser = ['read all']", "permissions.user.0: got a string: "),
         ("[permissions]\n'' = ['read']", "permissions."),
+        (
+            "[rate_limits.policies.'authsvc.login.ip']\nrequests = 1\nwindow = '1s'",
+            "rate_limits.policies.authsvc.login.ip",
+        ),
         ("[tls", "not TOML"),
     ],
 )

@@ -1,6 +1,5 @@
 """Owns the limits on guessing: what an attempt is charged to, and when it gets its charges back."""
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -37,12 +36,10 @@ class Ticket:
 
         A charge that can't be given back now stays and drains with time: no reason to fail.
         """
-        refunds = (self._limiter.refund(c.policy, c.key, c.cost) for c in self._charges)
-        for outcome in await asyncio.gather(*refunds, return_exceptions=True):
-            if isinstance(outcome, ServiceError):
-                logger.warning("login_refund_failed", reason=outcome.reason)
-            elif isinstance(outcome, BaseException):
-                raise outcome
+        try:
+            await self._limiter.refund_all(self._charges)
+        except ServiceError as error:
+            logger.warning("login_refund_failed", reason=error.reason)
 
 
 class BruteForce:

@@ -98,13 +98,31 @@ class RateLimiter:
             NotFound: POLICY_UNKNOWN.
             StoreUnavailable: The database does not answer; it may have been given back.
         """
-        limit = self._limit_of(policy)
+        return (await self.refund_all([Charge(policy, key, cost)]))[0]
+
+    async def refund_all(self, charges: Sequence[Charge]) -> list[Verdict]:
+        """Give back several charges in one statement; return, in order of policy and key, as `get`.
+
+        Raises as `refund`.
+        """
+        ordered = sorted(charges)
+        limits = [self._limit_of(charge.policy) for charge in ordered]
         try:
             async with self._database.connection() as connection:
-                row = await store.refund(connection, limit.rule, key, cost, self._now())
+                rows = await store.refund(
+                    connection,
+                    [limit.rule for limit in limits],
+                    [charge.key for charge in ordered],
+                    [charge.cost for charge in ordered],
+                    self._now(),
+                )
         finally:
-            self._rejections.forget(policy, key)
-        return verdict_of(limit, row, Charge(policy, key))
+            for charge in ordered:
+                self._rejections.forget(charge.policy, charge.key)
+        return [
+            verdict_of(limit, row, charge._replace(cost=1))
+            for limit, row, charge in zip(limits, rows, ordered, strict=True)
+        ]
 
     async def reset(self, policy: str, key: str) -> None:
         """Forget all that the key has used; raises as `refund`."""

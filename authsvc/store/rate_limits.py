@@ -122,27 +122,27 @@ async def look(
 
 
 _REFUND = """
-SELECT granted, remaining, retry_us, reset_us
-FROM rate_limit_refund($1, $2, $3, $4, $5, $6, $7, $8)
+SELECT refunded.granted, refunded.remaining, refunded.retry_us, refunded.reset_us
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::text[]) AS taken (policy, algorithm, requests, window_us, burst, cost, key),
+LATERAL rate_limit_refund(taken.policy, taken.algorithm, taken.requests, taken.window_us,
+    taken.burst, taken.cost, taken.key, $8) AS refunded
 """
 
 
 async def refund(
-    connection: Connection, rule: Rule, key: str, cost: int, at_us: int | None = None
-) -> Row:
-    """Give `cost` back, never more than is in use; return the row of a look for a cost of 1."""
-    (row,) = await connection.fetch(
-        _REFUND,
-        rule.policy,
-        rule.algorithm,
-        rule.requests,
-        rule.window_us,
-        rule.burst,
-        cost,
-        key,
-        at_us,
-    )
-    return row
+    connection: Connection,
+    rules: Sequence[Rule],
+    keys: Sequence[str],
+    costs: Sequence[int],
+    at_us: int | None = None,
+) -> list[Row]:
+    """Give costs back, never more than is in use; return rows as a look for a cost of 1 does.
+
+    The charges are to be sorted by policy and key, as for `charge`.
+    """
+    policies = [rule.policy for rule in rules]
+    return await connection.fetch(_REFUND, policies, *_columns(rules), costs, keys, at_us)
 
 
 _RESET = "DELETE FROM rate_limits WHERE policy = $1 AND key = $2"

@@ -48,7 +48,8 @@ class Sql:
         return _answer(rule, cost, row)
 
     def refund(self, rule: Rule, key: str, cost: int, now: int) -> Answer:
-        return _answer(rule, 1, self.run(lambda c: store.refund(c, rule, key, cost, now)))
+        (row,) = self.run(lambda c: store.refund(c, [rule], [key], [cost], now))
+        return _answer(rule, 1, row)
 
 
 def _answer(rule: Rule, cost: int, row: store.Row) -> Answer:
