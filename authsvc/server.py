@@ -51,6 +51,7 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _MAX_WATCHES = 256
+_MAX_PROBES = 64
 # gRPC's own bound on calls answers without details, so it stands behind the interceptor's.
 _SPARE_RPCS = 64
 
@@ -84,13 +85,16 @@ class Server:
             callers=self._callers,
             metrics=metrics,
             in_flight=in_flight,
+            probes=InFlight(_MAX_PROBES),
             authenticate_bearer=authenticate_bearer,
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(
             interceptors=[Interceptor(gate)],
             options=_options(settings.grpc),
-            maximum_concurrent_rpcs=settings.grpc.max_concurrent_rpcs + _MAX_WATCHES + _SPARE_RPCS,
+            maximum_concurrent_rpcs=(
+                settings.grpc.max_concurrent_rpcs + _MAX_WATCHES + _MAX_PROBES + _SPARE_RPCS
+            ),
         )
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
         metrics.add_gauge(

@@ -17,7 +17,8 @@ class Access:
     A caller needs any one of `roles`, or, with `any_certificate`, just a certificate that our
     authority signed. `bearer` RPCs need an access token of the user they act for. A `question`
     changes nothing, so its success is logged at debug level only. A `batch` may be as large as
-    `max_batch_message_bytes`. An `endless` stream lasts as long as its client wants.
+    `max_batch_message_bytes`. An `endless` stream lasts as long as its client wants,
+    once its request is here.
     """
 
     roles: frozenset[Role] = frozenset()

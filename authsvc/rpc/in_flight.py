@@ -25,12 +25,12 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._expiries)
 
-    def enter(self, timeout: float, *, shed: bool = True) -> asyncio.Task[Any]:
+    def enter(self, timeout: float) -> asyncio.Task[Any]:
         """Let the current task in for `timeout` seconds; return it, to be given to `leave`.
 
-        Raises Overloaded if there are too many, unless `shed` is off.
+        Raises Overloaded if there are too many.
         """
-        if shed and len(self._expiries) >= self._limit:
+        if len(self._expiries) >= self._limit:
             raise Overloaded
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task

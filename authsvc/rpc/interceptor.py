@@ -42,13 +42,16 @@ _LOG_LEVELS = {
 class Gate:
     """What the guards of all RPCs share.
 
-    `authenticate_bearer` turns a user's access token into its claims or raises BEARER_INVALID.
+    `probes` are the calls that need no role: apart from the others, so that neither can crowd the
+    other out. `authenticate_bearer` turns a user's access token into its claims or raises
+    BEARER_INVALID.
     """
 
     settings: GrpcSettings
     callers: Callers
     metrics: Metrics
     in_flight: InFlight
+    probes: InFlight
     authenticate_bearer: Callable[[str], Awaitable[Claims]]
     tls_1_3_only: bool
 
@@ -99,6 +102,7 @@ class _Guard:
         self._log = structlog.get_logger("authsvc.rpc").bind(method=method)
         self._log_success = self._log.debug if access.question else self._log.info
         settings = gate.settings
+        self._in_flight = gate.probes if access.any_certificate else gate.in_flight
         self._timeout = settings.call_timeout.total_seconds()
         self._max_bytes = (
             settings.max_batch_message_bytes if access.batch else settings.max_message_bytes
@@ -107,41 +111,42 @@ class _Guard:
     def handler(self) -> "Handler":
         """Return the handler that gRPC is to call in place of the one that was registered.
 
-        A single request comes as bytes, so that it is parsed after its caller was let in, and a
-        response stream is written by hand, so that whatever fails, fails in here.
+        A single request is read by hand too, after its caller was let in: gRPC would wait for it
+        before anything in here is asked, for as long as the caller wants. And a response stream is
+        written by hand, so that whatever fails, fails in here.
         """
         inner = self._inner
+        parse = self._parse if inner.request_streaming else None
         if inner.response_streaming:
-            serialize = inner.response_serializer
-            if inner.request_streaming:
-                return grpc.stream_stream_rpc_method_handler(self.stream, self._parse, serialize)
-            return grpc.unary_stream_rpc_method_handler(self.stream, None, serialize)
-        if inner.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(self.unary, self._parse, None)
-        return grpc.unary_unary_rpc_method_handler(self.unary, None, None)
+            return grpc.stream_stream_rpc_method_handler(
+                self.stream, parse, inner.response_serializer
+            )
+        return grpc.stream_unary_rpc_method_handler(self.unary, parse, None)
 
-    async def unary(self, message: Any, context: "Context") -> bytes:
+    async def unary(self, messages: Any, context: "Context") -> bytes:
         """Serve a call with one response; return its bytes."""
         inbound = INBOUND.get()
         try:
             self._admit(inbound, context)
             if self._access.bearer:
                 inbound.claims = await self._authenticate(inbound)
-            request = message if self._inner.request_streaming else self._parse(message)
+            request = messages if self._inner.request_streaming else await self._read(context)
             response = self._serialize(await self._handle(request, context))
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, inbound, context)
         self._end(inbound)
         return response
 
-    async def stream(self, message: Any, context: "Context") -> None:
+    async def stream(self, messages: Any, context: "Context") -> None:
         """Serve a call with a stream of responses."""
         inbound = INBOUND.get()
         try:
             self._admit(inbound, context)
             if self._access.bearer:
                 inbound.claims = await self._authenticate(inbound)
-            request = message if self._inner.request_streaming else self._parse(message)
+            request = messages if self._inner.request_streaming else await self._read(context)
+            if self._access.endless:
+                self._let_go(inbound)
             async with aclosing(self._handle(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
@@ -151,9 +156,8 @@ class _Guard:
 
     def _admit(self, inbound: Inbound, context: "Context") -> None:
         context.set_trailing_metadata((("x-request-id", inbound.request_id),))
+        inbound.task = self._in_flight.enter(self._timeout)
         gate, access = self._gate, self._access
-        if not access.endless:
-            inbound.task = gate.in_flight.enter(self._timeout, shed=not access.any_certificate)
         connection = context.auth_context()
         certificates = tuple(connection.get("x509_pem_cert", ()))
         if not certificates:
@@ -168,6 +172,12 @@ class _Guard:
     def _authenticate(self, inbound: Inbound) -> Awaitable[Claims]:
         return self._gate.authenticate_bearer(inbound.bearer())
 
+    async def _read(self, context: "Context") -> Any:
+        message = await context.read()
+        if message is grpc.aio.EOF:
+            raise FieldInvalid("", "There is no message.")
+        return self._parse(cast("bytes", message))
+
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
             raise FieldInvalid("", f"The message is larger than {self._max_bytes} bytes.")
@@ -176,17 +186,26 @@ class _Guard:
         except DecodeError:
             raise FieldInvalid("", "The message can't be parsed.") from None
 
+    def _leave(self, inbound: Inbound) -> bool:
+        """Return whether the call was cancelled for having outlasted its time."""
+        task, inbound.task = inbound.task, None
+        return task is not None and self._in_flight.leave(task)
+
+    def _let_go(self, inbound: Inbound) -> None:
+        """Let a call last as long as its caller wants from now on."""
+        if self._leave(inbound):
+            raise _too_long()
+
     def _end(self, inbound: Inbound) -> None:
-        if inbound.task is not None:
-            self._gate.in_flight.leave(inbound.task)
+        self._leave(inbound)
         seconds = perf_counter() - inbound.started
         self._meter.record(_OK, "", seconds)
         self._log_success("call", caller=inbound.caller.identity, status=_OK, seconds=seconds)
 
     async def _fail(self, error: BaseException, inbound: Inbound, context: "Context") -> NoReturn:
         """Tell the caller what went wrong, count it and log it; raises in any case."""
-        if inbound.task is not None and self._gate.in_flight.leave(inbound.task):
-            error = StoreUnavailable("The call took too long.")
+        if self._leave(inbound):
+            error = _too_long()
         seconds = perf_counter() - inbound.started
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             code = _code_of_ended(error, context)
@@ -234,6 +253,10 @@ def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:
     if context.time_remaining() == 0:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED
+
+
+def _too_long() -> StoreUnavailable:
+    return StoreUnavailable("The call took too long.")
 
 
 def _internal() -> ServiceError:
