@@ -121,6 +121,9 @@ class _Loan:
             pool.release(connection)
             return
         failed = _is_transient(error, connection)
+        if isinstance(error, asyncpg.PostgresError):
+            # It shows the whole row that a constraint refused, hashes and all, to the log.
+            error.detail = None
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
             # The others lead to the same server; new ones find the new primary.
             pool.discard(connection)
