@@ -5,22 +5,22 @@
 
 -- What a key has used, and the answer to its last charge, as RETURNING sees nothing but the row.
 CREATE TYPE rate_limit_state AS (
-    -- token_bucket: `used` has been draining since then. fixed_window: the window's start.
-    -- sliding_window: the start of the newest slot.
-    since_us        bigint,
-    used            bigint,
-    -- sliding_window: see rate_limit_slots_advance.
-    slots           bigint[],
-    -- The same over the last second, for a policy with a burst.
-    burst_since_us  bigint,
-    burst_slots     bigint[],
     -- How many of the equal charges were granted, and how much more would have been.
     granted         bigint,
     remaining       bigint,
-    -- When another charge of the same cost would fit (now or earlier: it fits).
+    -- When another charge of the same cost would fit; not later than the decision: it fits.
     fit_us          bigint,
     -- When all that was used is forgotten.
-    expire_us       bigint
+    expire_us       bigint,
+    -- token_bucket: `used` has been draining since then. fixed_window: the window's start.
+    -- sliding_window: a time in the newest slot.
+    since_us        bigint,
+    used            bigint,
+    -- The same for the slots of a policy with a burst.
+    burst_since_us  bigint,
+    -- sliding_window: see rate_limit_slots_advance.
+    slots           bigint[],
+    burst_slots     bigint[]
 );
 
 -- Unlogged: a charge waits for no flush. After a crash of the server everyone starts afresh.
@@ -98,8 +98,9 @@ CREATE FUNCTION rate_limit_decide(
 ) RETURNS rate_limit_state LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 DECLARE
     slot_us     bigint := (window_us + 15) / 16;
-    start_us    bigint;
+    slot        bigint;
     steps       bigint;
+    start_us    bigint;
     level       bigint;  -- how much of `requests` is in use
     recent      bigint;  -- how much of `burst` is in use
     amount      bigint;
@@ -137,8 +138,12 @@ BEGIN
             THEN greatest(now_us / slot_us - state.since_us / slot_us, 0)
             ELSE 17
         END;
+        -- Slots that don't add up to `used` are from before the policy had another algorithm.
         state.slots := rate_limit_slots_advance(
-            coalesce(state.slots, ARRAY[0, state.used]), steps);
+            CASE
+                WHEN rate_limit_slots_used(state.slots) = state.used THEN state.slots
+                ELSE ARRAY[0, state.used]
+            END, steps);
         IF steps > 0 THEN
             state.since_us := now_us;
         END IF;
@@ -163,59 +168,57 @@ BEGIN
         WHEN count < 0 THEN -least(cost, level)
         ELSE least(count, greatest(least(requests - level, burst - recent), 0) / cost) * cost
     END;
-    state.granted := amount / cost;
     level := level + amount;
     recent := recent + greatest(amount, 0);
+    state.granted := amount / cost;
     state.remaining := greatest(least(requests - level, burst - recent), 0);
-    state.fit_us := now_us;
-    state.expire_us := now_us;
 
     IF algorithm = 'token_bucket' THEN
         state.used := state.used + amount;
-        state.slots := NULL;
         -- After a refund it may have been over before now.
         state.expire_us := greatest(now_us, state.since_us
             + rate_limit_muldiv(state.used, window_us, requests, requests - 1));
-        IF level + cost > requests THEN
-            state.fit_us := state.since_us + rate_limit_muldiv(
-                state.used + cost - requests, window_us, requests, requests - 1);
-        END IF;
+        state.fit_us := CASE
+            WHEN level + cost > requests
+            THEN state.since_us + rate_limit_muldiv(
+                state.used + cost - requests, window_us, requests, requests - 1)
+            ELSE now_us
+        END;
     ELSIF algorithm = 'fixed_window' THEN
         state.used := level;
-        state.slots := NULL;
-        IF level > 0 THEN
-            state.expire_us := state.since_us + window_us;
-        END IF;
-        IF level + cost > requests THEN
-            state.fit_us := state.since_us + window_us;
-        END IF;
+        state.expire_us := CASE WHEN level > 0 THEN state.since_us + window_us ELSE now_us END;
+        state.fit_us := CASE
+            WHEN level + cost > requests THEN state.since_us + window_us
+            ELSE now_us
+        END;
     ELSE
         state.used := level;
-        IF amount < 0 THEN
-            state.slots := rate_limit_slots_refund(state.slots, -amount);
-        ELSE
-            state.slots := rate_limit_slots_add(state.slots, amount);
-        END IF;
-        start_us := state.since_us / slot_us;
-        IF level > 0 THEN
-            state.expire_us := (start_us + rate_limit_slots_until(state.slots, 0)) * slot_us;
-        END IF;
-        IF level + cost > requests THEN
-            state.fit_us := (start_us
-                + rate_limit_slots_until(state.slots, requests - cost)) * slot_us;
-        END IF;
+        state.slots := CASE
+            WHEN amount < 0 THEN rate_limit_slots_refund(state.slots, -amount)
+            ELSE rate_limit_slots_add(state.slots, amount)
+        END;
+        slot := state.since_us / slot_us;
+        state.expire_us := CASE
+            WHEN level > 0 THEN (slot + rate_limit_slots_until(state.slots, 0)) * slot_us
+            ELSE now_us
+        END;
+        state.fit_us := CASE
+            WHEN level + cost > requests
+            THEN (slot + rate_limit_slots_until(state.slots, requests - cost)) * slot_us
+            ELSE now_us
+        END;
     END IF;
 
     IF burst > 0 THEN
         state.burst_slots := rate_limit_slots_add(state.burst_slots, greatest(amount, 0));
-        start_us := state.burst_since_us / 62500;
+        slot := state.burst_since_us / 62500;
         IF recent > 0 THEN
             state.expire_us := greatest(state.expire_us,
-                (start_us + rate_limit_slots_until(state.burst_slots, 0)) * 62500);
+                (slot + rate_limit_slots_until(state.burst_slots, 0)) * 62500);
         END IF;
         IF recent + cost > burst THEN
             state.fit_us := greatest(state.fit_us,
-                (start_us + rate_limit_slots_until(state.burst_slots, burst - cost)) * 62500);
+                (slot + rate_limit_slots_until(state.burst_slots, burst - cost)) * 62500);
         END IF;
     END IF;
     RETURN state;
