@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import io
-import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
@@ -16,13 +15,13 @@ import aiohttp
 import asyncpg
 import pytest
 import pytest_asyncio
-import structlog
 
 from authsvc import log
-from authsvc.config import KeySettings, LogSettings, SecretSettings, Settings
+from authsvc.config import KeySettings, SecretSettings, Settings
 from authsvc.core.sealing import Keyring
 from tests.accounts import EMAIL
 from tests.clock import FakeClock
+from tests.logs import caught
 from tests.rpc.service import Service, StartService
 from tests.security.life import PASSWORD, WEAK, WRONG, Life, call_everything
 
@@ -69,16 +68,9 @@ def of_token(token: str) -> Iterator[str]:
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """What the service logs at level debug, unmasked."""
-    before, root = structlog.get_config(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
-    stream = io.StringIO()
-    log.configure(LogSettings(level="debug", format="json"), stream)
-    yield stream
-    structlog.configure(**before)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
+    with caught() as stream:
+        yield stream
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""One id leads from what a caller was told to the log and to the audit events."""
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+import pytest_asyncio
+
+from authsvc.config import Settings
+from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest
+from tests.accounts import EMAIL, PASSWORD, WRONG
+from tests.logs import caught
+from tests.rpc.probe import failure, request_id_of
+from tests.rpc.service import Service, StartService
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    with caught() as stream:
+        yield stream
+
+
+@pytest_asyncio.fixture
+async def logging_service(
+    lines: io.StringIO, start_service: StartService, live_settings: Settings
+) -> Service:
+    """As `service`, logging to `lines`."""
+    return await start_service(live_settings)
+
+
+def events_of(lines: io.StringIO, request_id: str) -> list[str]:
+    """Return the events, or the types of audit events, that the log has of a call."""
+    entries = [json.loads(line) for line in lines.getvalue().splitlines()]
+    found = [entry for entry in entries if entry.get("request_id") == request_id]
+    return [entry.get("type", entry["event"]) for entry in found]
+
+
+async def audited(service: Service, request_id: str) -> list[str]:
+    rows = await service.fetch(
+        "SELECT type FROM audit_events WHERE request_id = $1 ORDER BY event_id", request_id
+    )
+    return [row["type"] for row in rows]
+
+
+async def test_success_leads_there(logging_service: Service, lines: io.StringIO) -> None:
+    await logging_service.register()
+    call = logging_service.auth().Login(
+        LoginRequest(email=EMAIL, password=PASSWORD), metadata=[("x-request-id", "from-the-edge")]
+    )
+    await call
+    assert dict(await call.trailing_metadata())["x-request-id"] == "from-the-edge"
+    assert await audited(logging_service, "from-the-edge") == ["user.login"]
+    assert events_of(lines, "from-the-edge") == ["user.login", "call"]
+
+
+async def test_failure_leads_there(logging_service: Service, lines: io.StringIO) -> None:
+    request = LoginRequest(email=EMAIL, password=WRONG)
+    request_id = request_id_of(await failure(logging_service.auth().Login(request)))
+    assert await audited(logging_service, request_id) == ["user.login_failure"]
+    assert events_of(lines, request_id) == ["user.login_failure", "call failed"]
+
+
+async def test_question_leads_there_at_level_debug(
+    logging_service: Service, lines: io.StringIO
+) -> None:
+    call = logging_service.auth().ValidateToken(ValidateTokenRequest(access_token="x"))
+    await call
+    request_id = str(dict(await call.trailing_metadata())["x-request-id"])
+    assert events_of(lines, request_id) == ["call"]
+    assert await audited(logging_service, request_id) == []
