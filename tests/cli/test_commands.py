@@ -91,17 +91,25 @@ def test_commands_refuse_an_empty_database_and_say_what_mends_it(
     assert "authsvc migrate" in line
 
 
-def test_keys_list_and_rotate(command: Command) -> None:
-    (first,) = json.loads(command("keys", "list", "--json").output)
-    assert first["state"] == "active"
-    rotated = command("keys", "rotate")
-    assert rotated.exit_code == 0
-    states = {
-        row["key_id"]: row["state"] for row in json.loads(command("keys", "list", "--json").output)
-    }
-    assert states[first["key_id"]] == "retired"
-    assert states[rotated.output.split()[0]] == "active"
-    assert first["key_id"] in plain(command("keys", "list").output)
+def _keys(command: Command) -> dict[str, str]:
+    rows = json.loads(command("keys", "list", "--json").output)
+    return {row["key_id"]: row["state"] for row in rows}
+
+
+def test_keys_are_listed_rotated_and_revoked(command: Command) -> None:
+    assert _keys(command) == {}
+    assert command("keys", "list").output == "Signing keys: none\n"
+    first = command("keys", "rotate").output.split()[0]
+    assert _keys(command) == {first: "active"}
+    second = command("keys", "rotate").output.split()[0]
+    assert _keys(command) == {first: "retired", second: "active"}
+    assert first in plain(command("keys", "list").output)
+    assert command("keys", "revoke", second).exit_code == 0
+    states = _keys(command)
+    assert states[second] == "revoked"
+    assert sorted(states.values()) == ["active", "retired", "revoked"]
+    again = command("keys", "revoke", second)
+    assert (again.exit_code, again.output.count("\n")) == (1, 1)
 
 
 async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> None:

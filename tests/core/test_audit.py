@@ -65,7 +65,6 @@ async def test_no_secret_is_written_down(
         AuditType.REGISTER,
         AuditType.LOGIN_FAILURE,
         AuditType.LOGIN,
-        AuditType.SESSION_CREATE,
         AuditType.REFRESH,
         AuditType.REFRESH_REUSE,
         AuditType.LOGOUT,
