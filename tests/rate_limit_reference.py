@@ -28,11 +28,11 @@ class TokenBucket:
         self._full = Fraction(0)
 
     def used(self, now: int) -> int:
-        missing = max(self._full - now, 0) / self._interval
+        missing = max(self._full - now, Fraction(0)) / self._interval
         return -(-missing.numerator // missing.denominator)
 
     def add(self, amount: int, now: int) -> None:
-        self._full = max(self._full, now) + amount * self._interval
+        self._full = max(self._full, Fraction(now)) + amount * self._interval
 
     def refund(self, amount: int, now: int) -> None:
         self._full -= min(amount, self.used(now)) * self._interval

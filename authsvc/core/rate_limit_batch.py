@@ -116,8 +116,6 @@ class Batch:
             if charge.policy not in limits:
                 self._results[index] = policy_unknown(charge.policy)
                 return
-        if len({(charge.policy, charge.key) for charge in charges}) != len(charges) or not charges:
-            raise ValueError("a check has one charge or more, each of another policy or key")
         if check.dry_run or any(charge.cost > limits[charge.policy].most for charge in charges):
             self._looks.append(index)
         else:

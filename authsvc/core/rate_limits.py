@@ -63,7 +63,7 @@ class RateLimiter:
             Overloaded: Too many checks wait already.
             StoreUnavailable: The database does not answer.
         """
-        self._require_policies(charges)
+        self._validate(charges)
         if self._rejections and not dry_run:
             rejected = self._rejections.find(charges)
             if rejected is not None:
@@ -76,7 +76,7 @@ class RateLimiter:
         Nothing is taken if a policy is unknown.
         """
         for check in checks:
-            self._require_policies(check.charges)
+            self._validate(check.charges)
         results = []
         for result in await self._decide(checks):
             if isinstance(result, Exception):
@@ -152,10 +152,12 @@ class RateLimiter:
             raise policy_unknown(policy)
         return limit
 
-    def _require_policies(self, charges: Sequence[Charge]) -> None:
+    def _validate(self, charges: Sequence[Charge]) -> None:
         for charge in charges:
             if charge.policy not in self._limits:
                 raise policy_unknown(charge.policy)
+        if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
+            raise ValueError("a check has one charge or more, each of another policy or key")
 
 
 def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import asyncpg
@@ -33,9 +34,7 @@ class Sql:
     def new_key(self) -> str:
         return f"key {next(self._numbers)}"
 
-    def run(
-        self, call: Callable[[Connection], Coroutine[Any, Any, _Result]]
-    ) -> _Result:
+    def run(self, call: Callable[[Connection], Coroutine[Any, Any, _Result]]) -> _Result:
         return self._runner.run(call(self._connection))
 
     def charge(self, rule: Rule, key: str, cost: int, times: int, now: int) -> Answer:
@@ -109,3 +108,165 @@ def test_the_database_reckons_as_the_reference(sql: Sql, data: st.DataObject) ->
             assert sql.look(rule, name, cost, now) == key.look(cost, now)
         else:
             assert sql.refund(rule, name, cost, now) == key.refund(cost, now)
+
+
+@st.composite
+def attempts(draw: st.DrawFn, rule: Rule) -> list[tuple[int, int, bool]]:
+    """A burst of traffic: (microseconds since the one before, cost, whether it is given back).
+
+    The clock may be set back now and then.
+    """
+    step = st.integers(0, rule.window_us // 4) | st.integers(-rule.window_us // 8, 0)
+    cost = st.integers(1, rule.requests)
+    return draw(st.lists(st.tuples(step, cost, st.booleans()), min_size=5, max_size=25))
+
+
+_small_rules = st.builds(
+    Rule,
+    st.just("promise"),
+    st.sampled_from(_ALGORITHMS),
+    st.integers(1, 20),
+    st.sampled_from([_SECOND, _SECOND + 7, 3 * _SECOND]),
+    st.just(0) | st.integers(1, 20),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataObject) -> None:
+    rule = data.draw(_small_rules)
+    name, now, latest = sql.new_key(), _START, 0
+    log: list[tuple[int, int]] = []
+    for step, cost, give_back in data.draw(attempts(rule)):
+        now += step
+        latest = max(latest, now)
+        if sql.charge(rule, name, cost, 1, now).granted:
+            if give_back and not rule.burst:
+                sql.refund(rule, name, cost, now)
+            else:
+                log.append((latest, cost))
+    for number, (end, _) in enumerate(log):
+        for start, _ in log[: number + 1]:
+            used = sum(cost for time, cost in log if start <= time <= end)
+            passed = end - start
+            if rule.algorithm == "sliding_window" and passed < rule.window_us:
+                assert used <= rule.requests
+            if rule.algorithm == "token_bucket":
+                assert used <= rule.requests + passed * rule.requests // rule.window_us
+            if rule.algorithm == "fixed_window" and (
+                start // rule.window_us == end // rule.window_us
+            ):
+                assert used <= rule.requests
+            if rule.burst and passed < _SECOND:
+                assert used <= rule.burst
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataObject) -> None:
+    requests = data.draw(st.integers(1, 10))
+    rule = Rule("strict", "sliding_window", requests, 16 * _SECOND, 0)
+    name, now = sql.new_key(), _START + data.draw(st.integers(0, _SECOND))
+    log: list[tuple[int, int]] = []
+    steps = st.tuples(st.integers(0, 8 * _SECOND), st.integers(1, requests))
+    for step, cost in data.draw(st.lists(steps, min_size=5, max_size=20)):
+        now += step
+        within = sum(used for time, used in log if now - time < 17 * _SECOND)
+        granted = sql.charge(rule, name, cost, 1, now).granted
+        if within + cost <= requests:
+            assert granted
+        if granted:
+            log.append((now, cost))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_policy_may_change_under_a_key(sql: Sql, data: st.DataObject) -> None:
+    name, now = sql.new_key(), _START
+    steps = st.tuples(rules(), st.integers(0, 2 * 366 * _DAY) | st.integers(0, _SECOND))
+    for rule, step in data.draw(st.lists(steps, min_size=2, max_size=6)):
+        now += step
+        answer = sql.charge(rule, name, 1, data.draw(st.integers(1, 20)), now)
+        assert answer.granted >= 0
+        assert 0 <= answer.remaining <= rule.requests
+        # A slot more than the window, and the slots of a burst.
+        longest = max(-(-rule.window_us // 16) * 17, 17 * 62_500)
+        assert 0 <= answer.reset_us <= longest
+        assert answer.retry_us is not None
+        assert 0 <= answer.retry_us <= longest
+        assert sql.look(rule, name, 1, now + answer.retry_us).retry_us == 0
+        now += answer.retry_us
+        assert sql.charge(rule, name, 1, 1, now).granted == 1
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_a_smaller_limit_holds_at_once_and_a_larger_one_keeps_what_was_used(
+    sql: Sql, algorithm: str
+) -> None:
+    name = sql.new_key()
+    rule = Rule("changed", algorithm, 10, 10 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 6, _START).granted == 6
+    smaller = replace(rule, requests=5)
+    assert sql.charge(smaller, name, 1, 1, _START).granted == 0
+    larger = replace(rule, requests=20)
+    assert sql.charge(larger, name, 1, 30, _START).granted in {14, 15}
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_the_largest_numbers_are_exact(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("large", algorithm, 1_000_000_000, 366 * _DAY, 0)
+    first = sql.charge(rule, name, 1_000_000, 999, _START)
+    assert (first.granted, first.remaining) == (999, 1_000_000)
+    one = sql.charge(rule, name, 1, 1, _START)
+    assert (one.granted, one.remaining) == (1, 999_999)
+    assert sql.charge(rule, name, 1_000_000, 1, _START).granted == 0
+    rest = sql.charge(rule, name, 999_999, 2, _START)
+    assert (rest.granted, rest.remaining) == (1, 0)
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_a_clock_that_is_set_back_gives_nothing_away(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("back", algorithm, 4, 100 * _SECOND, 3)
+    assert sql.charge(rule, name, 1, 9, _START).granted == 3
+    assert sql.charge(rule, name, 1, 9, _START - 500_000).granted == 0
+    assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 1
+    assert sql.charge(rule, name, 1, 9, _START - 20 * _SECOND).granted == 0
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_a_clock_that_ran_far_ahead_locks_no_key(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("ahead", algorithm, 4, 100 * _SECOND, 3)
+    assert sql.charge(rule, name, 1, 9, _START + 3650 * _DAY).granted == 3
+    assert sql.charge(rule, name, 1, 9, _START).granted == 3
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_a_refund_makes_no_credit(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("refund", algorithm, 5, 100 * _SECOND, 0)
+    assert sql.refund(rule, name, 1_000_000, _START).remaining == 5
+    assert sql.charge(rule, name, 2, 1, _START).remaining == 3
+    assert sql.refund(rule, name, 1_000_000, _START).remaining == 5
+    assert sql.charge(rule, name, 1, 9, _START).granted == 5
+
+
+def test_the_burst_of_the_last_second_is_not_given_back(sql: Sql) -> None:
+    name = sql.new_key()
+    rule = Rule("refund", "token_bucket", 100, 100 * _SECOND, 5)
+    assert sql.charge(rule, name, 5, 1, _START).remaining == 0
+    assert sql.refund(rule, name, 5, _START).remaining == 0
+    later = _START + 17 * 62_500
+    assert sql.look(rule, name, 5, later) == Answer(0, 5, 0, 0)
+
+
+def test_a_fixed_window_is_aligned_with_the_calendar(sql: Sql) -> None:
+    name = sql.new_key()
+    rule = Rule("day", "fixed_window", 3, _DAY, 0)
+    midnight = _START // _DAY * _DAY
+    last = sql.charge(rule, name, 3, 1, midnight - 1)
+    assert last.reset_us == 1
+    assert sql.charge(rule, name, 1, 9, midnight).granted == 3
+    assert sql.charge(rule, name, 1, 1, midnight).retry_us == _DAY

@@ -114,7 +114,8 @@ BEGIN
         END;
         IF level <= 0 OR level > requests THEN
             level := least(greatest(level, 0), requests);
-            state.since_us := now_us;
+            state.since_us := greatest(now_us,
+                CASE WHEN state.since_us <= now_us + window_us THEN state.since_us END);
             state.used := level;
         ELSIF now_us - state.since_us >= window_us THEN
             -- What drains in a window is `requests`: the same, said with smaller numbers.
