@@ -4,6 +4,7 @@ It speaks plain HTTP and holds nothing secret: keep it inside the cluster, or be
 speaks TLS if verifiers outside fetch the keys.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
@@ -18,6 +19,7 @@ from authsvc.models import Clock
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_LINE = 4_096
+_MAX_CONNECTIONS = 256
 
 
 class Web:
@@ -67,18 +69,28 @@ class Web:
         """
         host, port = split_address(self._address)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        loop = asyncio.get_running_loop()
         try:
-            await site.start()
+            self._listener = await loop.create_server(self._accept, host, port)
         except OSError as error:
             await self._runner.cleanup()
             message = f"HTTP can't listen on {self._address}: {error.strerror or error}"
             raise ServerError(message) from None
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Close the port; requests in flight have five seconds."""
+        self._listener.close()
         await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it is set up before anything listens
+        # aiohttp waits for a request for as long as its client wants. Who comes goes before who
+        # has been here longest, so that nobody can keep probes out or use up all files.
+        if len(server.connections) >= _MAX_CONNECTIONS:
+            server.connections[0].force_close()
+        return server()
 
     async def _jwks(self, _request: web.Request) -> web.Response:
         left = self._keys.jwks_expire_time() - self._clock.now()
