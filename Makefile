@@ -63,11 +63,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 $(VENV)/.run: $(BIN)/python deploy/requirements-embedded.lock pyproject.toml
 	@echo "Installing dependencies …"
 	@$(INSTALL) --require-hashes -r deploy/requirements-embedded.lock
-	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python deploy/requirements-dev.lock pyproject.toml
 	@echo "Installing dependencies for development …"
 	@$(INSTALL) --require-hashes -r deploy/requirements-dev.lock
-	@$(INSTALL) --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
