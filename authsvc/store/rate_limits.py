@@ -153,10 +153,8 @@ async def reset(connection: Connection, policy: str, key: str) -> None:
     await connection.execute(_RESET, policy, key)
 
 
-# A row that was charged since it was chosen does not meet the condition any more.
 _DELETE_IDLE = """
-DELETE FROM rate_limits
-WHERE expire_minute < rate_limit_now($2) / 60000000 AND ctid = ANY (ARRAY(
+DELETE FROM rate_limits WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM rate_limits WHERE expire_minute < rate_limit_now($2) / 60000000
     ORDER BY expire_minute LIMIT $1 FOR UPDATE SKIP LOCKED))
 """

@@ -1,0 +1,163 @@
+"""The rows of rate_limits: which there are, in whose place the answers come, which are removed."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from authsvc.store import rate_limits as store
+from authsvc.store.connector import Connection
+from authsvc.store.database import Database
+from authsvc.store.rate_limits import Kind, Rule
+
+_MINUTE = 60_000_000
+_START = 1_900_000_020 * 1_000_000
+_RULE = Rule("api", "token_bucket", 10, 10 * _MINUTE, 0)
+_HOSTILE = [
+    "",
+    " ",
+    "'; DROP TABLE rate_limits; --",
+    "\\",
+    "{a,b}",
+    "NULL",
+    "ü",
+    "\U0001f600" * 128,
+]
+_HOSTILE += ["e\u0301", "\u00e9", "a" * 512, "%", "\u202e", "\x01", "\uffff", "A", "a", '"']
+
+
+async def _charge(
+    connection: Connection, keys: Sequence[str], rule: Rule = _RULE, now: int = _START
+) -> list[store.Row]:
+    ordered = sorted(keys)
+    rows = await store.charge(connection, [Kind(rule, 1, 1)], [0] * len(keys), ordered, now)
+    return [rows[ordered.index(key)] for key in keys]
+
+
+async def _keys(connection: Connection) -> set[str]:
+    return {row["key"] for row in await connection.fetch("SELECT key FROM rate_limits")}
+
+
+async def test_hostile_keys_are_keys_like_any_other(database: Database) -> None:
+    async with database.connection() as connection:
+        for _ in range(2):
+            await _charge(connection, _HOSTILE)
+        assert await _keys(connection) == set(_HOSTILE)
+        rows = await store.look(connection, [_RULE] * 18, _HOSTILE, [1] * 18, _START)
+        assert [row["remaining"] for row in rows] == [8] * 18
+        for key in _HOSTILE:
+            await store.reset(connection, "api", key)
+        assert await _keys(connection) == set()
+
+
+async def test_answers_come_in_the_order_of_the_charges(database: Database) -> None:
+    keys = [f"{number:03}" for number in range(200)]
+    kinds = [Kind(_RULE, cost, 1) for cost in range(1, 11)]
+    places = [number * 7 % 10 for number in range(200)]
+    async with database.connection() as connection:
+        # Once for new rows and once for old ones, of which every third is gone again.
+        expected = [10 - places[number] - 1 for number in range(200)]
+        rows = await store.charge(connection, kinds, places, keys, _START)
+        assert [row["remaining"] for row in rows] == expected
+        for number in range(0, 200, 3):
+            await store.reset(connection, "api", keys[number])
+        rows = await store.charge(connection, [Kind(_RULE, 1, 1)], [0] * 200, keys, _START)
+        assert [row["remaining"] for row in rows] == [
+            9 if number % 3 == 0 else max(expected[number] - 1, 0) for number in range(200)
+        ]
+
+
+async def test_policies_share_no_key(database: Database) -> None:
+    other = Rule("apj", "token_bucket", 5, _MINUTE, 0)
+    async with database.connection() as connection:
+        kinds = [Kind(_RULE, 1, 1), Kind(other, 2, 1)]
+        rows = await store.charge(connection, kinds, [0, 1], ["same", "same"], _START)
+        assert [row["remaining"] for row in rows] == [9, 3]
+
+
+async def test_looking_and_giving_back_make_no_rows(database: Database) -> None:
+    async with database.connection() as connection:
+        await store.look(connection, [_RULE], ["seen"], [1], _START)
+        await store.refund(connection, [_RULE], ["seen"], [1], _START)
+        assert await _keys(connection) == set()
+
+
+async def test_checks_of_one_statement_see_each_other(database: Database) -> None:
+    small = Rule("small", "fixed_window", 2, _MINUTE, 0)
+    async with database.connection() as connection:
+        # Checks of b + a, b + c, a alone and c alone; b has room for one.
+        rules = [small, _RULE, small, _RULE, _RULE, _RULE]
+        keys, costs, sizes = ["b", "a", "b", "c", "a", "c"], [2, 1, 1, 1, 1, 1], [2, 2, 1, 1]
+        rows = await store.charge_together(connection, rules, keys, costs, sizes, _START)
+        assert [row["granted"] for row in rows] == [1, 1, 0, 0, 1, 1]
+        assert [row["remaining"] for row in rows] == [0, 9, 0, 10, 8, 9]
+        assert [row["retry_us"] > 0 for row in rows] == [True, False, True, False, False, False]
+
+
+async def test_the_databases_clock_is_used_without_one_of_a_test(database: Database) -> None:
+    async with database.connection() as connection:
+        await _charge(connection, ["k"], now=_START - 10 * _MINUTE)
+        await store.reset(connection, "api", "k")
+        (row,) = await store.charge(connection, [Kind(_RULE, 10, 1)], [0], ["k"])
+        since = await connection.fetchval(
+            "SELECT (state).since_us = (SELECT rate_limit_now(NULL)) OR (state).since_us "
+            "BETWEEN (extract(epoch FROM now()) - 60) * 1000000 "
+            "AND extract(epoch FROM now()) * 1000000 FROM rate_limits"
+        )
+        assert row["reset_us"] == 10 * _MINUTE
+        assert since
+
+
+async def test_idle_keys_are_removed_and_no_others(database: Database) -> None:
+    short = Rule("api", "token_bucket", 10, _MINUTE, 0)
+    async with database.connection() as connection:
+        await _charge(connection, ["a", "b", "c"], short)
+        await _charge(connection, ["long"], Rule("api", "sliding_window", 10, 60 * _MINUTE, 3))
+        # Each charge of the short one takes 6 s to drain.
+        assert await store.delete_idle(connection, 10, _START + 5_000_000) == 0
+        later = _START + 3 * _MINUTE
+        assert await store.delete_idle(connection, 2, later) == 2
+        assert await store.delete_idle(connection, 2, later) == 1
+        assert await store.delete_idle(connection, 2, later) == 0
+        assert await _keys(connection) == {"long"}
+        assert await store.delete_idle(connection, 2, _START + 67 * _MINUTE) == 1
+
+
+async def test_a_row_that_says_anything_yet_is_not_removed(database: Database) -> None:
+    async with database.connection() as connection:
+        for number in range(120):
+            rule = Rule("api", "fixed_window", 10, (1 + number) * 1_000_000, 0)
+            (row,) = await _charge(connection, ["k"], rule)
+            await store.delete_idle(connection, 10, _START + row["reset_us"] - 1)
+            assert await _keys(connection) == {"k"}
+            await store.reset(connection, "api", "k")
+
+
+async def test_the_removal_waits_for_nobody(database: Database) -> None:
+    async with database.connection() as connection, database.transaction() as other:
+        await _charge(connection, ["busy", "idle"])
+        later = _START + 60 * _MINUTE
+        await _charge(other, ["busy"], now=later)
+        assert await store.delete_idle(connection, 10, later) == 1
+        assert await _keys(connection) == {"busy"}
+
+
+async def test_a_key_in_use_is_updated_in_place(database: Database) -> None:
+    # An update that touches an index costs twice as much and leaves something to be cleaned up.
+    rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0)
+    async with database.connection() as connection:
+        for _ in range(51):
+            await _charge(connection, ["k"], rule)
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        updates = await connection.fetchrow(
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'rate_limits'"
+        )
+        assert updates is not None
+        assert tuple(updates) == (50, 50)
+
+
+@pytest.mark.parametrize("rule", [_RULE, Rule("s", "sliding_window", 9, 9 * _MINUTE, 3)])
+async def test_a_row_stays_small(database: Database, rule: Rule) -> None:
+    async with database.connection() as connection:
+        for second in range(0, 600, 3):
+            await _charge(connection, ["k"], rule, _START + second * 1_000_000)
+        assert await connection.fetchval("SELECT pg_column_size(state) FROM rate_limits") < 450
