@@ -19,6 +19,7 @@ class InFlight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._expiries: dict[asyncio.Task[Any], float] = {}
+        self._unread = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeping = False
 
@@ -28,9 +29,9 @@ class InFlight:
     def enter(self, timeout: float) -> asyncio.Task[Any]:
         """Let the current task in for `timeout` seconds; return it, to be given to `leave`.
 
-        Raises Overloaded if there are too many.
+        Raises Overloaded if there are too many, those included whose response is not read yet.
         """
-        if len(self._expiries) >= self._limit:
+        if len(self._expiries) + self._unread >= self._limit:
             raise Overloaded
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
@@ -42,11 +43,24 @@ class InFlight:
         return task
 
     def leave(self, task: asyncio.Task[Any]) -> bool:
-        """Let a task out; return whether it was cancelled for having outlasted its time."""
+        """Let a task out; return whether it was cancelled for having outlasted its time.
+
+        It counts on until it is done: gRPC ends it when the client's window has taken the response,
+        which a client may put off for as long as its connection lasts.
+        """
+        self._unread += 1
+        task.add_done_callback(self._finished)
+        return self.release(task)
+
+    def release(self, task: asyncio.Task[Any]) -> bool:
+        """Do as `leave`, but count the task no more."""
         if self._expiries.pop(task) == _EXPIRED:
             task.uncancel()
             return True
         return False
+
+    def _finished(self, _task: asyncio.Task[Any]) -> None:
+        self._unread -= 1
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

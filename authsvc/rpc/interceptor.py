@@ -193,7 +193,8 @@ class _Guard:
 
     def _let_go(self, inbound: Inbound) -> None:
         """Let a call last as long as its caller wants from now on."""
-        if self._leave(inbound):
+        task, inbound.task = inbound.task, None
+        if task is not None and self._in_flight.release(task):
             raise _too_long()
 
     def _end(self, inbound: Inbound) -> None:
