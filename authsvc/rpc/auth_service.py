@@ -14,7 +14,8 @@ from authsvc.v1 import auth_service_pb2_grpc as rpc
 
 _MAX_EMAIL = 254
 _MAX_PASSWORD = 1_024
-_MAX_REFRESH_TOKEN = 512
+# Room for a token of any kind, so that the wrong kind is told apart from what is no token at all.
+_MAX_REFRESH_TOKEN = 8_192
 
 
 class AuthHandler(rpc.AuthServiceServicer):

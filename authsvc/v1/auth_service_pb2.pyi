@@ -149,7 +149,7 @@ class RefreshTokensRequest(_message.Message):
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
-    """The refresh token as it was given; at most 512 bytes. Required."""
+    """The refresh token as it was given; at most 8 KiB. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
         """The end user's side of the request; checked against the session's
@@ -205,7 +205,7 @@ class LogoutRequest(_message.Message):
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
     """A refresh token of the session, the current one or an earlier one; at
-    most 512 bytes. Required.
+    most 8 KiB. Required.
     """
     def __init__(
         self,

@@ -110,8 +110,7 @@ async def test_no_token_passes_for_one_of_another_kind(service: Service) -> None
         ]
     refused = "REFRESH_TOKEN_INVALID"
     assert judged == {
-        # It is too long to be looked at as a refresh token.
-        "access_token": ["", "FIELD_INVALID", "MALFORMED"],
+        "access_token": ["", refused, "MALFORMED"],
         "refresh_token": ["MALFORMED", "OK", "MALFORMED"],
         "session_token": ["MALFORMED", refused, ""],
         "csrf_token": ["MALFORMED", refused, "MALFORMED"],
