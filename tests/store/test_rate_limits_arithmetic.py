@@ -213,16 +213,18 @@ def test_a_smaller_limit_holds_at_once_and_a_larger_one_keeps_what_was_used(
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
-def test_the_largest_numbers_are_exact(sql: Sql, algorithm: str) -> None:
-    name = sql.new_key()
-    rule = Rule("large", algorithm, 1_000_000_000, 366 * _DAY, 0)
-    first = sql.charge(rule, name, 1_000_000, 999, _START)
-    assert (first.granted, first.remaining) == (999, 1_000_000)
-    one = sql.charge(rule, name, 1, 1, _START)
-    assert (one.granted, one.remaining) == (1, 999_999)
-    assert sql.charge(rule, name, 1_000_000, 1, _START).granted == 0
-    rest = sql.charge(rule, name, 999_999, 2, _START)
-    assert (rest.granted, rest.remaining) == (1, 0)
+@pytest.mark.parametrize("requests", [1_000_000_000, 999_999_937])
+def test_the_largest_numbers_are_exact(sql: Sql, algorithm: str, requests: int) -> None:
+    rule = Rule("large", algorithm, requests, 366 * _DAY, 0)
+    name, key, now = sql.new_key(), Key(rule), _START
+    assert sql.charge(rule, name, 1_000_000, 2_000, now).granted == requests // 1_000_000
+    key.charge(1_000_000, 2_000, now)
+    for step in (0, 1, 31_622_399, 31_622_400, 5 * _DAY, 365 * _DAY, 366 * _DAY):
+        now += step
+        for cost in (999_983, 1):
+            assert sql.look(rule, name, cost, now) == key.look(cost, now)
+            assert sql.charge(rule, name, cost, 3, now) == key.charge(cost, 3, now)
+        assert sql.refund(rule, name, 5, now) == key.refund(5, now)
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
