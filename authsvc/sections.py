@@ -58,7 +58,7 @@ class GrpcSettings(Section):
     max_connection_age: Duration = timedelta(minutes=30)
     max_connection_idle: Duration = timedelta(minutes=15)
     min_ping_interval: Duration = timedelta(seconds=30)
-    handshake_timeout: Duration = timedelta(seconds=10)
+    handshake_timeout: Duration = timedelta(seconds=5)
     call_timeout: Duration = timedelta(seconds=10)
     drain_timeout: Duration = timedelta(seconds=20)
     reflection: bool = True

@@ -6,6 +6,7 @@ speaks TLS if verifiers outside fetch the keys.
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -19,6 +20,9 @@ from authsvc.models import Clock
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_LINE = 4_096
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "authsvc"}
+_SILENT = logging.getLogger("authsvc.web.silent")
+_SILENT.disabled = True
 _MAX_CONNECTIONS = 256
 
 
@@ -46,6 +50,8 @@ class Web:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            # It complains of each malformed request, which anybody can send, with a traceback.
+            logger=_SILENT,
             handle_signals=False,
             keepalive_timeout=75,
             shutdown_timeout=5,
@@ -131,7 +137,7 @@ async def _harden(request: web.Request, handler: _Handler) -> web.StreamResponse
     try:
         response = await handler(request)
     except web.HTTPException as error:
-        error.headers["X-Content-Type-Options"] = "nosniff"
+        error.headers.update(_HEADERS)
         raise
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.update(_HEADERS)
     return response

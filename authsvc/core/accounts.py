@@ -1,5 +1,6 @@
 """Owns accounts: how one is made, read, disabled and enabled."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -137,8 +138,12 @@ class Accounts:
         self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
     ) -> UserId:
         email = parse_email(registration.email)
-        self._policy.check(
-            registration.password, email=email.address, display_name=registration.display_name
+        # In a thread, as it takes milliseconds.
+        await asyncio.to_thread(
+            self._policy.check,
+            registration.password,
+            email=email.address,
+            display_name=registration.display_name,
         )
         # Hashed before the transaction: no connection waits for it.
         password = await self._hasher.hash(registration.password)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
+from cachetools import TTLCache
 
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
@@ -23,6 +24,10 @@ from authsvc.store.database import Database
 from authsvc.store.users import Credential, LoginSubject
 
 _METHODS = ("pwd",)  # RFC 8176
+# Of how many accounts and addresses that are throttled it is known that it was recorded, and for
+# how many seconds.
+_REMEMBERED = 10_000
+_ONCE_IN = 60.0
 
 logger = structlog.get_logger(__name__)
 
@@ -66,6 +71,9 @@ class PasswordLogin:
         self._sessions = sessions
         self._guard = guard
         self._clock = clock
+        self._throttled: TTLCache[tuple[str, str | None], bool] = TTLCache(
+            _REMEMBERED, _ONCE_IN, lambda: clock.now().timestamp()
+        )
 
     async def login(self, call: Call, email: str, password: str, client: ClientContext) -> Tokens:
         """Open a session for the user with this e-mail address and password.
@@ -107,7 +115,11 @@ class PasswordLogin:
                 attempt.account, attempt.client, attempt.known_device
             )
         except TooManyAttempts:
-            await self._record(attempt, AuditType.LOGIN_THROTTLED, {})
+            # A flood is one event a minute, as each is a row: who floods must not fill the table.
+            key = (attempt.account, attempt.client.ip)
+            if key not in self._throttled:
+                self._throttled[key] = True
+                await self._record(attempt, AuditType.LOGIN_THROTTLED, {})
             raise
 
     async def _evaluate(self, attempt: _Attempt) -> Tokens | Cause:

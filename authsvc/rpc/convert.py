@@ -19,6 +19,8 @@ from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
 MAX_CHARGES = 16
+# Charges that belong together cost the database more, and hold their rows till all are decided.
+MAX_BATCH_CHARGES = 2_000
 MAX_COST = 1_000_000
 MAX_KEY = 512
 DEFAULT_PAGE = 50

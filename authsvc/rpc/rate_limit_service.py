@@ -27,9 +27,14 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         """Decide up to 1000 checks, each on its own."""
         convert.batch_size(request.checks, "checks")
         checks: list[Check] = []
+        total = 0
         for check in request.checks:
             charges = convert.charges(check.charges, lambda: f"checks[{len(checks)}].charges")
             checks.append(Check(charges, check.dry_run))
+            total += len(charges)
+        if total > convert.MAX_BATCH_CHARGES:
+            at_most = f"must hold at most {convert.MAX_BATCH_CHARGES} charges in all"
+            raise FieldInvalid("checks", at_most)
         response = pb.BatchCheckRateLimitsResponse()
         for result in await self._limiter.check_many(checks):
             convert.fill_check(response.results.add(), result)

@@ -39,7 +39,13 @@ async def release_attempt(
     await connection.execute(_RELEASE_ATTEMPT, user_id, device_hash)
 
 
+_KEPT = 20
 _REMEMBER = """
+WITH forgotten AS (
+    DELETE FROM devices WHERE user_id = $1 AND device_hash IN (
+        SELECT device_hash FROM devices WHERE user_id = $1 AND device_hash <> $2
+        ORDER BY last_use_time DESC OFFSET $4)
+)
 INSERT INTO devices (user_id, device_hash, last_use_time) VALUES ($1, $2, $3)
 ON CONFLICT (user_id, device_hash) DO UPDATE SET failed_logins = 0, last_use_time = $3
 """
@@ -48,5 +54,8 @@ ON CONFLICT (user_id, device_hash) DO UPDATE SET failed_logins = 0, last_use_tim
 async def remember(
     connection: Connection, user_id: UserId, device_hash: bytes, now: datetime
 ) -> None:
-    """Note that the user logged in from this device, and forget its failures."""
-    await connection.execute(_REMEMBER, user_id, device_hash, now)
+    """Note that the user logged in from this device, and forget its failures.
+
+    The 20 used last are kept. The caller holds the user's row.
+    """
+    await connection.execute(_REMEMBER, user_id, device_hash, now, _KEPT - 1)

@@ -121,7 +121,8 @@ class ClientContext(_message.Message):
     """An opaque name for the end user's device that the calling service keeps
     for it (a long-lived cookie, an installation id); at most 256 bytes. May
     be empty. Devices that logged in before are not locked out by attempts
-    made elsewhere.
+    made elsewhere, so it must be hard to guess and each device's own: one
+    name for all would make a known device of every stranger's.
     """
     def __init__(
         self,

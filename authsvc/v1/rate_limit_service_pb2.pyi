@@ -241,7 +241,9 @@ class BatchCheckRateLimitsRequest(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRateLimitRequest]:
-        """The checks, 1 to 1000, each decided on its own."""
+        """The checks, 1 to 1000, each decided on its own; at most 2000 charges in
+        all.
+        """
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from authsvc.errors import TooManyAttempts
 from authsvc.models import ClientContext
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, Service, unlimited
+from tests.clock import FakeClock
 from tests.logins import PHONE, Replicas, causes, failures, value
 
 
@@ -181,3 +182,19 @@ async def test_parallel_guesses_dont_overtake_a_devices_lock(
     # Three as a known device; as a stranger three more.
     assert service.hasher.compared - before <= 6
     assert await value(database, "SELECT failed_logins FROM devices") == 3
+
+
+async def test_a_flood_of_throttled_logins_is_one_event_a_minute(
+    limited: Service, database: Database, clock: FakeClock
+) -> None:
+    async def flood() -> Counter[str]:
+        return Counter([await limited.login(WRONG) for _ in range(30)])
+
+    assert (await flood())["TOO_MANY_ATTEMPTS"] == 25
+    assert (await causes(database))["login_throttled:"] == 1
+    clock.advance(59)
+    await flood()
+    assert (await causes(database))["login_throttled:"] == 1
+    clock.advance(2)
+    await flood()
+    assert (await causes(database))["login_throttled:"] == 2

@@ -189,3 +189,15 @@ async def test_unknown_policy_is_named_and_nothing_is_taken(service: Service) ->
     # What the service counts for itself is not for others to use up or to reset.
     own = ("authsvc.login.account", "k")
     assert await outcome(check(service, own)) == "POLICY_UNKNOWN"
+
+
+async def test_batch_holds_two_thousand_charges_and_no_more(service: Service) -> None:
+    check = request_of(*(("api", f"key-{number}") for number in range(16)))
+    limits = service.limits("edge")
+    request = pb.BatchCheckRateLimitsRequest(checks=[check] * 126)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await limits.BatchCheckRateLimits(request)
+    assert (reason_of(caught.value), fields_of(caught.value)) == ("FIELD_INVALID", ["checks"])
+    assert await remaining(service, "api", "key-0") == 100
+    del request.checks[125:]
+    assert len((await limits.BatchCheckRateLimits(request)).results) == 125

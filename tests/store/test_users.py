@@ -1,7 +1,7 @@
 """Users and devices in PostgreSQL: one account an address, and no failure lost or counted twice."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -248,3 +248,13 @@ async def test_a_device_claims_nothing_for_a_disabled_account(database: Database
         await devices.remember(conn, user.user_id, DEVICE, NOW)
         await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
         assert await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT) is None
+
+
+async def test_only_the_devices_used_last_are_remembered(database: Database) -> None:
+    user = await _insert(database)
+    names = [bytes([number]) * 32 for number in range(30)]
+    async with database.connection() as conn:
+        for number, name in enumerate(names):
+            await devices.remember(conn, user.user_id, name, NOW + timedelta(seconds=number))
+        rows = await conn.fetch("SELECT device_hash FROM devices ORDER BY last_use_time")
+    assert [row["device_hash"] for row in rows] == names[-20:]
