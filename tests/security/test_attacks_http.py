@@ -48,3 +48,24 @@ async def test_slow_clients_make_room_for_others(
         async with asyncio.timeout(10):
             for reader in readers[:_LIMIT]:
                 await reader.read()
+
+
+async def test_garbage_writes_nothing_into_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        reader, writer = await _open(stack, service.app.http_port)
+        writer.write(b"GET /\x00 HTTP/9.9\r\nno header\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert b" 400 " in await reader.readline()
+    assert caplog.records == []
+
+
+async def test_answers_dont_tell_what_they_are_made_with(service: Service) -> None:
+    async with AsyncExitStack() as stack:
+        reader, writer = await _open(stack, service.app.http_port)
+        writer.write(_REQUEST + b"\r\n")
+        async with asyncio.timeout(10):
+            head = await reader.readuntil(b"\r\n\r\n")
+    assert b"Server: authsvc\r\n" in head
+    assert b"Python" not in head
