@@ -418,8 +418,8 @@ async def test_malformed_message_within_a_stream(
 
 
 async def test_stream_is_refused_before_it_is_served(probe: ProbeServer) -> None:
-    stream = ServerReflectionStub(probe.clients.channel("app")).ServerReflectionInfo(iter(()))
-    assert reason_of(await failure(anext(aiter(stream)))) == "CALLER_NOT_ALLOWED"
+    stream = ServerReflectionStub(probe.clients.channel("app")).ServerReflectionInfo()
+    assert reason_of(await failure(stream.read())) == "CALLER_NOT_ALLOWED"
 
 
 # Counts and log lines
