@@ -22,22 +22,128 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n authsvc/v1/account_service.proto\x12\nauthsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11GetAccountRequest\":\n\x12GetAccountResponse\x12$\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Account\"\x7f\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2]\n\x0e\x41\x63\x63ountService\x12K\n\nGetAccount\x12\x1d.authsvc.v1.GetAccountRequest\x1a\x1e.authsvc.v1.GetAccountResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n authsvc/v1/account_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11GetAccountRequest\":\n\x12GetAccountResponse\x12$\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Account\"\xd1\x01\n\x07\x41\x63\x63ount\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verify_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x19\n\x11has_second_factor\x18\x07 \x01(\x08\",\n\x14UpdateAccountRequest\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\"=\n\x15UpdateAccountResponse\x12$\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Account\"\x98\x01\n\x15\x43hangePasswordRequest\x12\x1d\n\x10\x63urrent_password\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x19\n\x0cnew_password\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x1a\n\x12\x65nd_other_sessions\x18\x03 \x01(\x08\x12)\n\x06\x63lient\x18\x04 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"5\n\x16\x43hangePasswordResponse\x12\x1b\n\x13\x65nded_session_count\x18\x01 \x01(\x05\"\x81\x01\n\x19RequestEmailChangeRequest\x12\x11\n\tnew_email\x18\x01 \x01(\t\x12&\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x14.authsvc.v1.Delivery\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"/\n\x1aRequestEmailChangeResponse\x12\x11\n\x04\x63ode\x18\x01 \x01(\tB\x03\x80\x01\x01\"l\n\x19\x43onfirmEmailChangeRequest\x12\x11\n\tnew_email\x18\x01 \x01(\t\x12\x11\n\x04\x63ode\x18\x02 \x01(\tB\x03\x80\x01\x01\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"B\n\x1a\x43onfirmEmailChangeResponse\x12$\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Account\"\x14\n\x12ListFactorsRequest\"\x9b\x01\n\x06\x46\x61\x63tor\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"W\n\x13ListFactorsResponse\x12#\n\x07\x66\x61\x63tors\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.Factor\x12\x1b\n\x13recovery_codes_left\x18\x02 \x01(\x05\"!\n\x11\x45nrollTotpRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"D\n\x12\x45nrollTotpResponse\x12.\n\nenrollment\x18\x01 \x01(\x0b\x32\x1a.authsvc.v1.TotpEnrollment\"e\n\x12\x43onfirmTotpRequest\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12\x11\n\x04\x63ode\x18\x02 \x01(\tB\x03\x80\x01\x01\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"2\n\x13\x43onfirmTotpResponse\x12\x1b\n\x0erecovery_codes\x18\x01 \x03(\tB\x03\x80\x01\x01\"!\n\x1f\x42\x65ginPasskeyRegistrationRequest\"N\n BeginPasskeyRegistrationResponse\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x14\n\x0coptions_json\x18\x02 \x01(\t\"d\n FinishPasskeyRegistrationRequest\x12\x14\n\x0c\x63hallenge_id\x18\x01 \x01(\t\x12\x1c\n\x0f\x63redential_json\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x0c\n\x04name\x18\x03 \x01(\t\"d\n!FinishPasskeyRegistrationResponse\x12\"\n\x06\x66\x61\x63tor\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Factor\x12\x1b\n\x0erecovery_codes\x18\x02 \x03(\tB\x03\x80\x01\x01\"(\n\x13RemoveFactorRequest\x12\x11\n\tfactor_id\x18\x01 \x01(\t\"\x16\n\x14RemoveFactorResponse\"\x1e\n\x1cGenerateRecoveryCodesRequest\"<\n\x1dGenerateRecoveryCodesResponse\x12\x1b\n\x0erecovery_codes\x18\x01 \x03(\tB\x03\x80\x01\x01\"\x17\n\x15ListIdentitiesRequest\"\xa0\x01\n\x08Identity\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x16ListIdentitiesResponse\x12(\n\nidentities\x18\x01 \x03(\x0b\x32\x14.authsvc.v1.Identity\":\n\x15UnlinkIdentityRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\"\x18\n\x16UnlinkIdentityResponse\"p\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06scopes\x18\x02 \x03(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06policy\x18\x04 \x01(\t\"\x9c\x02\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x14\x43reateApiKeyResponse\x12\x14\n\x07\x61pi_key\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x1f\n\x03key\x18\x02 \x01(\x0b\x32\x12.authsvc.v1.ApiKey\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x13ListApiKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse\"B\n\x19ListSecurityEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x93\x01\n\rSecurityEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12.\n\noccur_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\nsession_id\x18\x04 \x01(\t\x12\n\n\x02ip\x18\x05 \x01(\t\x12\x12\n\nuser_agent\x18\x06 \x01(\t\"`\n\x1aListSecurityEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.authsvc.v1.SecurityEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x13\n\x11\x45xportDataRequest\"(\n\x12\x45xportDataResponse\x12\x12\n\njson_lines\x18\x01 \x01(\x0c\"\x16\n\x14\x44\x65leteAccountRequest\"\x17\n\x15\x44\x65leteAccountResponse2\xa7\x0e\n\x0e\x41\x63\x63ountService\x12K\n\nGetAccount\x12\x1d.authsvc.v1.GetAccountRequest\x1a\x1e.authsvc.v1.GetAccountResponse\x12T\n\rUpdateAccount\x12 .authsvc.v1.UpdateAccountRequest\x1a!.authsvc.v1.UpdateAccountResponse\x12W\n\x0e\x43hangePassword\x12!.authsvc.v1.ChangePasswordRequest\x1a\".authsvc.v1.ChangePasswordResponse\x12\x63\n\x12RequestEmailChange\x12%.authsvc.v1.RequestEmailChangeRequest\x1a&.authsvc.v1.RequestEmailChangeResponse\x12\x63\n\x12\x43onfirmEmailChange\x12%.authsvc.v1.ConfirmEmailChangeRequest\x1a&.authsvc.v1.ConfirmEmailChangeResponse\x12N\n\x0bListFactors\x12\x1e.authsvc.v1.ListFactorsRequest\x1a\x1f.authsvc.v1.ListFactorsResponse\x12K\n\nEnrollTotp\x12\x1d.authsvc.v1.EnrollTotpRequest\x1a\x1e.authsvc.v1.EnrollTotpResponse\x12N\n\x0b\x43onfirmTotp\x12\x1e.authsvc.v1.ConfirmTotpRequest\x1a\x1f.authsvc.v1.ConfirmTotpResponse\x12u\n\x18\x42\x65ginPasskeyRegistration\x12+.authsvc.v1.BeginPasskeyRegistrationRequest\x1a,.authsvc.v1.BeginPasskeyRegistrationResponse\x12x\n\x19\x46inishPasskeyRegistration\x12,.authsvc.v1.FinishPasskeyRegistrationRequest\x1a-.authsvc.v1.FinishPasskeyRegistrationResponse\x12Q\n\x0cRemoveFactor\x12\x1f.authsvc.v1.RemoveFactorRequest\x1a .authsvc.v1.RemoveFactorResponse\x12l\n\x15GenerateRecoveryCodes\x12(.authsvc.v1.GenerateRecoveryCodesRequest\x1a).authsvc.v1.GenerateRecoveryCodesResponse\x12W\n\x0eListIdentities\x12!.authsvc.v1.ListIdentitiesRequest\x1a\".authsvc.v1.ListIdentitiesResponse\x12W\n\x0eUnlinkIdentity\x12!.authsvc.v1.UnlinkIdentityRequest\x1a\".authsvc.v1.UnlinkIdentityResponse\x12Q\n\x0c\x43reateApiKey\x12\x1f.authsvc.v1.CreateApiKeyRequest\x1a .authsvc.v1.CreateApiKeyResponse\x12N\n\x0bListApiKeys\x12\x1e.authsvc.v1.ListApiKeysRequest\x1a\x1f.authsvc.v1.ListApiKeysResponse\x12Q\n\x0cRevokeApiKey\x12\x1f.authsvc.v1.RevokeApiKeyRequest\x1a .authsvc.v1.RevokeApiKeyResponse\x12\x63\n\x12ListSecurityEvents\x12%.authsvc.v1.ListSecurityEventsRequest\x1a&.authsvc.v1.ListSecurityEventsResponse\x12M\n\nExportData\x12\x1d.authsvc.v1.ExportDataRequest\x1a\x1e.authsvc.v1.ExportDataResponse0\x01\x12T\n\rDeleteAccount\x12 .authsvc.v1.DeleteAccountRequest\x1a!.authsvc.v1.DeleteAccountResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'authsvc.v1.account_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETACCOUNTREQUEST']._serialized_start=81
-  _globals['_GETACCOUNTREQUEST']._serialized_end=100
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=102
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=160
-  _globals['_ACCOUNT']._serialized_start=162
-  _globals['_ACCOUNT']._serialized_end=289
-  _globals['_ACCOUNTSERVICE']._serialized_start=291
-  _globals['_ACCOUNTSERVICE']._serialized_end=384
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._loaded_options = None
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['current_password']._serialized_options = b'\200\001\001'
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._loaded_options = None
+  _globals['_CHANGEPASSWORDREQUEST'].fields_by_name['new_password']._serialized_options = b'\200\001\001'
+  _globals['_REQUESTEMAILCHANGERESPONSE'].fields_by_name['code']._loaded_options = None
+  _globals['_REQUESTEMAILCHANGERESPONSE'].fields_by_name['code']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMEMAILCHANGEREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_CONFIRMEMAILCHANGEREQUEST'].fields_by_name['code']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMTOTPREQUEST'].fields_by_name['code']._loaded_options = None
+  _globals['_CONFIRMTOTPREQUEST'].fields_by_name['code']._serialized_options = b'\200\001\001'
+  _globals['_CONFIRMTOTPRESPONSE'].fields_by_name['recovery_codes']._loaded_options = None
+  _globals['_CONFIRMTOTPRESPONSE'].fields_by_name['recovery_codes']._serialized_options = b'\200\001\001'
+  _globals['_FINISHPASSKEYREGISTRATIONREQUEST'].fields_by_name['credential_json']._loaded_options = None
+  _globals['_FINISHPASSKEYREGISTRATIONREQUEST'].fields_by_name['credential_json']._serialized_options = b'\200\001\001'
+  _globals['_FINISHPASSKEYREGISTRATIONRESPONSE'].fields_by_name['recovery_codes']._loaded_options = None
+  _globals['_FINISHPASSKEYREGISTRATIONRESPONSE'].fields_by_name['recovery_codes']._serialized_options = b'\200\001\001'
+  _globals['_GENERATERECOVERYCODESRESPONSE'].fields_by_name['recovery_codes']._loaded_options = None
+  _globals['_GENERATERECOVERYCODESRESPONSE'].fields_by_name['recovery_codes']._serialized_options = b'\200\001\001'
+  _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['api_key']._loaded_options = None
+  _globals['_CREATEAPIKEYRESPONSE'].fields_by_name['api_key']._serialized_options = b'\200\001\001'
+  _globals['_GETACCOUNTREQUEST']._serialized_start=138
+  _globals['_GETACCOUNTREQUEST']._serialized_end=157
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=159
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=217
+  _globals['_ACCOUNT']._serialized_start=220
+  _globals['_ACCOUNT']._serialized_end=429
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=431
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=475
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=477
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=538
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=541
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=693
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=695
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=748
+  _globals['_REQUESTEMAILCHANGEREQUEST']._serialized_start=751
+  _globals['_REQUESTEMAILCHANGEREQUEST']._serialized_end=880
+  _globals['_REQUESTEMAILCHANGERESPONSE']._serialized_start=882
+  _globals['_REQUESTEMAILCHANGERESPONSE']._serialized_end=929
+  _globals['_CONFIRMEMAILCHANGEREQUEST']._serialized_start=931
+  _globals['_CONFIRMEMAILCHANGEREQUEST']._serialized_end=1039
+  _globals['_CONFIRMEMAILCHANGERESPONSE']._serialized_start=1041
+  _globals['_CONFIRMEMAILCHANGERESPONSE']._serialized_end=1107
+  _globals['_LISTFACTORSREQUEST']._serialized_start=1109
+  _globals['_LISTFACTORSREQUEST']._serialized_end=1129
+  _globals['_FACTOR']._serialized_start=1132
+  _globals['_FACTOR']._serialized_end=1287
+  _globals['_LISTFACTORSRESPONSE']._serialized_start=1289
+  _globals['_LISTFACTORSRESPONSE']._serialized_end=1376
+  _globals['_ENROLLTOTPREQUEST']._serialized_start=1378
+  _globals['_ENROLLTOTPREQUEST']._serialized_end=1411
+  _globals['_ENROLLTOTPRESPONSE']._serialized_start=1413
+  _globals['_ENROLLTOTPRESPONSE']._serialized_end=1481
+  _globals['_CONFIRMTOTPREQUEST']._serialized_start=1483
+  _globals['_CONFIRMTOTPREQUEST']._serialized_end=1584
+  _globals['_CONFIRMTOTPRESPONSE']._serialized_start=1586
+  _globals['_CONFIRMTOTPRESPONSE']._serialized_end=1636
+  _globals['_BEGINPASSKEYREGISTRATIONREQUEST']._serialized_start=1638
+  _globals['_BEGINPASSKEYREGISTRATIONREQUEST']._serialized_end=1671
+  _globals['_BEGINPASSKEYREGISTRATIONRESPONSE']._serialized_start=1673
+  _globals['_BEGINPASSKEYREGISTRATIONRESPONSE']._serialized_end=1751
+  _globals['_FINISHPASSKEYREGISTRATIONREQUEST']._serialized_start=1753
+  _globals['_FINISHPASSKEYREGISTRATIONREQUEST']._serialized_end=1853
+  _globals['_FINISHPASSKEYREGISTRATIONRESPONSE']._serialized_start=1855
+  _globals['_FINISHPASSKEYREGISTRATIONRESPONSE']._serialized_end=1955
+  _globals['_REMOVEFACTORREQUEST']._serialized_start=1957
+  _globals['_REMOVEFACTORREQUEST']._serialized_end=1997
+  _globals['_REMOVEFACTORRESPONSE']._serialized_start=1999
+  _globals['_REMOVEFACTORRESPONSE']._serialized_end=2021
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_start=2023
+  _globals['_GENERATERECOVERYCODESREQUEST']._serialized_end=2053
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_start=2055
+  _globals['_GENERATERECOVERYCODESRESPONSE']._serialized_end=2115
+  _globals['_LISTIDENTITIESREQUEST']._serialized_start=2117
+  _globals['_LISTIDENTITIESREQUEST']._serialized_end=2140
+  _globals['_IDENTITY']._serialized_start=2143
+  _globals['_IDENTITY']._serialized_end=2303
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_start=2305
+  _globals['_LISTIDENTITIESRESPONSE']._serialized_end=2371
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_start=2373
+  _globals['_UNLINKIDENTITYREQUEST']._serialized_end=2431
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_start=2433
+  _globals['_UNLINKIDENTITYRESPONSE']._serialized_end=2457
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=2459
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=2571
+  _globals['_APIKEY']._serialized_start=2574
+  _globals['_APIKEY']._serialized_end=2858
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=2860
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=2937
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=2939
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=2998
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=3000
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=3080
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=3082
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=3119
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=3121
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=3143
+  _globals['_LISTSECURITYEVENTSREQUEST']._serialized_start=3145
+  _globals['_LISTSECURITYEVENTSREQUEST']._serialized_end=3211
+  _globals['_SECURITYEVENT']._serialized_start=3214
+  _globals['_SECURITYEVENT']._serialized_end=3361
+  _globals['_LISTSECURITYEVENTSRESPONSE']._serialized_start=3363
+  _globals['_LISTSECURITYEVENTSRESPONSE']._serialized_end=3459
+  _globals['_EXPORTDATAREQUEST']._serialized_start=3461
+  _globals['_EXPORTDATAREQUEST']._serialized_end=3480
+  _globals['_EXPORTDATARESPONSE']._serialized_start=3482
+  _globals['_EXPORTDATARESPONSE']._serialized_end=3522
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=3524
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=3546
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=3548
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=3571
+  _globals['_ACCOUNTSERVICE']._serialized_start=3574
+  _globals['_ACCOUNTSERVICE']._serialized_end=5405
 # @@protoc_insertion_point(module_scope)

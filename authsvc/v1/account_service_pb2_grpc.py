@@ -42,6 +42,101 @@ class AccountServiceStub:
                 request_serializer=authsvc_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
                 _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/authsvc.v1.AccountService/UpdateAccount',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+                _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/authsvc.v1.AccountService/ChangePassword',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.RequestEmailChange = channel.unary_unary(
+                '/authsvc.v1.AccountService/RequestEmailChange',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeResponse.FromString,
+                _registered_method=True)
+        self.ConfirmEmailChange = channel.unary_unary(
+                '/authsvc.v1.AccountService/ConfirmEmailChange',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeResponse.FromString,
+                _registered_method=True)
+        self.ListFactors = channel.unary_unary(
+                '/authsvc.v1.AccountService/ListFactors',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ListFactorsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListFactorsResponse.FromString,
+                _registered_method=True)
+        self.EnrollTotp = channel.unary_unary(
+                '/authsvc.v1.AccountService/EnrollTotp',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.EnrollTotpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.EnrollTotpResponse.FromString,
+                _registered_method=True)
+        self.ConfirmTotp = channel.unary_unary(
+                '/authsvc.v1.AccountService/ConfirmTotp',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpResponse.FromString,
+                _registered_method=True)
+        self.BeginPasskeyRegistration = channel.unary_unary(
+                '/authsvc.v1.AccountService/BeginPasskeyRegistration',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationResponse.FromString,
+                _registered_method=True)
+        self.FinishPasskeyRegistration = channel.unary_unary(
+                '/authsvc.v1.AccountService/FinishPasskeyRegistration',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationResponse.FromString,
+                _registered_method=True)
+        self.RemoveFactor = channel.unary_unary(
+                '/authsvc.v1.AccountService/RemoveFactor',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.RemoveFactorRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.RemoveFactorResponse.FromString,
+                _registered_method=True)
+        self.GenerateRecoveryCodes = channel.unary_unary(
+                '/authsvc.v1.AccountService/GenerateRecoveryCodes',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.FromString,
+                _registered_method=True)
+        self.ListIdentities = channel.unary_unary(
+                '/authsvc.v1.AccountService/ListIdentities',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesResponse.FromString,
+                _registered_method=True)
+        self.UnlinkIdentity = channel.unary_unary(
+                '/authsvc.v1.AccountService/UnlinkIdentity',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityResponse.FromString,
+                _registered_method=True)
+        self.CreateApiKey = channel.unary_unary(
+                '/authsvc.v1.AccountService/CreateApiKey',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListApiKeys = channel.unary_unary(
+                '/authsvc.v1.AccountService/ListApiKeys',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ListApiKeysRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/authsvc.v1.AccountService/RevokeApiKey',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListSecurityEvents = channel.unary_unary(
+                '/authsvc.v1.AccountService/ListSecurityEvents',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsResponse.FromString,
+                _registered_method=True)
+        self.ExportData = channel.unary_stream(
+                '/authsvc.v1.AccountService/ExportData',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.ExportDataRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.ExportDataResponse.FromString,
+                _registered_method=True)
+        self.DeleteAccount = channel.unary_unary(
+                '/authsvc.v1.AccountService/DeleteAccount',
+                request_serializer=authsvc_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
@@ -58,6 +153,178 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateAccount(self, request, context):
+        """Changes the name to show for the user. Roles: app. Reasons:
+        BEARER_INVALID, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassword(self, request, context):
+        """Sets a new password and tells the user so. Without a password so far, as
+        after a login at a provider, it needs a recent login instead. Trusted
+        devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+        CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestEmailChange(self, request, context):
+        """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
+        old one. Needs a recent login. Answers alike if another account has the
+        new address: its owner gets a notice instead. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmEmailChange(self, request, context):
+        """Makes the new address the account's. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFactors(self, request, context):
+        """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollTotp(self, request, context):
+        """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
+        on; one that was not confirmed is replaced. Needs a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmTotp(self, request, context):
+        """Completes the enrolment of an authenticator app with its first code, and
+        tells the user so. Needs a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginPasskeyRegistration(self, request, context):
+        """Starts the registration of a passkey. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishPasskeyRegistration(self, request, context):
+        """Completes the registration of a passkey, and tells the user so. Needs a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
+        LIMIT_REACHED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveFactor(self, request, context):
+        """Removes a factor and tells the user so. With the last one the recovery
+        codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateRecoveryCodes(self, request, context):
+        """Makes ten new recovery codes and tells the user so; those before stop to
+        work. Needs a second factor and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIdentities(self, request, context):
+        """Returns the user's identities at other providers. Roles: app. Reasons:
+        BEARER_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlinkIdentity(self, request, context):
+        """Unlinks an identity at another provider and tells the user so. Needs a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateApiKey(self, request, context):
+        """Makes an API key, shown this once. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+        LIMIT_REACHED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApiKeys(self, request, context):
+        """Returns the user's API keys, newest first, without the secrets. Roles:
+        app. Reasons: BEARER_INVALID, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Ends an API key at once. Succeeds also if it had ended. Roles: app.
+        Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSecurityEvents(self, request, context):
+        """Returns what happened to the account, newest first. Roles: app. Reasons:
+        BEARER_INVALID, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportData(self, request, context):
+        """Streams everything that the service holds on the user, as JSON lines, but
+        for secrets. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAccount(self, request, context):
+        """Erases the account: sessions and keys end at once, and what was stored is
+        gone but for audit events without personal fields. Needs a recent login.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +332,101 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.GetAccount,
                     request_deserializer=authsvc_dot_v1_dot_account__service__pb2.GetAccountRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_account__service__pb2.GetAccountResponse.SerializeToString,
+            ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'RequestEmailChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestEmailChange,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeResponse.SerializeToString,
+            ),
+            'ConfirmEmailChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmEmailChange,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeResponse.SerializeToString,
+            ),
+            'ListFactors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFactors,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListFactorsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ListFactorsResponse.SerializeToString,
+            ),
+            'EnrollTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrollTotp,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.EnrollTotpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.EnrollTotpResponse.SerializeToString,
+            ),
+            'ConfirmTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmTotp,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpResponse.SerializeToString,
+            ),
+            'BeginPasskeyRegistration': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPasskeyRegistration,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationResponse.SerializeToString,
+            ),
+            'FinishPasskeyRegistration': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishPasskeyRegistration,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationResponse.SerializeToString,
+            ),
+            'RemoveFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveFactor,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.RemoveFactorRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.RemoveFactorResponse.SerializeToString,
+            ),
+            'GenerateRecoveryCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateRecoveryCodes,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.SerializeToString,
+            ),
+            'ListIdentities': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIdentities,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesResponse.SerializeToString,
+            ),
+            'UnlinkIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlinkIdentity,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityResponse.SerializeToString,
+            ),
+            'CreateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApiKey,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'ListApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApiKeys,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListApiKeysRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'ListSecurityEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSecurityEvents,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsResponse.SerializeToString,
+            ),
+            'ExportData': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportData,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.ExportDataRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.ExportDataResponse.SerializeToString,
+            ),
+            'DeleteAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAccount,
+                    request_deserializer=authsvc_dot_v1_dot_account__service__pb2.DeleteAccountRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_account__service__pb2.DeleteAccountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +459,519 @@ class AccountService:
             '/authsvc.v1.AccountService/GetAccount',
             authsvc_dot_v1_dot_account__service__pb2.GetAccountRequest.SerializeToString,
             authsvc_dot_v1_dot_account__service__pb2.GetAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/UpdateAccount',
+            authsvc_dot_v1_dot_account__service__pb2.UpdateAccountRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ChangePassword',
+            authsvc_dot_v1_dot_account__service__pb2.ChangePasswordRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestEmailChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/RequestEmailChange',
+            authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.RequestEmailChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmEmailChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ConfirmEmailChange',
+            authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ConfirmEmailChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFactors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ListFactors',
+            authsvc_dot_v1_dot_account__service__pb2.ListFactorsRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ListFactorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/EnrollTotp',
+            authsvc_dot_v1_dot_account__service__pb2.EnrollTotpRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.EnrollTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ConfirmTotp',
+            authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ConfirmTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPasskeyRegistration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/BeginPasskeyRegistration',
+            authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.BeginPasskeyRegistrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishPasskeyRegistration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/FinishPasskeyRegistration',
+            authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.FinishPasskeyRegistrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/RemoveFactor',
+            authsvc_dot_v1_dot_account__service__pb2.RemoveFactorRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.RemoveFactorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateRecoveryCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/GenerateRecoveryCodes',
+            authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.GenerateRecoveryCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIdentities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ListIdentities',
+            authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ListIdentitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlinkIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/UnlinkIdentity',
+            authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.UnlinkIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/CreateApiKey',
+            authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ListApiKeys',
+            authsvc_dot_v1_dot_account__service__pb2.ListApiKeysRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/RevokeApiKey',
+            authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSecurityEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ListSecurityEvents',
+            authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ListSecurityEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authsvc.v1.AccountService/ExportData',
+            authsvc_dot_v1_dot_account__service__pb2.ExportDataRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.ExportDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AccountService/DeleteAccount',
+            authsvc_dot_v1_dot_account__service__pb2.DeleteAccountRequest.SerializeToString,
+            authsvc_dot_v1_dot_account__service__pb2.DeleteAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

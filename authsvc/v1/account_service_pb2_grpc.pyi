@@ -40,6 +40,101 @@ class AccountServiceStub:
     """Returns the account of the token's user. Roles: app. Reasons:
     BEARER_INVALID.
     """
+    UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
+    """Changes the name to show for the user. Roles: app. Reasons:
+    BEARER_INVALID, FIELD_INVALID.
+    """
+    ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
+    """Sets a new password and tells the user so. Without a password so far, as
+    after a login at a provider, it needs a recent login instead. Trusted
+    devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+    CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """
+    RequestEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]
+    """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
+    old one. Needs a recent login. Answers alike if another account has the
+    new address: its owner gets a notice instead. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    ConfirmEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]
+    """Makes the new address the account's. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    ListFactors: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]
+    """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
+    EnrollTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]
+    """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
+    on; one that was not confirmed is replaced. Needs a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+    FIELD_INVALID.
+    """
+    ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]
+    """Completes the enrolment of an authenticator app with its first code, and
+    tells the user so. Needs a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
+    """Starts the registration of a passkey. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    """
+    FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
+    """Completes the registration of a passkey, and tells the user so. Needs a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
+    LIMIT_REACHED, FIELD_INVALID.
+    """
+    RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
+    """Removes a factor and tells the user so. With the last one the recovery
+    codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
+    """
+    GenerateRecoveryCodes: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]
+    """Makes ten new recovery codes and tells the user so; those before stop to
+    work. Needs a second factor and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    """
+    ListIdentities: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]
+    """Returns the user's identities at other providers. Roles: app. Reasons:
+    BEARER_INVALID.
+    """
+    UnlinkIdentity: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]
+    """Unlinks an identity at another provider and tells the user so. Needs a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
+    """
+    CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
+    """Makes an API key, shown this once. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+    LIMIT_REACHED, FIELD_INVALID.
+    """
+    ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
+    """Returns the user's API keys, newest first, without the secrets. Roles:
+    app. Reasons: BEARER_INVALID, FIELD_INVALID.
+    """
+    RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]
+    """Ends an API key at once. Succeeds also if it had ended. Roles: app.
+    Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    ListSecurityEvents: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]
+    """Returns what happened to the account, newest first. Roles: app. Reasons:
+    BEARER_INVALID, FIELD_INVALID.
+    """
+    ExportData: _grpc.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]
+    """Streams everything that the service holds on the user, as JSON lines, but
+    for secrets. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED.
+    """
+    DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
+    """Erases the account: sessions and keys end at once, and what was stored is
+    gone but for audit events without personal fields. Needs a recent login.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -52,6 +147,101 @@ class AccountServiceAsyncStub(AccountServiceStub):
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GetAccountRequest, _account_service_pb2.GetAccountResponse]  # type: ignore[assignment]
     """Returns the account of the token's user. Roles: app. Reasons:
     BEARER_INVALID.
+    """
+    UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
+    """Changes the name to show for the user. Roles: app. Reasons:
+    BEARER_INVALID, FIELD_INVALID.
+    """
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
+    """Sets a new password and tells the user so. Without a password so far, as
+    after a login at a provider, it needs a recent login instead. Trusted
+    devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+    CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """
+    RequestEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]  # type: ignore[assignment]
+    """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
+    old one. Needs a recent login. Answers alike if another account has the
+    new address: its owner gets a notice instead. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    ConfirmEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]  # type: ignore[assignment]
+    """Makes the new address the account's. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    ListFactors: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
+    """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
+    EnrollTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]  # type: ignore[assignment]
+    """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
+    on; one that was not confirmed is replaced. Needs a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+    FIELD_INVALID.
+    """
+    ConfirmTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
+    """Completes the enrolment of an authenticator app with its first code, and
+    tells the user so. Needs a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
+    """Starts the registration of a passkey. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    """
+    FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
+    """Completes the registration of a passkey, and tells the user so. Needs a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
+    LIMIT_REACHED, FIELD_INVALID.
+    """
+    RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
+    """Removes a factor and tells the user so. With the last one the recovery
+    codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
+    """
+    GenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]  # type: ignore[assignment]
+    """Makes ten new recovery codes and tells the user so; those before stop to
+    work. Needs a second factor and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    """
+    ListIdentities: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
+    """Returns the user's identities at other providers. Roles: app. Reasons:
+    BEARER_INVALID.
+    """
+    UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]  # type: ignore[assignment]
+    """Unlinks an identity at another provider and tells the user so. Needs a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
+    """
+    CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
+    """Makes an API key, shown this once. Needs a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+    LIMIT_REACHED, FIELD_INVALID.
+    """
+    ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
+    """Returns the user's API keys, newest first, without the secrets. Roles:
+    app. Reasons: BEARER_INVALID, FIELD_INVALID.
+    """
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
+    """Ends an API key at once. Succeeds also if it had ended. Roles: app.
+    Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    ListSecurityEvents: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]  # type: ignore[assignment]
+    """Returns what happened to the account, newest first. Roles: app. Reasons:
+    BEARER_INVALID, FIELD_INVALID.
+    """
+    ExportData: _aio.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]  # type: ignore[assignment]
+    """Streams everything that the service holds on the user, as JSON lines, but
+    for secrets. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED.
+    """
+    DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
+    """Erases the account: sessions and keys end at once, and what was stored is
+    gone but for audit events without personal fields. Needs a recent login.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +258,215 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.GetAccountResponse, _abc.Awaitable[_account_service_pb2.GetAccountResponse]]:
         """Returns the account of the token's user. Roles: app. Reasons:
         BEARER_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAccount(
+        self,
+        request: _account_service_pb2.UpdateAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
+        """Changes the name to show for the user. Roles: app. Reasons:
+        BEARER_INVALID, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _account_service_pb2.ChangePasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ChangePasswordResponse, _abc.Awaitable[_account_service_pb2.ChangePasswordResponse]]:
+        """Sets a new password and tells the user so. Without a password so far, as
+        after a login at a provider, it needs a recent login instead. Trusted
+        devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+        CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestEmailChange(
+        self,
+        request: _account_service_pb2.RequestEmailChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.RequestEmailChangeResponse, _abc.Awaitable[_account_service_pb2.RequestEmailChangeResponse]]:
+        """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
+        old one. Needs a recent login. Answers alike if another account has the
+        new address: its owner gets a notice instead. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmEmailChange(
+        self,
+        request: _account_service_pb2.ConfirmEmailChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ConfirmEmailChangeResponse, _abc.Awaitable[_account_service_pb2.ConfirmEmailChangeResponse]]:
+        """Makes the new address the account's. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def ListFactors(
+        self,
+        request: _account_service_pb2.ListFactorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListFactorsResponse, _abc.Awaitable[_account_service_pb2.ListFactorsResponse]]:
+        """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
+
+    @_abc_1.abstractmethod
+    def EnrollTotp(
+        self,
+        request: _account_service_pb2.EnrollTotpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.EnrollTotpResponse, _abc.Awaitable[_account_service_pb2.EnrollTotpResponse]]:
+        """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
+        on; one that was not confirmed is replaced. Needs a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ConfirmTotp(
+        self,
+        request: _account_service_pb2.ConfirmTotpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ConfirmTotpResponse, _abc.Awaitable[_account_service_pb2.ConfirmTotpResponse]]:
+        """Completes the enrolment of an authenticator app with its first code, and
+        tells the user so. Needs a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginPasskeyRegistration(
+        self,
+        request: _account_service_pb2.BeginPasskeyRegistrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.BeginPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.BeginPasskeyRegistrationResponse]]:
+        """Starts the registration of a passkey. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def FinishPasskeyRegistration(
+        self,
+        request: _account_service_pb2.FinishPasskeyRegistrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.FinishPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.FinishPasskeyRegistrationResponse]]:
+        """Completes the registration of a passkey, and tells the user so. Needs a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
+        LIMIT_REACHED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveFactor(
+        self,
+        request: _account_service_pb2.RemoveFactorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.RemoveFactorResponse, _abc.Awaitable[_account_service_pb2.RemoveFactorResponse]]:
+        """Removes a factor and tells the user so. With the last one the recovery
+        codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateRecoveryCodes(
+        self,
+        request: _account_service_pb2.GenerateRecoveryCodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.GenerateRecoveryCodesResponse, _abc.Awaitable[_account_service_pb2.GenerateRecoveryCodesResponse]]:
+        """Makes ten new recovery codes and tells the user so; those before stop to
+        work. Needs a second factor and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIdentities(
+        self,
+        request: _account_service_pb2.ListIdentitiesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListIdentitiesResponse, _abc.Awaitable[_account_service_pb2.ListIdentitiesResponse]]:
+        """Returns the user's identities at other providers. Roles: app. Reasons:
+        BEARER_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlinkIdentity(
+        self,
+        request: _account_service_pb2.UnlinkIdentityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.UnlinkIdentityResponse, _abc.Awaitable[_account_service_pb2.UnlinkIdentityResponse]]:
+        """Unlinks an identity at another provider and tells the user so. Needs a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateApiKey(
+        self,
+        request: _account_service_pb2.CreateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_account_service_pb2.CreateApiKeyResponse]]:
+        """Makes an API key, shown this once. Needs a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+        LIMIT_REACHED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListApiKeys(
+        self,
+        request: _account_service_pb2.ListApiKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListApiKeysResponse, _abc.Awaitable[_account_service_pb2.ListApiKeysResponse]]:
+        """Returns the user's API keys, newest first, without the secrets. Roles:
+        app. Reasons: BEARER_INVALID, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeApiKey(
+        self,
+        request: _account_service_pb2.RevokeApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_account_service_pb2.RevokeApiKeyResponse]]:
+        """Ends an API key at once. Succeeds also if it had ended. Roles: app.
+        Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSecurityEvents(
+        self,
+        request: _account_service_pb2.ListSecurityEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.ListSecurityEventsResponse, _abc.Awaitable[_account_service_pb2.ListSecurityEventsResponse]]:
+        """Returns what happened to the account, newest first. Roles: app. Reasons:
+        BEARER_INVALID, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportData(
+        self,
+        request: _account_service_pb2.ExportDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_account_service_pb2.ExportDataResponse], _abc.AsyncIterator[_account_service_pb2.ExportDataResponse]]:
+        """Streams everything that the service holds on the user, as JSON lines, but
+        for secrets. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAccount(
+        self,
+        request: _account_service_pb2.DeleteAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
+        """Erases the account: sessions and keys end at once, and what was stored is
+        gone but for audit events without personal fields. Needs a recent login.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ isort:skip_file
 from authsvc.v1 import common_pb2 as _common_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -30,6 +31,7 @@ class RegisterRequest(_message.Message):
     PASSWORD_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The user's e-mail address, kept as given and compared in its canonical
     form (NFKC, IDNA, case folded); at most 254 bytes. Required.
@@ -40,6 +42,8 @@ class RegisterRequest(_message.Message):
     """
     display_name: _builtins.str
     """The name to show for the user; at most 256 bytes. May be empty."""
+    delivery: _common_pb2.Delivery.ValueType
+    """What becomes of the code; RETURN is for the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
         """The end user's side of the request."""
@@ -51,10 +55,11 @@ class RegisterRequest(_message.Message):
         password: _builtins.str = ...,
         display_name: _builtins.str = ...,
         client: _common_pb2.ClientContext | None = ...,
+        delivery: _common_pb2.Delivery.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "display_name", b"display_name", "email", b"email", "password", b"password"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "delivery", b"delivery", "display_name", b"display_name", "email", b"email", "password", b"password"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -67,20 +72,129 @@ class RegisterResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The new user's id, a UUID."""
+    code: _builtins.str
+    """The code for VerifyEmail; only with the delivery RETURN."""
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
+
+@_typing.final
+class VerifyEmailRequest(_message.Message):
+    """An address and the code that was sent to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Required."""
+    code: _builtins.str
+    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        code: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEmailRequest: _TypeAlias = VerifyEmailRequest  # noqa: Y015
+
+@_typing.final
+class VerifyEmailResponse(_message.Message):
+    """The address is verified."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyEmailResponse: _TypeAlias = VerifyEmailResponse  # noqa: Y015
+
+@_typing.final
+class ResendVerificationRequest(_message.Message):
+    """An address that is to get a new code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Required."""
+    delivery: _common_pb2.Delivery.ValueType
+    """What becomes of the code; RETURN is for the role issuer."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        delivery: _common_pb2.Delivery.ValueType = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "delivery", b"delivery", "email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResendVerificationRequest: _TypeAlias = ResendVerificationRequest  # noqa: Y015
+
+@_typing.final
+class ResendVerificationResponse(_message.Message):
+    """A code was made if the address can be verified."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The code; only with the delivery RETURN. One that will not work, if there
+    is nothing to verify.
+    """
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResendVerificationResponse: _TypeAlias = ResendVerificationResponse  # noqa: Y015
 
 @_typing.final
 class LoginRequest(_message.Message):
@@ -121,6 +235,88 @@ class LoginResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
+    MFA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _common_pb2.Tokens:
+        """The user is logged in."""
+
+    @_builtins.property
+    def mfa(self) -> _common_pb2.MfaChallenge:
+        """A second factor is needed."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _common_pb2.Tokens | None = ...,
+        mfa: _common_pb2.MfaChallenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["tokens", "mfa"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
+
+@_typing.final
+class VerifyMfaRequest(_message.Message):
+    """A second factor for a login."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MFA_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTP_CODE_FIELD_NUMBER: _builtins.int
+    RECOVERY_CODE_FIELD_NUMBER: _builtins.int
+    PASSKEY_ASSERTION_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    TRUST_DEVICE_FIELD_NUMBER: _builtins.int
+    mfa_token: _builtins.str
+    """From the login that this completes; at most 8 KiB. Required."""
+    totp_code: _builtins.str
+    """The six digits that the authenticator app shows."""
+    recovery_code: _builtins.str
+    """One of the user's recovery codes; it works once. At most 64 bytes."""
+    passkey_assertion: _builtins.str
+    """What the passkey signed for MfaChallenge.passkey_options_json: a
+    PublicKeyCredential of WebAuthn as JSON, at most 16 KiB. One attempt.
+    """
+    trust_device: _builtins.bool
+    """Ask for no second factor from this device for the next 30 days. Needs
+    client.device_id.
+    """
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        mfa_token: _builtins.str = ...,
+        totp_code: _builtins.str = ...,
+        recovery_code: _builtins.str = ...,
+        passkey_assertion: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+        trust_device: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "factor", b"factor", "passkey_assertion", b"passkey_assertion", "recovery_code", b"recovery_code", "totp_code", b"totp_code"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "factor", b"factor", "mfa_token", b"mfa_token", "passkey_assertion", b"passkey_assertion", "recovery_code", b"recovery_code", "totp_code", b"totp_code", "trust_device", b"trust_device"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_factor: _TypeAlias = _typing.Literal["totp_code", "recovery_code", "passkey_assertion"]  # noqa: Y015
+    _WhichOneofArgType_factor: _TypeAlias = _typing.Literal["factor", b"factor"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_factor) -> _WhichOneofReturnType_factor | None: ...
+
+Global___VerifyMfaRequest: _TypeAlias = VerifyMfaRequest  # noqa: Y015
+
+@_typing.final
+class VerifyMfaResponse(_message.Message):
+    """The login is complete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _common_pb2.Tokens:
         """The user is logged in."""
@@ -130,15 +326,503 @@ class LoginResponse(_message.Message):
         *,
         tokens: _common_pb2.Tokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyMfaResponse: _TypeAlias = VerifyMfaResponse  # noqa: Y015
+
+@_typing.final
+class RequestLoginCodeRequest(_message.Message):
+    """An address that is to get a code to log in with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Required."""
+    delivery: _common_pb2.Delivery.ValueType
+    """What becomes of the code; RETURN is for the role issuer."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        delivery: _common_pb2.Delivery.ValueType = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "delivery", b"delivery", "email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestLoginCodeRequest: _TypeAlias = RequestLoginCodeRequest  # noqa: Y015
+
+@_typing.final
+class RequestLoginCodeResponse(_message.Message):
+    """A code was made if an account has the address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    """For LoginWithCode: the code works with this request only. A UUID."""
+    code: _builtins.str
+    """The code; only with the delivery RETURN. One that will not work, if there
+    is no such account.
+    """
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "code", b"code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestLoginCodeResponse: _TypeAlias = RequestLoginCodeResponse  # noqa: Y015
+
+@_typing.final
+class LoginWithCodeRequest(_message.Message):
+    """A code to log in with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    """From RequestLoginCode, a UUID. Required."""
+    code: _builtins.str
+    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        code: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "client", b"client", "code", b"code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginWithCodeRequest: _TypeAlias = LoginWithCodeRequest  # noqa: Y015
+
+@_typing.final
+class LoginWithCodeResponse(_message.Message):
+    """What the login led to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MFA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _common_pb2.Tokens:
+        """The user is logged in."""
+
+    @_builtins.property
+    def mfa(self) -> _common_pb2.MfaChallenge:
+        """A second factor is needed."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _common_pb2.Tokens | None = ...,
+        mfa: _common_pb2.MfaChallenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["tokens", "mfa"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
-Global___LoginResponse: _TypeAlias = LoginResponse  # noqa: Y015
+Global___LoginWithCodeResponse: _TypeAlias = LoginWithCodeResponse  # noqa: Y015
+
+@_typing.final
+class BeginPasskeyLoginRequest(_message.Message):
+    """A login with a passkey is to start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Empty: the user picks one of
+    the passkeys that the device holds for this service. Whether an account
+    has the address can't be seen from the answer.
+    """
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginPasskeyLoginRequest: _TypeAlias = BeginPasskeyLoginRequest  # noqa: Y015
+
+@_typing.final
+class BeginPasskeyLoginResponse(_message.Message):
+    """What the passkey is to sign."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    """For LoginWithPasskey, a UUID."""
+    options_json: _builtins.str
+    """PublicKeyCredentialRequestOptions of WebAuthn as JSON, for the browser."""
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        options_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["challenge_id", b"challenge_id", "options_json", b"options_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginPasskeyLoginResponse: _TypeAlias = BeginPasskeyLoginResponse  # noqa: Y015
+
+@_typing.final
+class LoginWithPasskeyRequest(_message.Message):
+    """What a passkey signed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHALLENGE_ID_FIELD_NUMBER: _builtins.int
+    ASSERTION_JSON_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    challenge_id: _builtins.str
+    """From BeginPasskeyLogin, a UUID; works once. Required."""
+    assertion_json: _builtins.str
+    """A PublicKeyCredential of WebAuthn as JSON, at most 16 KiB. Required."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        challenge_id: _builtins.str = ...,
+        assertion_json: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion_json", b"assertion_json", "challenge_id", b"challenge_id", "client", b"client"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginWithPasskeyRequest: _TypeAlias = LoginWithPasskeyRequest  # noqa: Y015
+
+@_typing.final
+class LoginWithPasskeyResponse(_message.Message):
+    """What the login led to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MFA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _common_pb2.Tokens:
+        """The user is logged in."""
+
+    @_builtins.property
+    def mfa(self) -> _common_pb2.MfaChallenge:
+        """A second factor is needed."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _common_pb2.Tokens | None = ...,
+        mfa: _common_pb2.MfaChallenge | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["tokens", "mfa"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___LoginWithPasskeyResponse: _TypeAlias = LoginWithPasskeyResponse  # noqa: Y015
+
+@_typing.final
+class BeginOAuthRequest(_message.Message):
+    """A login at another provider is to start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REDIRECT_URI_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    LINK_ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """The provider's name in the settings, such as "github". Required."""
+    redirect_uri: _builtins.str
+    """Where the provider sends the user's browser back to: equal to one of the
+    addresses in the settings, letter for letter. At most 2048 bytes. Required.
+    """
+    link_access_token: _builtins.str
+    """An access token of a user who is logged in: the identity at the provider
+    is linked to this account. Empty: a login. At most 8 KiB.
+    """
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        redirect_uri: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+        link_access_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "link_access_token", b"link_access_token", "provider", b"provider", "redirect_uri", b"redirect_uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginOAuthRequest: _TypeAlias = BeginOAuthRequest  # noqa: Y015
+
+@_typing.final
+class BeginOAuthResponse(_message.Message):
+    """Where to send the user's browser."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTHORIZATION_URL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    authorization_url: _builtins.str
+    """The provider's page."""
+    state: _builtins.str
+    """Comes back with the browser; the calling service keeps it with the
+    browser (a cookie) and compares. Works once, for ten minutes.
+    """
+    def __init__(
+        self,
+        *,
+        authorization_url: _builtins.str = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authorization_url", b"authorization_url", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginOAuthResponse: _TypeAlias = BeginOAuthResponse  # noqa: Y015
+
+@_typing.final
+class CompleteOAuthRequest(_message.Message):
+    """What the provider sent the browser back with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """From BeginOAuth; at most 256 bytes. Required."""
+    code: _builtins.str
+    """The authorization code; at most 2048 bytes. Required."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        code: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompleteOAuthRequest: _TypeAlias = CompleteOAuthRequest  # noqa: Y015
+
+@_typing.final
+class CompleteOAuthResponse(_message.Message):
+    """What the login led to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    MFA_FIELD_NUMBER: _builtins.int
+    NEW_USER_FIELD_NUMBER: _builtins.int
+    new_user: _builtins.bool
+    """Whether the account was made by this login."""
+    @_builtins.property
+    def tokens(self) -> _common_pb2.Tokens:
+        """The user is logged in."""
+
+    @_builtins.property
+    def mfa(self) -> _common_pb2.MfaChallenge:
+        """A second factor is needed."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _common_pb2.Tokens | None = ...,
+        mfa: _common_pb2.MfaChallenge | None = ...,
+        new_user: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mfa", b"mfa", "new_user", b"new_user", "result", b"result", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["tokens", "mfa"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___CompleteOAuthResponse: _TypeAlias = CompleteOAuthResponse  # noqa: Y015
+
+@_typing.final
+class RequestPasswordResetRequest(_message.Message):
+    """An address that is to get a code to set a new password with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Required."""
+    delivery: _common_pb2.Delivery.ValueType
+    """What becomes of the code; RETURN is for the role issuer."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        delivery: _common_pb2.Delivery.ValueType = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "delivery", b"delivery", "email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestPasswordResetRequest: _TypeAlias = RequestPasswordResetRequest  # noqa: Y015
+
+@_typing.final
+class RequestPasswordResetResponse(_message.Message):
+    """A code was made if an account has the address."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The code; only with the delivery RETURN. One that will not work, if there
+    is no such account.
+    """
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestPasswordResetResponse: _TypeAlias = RequestPasswordResetResponse  # noqa: Y015
+
+@_typing.final
+class ResetPasswordRequest(_message.Message):
+    """A new password and the code that allows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    NEW_PASSWORD_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The user's e-mail address; at most 254 bytes. Required."""
+    code: _builtins.str
+    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    new_password: _builtins.str
+    """The new password, as in RegisterRequest. Required."""
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user's side of the request."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        code: _builtins.str = ...,
+        new_password: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "email", b"email", "new_password", b"new_password"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetPasswordRequest: _TypeAlias = ResetPasswordRequest  # noqa: Y015
+
+@_typing.final
+class ResetPasswordResponse(_message.Message):
+    """The password is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResetPasswordResponse: _TypeAlias = ResetPasswordResponse  # noqa: Y015
 
 @_typing.final
 class RefreshTokensRequest(_message.Message):
@@ -247,6 +931,7 @@ class ValidateTokenRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """The access token. One that is longer than 8 KiB is not active. Required."""
     audience: _builtins.str
@@ -256,6 +941,11 @@ class ValidateTokenRequest(_message.Message):
     strict: _builtins.bool
     """Ask the database about the session instead of the cache, which may be up
     to one second behind a revocation. Costs a database look-up.
+    """
+    certificate_thumbprint: _builtins.bytes
+    """The SHA-256 of the client certificate (its DER form) that the token was
+    presented with, 32 bytes; empty: none. A token that is bound to a
+    certificate (RFC 8705) is active only with that one.
     """
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -268,10 +958,11 @@ class ValidateTokenRequest(_message.Message):
         audience: _builtins.str = ...,
         required_scopes: _abc.Iterable[_builtins.str] | None = ...,
         strict: _builtins.bool = ...,
+        certificate_thumbprint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "audience", b"audience", "required_scopes", b"required_scopes", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "audience", b"audience", "certificate_thumbprint", b"certificate_thumbprint", "required_scopes", b"required_scopes", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,6 +1051,210 @@ class BatchValidateTokensResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchValidateTokensResponse: _TypeAlias = BatchValidateTokensResponse  # noqa: Y015
+
+@_typing.final
+class ExchangeTokenRequest(_message.Message):
+    """A token to be exchanged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_TOKEN_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    subject_token: _builtins.str
+    """An active access token of this service; at most 8 KiB. Required."""
+    audience: _builtins.str
+    """Whom the new token is for; at most 256 bytes. Empty: as the old one.
+    Settings say which audiences the caller may name.
+    """
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the new token may do: some of the old one's scopes; at most 64 of at
+        most 128 bytes. Empty: all of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        subject_token: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "scopes", b"scopes", "subject_token", b"subject_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTokenRequest: _TypeAlias = ExchangeTokenRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeTokenResponse(_message.Message):
+    """The exchanged token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    access_token: _builtins.str
+    """A signed JWT, as Tokens.access_token."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires: never after the old one."""
+
+    def __init__(
+        self,
+        *,
+        access_token: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expire_time", b"expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeTokenResponse: _TypeAlias = ExchangeTokenResponse  # noqa: Y015
+
+@_typing.final
+class IssueServiceTokenRequest(_message.Message):
+    """A token for the calling service itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    audience: _builtins.str
+    """Whom the token is for; at most 256 bytes. Empty: the service's default."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it may do: some of the scopes that the settings give the caller; at
+        most 64 of at most 128 bytes. Empty: all of them.
+        """
+
+    def __init__(
+        self,
+        *,
+        audience: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueServiceTokenRequest: _TypeAlias = IssueServiceTokenRequest  # noqa: Y015
+
+@_typing.final
+class IssueServiceTokenResponse(_message.Message):
+    """The service's token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    access_token: _builtins.str
+    """A signed JWT; its subject is the caller's identity, and `cnf` names the
+    certificate that it has to be presented with.
+    """
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires."""
+
+    def __init__(
+        self,
+        *,
+        access_token: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expire_time", b"expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueServiceTokenResponse: _TypeAlias = IssueServiceTokenResponse  # noqa: Y015
+
+@_typing.final
+class ValidateApiKeyRequest(_message.Message):
+    """An API key to be judged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
+    api_key: _builtins.str
+    """The key. One that is longer than 256 bytes is not active. Required."""
+    @_builtins.property
+    def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes that the key must all have; at most 64 of at most 128 bytes."""
+
+    def __init__(
+        self,
+        *,
+        api_key: _builtins.str = ...,
+        required_scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "required_scopes", b"required_scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateApiKeyRequest: _TypeAlias = ValidateApiKeyRequest  # noqa: Y015
+
+@_typing.final
+class ValidateApiKeyResponse(_message.Message):
+    """What became of an API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_FIELD_NUMBER: _builtins.int
+    INACTIVE_REASON_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    active: _builtins.bool
+    """Whether the key may be trusted now."""
+    inactive_reason: _common_pb2.InactiveReason.ValueType
+    """Why not, if it may not."""
+    user_id: _builtins.str
+    """Whose key it is, a UUID; only if it is active, as all that follows."""
+    key_id: _builtins.str
+    """The key's public id, a UUID."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the key may do."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the key expires; absent: never."""
+
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """How long to wait, with the reason RATE_LIMITED."""
+
+    def __init__(
+        self,
+        *,
+        active: _builtins.bool = ...,
+        inactive_reason: _common_pb2.InactiveReason.ValueType = ...,
+        user_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "expire_time", b"expire_time", "inactive_reason", b"inactive_reason", "key_id", b"key_id", "retry_after", b"retry_after", "scopes", b"scopes", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ValidateApiKeyResponse: _TypeAlias = ValidateApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class GetJwksRequest(_message.Message):

@@ -40,10 +40,65 @@ class AuthServiceStub:
                 request_serializer=authsvc_dot_v1_dot_auth__service__pb2.RegisterRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RegisterResponse.FromString,
                 _registered_method=True)
+        self.VerifyEmail = channel.unary_unary(
+                '/authsvc.v1.AuthService/VerifyEmail',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailResponse.FromString,
+                _registered_method=True)
+        self.ResendVerification = channel.unary_unary(
+                '/authsvc.v1.AuthService/ResendVerification',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.FromString,
+                _registered_method=True)
         self.Login = channel.unary_unary(
                 '/authsvc.v1.AuthService/Login',
                 request_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginResponse.FromString,
+                _registered_method=True)
+        self.VerifyMfa = channel.unary_unary(
+                '/authsvc.v1.AuthService/VerifyMfa',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaResponse.FromString,
+                _registered_method=True)
+        self.RequestLoginCode = channel.unary_unary(
+                '/authsvc.v1.AuthService/RequestLoginCode',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeResponse.FromString,
+                _registered_method=True)
+        self.LoginWithCode = channel.unary_unary(
+                '/authsvc.v1.AuthService/LoginWithCode',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeResponse.FromString,
+                _registered_method=True)
+        self.BeginPasskeyLogin = channel.unary_unary(
+                '/authsvc.v1.AuthService/BeginPasskeyLogin',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.FromString,
+                _registered_method=True)
+        self.LoginWithPasskey = channel.unary_unary(
+                '/authsvc.v1.AuthService/LoginWithPasskey',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyResponse.FromString,
+                _registered_method=True)
+        self.BeginOAuth = channel.unary_unary(
+                '/authsvc.v1.AuthService/BeginOAuth',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthResponse.FromString,
+                _registered_method=True)
+        self.CompleteOAuth = channel.unary_unary(
+                '/authsvc.v1.AuthService/CompleteOAuth',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthResponse.FromString,
+                _registered_method=True)
+        self.RequestPasswordReset = channel.unary_unary(
+                '/authsvc.v1.AuthService/RequestPasswordReset',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.ResetPassword = channel.unary_unary(
+                '/authsvc.v1.AuthService/ResetPassword',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.FromString,
                 _registered_method=True)
         self.RefreshTokens = channel.unary_unary(
                 '/authsvc.v1.AuthService/RefreshTokens',
@@ -65,6 +120,21 @@ class AuthServiceStub:
                 request_serializer=authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensResponse.FromString,
                 _registered_method=True)
+        self.ExchangeToken = channel.unary_unary(
+                '/authsvc.v1.AuthService/ExchangeToken',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenResponse.FromString,
+                _registered_method=True)
+        self.IssueServiceToken = channel.unary_unary(
+                '/authsvc.v1.AuthService/IssueServiceToken',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenResponse.FromString,
+                _registered_method=True)
+        self.ValidateApiKey = channel.unary_unary(
+                '/authsvc.v1.AuthService/ValidateApiKey',
+                request_serializer=authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyResponse.FromString,
+                _registered_method=True)
         self.GetJwks = channel.unary_unary(
                 '/authsvc.v1.AuthService/GetJwks',
                 request_serializer=authsvc_dot_v1_dot_auth__service__pb2.GetJwksRequest.SerializeToString,
@@ -77,19 +147,123 @@ class AuthServiceServicer:
     """
 
     def Register(self, request, context):
-        """Creates an account with an e-mail address and a password. It does not log
-        in. Roles: app. Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """Creates an account with an e-mail address and a password and sends a code
+        to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
+        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyEmail(self, request, context):
+        """Proves with the code that was sent to an address that it belongs to its
+        account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResendVerification(self, request, context):
+        """Sends a new code for VerifyEmail; the one before stops to work. Answers
+        alike for addresses that no account has or that are verified: those get
+        nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Login(self, request, context):
-        """Checks an e-mail address and a password and creates a session. Failures
-        are counted per account, per address and per both, across all replicas.
-        Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        """Checks an e-mail address and a password. Creates a session, or asks for a
+        second factor if the user has one. Failures are counted per account, per
+        address and per both, over all ways to log in and across all replicas.
+        Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyMfa(self, request, context):
+        """Completes a login with a second factor and creates the session. An
+        mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestLoginCode(self, request, context):
+        """Sends a code to log in with instead of a password. Answers alike for
+        addresses that no account has: those get nothing. Roles: app. Reasons:
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoginWithCode(self, request, context):
+        """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
+        that the address is the user's. Roles: app. Reasons: CODE_INVALID,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginPasskeyLogin(self, request, context):
+        """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoginWithPasskey(self, request, context):
+        """Checks what the passkey signed; goes on as Login. A passkey that verified
+        its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginOAuth(self, request, context):
+        """Starts a login at another provider (authorization code with PKCE, RFC 6749
+        and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
+        PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompleteOAuth(self, request, context):
+        """Completes a login at another provider; goes on as Login. A user who is new
+        here gets an account, if the provider says that the address is verified.
+        Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
+        EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestPasswordReset(self, request, context):
+        """Sends a code to set a new password with. Answers alike for addresses that
+        no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
+        FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetPassword(self, request, context):
+        """Sets a new password with a code that RequestPasswordReset sent, and ends
+        all sessions. It does not log in, and second factors stay. Roles: app.
+        Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +304,33 @@ class AuthServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExchangeToken(self, request, context):
+        """Exchanges a token for one that may do less or is for somebody else, in the
+        name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+        Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueServiceToken(self, request, context):
+        """Issues a token for the calling service itself, bound to the certificate of
+        this call (RFC 8705). Settings say which audiences and scopes a caller may
+        ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+        CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateApiKey(self, request, context):
+        """Says whether an API key is active, whose it is and what it may do. A bad
+        key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetJwks(self, request, context):
         """Returns the public keys that verify access tokens, for callers that
         verify them on their own. Roles: app, edge, issuer, admin, observer.
@@ -146,10 +347,65 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RegisterRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_auth__service__pb2.RegisterResponse.SerializeToString,
             ),
+            'VerifyEmail': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyEmail,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailResponse.SerializeToString,
+            ),
+            'ResendVerification': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResendVerification,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.SerializeToString,
+            ),
             'Login': grpc.unary_unary_rpc_method_handler(
                     servicer.Login,
                     request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginResponse.SerializeToString,
+            ),
+            'VerifyMfa': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyMfa,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaResponse.SerializeToString,
+            ),
+            'RequestLoginCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestLoginCode,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeResponse.SerializeToString,
+            ),
+            'LoginWithCode': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoginWithCode,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeResponse.SerializeToString,
+            ),
+            'BeginPasskeyLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginPasskeyLogin,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.SerializeToString,
+            ),
+            'LoginWithPasskey': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoginWithPasskey,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyResponse.SerializeToString,
+            ),
+            'BeginOAuth': grpc.unary_unary_rpc_method_handler(
+                    servicer.BeginOAuth,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthResponse.SerializeToString,
+            ),
+            'CompleteOAuth': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompleteOAuth,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthResponse.SerializeToString,
+            ),
+            'RequestPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestPasswordReset,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.SerializeToString,
+            ),
+            'ResetPassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetPassword,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.SerializeToString,
             ),
             'RefreshTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.RefreshTokens,
@@ -170,6 +426,21 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.BatchValidateTokens,
                     request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensResponse.SerializeToString,
+            ),
+            'ExchangeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeToken,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenResponse.SerializeToString,
+            ),
+            'IssueServiceToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueServiceToken,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenResponse.SerializeToString,
+            ),
+            'ValidateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateApiKey,
+                    request_deserializer=authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyResponse.SerializeToString,
             ),
             'GetJwks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJwks,
@@ -216,6 +487,60 @@ class AuthService:
             _registered_method=True)
 
     @staticmethod
+    def VerifyEmail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/VerifyEmail',
+            authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.VerifyEmailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResendVerification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/ResendVerification',
+            authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.ResendVerificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Login(request,
             target,
             options=(),
@@ -232,6 +557,249 @@ class AuthService:
             '/authsvc.v1.AuthService/Login',
             authsvc_dot_v1_dot_auth__service__pb2.LoginRequest.SerializeToString,
             authsvc_dot_v1_dot_auth__service__pb2.LoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyMfa(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/VerifyMfa',
+            authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.VerifyMfaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestLoginCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/RequestLoginCode',
+            authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.RequestLoginCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoginWithCode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/LoginWithCode',
+            authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.LoginWithCodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginPasskeyLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/BeginPasskeyLogin',
+            authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.BeginPasskeyLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoginWithPasskey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/LoginWithPasskey',
+            authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.LoginWithPasskeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginOAuth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/BeginOAuth',
+            authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.BeginOAuthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompleteOAuth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/CompleteOAuth',
+            authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.CompleteOAuthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/RequestPasswordReset',
+            authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.RequestPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetPassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/ResetPassword',
+            authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.ResetPasswordResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -340,6 +908,87 @@ class AuthService:
             '/authsvc.v1.AuthService/BatchValidateTokens',
             authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensRequest.SerializeToString,
             authsvc_dot_v1_dot_auth__service__pb2.BatchValidateTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/ExchangeToken',
+            authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.ExchangeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueServiceToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/IssueServiceToken',
+            authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.IssueServiceTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AuthService/ValidateApiKey',
+            authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_auth__service__pb2.ValidateApiKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

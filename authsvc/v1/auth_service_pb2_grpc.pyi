@@ -34,15 +34,75 @@ class AuthServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuthServiceAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
-    """Creates an account with an e-mail address and a password. It does not log
-    in. Roles: app. Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """Creates an account with an e-mail address and a password and sends a code
+    to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
+    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """
+    VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
+    """Proves with the code that was sent to an address that it belongs to its
+    account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    ResendVerification: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]
+    """Sends a new code for VerifyEmail; the one before stops to work. Answers
+    alike for addresses that no account has or that are verified: those get
+    nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
-    """Checks an e-mail address and a password and creates a session. Failures
-    are counted per account, per address and per both, across all replicas.
-    Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    """Checks an e-mail address and a password. Creates a session, or asks for a
+    second factor if the user has one. Failures are counted per account, per
+    address and per both, over all ways to log in and across all replicas.
+    Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+    """
+    VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
+    """Completes a login with a second factor and creates the session. An
+    mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
+    """Sends a code to log in with instead of a password. Answers alike for
+    addresses that no account has: those get nothing. Roles: app. Reasons:
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
+    """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
+    that the address is the user's. Roles: app. Reasons: CODE_INVALID,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
+    """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
+    """Checks what the passkey signed; goes on as Login. A passkey that verified
+    its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
+    """Starts a login at another provider (authorization code with PKCE, RFC 6749
+    and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
+    PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+    """
+    CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
+    """Completes a login at another provider; goes on as Login. A user who is new
+    here gets an account, if the provider says that the address is verified.
+    Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
+    EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
+    """Sends a code to set a new password with. Answers alike for addresses that
+    no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
+    FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    ResetPassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]
+    """Sets a new password with a code that RequestPasswordReset sent, and ends
+    all sessions. It does not log in, and second factors stay. Roles: app.
+    Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Replaces a refresh token by a new pair of tokens. The replaced token,
@@ -63,6 +123,21 @@ class AuthServiceStub:
     """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
+    ExchangeToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]
+    """Exchanges a token for one that may do less or is for somebody else, in the
+    name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+    Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    IssueServiceToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]
+    """Issues a token for the calling service itself, bound to the certificate of
+    this call (RFC 8705). Settings say which audiences and scopes a caller may
+    ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+    CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ValidateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]
+    """Says whether an API key is active, whose it is and what it may do. A bad
+    key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
     """Returns the public keys that verify access tokens, for callers that
     verify them on their own. Roles: app, edge, issuer, admin, observer.
@@ -74,15 +149,75 @@ class AuthServiceAsyncStub(AuthServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]  # type: ignore[assignment]
-    """Creates an account with an e-mail address and a password. It does not log
-    in. Roles: app. Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """Creates an account with an e-mail address and a password and sends a code
+    to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
+    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+    """
+    VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
+    """Proves with the code that was sent to an address that it belongs to its
+    account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    ResendVerification: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]  # type: ignore[assignment]
+    """Sends a new code for VerifyEmail; the one before stops to work. Answers
+    alike for addresses that no account has or that are verified: those get
+    nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
-    """Checks an e-mail address and a password and creates a session. Failures
-    are counted per account, per address and per both, across all replicas.
-    Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    """Checks an e-mail address and a password. Creates a session, or asks for a
+    second factor if the user has one. Failures are counted per account, per
+    address and per both, over all ways to log in and across all replicas.
+    Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+    """
+    VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
+    """Completes a login with a second factor and creates the session. An
+    mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
+    """Sends a code to log in with instead of a password. Answers alike for
+    addresses that no account has: those get nothing. Roles: app. Reasons:
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
+    """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
+    that the address is the user's. Roles: app. Reasons: CODE_INVALID,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
+    """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """
+    LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
+    """Checks what the passkey signed; goes on as Login. A passkey that verified
+    its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
+    """Starts a login at another provider (authorization code with PKCE, RFC 6749
+    and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
+    PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+    """
+    CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
+    """Completes a login at another provider; goes on as Login. A user who is new
+    here gets an account, if the provider says that the address is verified.
+    Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
+    EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """
+    RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
+    """Sends a code to set a new password with. Answers alike for addresses that
+    no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
+    FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """
+    ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
+    """Sets a new password with a code that RequestPasswordReset sent, and ends
+    all sessions. It does not log in, and second factors stay. Roles: app.
+    Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Replaces a refresh token by a new pair of tokens. The replaced token,
@@ -103,6 +238,21 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
+    ExchangeToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]  # type: ignore[assignment]
+    """Exchanges a token for one that may do less or is for somebody else, in the
+    name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+    Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    IssueServiceToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]  # type: ignore[assignment]
+    """Issues a token for the calling service itself, bound to the certificate of
+    this call (RFC 8705). Settings say which audiences and scopes a caller may
+    ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+    CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ValidateApiKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]  # type: ignore[assignment]
+    """Says whether an API key is active, whose it is and what it may do. A bad
+    key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Returns the public keys that verify access tokens, for callers that
     verify them on their own. Roles: app, edge, issuer, admin, observer.
@@ -117,9 +267,33 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RegisterResponse, _abc.Awaitable[_auth_service_pb2.RegisterResponse]]:
-        """Creates an account with an e-mail address and a password. It does not log
-        in. Roles: app. Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """Creates an account with an e-mail address and a password and sends a code
+        to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
+        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyEmail(
+        self,
+        request: _auth_service_pb2.VerifyEmailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_service_pb2.VerifyEmailResponse]]:
+        """Proves with the code that was sent to an address that it belongs to its
+        account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def ResendVerification(
+        self,
+        request: _auth_service_pb2.ResendVerificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ResendVerificationResponse, _abc.Awaitable[_auth_service_pb2.ResendVerificationResponse]]:
+        """Sends a new code for VerifyEmail; the one before stops to work. Answers
+        alike for addresses that no account has or that are verified: those get
+        nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -128,10 +302,112 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginResponse, _abc.Awaitable[_auth_service_pb2.LoginResponse]]:
-        """Checks an e-mail address and a password and creates a session. Failures
-        are counted per account, per address and per both, across all replicas.
-        Roles: app. Reasons: CREDENTIALS_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        """Checks an e-mail address and a password. Creates a session, or asks for a
+        second factor if the user has one. Failures are counted per account, per
+        address and per both, over all ways to log in and across all replicas.
+        Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyMfa(
+        self,
+        request: _auth_service_pb2.VerifyMfaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.VerifyMfaResponse, _abc.Awaitable[_auth_service_pb2.VerifyMfaResponse]]:
+        """Completes a login with a second factor and creates the session. An
+        mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestLoginCode(
+        self,
+        request: _auth_service_pb2.RequestLoginCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.RequestLoginCodeResponse, _abc.Awaitable[_auth_service_pb2.RequestLoginCodeResponse]]:
+        """Sends a code to log in with instead of a password. Answers alike for
+        addresses that no account has: those get nothing. Roles: app. Reasons:
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def LoginWithCode(
+        self,
+        request: _auth_service_pb2.LoginWithCodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.LoginWithCodeResponse, _abc.Awaitable[_auth_service_pb2.LoginWithCodeResponse]]:
+        """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
+        that the address is the user's. Roles: app. Reasons: CODE_INVALID,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginPasskeyLogin(
+        self,
+        request: _auth_service_pb2.BeginPasskeyLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.BeginPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.BeginPasskeyLoginResponse]]:
+        """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def LoginWithPasskey(
+        self,
+        request: _auth_service_pb2.LoginWithPasskeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.LoginWithPasskeyResponse, _abc.Awaitable[_auth_service_pb2.LoginWithPasskeyResponse]]:
+        """Checks what the passkey signed; goes on as Login. A passkey that verified
+        its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginOAuth(
+        self,
+        request: _auth_service_pb2.BeginOAuthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.BeginOAuthResponse, _abc.Awaitable[_auth_service_pb2.BeginOAuthResponse]]:
+        """Starts a login at another provider (authorization code with PKCE, RFC 6749
+        and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
+        PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def CompleteOAuth(
+        self,
+        request: _auth_service_pb2.CompleteOAuthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.CompleteOAuthResponse, _abc.Awaitable[_auth_service_pb2.CompleteOAuthResponse]]:
+        """Completes a login at another provider; goes on as Login. A user who is new
+        here gets an account, if the provider says that the address is verified.
+        Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
+        EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestPasswordReset(
+        self,
+        request: _auth_service_pb2.RequestPasswordResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.RequestPasswordResetResponse, _abc.Awaitable[_auth_service_pb2.RequestPasswordResetResponse]]:
+        """Sends a code to set a new password with. Answers alike for addresses that
+        no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
+        FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetPassword(
+        self,
+        request: _auth_service_pb2.ResetPasswordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ResetPasswordResponse, _abc.Awaitable[_auth_service_pb2.ResetPasswordResponse]]:
+        """Sets a new password with a code that RequestPasswordReset sent, and ends
+        all sessions. It does not log in, and second factors stay. Roles: app.
+        Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -175,6 +451,39 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.BatchValidateTokensResponse, _abc.Awaitable[_auth_service_pb2.BatchValidateTokensResponse]]:
         """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
         Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeToken(
+        self,
+        request: _auth_service_pb2.ExchangeTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ExchangeTokenResponse, _abc.Awaitable[_auth_service_pb2.ExchangeTokenResponse]]:
+        """Exchanges a token for one that may do less or is for somebody else, in the
+        name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+        Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueServiceToken(
+        self,
+        request: _auth_service_pb2.IssueServiceTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.IssueServiceTokenResponse, _abc.Awaitable[_auth_service_pb2.IssueServiceTokenResponse]]:
+        """Issues a token for the calling service itself, bound to the certificate of
+        this call (RFC 8705). Settings say which audiences and scopes a caller may
+        ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+        CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateApiKey(
+        self,
+        request: _auth_service_pb2.ValidateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_auth_service_pb2.ValidateApiKeyResponse, _abc.Awaitable[_auth_service_pb2.ValidateApiKeyResponse]]:
+        """Says whether an API key is active, whose it is and what it may do. A bad
+        key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -25,13 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61uthsvc/v1/common.proto\x12\nauthsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\rClientContext\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\"\x96\x02\n\x06Tokens\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x1a\n\rsession_token\x18\x06 \x01(\tB\x03\x80\x01\x01\x12\x17\n\ncsrf_token\x18\x07 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07user_id\x18\x08 \x01(\t\"\x85\x03\n\x06\x43laims\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x11\n\taudiences\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nissue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fnot_before_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08token_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\r\n\x05roles\x18\t \x03(\t\x12\x13\n\x0bpermissions\x18\n \x03(\t\x12\x0e\n\x06scopes\x18\x0b \x03(\t\x12\x1e\n\x16\x61uthentication_methods\x18\x0c \x03(\t\x12\x37\n\x13\x61uthentication_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x82\x04\n\x0eInactiveReason\x12\x1f\n\x1bINACTIVE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19INACTIVE_REASON_MALFORMED\x10\x01\x12%\n!INACTIVE_REASON_SIGNATURE_INVALID\x10\x02\x12\x1b\n\x17INACTIVE_REASON_EXPIRED\x10\x03\x12!\n\x1dINACTIVE_REASON_NOT_YET_VALID\x10\x04\x12#\n\x1fINACTIVE_REASON_ISSUER_MISMATCH\x10\x05\x12%\n!INACTIVE_REASON_AUDIENCE_MISMATCH\x10\x06\x12!\n\x1dINACTIVE_REASON_SCOPE_MISSING\x10\x07\x12#\n\x1fINACTIVE_REASON_SESSION_REVOKED\x10\x08\x12#\n\x1fINACTIVE_REASON_SESSION_EXPIRED\x10\t\x12#\n\x1fINACTIVE_REASON_SESSION_UNKNOWN\x10\n\x12!\n\x1dINACTIVE_REASON_USER_DISABLED\x10\x0b\x12\x1f\n\x1bINACTIVE_REASON_IP_MISMATCH\x10\x0c\x12\'\n#INACTIVE_REASON_USER_AGENT_MISMATCH\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x61uthsvc/v1/common.proto\x12\nauthsvc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"B\n\rClientContext\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x12\n\nuser_agent\x18\x02 \x01(\t\x12\x11\n\tdevice_id\x18\x03 \x01(\t\"\xbb\x01\n\x0cMfaChallenge\x12\x16\n\tmfa_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07methods\x18\x02 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0ftotp_enrollment\x18\x04 \x01(\x0b\x32\x1a.authsvc.v1.TotpEnrollment\x12\x1c\n\x14passkey_options_json\x18\x05 \x01(\t\"R\n\x0eTotpEnrollment\x12\x11\n\tfactor_id\x18\x01 \x01(\t\x12\x13\n\x06secret\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x18\n\x0botpauth_uri\x18\x03 \x01(\tB\x03\x80\x01\x01\"\x96\x02\n\x06Tokens\x12\x19\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\tB\x03\x80\x01\x01\x12<\n\x18\x61\x63\x63\x65ss_token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\rrefresh_token\x18\x03 \x01(\tB\x03\x80\x01\x01\x12=\n\x19refresh_token_expire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x1a\n\rsession_token\x18\x06 \x01(\tB\x03\x80\x01\x01\x12\x17\n\ncsrf_token\x18\x07 \x01(\tB\x03\x80\x01\x01\x12\x0f\n\x07user_id\x18\x08 \x01(\t\"\xb5\x03\n\x06\x43laims\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x11\n\taudiences\x18\x03 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nissue_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0fnot_before_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08token_id\x18\x07 \x01(\t\x12\x12\n\nsession_id\x18\x08 \x01(\t\x12\r\n\x05roles\x18\t \x03(\t\x12\x13\n\x0bpermissions\x18\n \x03(\t\x12\x0e\n\x06scopes\x18\x0b \x03(\t\x12\x1e\n\x16\x61uthentication_methods\x18\x0c \x03(\t\x12\x37\n\x13\x61uthentication_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16\x63\x65rtificate_thumbprint\x18\x0e \x01(\x0c\x12\x0e\n\x06\x61\x63tors\x18\x0f \x03(\t*L\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x11\n\rDELIVERY_SEND\x10\x01\x12\x13\n\x0f\x44\x45LIVERY_RETURN\x10\x02*\x90\x05\n\x0eInactiveReason\x12\x1f\n\x1bINACTIVE_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19INACTIVE_REASON_MALFORMED\x10\x01\x12%\n!INACTIVE_REASON_SIGNATURE_INVALID\x10\x02\x12\x1b\n\x17INACTIVE_REASON_EXPIRED\x10\x03\x12!\n\x1dINACTIVE_REASON_NOT_YET_VALID\x10\x04\x12#\n\x1fINACTIVE_REASON_ISSUER_MISMATCH\x10\x05\x12%\n!INACTIVE_REASON_AUDIENCE_MISMATCH\x10\x06\x12!\n\x1dINACTIVE_REASON_SCOPE_MISSING\x10\x07\x12#\n\x1fINACTIVE_REASON_SESSION_REVOKED\x10\x08\x12#\n\x1fINACTIVE_REASON_SESSION_EXPIRED\x10\t\x12#\n\x1fINACTIVE_REASON_SESSION_UNKNOWN\x10\n\x12!\n\x1dINACTIVE_REASON_USER_DISABLED\x10\x0b\x12\x1f\n\x1bINACTIVE_REASON_IP_MISMATCH\x10\x0c\x12\'\n#INACTIVE_REASON_USER_AGENT_MISMATCH\x10\r\x12(\n$INACTIVE_REASON_CERTIFICATE_MISMATCH\x10\x0e\x12\x1f\n\x1bINACTIVE_REASON_KEY_UNKNOWN\x10\x0f\x12\x1f\n\x1bINACTIVE_REASON_KEY_REVOKED\x10\x10\x12 \n\x1cINACTIVE_REASON_RATE_LIMITED\x10\x11\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'authsvc.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MFACHALLENGE'].fields_by_name['mfa_token']._loaded_options = None
+  _globals['_MFACHALLENGE'].fields_by_name['mfa_token']._serialized_options = b'\200\001\001'
+  _globals['_TOTPENROLLMENT'].fields_by_name['secret']._loaded_options = None
+  _globals['_TOTPENROLLMENT'].fields_by_name['secret']._serialized_options = b'\200\001\001'
+  _globals['_TOTPENROLLMENT'].fields_by_name['otpauth_uri']._loaded_options = None
+  _globals['_TOTPENROLLMENT'].fields_by_name['otpauth_uri']._serialized_options = b'\200\001\001'
   _globals['_TOKENS'].fields_by_name['access_token']._loaded_options = None
   _globals['_TOKENS'].fields_by_name['access_token']._serialized_options = b'\200\001\001'
   _globals['_TOKENS'].fields_by_name['refresh_token']._loaded_options = None
@@ -40,12 +46,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENS'].fields_by_name['session_token']._serialized_options = b'\200\001\001'
   _globals['_TOKENS'].fields_by_name['csrf_token']._loaded_options = None
   _globals['_TOKENS'].fields_by_name['csrf_token']._serialized_options = b'\200\001\001'
-  _globals['_INACTIVEREASON']._serialized_start=814
-  _globals['_INACTIVEREASON']._serialized_end=1328
+  _globals['_DELIVERY']._serialized_start=1135
+  _globals['_DELIVERY']._serialized_end=1211
+  _globals['_INACTIVEREASON']._serialized_start=1214
+  _globals['_INACTIVEREASON']._serialized_end=1870
   _globals['_CLIENTCONTEXT']._serialized_start=72
   _globals['_CLIENTCONTEXT']._serialized_end=138
-  _globals['_TOKENS']._serialized_start=141
-  _globals['_TOKENS']._serialized_end=419
-  _globals['_CLAIMS']._serialized_start=422
-  _globals['_CLAIMS']._serialized_end=811
+  _globals['_MFACHALLENGE']._serialized_start=141
+  _globals['_MFACHALLENGE']._serialized_end=328
+  _globals['_TOTPENROLLMENT']._serialized_start=330
+  _globals['_TOTPENROLLMENT']._serialized_end=412
+  _globals['_TOKENS']._serialized_start=415
+  _globals['_TOKENS']._serialized_end=693
+  _globals['_CLAIMS']._serialized_start=696
+  _globals['_CLAIMS']._serialized_end=1133
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Delivery:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
+    """As SEND."""
+    DELIVERY_SEND: _Delivery.ValueType  # 1
+    """The code is sent to the address that is stored with the account."""
+    DELIVERY_RETURN: _Delivery.ValueType  # 2
+    """The code is returned, and nothing is sent: the caller delivers it on its
+    own. Only for the role issuer.
+    """
+
+class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
+    """What becomes of a code that is made."""
+
+DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
+"""As SEND."""
+DELIVERY_SEND: Delivery.ValueType  # 1
+"""The code is sent to the address that is stored with the account."""
+DELIVERY_RETURN: Delivery.ValueType  # 2
+"""The code is returned, and nothing is sent: the caller delivers it on its
+own. Only for the role issuer.
+"""
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
 class _InactiveReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -58,6 +86,14 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     """The session is bound to another ip address or network."""
     INACTIVE_REASON_USER_AGENT_MISMATCH: _InactiveReason.ValueType  # 13
     """The session is bound to another user agent."""
+    INACTIVE_REASON_CERTIFICATE_MISMATCH: _InactiveReason.ValueType  # 14
+    """It is bound to a client certificate and was not presented with it."""
+    INACTIVE_REASON_KEY_UNKNOWN: _InactiveReason.ValueType  # 15
+    """No such API key is known."""
+    INACTIVE_REASON_KEY_REVOKED: _InactiveReason.ValueType  # 16
+    """The API key was revoked."""
+    INACTIVE_REASON_RATE_LIMITED: _InactiveReason.ValueType  # 17
+    """The API key's own limit is used up; see retry_after."""
 
 class InactiveReason(_InactiveReason, metaclass=_InactiveReasonEnumTypeWrapper):
     """Why a token or a session is not active. Enough for a caller to choose what
@@ -96,6 +132,14 @@ INACTIVE_REASON_IP_MISMATCH: InactiveReason.ValueType  # 12
 """The session is bound to another ip address or network."""
 INACTIVE_REASON_USER_AGENT_MISMATCH: InactiveReason.ValueType  # 13
 """The session is bound to another user agent."""
+INACTIVE_REASON_CERTIFICATE_MISMATCH: InactiveReason.ValueType  # 14
+"""It is bound to a client certificate and was not presented with it."""
+INACTIVE_REASON_KEY_UNKNOWN: InactiveReason.ValueType  # 15
+"""No such API key is known."""
+INACTIVE_REASON_KEY_REVOKED: InactiveReason.ValueType  # 16
+"""The API key was revoked."""
+INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
+"""The API key's own limit is used up; see retry_after."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
 @_typing.final
@@ -138,6 +182,85 @@ class ClientContext(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClientContext: _TypeAlias = ClientContext  # noqa: Y015
+
+@_typing.final
+class MfaChallenge(_message.Message):
+    """A login that needs a second factor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MFA_TOKEN_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TOTP_ENROLLMENT_FIELD_NUMBER: _builtins.int
+    PASSKEY_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
+    mfa_token: _builtins.str
+    """For VerifyMfa; works until it expires, once, for at most five attempts."""
+    passkey_options_json: _builtins.str
+    """Set if the user has passkeys: PublicKeyCredentialRequestOptions of
+    WebAuthn as JSON, for the browser.
+    """
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may complete the login: "totp", "passkey", "recovery_code"."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When mfa_token expires."""
+
+    @_builtins.property
+    def totp_enrollment(self) -> Global___TotpEnrollment:
+        """Set if one of the user's roles needs a second factor and the user has
+        none: show it, and complete the login with the first code; the
+        authenticator app is enrolled by that.
+        """
+
+    def __init__(
+        self,
+        *,
+        mfa_token: _builtins.str = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        totp_enrollment: Global___TotpEnrollment | None = ...,
+        passkey_options_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "totp_enrollment", b"totp_enrollment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "methods", b"methods", "mfa_token", b"mfa_token", "passkey_options_json", b"passkey_options_json", "totp_enrollment", b"totp_enrollment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MfaChallenge: _TypeAlias = MfaChallenge  # noqa: Y015
+
+@_typing.final
+class TotpEnrollment(_message.Message):
+    """What an authenticator app needs to know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACTOR_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    OTPAUTH_URI_FIELD_NUMBER: _builtins.int
+    factor_id: _builtins.str
+    """For ConfirmTotp and RemoveFactor, a UUID."""
+    secret: _builtins.str
+    """The shared secret in Base32, to be typed in."""
+    otpauth_uri: _builtins.str
+    """The same as an otpauth:// address, to be shown as a QR code."""
+    def __init__(
+        self,
+        *,
+        factor_id: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        otpauth_uri: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor_id", b"factor_id", "otpauth_uri", b"otpauth_uri", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TotpEnrollment: _TypeAlias = TotpEnrollment  # noqa: Y015
 
 @_typing.final
 class Tokens(_message.Message):
@@ -219,14 +342,20 @@ class Claims(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_METHODS_FIELD_NUMBER: _builtins.int
     AUTHENTICATION_TIME_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    ACTORS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """`sub`: the user's id, a UUID."""
+    """`sub`: the user's id, a UUID; for a service's own token its identity."""
     issuer: _builtins.str
     """`iss`: who signed the token, an https address."""
     token_id: _builtins.str
     """`jti`: the token's own id."""
     session_id: _builtins.str
     """`sid`: the session that the token belongs to, a UUID."""
+    certificate_thumbprint: _builtins.bytes
+    """`cnf.x5t#S256` (RFC 8705): the SHA-256 of the certificate that the token
+    is bound to, 32 bytes; empty: none.
+    """
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`aud`: whom the token is for."""
@@ -263,6 +392,12 @@ class Claims(_message.Message):
     def authentication_time(self) -> _timestamp_pb2.Timestamp:
         """`auth_time`: when the user last logged in."""
 
+    @_builtins.property
+    def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`act` (RFC 8693): the services that act in the user's name, the present
+        one first. Empty: nobody but the user.
+        """
+
     def __init__(
         self,
         *,
@@ -279,10 +414,12 @@ class Claims(_message.Message):
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         authentication_methods: _abc.Iterable[_builtins.str] | None = ...,
         authentication_time: _timestamp_pb2.Timestamp | None = ...,
+        certificate_thumbprint: _builtins.bytes = ...,
+        actors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["authentication_time", b"authentication_time", "expire_time", b"expire_time", "issue_time", b"issue_time", "not_before_time", b"not_before_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audiences", b"audiences", "authentication_methods", b"authentication_methods", "authentication_time", b"authentication_time", "expire_time", b"expire_time", "issue_time", b"issue_time", "issuer", b"issuer", "not_before_time", b"not_before_time", "permissions", b"permissions", "roles", b"roles", "scopes", b"scopes", "session_id", b"session_id", "subject", b"subject", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "audiences", b"audiences", "authentication_methods", b"authentication_methods", "authentication_time", b"authentication_time", "certificate_thumbprint", b"certificate_thumbprint", "expire_time", b"expire_time", "issue_time", b"issue_time", "issuer", b"issuer", "not_before_time", b"not_before_time", "permissions", b"permissions", "roles", b"roles", "scopes", b"scopes", "session_id", b"session_id", "subject", b"subject", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,51 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A fault of the service; the cause is in its log under the
     request id. Nothing else is told.
     """
+    ERROR_REASON_CODE_INVALID: _ErrorReason.ValueType  # 17
+    """UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
+    replaced by a newer one, had too many attempts or was made for something
+    else: which of it is never told. Ask for a new code.
+    """
+    ERROR_REASON_STATE_INVALID: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
+    Begin anew.
+    """
+    ERROR_REASON_LINK_REQUIRES_LOGIN: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION. An account has the address that the provider named,
+    but not this identity. Ask the user to log in to the account and link the
+    identity from there.
+    """
+    ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION. The change needs a login that is more recent than the
+    token's `auth_time`. Ask the user to log in again. Metadata: `max_age`, in
+    seconds.
+    """
+    ERROR_REASON_REDIRECT_NOT_ALLOWED: _ErrorReason.ValueType  # 21
+    """INVALID_ARGUMENT. The redirect address is none of those in the settings.
+    Detail: google.rpc.BadRequest. Don't retry unchanged.
+    """
+    ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
+    """NOT_FOUND. The user has no API key with this id. Don't retry."""
+    ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
+    """NOT_FOUND. The user has no factor with this id. Don't retry."""
+    ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
+    """NOT_FOUND. The user has no such identity at a provider. Don't retry."""
+    ERROR_REASON_EMAIL_NOT_VERIFIED: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
+    or at the provider.
+    """
+    ERROR_REASON_LAST_CREDENTIAL: _ErrorReason.ValueType  # 26
+    """FAILED_PRECONDITION. Without it the user could not log in any more. Add
+    another way to log in first.
+    """
+    ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
+    first. Metadata: `limit`.
+    """
+    ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
+    """UNAVAILABLE. The provider did not answer in time or not as it should.
+    Detail: google.rpc.RetryInfo. Begin anew.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -166,5 +211,50 @@ have been carried out. Detail: google.rpc.RetryInfo. Retry with backoff.
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 """INTERNAL. A fault of the service; the cause is in its log under the
 request id. Nothing else is told.
+"""
+ERROR_REASON_CODE_INVALID: ErrorReason.ValueType  # 17
+"""UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
+replaced by a newer one, had too many attempts or was made for something
+else: which of it is never told. Ask for a new code.
+"""
+ERROR_REASON_STATE_INVALID: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
+Begin anew.
+"""
+ERROR_REASON_LINK_REQUIRES_LOGIN: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION. An account has the address that the provider named,
+but not this identity. Ask the user to log in to the account and link the
+identity from there.
+"""
+ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION. The change needs a login that is more recent than the
+token's `auth_time`. Ask the user to log in again. Metadata: `max_age`, in
+seconds.
+"""
+ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
+"""INVALID_ARGUMENT. The redirect address is none of those in the settings.
+Detail: google.rpc.BadRequest. Don't retry unchanged.
+"""
+ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
+"""NOT_FOUND. The user has no API key with this id. Don't retry."""
+ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
+"""NOT_FOUND. The user has no factor with this id. Don't retry."""
+ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
+"""NOT_FOUND. The user has no such identity at a provider. Don't retry."""
+ERROR_REASON_EMAIL_NOT_VERIFIED: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
+or at the provider.
+"""
+ERROR_REASON_LAST_CREDENTIAL: ErrorReason.ValueType  # 26
+"""FAILED_PRECONDITION. Without it the user could not log in any more. Add
+another way to log in first.
+"""
+ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
+first. Metadata: `limit`.
+"""
+ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
+"""UNAVAILABLE. The provider did not answer in time or not as it should.
+Detail: google.rpc.RetryInfo. Begin anew.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

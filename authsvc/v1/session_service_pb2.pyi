@@ -39,6 +39,12 @@ class _RevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevokeRe
     """An old refresh token was used again, so it may have been stolen."""
     REVOKE_REASON_USER_DISABLED: _RevokeReason.ValueType  # 5
     """The account was disabled."""
+    REVOKE_REASON_PASSWORD_CHANGED: _RevokeReason.ValueType  # 6
+    """The password was changed or reset."""
+    REVOKE_REASON_OWNER_ARRIVED: _RevokeReason.ValueType  # 7
+    """The account was opened by somebody who had not proved that the address is
+    theirs, and its owner arrived.
+    """
 
 class RevokeReason(_RevokeReason, metaclass=_RevokeReasonEnumTypeWrapper):
     """Why a session was ended before it expired."""
@@ -55,6 +61,12 @@ REVOKE_REASON_REFRESH_TOKEN_REUSED: RevokeReason.ValueType  # 4
 """An old refresh token was used again, so it may have been stolen."""
 REVOKE_REASON_USER_DISABLED: RevokeReason.ValueType  # 5
 """The account was disabled."""
+REVOKE_REASON_PASSWORD_CHANGED: RevokeReason.ValueType  # 6
+"""The password was changed or reset."""
+REVOKE_REASON_OWNER_ARRIVED: RevokeReason.ValueType  # 7
+"""The account was opened by somebody who had not proved that the address is
+theirs, and its owner arrived.
+"""
 Global___RevokeReason: _TypeAlias = RevokeReason  # noqa: Y015
 
 @_typing.final
