@@ -19,6 +19,15 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from authsvc.credential_sections import (
+    ApiKeySettings,
+    CodeSettings,
+    DeliverySettings,
+    ImportSettings,
+    OAuthSettings,
+    PasskeySettings,
+    SecondFactorSettings,
+)
 from authsvc.sections import (
     BruteForceSettings,
     CallerSettings,
@@ -39,18 +48,25 @@ from authsvc.sections import (
 )
 
 __all__ = [
+    "ApiKeySettings",
     "BruteForceSettings",
     "CallerSettings",
+    "CodeSettings",
     "ConfigError",
     "DatabaseSettings",
+    "DeliverySettings",
     "GrpcSettings",
     "HttpSettings",
+    "ImportSettings",
     "KeySettings",
     "LogSettings",
+    "OAuthSettings",
+    "PasskeySettings",
     "PasswordSettings",
     "PolicySettings",
     "RateLimitSettings",
     "RetentionSettings",
+    "SecondFactorSettings",
     "SecretSettings",
     "Section",
     "SessionSettings",
@@ -106,6 +122,13 @@ class Settings(BaseSettings):
     passwords: PasswordSettings = PasswordSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     brute_force: BruteForceSettings = BruteForceSettings()
+    codes: CodeSettings = CodeSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    second_factors: SecondFactorSettings = SecondFactorSettings()
+    passkeys: PasskeySettings = PasskeySettings()
+    oauth: OAuthSettings = OAuthSettings()
+    api_keys: ApiKeySettings = ApiKeySettings()
+    imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(

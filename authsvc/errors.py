@@ -1,14 +1,19 @@
 """Owns the error family: every failure a caller can meet, and its reason. It knows no gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK: what was sent can't be used
-├── Unauthenticated       CREDENTIALS_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: what
+│                         was sent can't be used
+├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
-├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN
+├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
+│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
+├── NotPossibleNow        STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
-└── StoreUnavailable      STORE_UNAVAILABLE
+├── StoreUnavailable      STORE_UNAVAILABLE
+└── ProviderUnavailable   PROVIDER_UNAVAILABLE
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +40,18 @@ class Reason(StrEnum):
     TOO_MANY_ATTEMPTS = "TOO_MANY_ATTEMPTS"
     OVERLOADED = "OVERLOADED"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    CODE_INVALID = "CODE_INVALID"
+    STATE_INVALID = "STATE_INVALID"
+    LINK_REQUIRES_LOGIN = "LINK_REQUIRES_LOGIN"
+    REAUTHENTICATION_REQUIRED = "REAUTHENTICATION_REQUIRED"
+    REDIRECT_NOT_ALLOWED = "REDIRECT_NOT_ALLOWED"
+    KEY_NOT_FOUND = "KEY_NOT_FOUND"
+    FACTOR_NOT_FOUND = "FACTOR_NOT_FOUND"
+    IDENTITY_NOT_FOUND = "IDENTITY_NOT_FOUND"
+    EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
+    LAST_CREDENTIAL = "LAST_CREDENTIAL"
+    LIMIT_REACHED = "LIMIT_REACHED"
+    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     INTERNAL = "INTERNAL"
 
 
@@ -104,6 +121,10 @@ class NotFound(ServiceError):
     """What was asked for is not there."""
 
 
+class NotPossibleNow(ServiceError):
+    """Something else has to happen first; the reason says what."""
+
+
 class TooManyAttempts(ServiceError):
     """Too many failures; `retry_after` seconds from now an attempt is possible again."""
 
@@ -131,6 +152,13 @@ class StoreUnavailable(ServiceError):
 
     def __init__(self, message: str = "The database is not available.") -> None:
         super().__init__(Reason.STORE_UNAVAILABLE, message)
+
+
+class ProviderUnavailable(ServiceError):
+    """A provider of identities did not answer in time, or not as it should."""
+
+    def __init__(self, message: str = "The provider did not answer as it should.") -> None:
+        super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
 
 
 def credentials_invalid() -> Unauthenticated:
@@ -175,3 +203,70 @@ def policy_unknown(policy: str) -> NotFound:
 def email_taken() -> AlreadyExists:
     """Return the answer to a registration with an address that another account has."""
     return AlreadyExists(Reason.EMAIL_TAKEN, "Another account has this e-mail address.")
+
+
+def code_invalid() -> Unauthenticated:
+    """Return the one answer to every one-time code that does not work, whatever the cause."""
+    return Unauthenticated(Reason.CODE_INVALID, "The code is not valid.")
+
+
+def state_invalid() -> NotPossibleNow:
+    """Return the answer to a state or challenge that is unknown, used or expired."""
+    return NotPossibleNow(Reason.STATE_INVALID, "This is unknown, was used or has expired.")
+
+
+def link_requires_login() -> NotPossibleNow:
+    """Return the answer to a stranger's identity whose address an account has."""
+    return NotPossibleNow(
+        Reason.LINK_REQUIRES_LOGIN, "Log in to the account that has this address, then link."
+    )
+
+
+def reauthentication_required(max_age: float) -> NotPossibleNow:
+    """Return the answer to a sensitive change by a login older than `max_age` seconds."""
+    return NotPossibleNow(
+        Reason.REAUTHENTICATION_REQUIRED,
+        "This needs a more recent login.",
+        {"max_age": str(int(max_age))},
+    )
+
+
+def redirect_not_allowed(field: str = "redirect_uri") -> FieldInvalid:
+    """Return the answer to a redirect address that is none of the settings'."""
+    return FieldInvalid(
+        field, "is none of the allowed addresses", reason=Reason.REDIRECT_NOT_ALLOWED
+    )
+
+
+def key_not_found() -> NotFound:
+    """Return the answer to an API key's id that the user has not."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
+
+
+def factor_not_found() -> NotFound:
+    """Return the answer to a factor's id that the user has not."""
+    return NotFound(Reason.FACTOR_NOT_FOUND, "No factor has this id.")
+
+
+def identity_not_found() -> NotFound:
+    """Return the answer to an identity that the user has not."""
+    return NotFound(Reason.IDENTITY_NOT_FOUND, "No such identity is linked.")
+
+
+def email_not_verified() -> NotPossibleNow:
+    """Return the answer to a login that waits for the proof that the address is the user's."""
+    return NotPossibleNow(Reason.EMAIL_NOT_VERIFIED, "The e-mail address is not verified.")
+
+
+def last_credential() -> NotPossibleNow:
+    """Return the answer to the removal of the only way to log in."""
+    return NotPossibleNow(
+        Reason.LAST_CREDENTIAL, "Without it nobody could log in to the account any more."
+    )
+
+
+def limit_reached(limit: int) -> NotPossibleNow:
+    """Return the answer to one more of something of which there may be `limit`."""
+    return NotPossibleNow(
+        Reason.LIMIT_REACHED, f"There may be at most {limit} of these.", {"limit": str(limit)}
+    )

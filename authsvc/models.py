@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple, NewType, Protocol
+from typing import NamedTuple, NewType, Protocol, TypeAlias
 from uuid import UUID
 
 UserId = NewType("UserId", UUID)
 SessionId = NewType("SessionId", UUID)
+FactorId = NewType("FactorId", UUID)
+ApiKeyId = NewType("ApiKeyId", UUID)
 
 
 class Clock(Protocol):
@@ -74,6 +76,8 @@ class User:
     roles: tuple[str, ...]
     status: UserStatus
     create_time: datetime
+    email_verify_time: datetime | None = None
+    has_second_factor: bool = False
 
 
 class RevokeReason(StrEnum):
@@ -84,6 +88,8 @@ class RevokeReason(StrEnum):
     REPLACED = "replaced"
     REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105 - a reason's name
     USER_DISABLED = "user_disabled"
+    PASSWORD_CHANGED = "password_changed"  # noqa: S105 - a reason's name
+    OWNER_ARRIVED = "owner_arrived"
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -127,6 +133,40 @@ class Tokens:
     user_id: UserId
 
 
+@dataclass(frozen=True, slots=True)
+class TotpEnrollment:
+    """What an authenticator app needs to know: the secret in Base32, and the same as an address."""
+
+    factor_id: FactorId
+    secret: str = field(repr=False)
+    otpauth_uri: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MfaChallenge:
+    """A login that needs a second factor: any one of `methods`.
+
+    `totp_enrollment` is set if the user has to enrol one to log in; `passkey_options` is what the
+    user's passkeys are to sign (WebAuthn, JSON), "" if there are none.
+    """
+
+    mfa_token: str = field(repr=False)
+    methods: tuple[str, ...]
+    expire_time: datetime
+    totp_enrollment: TotpEnrollment | None = None
+    passkey_options: str = ""
+
+
+LoginOutcome: TypeAlias = Tokens | MfaChallenge
+
+
+class Delivery(StrEnum):
+    """What becomes of a code that is made; RETURN is for callers with the role issuer."""
+
+    SEND = "send"
+    RETURN = "return"
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Claims:
     """What a verified access token says (RFC 9068); times are aware, in UTC.
@@ -165,6 +205,10 @@ class InactiveReason(StrEnum):
     USER_DISABLED = "USER_DISABLED"
     IP_MISMATCH = "IP_MISMATCH"
     USER_AGENT_MISMATCH = "USER_AGENT_MISMATCH"
+    CERTIFICATE_MISMATCH = "CERTIFICATE_MISMATCH"
+    KEY_UNKNOWN = "KEY_UNKNOWN"
+    KEY_REVOKED = "KEY_REVOKED"
+    RATE_LIMITED = "RATE_LIMITED"
 
 
 class Algorithm(StrEnum):

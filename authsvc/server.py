@@ -21,6 +21,7 @@ from authsvc.rpc.interceptor import Gate, Interceptor
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,
+    admin_service_pb2_grpc,
     auth_service_pb2_grpc,
     rate_limit_service_pb2_grpc,
     session_service_pb2_grpc,
@@ -31,6 +32,10 @@ SERVICES: Mapping[str, tuple[type, Callable[[Any, Any], None]]] = MappingProxyTy
         "authsvc.v1.AccountService": (
             account_service_pb2_grpc.AccountServiceServicer,
             account_service_pb2_grpc.add_AccountServiceServicer_to_server,
+        ),
+        "authsvc.v1.AdminService": (
+            admin_service_pb2_grpc.AdminServiceServicer,
+            admin_service_pb2_grpc.add_AdminServiceServicer_to_server,
         ),
         "authsvc.v1.AuthService": (
             auth_service_pb2_grpc.AuthServiceServicer,

@@ -11,7 +11,6 @@ from authsvc.core.brute_force import BruteForce
 from authsvc.core.emails import parse_email
 from authsvc.core.hashing import PasswordHasher
 from authsvc.core.ids import uuid7
-from authsvc.core.login import PasswordLogin
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.sessions import Sessions
 from authsvc.errors import email_taken, user_not_found
@@ -20,7 +19,6 @@ from authsvc.models import (
     ClientContext,
     Clock,
     RevokeReason,
-    Tokens,
     User,
     UserId,
     UserStatus,
@@ -42,7 +40,7 @@ class Registration:
 
 
 class Accounts:
-    """Makes, reads and switches accounts, and logs their users in."""
+    """Makes, reads and switches accounts."""
 
     def __init__(
         self,
@@ -59,7 +57,6 @@ class Accounts:
         self._sessions = sessions
         self._guard = guard
         self._clock = clock
-        self._password_login = PasswordLogin(database, hasher, sessions, guard, clock)
 
     async def register(self, call: Call, registration: Registration) -> UserId:
         """Make an account and return its id; it is not logged in.
@@ -85,17 +82,6 @@ class Accounts:
         """Make an account on an operator's behalf; raises as `register`, without its limit."""
         registration = Registration(email, password, display_name)
         return await self._create(call, AuditType.USER_CREATE, registration, roles)
-
-    async def login(self, call: Call, email: str, password: str, client: ClientContext) -> Tokens:
-        """Open a session for the user with this e-mail address and password.
-
-        Raises:
-            FieldInvalid: It can't be an address or a password, whosever.
-            Unauthenticated: CREDENTIALS_INVALID.
-            TooManyAttempts: Too many logins failed before; this one was not evaluated.
-            Overloaded: Too many passwords wait to be hashed.
-        """
-        return await self._password_login.login(call, email, password, client)
 
     async def get(self, user_id: UserId) -> User:
         """Return an active account.

@@ -30,6 +30,7 @@ class Access:
 
 
 _APP = frozenset({Role.APP})
+_ADMIN = frozenset({Role.ADMIN})
 _ISSUER = frozenset({Role.ISSUER})
 _OBSERVER = frozenset({Role.OBSERVER})
 _APP_OR_EDGE = frozenset({Role.APP, Role.EDGE})
@@ -45,8 +46,42 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AuthService/BatchValidateTokens": Access(
             _APP_OR_EDGE, question=True, batch=True
         ),
+        "/authsvc.v1.AuthService/VerifyEmail": Access(_APP),
+        "/authsvc.v1.AuthService/ResendVerification": Access(_APP),
+        "/authsvc.v1.AuthService/VerifyMfa": Access(_APP),
+        "/authsvc.v1.AuthService/RequestLoginCode": Access(_APP),
+        "/authsvc.v1.AuthService/LoginWithCode": Access(_APP),
+        "/authsvc.v1.AuthService/BeginPasskeyLogin": Access(_APP),
+        "/authsvc.v1.AuthService/LoginWithPasskey": Access(_APP),
+        "/authsvc.v1.AuthService/BeginOAuth": Access(_APP),
+        "/authsvc.v1.AuthService/CompleteOAuth": Access(_APP),
+        "/authsvc.v1.AuthService/RequestPasswordReset": Access(_APP),
+        "/authsvc.v1.AuthService/ResetPassword": Access(_APP),
+        "/authsvc.v1.AuthService/ExchangeToken": Access(_APP),
+        "/authsvc.v1.AuthService/IssueServiceToken": Access(_ANY_ROLE),
+        "/authsvc.v1.AuthService/ValidateApiKey": Access(_APP_OR_EDGE, question=True),
         "/authsvc.v1.AuthService/GetJwks": Access(_ANY_ROLE, question=True),
         "/authsvc.v1.AccountService/GetAccount": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/UpdateAccount": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ChangePassword": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/RequestEmailChange": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ConfirmEmailChange": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ListFactors": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/EnrollTotp": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ConfirmTotp": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/BeginPasskeyRegistration": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/FinishPasskeyRegistration": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/RemoveFactor": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/GenerateRecoveryCodes": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ListIdentities": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/UnlinkIdentity": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/CreateApiKey": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ListApiKeys": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/RevokeApiKey": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ListSecurityEvents": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
+        "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, endless=True),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, question=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(

@@ -2,13 +2,13 @@
 
 from weakref import WeakKeyDictionary
 
-from authsvc.core.accounts import Accounts, Registration
-from authsvc.core.sessions import Sessions
-from authsvc.core.signing_keys import SigningKeys
-from authsvc.core.tokens import TokenCheck, TokenResult, TokenValidation
+from authsvc.core.accounts import Registration
+from authsvc.core.tokens import TokenCheck, TokenResult
 from authsvc.models import Claims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call
+from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import auth_service_pb2_grpc as rpc
 
@@ -21,17 +21,8 @@ _MAX_REFRESH_TOKEN = 8_192
 class AuthHandler(rpc.AuthServiceServicer):
     """Credentials in, tokens out; and the question whether a token is still good."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        sessions: Sessions,
-        tokens: TokenValidation,
-        keys: SigningKeys,
-    ) -> None:
-        self._accounts = accounts
-        self._sessions = sessions
-        self._tokens = tokens
-        self._keys = keys
+    def __init__(self, use: AuthUseCases) -> None:
+        self._use = use
         # Making a message costs more than judging a cached token, so it is kept beside its claims.
         self._active: WeakKeyDictionary[Claims, pb.ValidateTokenResponse] = WeakKeyDictionary()
 
@@ -43,24 +34,26 @@ class AuthHandler(rpc.AuthServiceServicer):
             display_name=convert.text(request.display_name, "display_name", 256),
             client=convert.client_context(request.client),
         )
-        user_id = await self._accounts.register(current_call(), registration)
+        user_id = await self._use.accounts.register(current_call(), registration)
         return pb.RegisterResponse(user_id=str(user_id))
 
     async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
         """Check an e-mail address and a password and create a session."""
-        tokens = await self._accounts.login(
+        outcome = await self._use.login.login(
             current_call(),
             convert.text(request.email, "email", _MAX_EMAIL, required=True),
             convert.text(request.password, "password", _MAX_PASSWORD, required=True),
             convert.client_context(request.client),
         )
-        return pb.LoginResponse(tokens=convert.tokens_message(tokens))
+        response = pb.LoginResponse()
+        fill_login(response, outcome)
+        return response
 
     async def RefreshTokens(
         self, request: pb.RefreshTokensRequest, _context: Context
     ) -> pb.RefreshTokensResponse:
         """Replace a refresh token by a new pair of tokens."""
-        tokens = await self._sessions.refresh(
+        tokens = await self._use.sessions.refresh(
             current_call(),
             convert.text(request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True),
             convert.client_context(request.client),
@@ -72,7 +65,7 @@ class AuthHandler(rpc.AuthServiceServicer):
         token = convert.text(
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
         )
-        await self._sessions.logout(current_call(), token)
+        await self._use.sessions.logout(current_call(), token)
         return pb.LogoutResponse()
 
     async def ValidateToken(
@@ -85,7 +78,7 @@ class AuthHandler(rpc.AuthServiceServicer):
             convert.scopes(request.required_scopes, "required_scopes"),
             request.strict,
         )
-        return self._result(await self._tokens.validate(check))
+        return self._result(await self._use.tokens.validate(check))
 
     async def BatchValidateTokens(
         self, request: pb.BatchValidateTokensRequest, _context: Context
@@ -96,7 +89,7 @@ class AuthHandler(rpc.AuthServiceServicer):
             convert.token(token, f"access_tokens[{index}]")
             for index, token in enumerate(request.access_tokens)
         ]
-        results = await self._tokens.validate_many(
+        results = await self._use.tokens.validate_many(
             tokens, convert.text(request.audience, "audience", 256)
         )
         return pb.BatchValidateTokensResponse(results=map(self._result, results))
@@ -104,8 +97,8 @@ class AuthHandler(rpc.AuthServiceServicer):
     async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
         """Return the public keys that verify access tokens."""
         return pb.GetJwksResponse(
-            jwks_json=self._keys.jwks(),
-            expire_time=convert.timestamp(self._keys.jwks_expire_time()),
+            jwks_json=self._use.keys.jwks(),
+            expire_time=convert.timestamp(self._use.keys.jwks_expire_time()),
         )
 
     def _result(self, result: TokenResult) -> pb.ValidateTokenResponse:

@@ -18,6 +18,7 @@ from grpc import StatusCode
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
+    ProviderUnavailable,
     Reason,
     ServiceError,
     StoreUnavailable,
@@ -43,11 +44,23 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.TOO_MANY_ATTEMPTS: StatusCode.RESOURCE_EXHAUSTED,
         Reason.OVERLOADED: StatusCode.RESOURCE_EXHAUSTED,
         Reason.STORE_UNAVAILABLE: StatusCode.UNAVAILABLE,
+        Reason.CODE_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.STATE_INVALID: StatusCode.FAILED_PRECONDITION,
+        Reason.LINK_REQUIRES_LOGIN: StatusCode.FAILED_PRECONDITION,
+        Reason.REAUTHENTICATION_REQUIRED: StatusCode.FAILED_PRECONDITION,
+        Reason.REDIRECT_NOT_ALLOWED: StatusCode.INVALID_ARGUMENT,
+        Reason.KEY_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.FACTOR_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.IDENTITY_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.EMAIL_NOT_VERIFIED: StatusCode.FAILED_PRECONDITION,
+        Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
+        Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
+        Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )
 
-_STORE_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 
 def to_status(error: ServiceError, request_id: str) -> Status:
@@ -79,8 +92,8 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(QuotaFailure(violations=[violation]))
         case Overloaded():
             details.append(_retry(error.retry_after))
-        case StoreUnavailable():
-            details.append(_retry(_STORE_RETRY_SECONDS))
+        case StoreUnavailable() | ProviderUnavailable():
+            details.append(_retry(_RETRY_SECONDS))
         case _:
             pass
     details.append(RequestInfo(request_id=request_id))

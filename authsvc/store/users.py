@@ -57,7 +57,9 @@ async def insert(
 
 
 _GET = """
-SELECT user_id, email, display_name, roles, status, create_time FROM users WHERE user_id = $1
+SELECT user_id, email, display_name, roles, status, create_time, email_verify_time,
+    has_second_factor
+FROM users WHERE user_id = $1
 """
 
 
@@ -140,21 +142,45 @@ async def release_attempt(connection: Connection, user_id: UserId | None) -> Non
     await connection.execute(_RELEASE_ATTEMPT, user_id)
 
 
+# One proof of two resets nothing, or who knows the password could guess codes for ever.
 _CONFIRM_LOGIN = """
-UPDATE users SET failed_logins = 0
+UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END
 WHERE user_id = $1 AND status = 'active' AND password_hash = $2
-RETURNING user_id, email, display_name, roles, status, create_time
+RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
+    has_second_factor
 """
 
 
 async def confirm_login(connection: Connection, credential: Credential) -> User | None:
     """Forget the failures of an account that is still active and still has this password.
 
-    Returns None, and changes nothing, if it isn't or hasn't. Its row stays locked until the
-    transaction ends.
+    With a second factor they stay, for `reset_failures`. Returns None, and changes nothing, if the
+    account isn't active or hasn't the password. Its row stays locked until the transaction ends.
     """
     row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
     return None if row is None else _user(row)
+
+
+_CONFIRM = """
+UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END
+WHERE user_id = $1 AND status = 'active'
+RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
+    has_second_factor
+"""
+
+
+async def confirm(connection: Connection, user_id: UserId) -> User | None:
+    """Do as `confirm_login` for a user who proved who it is without the password."""
+    row = await connection.fetchrow(_CONFIRM, user_id)
+    return None if row is None else _user(row)
+
+
+_RESET_FAILURES = "UPDATE users SET failed_logins = 0 WHERE user_id = $1"
+
+
+async def reset_failures(connection: Connection, user_id: UserId) -> None:
+    """Forget the failures of an account whose user proved all that is asked for."""
+    await connection.execute(_RESET_FAILURES, user_id)
 
 
 _GET_CREDENTIAL = """
@@ -196,4 +222,6 @@ def _user(row: asyncpg.Record) -> User:
         roles=tuple(roles),
         status=UserStatus(row["status"]),
         create_time=row["create_time"],
+        email_verify_time=row["email_verify_time"],
+        has_second_factor=row["has_second_factor"],
     )

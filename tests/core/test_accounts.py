@@ -234,7 +234,7 @@ async def test_a_disabled_account_is_shut_and_opened_again(
 
 async def test_disabling_ends_every_session(service: Service, database: Database) -> None:
     user_id = await service.register()
-    tokens = await service.accounts.login(CALL, EMAIL, PASSWORD, ClientContext(IP))
+    tokens = await service.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
     await service.login()
     await service.accounts.disable(CLI, user_id)
     async with database.connection() as conn:

@@ -31,14 +31,14 @@ async def _live(service: Service, clock: FakeClock) -> list[Tokens]:
     # People type the password where the address belongs.
     for email, password in ((EMAIL, WRONG), (f"{PASSWORD}@nobody.example", PASSWORD)):
         assert await service.login(password, email=email) == "CREDENTIALS_INVALID"
-    first = await accounts.login(CALL, EMAIL, PASSWORD, _CLIENT)
+    first = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
     second = await sessions.refresh(CALL, first.refresh_token, _CLIENT)
     clock.advance(timedelta(minutes=5))
     with pytest.raises(ServiceError, match="used before"):
         await sessions.refresh(CALL, first.refresh_token, _CLIENT)
-    third = await accounts.login(CALL, EMAIL, PASSWORD, _CLIENT)
+    third = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
     await sessions.logout(CALL, third.refresh_token)
-    fourth = await accounts.login(CALL, EMAIL, PASSWORD, _CLIENT)
+    fourth = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
     await sessions.revoke(CALL, fourth.session_id)
     await accounts.disable(CLI, user_id)
     await accounts.enable(CLI, user_id)

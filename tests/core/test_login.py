@@ -15,8 +15,8 @@ from tests.logins import ONE, PHONE, Replicas, causes, value
 
 async def test_each_login_opens_a_session_of_its_own(free: Service) -> None:
     client = ClientContext(IP, "Test", PHONE)
-    first = await free.accounts.login(CALL, EMAIL, PASSWORD, client)
-    second = await free.accounts.login(CALL, EMAIL.upper(), PASSWORD, client)
+    first = await free.log_in(CALL, EMAIL, PASSWORD, client)
+    second = await free.log_in(CALL, EMAIL.upper(), PASSWORD, client)
     for name in ("session_id", "session_token", "csrf_token", "refresh_token", "access_token"):
         assert getattr(first, name) != getattr(second, name)
     session = await free.sessions.get(first.session_id)
@@ -59,7 +59,7 @@ async def test_what_cant_be_a_credential_costs_nothing(
 
 async def test_every_outcome_is_recorded(limited: Service, database: Database) -> None:
     client = ClientContext(IP, "Test", PHONE)
-    tokens = await limited.accounts.login(CALL, EMAIL, PASSWORD, client)
+    tokens = await limited.log_in(CALL, EMAIL, PASSWORD, client)
     for _ in range(6):
         await limited.login(WRONG)
     await limited.login(email="nobody@example.test", ip=OTHER_IP)
@@ -85,7 +85,7 @@ async def test_no_record_holds_a_secret_or_an_address(
     limited: Service, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = ClientContext(IP, "Test", PHONE)
-    tokens = await limited.accounts.login(CALL, EMAIL, PASSWORD, client)
+    tokens = await limited.log_in(CALL, EMAIL, PASSWORD, client)
     for _ in range(6):
         await limited.login(WRONG)
     await limited.login(email="nobody@example.test")
@@ -102,6 +102,6 @@ async def test_no_record_holds_a_secret_or_an_address(
 
 async def test_an_invalid_field_names_the_field(limited: Service) -> None:
     with pytest.raises(FieldInvalid) as refused:
-        await limited.accounts.login(CALL, "no address", PASSWORD, ClientContext())
+        await limited.log_in(CALL, "no address", PASSWORD, ClientContext())
     assert refused.value.reason is Reason.EMAIL_INVALID
     assert [violation.field for violation in refused.value.violations] == ["email"]

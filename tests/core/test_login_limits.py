@@ -43,7 +43,7 @@ async def test_the_right_password_waits_too_once_the_limit_is_reached(limited: S
     for _ in range(5):
         await limited.login(WRONG)
     with pytest.raises(TooManyAttempts) as refused:
-        await limited.accounts.login(CALL, EMAIL, PASSWORD, ClientContext(IP))
+        await limited.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
     assert refused.value.retry_after > 0
     assert limited.hasher.compared == 5
 

@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
 from pydantic import SecretStr
 
-from authsvc.app import Application
 from authsvc.config import Settings
 from authsvc.models import Clock
+from authsvc.service import Application
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
 from authsvc.v1.auth_service_pb2 import (
     LoginRequest,

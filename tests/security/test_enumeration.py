@@ -58,9 +58,7 @@ async def service(single: Database, clock: FakeClock) -> AsyncIterator[Service]:
 async def _failure(service: Service, account: str, device: str = "") -> ServiceError:
     password = WRONG if account == "wrong" else PASSWORD
     with pytest.raises(ServiceError) as refused:
-        await service.accounts.login(
-            CALL, _email(account), password, ClientContext(IP, "Test", device)
-        )
+        await service.log_in(CALL, _email(account), password, ClientContext(IP, "Test", device))
     return refused.value
 
 
@@ -125,7 +123,7 @@ async def test_unknown_accounts_are_throttled_alike(database: Database, clock: F
     async def attempt(account: str, ip: str) -> tuple[str, bool]:
         password = WRONG if account == "wrong" else PASSWORD
         try:
-            await service.accounts.login(CALL, _email(account), password, ClientContext(ip))
+            await service.log_in(CALL, _email(account), password, ClientContext(ip))
         except TooManyAttempts as error:
             return error.reason, error.retry_after > 0
         except ServiceError as error:

@@ -1,0 +1,1 @@
+"""Owns what the service calls: mail servers, web hooks, providers of identities."""

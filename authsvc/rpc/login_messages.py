@@ -1,0 +1,62 @@
+"""Owns how what is common to all logins looks on the wire: the outcome, and a code's delivery."""
+
+from typing import TypeAlias
+
+from authsvc.errors import CallerNotAllowed, FieldInvalid
+from authsvc.models import Delivery, LoginOutcome, MfaChallenge, Role, TotpEnrollment
+from authsvc.rpc import convert
+from authsvc.rpc.inbound import current_caller
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1 import common_pb2
+
+LoginMessage: TypeAlias = (
+    pb.LoginResponse
+    | pb.LoginWithCodeResponse
+    | pb.LoginWithPasskeyResponse
+    | pb.CompleteOAuthResponse
+)
+
+
+def fill_login(message: LoginMessage, outcome: LoginOutcome) -> None:
+    """Put what a login led to into its response."""
+    if isinstance(outcome, MfaChallenge):
+        message.mfa.CopyFrom(_mfa_message(outcome))
+    else:
+        message.tokens.CopyFrom(convert.tokens_message(outcome))
+
+
+def delivery(value: common_pb2.Delivery.ValueType) -> Delivery:
+    """Return what is to become of a code.
+
+    Raises:
+        FieldInvalid: It is no value of the enum.
+        CallerNotAllowed: It is RETURN and the caller is no issuer.
+    """
+    if value in {common_pb2.DELIVERY_UNSPECIFIED, common_pb2.DELIVERY_SEND}:
+        return Delivery.SEND
+    if value != common_pb2.DELIVERY_RETURN:
+        raise FieldInvalid("delivery", "must be SEND or RETURN")
+    if Role.ISSUER not in current_caller().roles:
+        raise CallerNotAllowed
+    return Delivery.RETURN
+
+
+def enrollment_message(enrollment: TotpEnrollment) -> common_pb2.TotpEnrollment:
+    """Return what an authenticator app needs to know."""
+    return common_pb2.TotpEnrollment(
+        factor_id=str(enrollment.factor_id),
+        secret=enrollment.secret,
+        otpauth_uri=enrollment.otpauth_uri,
+    )
+
+
+def _mfa_message(challenge: MfaChallenge) -> common_pb2.MfaChallenge:
+    message = common_pb2.MfaChallenge(
+        mfa_token=challenge.mfa_token,
+        methods=challenge.methods,
+        expire_time=convert.timestamp(challenge.expire_time),
+        passkey_options_json=challenge.passkey_options,
+    )
+    if challenge.totp_enrollment is not None:
+        message.totp_enrollment.CopyFrom(enrollment_message(challenge.totp_enrollment))
+    return message
