@@ -95,7 +95,7 @@ def test_dev_runs_the_tour_and_drains(tmp_path: Path, start: Callable[..., Proce
         service.wait_for(r"authsvc is running\.")
         tour = start("demo", "--state", state, "--target", target)
         assert tour.end() == 0, tour.output
-        assert "That is the main job." in tour.output
+        assert "That is authsvc." in tour.output
         service.send(signal.SIGTERM)
         assert service.end() == 0, service.output
 

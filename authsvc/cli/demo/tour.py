@@ -1,0 +1,164 @@
+"""Owns the tour itself: the connections as each client, the user it follows, and how it speaks."""
+
+import secrets
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+from rich.console import Console
+
+from authsvc.cli.output import fail
+from authsvc.v1 import (
+    account_service_pb2_grpc,
+    admin_service_pb2_grpc,
+    auth_service_pb2,
+    auth_service_pb2_grpc,
+    common_pb2,
+    rate_limit_service_pb2_grpc,
+    session_service_pb2_grpc,
+)
+
+if TYPE_CHECKING:
+    from authsvc.v1.account_service_pb2_grpc import AccountServiceAsyncStub
+    from authsvc.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
+    from authsvc.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
+    from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceAsyncStub
+    from authsvc.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+_PATIENCE = 10.0
+
+
+class Tour:
+    """What every chapter works with: Ada, and stubs to call the service as any client."""
+
+    def __init__(self, certs: Path, target: str) -> None:
+        self._certs = certs
+        self.target = target
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._console = Console(highlight=False, soft_wrap=True)
+        self.email = new_email("ada")
+        self.password = f"Correct-Horse-{secrets.token_hex(4)}"
+        self.client = new_client()
+        self._ada_is_here = False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def arrive(self) -> None:
+        """See that the service is up, or end the tour saying how to start it."""
+        self.title("The service is up, and speaks mutual TLS only")
+        health = health_pb2_grpc.HealthStub(self.channel())
+        try:
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE)
+        except grpc.aio.AioRpcError as error:
+            fail(f"{self.target} does not answer ({error.details()}); start it with: make run")
+        self.say("health", health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    def channel(self, client: str = "app") -> grpc.aio.Channel:
+        """Return the connection as one of the development clients."""
+        if client not in self._channels:
+            path = self._certs / "clients" / client
+            credentials = grpc.ssl_channel_credentials(
+                (self._certs / "ca.crt").read_bytes(),
+                path.with_suffix(".key").read_bytes(),
+                path.with_suffix(".crt").read_bytes(),
+            )
+            self._channels[client] = grpc.aio.secure_channel(self.target, credentials)
+        return self._channels[client]
+
+    def auth(self, client: str = "app") -> "AuthServiceAsyncStub":
+        """Return AuthService as one of the clients."""
+        return auth_service_pb2_grpc.AuthServiceStub(self.channel(client))
+
+    def account(self, client: str = "app") -> "AccountServiceAsyncStub":
+        """Return AccountService as one of the clients."""
+        return account_service_pb2_grpc.AccountServiceStub(self.channel(client))
+
+    def sessions(self, client: str = "app") -> "SessionServiceAsyncStub":
+        """Return SessionService as one of the clients."""
+        return session_service_pb2_grpc.SessionServiceStub(self.channel(client))
+
+    def limits(self, client: str = "app") -> "RateLimitServiceAsyncStub":
+        """Return RateLimitService as one of the clients."""
+        return rate_limit_service_pb2_grpc.RateLimitServiceStub(self.channel(client))
+
+    def admin(self, client: str = "admin") -> "AdminServiceAsyncStub":
+        """Return AdminService as one of the clients."""
+        return admin_service_pb2_grpc.AdminServiceStub(self.channel(client))
+
+    def title(self, text: str) -> None:
+        """Begin a scene."""
+        self._console.print(f"\n[bold]{text}[/]")
+
+    def say(self, what: str, outcome: object, *, good: bool = True) -> None:
+        """Tell what happened."""
+        mark = "[green]✓[/]" if good else "[yellow]✗[/]"
+        self._console.print(f"  {mark} {what}: [cyan]{outcome}[/]")
+
+    def end(self, text: str) -> None:
+        """Say the last word."""
+        self._console.print(f"\n[bold green]{text}[/]")
+
+    async def refused(self, what: str, call: Awaitable[Any]) -> None:
+        """Make a call that has to be refused, and tell the reason."""
+        try:
+            await call
+        except grpc.aio.AioRpcError as error:
+            self.say(what, f"{error.code().name} {_reason(error)}", good=False)
+        else:
+            fail(f"{what}: was expected to be refused, but was done")
+
+    async def register(self, email: str, password: str, name: str = "") -> str:
+        """Make an account; return its user's id."""
+        self._ada_is_here |= email == self.email
+        answer = await self.auth().Register(
+            auth_service_pb2.RegisterRequest(
+                email=email, password=password, display_name=name, client=self.client
+            )
+        )
+        return answer.user_id
+
+    async def login(self, email: str, password: str) -> auth_service_pb2.LoginResponse:
+        """Log in by password; the outcome is tokens, or a second factor to be given."""
+        return await self.auth().Login(
+            auth_service_pb2.LoginRequest(email=email, password=password, client=self.client)
+        )
+
+    async def tokens(self) -> common_pb2.Tokens:
+        """Log Ada in; register her if no chapter did."""
+        if not self._ada_is_here:
+            await self.register(self.email, self.password, "Ada")
+        return (await self.login(self.email, self.password)).tokens
+
+
+def new_email(name: str) -> str:
+    """Return an address that nobody has yet."""
+    return f"{name}.{secrets.token_hex(4)}@example.com"
+
+
+def new_client() -> common_pb2.ClientContext:
+    """Return a device at an address (of the documentation range, RFC 3849) seen never before."""
+    network = ":".join(f"{secrets.randbelow(0x10000):x}" for _ in range(2))
+    return common_pb2.ClientContext(
+        ip=f"2001:db8:{network}::1", user_agent="authsvc-demo/1", device_id=secrets.token_hex(8)
+    )
+
+
+def bearer(tokens: common_pb2.Tokens) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which a call acts for the tokens' user."""
+    return (("authorization", f"Bearer {tokens.access_token}"),)
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            return str(info.reason)
+    return error.details() or ""
