@@ -13,6 +13,7 @@ from authsvc.core.clock import SystemClock
 from authsvc.core.hashing import PasswordHasher
 from authsvc.core.login import PasswordLogin
 from authsvc.core.login_completion import LoginCompletion
+from authsvc.core.outbox import Outbox
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.rate_limits import RateLimiter, policies_from
 from authsvc.core.recent_login import RecentLogin
@@ -45,6 +46,7 @@ class Core:
     attempts: Attempts
     completion: LoginCompletion
     keyring: Keyring
+    outbox: Outbox
     recent_login: RecentLogin
     validation: TokenValidation
     listener: RevocationListener
@@ -108,6 +110,7 @@ def _compose(settings: Settings, clock: Clock, database: Database, hasher: Passw
         guard,
         clock,
     )
+    outbox = Outbox(keyring, settings.delivery.abandon_after, clock)
     attempts = Attempts(database, guard, clock)
     completion = LoginCompletion(sessions, settings.codes, clock)
     return Core(
@@ -120,6 +123,7 @@ def _compose(settings: Settings, clock: Clock, database: Database, hasher: Passw
         attempts=attempts,
         completion=completion,
         keyring=keyring,
+        outbox=outbox,
         recent_login=RecentLogin(settings.second_factors.recent_login, clock),
         validation=TokenValidation(access_tokens, sessions),
         listener=listener,

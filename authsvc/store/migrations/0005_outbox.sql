@@ -7,7 +7,8 @@ CREATE TABLE outbox (
     -- The stored address of the account when the message was written, and what is told, sealed.
     sealed_content  bytea NOT NULL,
     state           text NOT NULL DEFAULT 'pending'
-        CHECK (state IN ('pending', 'sent', 'abandoned')),
+        -- A decoy is written where nobody is told, so that it takes the same work.
+        CHECK (state IN ('pending', 'sent', 'abandoned', 'decoy')),
     attempts        integer NOT NULL DEFAULT 0,
     create_time     timestamptz NOT NULL,
     -- When to try next, or until when the replica that is trying has it to itself.
