@@ -1,0 +1,46 @@
+"""Owns the rows of recovery codes: replaced all at once, each used once."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from authsvc.models import UserId
+from authsvc.store.database import Connection
+
+_REPLACE = """
+WITH replaced AS (DELETE FROM recovery_codes WHERE user_id = $1)
+INSERT INTO recovery_codes (user_id, code_hash, create_time)
+SELECT $1, code_hash, $3 FROM unnest($2::bytea[]) AS new (code_hash)
+"""
+
+
+async def replace(
+    connection: Connection, user_id: UserId, hashes: Sequence[bytes], now: datetime
+) -> None:
+    """Store new codes by their keyed hashes; those before are gone. The user's row is held."""
+    await connection.execute(_REPLACE, user_id, list(hashes), now)
+
+
+_COUNT = "SELECT count(*) FROM recovery_codes WHERE user_id = $1"
+
+
+async def count(connection: Connection, user_id: UserId) -> int:
+    """Return how many codes the user has left."""
+    return int(await connection.fetchval(_COUNT, user_id))
+
+
+_CLAIM = """
+DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = any($2) RETURNING code_hash
+"""
+
+
+async def claim(connection: Connection, user_id: UserId, hashes: Sequence[bytes]) -> bool:
+    """Use up the code that has one of these hashes; False: the user has none such."""
+    return await connection.fetchval(_CLAIM, user_id, list(hashes)) is not None
+
+
+_DELETE = "DELETE FROM recovery_codes WHERE user_id = $1"
+
+
+async def delete(connection: Connection, user_id: UserId) -> None:
+    """Forget all codes of a user."""
+    await connection.execute(_DELETE, user_id)
