@@ -53,6 +53,7 @@ class GrpcSettings(Section):
     max_batch_message_bytes: int = Field(2_097_152, ge=1_024, le=16_777_216)
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
     max_concurrent_rpcs: int = Field(1_000, ge=1)
+    max_concurrent_rpcs_per_caller: int = Field(750, ge=1)
     max_concurrent_streams: int = Field(256, ge=1)
     max_connections: int = Field(1_000, ge=1)
     max_connection_age: Duration = timedelta(minutes=30)

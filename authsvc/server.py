@@ -84,13 +84,15 @@ class Server:
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
         self._health = Health(SERVICES, _MAX_WATCHES)
-        in_flight = InFlight(settings.grpc.max_concurrent_rpcs)
+        in_flight = InFlight(
+            settings.grpc.max_concurrent_rpcs, settings.grpc.max_concurrent_rpcs_per_caller
+        )
         gate = Gate(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
             in_flight=in_flight,
-            probes=InFlight(_MAX_PROBES),
+            probes=InFlight(_MAX_PROBES, _MAX_PROBES),
             authenticate_bearer=authenticate_bearer,
             tls_1_3_only=settings.tls.min_version == "1.3",
         )

@@ -1,4 +1,4 @@
-"""Owns the calls under way: how many there may be at once, and until when each may run."""
+"""Owns the calls under way: how many there may be, of all and of one, and how long each may run."""
 
 import asyncio
 from typing import Any
@@ -16,9 +16,12 @@ class InFlight:
     a call is cancelled at most a tenth of a second late.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limit_per_caller: int) -> None:
         self._limit = limit
+        self._limit_per_caller = limit_per_caller
         self._expiries: dict[asyncio.Task[Any], float] = {}
+        self._callers: dict[asyncio.Task[Any], str] = {}
+        self._by_caller: dict[str, int] = {}
         self._unread = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeping = False
@@ -42,6 +45,17 @@ class InFlight:
             loop.call_later(_SWEEP_SECONDS, self._sweep)
         return task
 
+    def attribute(self, task: asyncio.Task[Any], caller: str) -> None:
+        """Count a task that was let in as the caller's; it does so for as long as it counts at all.
+
+        Raises Overloaded if that caller has too many: the others shall find room.
+        """
+        count = self._by_caller.get(caller, 0)
+        if count >= self._limit_per_caller:
+            raise Overloaded
+        self._by_caller[caller] = count + 1
+        self._callers[task] = caller
+
     def leave(self, task: asyncio.Task[Any]) -> bool:
         """Let a task out; return whether it was cancelled for having outlasted its time.
 
@@ -50,17 +64,29 @@ class InFlight:
         """
         self._unread += 1
         task.add_done_callback(self._finished)
-        return self.release(task)
+        return self._expire(task)
 
     def release(self, task: asyncio.Task[Any]) -> bool:
         """Do as `leave`, but count the task no more."""
+        self._forget_caller(task)
+        return self._expire(task)
+
+    def _expire(self, task: asyncio.Task[Any]) -> bool:
         if self._expiries.pop(task) == _EXPIRED:
             task.uncancel()
             return True
         return False
 
-    def _finished(self, _task: asyncio.Task[Any]) -> None:
+    def _finished(self, task: asyncio.Task[Any]) -> None:
         self._unread -= 1
+        self._forget_caller(task)
+
+    def _forget_caller(self, task: asyncio.Task[Any]) -> None:
+        caller = self._callers.pop(task, None)
+        if caller is not None:
+            self._by_caller[caller] -= 1
+            if not self._by_caller[caller]:
+                del self._by_caller[caller]
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()

@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
-from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable
+from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
 from authsvc.metrics import Metrics
 from authsvc.models import Claims
 from authsvc.rpc.access import ACCESS, Access
@@ -166,6 +166,7 @@ class _Guard:
         inbound.caller = certificate.caller
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
             raise refused(certificate.flaw or "its roles don't include this RPC")
+        self._in_flight.attribute(inbound.task, certificate.caller.identity)
         if gate.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise refused("the connection is below TLS 1.3")
 
@@ -218,6 +219,9 @@ class _Guard:
                 seconds=seconds,
             )
             raise error
+        if self._access.bearer and getattr(error, "reason", None) is Reason.USER_NOT_FOUND:
+            # The token's user was deleted or disabled since the token was judged.
+            error = bearer_invalid()
         told = error if isinstance(error, ServiceError) else _internal()
         code = CODES[told.reason]
         self._meter.record(code.name, told.reason, seconds)

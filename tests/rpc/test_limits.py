@@ -147,7 +147,34 @@ async def test_calls_beyond_the_bound_are_shed(start_probe: StartProbe, settings
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=1)
     stuck.release()
     await asyncio.gather(*held)
-    assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
+    async with asyncio.timeout(10):
+        while await outcome(stub(probe).Login(pb.LoginRequest())) != "OK":
+            pass
+
+
+async def test_no_caller_takes_the_room_of_the_others(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    changed = limited(settings, max_concurrent_rpcs=4, max_concurrent_rpcs_per_caller=3)
+    probe = await start_probe(changed)
+    stuck = Stuck(probe)
+
+    def call(caller: str) -> Any:
+        return stub(probe, caller).ValidateToken(pb.ValidateTokenRequest())
+
+    held = [asyncio.ensure_future(call("app")) for _ in range(3)]
+    await stuck.until(held=3)
+    assert await outcome(call("app")) == "OVERLOADED"
+    held.append(asyncio.ensure_future(call("edge")))
+    await stuck.until(held=4)
+    held.pop(0).cancel()
+    await stuck.until(held=4, cancelled=1)
+    stuck.release()
+    await asyncio.gather(*held)
+    # What was broken off and what was answered makes room again, once the server has seen its end.
+    async with asyncio.timeout(10):
+        while await asyncio.gather(*(outcome(call("app")) for _ in range(3))) != ["OK"] * 3:
+            pass
 
 
 async def test_health_answers_under_load(start_probe: StartProbe, settings: Settings) -> None:
