@@ -16,6 +16,7 @@ from authsvc.core.sessions import Sessions
 from authsvc.errors import email_taken, user_not_found
 from authsvc.models import (
     Call,
+    Claims,
     ClientContext,
     Clock,
     RevokeReason,
@@ -93,6 +94,21 @@ class Accounts:
             user = await users.get(connection, user_id)
         if user is None or user.status is not UserStatus.ACTIVE:
             raise user_not_found()
+        return user
+
+    async def rename(self, call: Call, claims: Claims, display_name: str) -> User:
+        """Set the name to show for the token's user and return the account.
+
+        Raises:
+            NotFound: USER_NOT_FOUND, also if the account is disabled.
+        """
+        now = self._clock.now()
+        event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
+        async with self._database.transaction() as connection:
+            user = await users.set_display_name(connection, claims.subject, display_name, now)
+            if user is None:
+                raise user_not_found()
+            await audit.record(connection, now, event)
         return user
 
     async def disable(self, call: Call, account: UserId | str) -> UserId:

@@ -16,7 +16,7 @@ from cachetools import TTLCache
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.brute_force import BruteForce, Ticket
-from authsvc.errors import ServiceError, TooManyAttempts, credentials_invalid
+from authsvc.errors import Reason, ServiceError, TooManyAttempts, credentials_invalid
 from authsvc.models import Call, ClientContext, Clock, UserStatus
 from authsvc.store import devices, users
 from authsvc.store.database import Connection, Database
@@ -132,10 +132,13 @@ class Attempts:
             detail = {"cause": rejected.cause.value}
             await self._record(attempt, AuditType.LOGIN_FAILURE, detail)
             raise failure() from None
-        except ServiceError:
+        except ServiceError as error:
             # Overloaded, StoreUnavailable: not the user's failure.
             await self._release(attempt)
             await ticket.refund()
+            if error.reason is Reason.USER_NOT_FOUND:
+                # The account was deleted meanwhile: the answer is that of one that never was.
+                raise failure() from None
             raise
         await ticket.refund()
 

@@ -1,8 +1,8 @@
 """Owns the handlers of AccountService: a user's own account, by that user's access token."""
 
-from authsvc.errors import NotFound, bearer_invalid
-from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_claims
+from authsvc.rpc import Context
+from authsvc.rpc.account_messages import account_message, display_name
+from authsvc.rpc.inbound import current_call, current_claims
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc
@@ -18,16 +18,14 @@ class AccountHandler(rpc.AccountServiceServicer):
         self, _request: pb.GetAccountRequest, _context: Context
     ) -> pb.GetAccountResponse:
         """Return the account of the token's user."""
-        try:
-            user = await self._use.accounts.get(current_claims().subject)
-        except NotFound:
-            raise bearer_invalid() from None
-        return pb.GetAccountResponse(
-            account=pb.Account(
-                user_id=str(user.user_id),
-                email=user.email,
-                display_name=user.display_name,
-                roles=user.roles,
-                create_time=convert.timestamp(user.create_time),
-            )
+        user = await self._use.accounts.get(current_claims().subject)
+        return pb.GetAccountResponse(account=account_message(user))
+
+    async def UpdateAccount(
+        self, request: pb.UpdateAccountRequest, _context: Context
+    ) -> pb.UpdateAccountResponse:
+        """Change the name to show for the token's user."""
+        user = await self._use.accounts.rename(
+            current_call(), current_claims(), display_name(request.display_name)
         )
+        return pb.UpdateAccountResponse(account=account_message(user))

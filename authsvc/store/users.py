@@ -206,6 +206,22 @@ async def replace_hash(
     await connection.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)
 
 
+_SET_DISPLAY_NAME = """
+UPDATE users SET display_name = $2, update_time = $3
+WHERE user_id = $1 AND status = 'active'
+RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
+    has_second_factor
+"""
+
+
+async def set_display_name(
+    connection: Connection, user_id: UserId, display_name: str, now: datetime
+) -> User | None:
+    """Set the name to show for an active account and return the account."""
+    row = await connection.fetchrow(_SET_DISPLAY_NAME, user_id, display_name, now)
+    return None if row is None else _user(row)
+
+
 def credential_from(row: asyncpg.Record | None) -> Credential | None:
     """Return the stored password in a row of users."""
     if row is None:

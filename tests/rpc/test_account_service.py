@@ -6,12 +6,12 @@ from typing import Any
 import grpc
 import pytest
 
-from authsvc.v1.account_service_pb2 import GetAccountRequest
+from authsvc.v1.account_service_pb2 import GetAccountRequest, UpdateAccountRequest
 from authsvc.v1.auth_service_pb2 import LogoutRequest, RegisterRequest
 from tests.accounts import EMAIL, PASSWORD
 from tests.clock import FakeClock
 from tests.rpc.probe import failure, outcome, reason_of
-from tests.rpc.service import Service
+from tests.rpc.service import Service, fields_of
 
 
 def get_account(service: Service, *authorizations: str, caller: str = "app") -> Any:
@@ -31,6 +31,49 @@ async def test_account_is_the_token_s_user_s(timed: Service, clock: FakeClock) -
     assert account.create_time.ToDatetime(UTC) == clock.now()
     account = (await get_account(timed, f"bearer {other.access_token}")).account
     assert (account.user_id, account.email) == (other.user_id, "b@example.test")
+
+
+async def test_account_says_what_was_proved(timed: Service, clock: FakeClock) -> None:
+    bearer = f"Bearer {(await timed.new_session()).access_token}"
+    account = (await get_account(timed, bearer)).account
+    assert not account.HasField("email_verify_time")
+    assert not account.has_second_factor
+    await timed.fetch(
+        "UPDATE users SET email_verify_time = $1, has_second_factor = true", clock.now()
+    )
+    account = (await get_account(timed, bearer)).account
+    assert account.email_verify_time.ToDatetime(UTC) == clock.now()
+    assert account.has_second_factor
+
+
+def update_account(service: Service, access_token: str, display_name: str) -> Any:
+    return service.account().UpdateAccount(
+        UpdateAccountRequest(display_name=display_name),
+        metadata=(("authorization", f"Bearer {access_token}"),),
+    )
+
+
+async def test_the_name_is_changed(service: Service) -> None:
+    tokens, other = await service.new_session(), await service.new_session("b@example.test")
+    for name in ("Ada 🧮", "", "é" * 128):
+        answer = await update_account(service, tokens.access_token, name)
+        assert answer.account.display_name == name
+        account = (await get_account(service, f"Bearer {tokens.access_token}")).account
+        assert account == answer.account
+    account = (await get_account(service, f"Bearer {other.access_token}")).account
+    assert account.display_name == ""
+    [*events] = await service.fetch(
+        "SELECT user_id, session_id, detail FROM audit_events WHERE type = 'user.update'"
+    )
+    told = (tokens.user_id, tokens.session_id, "{}")
+    assert [tuple(map(str, event)) for event in events] == [told] * 3
+
+
+@pytest.mark.parametrize("name", ["é" * 129, "a\0", "a\nb", "a\x1b[2J", "a\u2028b", "\x85"])
+async def test_a_name_is_one_line_of_text(name: str, service: Service) -> None:
+    tokens = await service.new_session()
+    error = await failure(update_account(service, tokens.access_token, name))
+    assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["display_name"])
 
 
 async def test_bearer_is_needed_once_and_active(timed: Service, clock: FakeClock) -> None:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from authsvc.errors import StoreUnavailable, session_not_found
+from authsvc.errors import NotFound, Reason, StoreUnavailable, session_not_found
 from authsvc.store.database import Database
 from tests.databases import backends, opened
 
@@ -50,6 +50,27 @@ async def test_a_statements_own_fault_is_no_outage(numbers: Database) -> None:
     with pytest.raises(asyncpg.UniqueViolationError):
         await _insert(numbers, 1, 1)
     assert await _count(numbers) == 0
+
+
+async def test_a_row_for_a_deleted_user_tells_that_there_is_no_such_user(
+    database: Database,
+) -> None:
+    with pytest.raises(NotFound) as refused:
+        async with database.transaction() as connection:
+            await connection.execute(
+                "INSERT INTO devices (user_id, device_hash, last_use_time)"
+                " VALUES (gen_random_uuid(), '', now())"
+            )
+    assert refused.value.reason is Reason.USER_NOT_FOUND
+
+
+async def test_all_foreign_keys_refer_to_users(database: Database) -> None:
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT DISTINCT confrelid::regclass::text, confdeltype FROM pg_constraint"
+            " WHERE contype = 'f'"
+        )
+    assert [tuple(row) for row in rows] == [("users", b"c")]
 
 
 async def test_a_transaction_does_not_pretend_to_commit_after_a_failure(numbers: Database) -> None:
