@@ -34,12 +34,16 @@ class Role(StrEnum):
 class Caller:
     """A calling service, known by its client certificate.
 
-    `identity` is a SPIFFE id or `dns:name`; `thumbprint` the certificate's SHA-256 (RFC 8705).
+    `identity` is a SPIFFE id or `dns:name`; `thumbprint` the certificate's SHA-256 (RFC 8705), and
+    `certificate_expire_time` its end. `audiences` and `scopes` are what it may ask tokens for.
     """
 
     identity: str
     roles: frozenset[Role]
     thumbprint: bytes
+    certificate_expire_time: datetime | None = None
+    audiences: frozenset[str] = frozenset()
+    scopes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,26 +171,43 @@ class Delivery(StrEnum):
     RETURN = "return"
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Claims:
-    """What a verified access token says (RFC 9068); times are aware, in UTC.
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, kw_only=True)
+class TokenClaims:
+    """What every verified access token says (RFC 9068); times are aware, in UTC.
 
-    Compared by identity, as Session.
+    `certificate_thumbprint` is the SHA-256 of the client certificate that the token is bound to
+    (RFC 8705), b"": none. `actors` are the services that act in the subject's name, the present one
+    first (`act`, RFC 8693). Compared by identity, as Session.
     """
 
-    subject: UserId
     issuer: str
     audiences: tuple[str, ...]
     expire_time: datetime
     issue_time: datetime
     not_before_time: datetime
     token_id: str
+    scopes: tuple[str, ...]
+    certificate_thumbprint: bytes = b""
+    actors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Claims(TokenClaims):
+    """What a verified access token of a user says."""
+
+    subject: UserId
     session_id: SessionId
     roles: tuple[str, ...]
     permissions: tuple[str, ...]
-    scopes: tuple[str, ...]
     authentication_methods: tuple[str, ...]
     authentication_time: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ServiceClaims(TokenClaims):
+    """What a verified access token of a calling service says; `subject` is its identity."""
+
+    subject: str
 
 
 class InactiveReason(StrEnum):

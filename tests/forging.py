@@ -16,7 +16,7 @@ from authsvc.core import base64url
 from authsvc.core.access_tokens import AccessTokens
 from authsvc.core.jwk import SigningKey
 from authsvc.core.signing_keys import SigningKeys
-from authsvc.models import Claims, InactiveReason
+from authsvc.models import Claims, InactiveReason, ServiceClaims
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 from tests.databases import settings_for
@@ -71,7 +71,7 @@ class World:
     def with_payload(self, **changes: object) -> str:
         return self.forge(payload=self.payload | changes)
 
-    def verify(self, token: str) -> Claims | InactiveReason:
+    def verify(self, token: str) -> Claims | ServiceClaims | InactiveReason:
         return self.tokens.verify(token)
 
     def theirs(self) -> ECKey | OKPKey | RSAKey | OctKey:

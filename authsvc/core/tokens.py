@@ -1,11 +1,15 @@
 """Owns the question whether an access token is active: what it says, and whether its session lives.
 
+A token that is bound to a certificate is active only with that certificate (RFC 8705); a service's
+own token has no session.
+
 A token is inactive as soon as its session was ended or is gone, or its user is disabled. It never
 outlives the session's absolute end, because it is issued that way. It may outlive the idle expiry,
 which is about refreshing: who was given an hour has that hour.
 """
 
 import asyncio
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,17 +17,21 @@ from typing import Final
 from authsvc.core.access_tokens import AccessTokens
 from authsvc.core.sessions import Sessions
 from authsvc.errors import bearer_invalid
-from authsvc.models import Claims, InactiveReason, Session, UserStatus
+from authsvc.models import Claims, InactiveReason, ServiceClaims, Session, UserStatus
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCheck:
-    """An access token to be judged; `audience` "" is the service's own default."""
+    """An access token to be judged; `audience` "" is the service's own default, None is any.
+
+    `certificate_thumbprint` is the SHA-256 of the client certificate that it came with, b"": none.
+    """
 
     access_token: str = field(repr=False)
-    audience: str = ""
+    audience: str | None = ""
     required_scopes: Sequence[str] = ()
     strict: bool = False
+    certificate_thumbprint: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class TokenResult:
 
     active: bool
     reason: InactiveReason | None = None
-    claims: Claims | None = None
+    claims: Claims | ServiceClaims | None = None
 
 
 _INACTIVE: Final = {reason: TokenResult(active=False, reason=reason) for reason in InactiveReason}
@@ -52,7 +60,12 @@ class TokenValidation:
         )
         if isinstance(claims, InactiveReason):
             return _INACTIVE[claims]
-        if check.strict or not self._sessions.find_cached(claims.session_id):
+        bound_to = claims.certificate_thumbprint
+        if bound_to and not hmac.compare_digest(bound_to, check.certificate_thumbprint):
+            return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
+        if isinstance(claims, Claims) and (
+            check.strict or not self._sessions.find_cached(claims.session_id)
+        ):
             reason = _state(await self._sessions.find(claims.session_id, strict=check.strict))
             if reason is not None:
                 return _INACTIVE[reason]
@@ -63,7 +76,7 @@ class TokenValidation:
         return TokenResult(active=True, claims=claims)
 
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
-        """Judge several access tokens; the results are in their order."""
+        """Judge several access tokens, none of which came with a certificate, in their order."""
         cached = self._judge_cached(tokens, audience)
         missing = [
             TokenCheck(token, audience)
@@ -76,13 +89,16 @@ class TokenValidation:
     async def bearer(self, token: str) -> Claims:
         """Return what the access token of a user says who acts on the own account.
 
+        Tokens of services and those that were exchanged are none: no service becomes a user by
+        what was given to it to be used elsewhere.
+
         Raises:
             Unauthenticated: BEARER_INVALID.
         """
-        result = await self.validate(TokenCheck(token))
-        if result.claims is None:
+        claims = (await self.validate(TokenCheck(token))).claims
+        if not isinstance(claims, Claims) or claims.actors or claims.certificate_thumbprint:
             raise bearer_invalid()
-        return result.claims
+        return claims
 
     def _judge_cached(self, tokens: Sequence[str], audience: str) -> list[TokenResult | None]:
         """Return the results for which nothing has to be read; None: the others."""
@@ -94,6 +110,8 @@ class TokenValidation:
                 # Its key may be one that this replica has yet to read.
                 unknown_key = claims is InactiveReason.SIGNATURE_INVALID
                 results.append(None if unknown_key else _INACTIVE[claims])
+            elif claims.certificate_thumbprint or not isinstance(claims, Claims):
+                results.append(_INACTIVE[InactiveReason.CERTIFICATE_MISMATCH])
             elif find(claims.session_id) is None:
                 results.append(None)
             else:

@@ -4,7 +4,7 @@ from weakref import WeakKeyDictionary
 
 from authsvc.core.accounts import Registration
 from authsvc.core.tokens import TokenCheck, TokenResult
-from authsvc.models import Claims
+from authsvc.models import TokenClaims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call
 from authsvc.rpc.login_messages import fill_login
@@ -24,7 +24,7 @@ class AuthHandler(rpc.AuthServiceServicer):
     def __init__(self, use: AuthUseCases) -> None:
         self._use = use
         # Making a message costs more than judging a cached token, so it is kept beside its claims.
-        self._active: WeakKeyDictionary[Claims, pb.ValidateTokenResponse] = WeakKeyDictionary()
+        self._active: WeakKeyDictionary[TokenClaims, pb.ValidateTokenResponse] = WeakKeyDictionary()
 
     async def Register(self, request: pb.RegisterRequest, _context: Context) -> pb.RegisterResponse:
         """Create an account with an e-mail address and a password."""
@@ -77,6 +77,7 @@ class AuthHandler(rpc.AuthServiceServicer):
             convert.text(request.audience, "audience", 256),
             convert.scopes(request.required_scopes, "required_scopes"),
             request.strict,
+            convert.thumbprint(request.certificate_thumbprint, "certificate_thumbprint"),
         )
         return self._result(await self._use.tokens.validate(check))
 

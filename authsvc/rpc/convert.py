@@ -52,6 +52,13 @@ def token(value: str, field: str) -> str:
     return value
 
 
+def thumbprint(value: bytes, field: str) -> bytes:
+    """Return a SHA-256, or b"" for none."""
+    if len(value) not in {0, 32}:
+        raise FieldInvalid(field, "must be 32 bytes, or none")
+    return value
+
+
 def uuid(value: str, field: str) -> UUID:
     """Return the UUID written in `value` in its canonical lower-case form."""
     if not _UUID.fullmatch(value):
@@ -193,9 +200,9 @@ def inactive_reason(
     return _INACTIVE[reason] if reason else common_pb2.INACTIVE_REASON_UNSPECIFIED
 
 
-def claims_message(claims: models.Claims) -> common_pb2.Claims:
+def claims_message(claims: models.Claims | models.ServiceClaims) -> common_pb2.Claims:
     """Return what an access token says."""
-    return common_pb2.Claims(
+    message = common_pb2.Claims(
         subject=str(claims.subject),
         issuer=claims.issuer,
         audiences=claims.audiences,
@@ -203,13 +210,17 @@ def claims_message(claims: models.Claims) -> common_pb2.Claims:
         issue_time=timestamp(claims.issue_time),
         not_before_time=timestamp(claims.not_before_time),
         token_id=claims.token_id,
-        session_id=str(claims.session_id),
-        roles=claims.roles,
-        permissions=claims.permissions,
         scopes=claims.scopes,
-        authentication_methods=claims.authentication_methods,
-        authentication_time=timestamp(claims.authentication_time),
+        certificate_thumbprint=claims.certificate_thumbprint,
+        actors=claims.actors,
     )
+    if isinstance(claims, models.Claims):
+        message.session_id = str(claims.session_id)
+        message.roles.extend(claims.roles)
+        message.permissions.extend(claims.permissions)
+        message.authentication_methods.extend(claims.authentication_methods)
+        message.authentication_time.CopyFrom(timestamp(claims.authentication_time))
+    return message
 
 
 def tokens_message(tokens: models.Tokens) -> common_pb2.Tokens:
