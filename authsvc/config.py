@@ -26,6 +26,7 @@ from authsvc.credential_sections import (
     ImportSettings,
     OAuthSettings,
     PasskeySettings,
+    ProviderSettings,
     SecondFactorSettings,
 )
 from authsvc.sections import (
@@ -64,6 +65,7 @@ __all__ = [
     "PasskeySettings",
     "PasswordSettings",
     "PolicySettings",
+    "ProviderSettings",
     "RateLimitSettings",
     "RetentionSettings",
     "SecondFactorSettings",
@@ -220,7 +222,7 @@ def _unknown_variables() -> list[str]:
             known |= {f"{PREFIX}{name}__{key}".upper() for key in field.annotation.model_fields}
     free = tuple(
         f"{PREFIX}{name}__"
-        for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS")
+        for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS", "OAUTH")
     )
     return sorted(
         name

@@ -12,6 +12,15 @@ from authsvc.sections import Duration, PolicyName, PolicySettings, Section
 Address = Annotated[
     str, Field(pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?)(/[^\s?#]*)?$")
 ]
+# As Address, but with a query if need be; or of a scheme of an app's own (RFC 8252, section 7.1).
+RedirectUri = Annotated[
+    str,
+    Field(
+        max_length=2_048,
+        pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?"
+        r"|[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+:)(/[^\s#]*)?$",
+    ),
+]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -123,19 +132,31 @@ class ProviderSettings(Section):
     client_id: str = Field(min_length=1, max_length=256)
     client_secret: SecretStr
     address: Address = Field(
-        "https://github.com", description="Its base address; for oidc the issuer."
+        "https://github.com", description="Its base address; for oidc exactly the issuer."
     )
     api_address: Address = Field("https://api.github.com", description="GitHub's API.")
-    ca_file: Path | None = None
+    ca_file: Path | None = Field(
+        default=None, description="Authorities to trust; unset: the system's."
+    )
+
+    @model_validator(mode="after")
+    def _issuer_is_given(self) -> Self:
+        if self.kind == "oidc" and "address" not in self.model_fields_set:
+            raise ValueError("kind is 'oidc', so address must be set")
+        return self
 
 
 class OAuthSettings(Section):
     """Logins at other providers."""
 
     providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
-    redirect_uris: tuple[str, ...] = ()
+    redirect_uris: tuple[RedirectUri, ...] = Field(
+        default=(), description="Where providers may send browsers back to, letter for letter."
+    )
     state_lifetime: Duration = timedelta(minutes=10)
-    timeout: Duration = timedelta(seconds=5)
+    timeout: Duration = Field(
+        timedelta(seconds=5), description="For all that one login asks of a provider."
+    )
     max_answer_bytes: int = Field(262_144, ge=1_024, le=4_194_304)
 
 

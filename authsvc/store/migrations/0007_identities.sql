@@ -19,10 +19,11 @@ CREATE TABLE oauth_states (
     redirect_uri     text NOT NULL,
     -- The PKCE verifier and the nonce, sealed.
     sealed_verifier  bytea NOT NULL,
-    -- The account to link the identity to; NULL: a login.
-    link_user_id     uuid REFERENCES users ON DELETE CASCADE,
+    -- The session whose user links the identity; NULL: a login. If it ends, nothing is linked.
+    link_session_id  uuid REFERENCES sessions ON DELETE CASCADE,
     create_time      timestamptz NOT NULL,
     expire_time      timestamptz NOT NULL
 );
 CREATE INDEX oauth_states_expire_time ON oauth_states (expire_time);
-CREATE INDEX oauth_states_of_user ON oauth_states (link_user_id) WHERE link_user_id IS NOT NULL;
+CREATE INDEX oauth_states_of_session ON oauth_states (link_session_id)
+    WHERE link_session_id IS NOT NULL;
