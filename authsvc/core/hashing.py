@@ -1,53 +1,53 @@
-"""Owns the hashing of passwords: the scheme, the bounded pool that it runs in, and the peppers.
+"""Owns the hashing of passwords: the scheme and the peppers.
 
 Scheme v1: NFKC, UTF-8, HMAC-SHA256 keyed with the pepper, Argon2id of the 32 bytes of the MAC.
+Hashes of other systems are compared with as `foreign_hashes` says, until their first match.
 """
 
-import asyncio
-import contextlib
-import contextvars
 import hashlib
 import hmac
 import os
-import sys
-import threading
-import time
 import unicodedata
 from base64 import b64encode
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import structlog
 from argon2 import Parameters, extract_parameters
-from argon2.exceptions import VerificationError, VerifyMismatchError
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 from argon2.low_level import ARGON2_VERSION, Type, hash_secret, verify_secret
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.errors import FieldInvalid, Overloaded
+from authsvc.core import foreign_hashes
+from authsvc.core.foreign_hashes import HashRefused
+from authsvc.core.hash_pool import HashPool
+from authsvc.errors import FieldInvalid
 
 MAX_PASSWORD_BYTES = 1024
 
 _SCHEME = "v1"
+_FOREIGN = "foreign:"
 _SALT_BYTES = 16
 _HASH_BYTES = 32
-_LOWEST_PRIORITY = 19
 
 _log = structlog.get_logger(__name__)
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordHash:
     """A stored password: the scheme's version and a PHC string, such as `v1$argon2id$v=19$…`.
 
-    `pepper_id` names the pepper that it was made with.
+    `pepper_id` names the pepper that it was made with. None: another system made it, and it is
+    `foreign:` and what `foreign_hashes.parse` takes.
     """
 
     phc: str = field(repr=False)
-    pepper_id: str
+    pepper_id: str | None
+
+    @property
+    def portable(self) -> str:
+        """The form that `PasswordHasher.take_over` takes, with the pepper's id."""
+        return self.phc.removeprefix(_FOREIGN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class PasswordHasher:
             parallelism=settings.argon2_parallelism,
         )
         self._dummy = self._hash_of_nothing()
-        self._pool = _Pool(settings.hash_workers or _processors(), settings.hash_queue)
+        self._pool = HashPool(settings.hash_workers, settings.hash_queue)
 
     @property
     def queued(self) -> int:
@@ -128,14 +128,36 @@ class PasswordHasher:
         """Return whether `password` is the stored one.
 
         None, and a hash that is corrupt or whose pepper is gone, take the work of a hash of today
-        and never match. A hash of older parameters takes its own time until its owner's next login.
+        and never match. A hash of older parameters takes its own time until its owner's next login,
+        and one of another system its own time and that of a hash of today when it doesn't match:
+        so whose password was never used here can be told by the time, to that extent.
 
         Raises:
             FieldInvalid: It can't be a password.
             Overloaded: Too many hashes wait.
         """
         normalized = normalize_password(password)
-        return await self._pool.run(lambda: self._verify(stored, normalized))
+        return await self._pool.run(lambda: self._verify(stored, password, normalized))
+
+    def take_over(self, text: str, pepper_id: str | None) -> PasswordHash:
+        """Return how a hash is stored: of another system, or our own with its pepper's id.
+
+        Raises:
+            HashRefused: It is in no known format, costs too much, or its pepper isn't in the
+                settings.
+        """
+        if not text.startswith(_SCHEME + "$"):
+            if pepper_id is not None:
+                raise HashRefused("has a pepper, and is none of this service's")
+            return PasswordHash(_FOREIGN + foreign_hashes.parse(text).text, None)
+        if pepper_id not in self._peppers:
+            raise HashRefused("was made with a pepper that is not in the settings")
+        phc = text.removeprefix(_SCHEME)
+        if not phc.startswith("$argon2id$"):
+            raise HashRefused("is in no known format, or malformed")
+        if not self._is_of_today(phc):
+            foreign_hashes.parse(phc)
+        return PasswordHash(text, pepper_id)
 
     def close(self) -> None:
         """Stop the threads once their present hash is done; who still waits is cancelled."""
@@ -153,10 +175,13 @@ class PasswordHasher:
         )
         return PasswordHash(_SCHEME + phc.decode(), self._newest_pepper_id)
 
-    def _verify(self, stored: PasswordHash | None, normalized: str) -> Verification:
+    def _verify(self, stored: PasswordHash | None, password: str, normalized: str) -> Verification:
         if stored is not None:
             try:
-                return self._compare(stored, normalized)
+                if stored.pepper_id is not None:
+                    return self._compare(stored, normalized)
+                if _matches_foreign(stored.phc, password):
+                    return Verification(matches=True, rehash=True)
             except _Unusable as fault:
                 _log.warning("password_hash_unusable", cause=str(fault), pepper_id=stored.pepper_id)
         self._compare(self._dummy, normalized)
@@ -175,9 +200,13 @@ class PasswordHasher:
         except VerificationError as error:
             raise _Unusable(str(error)) from None
         newest = stored.pepper_id == self._newest_pepper_id
-        return Verification(
-            matches=True, rehash=not newest or extract_parameters(phc) != self._parameters
-        )
+        return Verification(matches=True, rehash=not newest or not self._is_of_today(phc))
+
+    def _is_of_today(self, phc: str) -> bool:
+        try:
+            return extract_parameters(phc) == self._parameters
+        except InvalidHashError:
+            return False
 
     def _hash_of_nothing(self) -> PasswordHash:
         salt, digest = (
@@ -191,72 +220,11 @@ class PasswordHasher:
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 
 
-class _Pool:
-    """Threads with a bounded queue."""
-
-    def __init__(self, workers: int, max_queued: int) -> None:
-        self._workers = workers
-        self._max_queued = max_queued
-        self._executor = ThreadPoolExecutor(workers, "hashing", initializer=_yield_to_other_threads)
-        self._lock = threading.Lock()
-        self._unfinished = 0
-        self._running = 0
-        self._mean_seconds = 0.05
-
-    @property
-    def queued(self) -> int:
-        with self._lock:
-            return self._unfinished - self._running
-
-    @property
-    def running(self) -> int:
-        return self._running
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        with self._lock:
-            if self._unfinished >= self._workers + self._max_queued:
-                wait = self._mean_seconds * self._max_queued / self._workers
-                raise Overloaded("Too many passwords wait to be hashed.", retry_after=wait)
-            self._unfinished += 1
-        # With the caller's context, so that what is logged there has its request id.
-        future = self._executor.submit(contextvars.copy_context().run, self._measured, work)
-        future.add_done_callback(self._finished)
-        return await asyncio.wrap_future(future)
-
-    def _measured(self, work: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
-        with self._lock:
-            self._running += 1
-        try:
-            return work()
-        finally:
-            with self._lock:
-                self._running -= 1
-                self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
-
-    def _finished(self, _: Future[Result]) -> None:
-        with self._lock:
-            self._unfinished -= 1
-
-    def close(self) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _yield_to_other_threads() -> None:
-    """Let the event loop run before this thread, where threads have a priority of their own.
-
-    Measured on two cores: beside saturated hashing the event loop's p99 is 4 to 13 ms at equal
-    priority and 1 to 2.5 ms at the lowest, which is what it is without any hashing.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+def _matches_foreign(text: str, password: str) -> bool:
+    try:
+        return foreign_hashes.parse(text.removeprefix(_FOREIGN)).matches(password.encode())
+    except (HashRefused, VerificationError, ValueError, MemoryError) as error:
+        raise _Unusable(str(error)) from None
 
 
 def _mac(pepper: bytes, normalized: str) -> bytes:

@@ -87,6 +87,6 @@ class PasswordLogin:
 
 
 def _hash(credential: Credential | None) -> PasswordHash | None:
-    if credential is None or credential.phc is None or credential.pepper_id is None:
+    if credential is None or credential.phc is None:
         return None
     return PasswordHash(credential.phc, credential.pepper_id)

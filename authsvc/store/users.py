@@ -21,7 +21,10 @@ class LoginSubject:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """An account's stored password; `phc` and `pepper_id` are None if it has none."""
+    """An account's stored password; `phc` is None if it has none.
+
+    Without `pepper_id` another system made the hash.
+    """
 
     user_id: UserId
     phc: str | None = field(repr=False)
@@ -38,7 +41,7 @@ RETURNING user_id
 
 
 async def insert(
-    connection: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str
+    connection: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str | None
 ) -> bool:
     """Store a new account; return False if another account has its address."""
     inserted = await connection.fetchval(
@@ -200,7 +203,7 @@ UPDATE users SET password_hash = $3, pepper_id = $4 WHERE user_id = $1 AND passw
 
 
 async def replace_hash(
-    connection: Connection, credential: Credential, *, phc: str, pepper_id: str
+    connection: Connection, credential: Credential, *, phc: str, pepper_id: str | None
 ) -> None:
     """Store a new hash of the same password, unless the password was changed meanwhile."""
     await connection.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)

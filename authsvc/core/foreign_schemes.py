@@ -1,0 +1,106 @@
+"""Owns the computing of password hashes as other systems do it, each in its own scheme.
+
+Passwords come as UTF-8 without a NUL. What may stand in the fields is for `foreign_hashes` to say.
+"""
+
+import hashlib
+import hmac
+from dataclasses import dataclass, field
+
+import bcrypt
+from argon2.exceptions import VerifyMismatchError
+from argon2.low_level import Type, verify_secret
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+_BCRYPT_BYTES = 72
+_FIREBASE_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Argon2:
+    """RFC 9106, as a PHC string."""
+
+    text: str = field(repr=False)
+    kind: Type
+
+    def matches(self, password: bytes) -> bool:
+        """Return whether this is the password's hash."""
+        try:
+            return verify_secret(self.text.encode(), password, self.kind)
+        except VerifyMismatchError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Bcrypt:
+    """Of the password's first 72 bytes, in the modular crypt format."""
+
+    text: str = field(repr=False)
+
+    def matches(self, password: bytes) -> bool:
+        """Return whether this is the password's hash."""
+        # The library raises for more; everybody else's ignores the rest.
+        return bcrypt.checkpw(password[:_BCRYPT_BYTES], self.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Scrypt:
+    """RFC 7914."""
+
+    text: str = field(repr=False)
+    n: int
+    r: int
+    p: int
+    salt: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
+
+    def matches(self, password: bytes) -> bool:
+        """Return whether this is the password's hash."""
+        return hmac.compare_digest(self.compute(password, len(self.digest)), self.digest)
+
+    def compute(self, password: bytes, length: int) -> bytes:
+        """Return as many bytes as `length` says."""
+        memory = 128 * self.r * (self.n + self.p + 2)
+        return hashlib.scrypt(
+            password, salt=self.salt, n=self.n, r=self.r, p=self.p, maxmem=memory, dklen=length
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Firebase:
+    """The key stream of AES-256-CTR, from zero on, under the key that scrypt makes."""
+
+    scrypt: Scrypt
+
+    @property
+    def text(self) -> str:
+        """How it is stored."""
+        return self.scrypt.text
+
+    def matches(self, password: bytes) -> bool:
+        """Return whether this is the password's hash."""
+        key = self.scrypt.compute(password, _FIREBASE_KEY_BYTES)
+        stream = Cipher(AES(key), CTR(bytes(16))).encryptor()
+        return hmac.compare_digest(
+            stream.update(bytes(len(self.scrypt.digest))), self.scrypt.digest
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pbkdf2:
+    """RFC 8018, section 5.2, with an HMAC of the hash algorithm."""
+
+    text: str = field(repr=False)
+    algorithm: str
+    iterations: int
+    salt: bytes = field(repr=False)
+    digest: bytes = field(repr=False)
+
+    def matches(self, password: bytes) -> bool:
+        """Return whether this is the password's hash."""
+        computed = hashlib.pbkdf2_hmac(
+            self.algorithm, password, self.salt, self.iterations, len(self.digest)
+        )
+        return hmac.compare_digest(computed, self.digest)
