@@ -17,7 +17,7 @@ from authsvc.store.revocations import PoolerError, Subscription
 
 logger = structlog.get_logger(__name__)
 
-Kind = Literal["session", "user", "key"]
+Kind = Literal["session", "user", "key", "api_key"]
 
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 2.0
@@ -25,7 +25,7 @@ _LONGEST_BACKOFF = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What is no longer to be accepted: a session, all that a user has, or a signing key."""
+    """What is no longer to be accepted: a session, all of a user's, a signing key, an API key."""
 
     kind: Kind
     id: str
@@ -56,6 +56,14 @@ class RevocationListener:
         self._complete_until = float("-inf")
         self._backoff = _FIRST_BACKOFF
         self._said: str | None = None
+        self._others: dict[str, Callable[[], None]] = {}
+
+    def also_hear(self, channel: str, tell: Callable[[], None]) -> None:
+        """Call `tell` for what is notified on another channel, and when some was missed.
+
+        To be said before `run`: it shares the connection that revocations are heard on.
+        """
+        self._others[channel] = tell
 
     def is_fresh(self) -> bool:
         """Tell whether no revocation older than `staleness` can have been missed."""
@@ -74,10 +82,12 @@ class RevocationListener:
 
     async def _listen(self) -> None:
         subscription = await Subscription.open(
-            self._database, self._receive, patience=self._staleness
+            self._database, self._receive, patience=self._staleness, others=self._others
         )
         try:
             self._on_gap()
+            for tell in self._others.values():
+                tell()
             while True:
                 asked = time.monotonic()
                 await subscription.confirm()

@@ -1,25 +1,28 @@
 """Owns the revocation log: appending to it, and hearing what others append."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
-from authsvc.models import SessionId, UserId
+from authsvc.models import ApiKeyId, SessionId, UserId
 from authsvc.store.connector import FAILURES, Connection, Connector
 
 # The trigger on the table notifies this channel for each row.
 _CHANNEL = "authsvc_revocations"
 
 _INSERT = """
-INSERT INTO revocations (session_id, user_id, key_id, revoke_time)
-SELECT session_id, user_id, key_id, $4
-FROM (SELECT unnest($1::uuid[]), NULL::uuid, NULL::text
-      UNION ALL SELECT NULL, $2::uuid, NULL WHERE $2 IS NOT NULL
-      UNION ALL SELECT NULL, NULL, $3::text WHERE $3 IS NOT NULL
-     ) AS revoked (session_id, user_id, key_id)
+INSERT INTO revocations (session_id, user_id, key_id, api_key_id, revoke_time)
+SELECT session_id, user_id, key_id, api_key_id, $5
+FROM (SELECT unnest($1::uuid[]), NULL::uuid, NULL::text, NULL::uuid
+      UNION ALL SELECT NULL, $2::uuid, NULL, NULL WHERE $2 IS NOT NULL
+      UNION ALL SELECT NULL, NULL, $3::text, NULL WHERE $3 IS NOT NULL
+      UNION ALL SELECT NULL, NULL, NULL, $4::uuid WHERE $4 IS NOT NULL
+     ) AS revoked (session_id, user_id, key_id, api_key_id)
 """
 _CONFIRM = "SELECT pg_backend_pid()"
+_NO_OTHERS: Mapping[str, Callable[[], None]] = MappingProxyType({})
 
 
 async def append(
@@ -29,12 +32,13 @@ async def append(
     session_ids: Sequence[SessionId] = (),
     user_id: UserId | None = None,
     key_id: str | None = None,
+    api_key_id: ApiKeyId | None = None,
 ) -> None:
     """Say that these are no longer to be accepted; heard by every replica once committed.
 
     `user_id` stands for all that the user has; `key_id` is a signing key.
     """
-    await connection.execute(_INSERT, session_ids, user_id, key_id, now)
+    await connection.execute(_INSERT, session_ids, user_id, key_id, api_key_id, now)
 
 
 class PoolerError(Exception):
@@ -52,9 +56,16 @@ class Subscription:
 
     @classmethod
     async def open(
-        cls, settings: DatabaseSettings, receive: Callable[[str], None], *, patience: float
+        cls,
+        settings: DatabaseSettings,
+        receive: Callable[[str], None],
+        *,
+        patience: float,
+        others: Mapping[str, Callable[[], None]] = _NO_OTHERS,
     ) -> "Subscription":
         """Connect and hand on every payload to `receive`; `patience` seconds for each statement.
+
+        `others` are called when there is something on their channel: no need of more connections.
 
         Raises StoreUnavailable.
         """
@@ -70,6 +81,8 @@ class Subscription:
             raise StoreUnavailable from error
         try:
             await connection.add_listener(_CHANNEL, lambda *event: receive(event[-1]))
+            for channel, tell in others.items():
+                await connection.add_listener(channel, lambda *_, tell=tell: tell())
         except BaseException as error:
             connection.terminate()
             if isinstance(error, FAILURES):

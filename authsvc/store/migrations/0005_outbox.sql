@@ -21,6 +21,7 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_next ON outbox (next_time) WHERE state = 'pending';
 CREATE INDEX outbox_end_time ON outbox (end_time) WHERE end_time IS NOT NULL;
+CREATE INDEX outbox_abandoned ON outbox (create_time) WHERE state = 'abandoned';
 CREATE INDEX outbox_of_user ON outbox (user_id);
 
 CREATE FUNCTION notify_outbox() RETURNS trigger LANGUAGE plpgsql AS $$
