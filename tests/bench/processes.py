@@ -69,6 +69,13 @@ def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
         assert echo_process.stdout is not None
         port = int(echo_process.stdout.readline())
         echo = Target("echo", port, echo_process.pid, workspace.certificates)
+        # An installed service has its bytecode; a checkout gets it by being run once.
+        subprocess.run(
+            [sys.executable, "-m", "authsvc", "--version"],
+            env=_environment(),
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         grpc_port, http_port = _free_port(), _free_port()
         began = time.monotonic()
         process = _start(
@@ -91,7 +98,7 @@ def _start(stack: ExitStack, arguments: list[str], **environment: str) -> subpro
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE if not environment else subprocess.DEVNULL,
-        env=os.environ | environment,
+        env=_environment() | environment,
     )
 
     def stop() -> None:
@@ -106,6 +113,10 @@ def _start(stack: ExitStack, arguments: list[str], **environment: str) -> subpro
 
     stack.callback(stop)
     return process
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in os.environ if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _free_port() -> int:
