@@ -99,7 +99,7 @@ class SessionRefresh:
             return None
         audit.log(replace(event, user_id=stored.session.user_id))
         # The cached copy still has the expiry from before.
-        self._cache.drop_session(session_id)
+        self._cache.drop(session_id)
         return stored.session
 
     async def _repeat(
@@ -139,7 +139,7 @@ class SessionRefresh:
             await end_session(
                 connection, call, now, session_id, RevokeReason.REFRESH_TOKEN_REUSED, client
             )
-        self._cache.drop_session(session_id)
+        self._cache.drop(session_id)
 
     async def _find(self, session_id: SessionId) -> StoredSession | None:
         async with self._database.connection() as connection:

@@ -51,7 +51,7 @@ class SessionValidation:
         self,
         reader: SessionReader,
         cache: SessionCache,
-        last_use: LastUse,
+        last_use: LastUse[SessionId],
         settings: SessionSettings,
         clock: Clock,
         is_fresh: Callable[[], bool],

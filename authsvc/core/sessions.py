@@ -71,7 +71,7 @@ class Sessions:
         issuer = TokenIssuer(access_tokens, refresh_codec)
         self._opener = SessionOpener(issuer, settings, tokens, clock)
         self._cache = SessionCache(settings.cache_size)
-        self._last_use = LastUse(database, settings.last_use_interval)
+        self._last_use = LastUse(database, store.touch, settings.last_use_interval)
         self._validation = SessionValidation(
             SessionReader(database, self._cache, settings, tokens, clock),
             self._cache,
@@ -222,7 +222,7 @@ class Sessions:
     def on_revocation(self, revocation: Revocation) -> None:
         """Forget what was revoked; called for every announcement."""
         if revocation.kind == "session":
-            self._cache.drop_session(SessionId(UUID(revocation.id)))
+            self._cache.drop(SessionId(UUID(revocation.id)))
         elif revocation.kind == "user":
             self._cache.drop_user(UserId(UUID(revocation.id)))
 
@@ -241,7 +241,7 @@ class Sessions:
     async def _end(self, call: Call, session_id: SessionId, reason: RevokeReason) -> bool:
         async with self._database.transaction() as connection:
             ended = await end_session(connection, call, self._clock.now(), session_id, reason)
-        self._cache.drop_session(session_id)
+        self._cache.drop(session_id)
         return ended
 
 

@@ -54,7 +54,7 @@ def token(value: str, field: str) -> str:
 
 def thumbprint(value: bytes, field: str) -> bytes:
     """Return a SHA-256, or b"" for none."""
-    if len(value) not in {0, 32}:
+    if value and len(value) != 32:
         raise FieldInvalid(field, "must be 32 bytes, or none")
     return value
 

@@ -9,6 +9,7 @@ from authsvc.core.ids import uuid7
 from authsvc.core.last_use import LastUse
 from authsvc.errors import StoreUnavailable
 from authsvc.models import SessionId
+from authsvc.store import sessions as store
 from authsvc.store.database import Database
 from tests.databases import settings_for
 from tests.sessions import DAY, SECOND, World
@@ -26,7 +27,7 @@ async def test_more_than_fits_in_a_statement_is_written_in_several(
     replica = world.replica()
     ids = [(await world.open(replica)).session_id for _ in range(5)]
     world.clock.advance(DAY)
-    noting = LastUse(world.database, SECOND)
+    noting = LastUse(world.database, store.touch, SECOND)
     for session_id in ids:
         noting.note(session_id, world.clock.now())
     await noting.flush()
@@ -36,7 +37,7 @@ async def test_more_than_fits_in_a_statement_is_written_in_several(
 
 async def test_what_waits_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_use, "_MAX_WAITING", 10)
-    noting = LastUse(world.database, SECOND)
+    noting = LastUse(world.database, store.touch, SECOND)
     first = SessionId(uuid7(world.clock.now()))
     noting.note(first, world.clock.now())
     for _ in range(100):
@@ -54,7 +55,7 @@ async def test_what_could_not_be_written_is_written_later(
     session_id = (await world.open(world.replica())).session_id
     world.clock.advance(DAY)
     impatient = await Database.open(settings_for(database_dsn, command_timeout="200ms"))
-    noting = LastUse(impatient, SECOND)
+    noting = LastUse(impatient, store.touch, SECOND)
     noting.note(session_id, world.clock.now())
     async with world.database.transaction() as connection:
         await connection.execute("LOCK TABLE sessions IN ACCESS EXCLUSIVE MODE")

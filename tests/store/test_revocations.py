@@ -8,7 +8,7 @@ import pytest
 
 from authsvc.core.ids import uuid7
 from authsvc.errors import StoreUnavailable, email_taken
-from authsvc.models import SessionId, UserId
+from authsvc.models import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from authsvc.store.revocations import PoolerError, Subscription
@@ -33,15 +33,25 @@ async def test_everything_revoked_at_once_is_heard_in_order(
     database: Database, clock: FakeClock, subscription: Subscription, heard: list[str]
 ) -> None:
     sessions = [SessionId(uuid7(clock.now())) for _ in range(100)]
-    user = UserId(uuid7(clock.now()))
+    user, api_key = UserId(uuid7(clock.now())), ApiKeyId(uuid7(clock.now()))
     async with database.transaction() as connection:
         await revocations.append(
-            connection, clock.now(), session_ids=sessions, user_id=user, key_id="key-1"
+            connection,
+            clock.now(),
+            session_ids=sessions,
+            user_id=user,
+            key_id="key-1",
+            api_key_id=api_key,
         )
         await subscription.confirm()
         assert heard == []
     await subscription.confirm()
-    assert heard == [*(f"session:{session}" for session in sessions), f"user:{user}", "key:key-1"]
+    assert heard == [
+        *(f"session:{session}" for session in sessions),
+        f"user:{user}",
+        "key:key-1",
+        f"api_key:{api_key}",
+    ]
 
 
 async def test_the_log_keeps_what_was_revoked(database: Database, clock: FakeClock) -> None:
