@@ -20,6 +20,8 @@ _ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
 _ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
 _IP = "authsvc.login.ip"
 _REGISTRATION_IP = "authsvc.register.ip"
+_PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
+_OAUTH_IP = "authsvc.oauth.ip"
 
 logger = structlog.get_logger(__name__)
 
@@ -76,7 +78,7 @@ class BruteForce:
         Raises:
             TooManyAttempts: A limit is reached; nothing was charged.
         """
-        network = self._network(client.ip)
+        network = client_network(client.ip, self._settings)
         if known_device is not None:
             charges = [self._charge(_ACCOUNT_AND_DEVICE, account, known_device.hex())]
         else:
@@ -93,9 +95,28 @@ class BruteForce:
         Raises:
             TooManyAttempts: The limit is reached.
         """
-        network = self._network(client.ip)
+        await self._charge_ip(_REGISTRATION_IP, client, "registration")
+
+    async def charge_passkey_login(self, client: ClientContext) -> None:
+        """Charge the beginning of a login by passkey; as `charge_registration`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._charge_ip(_PASSKEY_LOGIN_IP, client, "login")
+
+    async def charge_oauth(self, client: ClientContext) -> None:
+        """Charge the beginning of a login at another provider; as `charge_registration`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._charge_ip(_OAUTH_IP, client, "login")
+
+    async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
+        network = client_network(client.ip, self._settings)
         if network is not None:
-            await self._take([self._charge(_REGISTRATION_IP, network)], "registration")
+            await self._take([self._charge(policy, network)], subject)
 
     async def _take(self, charges: Sequence[Charge], subject: str) -> Ticket:
         result = await self._limiter.check(charges)
@@ -105,18 +126,24 @@ class BruteForce:
         return Ticket(self._limiter, charges)
 
     def _charge(self, policy: str, *parts: str) -> Charge:
-        message = "\0".join((policy, *parts)).encode()
-        return Charge(policy, hmac.digest(self._key, message, hashlib.sha256).hex())
+        return keyed_charge(self._key, policy, *parts)
 
-    def _network(self, ip: str | None) -> str | None:
-        if ip is None:
-            return None
-        address = ip_address(ip)
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        settings = self._settings
-        prefix = settings.ipv4_prefix if address.version == 4 else settings.ipv6_prefix
-        return str(ip_network((address, prefix), strict=False))
+
+def keyed_charge(key: bytes, policy: str, *parts: str) -> Charge:
+    """Return a charge to what `parts` name, without telling whom."""
+    message = "\0".join((policy, *parts)).encode()
+    return Charge(policy, hmac.digest(key, message, hashlib.sha256).hex())
+
+
+def client_network(ip: str | None, settings: BruteForceSettings) -> str | None:
+    """Return the network that a client's ip is counted as; None: the ip is not known."""
+    if ip is None:
+        return None
+    address = ip_address(ip)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    prefix = settings.ipv4_prefix if address.version == 4 else settings.ipv6_prefix
+    return str(ip_network((address, prefix), strict=False))
 
 
 def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
@@ -127,5 +154,7 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _ACCOUNT_AND_DEVICE: settings.per_known_device,
             _IP: settings.per_ip,
             _REGISTRATION_IP: settings.registrations_per_ip,
+            _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
+            _OAUTH_IP: settings.oauth_logins_per_ip,
         }
     )

@@ -1,0 +1,99 @@
+"""Owns setting a new password with a code that was sent to the user's address."""
+
+import asyncio
+
+from authsvc.core import audit
+from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected, release
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.emails import Email, parse_email
+from authsvc.core.hashing import PasswordHash, PasswordHasher
+from authsvc.core.one_time_codes import OneTimeCodes, Purpose
+from authsvc.core.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords import PasswordPolicy
+from authsvc.core.sessions import Sessions
+from authsvc.core.verification import note_verified
+from authsvc.errors import code_invalid
+from authsvc.models import Call, ClientContext, Clock, RevokeReason
+from authsvc.store import devices
+from authsvc.store import recovery as store
+from authsvc.store.addresses import Addressee
+from authsvc.store.database import Connection, Database
+
+
+class PasswordRecovery:
+    """Sets passwords for those who can't log in."""
+
+    def __init__(
+        self,
+        database: Database,
+        codes: OneTimeCodes,
+        attempts: Attempts,
+        hasher: PasswordHasher,
+        policy: PasswordPolicy,
+        sessions: Sessions,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._codes = codes
+        self._attempts = attempts
+        self._hasher = hasher
+        self._policy = policy
+        self._sessions = sessions
+        self._outbox = outbox
+        self._clock = clock
+
+    async def reset(
+        self, call: Call, email: str, code: str, password: str, client: ClientContext
+    ) -> None:
+        """Set the password of the account with this address, end its sessions and tell its user.
+
+        Nobody is logged in, second factors stay, and no device is trusted to go without one any
+        longer (ASVS 6.4.3). It works while the account is locked, and unlocks it, unless the user
+        has a second factor: whoever reads the mail must not guess codes for ever.
+
+        Raises:
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password; the code stays.
+            Unauthenticated: CODE_INVALID.
+            TooManyAttempts: Too many attempts failed before; this one was not evaluated.
+            Overloaded: Too many passwords wait to be hashed; the code stays.
+        """
+        address = parse_email(email)
+        await self._check(address, password)
+        async with self._attempts.evaluate(
+            call, address.canonical, client, failure=code_invalid, unlocks=True
+        ) as attempt:
+            # Hashed before the transaction: no connection waits for it.
+            replacement = await self._hasher.hash(password)
+            if not await self._claim(attempt, code, replacement):
+                raise Rejected(attempt.cause(Cause.CODE))
+
+    async def _check(self, address: Email, password: str) -> None:
+        # What is known of the account is left out, as the answer would tell of it.
+        await asyncio.to_thread(
+            self._policy.check, password, field="new_password", email=address.address
+        )
+
+    async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
+        async with self._database.transaction() as connection:
+            user_id = await self._codes.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
+            if user_id is None:
+                return False
+            user = await note_verified(connection, attempt, user_id, self._clock)
+            if user is None:
+                return False
+            await self._replace(connection, attempt, user, replacement)
+            return True
+
+    async def _replace(
+        self, connection: Connection, attempt: Attempt, user: Addressee, replacement: PasswordHash
+    ) -> None:
+        now, user_id, call = self._clock.now(), user.user_id, attempt.call
+        await release(connection, attempt)
+        await store.replace(connection, user_id, replacement.phc, replacement.pepper_id, now)
+        await self._sessions.revoke_in(connection, call, user_id, RevokeReason.PASSWORD_CHANGED)
+        await devices.forget_trust(connection, user_id)
+        notice = Message(MessageKind.PASSWORD_CHANGED, user.email, user_id, values=user.values)
+        await self._outbox.enqueue(connection, notice)
+        event = AuditEvent(AuditType.PASSWORD_RESET, call, user_id, client=attempt.client)
+        await audit.record(connection, now, event)
