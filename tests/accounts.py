@@ -10,8 +10,10 @@ from authsvc.config import (
     BruteForceSettings,
     CodeSettings,
     KeySettings,
+    PasskeySettings,
     PasswordSettings,
     PolicySettings,
+    SecondFactorSettings,
     SessionSettings,
     TokenSettings,
 )
@@ -22,11 +24,15 @@ from authsvc.core.brute_force import BruteForce
 from authsvc.core.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.login import PasswordLogin
 from authsvc.core.login_completion import LoginCompletion
+from authsvc.core.passkeys import Passkeys
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.refresh_tokens import RefreshTokenCodec
+from authsvc.core.relying_party import RelyingParty
 from authsvc.core.sealing import Keyring
+from authsvc.core.second_factors import SecondFactors
 from authsvc.core.sessions import Sessions
 from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.totp import Totp
 from authsvc.errors import ServiceError
 from authsvc.models import Call, ClientContext, Tokens, UserId
 from authsvc.store.database import Database
@@ -62,12 +68,15 @@ def cheap_passwords(**changes: int) -> PasswordSettings:
     return PasswordSettings().model_copy(update=cheap | changes)
 
 
+_STARTS = ("registrations", "passkey_logins", "oauth_logins")
+
+
 def unlimited(**changes: object) -> BruteForceSettings:
     """Return limits that no test reaches, but for the consecutive failures."""
     plenty = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
     names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
     return BruteForceSettings.model_validate(
-        dict.fromkeys((*names, "registrations_per_ip"), plenty) | changes
+        dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty) | changes
     )
 
 
@@ -109,6 +118,7 @@ class Service:
     limits: BruteForceSettings = field(default_factory=BruteForceSettings)
     passwords: PasswordSettings = field(default_factory=cheap_passwords)
     peppers: Sequence[KeySettings] = PEPPERS
+    factor_settings: SecondFactorSettings = field(default_factory=SecondFactorSettings)
 
     async def start(self) -> "Service":
         """Build the accounts; the hasher is the test's to close."""
@@ -131,7 +141,10 @@ class Service:
             self.database, self.hasher, PasswordPolicy("standard"), self.sessions, guard, self.clock
         )
         self.attempts = Attempts(self.database, guard, self.clock)
-        self.completion = LoginCompletion(self.sessions, CodeSettings(), self.clock)
+        self.totp = Totp(KEYRING, "authsvc", self.clock)
+        self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
+        second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)
+        self.completion = LoginCompletion(self.sessions, second_factors, CodeSettings(), self.clock)
         self.password_login = PasswordLogin(
             self.database, self.hasher, self.attempts, self.completion
         )

@@ -1,4 +1,4 @@
-"""Owns the rows of devices: where each user logged in before, and their count of failed logins."""
+"""Owns the rows of devices: where each user logged in before, with failures and trust."""
 
 from datetime import datetime
 
@@ -59,3 +59,42 @@ async def remember(
     The 20 used last are kept. The caller holds the user's row.
     """
     await connection.execute(_REMEMBER, user_id, device_hash, now, _KEPT - 1)
+
+
+_IS_TRUSTED = """
+SELECT trust_expire_time > $3 FROM devices WHERE user_id = $1 AND device_hash = $2
+"""
+
+
+async def is_trusted(
+    connection: Connection, user_id: UserId, device_hash: bytes, now: datetime
+) -> bool:
+    """Return whether this user is asked for no second factor on this device."""
+    return bool(await connection.fetchval(_IS_TRUSTED, user_id, device_hash, now))
+
+
+_TRUST = """
+UPDATE devices SET trust_expire_time = $3 WHERE user_id = $1 AND device_hash = $2
+"""
+
+
+async def trust(
+    connection: Connection, user_id: UserId, device_hash: bytes, expire_time: datetime
+) -> None:
+    """Ask this user for no second factor on this device, which is remembered, until then."""
+    await connection.execute(_TRUST, user_id, device_hash, expire_time)
+
+
+_FORGET_TRUST = """
+WITH under_way AS (DELETE FROM challenges WHERE user_id = $1 AND kind = 'mfa')
+UPDATE devices SET trust_expire_time = NULL WHERE user_id = $1
+"""
+
+
+async def forget_trust(connection: Connection, user_id: UserId) -> None:
+    """Trust no device of this user any longer, and end logins that wait for a second factor.
+
+    For when a password or factor changed: what trust and these logins were built on is no more. The
+    caller holds the user's row.
+    """
+    await connection.execute(_FORGET_TRUST, user_id)

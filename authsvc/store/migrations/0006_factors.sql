@@ -38,11 +38,16 @@ CREATE TABLE challenges (
     -- NULL: whoever answers is known by the answer, or no account has the address.
     user_id       uuid REFERENCES users ON DELETE CASCADE,
     -- SHA-256 of the secret that the answer has to come with.
-    token_hash    bytea,
+    token_hash    bytea UNIQUE,
     -- How the user has logged in so far.
     methods       text[] NOT NULL DEFAULT '{}',
+    -- The factor that has to be confirmed to log in; NULL: one that counts already is asked for.
+    factor_id     uuid,
     -- The WebAuthn challenge; NULL: none, or used.
     passkey       bytea,
+    -- Keyed hash of the address that a login by passkey was begun for, whether an account has it or
+    -- not; NULL: for whoever answers.
+    account_hash  bytea,
     attempts      integer NOT NULL DEFAULT 0,
     create_time   timestamptz NOT NULL,
     expire_time   timestamptz NOT NULL

@@ -1,0 +1,67 @@
+"""Owns what goes with every change of a user's second factors: flag, audit event, notice."""
+
+from dataclasses import dataclass, field
+
+from authsvc.core import audit
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.outbox import Message, MessageKind, Outbox
+from authsvc.models import Call, ClientContext, Clock, FactorId, UserId
+from authsvc.store import devices, factors, recovery_codes
+from authsvc.store.database import Connection
+from authsvc.store.factors import FactorKind
+
+
+@dataclass(frozen=True, slots=True)
+class FactorChange:
+    """Whose factor changes, which one, and by what call; `email` is the stored address."""
+
+    call: Call
+    user_id: UserId
+    email: str = field(repr=False)
+    factor_id: FactorId
+    kind: FactorKind
+    client: ClientContext | None = None
+
+
+class FactorChanges:
+    """Notes factors that were added or removed, within the transaction that did so.
+
+    That transaction holds the user's row.
+    """
+
+    def __init__(self, outbox: Outbox, clock: Clock) -> None:
+        self._outbox = outbox
+        self._clock = clock
+
+    async def added(self, connection: Connection, change: FactorChange) -> None:
+        """Let the new factor be asked for from now on, and tell the user (ASVS 6.3.7)."""
+        await factors.update_flag(connection, change.user_id)
+        await self._note(connection, change, AuditType.FACTOR_ENROLL, MessageKind.FACTOR_ADDED)
+
+    async def removed(self, connection: Connection, change: FactorChange) -> bool:
+        """End what was built on the factor, and tell the user; return whether others are left.
+
+        With the last one the recovery codes go.
+        """
+        left = await factors.update_flag(connection, change.user_id)
+        if not left:
+            await recovery_codes.delete(connection, change.user_id)
+        await devices.forget_trust(connection, change.user_id)
+        await self._note(connection, change, AuditType.FACTOR_REMOVE, MessageKind.FACTOR_REMOVED)
+        return left
+
+    async def _note(
+        self,
+        connection: Connection,
+        change: FactorChange,
+        event_type: AuditType,
+        message_kind: MessageKind,
+    ) -> None:
+        detail = {"factor": str(change.factor_id), "kind": change.kind.value}
+        event = AuditEvent(
+            event_type, change.call, change.user_id, client=change.client, detail=detail
+        )
+        await audit.record(connection, self._clock.now(), event)
+        values = {"factor": change.kind.value}
+        message = Message(message_kind, change.email, change.user_id, values=values)
+        await self._outbox.enqueue(connection, message)
