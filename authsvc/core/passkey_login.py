@@ -1,0 +1,196 @@
+"""Owns the login by passkey: one proof that stands for both factors, as it verifies its user."""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.brute_force import BruteForce
+from authsvc.core.emails import parse_email
+from authsvc.core.login_completion import LoginCompletion
+from authsvc.core.passkeys import Passkeys
+from authsvc.core.relying_party import (
+    CHALLENGE_BYTES,
+    RelyingParty,
+    descriptor,
+    parse_assertion,
+)
+from authsvc.core.sealing import Keyring
+from authsvc.models import Call, ClientContext, Clock, LoginOutcome
+from authsvc.store import passkeys as store
+from authsvc.store import users
+from authsvc.store.database import Database
+from authsvc.store.passkeys import LoginChallenge
+
+# How long the ids are that authenticators make.
+_ID_BYTES = (16, 20, 32, 32, 48, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PasskeyRequest:
+    """What passkeys are asked: `options` is PublicKeyCredentialRequestOptions as JSON."""
+
+    challenge_id: UUID
+    options: str = field(repr=False)
+
+
+class AccountHashes:
+    """Keyed hashes of canonical addresses: of what is stored, and of what is made up."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keys = keyring.derive("passkey-account")
+        self._decoy_key = keyring.derive("passkey-decoy")[0]
+
+    def of(self, account: str) -> bytes:
+        """Return the hash to store."""
+        return _hash(self._keys[0], account)
+
+    def match(self, stored: bytes, account: str) -> bool:
+        """Return whether this hash is the account's."""
+        return any(hmac.compare_digest(stored, _hash(key, account)) for key in self._keys)
+
+    def decoys(self, account: str) -> list[bytes]:
+        """Return ids of passkeys that nobody has, for one address always the same.
+
+        They are as many and as long as anybody's (WebAuthn Level 3, section 14.6.2).
+        """
+        seed = _hash(self._decoy_key, account)
+        count = 2 if seed[0] < 64 else 1
+        return [
+            hashlib.shake_256(seed + bytes([index])).digest(_ID_BYTES[seed[index + 1] % 6])
+            for index in range(count)
+        ]
+
+
+class BeginPasskeyLogin:
+    """Starts logins by passkey."""
+
+    def __init__(
+        self,
+        database: Database,
+        relying_party: RelyingParty,
+        accounts: AccountHashes,
+        guard: BruteForce,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._relying_party = relying_party
+        self._accounts = accounts
+        self._guard = guard
+        self._clock = clock
+
+    async def begin(self, email: str, client: ClientContext) -> PasskeyRequest:
+        """Return what the passkeys of the account with this address are to sign; "": anybody's.
+
+        For an address that no account has, or one without passkeys, it is as for any other: the
+        passkeys are made up, and nobody can answer for them.
+
+        Raises:
+            FieldInvalid: EMAIL_INVALID.
+            TooManyAttempts: Too many logins by passkey were started from the client's ip.
+        """
+        account = parse_email(email).canonical if email else None
+        await self._guard.charge_passkey_login(client)
+        now = self._clock.now()
+        expire_time = now + self._relying_party.challenge_lifetime
+        challenge = LoginChallenge(
+            uuid4(),
+            secrets.token_bytes(CHALLENGE_BYTES),
+            self._accounts.of(account) if account is not None else None,
+        )
+        ids: list[bytes] = []
+        async with self._database.connection() as connection:
+            if account is not None:
+                found = await store.list_ids_of_account(connection, account)
+                ids = [*found] or self._accounts.decoys(account)
+            await store.insert_login(connection, challenge, now, expire_time)
+        # Without their transports: nothing is known of those of a made-up one.
+        options = self._relying_party.request_options(
+            challenge.challenge, [descriptor(one) for one in ids], require_verification=True
+        )
+        return PasskeyRequest(challenge.challenge_id, options)
+
+
+class LoginWithPasskey:
+    """Completes logins by passkey."""
+
+    def __init__(
+        self,
+        database: Database,
+        passkeys: Passkeys,
+        accounts: AccountHashes,
+        attempts: Attempts,
+        completion: LoginCompletion,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._passkeys = passkeys
+        self._accounts = accounts
+        self._attempts = attempts
+        self._completion = completion
+        self._clock = clock
+
+    async def login(
+        self, call: Call, challenge_id: UUID, assertion_json: str, client: ClientContext
+    ) -> LoginOutcome:
+        """Log in the user whose passkey signed the challenge, which is used up by that.
+
+        Raises:
+            Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, with the challenge too.
+            NotPossibleNow: EMAIL_NOT_VERIFIED.
+            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+        """
+        account = await self._account(assertion_json, challenge_id)
+        async with self._attempts.evaluate(call, account, client) as attempt:
+            challenge = await self._claim(challenge_id, account)
+            outcome = await self._evaluate(attempt, assertion_json, challenge)
+            if outcome is None:
+                raise Rejected(attempt.cause(Cause.PASSKEY))
+            return outcome
+
+    async def _account(self, assertion_json: str, challenge_id: UUID) -> str:
+        """Return whose passkey is said to have signed; in place of an unknown one, what it is."""
+        assertion = parse_assertion(assertion_json)
+        credential_id = assertion.raw_id if assertion is not None else challenge_id.bytes
+        async with self._database.connection() as connection:
+            account = await store.find_account(connection, credential_id)
+        return account or f"passkey {hashlib.sha256(credential_id).hexdigest()}"
+
+    async def _claim(self, challenge_id: UUID, account: str) -> LoginChallenge | None:
+        async with self._database.connection() as connection:
+            challenge = await store.claim_login(connection, challenge_id, self._clock.now())
+        if challenge is None or challenge.account_hash is None:
+            return challenge
+        return challenge if self._accounts.match(challenge.account_hash, account) else None
+
+    async def _evaluate(
+        self, attempt: Attempt, assertion_json: str, challenge: LoginChallenge | None
+    ) -> LoginOutcome | None:
+        # One that nobody knows stands in for a challenge that isn't there.
+        expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
+        bound = challenge is not None and challenge.account_hash is not None
+        async with self._database.transaction() as connection:
+            proof = await self._passkeys.verify(
+                connection,
+                attempt.call,
+                attempt.client,
+                assertion_json,
+                expected,
+                attempt.subject.user_id if bound and attempt.subject is not None else None,
+                require_verification=True,
+            )
+            credential = attempt.credential
+            if proof is None or credential is None or credential.user_id != proof.user_id:
+                return None
+            user = await users.confirm(connection, proof.user_id)
+            if user is None:
+                return None
+            return await self._completion.complete(
+                connection, attempt, user, proof.methods, multi_factor=True
+            )
+
+
+def _hash(key: bytes, account: str) -> bytes:
+    return hmac.digest(key, account.encode(), hashlib.sha256)
