@@ -1,10 +1,15 @@
 """Owns the sections of the settings about ways to prove who one is: codes, factors, providers."""
 
+import base64
+import re
 from datetime import timedelta
+from email.utils import parseaddr
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from authsvc.sections import Duration, PolicyName, PolicySettings, Section
 
@@ -21,6 +26,17 @@ RedirectUri = Annotated[
         r"|[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+:)(/[^\s#]*)?$",
     ),
 ]
+# As Address, with a query or a fragment, in which {code} and {email} may stand.
+Link = Annotated[
+    str,
+    Field(
+        pattern=r"^(https://[^\s/?#@{}]+|http://(127\.0\.0\.1|localhost)(:\d+)?)"
+        r"([/?#]([^\s{}]|\{code\}|\{email\})*)?$"
+    ),
+]
+# As browsers write them: in lower case, IDNA in ASCII, and no address in place of a domain.
+_DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?"
+Origin = Annotated[str, Field(pattern=rf"^(https://{_DOMAIN}|http://localhost)(:[1-9]\d{{0,4}})?$")]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
@@ -44,43 +60,90 @@ class CodeSettings(Section):
             raise ValueError("lifetime must be from 30s to 10m")
         if not timedelta(minutes=1) <= self.verification_lifetime <= timedelta(days=7):
             raise ValueError("verification_lifetime must be from 1m to 7d")
+        if not timedelta() <= self.resend_interval <= timedelta(hours=1):
+            raise ValueError("resend_interval must be from 0s to 1h")
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class SmtpSettings(Section):
     """The mail server that messages are handed to."""
 
-    host: str = Field(min_length=1)
+    host: str = Field(pattern=r"^[A-Za-z0-9._:-]+$")
     port: int = Field(587, ge=1, le=65_535)
-    tls: Literal["starttls", "implicit", "off"] = "starttls"
+    tls: Literal["starttls", "implicit", "off"] = Field(
+        default="starttls", description="off is for a mail server on this machine."
+    )
     ca_file: Path | None = Field(
         default=None, description="Authorities to trust; unset: the system's."
     )
     username: str = ""
     password: SecretStr | None = None
     sender: str = Field(
-        min_length=3, description='The From address, such as "Example <login@example.com>".'
+        max_length=320,
+        description='The From address, such as "Example <login@example.com>".',
     )
-    timeout: Duration = timedelta(seconds=10)
+    timeout: Duration = Field(
+        default=timedelta(seconds=30), description="For handing over one message, in all."
+    )
+
+    @model_validator(mode="after")
+    def _is_safe_and_whole(self) -> Self:
+        if self.tls == "off" and not _is_loopback(self.host):
+            raise ValueError('tls = "off" is for a mail server on this machine only')
+        if bool(self.username) != (self.password is not None):
+            raise ValueError("username and password must both be set, or neither")
+        address = parseaddr(self.sender)[1]
+        if not re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", address) or not self.sender.isprintable():
+            raise ValueError('sender must be an address such as "Example <login@example.com>"')
+        return self
+
+
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    webhook_key(secret)
+    return secret
+
+
+def webhook_key(secret: SecretStr) -> bytes:
+    """Return the key of a secret as Standard Webhooks write it; raises ValueError."""
+    scheme, separator, encoded = secret.get_secret_value().partition("whsec_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        key = b""
+    if scheme or not separator or not 24 <= len(key) <= 64:
+        raise ValueError('expected "whsec_" and 24 to 64 bytes in base64')
+    return key
 
 
 class WebhookSettings(Section):
     """The HTTP endpoint that messages are posted to, signed as Standard Webhooks say."""
 
     url: Address
-    secrets: tuple[SecretStr, ...] = Field(
+    secrets: tuple[Annotated[SecretStr, AfterValidator(_webhook_secret)], ...] = Field(
         min_length=1,
         max_length=4,
         description='Newest first, "whsec_" and 24 to 64 bytes in base64; each signs all messages.',
     )
-    ca_file: Path | None = None
+    ca_file: Path | None = Field(
+        default=None, description="Authorities to trust; unset: the system's."
+    )
     timeout: Duration = timedelta(seconds=10)
 
 
 class DeliverySettings(Section):
     """Messages to users: the channel, their looks, and how long delivery is tried."""
 
-    channel: Literal["none", "folder", "smtp", "webhook"] = "none"
+    channel: Literal["none", "folder", "smtp", "webhook"] = Field(
+        default="none",
+        description="none: messages wait, and are abandoned when they have waited too long.",
+    )
     folder: Path | None = Field(default=None, description="For development: a file a message.")
     smtp: SmtpSettings | None = None
     webhook: WebhookSettings | None = None
@@ -88,7 +151,7 @@ class DeliverySettings(Section):
     templates: Path | None = Field(
         default=None, description="Templates that are used in place of the shipped ones."
     )
-    links: dict[str, str] = Field(
+    links: dict[str, Link] = Field(
         default_factory=dict,
         description="Addresses by kind of message; {code} and {email} are put in.",
     )
@@ -101,6 +164,17 @@ class DeliverySettings(Section):
     def _channel_is_set_up(self) -> Self:
         if self.channel != "none" and getattr(self, self.channel) is None:
             raise ValueError(f"channel is {self.channel!r}, so {self.channel} must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _times_are_sane(self) -> Self:
+        limits = [part.timeout for part in (self.smtp, self.webhook) if part]
+        if any(not timedelta() < limit <= timedelta(minutes=5) for limit in limits):
+            raise ValueError("the timeout of a channel must be more than 0 and at most 5m")
+        if not timedelta() < self.first_retry <= self.longest_retry:
+            raise ValueError("first_retry must be more than 0 and at most longest_retry")
+        if not timedelta(minutes=1) <= self.abandon_after <= timedelta(days=30):
+            raise ValueError("abandon_after must be from 1m to 30d")
         return self
 
 
@@ -119,10 +193,28 @@ class SecondFactorSettings(Section):
 class PasskeySettings(Section):
     """Passkeys (WebAuthn): for which domain, and from which pages."""
 
-    relying_party_id: str = Field("localhost", min_length=1, max_length=253)
+    relying_party_id: Annotated[str, Field(pattern=rf"^{_DOMAIN}$", max_length=253)] = Field(
+        "localhost", description="The domain that passkeys belong to; it can't be changed later."
+    )
     relying_party_name: str = Field("authsvc", min_length=1, max_length=64)
-    origins: tuple[str, ...] = Field(("http://localhost:8080",), min_length=1)
+    origins: tuple[Origin, ...] = Field(
+        ("http://localhost:8080",),
+        min_length=1,
+        description="Pages that may use passkeys, at that domain or below it.",
+    )
     challenge_lifetime: Duration = timedelta(minutes=5)
+
+    @model_validator(mode="after")
+    def _origins_are_of_the_domain(self) -> Self:
+        # WebAuthn Level 3, section 5.1.2: browsers refuse all others.
+        domain = self.relying_party_id
+        for origin in self.origins:
+            host = urlsplit(origin).hostname or ""
+            if host != domain and not host.endswith(f".{domain}"):
+                raise ValueError(f"origins must be at {domain} or below it")
+        if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
+            raise ValueError("challenge_lifetime must be from 30s to 10m")
+        return self
 
 
 class ProviderSettings(Section):
@@ -172,8 +264,12 @@ class ApiKeySettings(Section):
 
 
 class ImportSettings(Section):
-    """What an import of users may cost."""
+    """What an import of users may cost, and how many may run at once through the API."""
 
     max_rows: int = Field(1_000_000, ge=1)
-    max_row_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
+    max_row_bytes: int = Field(16_384, ge=1_024, le=131_072)
     max_file_bytes: int = Field(4_294_967_296, ge=1)
+    max_parallel: int = Field(2, ge=1, le=16)
+    idle_timeout: Duration = Field(
+        timedelta(seconds=30), description="How long the next part of a file may take to come."
+    )

@@ -224,10 +224,11 @@ class Deliverer:
 
     def _pause(self, attempts: int, retry_after: float | None) -> timedelta:
         """Return how long to wait: twice as long each time, and never in step with others."""
-        longest = self._settings.longest_retry
-        doubled = self._settings.first_retry * 2 ** min(attempts - 1, _LONGEST_EXPONENT)
-        pause = min(doubled, longest) * random.uniform(0.5, 1)  # noqa: S311 - no secret
-        return max(pause, min(timedelta(seconds=retry_after or 0), longest))
+        first, longest = self._settings.first_retry, self._settings.longest_retry
+        most = longest.total_seconds()
+        doubled = min(first.total_seconds() * 2.0 ** min(attempts - 1, _LONGEST_EXPONENT), most)
+        pause = doubled * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        return timedelta(seconds=max(pause, min(retry_after or 0.0, most)))
 
     async def _abandon(self, stored: StoredMessage, error: str) -> None:
         now = self._clock.now()

@@ -180,7 +180,7 @@ SELECT (SELECT count(*) FROM outbox WHERE state = 'pending'),
 
 async def count(connection: Connection) -> tuple[int, int]:
     """Return how many messages are pending and how many abandoned."""
-    pending, abandoned = await connection.fetchrow(_COUNT)
+    ((pending, abandoned),) = await connection.fetch(_COUNT)
     return pending, abandoned
 
 

@@ -1,0 +1,131 @@
+"""Owns the posting of messages to an HTTP endpoint, signed as Standard Webhooks 1.0 say."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import ssl
+from collections.abc import Sequence
+from datetime import datetime
+
+import aiohttp
+
+from authsvc.core.delivery import NotDelivered
+from authsvc.core.message_texts import Letter
+from authsvc.credential_sections import WebhookSettings, webhook_key
+from authsvc.models import Clock
+
+# Of all 4xx only these may change by themselves (RFC 9110 section 15.5.9, RFC 6585 section 4).
+_PASSING = frozenset({408, 429})
+# Kept short: of an answer only the status is of use.
+_MAX_HEADER_BYTES = 8_190
+
+
+class WebhookChannel:
+    """Posts messages to one address."""
+
+    name = "webhook"
+
+    def __init__(self, settings: WebhookSettings, clock: Clock) -> None:
+        """Take over the settings; raises OSError if the authorities' file can't be used."""
+        self._url = settings.url
+        self._keys = [webhook_key(secret) for secret in settings.secrets]
+        self._clock = clock
+        self._context = ssl.create_default_context(cafile=settings.ca_file)
+        self._session: aiohttp.ClientSession | None = None
+        self.limit = settings.timeout
+
+    async def send(self, letter: Letter) -> None:
+        """Post the message; any 2xx says that it is taken care of.
+
+        Raises:
+            NotDelivered: The endpoint could not be reached or trusted, or answered otherwise. A
+                4xx is for good, but for 408 and 429; a redirect is never followed.
+        """
+        body = payload(letter)
+        message_id = f"msg_{letter.message_id}"
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "authsvc",
+            "webhook-id": message_id,
+            **signature_headers(self._keys, message_id, self._clock.now(), body),
+        }
+        try:
+            async with (
+                asyncio.timeout(self.limit.total_seconds()),
+                self._opened().post(
+                    self._url, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                # The connection goes with the rest of the answer, which is of no use.
+                response.close()
+                status, retry_after = response.status, response.headers.get("retry-after", "")
+        except TimeoutError as error:
+            raise NotDelivered("timeout") from error
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise NotDelivered("tls") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise NotDelivered("connection") from error
+        _judge(status, retry_after)
+
+    async def close(self) -> None:
+        """Close what is open."""
+        if self._session:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=self._context, force_close=True, limit=0),
+                timeout=aiohttp.ClientTimeout(total=None),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                max_line_size=_MAX_HEADER_BYTES,
+                max_field_size=_MAX_HEADER_BYTES,
+            )
+        return self._session
+
+
+def payload(letter: Letter) -> bytes:
+    """Return the body: the same bytes however often the message is posted."""
+    message, content = letter.message, letter.content
+    data = {
+        "message_id": str(letter.message_id),
+        "kind": message.kind.value,
+        "address": message.address,
+        "user_id": str(message.user_id) if message.user_id else None,
+        "code": message.code or None,
+        "expire_time": message.expire_time.isoformat() if message.expire_time else None,
+        "subject": content.subject,
+        "text": content.text,
+        "html": content.html,
+    }
+    body = {
+        "type": f"message.{message.kind.value}",
+        "timestamp": letter.create_time.isoformat(),
+        "data": data,
+    }
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def signature_headers(
+    keys: Sequence[bytes], message_id: str, now: datetime, body: bytes
+) -> dict[str, str]:
+    """Return the headers that prove who posts what and when: a signature by each key."""
+    timestamp = str(int(now.timestamp()))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    macs = (hmac.digest(key, signed, hashlib.sha256) for key in keys)
+    return {
+        "webhook-timestamp": timestamp,
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(mac).decode()}" for mac in macs),
+    }
+
+
+def _judge(status: int, retry_after: str) -> None:
+    if 200 <= status < 300:
+        return
+    permanent = 400 <= status < 500 and status not in _PASSING
+    # The other form, a date, is as good as none: the usual pauses grow by themselves.
+    seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+    raise NotDelivered(f"status_{status}", permanent=permanent, retry_after=seconds)
