@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from pydantic import SecretStr
 
@@ -21,9 +22,12 @@ from authsvc.core.access_tokens import AccessTokens
 from authsvc.core.accounts import Accounts, Registration
 from authsvc.core.attempts import Attempts
 from authsvc.core.brute_force import BruteForce
+from authsvc.core.code_requests import CodeLimits, CodeRequests
 from authsvc.core.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.login import PasswordLogin
 from authsvc.core.login_completion import LoginCompletion
+from authsvc.core.one_time_codes import OneTimeCodes
+from authsvc.core.outbox import Outbox
 from authsvc.core.passkeys import Passkeys
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.refresh_tokens import RefreshTokenCodec
@@ -118,6 +122,7 @@ class Service:
     limits: BruteForceSettings = field(default_factory=BruteForceSettings)
     passwords: PasswordSettings = field(default_factory=cheap_passwords)
     peppers: Sequence[KeySettings] = PEPPERS
+    code_settings: CodeSettings = field(default_factory=CodeSettings)
     factor_settings: SecondFactorSettings = field(default_factory=SecondFactorSettings)
 
     async def start(self) -> "Service":
@@ -137,14 +142,29 @@ class Service:
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         guard = BruteForce(self.database, self.limits, KEYRING)
+        self.outbox = Outbox(KEYRING, timedelta(hours=24), self.clock)
+        self.codes = OneTimeCodes(KEYRING, self.code_settings, self.clock)
+        self.code_limits = CodeLimits(self.database, self.code_settings, self.limits, KEYRING)
+        self.code_requests = CodeRequests(
+            self.database, self.codes, self.outbox, self.code_limits, self.clock
+        )
+        self.policy = PasswordPolicy("standard")
         self.accounts = Accounts(
-            self.database, self.hasher, PasswordPolicy("standard"), self.sessions, guard, self.clock
+            self.database,
+            self.hasher,
+            self.policy,
+            self.sessions,
+            guard,
+            self.code_requests,
+            self.clock,
         )
         self.attempts = Attempts(self.database, guard, self.clock)
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)
-        self.completion = LoginCompletion(self.sessions, second_factors, CodeSettings(), self.clock)
+        self.completion = LoginCompletion(
+            self.sessions, second_factors, self.code_settings, self.clock
+        )
         self.password_login = PasswordLogin(
             self.database, self.hasher, self.attempts, self.completion
         )
@@ -152,7 +172,7 @@ class Service:
 
     async def register(self, email: str = EMAIL, password: str = PASSWORD) -> UserId:
         """Make an account from nowhere in particular."""
-        return await self.accounts.register(CALL, Registration(email, password))
+        return (await self.accounts.register(CALL, Registration(email, password))).user_id
 
     async def login(
         self, password: str = PASSWORD, *, email: str = EMAIL, ip: str | None = IP, device: str = ""

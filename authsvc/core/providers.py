@@ -1,7 +1,13 @@
 """Owns what a provider of identities is asked, and what is taken from its answer."""
 
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol, Self
+
+from authsvc.errors import ProviderUnavailable
 
 _MAX_SUBJECT = 256
 _MAX_EMAIL = 254
@@ -63,6 +69,26 @@ class Provider(Protocol):
                 trusted.
             ProviderUnavailable: The provider didn't answer in time or not as it should.
         """
+
+
+class Providers:
+    """The providers of the settings, by name; each gets `timeout` for all that one call asks."""
+
+    def __init__(self, providers: Mapping[str, Provider], timeout: timedelta) -> None:
+        self._providers = providers
+        self._timeout = timeout.total_seconds()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._providers
+
+    @asynccontextmanager
+    async def asked(self, name: str) -> AsyncIterator[Provider]:
+        """Lend the provider of this name; what isn't done in time raises ProviderUnavailable."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield self._providers[name]
+        except TimeoutError:
+            raise ProviderUnavailable from None
 
 
 def _clean(text: str, max_bytes: int) -> str:

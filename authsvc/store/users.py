@@ -33,17 +33,25 @@ class Credential:
 
 _INSERT = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
-                   roles, status, create_time, update_time)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+                   roles, status, create_time, update_time, email_verify_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)
 ON CONFLICT (email_canonical) DO NOTHING
 RETURNING user_id
 """
 
 
 async def insert(
-    connection: Connection, user: User, *, email_canonical: str, phc: str, pepper_id: str | None
+    connection: Connection,
+    user: User,
+    *,
+    email_canonical: str,
+    phc: str | None = None,
+    pepper_id: str | None = None,
 ) -> bool:
-    """Store a new account; return False if another account has its address."""
+    """Store a new account; return False if another account has its address.
+
+    Without `phc` it has no password.
+    """
     inserted = await connection.fetchval(
         _INSERT,
         user.user_id,
@@ -55,6 +63,7 @@ async def insert(
         list(user.roles),
         user.status,
         user.create_time,
+        user.email_verify_time,
     )
     return inserted is not None
 
