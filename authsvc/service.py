@@ -9,6 +9,7 @@ import structlog
 
 from authsvc.app import Core, handlers, open_core
 from authsvc.config import Settings
+from authsvc.core.api_key_validation import ApiKeyValidation
 from authsvc.core.clock import SystemClock
 from authsvc.core.rate_limits import policies_from
 from authsvc.core.retention import Retention
@@ -79,6 +80,7 @@ class Application:
         """Take over the callers and limits of `settings`; certificates reload by themselves."""
         self._core.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
         self._core.guard.replace_settings(settings.brute_force)
+        self._core.code_limits.replace_settings(settings.codes, settings.brute_force)
         self.server.replace_callers(settings.callers)
 
     async def _open(self) -> None:
@@ -97,10 +99,12 @@ class Application:
             metrics,
         )
         self._stack.push_async_callback(_flush, core.sessions)
+        self._stack.push_async_callback(_flush, core.api_key_validation)
         self._stack.push_async_callback(self._cancel_background)
         retention = Retention(core.database, self._settings.retention, self._clock)
         self._background("revocation-listener", core.listener.run)
         self._background("last-use", core.sessions.run)
+        self._background("last-use-of-api-keys", core.api_key_validation.run)
         self._background("signing-keys", core.keys.run)
         self._background("retention", retention.run)
         self._background("health", lambda: self._probe(core.database))
@@ -145,9 +149,9 @@ def _measure(core: Core, metrics: Metrics) -> None:
     )
 
 
-async def _flush(sessions: Sessions) -> None:
+async def _flush(used: Sessions | ApiKeyValidation) -> None:
     try:
-        await sessions.flush()
+        await used.flush()
     except StoreUnavailable:
         log.warning("last uses not noted")
 

@@ -8,9 +8,11 @@ from uuid import UUID
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.brute_force import BruteForce
+from authsvc.core.code_requests import CodeRequests
 from authsvc.core.emails import parse_email
 from authsvc.core.hashing import PasswordHasher
 from authsvc.core.ids import uuid7
+from authsvc.core.one_time_codes import Purpose
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.sessions import Sessions
 from authsvc.errors import email_taken, user_not_found
@@ -19,12 +21,14 @@ from authsvc.models import (
     Claims,
     ClientContext,
     Clock,
+    Delivery,
     RevokeReason,
     User,
     UserId,
     UserStatus,
 )
 from authsvc.store import revocations, users
+from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection, Database
 
 _DEFAULT_ROLES = ("user",)
@@ -32,12 +36,24 @@ _DEFAULT_ROLES = ("user",)
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an account is made of; `client` is the end user's side of the request."""
+    """What an account is made of; `client` is the end user's side of the request.
+
+    `delivery` is what becomes of the code to verify the address with; None: none is made.
+    """
 
     email: str
     password: str = field(repr=False)
     display_name: str = ""
     client: ClientContext = field(default_factory=ClientContext)
+    delivery: Delivery | None = Delivery.SEND
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A new account; `code` verifies its address, "" if none was made."""
+
+    user_id: UserId
+    code: str = field(default="", repr=False)
 
 
 class Accounts:
@@ -50,6 +66,7 @@ class Accounts:
         policy: PasswordPolicy,
         sessions: Sessions,
         guard: BruteForce,
+        codes: CodeRequests,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -57,10 +74,11 @@ class Accounts:
         self._policy = policy
         self._sessions = sessions
         self._guard = guard
+        self._codes = codes
         self._clock = clock
 
-    async def register(self, call: Call, registration: Registration) -> UserId:
-        """Make an account and return its id; it is not logged in.
+    async def register(self, call: Call, registration: Registration) -> Registered:
+        """Make an account, with a code to verify its address; it is not logged in.
 
         Raises:
             TooManyAttempts: Too many registrations came from the client's ip.
@@ -81,8 +99,8 @@ class Accounts:
         roles: Sequence[str] = _DEFAULT_ROLES,
     ) -> UserId:
         """Make an account on an operator's behalf; raises as `register`, without its limit."""
-        registration = Registration(email, password, display_name)
-        return await self._create(call, AuditType.USER_CREATE, registration, roles)
+        registration = Registration(email, password, display_name, delivery=None)
+        return (await self._create(call, AuditType.USER_CREATE, registration, roles)).user_id
 
     async def get(self, user_id: UserId) -> User:
         """Return an active account.
@@ -138,7 +156,7 @@ class Accounts:
 
     async def _create(
         self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
-    ) -> UserId:
+    ) -> Registered:
         email = parse_email(registration.email)
         # In a thread, as it takes milliseconds.
         await asyncio.to_thread(
@@ -167,11 +185,30 @@ class Accounts:
                 phc=password.phc,
                 pepper_id=password.pepper_id,
             )
-            if inserted:
-                await audit.record(connection, now, event)
-        if not inserted:
-            raise email_taken()
-        return user.user_id
+            if not inserted:
+                raise email_taken()
+            await audit.record(connection, now, event)
+            code = await self._verification_code(
+                connection, user, email.canonical, registration.delivery
+            )
+        return Registered(user.user_id, code)
+
+    async def _verification_code(
+        self, connection: Connection, user: User, email_canonical: str, delivery: Delivery | None
+    ) -> str:
+        if delivery is None:
+            return ""
+        addressee = Addressee(
+            user_id=user.user_id,
+            email=user.email,
+            email_canonical=email_canonical,
+            display_name=user.display_name,
+            active=True,
+            verified=False,
+        )
+        purpose = Purpose.VERIFY_EMAIL
+        issued = await self._codes.issue(connection, purpose, email_canonical, addressee, delivery)
+        return issued.code
 
     async def _switch(
         self, connection: Connection, call: Call, key: UserId | str, status: UserStatus

@@ -6,8 +6,14 @@ from authsvc.core.accounts import Registration
 from authsvc.core.tokens import TokenCheck, TokenResult
 from authsvc.models import TokenClaims
 from authsvc.rpc import Context, convert
+from authsvc.rpc.auth_codes import CodeRpcs
+from authsvc.rpc.auth_factors import MfaRpcs
+from authsvc.rpc.auth_keys import KeyRpcs
+from authsvc.rpc.auth_oauth import OAuthRpcs
+from authsvc.rpc.auth_passkeys import PasskeyRpcs
+from authsvc.rpc.auth_tokens import TokenRpcs
 from authsvc.rpc.inbound import current_call
-from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.login_messages import delivery, fill_login, returned_code
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import auth_service_pb2_grpc as rpc
@@ -18,7 +24,7 @@ _MAX_PASSWORD = 1_024
 _MAX_REFRESH_TOKEN = 8_192
 
 
-class AuthHandler(rpc.AuthServiceServicer):
+class AuthHandler(KeyRpcs, TokenRpcs, CodeRpcs, MfaRpcs, OAuthRpcs, PasskeyRpcs, rpc.AuthServiceServicer):
     """Credentials in, tokens out; and the question whether a token is still good."""
 
     def __init__(self, use: AuthUseCases) -> None:
@@ -28,14 +34,16 @@ class AuthHandler(rpc.AuthServiceServicer):
 
     async def Register(self, request: pb.RegisterRequest, _context: Context) -> pb.RegisterResponse:
         """Create an account with an e-mail address and a password."""
+        wanted = delivery(request.delivery)
         registration = Registration(
             email=convert.text(request.email, "email", _MAX_EMAIL, required=True),
             password=convert.text(request.password, "password", _MAX_PASSWORD, required=True),
             display_name=convert.text(request.display_name, "display_name", 256),
             client=convert.client_context(request.client),
+            delivery=wanted,
         )
-        user_id = await self._use.accounts.register(current_call(), registration)
-        return pb.RegisterResponse(user_id=str(user_id))
+        made = await self._use.accounts.register(current_call(), registration)
+        return pb.RegisterResponse(user_id=str(made.user_id), code=returned_code(made.code, wanted))
 
     async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
         """Check an e-mail address and a password and create a session."""

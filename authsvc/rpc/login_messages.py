@@ -41,6 +41,11 @@ def delivery(value: common_pb2.Delivery.ValueType) -> Delivery:
     return Delivery.RETURN
 
 
+def returned_code(code: str, wanted: Delivery) -> str:
+    """Return a code for its field in a response, which is empty unless it was to be returned."""
+    return code if wanted is Delivery.RETURN else ""
+
+
 def enrollment_message(enrollment: TotpEnrollment) -> common_pb2.TotpEnrollment:
     """Return what an authenticator app needs to know."""
     return common_pb2.TotpEnrollment(

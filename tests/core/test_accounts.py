@@ -55,7 +55,7 @@ async def test_a_registered_account_is_active_with_the_role_user(
     service: Service, clock: FakeClock
 ) -> None:
     registration = Registration(EMAIL, PASSWORD, "Ada", ClientContext(IP))
-    user_id = await service.accounts.register(CALL, registration)
+    user_id = (await service.accounts.register(CALL, registration)).user_id
     user = await service.accounts.get(user_id)
     assert user.user_id == user_id
     assert (user.email, user.display_name, user.roles) == (EMAIL, "Ada", ("user",))
@@ -276,7 +276,7 @@ async def test_nobody_is_neither_disabled_nor_enabled(
 
 async def test_events_hold_no_address_and_no_password(service: Service, database: Database) -> None:
     registration = Registration(EMAIL, PASSWORD, "Ada", ClientContext(IP, "Test", "phone"))
-    user_id = await service.accounts.register(CALL, registration)
+    user_id = (await service.accounts.register(CALL, registration)).user_id
     await service.accounts.disable(CLI, EMAIL)
     await service.accounts.enable(CLI, EMAIL)
     async with database.connection() as conn:
