@@ -1,0 +1,86 @@
+"""Owns the erasure of an account: nothing is left but audit events without personal fields."""
+
+from datetime import datetime
+
+from authsvc.core import audit
+from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.outbox import Message, MessageKind, Outbox
+from authsvc.core.recent_login import RecentLogin
+from authsvc.errors import user_not_found
+from authsvc.models import Call, Claims, Clock, SessionId, UserId
+from authsvc.store import account_deletion as store
+from authsvc.store import revocations
+from authsvc.store.database import Connection, Database
+
+# Of an event's details: what a chain of events can't be understood without, and nobody known by.
+_KEPT_DETAILS = ("cause", "kind", "methods", "reason", "replaced", "sessions")
+_BATCH = 5_000
+
+
+class AccountDeletion:
+    """Erases accounts."""
+
+    def __init__(
+        self, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
+    ) -> None:
+        self._database = database
+        self._recent_login = recent_login
+        self._outbox = outbox
+        self._clock = clock
+
+    async def delete(self, call: Call, claims: Claims) -> None:
+        """Erase the account of the token's user; its sessions and keys end at once.
+
+        Raises:
+            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            NotFound: USER_NOT_FOUND.
+        """
+        self._recent_login.require(claims)
+        await self.erase(call, claims.subject, claims.session_id)
+
+    async def erase(self, call: Call, user_id: UserId, session_id: SessionId | None = None) -> None:
+        """Erase an account; `session_id` is the user's who asked for it.
+
+        A long history is scrubbed beforehand, in transactions of their own: one that took minutes
+        would outlast the call. Cut off there, the account lives on, and the next call has less to
+        do.
+
+        Raises:
+            NotFound: USER_NOT_FOUND.
+        """
+        after: datetime | None = None
+        while after := await self._scrub_batch(user_id, after):
+            pass
+        async with self._database.transaction() as connection:
+            await self._erase(connection, call, user_id, session_id)
+
+    async def _scrub_batch(self, user_id: UserId, after: datetime | None) -> datetime | None:
+        """Scrub a full batch of events and return the time of its last; None: there is none."""
+        async with self._database.transaction() as connection:
+            end = await store.find_batch_end(connection, user_id, after, _BATCH)
+            if end is not None:
+                await self._lock(connection, user_id)
+                await store.scrub_events(connection, user_id, _KEPT_DETAILS, after=after, until=end)
+        return end
+
+    async def _erase(
+        self, connection: Connection, call: Call, user_id: UserId, session_id: SessionId | None
+    ) -> None:
+        await store.delete_pending(connection, user_id)
+        leaving = await self._lock(connection, user_id)
+        # Without the user's id, or it would go with the user.
+        notice = Message(MessageKind.ACCOUNT_DELETED, leaving.email, None)
+        await self._outbox.enqueue(connection, notice)
+        now = self._clock.now()
+        await revocations.append(connection, now, session_ids=leaving.session_ids, user_id=user_id)
+        event = AuditEvent(AuditType.ACCOUNT_DELETE, call, user_id, session_id)
+        await audit.record(connection, now, event)
+        # All of them, as some may have been committed later than others of their time.
+        await store.scrub_events(connection, user_id, _KEPT_DETAILS)
+        await store.delete(connection, user_id)
+
+    async def _lock(self, connection: Connection, user_id: UserId) -> store.Leaving:
+        leaving = await store.lock(connection, user_id)
+        if leaving is None:
+            raise user_not_found()
+        return leaving

@@ -1,0 +1,148 @@
+"""Owns the reading of all that is held on one user: audit events by page, and tables in batches.
+
+Hashes, seeds, keys and sealed content are never read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from authsvc.models import SessionId, UserId
+from authsvc.store.database import Connection
+
+_FIRST_ID = UUID(int=0)
+_LAST_ID = UUID(int=(1 << 128) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class EventKey:
+    """Where an audit event stands among others: by time, then by id."""
+
+    occur_time: datetime
+    event_id: UUID
+
+
+FIRST_EVENT = EventKey(datetime.min.replace(tzinfo=UTC), _FIRST_ID)
+LAST_EVENT = EventKey(datetime.max.replace(tzinfo=UTC), _LAST_ID)
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityEvent:
+    """An audit event as its user may see it."""
+
+    key: EventKey
+    type: str
+    session_id: SessionId | None
+    ip: str | None
+    user_agent: str
+
+
+# The first condition on the time is for the partitions, which the second does not tell apart.
+_LIST_EVENTS = """
+SELECT event_id, occur_time, type, session_id, host(ip) AS ip, user_agent
+FROM audit_events
+WHERE user_id = $1 AND occur_time <= $2 AND (occur_time, event_id) < ($2, $3)
+ORDER BY occur_time DESC, event_id DESC LIMIT $4
+"""
+
+
+async def list_events(
+    connection: Connection, user_id: UserId, before: EventKey, limit: int
+) -> list[SecurityEvent]:
+    """Return up to `limit` audit events of a user, newest first, older than that one."""
+    rows = await connection.fetch(_LIST_EVENTS, user_id, before.occur_time, before.event_id, limit)
+    return [
+        SecurityEvent(
+            EventKey(row["occur_time"], row["event_id"]),
+            row["type"],
+            row["session_id"],
+            row["ip"],
+            row["user_agent"],
+        )
+        for row in rows
+    ]
+
+
+# What there are but a few rows of. By kind, as all that follow.
+SMALL: Mapping[str, str] = MappingProxyType(
+    {
+        "user": """
+            SELECT user_id, email, email_canonical, display_name, roles, status, failed_logins,
+                create_time, update_time, email_verify_time, has_second_factor,
+                password_hash IS NOT NULL AS has_password
+            FROM users WHERE user_id = $1""",
+        "device": """
+            SELECT failed_logins, last_use_time, trust_expire_time FROM devices
+            WHERE user_id = $1 ORDER BY last_use_time""",
+        "identity": """
+            SELECT provider, subject, email, create_time, last_use_time FROM identities
+            WHERE user_id = $1 ORDER BY create_time""",
+        "recovery_codes": """
+            SELECT count(*) AS count, min(create_time) AS create_time FROM recovery_codes
+            WHERE user_id = $1 HAVING count(*) > 0""",
+        "oauth_state": """
+            SELECT provider, redirect_uri, create_time, expire_time FROM oauth_states
+            WHERE link_user_id = $1 ORDER BY create_time""",
+    }
+)
+# What there may be many rows of: those of a user ($1) with ids from after $2 on, $3 at most.
+LARGE: Mapping[str, str] = MappingProxyType(
+    {
+        "session": """
+            SELECT session_id, create_time, last_use_time, authentication_time, refresh_time,
+                idle_expire_time, absolute_expire_time, host(ip) AS ip, user_agent, device_id,
+                authentication_methods, refresh_counter, revoke_time, revoke_reason, end_time
+            FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
+        "factor": """
+            SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,
+                last_step, sign_count, transports
+            FROM factors WHERE user_id = $1 AND factor_id > $2 ORDER BY factor_id LIMIT $3""",
+        "one_time_code": """
+            SELECT code_id, purpose, email_canonical, attempts, create_time, expire_time, use_time
+            FROM one_time_codes WHERE user_id = $1 AND code_id > $2 ORDER BY code_id LIMIT $3""",
+        "api_key": """
+            SELECT key_id, name, prefix, scopes, policy, create_time, expire_time, last_use_time,
+                revoke_time
+            FROM api_keys WHERE user_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3""",
+        "message": """
+            SELECT message_id, kind AS message_kind, state, attempts, create_time, next_time,
+                expire_time, end_time, last_error
+            FROM outbox WHERE user_id = $1 AND message_id > $2 ORDER BY message_id LIMIT $3""",
+        "challenge": """
+            SELECT challenge_id, kind AS challenge_kind, methods, factor_id, attempts, create_time,
+                expire_time
+            FROM challenges
+            WHERE user_id = $1 AND challenge_id > $2 ORDER BY challenge_id LIMIT $3""",
+    }
+)
+_EXPORT_EVENTS = """
+SELECT event_id, occur_time, type, caller, request_id, session_id, host(ip) AS ip, user_agent,
+    detail
+FROM audit_events
+WHERE user_id = $1 AND occur_time >= $2 AND (occur_time, event_id) > ($2, $3)
+ORDER BY occur_time, event_id LIMIT $4
+"""
+
+Row = Mapping[str, Any]
+
+
+async def read_small(connection: Connection, kind: str, user_id: UserId) -> Sequence[Row]:
+    """Return a user's rows of a kind of `SMALL`."""
+    return await connection.fetch(SMALL[kind], user_id)
+
+
+async def read_large(
+    connection: Connection, kind: str, user_id: UserId, after: UUID | None, limit: int
+) -> Sequence[Row]:
+    """Return a user's rows of a kind of `LARGE`, by id, which is the first column."""
+    return await connection.fetch(LARGE[kind], user_id, after or _FIRST_ID, limit)
+
+
+async def read_events(
+    connection: Connection, user_id: UserId, after: EventKey, limit: int
+) -> Sequence[Row]:
+    """Return up to `limit` audit events of a user, oldest first, newer than that one."""
+    return await connection.fetch(_EXPORT_EVENTS, user_id, after.occur_time, after.event_id, limit)
