@@ -90,7 +90,7 @@ class FirebaseParameters:
 
 
 def firebase_hash(parameters: FirebaseParameters, salt: str, digest: str) -> ForeignHash:
-    """Return a user's hash as Firebase exports it, `salt` and `digest` in base64.
+    """Return a user's hash as Firebase exports it, `salt` and `digest` in base64 of either kind.
 
     Firebase encrypts the signer key with AES-CTR under a key that scrypt makes of the password. So
     both together give the key stream, which depends on the password alone: it is what is kept, and
@@ -99,6 +99,8 @@ def firebase_hash(parameters: FirebaseParameters, salt: str, digest: str) -> For
     Raises:
         HashRefused: As `parse`.
     """
+    # Its command line writes one kind, its libraries the other.
+    salt, digest = (text.replace("-", "+").replace("_", "/") for text in (salt, digest))
     encrypted, key = _bytes(digest, _HASH_BYTES, "hash"), parameters.signer_key
     if len(encrypted) != len(key):
         raise HashRefused("is not of the signer key's length")

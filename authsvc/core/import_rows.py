@@ -1,0 +1,274 @@
+"""Owns the reading of files of users: bytes in, rows out, and never more than one row in memory.
+
+A file is UTF-8, with or without a byte order mark, its lines ended by LF or CRLF. Blank lines don't
+count. It is one of two, told apart by its first character:
+
+- JSON Lines: an object a line, which starts with a brace.
+- CSV (RFC 4180): commas, double quotes, the names of the fields in the first line, in any order.
+  An empty field is one that is not there; roles are separated by spaces or semicolons.
+
+The fields of a row, all but the first optional:
+
+| field          | what                                                                          |
+|----------------|-------------------------------------------------------------------------------|
+| email          | the address; whoever has it already is left as it is                          |
+| display_name   | at most 256 bytes                                                             |
+| email_verified | true or false                                                                 |
+| roles          | a list of names; without it: user                                             |
+| password_hash  | a hash in one of the forms of `foreign_hashes`; without it: no password       |
+| pepper_id      | for hashes that an export of this service gave: the pepper of that hash       |
+| salt           | for Firebase: the salt; it and password_hash are in base64                    |
+| firebase       | for Firebase, in JSON: base64_signer_key, base64_salt_separator, rounds and   |
+|                | mem_cost of the project, if these don't come with the file                    |
+| disabled       | true or false                                                                 |
+| create_time    | RFC 3339, such as 2024-05-01T12:00:00Z; without it: now                       |
+| user_id        | a UUID in lower case; without it: a new one                                   |
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from authsvc.errors import FieldInvalid
+
+FIELDS = frozenset(
+    {
+        *("email", "display_name", "email_verified", "roles", "disabled", "create_time"),
+        *("user_id", "password_hash", "pepper_id", "salt", "firebase"),
+    }
+)
+_COLUMNS = FIELDS - {"firebase"}
+
+_BOM = b"\xef\xbb\xbf"
+_BOMS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SPACE = b" \t\r\n"
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class Format(StrEnum):
+    """What a file is written in."""
+
+    AUTO = "auto"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read: the number of its first line, from 1, and its fields."""
+
+    line: int
+    values: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RowFailure:
+    """Why a row can't be used; `field` is "" if it is the row as a whole. Shows no value."""
+
+    line: int
+    field: str
+    description: str
+
+
+class RowReader:
+    """Reads one file, whose bytes come in parts that are cut anywhere.
+
+    A row of more than `max_row_bytes` is a failure, however long it is, and costs no memory.
+    """
+
+    def __init__(self, max_row_bytes: int, file_format: Format = Format.AUTO) -> None:
+        self._max_row_bytes = max_row_bytes
+        self._format = file_format
+        self._head = b""
+        self._line = 1
+        self._records: _Records | None = None
+        self._read: Callable[[str], Mapping[str, Any] | None] = _read_json
+
+    def feed(self, data: bytes) -> Iterator[Row | RowFailure]:
+        """Yield the rows that the file's next bytes complete.
+
+        Raises:
+            FieldInvalid: The file as a whole can't be used.
+        """
+        if self._records is None:
+            data = self._begin(data, last=False)
+        if self._records is not None:
+            for line, record in self._records.feed(data):
+                yield from self._row(line, record)
+
+    def end(self) -> Iterator[Row | RowFailure]:
+        """Yield what is left when the file has ended; raises as `feed`."""
+        data = self._begin(b"", last=True) if self._records is None else b""
+        if self._records is None:
+            return
+        for line, record in (*self._records.feed(data), *self._records.end()):
+            yield from self._row(line, record)
+        if self._records.is_open:
+            yield RowFailure(self._records.start, "", "has a quote that is never closed")
+
+    def _begin(self, data: bytes, *, last: bool) -> bytes:
+        """Find out what the file is written in; return what is to be read, once that is known."""
+        head = self._head + data
+        if len(head) < len(_BOM) and not last:
+            self._head = head
+            return b""
+        if head.startswith(_BOMS_OF_UTF_16):
+            raise FieldInvalid("", "The file is UTF-16; it has to be UTF-8.")
+        head = head.removeprefix(_BOM)
+        text = head.lstrip(_SPACE)
+        self._line += head.count(b"\n", 0, len(head) - len(text))
+        # Kept from now on so that a mark of byte order counts at the very beginning only.
+        self._head = b"" if text else b"   "
+        if text:
+            is_json = self._format is Format.JSONL or (
+                self._format is Format.AUTO and text.startswith(b"{")
+            )
+            self._read = _read_json if is_json else _CsvRows().read
+            self._records = _Records(self._max_row_bytes, self._line, quoted=not is_json)
+        return text
+
+    def _row(self, line: int, record: bytes | None) -> Iterator[Row | RowFailure]:
+        if record is None:
+            yield RowFailure(line, "", f"is longer than {self._max_row_bytes} bytes")
+            return
+        try:
+            values = self._read(record.decode().rstrip("\r\n"))
+        except UnicodeDecodeError:
+            yield RowFailure(line, "", "is not valid UTF-8")
+        except _Malformed as error:
+            yield RowFailure(line, "", str(error))
+        else:
+            if values is not None:
+                yield Row(line, values)
+
+
+class _Malformed(Exception):
+    """A record can't be read; the message says why and shows nothing of it."""
+
+
+class _Records:
+    """Cuts bytes into records: lines, or, if `quoted`, lines that go on within double quotes.
+
+    Where a quote is left open, everything up to its end is one record, however long: to go on at
+    the next line would make rows of what somebody wrote into a field.
+    """
+
+    def __init__(self, max_bytes: int, line: int, *, quoted: bool) -> None:
+        self._max_bytes = max_bytes
+        self._quoted = quoted
+        self._held = bytearray()
+        self._too_long = False
+        self._line = line
+        self.start = line
+        self.is_open = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes | None]]:
+        """Yield records with the numbers of their first lines; None is one that is too long."""
+        at = 0
+        while (end := data.find(b"\n", at) + 1) > 0:
+            self._hold(data[at:end])
+            self._line += 1
+            at = end
+            if not self.is_open:
+                yield self._take()
+        self._hold(data[at:])
+
+    def end(self) -> Iterator[tuple[int, bytes | None]]:
+        """Yield the last record, if no end of line follows it."""
+        if (self._held or self._too_long) and not self.is_open:
+            yield self._take()
+
+    def _hold(self, part: bytes) -> None:
+        if self._quoted and part.count(b'"') % 2:
+            self.is_open = not self.is_open
+        if self._too_long or len(self._held) + len(part.rstrip(b"\r\n")) > self._max_bytes:
+            self._too_long = True
+            self._held.clear()
+        else:
+            self._held += part
+
+    def _take(self) -> tuple[int, bytes | None]:
+        record = (self.start, None if self._too_long else bytes(self._held))
+        self._held.clear()
+        self._too_long = False
+        self.start = self._line
+        return record
+
+
+def _read_json(text: str) -> Mapping[str, Any] | None:
+    if not text.strip():
+        return None
+    try:
+        values = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise _Malformed(f"is not valid JSON from character {error.pos + 1} on") from None
+    except (ValueError, RecursionError):
+        raise _Malformed("is not valid JSON") from None
+    if not isinstance(values, dict):
+        raise _Malformed("is not a JSON object")
+    return values
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise _Malformed("has a field twice")
+    return values
+
+
+def _no_constant(_: str) -> None:
+    raise _Malformed("is not valid JSON")
+
+
+class _CsvRows:
+    """Reads the rows of a CSV file, the first of which names the columns."""
+
+    def __init__(self) -> None:
+        self._names: Sequence[str] = ()
+
+    def read(self, text: str) -> Mapping[str, Any] | None:
+        cells = _cells(text)
+        if cells is None:
+            return None
+        if not self._names:
+            self._names = _names(cells)
+            return None
+        if len(cells) != len(self._names):
+            raise _Malformed(f"has {len(cells)} fields, and the first line {len(self._names)}")
+        return {
+            name: _typed(name, cell) for name, cell in zip(self._names, cells, strict=True) if cell
+        }
+
+
+def _cells(text: str) -> list[str] | None:
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+    except csv.Error:
+        raise _Malformed("is not valid CSV") from None
+    if len(rows) > 1:
+        raise _Malformed("has a quote or an end of line in a field that is not quoted")
+    return rows[0] if rows else None
+
+
+def _names(cells: Sequence[str]) -> Sequence[str]:
+    names = [cell.strip().lower() for cell in cells]
+    for number, name in enumerate(names, 1):
+        if name not in _COLUMNS:
+            # Not by its name: without a first line of names it is somebody's address or hash.
+            raise FieldInvalid("", f"Column {number} of the first line is not the name of a field.")
+    if len(set(names)) != len(names) or "email" not in names:
+        raise FieldInvalid("", "The first line names a field twice, or no email.")
+    return names
+
+
+def _typed(name: str, cell: str) -> Any:
+    if name in {"email_verified", "disabled"}:
+        return _BOOLEANS.get(cell.strip().lower(), cell)
+    if name == "roles":
+        return [role for role in re.split("[ ;]+", cell) if role]
+    return cell
