@@ -122,7 +122,9 @@ class UpdateAccountRequest(_message.Message):
 
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """The name to show; at most 256 bytes. May be empty."""
+    """The name to show; at most 256 bytes, without control characters and line
+    breaks. May be empty.
+    """
     def __init__(
         self,
         *,
@@ -1180,7 +1182,9 @@ class ExportDataResponse(_message.Message):
 
     JSON_LINES_FIELD_NUMBER: _builtins.int
     json_lines: _builtins.bytes
-    """One or more whole lines, each a JSON object with the member `kind`."""
+    """One or more whole lines, each a JSON object with the member `kind`; at most
+    60 KiB, or a single longer line.
+    """
     def __init__(
         self,
         *,

@@ -309,8 +309,9 @@ class AccountServiceServicer:
 
     def ExportData(self, request, context):
         """Streams everything that the service holds on the user, as JSON lines, but
-        for secrets. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED.
+        for secrets. It is not one moment's: what changes meanwhile may be in it
+        or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

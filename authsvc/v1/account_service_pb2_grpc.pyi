@@ -127,8 +127,9 @@ class AccountServiceStub:
     """
     ExportData: _grpc.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]
     """Streams everything that the service holds on the user, as JSON lines, but
-    for secrets. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED.
+    for secrets. It is not one moment's: what changes meanwhile may be in it
+    or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, OVERLOADED.
     """
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
     """Erases the account: sessions and keys end at once, and what was stored is
@@ -235,8 +236,9 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     ExportData: _aio.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]  # type: ignore[assignment]
     """Streams everything that the service holds on the user, as JSON lines, but
-    for secrets. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED.
+    for secrets. It is not one moment's: what changes meanwhile may be in it
+    or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, OVERLOADED.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
     """Erases the account: sessions and keys end at once, and what was stored is
@@ -454,8 +456,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_account_service_pb2.ExportDataResponse], _abc.AsyncIterator[_account_service_pb2.ExportDataResponse]]:
         """Streams everything that the service holds on the user, as JSON lines, but
-        for secrets. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED.
+        for secrets. It is not one moment's: what changes meanwhile may be in it
+        or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
