@@ -79,7 +79,7 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AccountService/ListApiKeys": Access(_APP, bearer=True, question=True),
         "/authsvc.v1.AccountService/RevokeApiKey": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ListSecurityEvents": Access(_APP, bearer=True, question=True),
-        "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, endless=True),
         "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
         "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, endless=True),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),

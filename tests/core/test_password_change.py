@@ -148,12 +148,12 @@ async def test_what_the_old_password_led_to_is_forgotten(world: World) -> None:
     )
     await world.set(tokens, PASSWORD)
     assert await world.value("SELECT count(*) FROM devices WHERE trust_expire_time IS NULL") == 1
-    left = "SELECT array_agg(email_canonical || ' ' || purpose ORDER BY 1) FROM one_time_codes"
-    assert await world.value(left) == [
+    left = "SELECT array_agg(email_canonical || ' ' || purpose) FROM one_time_codes"
+    assert set(await world.value(left)) == {
         "ada@example.test verify_email",
         "bob@example.test reset_password",
         "bob@example.test verify_email",
-    ]
+    }
     waiting = "SELECT array_agg(email) FROM challenges JOIN users USING (user_id)"
     assert await world.value(waiting) == ["bob@example.test"]
 

@@ -23,3 +23,6 @@ BEGIN
         coalesce(NEW.session_id::text, NEW.user_id::text, NEW.api_key_id::text, NEW.key_id)));
     RETURN NULL;
 END $$;
+
+-- Those that ended too: whoever erases an account, or takes the own data along, reads them all.
+CREATE INDEX sessions_of_owner ON sessions (user_id, session_id);
