@@ -170,13 +170,15 @@ class _Records:
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes | None]]:
         """Yield records with the numbers of their first lines; None is one that is too long."""
         at = 0
-        while (end := data.find(b"\n", at) + 1) > 0:
-            self._hold(data[at:end])
-            self._line += 1
-            at = end
-            if not self.is_open:
+        while at < len(data):
+            closes = self.is_open
+            end = data.find(b'"' if closes else b"\n", at) + 1
+            part = data[at : end or len(data)]
+            at += len(part)
+            self._line += part.count(b"\n") if closes else end > 0
+            self._hold(part)
+            if end and not closes and not self.is_open:
                 yield self._take()
-        self._hold(data[at:])
 
     def end(self) -> Iterator[tuple[int, bytes | None]]:
         """Yield the last record, if no end of line follows it."""
