@@ -1,6 +1,6 @@
 """Owns the composition: settings in, use cases and handlers out; only here do parts meet."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from authsvc.core.brute_force import BruteForce
 from authsvc.core.clock import SystemClock
 from authsvc.core.code_login import CodeLogin
 from authsvc.core.code_requests import CodeLimits, CodeRequests
+from authsvc.core.delivery import CHANNEL, Deliverer
 from authsvc.core.email_change import EmailChange
 from authsvc.core.factor_changes import FactorChanges
 from authsvc.core.factor_proofs import FactorProofs
@@ -54,6 +55,7 @@ from authsvc.core.second_factors import SecondFactors
 from authsvc.core.service_tokens import ServiceTokens
 from authsvc.core.sessions import Sessions
 from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.stored_messages import StoredMessages
 from authsvc.core.tokens import TokenValidation
 from authsvc.core.totp import Totp
 from authsvc.core.totp_enrollments import TotpEnrollments
@@ -62,6 +64,7 @@ from authsvc.models import Clock
 from authsvc.outbound.github import GitHub
 from authsvc.outbound.http import JsonClient, open_session
 from authsvc.outbound.oidc import OpenIdConnect
+from authsvc.outbound.post import open_post
 from authsvc.rpc.account_service import AccountHandler
 from authsvc.rpc.auth_service import AuthHandler
 from authsvc.rpc.rate_limit_service import RateLimitHandler
@@ -100,6 +103,7 @@ class Core:
     completion: LoginCompletion
     keyring: Keyring
     outbox: Outbox
+    messages: StoredMessages
     password_change: PasswordChange
     account_data: AccountData
     account_deletion: AccountDeletion
@@ -168,7 +172,6 @@ def _compose(
         clock,
         listener.is_fresh,
     )
-    validation = TokenValidation(access_tokens, sessions)
     policies = policies_from(settings.rate_limits.all_policies())
     limiter = RateLimiter(database, policies, settings.rate_limits.rejected_cache_size)
     api_key_validation = ApiKeyValidation(
@@ -254,6 +257,7 @@ def _compose(
         completion=completion,
         keyring=keyring,
         outbox=outbox,
+        messages=StoredMessages(database, keyring, settings.delivery.abandon_after, clock),
         recent_login=recent_login,
         password_change=PasswordChange(
             database, hasher, policy, attempts, recent_login, sessions, outbox, clock
@@ -261,6 +265,17 @@ def _compose(
         account_data=AccountData(database, recent_login, clock),
         account_deletion=AccountDeletion(database, recent_login, outbox, clock),
         validation=validation,
+        service_tokens=ServiceTokens(database, access_tokens, validation, settings.tokens, clock),
+        api_keys=ApiKeys(
+            database,
+            outbox,
+            limiter,
+            recent_login,
+            settings.api_keys,
+            clock,
+            api_key_validation.forget,
+        ),
+        api_key_validation=api_key_validation,
         listener=listener,
         hasher=hasher,
         guard=guard,
@@ -281,6 +296,20 @@ def _providers(settings: OAuthSettings, http: aiohttp.ClientSession, clock: Cloc
 
     made = {name: make(provider) for name, provider in settings.providers.items()}
     return Providers(made, settings.timeout)
+
+
+def open_deliverer(
+    core: Core, settings: Settings, clock: Clock, count: Callable[[str], object]
+) -> Deliverer:
+    """Return what delivers messages, woken when some are written; `count` is told of outcomes.
+
+    Raises:
+        ConfigError: A template or something else that `delivery` names can't be used.
+    """
+    post = open_post(settings.delivery, clock)
+    deliverer = Deliverer(core.database, core.keyring, post, settings.delivery, clock, count)
+    core.listener.also_hear(CHANNEL, deliverer.wake)
+    return deliverer
 
 
 def handlers(core: Core) -> list[object]:
@@ -304,6 +333,7 @@ def handlers(core: Core) -> list[object]:
         AccountHandler(
             AccountUseCases(
                 accounts=core.accounts,
+                api_keys=core.api_keys,
                 email_change=core.email_change,
                 passkeys=core.passkey_use_cases,
                 factors=core.factors,

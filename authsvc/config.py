@@ -38,6 +38,7 @@ from authsvc.sections import (
     KeySettings,
     LogSettings,
     PasswordSettings,
+    PermissionName,
     PolicySettings,
     RateLimitSettings,
     RetentionSettings,
@@ -84,8 +85,6 @@ _NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE
 
 
 RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
-# A scope-token (RFC 6749, section 3.3): permissions become the `scope` of access tokens.
-PermissionName = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,64}$")]
 
 
 class ConfigError(Exception):
@@ -144,6 +143,12 @@ class Settings(BaseSettings):
         twice = sorted({name for name in identities if identities.count(name) > 1})
         if twice:
             raise ValueError(f"callers names an identity twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_of_api_keys_exists(self) -> "Settings":
+        if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
+            raise ValueError("api_keys.policy is none of rate_limits.policies")
         return self
 
 

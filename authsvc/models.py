@@ -138,6 +138,22 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A user's API key without its secret; `prefix` is its beginning, `policy` "" is no limit."""
+
+    key_id: ApiKeyId
+    user_id: UserId
+    name: str
+    prefix: str
+    scopes: tuple[str, ...]
+    policy: str
+    create_time: datetime
+    expire_time: datetime
+    last_use_time: datetime | None = None
+    revoke_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TotpEnrollment:
     """What an authenticator app needs to know: the secret in Base32, and the same as an address."""
 

@@ -80,11 +80,22 @@ class TlsSettings(Section):
     min_version: Literal["1.2", "1.3"] = "1.2"
 
 
+# A scope-token (RFC 6749, section 3.3): permissions become the `scope` of access tokens.
+PermissionName = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,64}$")]
+Audience = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+
+
 class CallerSettings(Section):
-    """A calling service: its identity (`spiffe://…` or `dns:name`) and its roles."""
+    """A calling service: its identity (`spiffe://…` or `dns:name`), its roles, and its tokens."""
 
     identity: str = Field(pattern=r"^(spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|dns:[a-z0-9.-]+)$")
     roles: frozenset[Role] = Field(min_length=1)
+    audiences: frozenset[Audience] = Field(
+        frozenset(), description="Whom it may ask tokens for; none: nobody."
+    )
+    scopes: frozenset[PermissionName] = Field(
+        frozenset(), max_length=64, description="What tokens of its own may do."
+    )
 
 
 class DatabaseSettings(Section):
@@ -141,6 +152,7 @@ class TokenSettings(Section):
     algorithm: Literal["ES256", "EdDSA", "RS256", "HS256"] = "ES256"
     access_lifetime: Duration = timedelta(hours=1)
     refresh_lifetime: Duration = timedelta(days=7)
+    service_lifetime: Duration = timedelta(minutes=10)
     refresh_grace: Duration = timedelta(seconds=10)
     clock_skew: Duration = timedelta(seconds=5)
     key_rotation_interval: Duration = timedelta(days=30)
@@ -150,8 +162,11 @@ class TokenSettings(Section):
     def _lifetimes_are_sane(self) -> Self:
         if not timedelta(0) <= self.refresh_grace <= timedelta(seconds=300):
             raise ValueError("refresh_grace must be from 0s to 300s")
-        if min(self.access_lifetime, self.refresh_lifetime) < timedelta(seconds=1):
-            raise ValueError("access_lifetime and refresh_lifetime must be 1s or more")
+        lifetimes = (self.access_lifetime, self.refresh_lifetime, self.service_lifetime)
+        if min(lifetimes) < timedelta(seconds=1):
+            raise ValueError(
+                "access_lifetime, refresh_lifetime and service_lifetime must be 1s or more"
+            )
         return self
 
 
@@ -236,6 +251,10 @@ class BruteForceSettings(Section):
     per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
     per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
     registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
+    passkey_logins_per_ip: PolicySettings = PolicySettings(
+        requests=300, window=timedelta(minutes=10)
+    )
+    oauth_logins_per_ip: PolicySettings = PolicySettings(requests=60, window=timedelta(minutes=10))
     max_consecutive_failures: int = Field(100, ge=1, le=100)
     ipv4_prefix: int = Field(32, ge=8, le=32)
     ipv6_prefix: int = Field(64, ge=16, le=128)
@@ -245,9 +264,11 @@ class RetentionSettings(Section):
     """How long what has ended is kept."""
 
     sessions: Duration = timedelta(days=30)
+    api_keys: Duration = timedelta(days=90)
     revocations: Duration = timedelta(days=31)
     audit_events: Duration = timedelta(days=400)
     devices: Duration = timedelta(days=180)
+    messages: Duration = timedelta(days=7)
     interval: Duration = timedelta(minutes=5)
     batch_size: int = Field(500, ge=1, le=10_000)
 

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from typing import Self
 
 import structlog
 
-from authsvc.app import Core, handlers, open_core
+from authsvc.app import Core, handlers, open_core, open_deliverer
 from authsvc.config import Settings
 from authsvc.core.api_key_validation import ApiKeyValidation
 from authsvc.core.clock import SystemClock
+from authsvc.core.delivery import Deliverer
 from authsvc.core.rate_limits import policies_from
 from authsvc.core.retention import Retention
 from authsvc.core.sessions import Sessions
@@ -25,6 +27,8 @@ log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
 _RESTART_DELAY = 1.0
+# How long a stop waits for messages that are being handed over.
+_LAST_MESSAGES = timedelta(seconds=5)
 
 
 class Application:
@@ -51,6 +55,7 @@ class Application:
             StoreUnavailable: The database can't be reached.
             SchemaError: The database's schema is not this version's; the message says what to do.
             ServerError: A port is in use or a certificate can't be read.
+            ConfigError: A template or something else that `delivery` names can't be used.
         """
         app = cls(settings, clock or SystemClock())
         try:
@@ -90,6 +95,7 @@ class Application:
         await core.keys.load()
         metrics = Metrics()
         _measure(core, metrics)
+        deliverer = self._open_deliverer(core, metrics)
         self.web = Web(self._settings, core.keys, self._clock, metrics)
         self.server = Server(
             self._settings,
@@ -101,18 +107,43 @@ class Application:
         self._stack.push_async_callback(_flush, core.sessions)
         self._stack.push_async_callback(_flush, core.api_key_validation)
         self._stack.push_async_callback(self._cancel_background)
+        self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
         retention = Retention(core.database, self._settings.retention, self._clock)
         self._background("revocation-listener", core.listener.run)
         self._background("last-use", core.sessions.run)
         self._background("last-use-of-api-keys", core.api_key_validation.run)
         self._background("signing-keys", core.keys.run)
         self._background("retention", retention.run)
+        self._background("delivery", deliverer.run)
         self._background("health", lambda: self._probe(core.database))
         await self.web.start()
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
         self._stack.push_async_callback(self.server.stop)
         self._set_serving(serving=True)
+
+    def _open_deliverer(self, core: Core, metrics: Metrics) -> Deliverer:
+        channel = self._settings.delivery.channel
+        if channel == "none":
+            log.warning("messages to users are not delivered: delivery.channel is none")
+        outcomes = metrics.add_counter(
+            "authsvc_messages", "Attempts to deliver.", ("channel", "outcome")
+        )
+        deliverer = open_deliverer(
+            core,
+            self._settings,
+            self._clock,
+            lambda outcome: outcomes.labels(channel, outcome).inc(),
+        )
+        metrics.add_gauge(
+            "authsvc_outbox_pending", "Messages to deliver.", lambda: float(deliverer.pending)
+        )
+        metrics.add_gauge(
+            "authsvc_outbox_abandoned",
+            "Messages that were given up and are still kept.",
+            lambda: float(deliverer.abandoned),
+        )
+        return deliverer
 
     def _background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         task = asyncio.create_task(_forever(name, work), name=name)

@@ -106,4 +106,6 @@ class KeyTransitions:
 
     def _last_expiry(self, now: datetime) -> datetime:
         """Return when the last token of a key that retires now has expired."""
-        return now + self._settings.access_lifetime + self._settings.clock_skew + STRAGGLING
+        settings = self._settings
+        longest = max(settings.access_lifetime, settings.service_lifetime)
+        return now + longest + settings.clock_skew + STRAGGLING

@@ -11,7 +11,7 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models import Clock
-from authsvc.store import rate_limits, retention
+from authsvc.store import oauth_states, outbox, rate_limits, retention
 from authsvc.store.database import Connection, Database
 
 logger = structlog.get_logger(__name__)
@@ -47,8 +47,11 @@ class Retention:
         settings, now = self._settings, self._clock.now()
         work: dict[str, tuple[_Remove, datetime]] = {
             "sessions": (retention.delete_sessions, now - settings.sessions),
+            "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "oauth_states": (oauth_states.delete_expired, now),
+            "messages": (outbox.delete_ended, now - settings.messages),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),

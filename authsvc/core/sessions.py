@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from authsvc.config import SessionSettings, TokenSettings
-from authsvc.core import audit, base64url
+from authsvc.core import audit, paging
 from authsvc.core.access_tokens import AccessTokens
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.last_use import LastUse
@@ -210,14 +210,14 @@ class Sessions:
         if not 0 <= page_size <= _MAX_PAGE_SIZE:
             raise FieldInvalid("page_size", f"Must be 0 to {_MAX_PAGE_SIZE}.")
         size = page_size or _DEFAULT_PAGE_SIZE
-        before = _parse_page_token(user_id, page_token) if page_token else None
+        before = SessionId(paging.parse_page_token(user_id, page_token)) if page_token else None
         async with self._database.connection() as connection:
             found = await store.list_active(
                 connection, user_id, self._clock.now(), before, size + 1
             )
         page = found[:size]
         more = len(found) > size
-        return Page(page, _page_token(user_id, page[-1].session_id) if more else "")
+        return Page(page, paging.page_token(user_id, page[-1].session_id) if more else "")
 
     def on_revocation(self, revocation: Revocation) -> None:
         """Forget what was revoked; called for every announcement."""
@@ -243,18 +243,3 @@ class Sessions:
             ended = await end_session(connection, call, self._clock.now(), session_id, reason)
         self._cache.drop(session_id)
         return ended
-
-
-def _page_token(user_id: UserId, last: SessionId) -> str:
-    return base64url.encode(user_id.bytes + last.bytes)
-
-
-def _parse_page_token(user_id: UserId, page_token: str) -> SessionId:
-    """Return the session that the page before ended with."""
-    try:
-        content = base64url.decode(page_token)
-    except ValueError:
-        content = b""
-    if len(content) != 32 or content[:16] != user_id.bytes:
-        raise FieldInvalid("page_token", "Not a page token of this user's sessions.")
-    return SessionId(UUID(bytes=content[16:]))

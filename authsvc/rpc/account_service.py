@@ -5,6 +5,7 @@ from authsvc.rpc.account_data import DataRpcs
 from authsvc.rpc.account_email import EmailChangeRpcs
 from authsvc.rpc.account_factors import FactorRpcs
 from authsvc.rpc.account_identities import IdentityRpcs
+from authsvc.rpc.account_keys import ApiKeyRpcs
 from authsvc.rpc.account_messages import account_message, display_name
 from authsvc.rpc.account_passkeys import PasskeyRegistrationRpcs
 from authsvc.rpc.account_password import PasswordRpcs
@@ -14,7 +15,8 @@ from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc
 
 
-class AccountHandler(ApiKeyRpcs,
+class AccountHandler(
+    ApiKeyRpcs,
     EmailChangeRpcs,
     FactorRpcs,
     IdentityRpcs,

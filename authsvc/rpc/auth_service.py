@@ -24,7 +24,9 @@ _MAX_PASSWORD = 1_024
 _MAX_REFRESH_TOKEN = 8_192
 
 
-class AuthHandler(KeyRpcs, TokenRpcs, CodeRpcs, MfaRpcs, OAuthRpcs, PasskeyRpcs, rpc.AuthServiceServicer):
+class AuthHandler(
+    KeyRpcs, TokenRpcs, CodeRpcs, MfaRpcs, OAuthRpcs, PasskeyRpcs, rpc.AuthServiceServicer
+):
     """Credentials in, tokens out; and the question whether a token is still good."""
 
     def __init__(self, use: AuthUseCases) -> None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from authsvc.config import CallerSettings
 from authsvc.errors import CallerNotAllowed
-from authsvc.models import Caller, Clock, Role
+from authsvc.models import Caller, Clock
 
 _CACHE_SIZE = 4_096
 # The cache's key is the end of the certificate, most of its signature: hashing a whole one takes
@@ -54,13 +54,13 @@ class Callers:
 
     def __init__(self, callers: Sequence[CallerSettings], clock: Clock) -> None:
         self._clock = clock
-        self._roles: dict[str, frozenset[Role]] = {}
+        self._known: dict[str, CallerSettings] = {}
         self._cache: dict[bytes, ClientCertificate] = {}
         self.replace(callers)
 
     def replace(self, callers: Sequence[CallerSettings]) -> None:
         """Put `callers` in place of those known so far; holds from the next call on."""
-        self._roles = {caller.identity: caller.roles for caller in callers}
+        self._known = {caller.identity: caller for caller in callers}
         self._cache = {}
 
     def identify(self, certificate_pem: bytes) -> ClientCertificate:
@@ -86,11 +86,7 @@ class Callers:
             identity, flaw = "", str(error)
         known = ClientCertificate(
             pem=certificate_pem,
-            caller=Caller(
-                identity=identity,
-                roles=self._roles.get(identity, frozenset()) if identity else frozenset(),
-                thumbprint=certificate.fingerprint(SHA256()),
-            ),
+            caller=self._caller(identity, certificate),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             flaw=flaw,
@@ -99,6 +95,17 @@ class Callers:
             self._cache.clear()
         self._cache[certificate_pem[-_KEY_BYTES:]] = known
         return known
+
+    def _caller(self, identity: str, certificate: x509.Certificate) -> Caller:
+        known = self._known.get(identity)
+        return Caller(
+            identity=identity,
+            roles=known.roles if known else frozenset(),
+            thumbprint=certificate.fingerprint(SHA256()),
+            certificate_expire_time=certificate.not_valid_after_utc,
+            audiences=known.audiences if known else frozenset(),
+            scopes=known.scopes if known else frozenset(),
+        )
 
 
 def refused(cause: str) -> CallerNotAllowed:

@@ -15,6 +15,11 @@ DELETE FROM sessions WHERE session_id = ANY (ARRAY(
     SELECT session_id FROM sessions WHERE end_time < $1
     ORDER BY end_time LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
+_DELETE_API_KEYS = """
+DELETE FROM api_keys WHERE key_id = ANY (ARRAY(
+    SELECT key_id FROM api_keys WHERE end_time < $1
+    ORDER BY end_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
 _DELETE_REVOCATIONS = """
 DELETE FROM revocations WHERE revocation_id = ANY (ARRAY(
     SELECT revocation_id FROM revocations WHERE revoke_time < $1
@@ -46,6 +51,11 @@ _GO_BACK = "ROLLBACK TO SAVEPOINT unlocked"
 async def delete_sessions(connection: Connection, ended_before: datetime, limit: int) -> int:
     """Delete sessions that expired or were revoked before then; return how many."""
     return _count(await connection.execute(_DELETE_SESSIONS, ended_before, limit))
+
+
+async def delete_api_keys(connection: Connection, ended_before: datetime, limit: int) -> int:
+    """Delete API keys that expired or were revoked before then; return how many."""
+    return _count(await connection.execute(_DELETE_API_KEYS, ended_before, limit))
 
 
 async def delete_revocations(connection: Connection, before: datetime, limit: int) -> int:

@@ -145,7 +145,15 @@ def settings(tmp_path: Path, authority: Authority) -> Settings:
         grpc={"address": "127.0.0.1:0"},
         http={"address": "127.0.0.1:0"},
         tls=write_files(tmp_path, authority.certificate, authority.server()),
-        callers=[CallerSettings(identity=identity_of(role), roles={role}) for role in Role],
+        callers=[
+            CallerSettings(
+                identity=identity_of(role),
+                roles={role},
+                audiences={"authsvc", "billing"},
+                scopes={"invoices.read", "invoices.write"},
+            )
+            for role in Role
+        ],
         database={"url": SecretStr("postgresql://localhost/none")},
         secrets={"keyring": [key], "peppers": [key]},
     )

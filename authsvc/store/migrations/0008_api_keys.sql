@@ -13,7 +13,9 @@ CREATE TABLE api_keys (
     create_time    timestamptz NOT NULL,
     expire_time    timestamptz NOT NULL,
     last_use_time  timestamptz,
-    revoke_time    timestamptz
+    revoke_time    timestamptz,
+    end_time       timestamptz NOT NULL GENERATED ALWAYS AS
+        (least(expire_time, revoke_time)) STORED
 );
 CREATE INDEX api_keys_of_user ON api_keys (user_id, key_id);
-CREATE INDEX api_keys_expire_time ON api_keys (expire_time);
+CREATE INDEX api_keys_end_time ON api_keys (end_time);
