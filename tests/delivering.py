@@ -1,6 +1,7 @@
 """Replicas that deliver messages, over a channel that a test looks into and interferes with."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -58,6 +59,7 @@ class Mail:
         self.database = database
         self.clock = clock
         self.channel = TestChannel()
+        self.outcomes: Counter[str] = Counter()
         self.outbox = Outbox(KEYRING, timedelta(hours=24), clock)
 
     def deliverer(
@@ -65,7 +67,11 @@ class Mail:
     ) -> Deliverer:
         post = None if no_channel else Post(channel or self.channel, PlainRenderer())
         made = DeliverySettings.model_validate(settings)
-        return Deliverer(self.database, KEYRING, post, made, self.clock)
+
+        def count(outcome: str) -> None:
+            self.outcomes[outcome] += 1
+
+        return Deliverer(self.database, KEYRING, post, made, self.clock, count)
 
     async def write(
         self, kind: MessageKind = MessageKind.PASSWORD_CHANGED, user_id: UserId | None = None

@@ -7,8 +7,10 @@ import typer
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
 
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, settings_of
-from authsvc.config import Settings
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
+from authsvc.config import ConfigError, Settings
+from authsvc.core.clock import SystemClock
+from authsvc.outbound.post import open_post
 
 app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
 
@@ -16,7 +18,11 @@ app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help
 @app.command()
 def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Say whether the settings can be used; exit code 1 and a line for each fault if not."""
-    settings_of(config, secrets)
+    settings = settings_of(config, secrets)
+    try:
+        open_post(settings.delivery, SystemClock())
+    except ConfigError as error:
+        fail(*error.problems)
     print("The settings are good.")
 
 

@@ -29,6 +29,7 @@ _BANNER = """
   certificates       {certs}/ca.crt, {certs}/clients/ROLE.crt and .key
   roles              app, edge, issuer, admin, observer
   settings           {config}
+  messages           {messages}
 
 A first call, to paste into another terminal:
 
@@ -106,9 +107,17 @@ def _print_banner(workspace: Workspace, settings: Settings, *, embedded: bool) -
             database="embedded PostgreSQL" if embedded else "the given PostgreSQL",
             certs=certs,
             config=workspace.config,
+            messages=_messages(settings),
             call=_first_call(certs, settings),
         )
     )
+
+
+def _messages(settings: Settings) -> str:
+    delivery = settings.delivery
+    if delivery.channel == "folder":
+        return f"{delivery.folder}/"
+    return "not sent" if delivery.channel == "none" else f"by {delivery.channel}"
 
 
 def _first_call(certs: Path, settings: Settings) -> str:

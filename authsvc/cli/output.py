@@ -78,6 +78,8 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
         cause = error.__cause__
         known = isinstance(cause, OSError | asyncpg.PostgresError)
         fail(f"{error.message} ({cause})" if known else error.message)
+    except ConfigError as error:
+        fail(*error.problems)
     except (ServerError, SchemaError, SealError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -64,6 +64,7 @@ class AuditType(StrEnum):
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
+    MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
 

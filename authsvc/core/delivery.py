@@ -7,7 +7,7 @@ over again, with the same id. Any number of replicas share the work.
 import asyncio
 import random
 import time
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -71,11 +71,15 @@ class Post:
     renderer: Renderer
 
 
+def _uncounted(_outcome: str) -> None:
+    """Count nothing."""
+
+
 class Deliverer:
     """Delivers messages, `settings.parallel` at once.
 
-    `pending` and `abandoned` are how many there were lately; `outcomes` counts, by "sent",
-    "retried" and "abandoned", what this process did.
+    `pending` and `abandoned` are how many there were lately; `count` is told of each attempt that
+    it led to "sent", "retried" or "abandoned".
     """
 
     def __init__(
@@ -85,12 +89,14 @@ class Deliverer:
         post: Post | None,
         settings: DeliverySettings,
         clock: Clock,
+        count: Callable[[str], object] = _uncounted,
     ) -> None:
         self._database = database
         self._keyring = keyring
         self._post = post
         self._settings = settings
         self._clock = clock
+        self._tell = count
         limit = post.channel.limit if post else timedelta()
         self._lease = limit + _LEASE_MARGIN
         self._wake = asyncio.Event()
@@ -98,7 +104,6 @@ class Deliverer:
         self._stopping = False
         self._next_count = 0.0
         self.pending = self.abandoned = 0
-        self.outcomes: Counter[str] = Counter()
 
     def wake(self) -> None:
         """Look for messages now: some may have been written."""
@@ -243,7 +248,7 @@ class Deliverer:
         self._say("abandoned", stored, error=error)
 
     def _say(self, outcome: str, stored: StoredMessage, **more: str) -> None:
-        self.outcomes[outcome] += 1
+        self._tell(outcome)
         logger.info(
             "message",
             outcome=outcome,

@@ -22,6 +22,11 @@ client_ca_file = {ca}
 
 [tokens]
 issuer = "http://127.0.0.1:8081"
+
+# A file for each message to a user; what it says is in the log too.
+[delivery]
+channel = "folder"
+folder = {messages}
 {callers}"""
 _CALLER = """
 [[callers]]
@@ -73,6 +78,7 @@ class Workspace:
             certificate=json.dumps(str(self.certificates / "server.crt")),
             key=json.dumps(str(self.certificates / "server.key")),
             ca=json.dumps(str(self.certificates / "ca.crt")),
+            messages=json.dumps(str(self.folder / "messages")),
             callers=callers,
         )
 

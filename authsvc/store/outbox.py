@@ -172,6 +172,19 @@ async def revive(
     await connection.execute(_WAKE)
 
 
+_DELETE_ENDED = """
+DELETE FROM outbox WHERE message_id = ANY (ARRAY(
+    SELECT message_id FROM outbox WHERE end_time < $1
+    ORDER BY end_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+
+
+async def delete_ended(connection: Connection, ended_before: datetime, limit: int) -> int:
+    """Delete messages, and decoys, that were sent or abandoned before then; return how many."""
+    tag = await connection.execute(_DELETE_ENDED, ended_before, limit)
+    return int(tag.rpartition(" ")[2])
+
+
 _COUNT = """
 SELECT (SELECT count(*) FROM outbox WHERE state = 'pending'),
     (SELECT count(*) FROM outbox WHERE state = 'abandoned')

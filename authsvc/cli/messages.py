@@ -1,0 +1,56 @@
+"""Owns `authsvc messages`: what became of messages to users, without what they tell."""
+
+from dataclasses import asdict
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from authsvc.app import open_core
+from authsvc.cli.calls import cli_call
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
+from authsvc.core.stored_messages import MessageRecord, NotRetried
+from authsvc.store.outbox import MessageState
+
+app = typer.Typer(help="See what became of messages, and retry some.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_messages(
+    state: Annotated[
+        MessageState, typer.Option("--state", help="Which messages.")
+    ] = MessageState.PENDING,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many.")] = 100,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """List messages, the newest first; never what they tell, nor to what address."""
+    settings = settings_of(config, secrets)
+
+    async def work() -> list[MessageRecord]:
+        async with open_core(settings) as core:
+            return list(await core.messages.list(state, limit))
+
+    rows = [asdict(record) for record in run(work)]
+    emit(rows, as_json=as_json, title=f"Messages, {state}")
+
+
+@app.command()
+def retry(
+    message_id: Annotated[UUID, typer.Argument(help="The id of an abandoned message.")],
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """Deliver an abandoned message after all, if its code has not expired."""
+    settings = settings_of(config, secrets)
+
+    async def work() -> None:
+        async with open_core(settings) as core:
+            await core.messages.retry(cli_call(), message_id)
+
+    try:
+        run(work)
+    except NotRetried as error:
+        fail(str(error))
+    print(f"{message_id} is tried again.")

@@ -1,0 +1,113 @@
+"""What operators see of messages and do with them."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import asyncpg
+
+from authsvc.app import Core, open_core
+from authsvc.cli.output import settings_of
+from authsvc.core.delivery import Deliverer, NotDelivered, Post
+from authsvc.core.message_texts import Letter
+from authsvc.core.outbox import Message, MessageKind
+from authsvc.dev.workspace import Workspace
+from tests.cli.conftest import Command
+from tests.delivering import ADDRESS, CODE, PlainRenderer, TestChannel
+
+_MINUTES = timedelta(minutes=10)
+
+
+async def _refuse(_: Letter) -> None:
+    raise NotDelivered("recipient_refused", permanent=True)
+
+
+class _Outbox:
+    """The outbox of the state folder's service, with a channel that refuses."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._settings = settings_of(workspace.config, workspace.secrets)
+        self.channel = TestChannel(before=_refuse)
+
+    def abandon(self, *messages: Message) -> None:
+        async def work(core: Core) -> None:
+            async with core.database.transaction() as connection:
+                for message in messages:
+                    await core.outbox.enqueue(connection, message)
+            await self._deliver(core)
+
+        asyncio.run(self._with_core(work))
+
+    def deliver(self) -> None:
+        asyncio.run(self._with_core(self._deliver))
+
+    async def _deliver(self, core: Core) -> None:
+        post = Post(self.channel, PlainRenderer())
+        await Deliverer(
+            core.database, core.keyring, post, self._settings.delivery, core.outbox._clock
+        ).deliver_due()
+
+    async def _with_core(self, work: Callable[[Core], Awaitable[None]]) -> None:
+        async with open_core(self._settings) as core:
+            await work(core)
+
+
+def _code(lifetime: timedelta = _MINUTES) -> Message:
+    expire_time = datetime.now(UTC) + lifetime
+    return Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, expire_time)
+
+
+def test_abandoned_messages_are_seen_without_what_they_tell(
+    command: Command, workspace: Workspace
+) -> None:
+    notice = Message(MessageKind.PASSWORD_CHANGED, ADDRESS, None)
+    _Outbox(workspace).abandon(_code(), notice)
+    for arguments in (["--json"], []):
+        result = command("messages", "list", "--state", "abandoned", *arguments)
+        assert result.exit_code == 0
+        assert all(word in result.output for word in ("login_code", "recipient_refused"))
+        assert not any(told in result.output for told in (ADDRESS, CODE))
+    listed = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
+    assert [row["kind"] for row in listed] == ["password_changed", "login_code"]
+    assert {row["state"] for row in listed} == {"abandoned"}
+    assert json.loads(command("messages", "list", "--json").output) == []
+    limited = command("messages", "list", "--state", "abandoned", "--json", "--limit", "1")
+    assert len(json.loads(limited.output)) == 1
+
+
+def test_an_abandoned_message_is_delivered_after_all(
+    command: Command, workspace: Workspace, database_dsn: str
+) -> None:
+    outbox = _Outbox(workspace)
+    outbox.abandon(_code())
+    (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
+    result = command("messages", "retry", row["message_id"])
+    assert (result.exit_code, result.output) == (0, f"{row['message_id']} is tried again.\n")
+
+    outbox.channel.before = None
+    outbox.deliver()
+    (letter,) = outbox.channel.sent
+    assert str(letter.message_id) == row["message_id"]
+    assert (letter.message.address, letter.message.code) == (ADDRESS, CODE)
+    assert "message.retry" in asyncio.run(_audit_types(database_dsn))
+
+
+def test_what_cannot_be_retried_says_why(command: Command, workspace: Workspace) -> None:
+    unknown = command("messages", "retry", str(uuid4()))
+    assert (unknown.exit_code, unknown.output) == (1, "error: No abandoned message has this id.\n")
+    _Outbox(workspace).abandon(_code(timedelta(seconds=-1)))
+    (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
+    assert row["last_error"] == "expired"
+    expired = command("messages", "retry", row["message_id"])
+    assert expired.exit_code == 1
+    assert "code has expired" in expired.output
+
+
+async def _audit_types(dsn: str) -> list[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return [row["type"] for row in await connection.fetch("SELECT type FROM audit_events")]
+    finally:
+        await connection.close()
