@@ -11,6 +11,9 @@ pytest_plugins = [
     "tests.logins",
     "tests.rpc.probe",
     "tests.rpc.service",
+    "tests.provider",
+    "tests.factors",
+    "tests.codes",
 ]
 
 

@@ -6,7 +6,12 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from authsvc.config import BruteForceSettings, PasswordSettings, PolicySettings
+from authsvc.config import (
+    BruteForceSettings,
+    PasswordSettings,
+    PolicySettings,
+    SecondFactorSettings,
+)
 from authsvc.store.database import Database
 from tests.accounts import Service, cheap_passwords, key, unlimited
 from tests.clock import FakeClock
@@ -30,6 +35,7 @@ class Replicas:
         passwords: PasswordSettings | None = None,
         peppers: tuple[str, ...] = ("p1",),
         database: Database | None = None,
+        factor_settings: SecondFactorSettings | None = None,
     ) -> Service:
         service = await Service(
             database or self._database,
@@ -37,6 +43,7 @@ class Replicas:
             limits or BruteForceSettings(),
             passwords or cheap_passwords(),
             tuple(key(pepper) for pepper in peppers),
+            factor_settings=factor_settings or SecondFactorSettings(),
         ).start()
         self.started.append(service)
         return service
