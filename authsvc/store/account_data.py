@@ -84,8 +84,9 @@ SMALL: Mapping[str, str] = MappingProxyType(
             SELECT count(*) AS count, min(create_time) AS create_time FROM recovery_codes
             WHERE user_id = $1 HAVING count(*) > 0""",
         "oauth_state": """
-            SELECT provider, redirect_uri, create_time, expire_time FROM oauth_states
-            WHERE link_user_id = $1 ORDER BY create_time""",
+            SELECT provider, redirect_uri, link_session_id, o.create_time, o.expire_time
+            FROM oauth_states o JOIN sessions ON session_id = link_session_id
+            WHERE user_id = $1 ORDER BY o.create_time""",
     }
 )
 # What there may be many rows of: those of a user ($1) with ids from after $2 on, $3 at most.
@@ -105,7 +106,7 @@ LARGE: Mapping[str, str] = MappingProxyType(
             FROM one_time_codes WHERE user_id = $1 AND code_id > $2 ORDER BY code_id LIMIT $3""",
         "api_key": """
             SELECT key_id, name, prefix, scopes, policy, create_time, expire_time, last_use_time,
-                revoke_time
+                revoke_time, end_time
             FROM api_keys WHERE user_id = $1 AND key_id > $2 ORDER BY key_id LIMIT $3""",
         "message": """
             SELECT message_id, kind AS message_kind, state, attempts, create_time, next_time,

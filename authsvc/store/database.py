@@ -133,7 +133,7 @@ class _Loan:
         else:
             pool.recover(connection)
         if isinstance(error, asyncpg.ForeignKeyViolationError):
-            # All foreign keys refer to users: this one was deleted while the caller was at work.
+            # All refer to users or what is theirs: one was deleted while the caller was at work.
             raise user_not_found() from error
         if failed:
             logger.warning("database_failure", error=type(error).__name__)
