@@ -59,6 +59,8 @@ from authsvc.core.stored_messages import StoredMessages
 from authsvc.core.tokens import TokenValidation
 from authsvc.core.totp import Totp
 from authsvc.core.totp_enrollments import TotpEnrollments
+from authsvc.core.user_export import UserExport
+from authsvc.core.user_import import UserImport
 from authsvc.core.verification import EmailVerification
 from authsvc.models import Clock
 from authsvc.outbound.github import GitHub
@@ -66,6 +68,7 @@ from authsvc.outbound.http import JsonClient, open_session
 from authsvc.outbound.oidc import OpenIdConnect
 from authsvc.outbound.post import open_post
 from authsvc.rpc.account_service import AccountHandler
+from authsvc.rpc.admin_service import AdminHandler
 from authsvc.rpc.auth_service import AuthHandler
 from authsvc.rpc.rate_limit_service import RateLimitHandler
 from authsvc.rpc.session_service import SessionHandler
@@ -115,6 +118,8 @@ class Core:
     listener: RevocationListener
     hasher: PasswordHasher
     guard: BruteForce
+    user_import: UserImport
+    user_export: UserExport
 
 
 @asynccontextmanager
@@ -279,6 +284,8 @@ def _compose(
         listener=listener,
         hasher=hasher,
         guard=guard,
+        user_import=UserImport(database, hasher, settings.imports, clock),
+        user_export=UserExport(database, clock),
     )
 
 
@@ -345,4 +352,5 @@ def handlers(core: Core) -> list[object]:
         ),
         SessionHandler(core.sessions),
         RateLimitHandler(core.limiter),
+        AdminHandler(core.user_import),
     ]

@@ -52,14 +52,14 @@ def _nothing(_: ImportCounts) -> None:
 
 
 class UserImport:
-    """Takes over users from elsewhere, with their password hashes."""
+    """Takes over users from elsewhere, with their password hashes; `settings` bound it."""
 
     def __init__(
         self, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
     ) -> None:
         self._database = database
         self._hasher = hasher
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
 
     async def run(
@@ -81,16 +81,16 @@ class UserImport:
         """
         work = _Import(self._database, self._clock, call, options, on_failure, on_batch)
         parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())
-        reader = RowReader(self._settings.max_row_bytes, options.file_format)
+        reader = RowReader(self.settings.max_row_bytes, options.file_format)
         size = count = 0
         async for part in _and_end(parts):
             size += len(part or b"")
-            if size > self._settings.max_file_bytes:
-                raise limit_reached(self._settings.max_file_bytes)
+            if size > self.settings.max_file_bytes:
+                raise limit_reached(self.settings.max_file_bytes)
             for row in reader.end() if part is None else reader.feed(part):
                 count += 1
-                if count > self._settings.max_rows:
-                    raise limit_reached(self._settings.max_rows)
+                if count > self.settings.max_rows:
+                    raise limit_reached(self.settings.max_rows)
                 await work.take(row, parser)
                 if count % _ROWS_IN_A_TURN == 0:
                     await asyncio.sleep(0)

@@ -18,7 +18,7 @@ class Access:
     authority signed. `bearer` RPCs need an access token of the user they act for. A `question`
     changes nothing, so its success is logged at debug level only. A `batch` may be as large as
     `max_batch_message_bytes`. An `endless` stream lasts as long as its client wants,
-    once its request is here.
+    once its request is here; its handler bounds how many there are, and how long one may idle.
     """
 
     roles: frozenset[Role] = frozenset()

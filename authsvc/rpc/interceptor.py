@@ -131,6 +131,8 @@ class _Guard:
             if self._access.bearer:
                 inbound.claims = await self._authenticate(inbound)
             request = messages if self._inner.request_streaming else await self._read(context)
+            if self._access.endless:
+                self._let_go(inbound)
             response = self._serialize(await self._handle(request, context))
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, inbound, context)

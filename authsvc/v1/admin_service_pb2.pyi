@@ -25,22 +25,74 @@ class ImportUsersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHUNK_FIELD_NUMBER: _builtins.int
+    FIREBASE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """The next bytes of the file, JSON Lines or CSV, cut anywhere; at most
-    60 KiB a message.
+    """The next bytes of the file, JSON Lines or CSV in UTF-8, cut anywhere; at
+    most 60 KiB a message. `authsvc users import --help` tells the fields.
     """
+    dry_run: _builtins.bool
+    """Nothing is stored, and the answer is what it would be; but an address
+    that the file has twice counts as new twice. In the first message only.
+    """
+    @_builtins.property
+    def firebase(self) -> Global___FirebaseScrypt:
+        """For hashes of Firebase: the project's parameters. In the first message
+        only.
+        """
+
     def __init__(
         self,
         *,
         chunk: _builtins.bytes = ...,
+        firebase: Global___FirebaseScrypt | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["firebase", b"firebase"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dry_run", b"dry_run", "firebase", b"firebase"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportUsersRequest: _TypeAlias = ImportUsersRequest  # noqa: Y015
+
+@_typing.final
+class FirebaseScrypt(_message.Message):
+    """The parameters of a Firebase project's modified scrypt, as its console
+    shows them.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE64_SIGNER_KEY_FIELD_NUMBER: _builtins.int
+    BASE64_SALT_SEPARATOR_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    MEM_COST_FIELD_NUMBER: _builtins.int
+    base64_signer_key: _builtins.str
+    """The key that hashes are encrypted with: 16 to 128 bytes in base64. It is
+    used for the import and not stored.
+    """
+    base64_salt_separator: _builtins.str
+    """What is put behind each salt, in base64."""
+    rounds: _builtins.int
+    """scrypt's block size, 1 to 64; 8 as Firebase ships it."""
+    mem_cost: _builtins.int
+    """The binary logarithm of scrypt's cost, 1 to 18; 14 as Firebase ships it."""
+    def __init__(
+        self,
+        *,
+        base64_signer_key: _builtins.str = ...,
+        base64_salt_separator: _builtins.str = ...,
+        rounds: _builtins.int = ...,
+        mem_cost: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base64_salt_separator", b"base64_salt_separator", "base64_signer_key", b"base64_signer_key", "mem_cost", b"mem_cost", "rounds", b"rounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FirebaseScrypt: _TypeAlias = FirebaseScrypt  # noqa: Y015
 
 @_typing.final
 class ImportUsersResponse(_message.Message):

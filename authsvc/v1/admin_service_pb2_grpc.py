@@ -47,11 +47,14 @@ class AdminServiceServicer:
     """
 
     def ImportUsers(self, request_iterator, context):
-        """Takes over users from elsewhere, with their password hashes. Rows that
-        can't be used are reported, the others are imported; a row whose address
-        an account has already is skipped, so that an import can be sent again.
-        The stream may last as long as it has to. Roles: admin. Reasons:
-        FIELD_INVALID, LIMIT_REACHED.
+        """Takes over users from elsewhere, with their password hashes, each of
+        which is hashed anew at its user's first login. Rows that can't be used
+        are reported, the others are imported; a row whose address an account has
+        already is skipped, so that an import that broke off can be sent again.
+        What was imported before an error stays. The stream may last as long as
+        its connection, if each message comes within 30 seconds of the one before
+        (imports.idle_timeout); then STORE_UNAVAILABLE ends it. Roles: admin.
+        Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,6 +17,7 @@ from authsvc.config import Settings
 from authsvc.models import Clock
 from authsvc.service import Application
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
+from authsvc.v1.admin_service_pb2_grpc import AdminServiceStub
 from authsvc.v1.auth_service_pb2 import (
     LoginRequest,
     RefreshTokensRequest,
@@ -48,6 +49,7 @@ from tests.rpc.probe import Clients, details_of, with_changes
 
 if TYPE_CHECKING:
     from authsvc.v1.account_service_pb2_grpc import AccountServiceAsyncStub
+    from authsvc.v1.admin_service_pb2_grpc import AdminServiceAsyncStub
     from authsvc.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
     from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceAsyncStub
     from authsvc.v1.session_service_pb2_grpc import SessionServiceAsyncStub
@@ -72,6 +74,9 @@ class Service:
 
     def limits(self, caller: str = "app") -> "RateLimitServiceAsyncStub":
         return RateLimitServiceStub(self.clients.channel(caller))
+
+    def admin(self, caller: str = "admin") -> "AdminServiceAsyncStub":
+        return AdminServiceStub(self.clients.channel(caller))
 
     async def register(self, email: str = EMAIL, password: str = PASSWORD) -> str:
         """Make an account; return its user's id."""
