@@ -53,6 +53,8 @@ class Authenticator:
     """A device and its browser, on a page of `origin`.
 
     `synced`: its passkeys are on other devices too, so that their signature counters stay 0.
+    `present` and `verifies_user` are what it claims of its user, and `next_id` is the id of the
+    next passkey, random if None.
     """
 
     def __init__(self, origin: str, *, synced: bool = False) -> None:
@@ -60,6 +62,7 @@ class Authenticator:
         self.synced = synced
         self.present = True
         self.verifies_user = True
+        self.next_id: bytes | None = None
         self.credentials: list[Credential] = []
 
     def create(
@@ -68,6 +71,7 @@ class Authenticator:
         """Create a passkey for PublicKeyCredentialCreationOptions; return a PublicKeyCredential."""
         options = json.loads(options_json)
         credential = Credential(options["rp"]["id"], decode(options["user"]["id"]))
+        credential.credential_id = self.next_id or credential.credential_id
         self.credentials.append(credential)
         attested = (
             _AAGUID

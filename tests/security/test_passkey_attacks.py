@@ -1,0 +1,365 @@
+"""Attacks on passkeys (REQUIREMENTS of WebAuthn Level 3, sections 7.1, 7.2, 13 and 14.6.2)."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from authsvc.config import Settings
+from authsvc.dev.authenticator import Authenticator, decode, encode
+from tests.accounts import EMAIL, cheap_passwords, unlimited
+from tests.clock import FakeClock
+from tests.logs import caught
+from tests.passkeys import (
+    NOBODY,
+    ORIGIN,
+    SoftDevice,
+    allowed,
+    begin_login,
+    begin_registration,
+    finish_login,
+    finish_registration,
+    login,
+    new_holder,
+    register,
+)
+from tests.rpc.probe import failure, outcome, reason_of
+from tests.rpc.service import Service, StartService
+
+OTHER = "grace@example.test"
+UNKNOWN = "nobody@example.test"
+
+
+@pytest_asyncio.fixture
+async def free(start_service: StartService, live_settings: Settings, clock: FakeClock) -> Service:
+    """The whole application, without limits."""
+    changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
+    return await start_service(live_settings.model_copy(update=changes), clock)
+
+
+@pytest.fixture
+def device() -> Authenticator:
+    return Authenticator(ORIGIN)
+
+
+def _edit(options_json: str, **changes: Any) -> str:
+    return json.dumps(json.loads(options_json) | changes)
+
+
+def _flip(credential: dict[str, Any], name: str, at: int) -> dict[str, Any]:
+    raw = bytearray(decode(credential["response"][name]))
+    raw[at] ^= 1
+    credential["response"][name] = encode(bytes(raw))
+    return credential
+
+
+def _said(**client_data: Any) -> Callable[[Authenticator, str], Any]:
+    return lambda device, options: device.get(options, client_data=client_data)
+
+
+def _elsewhere(device: Authenticator, options: str) -> Any:
+    device.credentials[0].relying_party_id = "evil.test"
+    return device.get(_edit(options, rpId="evil.test"))
+
+
+def _absent(device: Authenticator, options: str) -> Any:
+    device.present = False
+    return device.get(options)
+
+
+def _unverified(device: Authenticator, options: str) -> Any:
+    device.verifies_user = False
+    return device.get(options)
+
+
+def _without_handle(device: Authenticator, options: str) -> Any:
+    assertion = device.get(options)
+    del assertion["response"]["userHandle"]
+    return assertion
+
+
+def _another_s_handle(device: Authenticator, options: str) -> Any:
+    device.credentials[0].user_handle = bytes(16)
+    return device.get(options)
+
+
+def _another_key(device: Authenticator, options: str) -> Any:
+    thief = Authenticator(ORIGIN)
+    thief.next_id = device.credentials[0].credential_id
+    user = {"id": encode(device.credentials[0].user_handle)}
+    thief.create(json.dumps({"rp": {"id": "localhost"}, "user": user, "challenge": ""}))
+    thief.credentials[0].sign_count = 99
+    return thief.get(options)
+
+
+ATTACKS: dict[str, Callable[[Authenticator, str], Any]] = {
+    "another origin": _said(origin="https://evil.test"),
+    "another scheme": _said(origin="https://localhost:8080"),
+    "another port": _said(origin="http://localhost:8081"),
+    "the origin's beginning": _said(origin="http://localhost"),
+    "below the origin": _said(origin="http://localhost:8080/"),
+    "no origin": _said(origin=None),
+    "list of origins": _said(origin=[ORIGIN]),
+    "made, not signed": _said(type="webauthn.create"),
+    "no type": _said(type=None),
+    "another challenge": _said(challenge=encode(b"c" * 32)),
+    "no challenge": _said(challenge=""),
+    "embedded": _said(crossOrigin=True),
+    "embedded, as text": _said(crossOrigin="false"),
+    "another relying party": _elsewhere,
+    "nobody present": _absent,
+    "nobody verified": _unverified,
+    "signature changed": lambda device, options: _flip(device.get(options), "signature", -1),
+    "data changed": lambda device, options: _flip(device.get(options), "authenticatorData", 36),
+    "page changed": lambda device, options: _flip(device.get(options), "clientDataJSON", -3),
+    "another's handle": _another_s_handle,
+    "no handle": _without_handle,
+    "another key": _another_key,
+    "wrapped": lambda device, options: [device.get(options)],
+    "another type of credential": lambda device, options: (
+        device.get(options) | {"type": "password"}
+    ),
+    "no answer": lambda device, options: device.get(options) | {"response": {}},
+    "id of nobody": lambda device, options: device.get(options) | {"id": "AAAA", "rawId": "AAAA"},
+    "id and raw id apart": lambda device, options: device.get(options) | {"id": "AAAA"},
+    "empty": lambda *_: {},
+    "null": lambda *_: None,
+}
+
+
+@pytest.mark.parametrize("email", ["", EMAIL])
+async def test_forged_assertions(free: Service, device: Authenticator, email: str) -> None:
+    await new_holder(free, EMAIL, device)
+    (credential,) = device.credentials
+    handle = credential.user_handle
+    # Who is known by the address need not be named again.
+    attacks = {name: attack for name, attack in ATTACKS.items() if not email or name != "no handle"}
+    told = {}
+    for name, attack in attacks.items():
+        begun = await begin_login(free, email)
+        forged = json.dumps(attack(device, begun.options_json))
+        error = await failure(finish_login(free, begun.challenge_id, forged))
+        told[name] = (error.code(), reason_of(error), error.details())
+        device.present = device.verifies_user = True
+        credential.relying_party_id, credential.user_handle = "localhost", handle
+        assert await outcome(login(free, device, email)) == "OK", name
+    assert told == dict.fromkeys(attacks, told["empty"])
+    assert told["empty"][1] == "CREDENTIALS_INVALID"
+
+
+async def test_no_handle_is_needed_where_the_user_is_known(
+    free: Service, device: Authenticator
+) -> None:
+    await new_holder(free, EMAIL, device)
+    begun = await begin_login(free, EMAIL)
+    assertion = _without_handle(device, begun.options_json)
+    assert await outcome(finish_login(free, begun.challenge_id, assertion)) == "OK"
+
+
+async def test_an_assertion_can_t_be_replayed(free: Service, device: Authenticator) -> None:
+    await new_holder(free, EMAIL, device)
+    begun, another = await begin_login(free), await begin_login(free)
+    assertion = device.get(begun.options_json)
+    ends = [
+        await outcome(finish_login(free, challenge_id, assertion))
+        for challenge_id in (begun.challenge_id, begun.challenge_id, another.challenge_id)
+    ]
+    assert ends == ["OK", "CREDENTIALS_INVALID", "CREDENTIALS_INVALID"]
+
+
+@pytest.mark.parametrize("target", [EMAIL, UNKNOWN])
+async def test_another_user_s_challenge(free: Service, device: Authenticator, target: str) -> None:
+    """Whether an account has the address doesn't show in what becomes of one's own passkey."""
+    grace = Authenticator(ORIGIN)
+    await new_holder(free, EMAIL, device)
+    await new_holder(free, OTHER, grace)
+    begun = await begin_login(free, target)
+    assertion = grace.get(_edit(begun.options_json, allowCredentials=[]))
+    call = finish_login(free, begun.challenge_id, assertion)
+    assert await outcome(call) == "CREDENTIALS_INVALID"
+    assert await outcome(login(free, grace, OTHER)) == "OK"
+
+
+async def test_challenges_of_one_kind_are_none_of_another(
+    free: Service, device: Authenticator
+) -> None:
+    tokens = await new_holder(free, EMAIL, device)
+    registration = await begin_registration(free, tokens)
+    asked = json.loads(registration.options_json)["challenge"]
+    begun = await begin_login(free)
+    signed = device.get(_edit(begun.options_json, challenge=asked))
+    assert await outcome(finish_login(free, registration.challenge_id, signed)) == (
+        "CREDENTIALS_INVALID"
+    )
+    made = Authenticator(ORIGIN).create(
+        _edit(registration.options_json, challenge=json.loads(begun.options_json)["challenge"])
+    )
+    call = finish_registration(free, tokens, begun.challenge_id, made)
+    assert await outcome(call) == "STATE_INVALID"
+
+
+async def test_a_counter_that_does_not_grow_is_an_alert(
+    free: Service, device: Authenticator
+) -> None:
+    tokens = await new_holder(free, EMAIL, device)
+    (credential,) = device.credentials
+    for count, end in ((5, "OK"), (4, "CREDENTIALS_INVALID"), (3, "CREDENTIALS_INVALID")):
+        credential.sign_count = count
+        with caught() as log:
+            assert await outcome(login(free, device)) == end
+        assert ("passkey_counter_alert" in log.getvalue()) == (end != "OK")
+    # And one that stops to count.
+    device.synced, credential.sign_count = True, 0
+    assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
+    device.synced, credential.sign_count = False, 6
+    assert await outcome(login(free, device)) == "OK"
+
+    rows = await free.fetch(
+        "SELECT user_id, detail FROM audit_events WHERE type = 'factor.counter_alert'"
+    )
+    assert len(rows) == 3
+    assert {str(row["user_id"]) for row in rows} == {tokens.user_id}
+    (counter,) = await free.fetch("SELECT sign_count FROM factors")
+    assert counter["sign_count"] == 7
+
+
+async def test_one_count_is_accepted_once(free: Service, device: Authenticator) -> None:
+    await new_holder(free, EMAIL, device)
+    (credential,) = device.credentials
+    calls = []
+    for _ in range(20):
+        begun = await begin_login(free)
+        credential.sign_count = 7
+        assertion = device.get(begun.options_json)
+        calls.append(finish_login(free, begun.challenge_id, assertion))
+    ends = Counter(await asyncio.gather(*map(outcome, calls)))
+    assert ends == {"OK": 1, "CREDENTIALS_INVALID": 19}
+    (alerts,) = await free.fetch(
+        "SELECT count(*) FROM audit_events WHERE type = 'factor.counter_alert'"
+    )
+    assert alerts["count"] == 19
+
+
+MADE_ELSEWHERE: dict[str, dict[str, Any]] = {
+    "another origin": {"origin": "https://evil.test"},
+    "signed, not made": {"type": "webauthn.get"},
+    "another challenge": {"challenge": encode(b"c" * 32)},
+    "embedded": {"crossOrigin": True},
+}
+
+
+async def test_forged_registrations(free: Service, device: Authenticator) -> None:
+    tokens = await free.new_session()
+    ends = {}
+    for name, said in MADE_ELSEWHERE.items():
+        begun = await begin_registration(free, tokens)
+        credential = device.create(begun.options_json, client_data=said)
+        call = finish_registration(free, tokens, begun.challenge_id, credential)
+        ends[name] = await outcome(call)
+    for name, change in (("another relying party", {"rp": {"id": "evil.test"}}), ("absent", {})):
+        begun = await begin_registration(free, tokens)
+        device.present = name != "absent"
+        credential = device.create(_edit(begun.options_json, **change))
+        call = finish_registration(free, tokens, begun.challenge_id, credential)
+        ends[name] = await outcome(call)
+    assert ends == dict.fromkeys(ends, "CREDENTIALS_INVALID")
+    assert await free.fetch("SELECT FROM factors") == []
+
+
+async def test_decoys_are_stable_and_alike(free: Service, device: Authenticator) -> None:
+    await new_holder(free, EMAIL, device)
+    await free.register("without@example.test")
+    for email in (UNKNOWN, "without@example.test", OTHER):
+        asked = [json.loads((await begin_login(free, email)).options_json) for _ in range(3)]
+        assert len({one.pop("challenge") for one in asked}) == 3
+        assert asked == [asked[0]] * 3
+        known = json.loads((await begin_login(free, EMAIL)).options_json)
+        assert asked[0].keys() == known.keys() - {"challenge"}
+        (one,) = known["allowCredentials"]
+        for decoy in asked[0]["allowCredentials"]:
+            assert decoy.keys() == one.keys()
+            assert len(decode(decoy["id"])) in {16, 20, 32, 48, 64}
+    spelled = {
+        str(allowed((await begin_login(free, email)).options_json))
+        for email in (UNKNOWN, UNKNOWN.upper())
+    }
+    assert len(spelled) == 1
+    many = [allowed((await begin_login(free, f"{n}@example.test")).options_json) for n in range(40)]
+    assert {len(ids) for ids in many} == {1, 2}
+    assert len({one for ids in many for one in ids}) == sum(map(len, many))
+
+
+async def _statements(service: Service, call: Callable[[], Any]) -> list[str]:
+    """Return the statements that a call runs, in order."""
+    statements: list[str] = []
+    database = service.app._core.database
+
+    def note(query: Any) -> None:
+        statements.append(query.query)
+
+    async with database.connection() as connection:
+        connection.add_query_logger(note)
+    await call()
+    async with database.connection() as connection:
+        # Loggers are called in the loop's next round.
+        await asyncio.sleep(0)
+        connection.remove_query_logger(note)
+    return statements
+
+
+async def test_the_work_is_the_same(
+    start_service: StartService, live_settings: Settings, device: Authenticator
+) -> None:
+    one = live_settings.database.model_copy(update={"pool_min": 1, "pool_max": 1})
+    changes = {"database": one, "brute_force": unlimited(), "passwords": cheap_passwords()}
+    service = await start_service(live_settings.model_copy(update=changes))
+    await new_holder(service, EMAIL, device)
+
+    begun = {}
+    for email in (EMAIL, EMAIL, UNKNOWN):
+        begun[email] = await _statements(service, partial(begin_login, service, email))
+    assert begun[UNKNOWN] == begun[EMAIL]
+    assert len(begun[EMAIL]) >= 2
+
+    async def answer(email: str) -> None:
+        asked = await begin_login(service, email)
+        (first, *_) = allowed(asked.options_json)
+        forged = device.get(_edit(asked.options_json, allowCredentials=[]))
+        forged |= {"id": first, "rawId": first}
+        forged["response"]["signature"] = encode(b"0" * 70)
+        call = finish_login(service, asked.challenge_id, forged, ip="192.0.2.1")
+        assert await outcome(call) == "CREDENTIALS_INVALID"
+
+    answered = {}
+    for email in (EMAIL, EMAIL, UNKNOWN):
+        answered[email] = await _statements(service, partial(answer, email))
+    assert answered[UNKNOWN] == answered[EMAIL]
+    assert len(answered[EMAIL]) >= 8
+
+
+async def test_no_record_holds_what_was_sent(free: Service, device: Authenticator) -> None:
+    with caught() as log:
+        await new_holder(free, EMAIL, device)
+        begun = await begin_login(free, EMAIL)
+        assertion = device.get(begun.options_json)
+        assert await outcome(finish_login(free, begun.challenge_id, assertion)) == "OK"
+        assert await outcome(finish_login(free, NOBODY, assertion)) == "CREDENTIALS_INVALID"
+        await begin_login(free, UNKNOWN)
+    rows = await free.fetch("SELECT detail::text FROM audit_events")
+    records = log.getvalue() + "".join(row["detail"] for row in rows)
+    secrets = [json.loads(begun.options_json)["challenge"], EMAIL, UNKNOWN, assertion["id"]]
+    secrets += list(assertion["response"].values())
+    for secret in secrets:
+        assert secret not in records
+
+
+async def test_soft_webauthn_is_refused_where_its_user_has_to_be_verified(free: Service) -> None:
+    tokens = await free.new_session()
+    soft = SoftDevice()
+    await register(free, tokens, soft)
+    assert await outcome(login(free, soft, EMAIL)) == "CREDENTIALS_INVALID"
