@@ -1,6 +1,7 @@
 """Owns the handing over of messages to a mail server (RFC 5321, RFC 6531)."""
 
 import asyncio
+import re
 import socket
 import ssl
 from contextlib import suppress
@@ -30,6 +31,8 @@ from authsvc.credential_sections import SmtpSettings
 _GOODBYE_SECONDS = 1.0
 # Who is refused for want of a login says nothing about the message (RFC 4954 section 6).
 _WANTS_LOGIN = frozenset({530, 534, 535, 538})
+# RFC 6532 section 3.2: what an unquoted local part is of, and everything beyond ASCII.
+_INTERNATIONAL_LOCAL = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\]\\]+")
 # The first that fits; no STARTTLS or no AUTH is the last but one.
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
     (SMTPNotSupported, "smtputf8_unsupported", True),
@@ -123,7 +126,7 @@ def mail(letter: Letter, sender: tuple[str, str], recipient: str) -> EmailMessag
     made = EmailMessage(policy=MAIL_POLICY_UTF8 if needs_utf8 else MAIL_POLICY)
     name, address = sender
     made["From"] = Address(name, addr_spec=address)
-    made["To"] = Address(addr_spec=recipient)
+    made["To"] = _address(recipient)
     made["Subject"] = letter.content.subject
     made["Date"] = format_datetime(letter.create_time)
     made["Message-ID"] = f"<{letter.message_id}@{address.rpartition('@')[2]}>"
@@ -132,6 +135,19 @@ def mail(letter: Letter, sender: tuple[str, str], recipient: str) -> EmailMessag
     made.set_content(letter.content.text)
     made.add_alternative(letter.content.html, subtype="html")
     return made
+
+
+def _address(address: str) -> Address:
+    """Return the address for a header; raises ValueError or MessageError if it is not exactly one.
+
+    The library reads only ASCII; of others it takes the parts as they are.
+    """
+    if address.isascii():
+        return Address(addr_spec=address)
+    local, _, domain = address.rpartition("@")
+    if not _INTERNATIONAL_LOCAL.fullmatch(local):
+        raise ValueError("not an address")
+    return Address(username=local, domain=domain)
 
 
 def _not_delivered(error: Exception) -> NotDelivered:

@@ -1,0 +1,230 @@
+"""The handing over of mail to a real server over real TLS, and what each of its refusals means."""
+
+import asyncio
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+import trustme
+
+from authsvc.core.delivery import NotDelivered
+from authsvc.outbound.smtp import SmtpChannel
+from tests.delivering import ADDRESS, CODE
+from tests.outbound.letters import letter
+from tests.outbound.mail_server import (
+    PASSWORD,
+    USERNAME,
+    MailServer,
+    mail_server,
+    settings_for,
+)
+
+_LOGIN = {"username": USERNAME, "password": PASSWORD}
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+async def _failure(channel: SmtpChannel, address: str = ADDRESS) -> tuple[str, bool]:
+    with pytest.raises(NotDelivered) as caught:
+        await channel.send(letter(address))
+    return caught.value.error, caught.value.permanent
+
+
+def _part(mail: EmailMessage, kind: str) -> str:
+    part = mail.get_body((kind,))
+    assert part
+    content: str = part.get_content()
+    return content.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_a_mail_arrives_as_it_was_made(
+    authority: trustme.CA, tmp_path: Path, tls: str
+) -> None:
+    async with mail_server(authority, implicit=tls == "implicit", login=True) as server:
+        sent = letter()
+        channel = SmtpChannel(settings_for(server, authority, tmp_path, tls=tls, **_LOGIN))
+        await channel.send(sent)
+        await channel.close()
+    assert len(server.logins) == 1
+    (envelope,), (mail,) = server.envelopes, server.mails
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("login@shop.test", [ADDRESS])
+    assert mail["From"] == "Example Shop <login@shop.test>"
+    assert (mail["To"], mail["Subject"]) == (ADDRESS, "Your code")
+    assert mail["Message-ID"] == f"<{sent.message_id}@shop.test>"
+    assert mail["Date"].datetime == sent.create_time
+    assert mail["Auto-Submitted"] == "auto-generated"
+    assert mail.get_content_type() == "multipart/alternative"
+    assert [part.get_content_type() for part in mail.iter_parts()] == ["text/plain", "text/html"]
+    assert _part(mail, "plain") == sent.content.text
+    assert _part(mail, "html") == sent.content.html
+
+
+async def test_without_trust_nothing_is_said(authority: trustme.CA, tmp_path: Path) -> None:
+    stranger = trustme.CA()
+    for implicit, tls in ((True, "implicit"), (False, "starttls")):
+        async with mail_server(stranger, implicit=implicit) as server:
+            settings = settings_for(server, authority, tmp_path, tls=tls, **_LOGIN)
+            assert await _failure(SmtpChannel(settings)) == ("tls", False)
+        assert (server.logins, server.commands) == ([], [])
+
+
+async def test_the_servers_name_has_to_be_the_certificates(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(authority) as server:
+        settings = settings_for(server, authority, tmp_path, host="127.0.0.1", **_LOGIN)
+        assert await _failure(SmtpChannel(settings)) == ("tls", False)
+    assert (server.logins, server.commands) == ([], [])
+
+
+async def test_without_starttls_nothing_is_said(authority: trustme.CA, tmp_path: Path) -> None:
+    """Whoever sits in between can hide that the server offers it."""
+    async with mail_server() as server:
+        settings = settings_for(server, authority, tmp_path, **_LOGIN)
+        assert await _failure(SmtpChannel(settings)) == ("unsupported", False)
+    assert (server.logins, server.commands) == ([], [])
+
+
+async def test_without_tls_on_this_machine(authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server() as server:
+        await SmtpChannel(settings_for(server, authority, tmp_path, tls="off")).send(letter())
+    assert len(server.envelopes) == 1
+
+
+async def test_a_refused_login_is_tried_again(authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(authority, login=True) as server:
+        for changes in (_LOGIN | {"password": "another"}, {}):
+            settings = settings_for(server, authority, tmp_path, **changes)
+            assert await _failure(SmtpChannel(settings)) == ("login", False)
+    assert server.envelopes == []
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "failure"),
+    [
+        ("rcpt", "550 5.1.1 No such user", ("recipient_refused", True)),
+        ("rcpt", "450 4.2.1 Come back later", ("recipient_refused", False)),
+        ("rcpt", "530 5.7.0 Authentication required", ("login", False)),
+        ("sender", "553 5.7.1 Not yours to use", ("refused", False)),
+        ("sender", "451 4.3.0 Disk full", ("refused", False)),
+        ("data", "554 5.7.1 Looks like spam", ("message_refused", True)),
+        ("data", "451 4.3.0 Later", ("message_refused", False)),
+    ],
+)
+async def test_what_a_refusal_means(
+    authority: trustme.CA, tmp_path: Path, step: str, answer: str, failure: tuple[str, bool]
+) -> None:
+    async with mail_server(authority) as server:
+        setattr(server, step, answer)
+        assert await _failure(SmtpChannel(settings_for(server, authority, tmp_path))) == failure
+    assert server.envelopes == []
+
+
+async def test_nobody_there(authority: trustme.CA, tmp_path: Path, unused_tcp_port: int) -> None:
+    settings = settings_for(MailServer(unused_tcp_port), authority, tmp_path)
+    assert await _failure(SmtpChannel(settings)) == ("connection", False)
+
+
+async def test_a_server_that_says_nothing_is_left(authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(authority) as server:
+        server.hang = True
+        settings = settings_for(server, authority, tmp_path, timeout="50ms")
+        assert await _failure(SmtpChannel(settings)) == ("timeout", False)
+
+
+async def test_what_was_accepted_is_delivered_whatever_comes_after(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(authority) as server:
+        server.drops = True
+        await SmtpChannel(settings_for(server, authority, tmp_path)).send(letter())
+    assert len(server.envelopes) == 1
+
+
+async def test_cancelled_it_leaves_no_connection(authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(authority) as server:
+        server.hang = True
+        task = asyncio.create_task(
+            SmtpChannel(settings_for(server, authority, tmp_path)).send(letter())
+        )
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.parametrize(
+    ("address", "recipient"),
+    [
+        ("ada@bücher.test", "ada@xn--bcher-kva.test"),
+        ("Ada+Tag@Example.TEST", "Ada+Tag@Example.TEST"),
+        ("jörg@bücher.test", "jörg@xn--bcher-kva.test"),
+        ('"a b"@example.test', '"a b"@example.test'),
+    ],
+)
+async def test_addresses_of_all_scripts(
+    authority: trustme.CA, tmp_path: Path, address: str, recipient: str
+) -> None:
+    async with mail_server(authority) as server:
+        await SmtpChannel(settings_for(server, authority, tmp_path)).send(letter(address))
+    (envelope,) = server.envelopes
+    assert envelope.rcpt_tos == [recipient]
+    assert f"\r\nTo: {recipient}\r\n".encode() in (envelope.original_content or b"")
+    assert ("SMTPUTF8" in envelope.mail_options) == (not recipient.isascii())
+
+
+async def test_an_address_that_the_server_cannot_know(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(authority, utf8=False) as server:
+        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+        assert await _failure(channel, "jörg@example.test") == ("smtputf8_unsupported", True)
+        await channel.send(letter("ada@bücher.test"))
+    assert len(server.envelopes) == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ada@example.test\r\nBcc: eve@example.test",
+        "ada@example.test>\r\nRCPT TO:<eve@example.test",
+        "ada@example.test, eve@example.test",
+        "jörg@example.test, eve@example.test",
+        "jörg <eve@example.test>",
+        "ada",
+        "@example.test",
+        "",
+    ],
+)
+async def test_an_address_is_one_address(
+    authority: trustme.CA, tmp_path: Path, address: str
+) -> None:
+    async with mail_server(authority) as server:
+        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+        assert await _failure(channel, address) == ("malformed", True)
+    assert server.envelopes == []
+
+
+async def test_a_subject_is_one_line(authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(authority) as server:
+        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+        with pytest.raises(NotDelivered) as caught:
+            await channel.send(letter(subject="Hello\r\nBcc: eve@example.test"))
+    assert (caught.value.error, server.envelopes) == ("malformed", [])
+
+
+async def test_nothing_shows_the_password_or_the_message(
+    authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(authority, login=True) as server:
+        settings = settings_for(
+            server, authority, tmp_path, username=USERNAME, password="wrong-mail-password"
+        )
+        with pytest.raises(NotDelivered) as caught:
+            await SmtpChannel(settings).send(letter())
+    shown = f"{settings!r} {caught.value!r} {letter()!r}"
+    assert not any(secret in shown for secret in ("wrong-mail-password", CODE, ADDRESS))
