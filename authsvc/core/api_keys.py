@@ -93,13 +93,13 @@ class ApiKeys:
         text = new_api_key(self._settings.prefix)
         key = self._new_key(claims, wanted, beginning(text))
         async with self._database.transaction() as connection:
-            address = await store.lock_owner(connection, key.user_id)
-            if address is None:
+            owner = await store.lock_owner(connection, key.user_id)
+            if owner is None:
                 raise bearer_invalid()
             limit = self._settings.max_per_user
             if not await store.insert(connection, key, digest(text), limit):
                 raise limit_reached(limit)
-            await self._tell(connection, call, key, address)
+            await self._tell(connection, call, key, owner)
         return CreatedApiKey(text, key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> ApiKeyPage:
@@ -161,7 +161,9 @@ class ApiKeys:
             raise FieldInvalid("lifetime", f"must be from 60 to {most} seconds")
         return wanted
 
-    async def _tell(self, connection: Connection, call: Call, key: ApiKey, address: str) -> None:
+    async def _tell(
+        self, connection: Connection, call: Call, key: ApiKey, owner: store.Owner
+    ) -> None:
         """Record the making of a key and tell its user."""
         detail = {
             "key_id": str(key.key_id),
@@ -171,8 +173,8 @@ class ApiKeys:
         }
         event = AuditEvent(AuditType.API_KEY_CREATE, call, key.user_id, detail=detail)
         await audit.record(connection, key.create_time, event)
-        values = {"key_name": key.name}
-        notice = Message(MessageKind.API_KEY_CREATED, address, key.user_id, values=values)
+        values = {"display_name": owner.display_name, "key_name": key.name}
+        notice = Message(MessageKind.API_KEY_CREATED, owner.email, key.user_id, values=values)
         await self._outbox.enqueue(connection, notice)
 
 
