@@ -102,7 +102,7 @@ class LocalProvider:
         self._codes[code] = query | {"claims": json.dumps(claims)}
         return code, query["state"]
 
-    def id_token(self, nonce: str, **changes: Any) -> str:
+    def id_token(self, nonce: str, /, **changes: Any) -> str:
         """Return an id_token; a claim that is None is left out."""
         now = int(self._clock.now().timestamp())
         claims = {
@@ -118,7 +118,8 @@ class LocalProvider:
     def signed(self, claims: dict[str, Any], **header: Any) -> str:
         """Return claims signed with the provider's key."""
         headers = {"kid": self.key.key_id} | header
-        return jwt.encode(claims, self.key.key, algorithm="ES256", headers=headers)
+        payload = json.dumps(claims).encode()
+        return jwt.PyJWS().encode(payload, self.key.key, algorithm="ES256", headers=headers)
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
         """Answer a request: as told, or as it should be."""
@@ -226,7 +227,10 @@ def saying(
     async def answer(_request: web.Request) -> web.Response:
         body = text.encode() if isinstance(text, str) else text
         return web.Response(
-            body=body, status=status, headers={"Content-Type": content_type} | headers
+            body=body,
+            status=status,
+            headers={"Content-Type": content_type}
+            | {name.replace("_", "-"): value for name, value in headers.items()},
         )
 
     return answer

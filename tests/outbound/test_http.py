@@ -115,7 +115,7 @@ async def test_no_compressed_answer_is_read(
 ) -> None:
     bomb = gzip.compress(b"[" + b"0," * 20_000_000 + b"0]")
     assert len(bomb) < MAX_BYTES
-    provider.answers["/x"] = saying(bomb, **{"Content-Encoding": encoding})
+    provider.answers["/x"] = saying(bomb, content_encoding=encoding)
     assert await refused(http, f"{provider.address}/x")
     assert provider.headers[-1]["Accept-Encoding"] == "identity"
 
@@ -123,8 +123,8 @@ async def test_no_compressed_answer_is_read(
 async def test_no_redirect_is_followed(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
-    provider.answers["/x"] = saying("{}", status=302, Location=f"{provider.address}/elsewhere")
-    provider.answers["/y"] = saying("{}", status=307, Location=f"{provider.address}/elsewhere")
+    provider.answers["/x"] = saying("{}", status=302, location=f"{provider.address}/elsewhere")
+    provider.answers["/y"] = saying("{}", status=307, location=f"{provider.address}/elsewhere")
     client = json_client(http)
     for path in ("/x", "/y"):
         for answer in (
@@ -190,7 +190,7 @@ async def test_connections_are_used_again(
 
 
 async def test_no_cookie_is_kept(provider: LocalProvider, http: aiohttp.ClientSession) -> None:
-    provider.answers["/x"] = saying("{}", **{"Set-Cookie": "session=1; Path=/"})
+    provider.answers["/x"] = saying("{}", set_cookie="session=1; Path=/")
     for _ in range(2):
         await json_client(http).get(f"{provider.address}/x")
     assert "Cookie" not in provider.headers[-1]
@@ -199,7 +199,7 @@ async def test_no_cookie_is_kept(provider: LocalProvider, http: aiohttp.ClientSe
 async def test_nothing_of_an_answer_is_logged(
     lines: io.StringIO, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
-    provider.answers["/x"] = saying(f"<b>{SECRET}</b>", **{"X-Header": SECRET})
+    provider.answers["/x"] = saying(f"<b>{SECRET}</b>", x_header=SECRET)
     assert await refused(http, f"{provider.address}/x?code={SECRET}")
     events = [json.loads(line) for line in lines.getvalue().splitlines()]
     assert {event["event"] for event in events} == {"provider_failed"}

@@ -1,0 +1,180 @@
+"""Logins at GitHub, over real HTTP: what its answers mean, and what is asked."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from authsvc.core.oauth_states import PendingLogin
+from authsvc.core.providers import ExternalIdentity
+from authsvc.errors import ProviderUnavailable, Unauthenticated
+from authsvc.outbound.github import GitHub
+from tests.provider import CLIENT_ID, REDIRECT, LocalProvider, json_client, saying
+
+TOKEN = "/login/oauth/access_token"
+
+
+@pytest.fixture
+def github(provider: LocalProvider, http: aiohttp.ClientSession) -> GitHub:
+    return GitHub(provider.settings("github"), json_client(http))
+
+
+@pytest.fixture
+def login() -> PendingLogin:
+    return PendingLogin.new("github", REDIRECT, None)
+
+
+async def page(github: GitHub, login: PendingLogin) -> str:
+    return await github.authorization_url(
+        login.state, login.nonce, login.code_challenge, login.redirect_uri
+    )
+
+
+async def identify(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> ExternalIdentity:
+    code, _ = provider.log_in(await page(github, login))
+    return await github.identify(code, login.verifier, login.nonce, login.redirect_uri)
+
+
+async def test_page(github: GitHub, login: PendingLogin, provider: LocalProvider) -> None:
+    parts = urlsplit(await page(github, login))
+    assert f"{parts.scheme}://{parts.netloc}{parts.path}" == (
+        f"{provider.address}/login/oauth/authorize"
+    )
+    assert parse_qs(parts.query) == {
+        "client_id": [CLIENT_ID],
+        "redirect_uri": [REDIRECT],
+        "scope": ["read:user user:email"],
+        "state": [login.state],
+        "code_challenge": [login.code_challenge],
+        "code_challenge_method": ["S256"],
+    }
+    assert login.verifier not in parts.query
+
+
+async def test_user(github: GitHub, provider: LocalProvider, login: PendingLogin) -> None:
+    found = await identify(github, provider, login)
+    assert found == ExternalIdentity("1815", "ada@example.test", True, "Ada")
+    assert provider.asked == [TOKEN, "/api/user", "/api/user/emails"]
+
+
+async def test_a_user_without_a_name_is_called_by_login(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.user["name"] = None
+    assert (await identify(github, provider, login)).display_name == "ada"
+
+
+def email(address: Any, *, primary: Any = True, verified: Any = True) -> Mapping[str, Any]:
+    return {"email": address, "primary": primary, "verified": verified}
+
+
+ADA = "ada@example.test"
+NO_ADDRESS: Mapping[str, Any] = {
+    "none": [],
+    "not verified": [email(ADA, verified=False)],
+    "not primary": [email(ADA, primary=False)],
+    "two primary ones": [email(ADA), email("b@example.test")],
+    "verified by a word": [email(ADA, verified="true")],
+    "verified by a number": [email(ADA, verified=1)],
+    "verified in part": [email(ADA, verified=False), email("b@example.test", primary=False)],
+    "no text": [email(7)],
+    "nothing": [email(None)],
+    "nothing known": ["x", {}, None],
+    "too long": [email("a" * 250 + "@example.test")],
+    "with a line break": [email("ada@example.test\n")],
+}
+
+
+@pytest.mark.parametrize("case", NO_ADDRESS)
+async def test_only_the_primary_verified_address_is_one(
+    case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.emails = NO_ADDRESS[case]
+    found = await identify(github, provider, login)
+    assert (found.subject, found.email, found.email_verified) == ("1815", "", False)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_user_who_keeps_the_addresses_back(
+    status: int, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.answers["/api/user/emails"] = saying('{"message": "no"}', status)
+    assert not (await identify(github, provider, login)).email_verified
+
+
+@pytest.mark.parametrize("error", ["bad_verification_code", "invalid_grant"])
+async def test_a_refused_code(
+    error: str, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    # With the status 200.
+    provider.answers[TOKEN] = saying(f'{{"error": "{error}", "error_description": "x"}}')
+    with pytest.raises(Unauthenticated):
+        await identify(github, provider, login)
+    assert provider.asked == [TOKEN]
+
+
+async def test_a_code_works_once_with_its_verifier_and_redirect(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    other = PendingLogin.new("github", REDIRECT, None)
+    for verifier, redirect_uri in ((other.verifier, REDIRECT), (login.verifier, REDIRECT + "/")):
+        code, _ = provider.log_in(await page(github, login))
+        with pytest.raises(Unauthenticated):
+            await github.identify(code, verifier, login.nonce, redirect_uri)
+    code, _ = provider.log_in(await page(github, login))
+    await github.identify(code, login.verifier, login.nonce, REDIRECT)
+    with pytest.raises(Unauthenticated):
+        await github.identify(code, login.verifier, login.nonce, REDIRECT)
+
+
+async def not_found(_request: web.Request) -> web.Response:
+    return web.json_response({"message": "Not Found"}, status=404)
+
+
+FAILING = {
+    "token: error page": (TOKEN, saying("<html>", 502)),
+    "token: server error": (TOKEN, saying("{}", 500)),
+    "token: fault of the settings": (TOKEN, saying('{"error": "incorrect_client_credentials"}')),
+    "token: none": (TOKEN, saying("{}")),
+    "token: no text": (TOKEN, saying('{"access_token": 7}')),
+    "token: breaks the header": (TOKEN, saying('{"access_token": "a\\r\\nX-A: b"}')),
+    "token: no Latin": (TOKEN, saying('{"access_token": "\\u0430"}')),
+    "token: half a surrogate pair": (TOKEN, saying('{"access_token": "\\ud800"}')),
+    "token: a list": (TOKEN, saying("[]")),
+    "user: not found": ("/api/user", not_found),
+    "user: a list": ("/api/user", saying("[]")),
+    "user: without id": ("/api/user", saying('{"name": "Ada"}')),
+    "user: id is text": ("/api/user", saying('{"id": "1815"}')),
+    "user: id is true": ("/api/user", saying('{"id": true}')),
+    "user: id is null": ("/api/user", saying('{"id": null}')),
+    "user: id is a fraction": ("/api/user", saying('{"id": 1.5}')),
+    "user: id is endless": ("/api/user", saying('{"id": %s}' % ("9" * 3_000))),
+    "emails: server error": ("/api/user/emails", saying("[]", 500)),
+    "emails: an object": ("/api/user/emails", saying("{}")),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+async def test_a_failing_provider(
+    case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    path, handler = FAILING[case]
+    provider.answers[path] = handler
+    with pytest.raises(ProviderUnavailable):
+        await identify(github, provider, login)
+
+
+async def test_a_name_is_made_fit_to_be_stored(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.user["name"] = "A\0d\ud800a\n" + "é" * 200
+    name = (await identify(github, provider, login)).display_name
+    assert name.startswith("Adaéé")
+    assert len(name.encode()) == 255
+    provider.user["name"] = ["no", "text"]
+    assert (await identify(github, provider, login)).display_name == ""

@@ -1,0 +1,202 @@
+"""id_tokens over real HTTP: what is believed of them, and what is not."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from joserfc import jws
+from joserfc.jwk import OctKey
+
+from tests.clock import FakeClock
+from tests.outbound.oidc_client import ADA, Client
+from tests.provider import CLIENT_ID, LocalProvider, public, signing_key
+
+# What an id_token says, by what is wrong with it; None: it doesn't say it.
+BAD_CLAIMS: Mapping[str, Mapping[str, Any]] = {
+    "another issuer": {"iss": "https://elsewhere.test"},
+    "issuer with a slash": {"iss": "http://127.0.0.1/"},
+    "issuer is a list": {"iss": ["http://127.0.0.1"]},
+    "no issuer": {"iss": None},
+    "another client": {"aud": "another"},
+    "several clients, not ours": {"aud": ["another", "third"]},
+    "several clients without azp": {"aud": [CLIENT_ID, "another"]},
+    "several clients, for another": {"aud": [CLIENT_ID, "another"], "azp": "another"},
+    "one client, for another": {"azp": "another"},
+    "azp is a list": {"azp": [CLIENT_ID]},
+    "no client": {"aud": None},
+    "empty clients": {"aud": []},
+    "clients are numbers": {"aud": [7]},
+    "another nonce": {"nonce": "another"},
+    "no nonce": {"nonce": None},
+    "nonce is a number": {"nonce": 7},
+    "nonce is half a surrogate pair": {"nonce": "\ud800"},
+    "no expiry": {"exp": None},
+    "expiry is text": {"exp": "2524608000"},
+    "expiry is true": {"exp": True},
+    "expiry is not a number": {"exp": float("nan")},
+    "no time": {"iat": None},
+    "time is text": {"iat": "0"},
+    "time is endless": {"iat": 10**400},
+    "not yet valid: text": {"nbf": "0"},
+    "not yet valid: endless": {"nbf": float("inf")},
+    "no subject": {"sub": None},
+    "subject is empty": {"sub": ""},
+    "subject is a number": {"sub": 7},
+    "subject is a list": {"sub": ["ada"]},
+    "subject is long": {"sub": "a" * 257},
+    "subject with NUL": {"sub": "a\0"},
+    "subject is half a surrogate pair": {"sub": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("case", BAD_CLAIMS)
+async def test_an_id_token_that_says_something_wrong(case: str, client: Client) -> None:
+    assert await client.log_in() == ADA
+    assert await client.refused(**BAD_CLAIMS[case])
+
+
+async def test_several_clients_of_whom_it_is_for_us(client: Client) -> None:
+    assert await client.log_in(aud=[CLIENT_ID, "another"], azp=CLIENT_ID) == ADA
+    assert await client.log_in(aud=[CLIENT_ID]) == ADA
+
+
+async def test_times_by_the_service_s_clock(client: Client, clock: FakeClock) -> None:
+    now = int(clock.now().timestamp())
+    assert await client.log_in(iat=now + 50, nbf=now + 50, exp=now - 50) == ADA
+    assert await client.refused(exp=now - 61)
+    assert await client.refused(iat=now + 61)
+    assert await client.refused(nbf=now + 61)
+
+
+Sign = Callable[[LocalProvider, dict[str, Any]], str]
+
+
+def _encoded(part: object) -> str:
+    raw = part if isinstance(part, bytes) else json.dumps(part).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _unsigned(provider: LocalProvider, claims: dict[str, Any], algorithm: str) -> str:
+    header = {"alg": algorithm, "kid": provider.key.key_id}
+    return f"{_encoded(header)}.{_encoded(claims)}."
+
+
+def _symmetric(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    # The provider's public key, which everybody has, as if it were a shared secret.
+    secret = OctKey.import_key(json.dumps(public(provider.key)))
+    header = {"alg": "HS256", "kid": provider.key.key_id}
+    return jws.serialize_compact(header, json.dumps(claims), secret, algorithms=["HS256"])
+
+
+def _other_key(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    forged = signing_key("forged")
+    headers = {"kid": provider.key.key_id, "jwk": public(forged)}
+    return jwt.encode(claims, forged.key, algorithm="ES256", headers=headers)
+
+
+def _own_key(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    forged = signing_key("forged")
+    headers = {"kid": "forged", "jwk": public(forged), "jku": f"{provider.address}/jwks"}
+    return jwt.encode(claims, forged.key, algorithm="ES256", headers=headers)
+
+
+def _other_algorithm(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    key = rsa.generate_private_key(65_537, 2_048)
+    return jwt.encode(claims, key, algorithm="RS256", headers={"kid": provider.key.key_id})
+
+
+def _cut(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    return provider.signed(claims)[:-4]
+
+
+def _changed(provider: LocalProvider, claims: dict[str, Any]) -> str:
+    header, _, signature = provider.signed(claims | {"sub": "another"}).split(".")
+    return f"{header}.{_encoded(claims)}.{signature}"
+
+
+FORGED: Mapping[str, Sign] = {
+    "none": lambda provider, claims: _unsigned(provider, claims, "none"),
+    "None": lambda provider, claims: _unsigned(provider, claims, "None"),
+    "no signature": lambda provider, claims: _unsigned(provider, claims, "ES256"),
+    "HS256 with the public key": _symmetric,
+    "key of another": _other_key,
+    "key that it brings along": _own_key,
+    "another algorithm": _other_algorithm,
+    "cut": _cut,
+    "changed": _changed,
+    "no kid": lambda provider, claims: jwt.encode(claims, provider.key.key, algorithm="ES256"),
+    "kid is empty": lambda provider, claims: provider.signed(claims, kid=""),
+    "crit": lambda provider, claims: provider.signed(claims, crit=["x"], x=1),
+    "empty": lambda _provider, _claims: "",
+    "dots": lambda _provider, _claims: "..",
+    "garbage": lambda _provider, _claims: "eyJ.\ud800.é",
+    "deep": lambda _provider, _claims: f"{_encoded(b'[' * 20_000)}.e30.",
+    "deep claims": lambda provider, _claims: _raw(provider, b"[" * 30_000),
+    "claims are a list": lambda provider, _claims: _raw(provider, b"[]"),
+    "claims are no JSON": lambda provider, _claims: _raw(provider, b"\xff"),
+}
+
+
+def _raw(provider: LocalProvider, payload: bytes) -> str:
+    headers = {"kid": provider.key.key_id}
+    return jwt.PyJWS().encode(payload, provider.key.key, algorithm="ES256", headers=headers)
+
+
+@pytest.mark.parametrize("case", FORGED)
+async def test_a_forged_id_token(case: str, client: Client, provider: LocalProvider) -> None:
+    provider.sign = lambda claims: FORGED[case](provider, claims)
+    assert await client.refused()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"use": "enc"}, {"alg": "ES384"}, {"alg": "none"}, {"crv": "P-384"}, {"x": "AA"}, {"kty": 7}],
+    ids=str,
+)
+async def test_a_key_is_used_as_it_says_only(
+    change: dict[str, Any], client: Client, provider: LocalProvider
+) -> None:
+    provider.keys = [public(provider.key) | change]
+    assert await client.refused()
+
+
+async def test_keys_of_which_two_have_one_id(client: Client, provider: LocalProvider) -> None:
+    provider.keys = [public(provider.key), public(provider.key)]
+    assert await client.refused()
+
+
+async def test_a_symmetric_key_among_the_provider_s(
+    client: Client, provider: LocalProvider
+) -> None:
+    secret = OctKey.import_key("a secret that everybody can read: 32")
+    provider.keys.append(dict(secret.as_dict(private=True)) | {"kid": "oct"})
+    provider.sign = lambda claims: jws.serialize_compact(
+        {"alg": "HS256", "kid": "oct"}, json.dumps(claims), secret, algorithms=["HS256"]
+    )
+    assert await client.refused()
+
+
+def _rs256(key: rsa.RSAPrivateKey, key_id: str, claims: dict[str, Any]) -> str:
+    # By hand: libraries complain of short keys.
+    message = f"{_encoded({'alg': 'RS256', 'kid': key_id})}.{_encoded(claims)}"
+    signature = key.sign(message.encode(), padding.PKCS1v15(), hashes.SHA256())
+    return f"{message}.{_encoded(signature)}"
+
+
+@pytest.mark.parametrize(("size", "refused"), [(2_048, False), (1_024, True)])
+async def test_rsa_keys_have_to_be_long_enough(
+    size: int, refused: bool, client: Client, provider: LocalProvider
+) -> None:
+    key = rsa.generate_private_key(65_537, size)
+    jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+    provider.keys.append(jwk | {"kid": "rsa"})
+    provider.sign = lambda claims: _rs256(key, "rsa", claims)
+    if refused:
+        assert await client.refused()
+    else:
+        assert await client.log_in() == ADA
