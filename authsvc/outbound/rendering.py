@@ -14,7 +14,6 @@ from jinja2 import (
     Environment,
     FileSystemLoader,
     StrictUndefined,
-    TemplateError,
     select_autoescape,
 )
 
@@ -76,11 +75,11 @@ class TemplateRenderer:
         for kind in MessageKind:
             try:
                 yield from self._faults(kind)
-            except (TemplateError, OSError, ValueError, TypeError) as error:
+            except Exception as error:  # noqa: BLE001 - a template can fail in any way
                 name = getattr(error, "name", None) or f"{kind}.txt or .html"
                 line = getattr(error, "lineno", None)
                 place = f"{name}, line {line}" if line else name
-                yield f"delivery.templates: {place}: {type(error).__name__}: {error}"
+                yield f"delivery.templates: {place}: {type(error).__name__}: {' '.join(str(error).split())}"
 
     def _faults(self, kind: MessageKind) -> Iterator[str]:
         carries_code = kind in CODE_KINDS

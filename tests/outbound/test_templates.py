@@ -1,0 +1,202 @@
+"""What messages say: the shipped templates, an operator's own, and what users may put into them."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from authsvc.config import ConfigError, DeliverySettings
+from authsvc.core.message_texts import Text, view_of
+from authsvc.core.outbox import CODE_KINDS, Message, MessageKind
+from authsvc.outbound.post import open_post
+from authsvc.outbound.rendering import TemplateRenderer
+from tests.clock import FakeClock
+from tests.delivering import ADDRESS, CODE
+from tests.outbound.letters import NOW
+
+_SHIPPED = TemplateRenderer()
+_EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
+
+
+def _message(kind: MessageKind, **values: str) -> Message:
+    if kind in CODE_KINDS:
+        return Message(kind, ADDRESS, None, CODE, NOW + timedelta(minutes=10), values)
+    return Message(kind, ADDRESS, None, values=values)
+
+
+def _said(
+    kind: MessageKind,
+    renderer: TemplateRenderer = _SHIPPED,
+    *,
+    link: str = "",
+    product: str = "Example Shop",
+    **values: str,
+) -> Text:
+    links = {kind.value: link} if link else {}
+    return renderer.render(view_of(_message(kind, **values), NOW, product, links))
+
+
+@pytest.mark.parametrize("kind", list(MessageKind))
+def test_every_kind_says_something_in_both_forms(kind: MessageKind) -> None:
+    said = _said(kind, display_name="Ada", factor="passkey", provider="GitHub", key_name="ci")
+    assert "Example Shop" in said.subject
+    assert len(said.subject) <= 78
+    assert CODE not in said.subject, "a locked screen shows it"
+    for part in (said.text, said.html):
+        assert ADDRESS in part
+        assert (CODE in part) == (kind in CODE_KINDS)
+        assert ("10 minutes" in part) == (kind in CODE_KINDS)
+    assert "<" not in said.text
+    assert all(len(line) <= 100 for line in said.text.splitlines())
+    assert said.html.count("<p") == said.html.count("</p>")
+
+
+def test_two_kinds_never_say_the_same() -> None:
+    assert len({_said(kind).subject for kind in MessageKind}) == len(MessageKind)
+
+
+@pytest.mark.parametrize("name", ["factor", "provider", "key_name"])
+def test_values_appear(name: str) -> None:
+    assert any("a-value" in _said(kind, **{name: "a-value"}).text for kind in MessageKind)
+
+
+@pytest.mark.parametrize("kind", list(MessageKind))
+def test_html_escapes_and_nothing_is_evaluated(kind: MessageKind) -> None:
+    said = _said(kind, product="<b>&{{ 7*7 }}")
+    assert "<b>" not in said.html
+    assert "&lt;b&gt;&amp;{{ 7*7 }}" in said.html
+    assert "<b>&{{ 7*7 }}" in said.text
+
+
+def test_html_escapes_display_names() -> None:
+    said = _said(MessageKind.PASSWORD_CHANGED, display_name="Ada & \"Co\" 'x'")
+    assert "Hello Ada &amp; &#34;Co&#34; &#39;x&#39;," in said.html
+    assert "Hello Ada & \"Co\" 'x'," in said.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        _EVIL,
+        "Win at https://evil.test",
+        "evil.test",
+        "www evil",
+        "mail eve@evil",
+        "x" * 65,
+    ],
+)
+@pytest.mark.parametrize("kind", list(MessageKind))
+def test_no_name_becomes_a_link_or_a_letter_of_its_own(kind: MessageKind, name: str) -> None:
+    """A stranger can sign up with somebody's address and any name at all."""
+    values = dict.fromkeys(("display_name", "factor", "provider", "key_name"), name)
+    assert _said(kind, **values) == _said(kind)
+
+
+@pytest.mark.parametrize("kind", [MessageKind.VERIFY_EMAIL, MessageKind.EMAIL_IN_USE])
+def test_who_may_never_have_signed_up_is_not_told_a_strangers_name(kind: MessageKind) -> None:
+    assert "Free Money" not in _said(kind, display_name="Free Money").text
+
+
+def test_a_name_of_several_lines_is_one_line() -> None:
+    said = _said(MessageKind.PASSWORD_CHANGED, display_name="Ada\r\n\r\nBcc\u2028x\u202ey")
+    assert "Hello Ada Bcc x y," in said.text
+
+
+def test_a_link_is_filled_and_quoted() -> None:
+    link = "https://shop.test/in?code={code}&email={email}#x"
+    said = _said(MessageKind.LOGIN_CODE, link=link)
+    assert f"https://shop.test/in?code={CODE}&email=ada%40example.test#x" in said.text
+    assert f'href="https://shop.test/in?code={CODE}&amp;email=ada%40example.test#x"' in said.html
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "words"),
+    [
+        (timedelta(seconds=30), "1 minute."),
+        (timedelta(minutes=10), "10 minutes."),
+        (timedelta(minutes=90), "90 minutes."),
+        (timedelta(hours=1), "1 hour."),
+        (timedelta(hours=24), "1 day."),
+        (timedelta(days=7), "7 days."),
+    ],
+)
+def test_how_long_a_code_works_is_said_in_words(lifetime: timedelta, words: str) -> None:
+    message = Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, NOW + lifetime)
+    assert f"for {words}" in _SHIPPED.render(view_of(message, NOW, "P", {})).text
+
+
+def test_an_operators_template_is_used_in_place_of_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "login_code.txt").write_text("Subject: Dein Code\n\n{{ code }} für {{ product }}\n")
+    (tmp_path / "_footer.html").write_text("<footer>Grüße</footer>")
+    (tmp_path / "layout.html").write_text(
+        '<main>{% block body %}{% endblock %}</main>{% include "_footer.html" %}'
+    )
+    renderer = TemplateRenderer(tmp_path)
+    said = _said(MessageKind.LOGIN_CODE, renderer)
+    assert (said.subject, said.text) == ("Dein Code", f"{CODE} für Example Shop\n")
+    assert said.html.startswith("<main>")
+    assert said.html.endswith("<footer>Grüße</footer>")
+    unchanged = _said(MessageKind.PASSWORD_CHANGED, renderer)
+    assert unchanged.text == _said(MessageKind.PASSWORD_CHANGED).text
+
+
+def test_a_subject_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "password_changed.txt").write_text("Subject: {{ product }}\n\nText\n")
+    said = _said(
+        MessageKind.PASSWORD_CHANGED, TemplateRenderer(tmp_path), product="A\rBcc: e\x0b\u2028x"
+    )
+    assert said.subject == "A Bcc: e x"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "problem"),
+    [
+        ("login_code.txt", "No subject\n\n{{ code }}", r"login_code\.txt: it has to begin"),
+        ("login_code.txt", "Subject: \n\n{{ code }}", r"login_code\.txt: it has to begin"),
+        ("login_code.txt", "Subject: x\n{{ code }}", r"login_code\.txt: it has to begin"),
+        ("login_code.txt", "Subject: x\n\nHi", r"login_code\.txt: it does not show the code"),
+        ("login_code.html", "<p>Hi</p>", r"login_code\.html: it does not show the code"),
+        ("login_code.html", "{{ cod }}", r"login_code.*'cod' is undefined"),
+        ("login_code.html", "{% if %}", r"login_code\.html, line 1: TemplateSyntaxError"),
+        ("login_code.html", '{% include "no.html" %}', r"no\.html: TemplateNotFound"),
+        ("login_code.html", "{{ code + 1 }}", r"login_code.*TypeError"),
+        ("login_code.html", "{{ 1 // 0 }}{{ code }}", r"login_code.*ZeroDivisionError"),
+        ("login-code.txt", "Subject: x\n\n{{ code }}", r"login-code\.txt: no message"),
+    ],
+)
+def test_a_broken_template_is_found_at_the_start(
+    tmp_path: Path, file: str, text: str, problem: str
+) -> None:
+    (tmp_path / file).write_text(text)
+    settings = DeliverySettings(channel="none", templates=tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        open_post(settings, FakeClock())
+    assert any(
+        line.startswith("delivery.templates: ") and re.search(problem, line)
+        for line in caught.value.problems
+    ), caught.value.problems
+    assert all("\n" not in line for line in caught.value.problems)
+
+
+def test_a_template_that_is_no_text_is_found_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "login_code.txt").write_bytes(b"Subject: \xff\n\n{{ code }}")
+    with pytest.raises(ConfigError, match="login_code"):
+        TemplateRenderer(tmp_path)
+
+
+def test_a_folder_that_is_missing_is_found_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such folder"):
+        TemplateRenderer(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("links", "problem"),
+    [
+        ({"login_cod": "https://shop.test"}, "there is no such kind of message"),
+        ({"password_changed": "https://shop.test/{code}"}, "carry no code"),
+    ],
+)
+def test_a_misnamed_link_is_found_at_the_start(links: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        open_post(DeliverySettings(links=links), FakeClock())
