@@ -213,7 +213,7 @@ class AccountServiceServicer:
         """Completes the enrolment of an authenticator app with its first code, and
         tells the user so. Needs a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -238,8 +238,10 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveFactor(self, request, context):
-        """Removes a factor and tells the user so. With the last one the recovery
-        codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        """Removes a factor and tells the user so. No device is trusted any longer,
+        and with the last factor the recovery codes go. The last one stays if a
+        role of the user needs one, and a passkey that is the only way to begin a
+        login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
         FIELD_INVALID.
         """
@@ -266,7 +268,8 @@ class AccountServiceServicer:
 
     def UnlinkIdentity(self, request, context):
         """Unlinks an identity at another provider and tells the user so. Needs a
-        recent login. Roles: app. Reasons: BEARER_INVALID,
+        recent login; a password, a passkey or another identity must be left.
+        Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
         FIELD_INVALID.
         """

@@ -75,7 +75,7 @@ class AccountServiceStub:
     """Completes the enrolment of an authenticator app with its first code, and
     tells the user so. Needs a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
     """Starts the registration of a passkey. Needs a recent login. Roles: app.
@@ -88,8 +88,10 @@ class AccountServiceStub:
     LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
-    """Removes a factor and tells the user so. With the last one the recovery
-    codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    """Removes a factor and tells the user so. No device is trusted any longer,
+    and with the last factor the recovery codes go. The last one stays if a
+    role of the user needs one, and a passkey that is the only way to begin a
+    login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
     FIELD_INVALID.
     """
@@ -104,7 +106,8 @@ class AccountServiceStub:
     """
     UnlinkIdentity: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]
     """Unlinks an identity at another provider and tells the user so. Needs a
-    recent login. Roles: app. Reasons: BEARER_INVALID,
+    recent login; a password, a passkey or another identity must be left.
+    Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
     FIELD_INVALID.
     """
@@ -184,7 +187,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Completes the enrolment of an authenticator app with its first code, and
     tells the user so. Needs a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Starts the registration of a passkey. Needs a recent login. Roles: app.
@@ -197,8 +200,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
-    """Removes a factor and tells the user so. With the last one the recovery
-    codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    """Removes a factor and tells the user so. No device is trusted any longer,
+    and with the last factor the recovery codes go. The last one stays if a
+    role of the user needs one, and a passkey that is the only way to begin a
+    login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
     FIELD_INVALID.
     """
@@ -213,7 +218,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]  # type: ignore[assignment]
     """Unlinks an identity at another provider and tells the user so. Needs a
-    recent login. Roles: app. Reasons: BEARER_INVALID,
+    recent login; a password, a passkey or another identity must be left.
+    Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
     FIELD_INVALID.
     """
@@ -338,7 +344,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Completes the enrolment of an authenticator app with its first code, and
         tells the user so. Needs a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        FACTOR_NOT_FOUND, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -369,8 +375,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.RemoveFactorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RemoveFactorResponse, _abc.Awaitable[_account_service_pb2.RemoveFactorResponse]]:
-        """Removes a factor and tells the user so. With the last one the recovery
-        codes go. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        """Removes a factor and tells the user so. No device is trusted any longer,
+        and with the last factor the recovery codes go. The last one stays if a
+        role of the user needs one, and a passkey that is the only way to begin a
+        login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
         FIELD_INVALID.
         """
@@ -403,7 +411,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UnlinkIdentityResponse, _abc.Awaitable[_account_service_pb2.UnlinkIdentityResponse]]:
         """Unlinks an identity at another provider and tells the user so. Needs a
-        recent login. Roles: app. Reasons: BEARER_INVALID,
+        recent login; a password, a passkey or another identity must be left.
+        Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
         FIELD_INVALID.
         """

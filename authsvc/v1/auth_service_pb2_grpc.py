@@ -232,8 +232,10 @@ class AuthServiceServicer:
 
     def BeginOAuth(self, request, context):
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
-        and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
-        PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+        and RFC 7636), or, with an access token of a recent login, the linking of
+        an identity to the token's account. Roles: app. Reasons:
+        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,10 +243,12 @@ class AuthServiceServicer:
 
     def CompleteOAuth(self, request, context):
         """Completes a login at another provider; goes on as Login. A user who is new
-        here gets an account, if the provider says that the address is verified.
-        Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        here gets an account, if the provider says that the address is verified;
+        or the account that has the address, if it was never verified there: then
+        it is emptied first, as somebody else may have made it. The state is used
+        up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
+        LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -83,15 +83,19 @@ class AuthServiceStub:
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
-    and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
-    PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+    and RFC 7636), or, with an access token of a recent login, the linking of
+    an identity to the token's account. Roles: app. Reasons:
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider; goes on as Login. A user who is new
-    here gets an account, if the provider says that the address is verified.
-    Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    here gets an account, if the provider says that the address is verified;
+    or the account that has the address, if it was never verified there: then
+    it is emptied first, as somebody else may have made it. The state is used
+    up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
+    LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
     """Sends a code to set a new password with. Answers alike for addresses that
@@ -198,15 +202,19 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
-    and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
-    PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+    and RFC 7636), or, with an access token of a recent login, the linking of
+    an identity to the token's account. Roles: app. Reasons:
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider; goes on as Login. A user who is new
-    here gets an account, if the provider says that the address is verified.
-    Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    here gets an account, if the provider says that the address is verified;
+    or the account that has the address, if it was never verified there: then
+    it is emptied first, as somebody else may have made it. The state is used
+    up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
+    LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
     """Sends a code to set a new password with. Answers alike for addresses that
@@ -370,8 +378,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BeginOAuthResponse, _abc.Awaitable[_auth_service_pb2.BeginOAuthResponse]]:
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
-        and RFC 7636). Roles: app. Reasons: REDIRECT_NOT_ALLOWED, FIELD_INVALID,
-        PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS.
+        and RFC 7636), or, with an access token of a recent login, the linking of
+        an identity to the token's account. Roles: app. Reasons:
+        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -381,10 +391,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.CompleteOAuthResponse, _abc.Awaitable[_auth_service_pb2.CompleteOAuthResponse]]:
         """Completes a login at another provider; goes on as Login. A user who is new
-        here gets an account, if the provider says that the address is verified.
-        Roles: app. Reasons: STATE_INVALID, CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN, PROVIDER_UNAVAILABLE,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        here gets an account, if the provider says that the address is verified;
+        or the account that has the address, if it was never verified there: then
+        it is emptied first, as somebody else may have made it. The state is used
+        up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
+        LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

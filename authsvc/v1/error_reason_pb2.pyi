@@ -100,8 +100,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_LINK_REQUIRES_LOGIN: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION. An account has the address that the provider named,
-    but not this identity. Ask the user to log in to the account and link the
-    identity from there.
+    but not this identity; or the identity to be linked is another account's.
+    Ask the user to log in to the account and link the identity from there.
     """
     ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
     """FAILED_PRECONDITION. The change needs a login that is more recent than the
@@ -223,8 +223,8 @@ Begin anew.
 """
 ERROR_REASON_LINK_REQUIRES_LOGIN: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION. An account has the address that the provider named,
-but not this identity. Ask the user to log in to the account and link the
-identity from there.
+but not this identity; or the identity to be linked is another account's.
+Ask the user to log in to the account and link the identity from there.
 """
 ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
 """FAILED_PRECONDITION. The change needs a login that is more recent than the
