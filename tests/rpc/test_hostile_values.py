@@ -5,8 +5,9 @@ a new RPC only needs a valid request.
 """
 
 import asyncio
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from authsvc.config import Settings
+from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as auth_pb
@@ -26,6 +28,7 @@ from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.clock import FakeClock
+from tests.passkeys import ORIGIN, begin_login, begin_registration, register
 from tests.rpc import hostile, wire
 from tests.rpc.probe import outcome
 from tests.rpc.service import Service, StartService
@@ -40,7 +43,11 @@ METHODS = {
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone")
 AT_ONCE = 16
 # These note each attempt, refused or not: an audit event, a charge to an address, a failed login.
-NOTING = {"/authsvc.v1.AuthService/Login", "/authsvc.v1.AuthService/Register"}
+NOTING = {
+    "/authsvc.v1.AuthService/Login",
+    "/authsvc.v1.AuthService/LoginWithPasskey",
+    "/authsvc.v1.AuthService/Register",
+}
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
 
@@ -76,6 +83,12 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
         access_tokens=[tokens.access_token, "x"], audience="authsvc"
     ),
     "AuthService/GetJwks": lambda _: auth_pb.GetJwksRequest(),
+    "AuthService/BeginPasskeyLogin": lambda _: auth_pb.BeginPasskeyLoginRequest(
+        email=EMAIL, client=CLIENT
+    ),
+    "AccountService/BeginPasskeyRegistration": lambda _: (
+        account_pb.BeginPasskeyRegistrationRequest()
+    ),
     "AccountService/GetAccount": lambda _: account_pb.GetAccountRequest(),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
@@ -115,6 +128,33 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
 }
 
 
+async def _made_passkey(service: Service, tokens: Tokens) -> Message:
+    begun = await begin_registration(service, tokens)
+    return account_pb.FinishPasskeyRegistrationRequest(
+        challenge_id=begun.challenge_id,
+        credential_json=json.dumps(Authenticator(ORIGIN).create(begun.options_json)),
+        name="Phone",
+    )
+
+
+async def _signed_by_passkey(service: Service, tokens: Tokens) -> Message:
+    device = Authenticator(ORIGIN)
+    await register(service, tokens, device)
+    begun = await begin_login(service, EMAIL)
+    return auth_pb.LoginWithPasskeyRequest(
+        challenge_id=begun.challenge_id,
+        assertion_json=json.dumps(device.get(begun.options_json)),
+        client=CLIENT,
+    )
+
+
+# What is valid once, and has to be made by other calls first.
+VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
+    "AuthService/LoginWithPasskey": _signed_by_passkey,
+    "AccountService/FinishPasskeyRegistration": _made_passkey,
+}
+
+
 def documented(method: str) -> set[str]:
     """Return the reasons that the comment of an RPC names."""
     _, service, name = re.split(r"[./](?=\w+/|\w+\Z)", method)
@@ -131,7 +171,10 @@ def documented(method: str) -> set[str]:
 class Attack:
     """The calls of one RPC on a service of its own."""
 
-    def __init__(self, service: Service, tokens: Tokens, method: str) -> None:
+    def __init__(
+        self, service: Service, tokens: Tokens, method: str, made: Message | None = None
+    ) -> None:
+        self._made = made
         self.service = service
         self.tokens = tokens
         self.method = method
@@ -151,7 +194,7 @@ class Attack:
         self._output = GetMessageClass(METHODS[method].output_type)
 
     def valid(self) -> Message:
-        return VALID[self.method.removeprefix("/authsvc.v1.")](self.tokens)
+        return self._made or VALID[self.method.removeprefix("/authsvc.v1.")](self.tokens)
 
     def variants(self) -> Iterator[tuple[str, bytes]]:
         """Yield names and bytes of hostile messages."""
@@ -215,7 +258,9 @@ async def attack(
     changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()
-    return Attack(service, tokens, request.param)
+    make = VALID_ONCE.get(request.param.removeprefix("/authsvc.v1."))
+    made = await make(service, tokens) if make else None
+    return Attack(service, tokens, request.param, made)
 
 
 @pytest.mark.parametrize("attack", METHODS, indirect=True)
