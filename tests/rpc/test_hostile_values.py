@@ -29,7 +29,7 @@ from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.clock import FakeClock
 from tests.passkeys import ORIGIN, begin_login, begin_registration, register
-from tests.rpc import hostile, wire
+from tests.rpc import factor_requests, hostile, wire
 from tests.rpc.probe import outcome
 from tests.rpc.service import Service, StartService
 
@@ -47,6 +47,7 @@ NOTING = {
     "/authsvc.v1.AuthService/Login",
     "/authsvc.v1.AuthService/LoginWithPasskey",
     "/authsvc.v1.AuthService/Register",
+    "/authsvc.v1.AuthService/VerifyMfa",
 }
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
@@ -89,6 +90,8 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AccountService/BeginPasskeyRegistration": lambda _: (
         account_pb.BeginPasskeyRegistrationRequest()
     ),
+    "AccountService/ListFactors": lambda _: account_pb.ListFactorsRequest(),
+    "AccountService/EnrollTotp": lambda _: account_pb.EnrollTotpRequest(name="phone"),
     "AccountService/GetAccount": lambda _: account_pb.GetAccountRequest(),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
@@ -152,6 +155,10 @@ async def _signed_by_passkey(service: Service, tokens: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
+    "AccountService/ConfirmTotp": factor_requests.confirm,
+    "AccountService/RemoveFactor": factor_requests.remove,
+    "AccountService/GenerateRecoveryCodes": factor_requests.generate,
+    "AuthService/VerifyMfa": factor_requests.verify,
 }
 
 
