@@ -79,7 +79,8 @@ class TemplateRenderer:
                 name = getattr(error, "name", None) or f"{kind}.txt or .html"
                 line = getattr(error, "lineno", None)
                 place = f"{name}, line {line}" if line else name
-                yield f"delivery.templates: {place}: {type(error).__name__}: {' '.join(str(error).split())}"
+                what = " ".join(f"{type(error).__name__}: {error}".split())
+                yield f"delivery.templates: {place}: {what}"
 
     def _faults(self, kind: MessageKind) -> Iterator[str]:
         carries_code = kind in CODE_KINDS

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -26,6 +26,7 @@ PASSWORD = "mail-password"
 class MailServer:
     """What the server received, and what it answers; 250 accepts.
 
+    `accepted` is called when it has a mail, `before_answer` before it says so.
     `hang`: it takes connections and says nothing. `drops`: it hangs up instead of saying goodbye.
     """
 
@@ -33,6 +34,8 @@ class MailServer:
     rcpt: str = "250 OK"
     sender: str = "250 OK"
     data: str = "250 OK"
+    accepted: Callable[[], object] | None = None
+    before_answer: Callable[[], Awaitable[object]] | None = None
     drops: bool = False
     hang: bool = False
     envelopes: list[Envelope] = field(default_factory=list)
@@ -42,7 +45,7 @@ class MailServer:
     @property
     def mails(self) -> list[EmailMessage]:
         return [
-            cast("EmailMessage", message_from_bytes(cast("bytes", each.content), policy=default))
+            message_from_bytes(cast("bytes", each.content), policy=default)
             for each in self.envelopes
         ]
 
@@ -69,11 +72,15 @@ class MailServer:
         self.commands.append("DATA")
         if self.data.startswith("250"):
             self.envelopes.append(envelope)
+        if self.accepted:
+            self.accepted()
+        if self.before_answer:
+            await self.before_answer()
         return self.data
 
     async def handle_QUIT(self, server: SMTP, _e: Any, _n: Envelope) -> str:
-        if self.drops and server.transport:
-            server.transport.abort()
+        if self.drops:
+            cast("asyncio.WriteTransport", server.transport).abort()
         return "221 Bye"
 
     def authenticate(

@@ -23,7 +23,7 @@ _LOGIN = {"username": USERNAME, "password": PASSWORD}
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
+def mail_authority() -> trustme.CA:
     return trustme.CA()
 
 
@@ -42,11 +42,11 @@ def _part(mail: EmailMessage, kind: str) -> str:
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
 async def test_a_mail_arrives_as_it_was_made(
-    authority: trustme.CA, tmp_path: Path, tls: str
+    mail_authority: trustme.CA, tmp_path: Path, tls: str
 ) -> None:
-    async with mail_server(authority, implicit=tls == "implicit", login=True) as server:
+    async with mail_server(mail_authority, implicit=tls == "implicit", login=True) as server:
         sent = letter()
-        channel = SmtpChannel(settings_for(server, authority, tmp_path, tls=tls, **_LOGIN))
+        channel = SmtpChannel(settings_for(server, mail_authority, tmp_path, tls=tls, **_LOGIN))
         await channel.send(sent)
         await channel.close()
     assert len(server.logins) == 1
@@ -63,42 +63,42 @@ async def test_a_mail_arrives_as_it_was_made(
     assert _part(mail, "html") == sent.content.html
 
 
-async def test_without_trust_nothing_is_said(authority: trustme.CA, tmp_path: Path) -> None:
+async def test_without_trust_nothing_is_said(mail_authority: trustme.CA, tmp_path: Path) -> None:
     stranger = trustme.CA()
     for implicit, tls in ((True, "implicit"), (False, "starttls")):
         async with mail_server(stranger, implicit=implicit) as server:
-            settings = settings_for(server, authority, tmp_path, tls=tls, **_LOGIN)
+            settings = settings_for(server, mail_authority, tmp_path, tls=tls, **_LOGIN)
             assert await _failure(SmtpChannel(settings)) == ("tls", False)
         assert (server.logins, server.commands) == ([], [])
 
 
 async def test_the_servers_name_has_to_be_the_certificates(
-    authority: trustme.CA, tmp_path: Path
+    mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
-    async with mail_server(authority) as server:
-        settings = settings_for(server, authority, tmp_path, host="127.0.0.1", **_LOGIN)
+    async with mail_server(mail_authority) as server:
+        settings = settings_for(server, mail_authority, tmp_path, host="127.0.0.1", **_LOGIN)
         assert await _failure(SmtpChannel(settings)) == ("tls", False)
     assert (server.logins, server.commands) == ([], [])
 
 
-async def test_without_starttls_nothing_is_said(authority: trustme.CA, tmp_path: Path) -> None:
+async def test_without_starttls_nothing_is_said(mail_authority: trustme.CA, tmp_path: Path) -> None:
     """Whoever sits in between can hide that the server offers it."""
     async with mail_server() as server:
-        settings = settings_for(server, authority, tmp_path, **_LOGIN)
+        settings = settings_for(server, mail_authority, tmp_path, **_LOGIN)
         assert await _failure(SmtpChannel(settings)) == ("unsupported", False)
     assert (server.logins, server.commands) == ([], [])
 
 
-async def test_without_tls_on_this_machine(authority: trustme.CA, tmp_path: Path) -> None:
+async def test_without_tls_on_this_machine(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server() as server:
-        await SmtpChannel(settings_for(server, authority, tmp_path, tls="off")).send(letter())
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path, tls="off")).send(letter())
     assert len(server.envelopes) == 1
 
 
-async def test_a_refused_login_is_tried_again(authority: trustme.CA, tmp_path: Path) -> None:
-    async with mail_server(authority, login=True) as server:
+async def test_a_refused_login_is_tried_again(mail_authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(mail_authority, login=True) as server:
         for changes in (_LOGIN | {"password": "another"}, {}):
-            settings = settings_for(server, authority, tmp_path, **changes)
+            settings = settings_for(server, mail_authority, tmp_path, **changes)
             assert await _failure(SmtpChannel(settings)) == ("login", False)
     assert server.envelopes == []
 
@@ -116,40 +116,48 @@ async def test_a_refused_login_is_tried_again(authority: trustme.CA, tmp_path: P
     ],
 )
 async def test_what_a_refusal_means(
-    authority: trustme.CA, tmp_path: Path, step: str, answer: str, failure: tuple[str, bool]
+    mail_authority: trustme.CA, tmp_path: Path, step: str, answer: str, failure: tuple[str, bool]
 ) -> None:
-    async with mail_server(authority) as server:
+    async with mail_server(mail_authority) as server:
         setattr(server, step, answer)
-        assert await _failure(SmtpChannel(settings_for(server, authority, tmp_path))) == failure
+        assert (
+            await _failure(SmtpChannel(settings_for(server, mail_authority, tmp_path))) == failure
+        )
     assert server.envelopes == []
 
 
-async def test_nobody_there(authority: trustme.CA, tmp_path: Path, unused_tcp_port: int) -> None:
-    settings = settings_for(MailServer(unused_tcp_port), authority, tmp_path)
+async def test_nobody_there(
+    mail_authority: trustme.CA, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    settings = settings_for(MailServer(unused_tcp_port), mail_authority, tmp_path)
     assert await _failure(SmtpChannel(settings)) == ("connection", False)
 
 
-async def test_a_server_that_says_nothing_is_left(authority: trustme.CA, tmp_path: Path) -> None:
-    async with mail_server(authority) as server:
+async def test_a_server_that_says_nothing_is_left(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(mail_authority) as server:
         server.hang = True
-        settings = settings_for(server, authority, tmp_path, timeout="50ms")
+        settings = settings_for(server, mail_authority, tmp_path, timeout="50ms")
         assert await _failure(SmtpChannel(settings)) == ("timeout", False)
 
 
 async def test_what_was_accepted_is_delivered_whatever_comes_after(
-    authority: trustme.CA, tmp_path: Path
+    mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
-    async with mail_server(authority) as server:
+    async with mail_server(mail_authority) as server:
         server.drops = True
-        await SmtpChannel(settings_for(server, authority, tmp_path)).send(letter())
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter())
     assert len(server.envelopes) == 1
 
 
-async def test_cancelled_it_leaves_no_connection(authority: trustme.CA, tmp_path: Path) -> None:
-    async with mail_server(authority) as server:
+async def test_cancelled_it_leaves_no_connection(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(mail_authority) as server:
         server.hang = True
         task = asyncio.create_task(
-            SmtpChannel(settings_for(server, authority, tmp_path)).send(letter())
+            SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter())
         )
         await asyncio.sleep(0)
         task.cancel()
@@ -167,10 +175,10 @@ async def test_cancelled_it_leaves_no_connection(authority: trustme.CA, tmp_path
     ],
 )
 async def test_addresses_of_all_scripts(
-    authority: trustme.CA, tmp_path: Path, address: str, recipient: str
+    mail_authority: trustme.CA, tmp_path: Path, address: str, recipient: str
 ) -> None:
-    async with mail_server(authority) as server:
-        await SmtpChannel(settings_for(server, authority, tmp_path)).send(letter(address))
+    async with mail_server(mail_authority) as server:
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter(address))
     (envelope,) = server.envelopes
     assert envelope.rcpt_tos == [recipient]
     assert f"\r\nTo: {recipient}\r\n".encode() in (envelope.original_content or b"")
@@ -178,10 +186,10 @@ async def test_addresses_of_all_scripts(
 
 
 async def test_an_address_that_the_server_cannot_know(
-    authority: trustme.CA, tmp_path: Path
+    mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
-    async with mail_server(authority, utf8=False) as server:
-        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+    async with mail_server(mail_authority, utf8=False) as server:
+        channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         assert await _failure(channel, "jörg@example.test") == ("smtputf8_unsupported", True)
         await channel.send(letter("ada@bücher.test"))
     assert len(server.envelopes) == 1
@@ -201,28 +209,28 @@ async def test_an_address_that_the_server_cannot_know(
     ],
 )
 async def test_an_address_is_one_address(
-    authority: trustme.CA, tmp_path: Path, address: str
+    mail_authority: trustme.CA, tmp_path: Path, address: str
 ) -> None:
-    async with mail_server(authority) as server:
-        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+    async with mail_server(mail_authority) as server:
+        channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         assert await _failure(channel, address) == ("malformed", True)
     assert server.envelopes == []
 
 
-async def test_a_subject_is_one_line(authority: trustme.CA, tmp_path: Path) -> None:
-    async with mail_server(authority) as server:
-        channel = SmtpChannel(settings_for(server, authority, tmp_path))
+async def test_a_subject_is_one_line(mail_authority: trustme.CA, tmp_path: Path) -> None:
+    async with mail_server(mail_authority) as server:
+        channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         with pytest.raises(NotDelivered) as caught:
             await channel.send(letter(subject="Hello\r\nBcc: eve@example.test"))
     assert (caught.value.error, server.envelopes) == ("malformed", [])
 
 
 async def test_nothing_shows_the_password_or_the_message(
-    authority: trustme.CA, tmp_path: Path
+    mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
-    async with mail_server(authority, login=True) as server:
+    async with mail_server(mail_authority, login=True) as server:
         settings = settings_for(
-            server, authority, tmp_path, username=USERNAME, password="wrong-mail-password"
+            server, mail_authority, tmp_path, username=USERNAME, password="wrong-mail-password"
         )
         with pytest.raises(NotDelivered) as caught:
             await SmtpChannel(settings).send(letter())

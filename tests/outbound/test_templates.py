@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def _said(
     *,
     link: str = "",
     product: str = "Example Shop",
-    **values: str,
+    **values: Any,
 ) -> Text:
     links = {kind.value: link} if link else {}
     return renderer.render(view_of(_message(kind, **values), NOW, product, links))
@@ -58,7 +59,8 @@ def test_two_kinds_never_say_the_same() -> None:
 
 @pytest.mark.parametrize("name", ["factor", "provider", "key_name"])
 def test_values_appear(name: str) -> None:
-    assert any("a-value" in _said(kind, **{name: "a-value"}).text for kind in MessageKind)
+    values: dict[str, Any] = {name: "a-value"}
+    assert any("a-value" in _said(kind, **values).text for kind in MessageKind)
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
@@ -89,7 +91,7 @@ def test_html_escapes_display_names() -> None:
 @pytest.mark.parametrize("kind", list(MessageKind))
 def test_no_name_becomes_a_link_or_a_letter_of_its_own(kind: MessageKind, name: str) -> None:
     """A stranger can sign up with somebody's address and any name at all."""
-    values = dict.fromkeys(("display_name", "factor", "provider", "key_name"), name)
+    values: dict[str, Any] = dict.fromkeys(("display_name", "factor", "provider", "key_name"), name)
     assert _said(kind, **values) == _said(kind)
 
 

@@ -1,0 +1,27 @@
+"""A process that delivers mail until a test kills it: `deliver.py DSN PORT CA_FILE`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from authsvc.config import DeliverySettings
+from authsvc.core.delivery import Deliverer, Post
+from authsvc.credential_sections import SmtpSettings
+from authsvc.outbound.rendering import TemplateRenderer
+from authsvc.outbound.smtp import SmtpChannel
+from tests.accounts import KEYRING
+from tests.clock import FakeClock
+from tests.databases import opened
+
+
+async def main(dsn: str, port: str, ca_file: str) -> None:
+    smtp = SmtpSettings(
+        host="localhost", port=int(port), ca_file=Path(ca_file), sender="login@shop.test"
+    )
+    async with opened(dsn) as database:
+        post = Post(SmtpChannel(smtp), TemplateRenderer())
+        await Deliverer(database, KEYRING, post, DeliverySettings(), FakeClock()).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,173 @@
+"""From the outbox, and from an RPC, to a real mail server: what fails on the way is made good."""
+
+import asyncio
+import os
+import re
+import sys
+from datetime import timedelta
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+import trustme
+from structlog.testing import capture_logs
+
+from authsvc.config import ConfigError, DeliverySettings, Settings
+from authsvc.core.delivery import Deliverer, Post
+from authsvc.outbound.rendering import TemplateRenderer
+from authsvc.outbound.smtp import SmtpChannel
+from authsvc.service import Application
+from authsvc.store.database import Database
+from authsvc.v1.auth_service_pb2 import (
+    LoginWithCodeRequest,
+    RegisterRequest,
+    RequestLoginCodeRequest,
+    VerifyEmailRequest,
+)
+from tests.accounts import EMAIL, KEYRING, PASSWORD
+from tests.clock import FakeClock
+from tests.databases import until
+from tests.delivering import ADDRESS, CODE, Mail
+from tests.outbound.mail_server import MailServer, mail_server, settings_for
+from tests.rpc.service import StartService
+
+_LEASE = timedelta(seconds=61)
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def mail_authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def mail(database: Database, clock: FakeClock) -> Mail:
+    return Mail(database, clock)
+
+
+def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
+    post = Post(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
+    return Deliverer(mail.database, KEYRING, post, DeliverySettings(), mail.clock)
+
+
+async def test_while_the_server_is_down_messages_wait_for_it(
+    mail: Mail, clock: FakeClock, mail_authority: trustme.CA, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    await mail.write_code()
+    deliverer = _deliverer(mail, MailServer(unused_tcp_port), mail_authority, tmp_path)
+    for _ in range(3):
+        await deliverer.deliver_due()
+        assert await mail.states() == [("pending", "connection")]
+        clock.advance(timedelta(minutes=1))
+    async with mail_server(mail_authority, port=unused_tcp_port) as server:
+        await deliverer.deliver_due()
+    assert [each["To"] for each in server.mails] == [ADDRESS]
+    assert await mail.states() == [("sent", "")]
+
+
+async def test_a_refused_recipient_holds_up_no_other(
+    mail: Mail, mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    await mail.write()
+    async with mail_server(mail_authority) as server:
+        deliverer = _deliverer(mail, server, mail_authority, tmp_path)
+        server.rcpt = "550 5.1.1 No such user"
+        await deliverer.deliver_due()
+        server.rcpt = "250 OK"
+        await mail.write()
+        await deliverer.deliver_due()
+    assert await mail.states() == [("abandoned", "recipient_refused"), ("sent", "")]
+
+
+async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
+    mail: Mail, clock: FakeClock, database_dsn: str, mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    """kill -9 after the server took the mail and before its answer arrived."""
+    await mail.write_code()
+    async with mail_server(mail_authority) as server:
+        accepted, answer = asyncio.Event(), asyncio.Event()
+        server.before_answer = answer.wait
+        server.accepted = accepted.set
+        deliverer = _deliverer(mail, server, mail_authority, tmp_path)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tests.outbound.deliver",
+            database_dsn,
+            str(server.port),
+            str(tmp_path / "mail-ca.pem"),
+            cwd=_ROOT,
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        )
+        try:
+            await accepted.wait()
+        finally:
+            process.kill()
+            await process.wait()
+        answer.set()
+        assert await mail.states() == [("pending", "")]
+        await deliverer.deliver_due()
+        assert len(server.mails) == 1, "its lease has not ended"
+        clock.advance(_LEASE)
+        await deliverer.deliver_due()
+    first, second = server.mails
+    assert first["Message-ID"] == second["Message-ID"]
+    assert first.as_bytes().count(CODE.encode()) == second.as_bytes().count(CODE.encode()) == 2
+    assert await mail.states() == [("sent", "")]
+
+
+async def test_codes_come_by_mail_and_work(
+    start_service: StartService, live_settings: Settings, mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server(mail_authority) as server:
+        delivery = DeliverySettings(
+            channel="smtp",
+            smtp=settings_for(server, mail_authority, tmp_path),
+            product="Example Shop",
+        )
+        with capture_logs() as logs:
+            service = await start_service(live_settings.model_copy(update={"delivery": delivery}))
+            auth = service.auth()
+
+            async def nothing_waits() -> bool:
+                states = await service.fetch("SELECT state FROM outbox")
+                return {row["state"] for row in states} == {"sent", "decoy"}
+
+            await auth.Register(RegisterRequest(email=EMAIL, password=PASSWORD))
+            code = await _code(server, 1)
+            await auth.VerifyEmail(VerifyEmailRequest(email=EMAIL, code=code))
+            asked = await auth.RequestLoginCode(RequestLoginCodeRequest(email=EMAIL.lower()))
+            other = await _code(server, 2)
+            outcome = await auth.LoginWithCode(
+                LoginWithCodeRequest(challenge_id=asked.challenge_id, code=other)
+            )
+            await auth.RequestLoginCode(RequestLoginCodeRequest(email="nobody@example.test"))
+            await until(nothing_waits)
+    assert outcome.tokens.access_token
+    # Not the address that was asked with, but the stored one.
+    assert [each["To"] for each in server.mails] == [EMAIL, EMAIL]
+    assert all(secret not in str(logs) for secret in (code, other, EMAIL))
+    metrics = service.app.web._measured.render().decode()
+    assert 'authsvc_messages_total{channel="smtp",outcome="sent"} 2.0' in metrics
+
+
+async def test_a_service_with_a_broken_template_does_not_start(
+    live_settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "login_code.txt").write_text("{% if %}")
+    delivery = DeliverySettings(templates=tmp_path)
+    with pytest.raises(ConfigError, match=r"login_code\.txt, line 1"):
+        await Application.start(live_settings.model_copy(update={"delivery": delivery}))
+
+
+async def _code(server: MailServer, count: int) -> str:
+    async def arrived() -> bool:
+        return len(server.envelopes) >= count
+
+    await until(arrived)
+    mail: EmailMessage = server.mails[count - 1]
+    body = mail.get_body(("plain",))
+    assert body
+    found = re.search(r"^ {4}(\S+)\s*$", body.get_content(), re.MULTILINE)
+    assert found
+    return found[1]
