@@ -1,7 +1,9 @@
-"""Owns `authsvc users`: creates, disables and enables accounts."""
+"""Owns `authsvc users`: creates, disables and enables accounts, takes many over, gives all back."""
 
+import re
 import sys
 from collections.abc import Awaitable, Callable
+from inspect import getdoc
 from typing import Annotated, TypeVar
 
 import typer
@@ -9,12 +11,17 @@ import typer
 from authsvc.app import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
+from authsvc.cli.users_export import export_users
+from authsvc.cli.users_import import import_users
 from authsvc.config import Settings
 from authsvc.core.accounts import Accounts
 
 Result = TypeVar("Result")
 
-app = typer.Typer(help="Create, disable and enable accounts.", no_args_is_help=True)
+app = typer.Typer(help="Create, disable, enable, import and export accounts.", no_args_is_help=True)
+for _name, _command in (("import", import_users), ("export", export_users)):
+    # A line's end would be kept where it is in the source.
+    app.command(_name, help=re.sub(r"(?<!\n)\n(?!\n)", " ", getdoc(_command) or ""))(_command)
 
 UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or id.")]
 

@@ -1,0 +1,212 @@
+"""Users imported and exported from the shell: what is said, stored and written, and the exit code."""
+
+import base64
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import pytest
+
+from authsvc.dev.workspace import Workspace
+from tests.cli.conftest import Command, plain
+from tests.core.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
+
+HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
+ROW = {"email": "ada@example.test", "display_name": "Ada", "password_hash": HASH}
+FIREBASE_CONSOLE = f"""hash_config {{
+  algorithm: SCRYPT,
+  base64_signer_key: {base64.b64encode(FIREBASE.signer_key).decode()},
+  base64_salt_separator: Bw==,
+  rounds: 8,
+  mem_cost: 14,
+}}"""
+FIREBASE_ROW = {
+    "email": "bob@example.test",
+    "password_hash": FIREBASE_HASH,
+    "salt": FIREBASE_SALT,
+}
+
+
+def written(path: Path, *rows: object) -> str:
+    """Write rows as JSON Lines, strings as they are; return the path."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+def exported(command: Command, *arguments: str) -> list[dict[str, Any]]:
+    result = command("users", "export", *arguments)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_an_import_says_what_became_of_the_rows(command: Command, tmp_path: Path) -> None:
+    file = written(tmp_path / "u.jsonl", ROW, {"email": "bob@example.test"})
+    first = command("users", "import", file)
+    assert (first.exit_code, first.stdout) == (0, "2 imported, 0 skipped, 0 failed\n")
+    again = command("users", "import", file)
+    assert (again.exit_code, again.stdout) == (0, "0 imported, 2 skipped, 0 failed\n")
+
+
+def test_rows_that_fail_are_named_and_give_a_code_of_their_own(
+    command: Command, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "u.jsonl", ROW, {"email": "no address"}, "{", {"shoe": 44})
+    result = command("users", "import", file)
+    assert result.exit_code == 3
+    assert result.stdout == "1 imported, 0 skipped, 3 failed\n"
+    assert result.stderr.splitlines() == [
+        "line 2: email is not an e-mail address",
+        "line 3: is not valid JSON from character 2 on",
+        "line 4: shoe is not a field of a row",
+    ]
+
+
+def test_many_failures_are_written_to_a_file(command: Command, tmp_path: Path) -> None:
+    file = written(tmp_path / "u.jsonl", *[{}] * 50)
+    shown = command("users", "import", file)
+    assert len(shown.stderr.splitlines()) == 21
+    errors = tmp_path / "errors.jsonl"
+    result = command("users", "import", file, "--errors", str(errors))
+    assert (result.exit_code, result.stderr) == (3, "")
+    told = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert told[-1] == {"line": 50, "field": "email", "error": "is missing"}
+    assert len(told) == 50
+
+
+def test_a_dry_run_stores_nothing(command: Command, tmp_path: Path) -> None:
+    file = written(tmp_path / "u.jsonl", ROW)
+    result = command("users", "import", file, "--dry-run")
+    assert result.stdout == "would be 1 imported, 0 skipped, 0 failed\n"
+    assert exported(command) == []
+
+
+def test_a_file_comes_from_standard_input_too(command: Command) -> None:
+    result = command("users", "import", "-", input="email,roles\nada@example.test,user admin\n")
+    assert result.stdout == "1 imported, 0 skipped, 0 failed\n"
+    (row,) = exported(command)
+    assert row["roles"] == ["user", "admin"]
+
+
+def test_the_format_may_be_said(command: Command, tmp_path: Path) -> None:
+    file = written(tmp_path / "u", "email\na@example.test")
+    assert command("users", "import", file, "--format", "jsonl").exit_code == 3
+    assert command("users", "import", file, "--format", "csv").exit_code == 0
+    assert command("users", "import", file, "--format", "xml").exit_code == 2
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_firebase_parameters_are_read_as_the_console_shows_them(
+    command: Command, tmp_path: Path, as_json: bool
+) -> None:
+    key = base64.b64encode(FIREBASE.signer_key).decode()
+    parameters = {
+        "base64_signer_key": key,
+        "base64_salt_separator": "Bw==",
+        "rounds": 8,
+        "mem_cost": 14,
+    }
+    text = json.dumps(parameters) if as_json else FIREBASE_CONSOLE
+    config = written(tmp_path / "firebase", text)
+    file = written(tmp_path / "u.jsonl", FIREBASE_ROW)
+    assert command("users", "import", file).exit_code == 3
+    result = command("users", "import", file, "--firebase-config", config)
+    assert result.exit_code == 0, result.output
+    (row,) = exported(command)
+    assert row["password_hash"].startswith("$firebase-scrypt$ln=14,r=8$")
+    assert key not in row["password_hash"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import", "missing.jsonl"],
+        ["import", "."],
+        ["import", "u.jsonl", "--errors", "missing/errors"],
+        ["import", "u.jsonl", "--firebase-config", "missing"],
+        ["import", "u.jsonl", "--firebase-config", "u.jsonl"],
+        ["import", "u.jsonl", "--firebase-config", "u.bin"],
+        ["import", "u.bin"],
+        ["import", "secrets.csv"],
+        ["export", "missing/u.jsonl"],
+        ["export", ".authsvc"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    command: Command, workspace: Workspace, arguments: list[str]
+) -> None:
+    written(Path("u.jsonl"), ROW)
+    Path("u.bin").write_bytes(b"\xff\xfeu\0s\0")
+    Path("secrets.csv").write_text("ada@example.test,hunter2\n")
+    result = command("users", *arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "error: " in result.stderr
+    assert len([line for line in result.stderr.splitlines() if "error: " in line]) == 1
+    assert "hunter2" not in result.output
+    assert {path.name for path in Path().iterdir()} == {
+        *(".authsvc", "secrets.csv", "u.bin", "u.jsonl")
+    }
+
+
+def test_what_is_too_much_says_how_far_it_came(
+    command: Command, workspace: Workspace, tmp_path: Path
+) -> None:
+    with workspace.config.open("a") as stream:
+        stream.write("\n[imports]\nmax_rows = 600\n")
+    file = written(tmp_path / "u.jsonl", *({"email": f"u{n}@example.test"} for n in range(700)))
+    result = command("users", "import", file)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "500 rows: 500 imported, 0 skipped, 0 failed",
+        "error: There may be at most 600 of these.",
+    ]
+
+
+def test_an_export_is_the_owners_alone_and_can_be_imported_again(
+    command: Command, workspace: Workspace, tmp_path: Path, blank_dsn: str
+) -> None:
+    own = command(
+        "users", "create", "eve@example.test", "--password-stdin", input="Ä-Secret-Horse-42\n"
+    )
+    assert own.exit_code == 0, own.output
+    rows = [ROW | {"roles": [], "disabled": True}, {"email": "bob@example.test"}]
+    command("users", "import", written(tmp_path / "u.jsonl", *rows))
+    file = tmp_path / "export.jsonl"
+    file.write_text("from before")
+    file.chmod(0o644)
+    result = command("users", "export", str(file))
+    assert (result.exit_code, result.stdout) == (0, f"3 users written to {file}.\n")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    first = exported(command)
+
+    workspace.set_database(blank_dsn)
+    assert command("migrate").exit_code == 0
+    again = command("users", "import", str(file))
+    assert again.stdout == "3 imported, 0 skipped, 0 failed\n", again.output
+    assert exported(command) == first
+    assert [sorted(row) for row in exported(command, "--without-passwords")] == [
+        sorted(set(row) - {"password_hash", "pepper_id"}) for row in first
+    ]
+
+
+def test_an_export_that_fails_leaves_what_was_there(
+    command: Command, workspace: Workspace, tmp_path: Path
+) -> None:
+    file = tmp_path / "export.jsonl"
+    file.write_text("from before")
+    workspace.set_database("postgresql://nobody:hidden@127.0.0.1:1/none")
+    assert command("users", "export", str(file)).exit_code == 1
+    assert file.read_text() == "from before"
+    assert {path.name for path in tmp_path.iterdir()} == {".authsvc", "export.jsonl"}
+
+
+def test_the_help_tells_the_fields_and_the_forms(command: Command) -> None:
+    text = " ".join(plain(command("users", "import", "--help").output).split())
+    for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit code 0"):
+        assert word in text
+    text = " ".join(plain(command("users", "export", "--help").output).split())
+    assert "as secret as the database" in text
