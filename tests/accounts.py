@@ -130,10 +130,10 @@ class Service:
         tokens = TokenSettings()
         keys = SigningKeys(self.database, KEYRING, tokens, self.clock)
         await keys.load()
-        access_tokens = AccessTokens(keys, tokens, {"user": ("read",)}, self.clock)
+        self.access_tokens = AccessTokens(keys, tokens, {"user": ("read",)}, self.clock)
         self.sessions = Sessions(
             self.database,
-            access_tokens,
+            self.access_tokens,
             RefreshTokenCodec(KEYRING.derive("refresh-token")),
             SessionSettings(max_per_user=1_000),
             tokens,

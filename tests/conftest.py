@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.rpc.probe",
     "tests.rpc.service",
     "tests.provider",
+    "tests.oauth",
     "tests.factors",
     "tests.codes",
 ]
