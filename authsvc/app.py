@@ -268,7 +268,7 @@ def _compose(
             database, hasher, policy, attempts, recent_login, sessions, outbox, clock
         ),
         account_data=AccountData(database, recent_login, clock),
-        account_deletion=AccountDeletion(database, recent_login, outbox, clock),
+        account_deletion=AccountDeletion(database, recent_login, outbox, clock, on_event),
         validation=validation,
         service_tokens=ServiceTokens(database, access_tokens, validation, settings.tokens, clock),
         api_keys=ApiKeys(

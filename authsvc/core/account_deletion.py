@@ -1,11 +1,13 @@
 """Owns the erasure of an account: nothing is left but audit events without personal fields."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.outbox import Message, MessageKind, Outbox
 from authsvc.core.recent_login import RecentLogin
+from authsvc.core.revocations import Revocation
 from authsvc.errors import user_not_found
 from authsvc.models import Call, Claims, Clock, SessionId, UserId
 from authsvc.store import account_deletion as store
@@ -18,15 +20,24 @@ _BATCH = 5_000
 
 
 class AccountDeletion:
-    """Erases accounts."""
+    """Erases accounts.
+
+    `forget` makes this process's caches drop what was revoked; the others hear of it soon.
+    """
 
     def __init__(
-        self, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
+        self,
+        database: Database,
+        recent_login: RecentLogin,
+        outbox: Outbox,
+        clock: Clock,
+        forget: Callable[[Revocation], None],
     ) -> None:
         self._database = database
         self._recent_login = recent_login
         self._outbox = outbox
         self._clock = clock
+        self._forget = forget
 
     async def delete(self, call: Call, claims: Claims) -> None:
         """Erase the account of the token's user; its sessions and keys end at once.
@@ -53,6 +64,7 @@ class AccountDeletion:
             pass
         async with self._database.transaction() as connection:
             await self._erase(connection, call, user_id, session_id)
+        self._forget(Revocation("user", str(user_id)))
 
     async def _scrub_batch(self, user_id: UserId, after: datetime | None) -> datetime | None:
         """Scrub a full batch of events and return the time of its last; None: there is none."""
@@ -66,7 +78,7 @@ class AccountDeletion:
     async def _erase(
         self, connection: Connection, call: Call, user_id: UserId, session_id: SessionId | None
     ) -> None:
-        await store.delete_pending(connection, user_id)
+        await store.delete_codes(connection, user_id)
         leaving = await self._lock(connection, user_id)
         # Without the user's id, or it would go with the user.
         notice = Message(MessageKind.ACCOUNT_DELETED, leaving.email, None)

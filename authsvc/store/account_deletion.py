@@ -1,7 +1,7 @@
 """Owns the statements that erase an account.
 
-Locks: codes and challenges are deleted before the user's row is held, because whoever uses one up
-holds it first.
+Locks: codes are deleted before the user's row is held, as whoever uses one goes that way; all else
+comes after it.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,15 @@ class Leaving:
     session_ids: Sequence[SessionId]
 
 
-_DELETE_PENDING = """
-WITH challenges AS (DELETE FROM challenges WHERE user_id = $1)
+_DELETE_CODES = """
 DELETE FROM one_time_codes WHERE user_id = $1 OR user_id IS NULL AND email_canonical =
     (SELECT email_canonical FROM users WHERE user_id = $1)
 """
 
 
-async def delete_pending(connection: Connection, user_id: UserId) -> None:
-    """Delete the user's codes and challenges, and the codes of its address that are nobody's."""
-    await connection.execute(_DELETE_PENDING, user_id)
+async def delete_codes(connection: Connection, user_id: UserId) -> None:
+    """Delete the user's codes, and those of its address that are nobody's."""
+    await connection.execute(_DELETE_CODES, user_id)
 
 
 _LOCK = """
