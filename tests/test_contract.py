@@ -20,10 +20,12 @@ from authsvc import models
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
+    ProviderUnavailable,
     Reason,
     ServiceError,
     StoreUnavailable,
     TooManyAttempts,
+    redirect_not_allowed,
 )
 from authsvc.models import Role
 from authsvc.rpc.access import ACCESS
@@ -134,7 +136,8 @@ def test_documented_reasons_exist_and_fit(method: str) -> None:
     reasons = DOCUMENTED[method].reasons
     assert reasons <= set(Reason)
     assert ("FIELD_INVALID" in reasons) == bool(OWN[method].input_type.fields)
-    assert ("BEARER_INVALID" in reasons) == ACCESS[method].bearer
+    takes_a_bearer = "link_access_token" in OWN[method].input_type.fields_by_name
+    assert ("BEARER_INVALID" in reasons) == (ACCESS[method].bearer or takes_a_bearer)
 
 
 @pytest.mark.parametrize("method", SERVED)
@@ -226,6 +229,8 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.TOO_MANY_ATTEMPTS: TooManyAttempts(1),
     Reason.OVERLOADED: Overloaded(),
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
+    Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
+    Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
 }
 
 
@@ -252,7 +257,9 @@ def fields() -> Iterator[FieldDescriptor]:
 
 SECRET = re.compile(r"password|token|secret|code|assertion")
 HARMLESS = {"page_token", "next_page_token", "token_id"}
-ALSO_SECRET = {"chunk", "base64_signer_key"}
+ALSO_SECRET = set(
+    ["api_key", "base64_signer_key", "chunk", "credential_json", "otpauth_uri", "state"]
+)
 
 
 @pytest.mark.parametrize("field", [field.full_name for field in fields()])

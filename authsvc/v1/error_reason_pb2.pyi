@@ -92,11 +92,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CODE_INVALID: _ErrorReason.ValueType  # 17
     """UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
     replaced by a newer one, had too many attempts or was made for something
-    else: which of it is never told. Ask for a new code.
+    else: which of it is never told. Don't retry; let the user ask for a new
+    code.
     """
     ERROR_REASON_STATE_INVALID: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
-    Begin anew.
+    Don't retry; begin anew.
     """
     ERROR_REASON_LINK_REQUIRES_LOGIN: _ErrorReason.ValueType  # 19
     """FAILED_PRECONDITION. An account has the address that the provider named,
@@ -120,19 +121,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. The user has no such identity at a provider. Don't retry."""
     ERROR_REASON_EMAIL_NOT_VERIFIED: _ErrorReason.ValueType  # 25
     """FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
-    or at the provider.
+    or at the provider. Don't retry before.
     """
     ERROR_REASON_LAST_CREDENTIAL: _ErrorReason.ValueType  # 26
     """FAILED_PRECONDITION. Without it the user could not log in any more. Add
-    another way to log in first.
+    another way to log in first; don't retry before.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 27
     """FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
-    first. Metadata: `limit`.
+    first; don't retry before. Metadata: `limit`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
     """UNAVAILABLE. The provider did not answer in time or not as it should.
-    Detail: google.rpc.RetryInfo. Begin anew.
+    Detail: google.rpc.RetryInfo. Don't retry; begin anew after the delay.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -215,11 +216,12 @@ request id. Nothing else is told.
 ERROR_REASON_CODE_INVALID: ErrorReason.ValueType  # 17
 """UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
 replaced by a newer one, had too many attempts or was made for something
-else: which of it is never told. Ask for a new code.
+else: which of it is never told. Don't retry; let the user ask for a new
+code.
 """
 ERROR_REASON_STATE_INVALID: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
-Begin anew.
+Don't retry; begin anew.
 """
 ERROR_REASON_LINK_REQUIRES_LOGIN: ErrorReason.ValueType  # 19
 """FAILED_PRECONDITION. An account has the address that the provider named,
@@ -243,18 +245,18 @@ ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
 """NOT_FOUND. The user has no such identity at a provider. Don't retry."""
 ERROR_REASON_EMAIL_NOT_VERIFIED: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
-or at the provider.
+or at the provider. Don't retry before.
 """
 ERROR_REASON_LAST_CREDENTIAL: ErrorReason.ValueType  # 26
 """FAILED_PRECONDITION. Without it the user could not log in any more. Add
-another way to log in first.
+another way to log in first; don't retry before.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
 """FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
-first. Metadata: `limit`.
+first; don't retry before. Metadata: `limit`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
 """UNAVAILABLE. The provider did not answer in time or not as it should.
-Detail: google.rpc.RetryInfo. Begin anew.
+Detail: google.rpc.RetryInfo. Don't retry; begin anew after the delay.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
