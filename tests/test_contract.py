@@ -257,9 +257,7 @@ def fields() -> Iterator[FieldDescriptor]:
 
 SECRET = re.compile(r"password|token|secret|code|assertion")
 HARMLESS = {"page_token", "next_page_token", "token_id"}
-ALSO_SECRET = set(
-    ["api_key", "base64_signer_key", "chunk", "credential_json", "otpauth_uri", "state"]
-)
+ALSO_SECRET = {"api_key", "base64_signer_key", "chunk", "credential_json", "otpauth_uri", "state"}
 
 
 @pytest.mark.parametrize("field", [field.full_name for field in fields()])
