@@ -8,15 +8,16 @@ from typing import Protocol
 from urllib.parse import quote
 from uuid import UUID
 
-from authsvc.core.outbox import Message, MessageKind
+from authsvc.core.outbox import CODE_KINDS, Message, MessageKind
 
 _MAX_VALUE = 64
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069]+")
 # What a mail program might make a link of. Whoever registers with somebody else's address chooses
 # the name, and must not have this service advertise for him.
 _LINKED = re.compile(r"[/\\:@<>]|\w\.\w|\bwww\b", re.IGNORECASE)
-# Strangers may have these sent to an address that is not theirs: no word in them is anybody's own.
-_IMPERSONAL = frozenset({MessageKind.VERIFY_EMAIL, MessageKind.EMAIL_IN_USE})
+# Strangers can have these sent to an address that is not theirs: no word in them is a user's own.
+_IMPERSONAL = CODE_KINDS | {MessageKind.EMAIL_IN_USE}
+_FACTORS = {"totp": "an authenticator app", "passkey": "a passkey"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,14 @@ def view_of(
         code=message.code,
         lifetime=_in_words(expire_time - create_time) if expire_time else "",
         link=_filled(links.get(message.kind.value, ""), message),
-        factor=_plain(message.values.get("factor", "")),
+        factor=_factor(message.values.get("factor", "")),
         provider=_plain(message.values.get("provider", "")),
         key_name=_plain(message.values.get("key_name", "")),
     )
+
+
+def _factor(kind: str) -> str:
+    return _FACTORS.get(kind, _plain(kind))
 
 
 def _plain(value: str) -> str:

@@ -11,7 +11,7 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models import Clock
-from authsvc.store import oauth_states, outbox, rate_limits, retention
+from authsvc.store import challenges, oauth_states, outbox, rate_limits, retention
 from authsvc.store.database import Connection, Database
 
 logger = structlog.get_logger(__name__)

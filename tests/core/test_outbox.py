@@ -5,7 +5,9 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from authsvc.config import RetentionSettings
 from authsvc.core.outbox import CODE_KINDS, Message, MessageKind, Outbox, unseal
+from authsvc.core.retention import Retention
 from authsvc.core.sealing import SealError
 from authsvc.store.database import Database
 from tests.accounts import KEYRING
@@ -90,3 +92,20 @@ def test_a_code_and_the_kinds_that_carry_one_belong_together(clock: FakeClock) -
 def test_no_representation_shows_what_is_told(clock: FakeClock) -> None:
     shown = repr(_message(MessageKind.LOGIN_CODE, clock, display_name="Ada Lovelace"))
     assert not any(text in shown for text in ("ada@example.test", _CODE, "Lovelace"))
+
+
+async def test_what_has_ended_is_kept_for_a_while_and_what_has_not_for_as_long_as_it_takes(
+    database: Database, clock: FakeClock
+) -> None:
+    outbox = Outbox(KEYRING, _DAY, clock)
+    settings = RetentionSettings(batch_size=2)
+    async with database.transaction() as connection:
+        for kind in MessageKind:
+            await outbox.enqueue_decoy(connection, kind)
+        await outbox.enqueue(connection, _message(MessageKind.PASSWORD_CHANGED, clock))
+    retention = Retention(database, settings, clock)
+    clock.advance(settings.messages)
+    assert (await retention.run_once())["messages"] == 0
+    clock.advance(timedelta(seconds=1))
+    assert (await retention.run_once())["messages"] == len(MessageKind)
+    assert [row["state"] for row in await _rows(database)] == ["pending"]

@@ -97,6 +97,7 @@ def test_configmap_and_secret_load_as_settings(
         "database__url": "postgresql://authsvc@db/authsvc",
         "secrets__keyring": json.dumps([{"id": "2026-11", "key": key}]),
         "secrets__peppers": json.dumps([{"id": "2026-11", "key": key}]),
+        "delivery__smtp__password": "mail-password",
     }
     folder = tmp_path / "secrets"
     _mount(folder, files)
@@ -107,6 +108,9 @@ def test_configmap_and_secret_load_as_settings(
 
     assert settings.database.url.get_secret_value() == files["database__url"]
     assert settings.secrets.keyring[0].id == "2026-11"
+    assert settings.delivery.smtp is not None
+    assert settings.delivery.smtp.password is not None
+    assert settings.delivery.smtp.password.get_secret_value() == "mail-password"
     assert [str(caller.identity) for caller in settings.callers] == [
         "spiffe://cluster.local/ns/shop/sa/frontend",
         "spiffe://cluster.local/ns/gateway/sa/envoy",
