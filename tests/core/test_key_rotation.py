@@ -57,6 +57,20 @@ async def test_rotation_lets_the_old_key_verify_until_its_last_token_expired(
     assert [info.key_id for info in await keys.list()] == [new]
 
 
+async def test_the_old_key_outlasts_the_tokens_of_services_too(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock, access_lifetime="1m", service_lifetime="2h")
+    old = keys.active.key_id
+    await keys.rotate(CALL)
+    clock.advance(2 * HOUR)
+    await keys.maintain(CALL)
+    assert keys.find(old) is not None
+    clock.advance(5 * MINUTE)
+    await keys.maintain(CALL)
+    assert keys.find(old) is None
+
+
 async def test_replica_that_did_not_hear_signs_on_and_is_believed(
     database: Database, clock: FakeClock
 ) -> None:

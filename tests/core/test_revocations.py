@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from authsvc.core.ids import uuid7
 from authsvc.core.revocations import Revocation, RevocationListener
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.models import SessionId, UserId
+from authsvc.models import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from authsvc.store.migrator import migrate
@@ -79,14 +79,22 @@ async def test_events_are_handed_on_as_what_they_are(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     session, user = SessionId(uuid7(clock.now())), UserId(uuid7(clock.now()))
+    api_key = ApiKeyId(uuid7(clock.now()))
     async with _listening(database_dsn, cache) as listener:
         await _until(listener.is_fresh)
         async with database.transaction() as connection:
             await revocations.append(
-                connection, clock.now(), session_ids=[session], user_id=user, key_id="key-1"
+                connection,
+                clock.now(),
+                session_ids=[session],
+                user_id=user,
+                key_id="key-1",
+                api_key_id=api_key,
             )
-        await _until(lambda: len(cache.heard) == 4)
-    assert cache.heard == ["gap", f"session:{session}", f"user:{user}", "key:key-1"]
+        await _until(lambda: len(cache.heard) == 5)
+    assert cache.heard == [
+        *("gap", f"session:{session}", f"user:{user}", "key:key-1", f"api_key:{api_key}")
+    ]
 
 
 async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(

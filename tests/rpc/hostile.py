@@ -78,6 +78,12 @@ NOT_UTF8 = {
 INTEGERS = (0, 1, -1, 2, 16, 1_000, 1_001, 1_000_000, 1_000_001, 2**31 - 1, 2**31, -(2**31))
 HUGE = (2**32, 2**63 - 1, -(2**63), 2**64 - 1)
 
+_OF_A_LENGTH = {
+    FieldDescriptor.TYPE_STRING,
+    FieldDescriptor.TYPE_BYTES,
+    FieldDescriptor.TYPE_MESSAGE,
+}
+
 
 def values(field: FieldDescriptor, texts: dict[str, str]) -> Iterator[tuple[str, bytes]]:
     """Yield names and encodings of what may stand in a field, or of it, 1001 times."""
@@ -85,7 +91,7 @@ def values(field: FieldDescriptor, texts: dict[str, str]) -> Iterator[tuple[str,
     yield from ones.items()
     yield "absent", b""
     number = field.number
-    if field.type in {FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE}:
+    if field.type in _OF_A_LENGTH:
         yield "another type", wire.integer(number, 2**63)
         yield "longer than the message", wire.tag(number, wire.LENGTH) + wire.varint(1_000) + b"x"
         yield "longer than anything", wire.tag(number, wire.LENGTH) + wire.varint(-1) + b"x"
@@ -107,6 +113,9 @@ def _ones(field: FieldDescriptor, texts: dict[str, str]) -> Iterator[tuple[str, 
                 yield name, wire.content(number, text.encode())
             for name, raw in NOT_UTF8.items():
                 yield name, wire.content(number, raw)
+        case FieldDescriptor.TYPE_BYTES:
+            for length in (0, 1, 31, 32, 33, 64, 1_000, 70_000):
+                yield f"{length} bytes", wire.content(number, b"\xff" * length)
         case FieldDescriptor.TYPE_MESSAGE:
             yield "empty", wire.content(number, b"")
             yield "garbage", wire.content(number, b"\xff\xff\xff")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.models import Claims, InactiveReason
+from authsvc.models import Claims, InactiveReason, ServiceClaims
 from tests.forging import NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
@@ -100,3 +100,149 @@ def test_token_for_another_audience_is_refused(world: World, value: object) -> N
 )
 def test_token_of_another_issuer_is_refused(world: World, value: str) -> None:
     assert world.verify(world.with_payload(iss=value)) is InactiveReason.ISSUER_MISMATCH
+
+
+# In whose hands it is, and to which certificate it is bound
+
+_BOUND = {"x5t#S256": "A" * 43}
+_ACTOR = {"sub": "spiffe://authsvc.test/shop"}
+
+
+def _nested(depth: int) -> dict[str, object]:
+    """Return actors within actors."""
+    return _ACTOR | {"act": _nested(depth - 1)} if depth > 1 else dict(_ACTOR)
+
+
+def test_token_that_is_bound_or_acted_with_says_so(world: World) -> None:
+    claims = world.verify(world.with_payload(cnf=_BOUND, act=_nested(4)))
+    assert isinstance(claims, Claims)
+    assert claims.certificate_thumbprint == bytes(32)
+    assert claims.actors == (_ACTOR["sub"],) * 4
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "A" * 43,
+        5,
+        True,
+        [],
+        [_BOUND],
+        {},
+        {"x5t#S256": ""},
+        {"x5t#S256": None},
+        {"x5t#S256": 5},
+        {"x5t#S256": ["A" * 43]},
+        {"x5t#S256": "A" * 42},
+        {"x5t#S256": "A" * 44},
+        {"x5t#S256": "A" * 43 + "="},
+        {"x5t#S256": "A" * 42 + "B"},
+        {"x5t#S256": "+" + "A" * 42},
+        {"x5t#S256": "é" * 43},
+        {"x5t#S256": "\ud800" * 43},
+        {"x5t#s256": "A" * 43},
+        {"x5t": "A" * 27},
+        {"jkt": "A" * 43},
+        {"jwk": {"kty": "oct", "k": "AA"}},
+        _BOUND | {"jkt": "A" * 43},
+    ],
+)
+def test_confirmation_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+    assert world.verify(world.with_payload(cnf=value)) is MALFORMED
+    assert world.verify(_service_s(world, cnf=value)) is MALFORMED
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "spiffe://authsvc.test/shop",
+        5,
+        True,
+        [],
+        [_ACTOR],
+        {},
+        {"sub": ""},
+        {"sub": None},
+        {"sub": 5},
+        {"sub": ["spiffe://authsvc.test/shop"]},
+        {"sub": "shop"},
+        {"sub": "01900000-0000-7000-8000-000000000001"},
+        {"sub": "spiffe://"},
+        {"sub": "spiffe://authsvc.test/a shop"},
+        {"sub": "spiffe://authsvc.test/shöp"},
+        {"sub": "spiffe://authsvc.test/shop\n"},
+        {"act": _ACTOR},
+        _ACTOR | {"iss": "https://authsvc.dev"},
+        _ACTOR | {"act": None},
+        _ACTOR | {"act": {}},
+        _ACTOR | {"act": "dns:shop.test"},
+        _ACTOR | {"act": [_ACTOR]},
+        _ACTOR | {"act": {"sub": 5}},
+        _nested(5),
+        _nested(100),
+    ],
+)
+def test_actor_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+    assert world.verify(world.with_payload(act=value)) is MALFORMED
+
+
+# A service's own token
+
+
+def _service_s(world: World, **changes: object) -> str:
+    """Return a rightly signed token of a service, with changes; `...` takes a claim away."""
+    names = ("iss", "aud", "exp", "iat", "nbf", "jti", "scope")
+    payload = {name: world.payload[name] for name in names}
+    payload |= {"sub": "spiffe://authsvc.test/shop", "cnf": _BOUND} | changes
+    return world.forge(payload={name: value for name, value in payload.items() if value != ...})
+
+
+@pytest.mark.parametrize("subject", ["spiffe://authsvc.test/shop", "dns:shop.authsvc.test"])
+def test_service_s_token_is_accepted(world: World, subject: str) -> None:
+    claims = world.verify(_service_s(world, sub=subject))
+    assert isinstance(claims, ServiceClaims)
+    assert (claims.subject, claims.certificate_thumbprint) == (subject, bytes(32))
+
+
+@pytest.mark.parametrize("claim", ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "cnf"])
+def test_service_s_token_without_a_claim_is_refused(world: World, claim: str) -> None:
+    assert world.verify(_service_s(world, **{claim: ...})) is MALFORMED
+
+
+@pytest.mark.parametrize("claim", ["sid", "roles", "permissions", "amr", "auth_time"])
+def test_service_s_token_with_a_claim_of_a_user_s_is_refused(world: World, claim: str) -> None:
+    assert world.verify(_service_s(world, **{claim: world.payload[claim]})) is MALFORMED
+    assert world.verify(_service_s(world, **{claim: None})) is MALFORMED
+
+
+def test_service_s_token_with_an_actor_is_refused(world: World) -> None:
+    assert world.verify(_service_s(world, act=_ACTOR)) is MALFORMED
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "",
+        None,
+        5,
+        "shop",
+        "01900000-0000-7000-8000-000000000001",
+        "https://authsvc.test/shop",
+        "spiffe:authsvc.test",
+        "dns:",
+        " dns:shop.authsvc.test",
+        "dns:shop.authsvc.test\0",
+        "SPIFFE://authsvc.test/shop",
+        "spiffe://authsvc.test/" + "x" * 2_049,
+    ],
+)
+def test_service_s_token_of_nobody_is_refused(world: World, subject: object) -> None:
+    assert world.verify(_service_s(world, sub=subject)) is MALFORMED
+
+
+def test_user_s_token_with_the_name_of_a_service_is_refused(world: World) -> None:
+    assert world.verify(world.with_payload(sub="spiffe://authsvc.test/shop")) is MALFORMED
