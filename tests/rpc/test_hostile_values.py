@@ -48,6 +48,7 @@ NOTING = {
     "/authsvc.v1.AuthService/LoginWithPasskey",
     "/authsvc.v1.AuthService/Register",
     "/authsvc.v1.AuthService/VerifyMfa",
+    "/authsvc.v1.AccountService/ChangePassword",
 }
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
@@ -93,6 +94,18 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AccountService/ListFactors": lambda _: account_pb.ListFactorsRequest(),
     "AccountService/EnrollTotp": lambda _: account_pb.EnrollTotpRequest(name="phone"),
     "AccountService/GetAccount": lambda _: account_pb.GetAccountRequest(),
+    "AccountService/UpdateAccount": lambda _: account_pb.UpdateAccountRequest(display_name="Ada"),
+    "AccountService/ChangePassword": lambda _: account_pb.ChangePasswordRequest(
+        current_password=PASSWORD,
+        new_password=f"Sketch-Of-The-Engine-{next(_numbers)}",
+        end_other_sessions=True,
+        client=CLIENT,
+    ),
+    "AccountService/ListSecurityEvents": lambda _: account_pb.ListSecurityEventsRequest(
+        page_size=1
+    ),
+    "AccountService/ExportData": lambda _: account_pb.ExportDataRequest(),
+    "AccountService/DeleteAccount": lambda _: account_pb.DeleteAccountRequest(),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -218,9 +231,13 @@ class Attack:
     async def send(self, message: bytes) -> str:
         """Return how a call with these bytes ends, one of the ways in which it may."""
 
-        async def call() -> Message:
-            rpc = self.service.clients.raw(self._caller, self.method)
-            return self._output.FromString(await rpc(message, metadata=self._metadata))
+        kind = "unary_stream" if METHODS[self.method].server_streaming else "unary_unary"
+
+        async def call() -> list[Message]:
+            rpc = self.service.clients.raw(self._caller, self.method, kind)
+            answer = rpc(message, metadata=self._metadata)
+            raw = [await answer] if kind == "unary_unary" else [part async for part in answer]
+            return [self._output.FromString(part) for part in raw]
 
         return await outcome(call())
 
