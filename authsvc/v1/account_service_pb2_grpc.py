@@ -186,7 +186,7 @@ class AccountServiceServicer:
     def ConfirmEmailChange(self, request, context):
         """Makes the new address the account's. Needs a recent login. Roles: app.
         Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

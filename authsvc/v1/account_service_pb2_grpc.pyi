@@ -61,7 +61,7 @@ class AccountServiceStub:
     ConfirmEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]
     """Makes the new address the account's. Needs a recent login. Roles: app.
     Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
@@ -173,7 +173,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     ConfirmEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]  # type: ignore[assignment]
     """Makes the new address the account's. Needs a recent login. Roles: app.
     Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
@@ -312,7 +312,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.ConfirmEmailChangeResponse, _abc.Awaitable[_account_service_pb2.ConfirmEmailChangeResponse]]:
         """Makes the new address the account's. Needs a recent login. Roles: app.
         Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod

@@ -11,15 +11,16 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
 from authsvc.config import CallerSettings, Settings
-from authsvc.core.outbox import MessageKind, unseal
-from authsvc.core.sealing import Keyring
+from authsvc.core.outbox import MessageKind
 from authsvc.models import Role
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
-from authsvc.v1.common_pb2 import DELIVERY_RETURN, DELIVERY_SEND, ClientContext, Tokens
+from authsvc.v1.common_pb2 import DELIVERY_RETURN, DELIVERY_SEND, ClientContext
 from tests.accounts import EMAIL, IP, OTHER_IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_EMAIL, NEW_PASSWORD, unlimited_codes
+from tests.passkeys import bearer
+from tests.rpc.code_requests import sent
 from tests.rpc.probe import failure, identity_of, outcome, reason_of
 from tests.rpc.service import Service, StartService, detail, fields_of
 
@@ -41,20 +42,6 @@ def with_portal(settings: Settings, **changes: object) -> Settings:
 async def portal(start_service: StartService, live_settings: Settings, clock: FakeClock) -> Service:
     """A service with the caller PORTAL; codes may be asked for at any time."""
     return await start_service(with_portal(live_settings), clock)
-
-
-def bearer(tokens: Tokens) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {tokens.access_token}"),)
-
-
-async def sent(service: Service, kind: MessageKind) -> str:
-    """Return the code of the newest message of a kind."""
-    rows = await service.fetch(
-        "SELECT * FROM outbox WHERE kind = $1 AND state = 'pending' ORDER BY message_id DESC", kind
-    )
-    keyring = Keyring(service.settings.secrets.keyring)
-    row = rows[0]
-    return unseal(keyring, row["message_id"], kind, None, row["sealed_content"]).code
 
 
 async def verified(service: Service, email: str = EMAIL) -> bool:

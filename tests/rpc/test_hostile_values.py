@@ -15,10 +15,12 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from authsvc.config import Settings
+from authsvc.core.api_key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
 from authsvc.v1 import account_service_pb2 as account_pb
@@ -28,8 +30,9 @@ from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.clock import FakeClock
-from tests.passkeys import ORIGIN, begin_login, begin_registration, register
-from tests.rpc import factor_requests, hostile, wire
+from tests.codes import unlimited_codes
+from tests.passkeys import ORIGIN, bearer, begin_login, begin_registration, register
+from tests.rpc import code_requests, factor_requests, hostile, wire
 from tests.rpc.probe import outcome
 from tests.rpc.service import Service, StartService
 
@@ -44,6 +47,7 @@ CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone"
 AT_ONCE = 16
 # These note each attempt, refused or not: an audit event, a charge to an address, a failed login.
 NOTING = {
+    *code_requests.NOTING,
     "/authsvc.v1.AuthService/Login",
     "/authsvc.v1.AuthService/LoginWithPasskey",
     "/authsvc.v1.AuthService/Register",
@@ -65,6 +69,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 
 
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
+    **code_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -84,6 +89,15 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AuthService/BatchValidateTokens": lambda tokens: auth_pb.BatchValidateTokensRequest(
         access_tokens=[tokens.access_token, "x"], audience="authsvc"
     ),
+    "AuthService/ExchangeToken": lambda tokens: auth_pb.ExchangeTokenRequest(
+        subject_token=tokens.access_token, audience="billing", scopes=["read"]
+    ),
+    "AuthService/IssueServiceToken": lambda _: auth_pb.IssueServiceTokenRequest(
+        audience="billing", scopes=["invoices.read"]
+    ),
+    "AuthService/ValidateApiKey": lambda _: auth_pb.ValidateApiKeyRequest(
+        api_key=new_api_key("authsvc"), required_scopes=["read"]
+    ),
     "AuthService/GetJwks": lambda _: auth_pb.GetJwksRequest(),
     "AuthService/BeginPasskeyLogin": lambda _: auth_pb.BeginPasskeyLoginRequest(
         email=EMAIL, client=CLIENT
@@ -93,6 +107,10 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AccountService/ListFactors": lambda _: account_pb.ListFactorsRequest(),
     "AccountService/EnrollTotp": lambda _: account_pb.EnrollTotpRequest(name="phone"),
+    "AccountService/CreateApiKey": lambda _: account_pb.CreateApiKeyRequest(
+        name="ci", scopes=["read"], lifetime=Duration(seconds=60), policy="api"
+    ),
+    "AccountService/ListApiKeys": lambda _: account_pb.ListApiKeysRequest(page_size=1),
     "AccountService/GetAccount": lambda _: account_pb.GetAccountRequest(),
     "AccountService/UpdateAccount": lambda _: account_pb.UpdateAccountRequest(display_name="Ada"),
     "AccountService/ChangePassword": lambda _: account_pb.ChangePasswordRequest(
@@ -165,13 +183,22 @@ async def _signed_by_passkey(service: Service, tokens: Tokens) -> Message:
 
 
 # What is valid once, and has to be made by other calls first.
+async def _made_key(service: Service, tokens: Tokens) -> Message:
+    created = await service.account().CreateApiKey(
+        account_pb.CreateApiKeyRequest(name="ci"), metadata=bearer(tokens)
+    )
+    return account_pb.RevokeApiKeyRequest(key_id=created.key.key_id)
+
+
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
+    **code_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
     "AccountService/ConfirmTotp": factor_requests.confirm,
     "AccountService/RemoveFactor": factor_requests.remove,
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,
     "AuthService/VerifyMfa": factor_requests.verify,
+    "AccountService/RevokeApiKey": _made_key,
 }
 
 
@@ -279,7 +306,11 @@ async def attack(
     clock: FakeClock,
 ) -> Attack:
     """An RPC to be attacked; no limit of attempts keeps anything from it."""
-    changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
+    changes = {
+        "brute_force": unlimited(),
+        "passwords": cheap_passwords(),
+        "codes": unlimited_codes(),
+    }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()
     make = VALID_ONCE.get(request.param.removeprefix("/authsvc.v1."))
