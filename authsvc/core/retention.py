@@ -50,6 +50,7 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
             "rate_limits": (_delete_idle_limits, now),

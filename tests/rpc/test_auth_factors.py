@@ -9,7 +9,7 @@ import pyotp
 import pytest
 
 from authsvc.config import Settings
-from authsvc.dev.authenticator import Authenticator
+from authsvc.dev.authenticator import Authenticator, decode
 from authsvc.v1.account_service_pb2 import ConfirmTotpRequest, EnrollTotpRequest
 from authsvc.v1.auth_service_pb2 import LoginRequest, VerifyMfaRequest
 from authsvc.v1.common_pb2 import ClientContext, MfaChallenge, Tokens
@@ -56,7 +56,7 @@ async def secure(
 def amr(tokens: Tokens) -> list[str]:
     """Return how the user logged in, as the access token says."""
     claims = tokens.access_token.split(".")[1]
-    return list(json.loads(passkeys.decode(claims))["amr"])
+    return list(json.loads(decode(claims))["amr"])
 
 
 async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> None:

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store import retention
+from authsvc.store import challenges, retention
 from authsvc.store.database import Connection, Database
 from authsvc.store.migrator import migrate
 from tests.databases import settings_for
@@ -42,6 +42,12 @@ _FILL = {
         SELECT user_id, day::text::bytea, $1::timestamptz - make_interval(days => day)
         FROM users, generate_series(0, 10) AS day
     """,
+    challenges.delete_expired: """
+        INSERT INTO challenges (challenge_id, kind, user_id, create_time, expire_time)
+        SELECT gen_random_uuid(), 'mfa', user_id, $1,
+            $1::timestamptz - make_interval(days => day)
+        FROM users, generate_series(0, 10) AS day
+    """,
     retention.delete_audit_events: """
         INSERT INTO audit_events (event_id, occur_time, type, caller, request_id)
         SELECT gen_random_uuid(), $1::timestamptz - make_interval(days => day), '', '', ''
@@ -52,6 +58,7 @@ _TABLES: dict[_Remove, str] = {
     retention.delete_sessions: "sessions",
     retention.delete_revocations: "revocations",
     retention.delete_devices: "devices",
+    challenges.delete_expired: "challenges",
     retention.delete_audit_events: "audit_events",
 }
 

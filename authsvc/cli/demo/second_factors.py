@@ -1,0 +1,83 @@
+"""Owns the chapter on second factors: an app enrolled, asked for, guessed, lost and removed."""
+
+import secrets
+import time
+
+import pyotp
+
+from authsvc.cli.demo.tour import Tour, bearer, new_email
+from authsvc.v1 import account_service_pb2, auth_service_pb2, common_pb2
+
+
+async def second_factors(tour: Tour) -> None:
+    """Tell how a password alone stops to be enough."""
+    email, password = new_email("alan"), f"Enigma-Bombe-{secrets.token_hex(4)}"
+    await tour.register(email, password, "Alan")
+    tokens = (await tour.login(email, password)).tokens
+    app, factor_id, recovery_codes = await _enroll(tour, tokens)
+
+    tour.title("From now on his password leads to a question, not to a session")
+    challenge = (await tour.login(email, password)).mfa
+    tour.say("asked for one of", ", ".join(challenge.methods))
+    wrong = f"{(int(app.now()) + 1) % 10**6:06}"
+    await tour.refused("a wrong code", _verify(tour, challenge, totp_code=wrong))
+    code = app.at(int(time.time()), counter_offset=1)
+    verified = await _verify(tour, challenge, totp_code=code, trust_device=True)
+    tour.say("session", verified.tokens.session_id)
+
+    tour.title("Somebody looked over his shoulder")
+    device, tour.client.device_id = tour.client.device_id, secrets.token_hex(8)
+    challenge = (await tour.login(email, password)).mfa
+    await tour.refused("the same code again", _verify(tour, challenge, totp_code=code))
+
+    tour.title("His phone is in the river: a recovery code helps, once")
+    await _verify(tour, challenge, recovery_code=recovery_codes[0])
+    tour.say("recovery codes left", await _recovery_codes_left(tour, tokens))
+    challenge = (await tour.login(email, password)).mfa
+    again = _verify(tour, challenge, recovery_code=recovery_codes[0])
+    await tour.refused("the same recovery code again", again)
+
+    tour.title("The device that he trusted is asked for nothing, until a factor is removed")
+    tour.client.device_id = device
+    tour.say("password alone", (await tour.login(email, password)).WhichOneof("result"))
+    await tour.account().RemoveFactor(
+        account_service_pb2.RemoveFactorRequest(factor_id=factor_id), metadata=bearer(tokens)
+    )
+    tour.say("the app is removed; recovery codes left", await _recovery_codes_left(tour, tokens))
+
+
+async def _enroll(tour: Tour, tokens: common_pb2.Tokens) -> tuple[pyotp.TOTP, str, list[str]]:
+    tour.title("Alan enrols an authenticator app")
+    metadata = bearer(tokens)
+    enrolled = await tour.account().EnrollTotp(
+        account_service_pb2.EnrollTotpRequest(name="Phone"), metadata=metadata
+    )
+    tour.say("to be scanned", enrolled.enrollment.otpauth_uri.split("?")[0])
+    app = pyotp.TOTP(enrolled.enrollment.secret)
+    request = account_service_pb2.ConfirmTotpRequest(
+        factor_id=enrolled.enrollment.factor_id, code=app.now(), client=tour.client
+    )
+    confirmed = await tour.account().ConfirmTotp(request, metadata=metadata)
+    tour.say("it counts; recovery codes", len(confirmed.recovery_codes))
+    return app, request.factor_id, list(confirmed.recovery_codes)
+
+
+async def _verify(
+    tour: Tour,
+    challenge: common_pb2.MfaChallenge,
+    *,
+    trust_device: bool = False,
+    **factor: str,
+) -> auth_service_pb2.VerifyMfaResponse:
+    request = auth_service_pb2.VerifyMfaRequest(
+        mfa_token=challenge.mfa_token, client=tour.client, trust_device=trust_device
+    )
+    for name, value in factor.items():
+        setattr(request, name, value)
+    return await tour.auth().VerifyMfa(request)
+
+
+async def _recovery_codes_left(tour: Tour, tokens: common_pb2.Tokens) -> int:
+    request = account_service_pb2.ListFactorsRequest()
+    answer = await tour.account().ListFactors(request, metadata=bearer(tokens))
+    return answer.recovery_codes_left
