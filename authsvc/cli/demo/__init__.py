@@ -13,6 +13,8 @@ from authsvc.cli.output import DEVELOPMENT, fail, run
 # imported when they are told, as other commands start faster without them.
 _CHAPTERS = (
     "main_job",
+    "messages",
+    "second_factors",
     "passkeys",
     "account",
 )  # fmt: skip

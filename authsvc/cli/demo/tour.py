@@ -37,6 +37,8 @@ class Tour:
 
     def __init__(self, certs: Path, target: str) -> None:
         self._certs = certs
+        # Where `authsvc dev` puts what it has to tell users.
+        self.messages = certs.parent / "messages"
         self.target = target
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._console = Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Owns the chapter on messages to users: what arrives where, and what a code in it is good for."""
+
+import asyncio
+import re
+import secrets
+from pathlib import Path
+
+from authsvc.cli.demo.tour import Tour, new_email
+from authsvc.cli.output import fail
+from authsvc.v1 import auth_service_pb2
+
+_PATIENCE = 10.0
+
+
+async def messages(tour: Tour) -> None:
+    """Tell how codes come to the user, and to nobody else."""
+    email, password = new_email("grace"), f"Compiler-A0-{secrets.token_hex(4)}"
+
+    tour.title("Who signs up gets a message, here into a folder instead of by mail")
+    await tour.register(email, password, "Grace")
+    mail = await _arrived(tour, email, "verify_email")
+    tour.say("file", mail.name)
+    tour.say("subject", _subject(mail))
+    await tour.auth().VerifyEmail(
+        auth_service_pb2.VerifyEmailRequest(email=email, code=_code(mail), client=tour.client)
+    )
+    tour.say("the code in it", "verified the address")
+    again = tour.auth().VerifyEmail(
+        auth_service_pb2.VerifyEmailRequest(email=email, code=_code(mail), client=tour.client)
+    )
+    await tour.refused("the same code again", again)
+
+    tour.title("A code instead of the password goes to the address as it was stored")
+    request = auth_service_pb2.RequestLoginCodeRequest(email=email.upper(), client=tour.client)
+    asked = await tour.auth().RequestLoginCode(request)
+    mail = await _arrived(tour, email, "login_code")
+    tour.say("asked for", email.upper())
+    tour.say("sent to", _address(mail))
+    outcome = await tour.auth().LoginWithCode(
+        auth_service_pb2.LoginWithCodeRequest(
+            challenge_id=asked.challenge_id, code=_code(mail), client=tour.client
+        )
+    )
+    tour.say("session", outcome.tokens.session_id)
+
+    tour.title("For an address that nobody has the answer is the same, and nothing is sent")
+    nobody = new_email("nobody")
+    await tour.auth().RequestLoginCode(
+        auth_service_pb2.RequestLoginCodeRequest(email=nobody, client=tour.client)
+    )
+    tour.say("messages to it", len(_files(tour, nobody, "*")))
+
+
+async def _arrived(tour: Tour, email: str, kind: str) -> Path:
+    """Return the message of this kind to this address, when it is there."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while not (files := _files(tour, email, kind)):  # noqa: ASYNC110 - a folder tells nobody
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        fail(
+            f"no message came into {tour.messages}; the settings of the state folder need:"
+            f' [delivery] channel = "folder", folder = "{tour.messages}"'
+        )
+    return files[-1]
+
+
+def _files(tour: Tour, email: str, kind: str) -> list[Path]:
+    return sorted(tour.messages.glob(f"*-{kind}-{email.replace('@', '_at_')}-*.txt"))
+
+
+def _subject(mail: Path) -> str:
+    return _found(r"^Subject: (.*)$", mail)
+
+
+def _address(mail: Path) -> str:
+    return _found(r"^To: (.*)$", mail)
+
+
+def _code(mail: Path) -> str:
+    return _found(r"^ {4}(\S+)\s*$", mail)
+
+
+def _found(pattern: str, mail: Path) -> str:
+    match = re.search(pattern, mail.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else fail(f"{mail} is not what was expected")
