@@ -1,7 +1,7 @@
 """Owns what users are shown of what is held on them: security events, and everything at once."""
 
 import json
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -54,7 +54,7 @@ class AccountData:
         more = len(found) > page_size
         return EventPage(page, _page_token(user_id, page[-1].key) if more else "")
 
-    async def export(self, call: Call, claims: Claims) -> AsyncIterator[list[bytes]]:
+    async def export(self, call: Call, claims: Claims) -> AsyncGenerator[list[bytes], None]:
         """Yield everything held on the token's user, but for secrets: JSON objects, one a line.
 
         They come in batches, each read by itself: while its reader takes its time, no transaction
@@ -120,10 +120,10 @@ class AccountData:
 
 
 def _line(kind: str, row: Row) -> bytes:
-    values = dict(row)
+    values = {"kind": kind, **row}
     if "detail" in values:
         values["detail"] = json.loads(values["detail"])
-    line = json.dumps({"kind": kind, **values}, default=_text, ensure_ascii=False)
+    line = json.dumps(values, default=_text, ensure_ascii=False)
     return line.encode() + b"\n"
 
 

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from authsvc.models import SessionId, UserId
 from authsvc.store.database import Connection
 
@@ -132,18 +134,23 @@ Row = Mapping[str, Any]
 
 async def read_small(connection: Connection, kind: str, user_id: UserId) -> Sequence[Row]:
     """Return a user's rows of a kind of `SMALL`."""
-    return await connection.fetch(SMALL[kind], user_id)
+    return _rows(await connection.fetch(SMALL[kind], user_id))
 
 
 async def read_large(
     connection: Connection, kind: str, user_id: UserId, after: UUID | None, limit: int
 ) -> Sequence[Row]:
     """Return a user's rows of a kind of `LARGE`, by id, which is the first column."""
-    return await connection.fetch(LARGE[kind], user_id, after or _FIRST_ID, limit)
+    return _rows(await connection.fetch(LARGE[kind], user_id, after or _FIRST_ID, limit))
 
 
 async def read_events(
     connection: Connection, user_id: UserId, after: EventKey, limit: int
 ) -> Sequence[Row]:
     """Return up to `limit` audit events of a user, oldest first, newer than that one."""
-    return await connection.fetch(_EXPORT_EVENTS, user_id, after.occur_time, after.event_id, limit)
+    found = await connection.fetch(_EXPORT_EVENTS, user_id, after.occur_time, after.event_id, limit)
+    return _rows(found)
+
+
+def _rows(records: Sequence[asyncpg.Record]) -> list[Row]:
+    return [dict(record) for record in records]

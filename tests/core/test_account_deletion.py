@@ -92,7 +92,8 @@ async def test_what_was_cut_off_is_resumed(
 ) -> None:
     await erasing.live(95)
     user_id = await erasing.user()
-    scrub, scrubbed = store.scrub_events, []
+    scrub = store.scrub_events
+    scrubbed: list[dict[str, Any]] = []
 
     async def twice(*arguments: Any, **more: Any) -> None:
         if len(scrubbed) == 2:
