@@ -97,8 +97,8 @@ class Coded:
         """Ask for a code that needs no login."""
         return await self.service.code_requests.request(CALL, purpose, email, delivery, client)
 
-    async def verify(self, code: str, email: str = EMAIL) -> None:
-        await self.verification.verify(CALL, email, code, CLIENT)
+    async def verify(self, code: str, email: str = EMAIL, client: ClientContext = CLIENT) -> None:
+        await self.verification.verify(CALL, email, code, client)
 
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT
