@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.databases",
     "tests.sessions",
     "tests.logins",
+    "tests.importing",
     "tests.rpc.probe",
     "tests.rpc.service",
     "tests.provider",

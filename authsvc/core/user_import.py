@@ -152,14 +152,11 @@ class _Import:
     async def flush(self) -> None:
         """Store the batch."""
         if self._batch:
-            if self._options.dry_run:
-                async with self._database.connection() as connection:
-                    await self._compare(connection)
-            else:
-                async with self._database.transaction() as connection:
-                    failures = await self._store(connection)
-                for failure in failures:
-                    self._fail(failure)
+            work = self._compare if self._options.dry_run else self._store
+            async with self._database.transaction() as connection:
+                failures = await work(connection)
+            for failure in failures:
+                self._fail(failure)
             self._batch.clear()
             self._ids.clear()
         self._on_batch(self.counts)
@@ -181,18 +178,16 @@ class _Import:
             if address not in inserted and address not in present
         ]
 
-    async def _compare(self, connection: Connection) -> None:
+    async def _compare(self, connection: Connection) -> Sequence[RowFailure]:
         """Count what storing the batch would come to."""
         present = await user_import.find_addresses(connection, list(self._batch))
-        taken = await user_import.find_ids(connection, list(self._ids))
+        new = [row for address, row in self._batch.items() if address not in present]
+        ids = [user.user_id for _, user in new if user.user_id is not None]
+        taken = await user_import.find_ids(connection, ids)
+        failed = [_id_taken(line, user) for line, user in new if user.user_id in taken]
         self.counts.skipped += len(present)
-        for address, (line, user) in self._batch.items():
-            if address in present:
-                continue
-            if user.user_id in taken:
-                self._fail(_id_taken(line, user))
-            else:
-                self.counts.imported += 1
+        self.counts.imported += len(new) - len(failed)
+        return failed
 
     def _fail(self, failure: RowFailure) -> None:
         self.counts.failed += 1

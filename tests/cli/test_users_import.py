@@ -1,4 +1,4 @@
-"""Users imported and exported from the shell: what is said, stored and written, and the exit code."""
+"""Users imported and exported from the shell: what is said, stored, written, and the exit code."""
 
 import base64
 import json
