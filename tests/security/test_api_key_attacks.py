@@ -1,0 +1,148 @@
+"""API keys under attack: guessed, cut, changed, flooded, used by or for somebody else."""
+
+import re
+import string
+from collections import Counter
+
+import pytest
+import pytest_asyncio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authsvc.core.api_key_text import beginning, is_api_key, new_api_key
+from authsvc.errors import NotFound
+from authsvc.models import InactiveReason
+from authsvc.store.database import Database
+from tests.clock import FakeClock
+from tests.keys import replica
+from tests.sessions import CALL, HeldDatabase, World
+from tests.tokens import load_keys
+
+# As README.md gives it to scanners of leaked secrets.
+SCANNER = re.compile(r"\bauthsvc_[0-9A-Za-z]{49}\b")
+ALPHABET = string.digits + string.ascii_letters
+
+
+@pytest_asyncio.fixture
+async def world(database: Database, clock: FakeClock) -> World:
+    """A fresh database, on which replicas are started."""
+    return World(database, clock, await load_keys(database, clock))
+
+
+def test_keys_are_found_by_scanners() -> None:
+    for text in ("export KEY={}\n", '{{"key": "{}"}}', "https://x.test/?key={}&a=b", "{}", "<{}>"):
+        key = new_api_key("authsvc")
+        assert SCANNER.findall(text.format(key)) == [key]
+
+
+def test_keys_are_long_and_never_the_same() -> None:
+    keys = [new_api_key("authsvc") for _ in range(2_000)]
+    assert len(set(keys)) == 2_000
+    assert all(is_api_key(key) for key in keys)
+    # 43 of 62 digits are 256 bits, if each is as likely as the others: none stands out.
+    counts = Counter("".join(key.removeprefix("authsvc_")[:43] for key in keys))
+    assert set(counts) == set(ALPHABET)
+    assert max(counts.values()) < 1.25 * min(counts.values())
+
+
+def test_of_what_is_shown_the_key_can_t_be_guessed() -> None:
+    key = new_api_key("authsvc")
+    assert beginning(key) == key[:14]
+
+
+def test_one_changed_character_is_noticed() -> None:
+    key = new_api_key("authsvc")
+    for at, character in enumerate(key):
+        for other in (*ALPHABET, "_", "-", " ", "\0", "é"):
+            if other != character:
+                assert not is_api_key(key[:at] + other + key[at + 1 :])
+
+
+def test_another_spelling_is_noticed() -> None:
+    key = new_api_key("authsvc")
+    for text in (
+        *("", "authsvc_", key[:-1], key[1:], key + "0", key + "\n", " " + key, key + "=", key * 2),
+        *(key.upper(), key.swapcase(), key.replace("_", "-"), "Bearer " + key, key + "\0"),
+        *("x" + key, "authsvc" + key, key.replace("authsvc", "acme"), key.encode().hex()),
+        "authsvc_" + "0" * 49,
+        "authsvc_" + "\u0660" * 49,
+        "authsvc_" + "x" * 60_000,
+    ):
+        assert not is_api_key(text)
+
+
+@given(st.text(max_size=80))
+def test_text_that_is_no_key_is_none(text: str) -> None:
+    assert not is_api_key(text)
+
+
+@given(st.text(alphabet=ALPHABET, min_size=49, max_size=49))
+def test_form_alone_makes_no_key(text: str) -> None:
+    assert not is_api_key(f"authsvc_{text}")
+
+
+async def test_garbage_costs_no_query(world: World) -> None:
+    keys = replica(world)
+    good = (await keys.create(await world.add_user())).text
+    await world.database.close()
+    changed = ("B" if good[20] == "A" else "A").join((good[:20], good[21:]))
+    for text in ("x", changed, good + "x", "authsvc_" + "0" * 49, "\ud800", "x" * 1_000_000):
+        assert await keys.reason(text) is InactiveReason.MALFORMED
+
+
+async def test_a_key_under_an_earlier_prefix_stays_good(world: World) -> None:
+    before, after = replica(world, prefix="acme"), replica(world, prefix="corp")
+    user_id = await world.add_user()
+    old = await before.create(user_id)
+    assert await after.reason(old.text) is None
+    assert (await after.create(user_id)).text.startswith("corp_")
+
+
+async def test_a_well_formed_key_of_nobody_is_unknown_and_not_remembered(world: World) -> None:
+    keys = replica(world)
+    for _ in range(20):
+        assert await keys.reason(new_api_key("authsvc")) is InactiveReason.KEY_UNKNOWN
+    assert len(keys.validation._cache) == 0
+    assert keys.validation._last_use._waiting == {}
+
+
+async def test_who_sees_the_table_has_no_key(world: World) -> None:
+    keys = replica(world)
+    await keys.create(await world.add_user())
+    (row,) = await world.fetch("SELECT * FROM api_keys")
+    told = {column: str(value) for column, value in row.items()}
+    assert not any(SCANNER.search(value) for value in told.values())
+    for value in (row["key_hash"].hex(), row["prefix"], str(row["key_id"])):
+        assert await keys.reason(value) is InactiveReason.MALFORMED
+
+
+async def test_what_a_user_may_do_with_keys_ends_at_the_own(world: World) -> None:
+    keys, ada, eve = replica(world), await world.add_user(), await world.add_user()
+    target = await keys.create(ada)
+    with pytest.raises(NotFound):
+        await keys.keys.revoke(CALL, eve, target.key.key_id)
+    assert (await keys.keys.list(eve, 50, "")).keys == []
+    assert (await keys.judge(target.text)).key == target.key
+
+
+async def test_a_key_is_no_way_around_a_disabled_user(world: World) -> None:
+    keys, user_id = replica(world, cache_size=0), await world.add_user()
+    created = await keys.create(user_id)
+    await world.disable(user_id)
+    assert await keys.reason(created.text) is InactiveReason.USER_DISABLED
+    await world.execute("DELETE FROM users")
+    assert await keys.reason(created.text) is InactiveReason.KEY_UNKNOWN
+    assert await world.fetch("SELECT FROM api_keys") == []
+
+
+async def test_secrets_are_in_no_representation(world: World) -> None:
+    held = HeldDatabase(world.database)
+    held.go_on.set()
+    keys = replica(world, database=held)
+    created = await keys.create(await world.add_user())
+    result = await keys.judge(created.text)
+    secret = created.text.removeprefix(created.key.prefix)
+    loaded = next(iter(keys.validation._cache._by_token.values()))
+    assert secret not in repr((created, result, loaded))
+    assert loaded.token_hash.hex() not in repr(loaded)
+    assert repr(loaded.token_hash) not in repr(loaded)

@@ -1,0 +1,134 @@
+"""Tokens in the wrong hands: stolen from a service, or handed on further than was meant."""
+
+import hashlib
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from authsvc.v1 import account_service_pb2 as account_pb
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
+from tests.rpc.certificates import Authority, Certificate
+from tests.rpc.probe import identity_of, outcome
+from tests.rpc.service import Service
+
+
+def thumbprint(certificate: Certificate) -> bytes:
+    return hashlib.sha256(certificate.parsed.public_bytes(Encoding.DER)).digest()
+
+
+async def service_token(service: Service, certificate: Certificate, **request: Any) -> str:
+    """Return the own token of the holder of a certificate."""
+    stub = AuthServiceStub(service.clients.open(certificate))
+    response = await stub.IssueServiceToken(pb.IssueServiceTokenRequest(**request))
+    return response.access_token
+
+
+async def test_a_stolen_service_token_is_worth_nothing(
+    service: Service, authority: Authority
+) -> None:
+    app, edge = (authority.caller(identity_of(role)) for role in ("app", "edge"))
+    token = await service_token(service, app)
+    judged = {}
+    for name, shown in {
+        "its own": thumbprint(app),
+        "none": b"",
+        "the thief's": thumbprint(edge),
+        "another one of the same name": thumbprint(authority.caller(identity_of("app"))),
+        "one bit off": bytes([thumbprint(app)[0] ^ 1]) + thumbprint(app)[1:],
+        "zeros": bytes(32),
+    }.items():
+        for strict in (False, True):
+            judged[name, strict] = await service.judge_token(
+                token, certificate_thumbprint=shown, strict=strict
+            )
+    expected = dict.fromkeys(judged, "CERTIFICATE_MISMATCH")
+    assert judged == expected | {("its own", False): "", ("its own", True): ""}
+    # A batch tells of no certificate.
+    response = await service.auth("edge").BatchValidateTokens(
+        pb.BatchValidateTokensRequest(access_tokens=[token])
+    )
+    assert not response.results[0].active
+    assert not response.results[0].HasField("claims")
+
+
+async def test_a_thief_can_t_exchange_it(service: Service, authority: Authority) -> None:
+    app = authority.caller(identity_of("app"))
+    token = await service_token(service, app)
+    for certificate in (app, authority.caller(identity_of("app"))):
+        stub = AuthServiceStub(service.clients.open(certificate))
+        call = stub.ExchangeToken(pb.ExchangeTokenRequest(subject_token=token))
+        assert await outcome(call) == "CREDENTIALS_INVALID"
+
+
+ACCOUNT_CALLS = {
+    "GetAccount": account_pb.GetAccountRequest(),
+    "CreateApiKey": account_pb.CreateApiKeyRequest(name="ci"),
+    "ListApiKeys": account_pb.ListApiKeysRequest(),
+    "ChangePassword": account_pb.ChangePasswordRequest(),
+    "ExportData": account_pb.ExportDataRequest(),
+    "DeleteAccount": account_pb.DeleteAccountRequest(),
+}
+
+
+@pytest.mark.parametrize("rpc", ACCOUNT_CALLS)
+async def test_what_was_handed_on_does_not_act_on_the_account(
+    rpc: str, service: Service, authority: Authority
+) -> None:
+    tokens = await service.new_session()
+    exchanged = await service.auth().ExchangeToken(
+        pb.ExchangeTokenRequest(subject_token=tokens.access_token)
+    )
+    again = await service.auth().ExchangeToken(
+        pb.ExchangeTokenRequest(subject_token=exchanged.access_token)
+    )
+    own = await service_token(service, authority.caller(identity_of("app")))
+    assert await service.judge_token(again.access_token) == ""
+    for token in (exchanged.access_token, again.access_token, own):
+        call = getattr(service.account(), rpc)(
+            ACCOUNT_CALLS[rpc], metadata=(("authorization", f"Bearer {token}"),)
+        )
+        ended = await outcome(call if rpc != "ExportData" else call.read())
+        assert ended == "BEARER_INVALID"
+    assert await service.judge_token(tokens.access_token, strict=True) == ""
+
+
+async def test_an_api_key_is_no_token_and_a_token_no_api_key(
+    service: Service, authority: Authority
+) -> None:
+    tokens = await service.new_session()
+    created = await service.account().CreateApiKey(
+        account_pb.CreateApiKeyRequest(name="ci"),
+        metadata=(("authorization", f"Bearer {tokens.access_token}"),),
+    )
+    key = created.api_key
+    assert await service.judge_token(key) == "MALFORMED"
+    assert await service.judge_session(key) == "MALFORMED"
+    assert (
+        await outcome(service.auth().ExchangeToken(pb.ExchangeTokenRequest(subject_token=key)))
+        == "CREDENTIALS_INVALID"
+    )
+    assert (
+        await outcome(
+            service.account().GetAccount(
+                account_pb.GetAccountRequest(), metadata=(("authorization", f"Bearer {key}"),)
+            )
+        )
+        == "BEARER_INVALID"
+    )
+    own = await service_token(service, authority.caller(identity_of("app")))
+    for token in (tokens.access_token, tokens.refresh_token, tokens.session_token, own):
+        answer = await service.auth().ValidateApiKey(pb.ValidateApiKeyRequest(api_key=token))
+        assert not answer.active
+
+
+async def test_a_token_is_issued_to_the_caller_of_the_call_only(
+    service: Service, authority: Authority
+) -> None:
+    stranger = authority.caller("spiffe://authsvc.test/stranger")
+    stub = AuthServiceStub(service.clients.open(stranger))
+    call = stub.IssueServiceToken(
+        pb.IssueServiceTokenRequest(), metadata=(("x-forwarded-client-cert", "By=app"),)
+    )
+    assert await outcome(call) == "CALLER_NOT_ALLOWED"
