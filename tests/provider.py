@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote_plus, urlsplit
+from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
 
 import aiohttp
 import jwt
@@ -128,6 +128,8 @@ class LocalProvider:
         own: dict[str, Handler] = {
             "/.well-known/openid-configuration": self._discovery,
             "/jwks": self._jwks,
+            "/authorize": self._page,
+            "/login/oauth/authorize": self._page,
             "/token": self._token,
             "/login/oauth/access_token": self._github_token,
             "/api/user": self._github_user,
@@ -144,6 +146,12 @@ class LocalProvider:
             "id_token_signing_alg_values_supported": ["ES256"],
         }
         return web.json_response(document | self.document)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        # As for a user who is logged in there and has consented.
+        code, state = self.log_in(f"{self.address}{request.path_qs}")
+        back = f"{request.query['redirect_uri']}?{urlencode({'code': code, 'state': state})}"
+        return web.Response(status=302, headers={"Location": back})
 
     async def _jwks(self, _request: web.Request) -> web.Response:
         return web.json_response({"keys": self.keys})
@@ -190,6 +198,18 @@ def _guarded(request: web.Request, answer: Any) -> web.Response:
     if request.headers.get("Authorization") != f"Bearer {ACCESS_TOKEN}":
         return web.json_response({"message": "Bad credentials"}, status=401)
     return web.json_response(answer)
+
+
+async def browse(authorization_url: str) -> tuple[str, str]:
+    """Go where the service sends a browser; return the code and the state that come back."""
+    async with (
+        aiohttp.ClientSession() as browser,
+        browser.get(authorization_url, allow_redirects=False) as response,
+    ):
+        back = urlsplit(response.headers["Location"])
+    assert back.geturl().startswith(f"{REDIRECT}?")
+    query = parse_qs(back.query)
+    return query["code"][0], query["state"][0]
 
 
 def _client(request: web.Request, form: dict[str, str]) -> tuple[str, str]:
