@@ -19,11 +19,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from authsvc.config import Settings
+from authsvc.config import ImportSettings, Settings
 from authsvc.core.api_key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
 from authsvc.v1 import account_service_pb2 as account_pb
+from authsvc.v1 import admin_service_pb2 as admin_pb
 from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
@@ -32,14 +33,15 @@ from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.clock import FakeClock
 from tests.codes import unlimited_codes
 from tests.passkeys import ORIGIN, bearer, begin_login, begin_registration, register
-from tests.rpc import code_requests, factor_requests, hostile, wire
+from tests.provider import LocalProvider
+from tests.rpc import code_requests, factor_requests, hostile, oauth_requests, wire
 from tests.rpc.probe import outcome
 from tests.rpc.service import Service, StartService
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
     f"/{service.full_name}/{method.name}": method
-    for module in (account_pb, auth_pb, limit_pb, session_pb)
+    for module in (account_pb, admin_pb, auth_pb, limit_pb, session_pb)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
@@ -48,6 +50,7 @@ AT_ONCE = 16
 # These note each attempt, refused or not: an audit event, a charge to an address, a failed login.
 NOTING = {
     *code_requests.NOTING,
+    *oauth_requests.NOTING,
     "/authsvc.v1.AuthService/Login",
     "/authsvc.v1.AuthService/LoginWithPasskey",
     "/authsvc.v1.AuthService/Register",
@@ -70,6 +73,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
+    **oauth_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -124,6 +128,13 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AccountService/ExportData": lambda _: account_pb.ExportDataRequest(),
     "AccountService/DeleteAccount": lambda _: account_pb.DeleteAccountRequest(),
+    "AdminService/ImportUsers": lambda _: admin_pb.ImportUsersRequest(
+        chunk=b'{"email": "import%d@example.test"}' % next(_numbers),
+        firebase=admin_pb.FirebaseScrypt(
+            base64_signer_key="AAAA", base64_salt_separator="Bw==", rounds=8, mem_cost=14
+        ),
+        dry_run=False,
+    ),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -192,6 +203,7 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
 
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
+    **oauth_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
     "AccountService/ConfirmTotp": factor_requests.confirm,
@@ -304,12 +316,15 @@ async def attack(
     start_service: StartService,
     live_settings: Settings,
     clock: FakeClock,
+    provider: LocalProvider,
 ) -> Attack:
     """An RPC to be attacked; no limit of attempts keeps anything from it."""
     changes = {
         "brute_force": unlimited(),
         "passwords": cheap_passwords(),
         "codes": unlimited_codes(),
+        "oauth": oauth_requests.oauth_settings(provider),
+        "imports": ImportSettings(max_parallel=AT_ONCE),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()
