@@ -11,7 +11,7 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models import Clock
-from authsvc.store import challenges, oauth_states, outbox, rate_limits, retention
+from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
 from authsvc.store.database import Connection, Database
 
 logger = structlog.get_logger(__name__)
@@ -50,6 +50,7 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "one_time_codes": (one_time_codes.delete_expired, now),
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),

@@ -113,3 +113,16 @@ _DELETE_OF_USER = "DELETE FROM one_time_codes WHERE user_id = $1"
 async def delete_of_user(connection: Connection, user_id: UserId) -> None:
     """Forget all codes of a user, whatever for; to be called before the user's row is changed."""
     await connection.execute(_DELETE_OF_USER, user_id)
+
+
+_DELETE_EXPIRED = """
+DELETE FROM one_time_codes WHERE code_id = ANY (ARRAY(
+    SELECT code_id FROM one_time_codes WHERE expire_time < $1
+    ORDER BY expire_time LIMIT $2 FOR UPDATE SKIP LOCKED))
+"""
+
+
+async def delete_expired(connection: Connection, before: datetime, limit: int) -> int:
+    """Delete codes, used or not, that expired before then; return how many."""
+    tag = await connection.execute(_DELETE_EXPIRED, before, limit)
+    return int(tag.rpartition(" ")[2])

@@ -9,12 +9,14 @@ from structlog.testing import capture_logs
 from authsvc.config import RetentionSettings
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.one_time_codes import Purpose
 from authsvc.core.rate_limits import RateLimiter
 from authsvc.core.retention import Retention
 from authsvc.models import Call, Charge, Policy
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from tests.clock import FakeClock
+from tests.codes import Coded
 
 _SETTINGS = RetentionSettings(batch_size=3, interval=timedelta(milliseconds=10))
 
@@ -60,6 +62,17 @@ async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
     clock.advance(_SETTINGS.audit_events)
     assert (await retention.run_once())["audit_months"] > 0
     assert await _count(database, "audit_events") == 0
+
+
+async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
+    for purpose in Purpose:
+        await coded.issue(purpose)
+    retention = Retention(coded.database, _SETTINGS, coded.clock)
+    assert (await retention.run_once())["one_time_codes"] == 0
+    coded.clock.advance(timedelta(minutes=10, seconds=1))
+    assert (await retention.run_once())["one_time_codes"] == 3
+    coded.clock.advance(timedelta(hours=24))
+    assert (await retention.run_once())["one_time_codes"] == 1
 
 
 async def test_forgets_rate_limits_that_are_as_good_as_new(

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store import challenges, retention
+from authsvc.store import challenges, oauth_states, one_time_codes, outbox, retention
 from authsvc.store.database import Connection, Database
 from authsvc.store.migrator import migrate
 from tests.databases import settings_for
@@ -42,6 +42,36 @@ _FILL = {
         SELECT user_id, day::text::bytea, $1::timestamptz - make_interval(days => day)
         FROM users, generate_series(0, 10) AS day
     """,
+    retention.delete_api_keys: """
+        INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time,
+            expire_time, revoke_time)
+        SELECT gen_random_uuid(), user_id, '', '', day::text::bytea, '{}', $1,
+            CASE WHEN day % 2 = 0 THEN ended ELSE 'infinity' END,
+            CASE WHEN day % 2 = 1 THEN ended END
+        FROM users, generate_series(0, 10) AS day,
+            LATERAL (SELECT $1::timestamptz - make_interval(days => day) AS ended) AS _
+    """,
+    one_time_codes.delete_expired: """
+        INSERT INTO one_time_codes (code_id, purpose, email_canonical, user_id, code_hash,
+            create_time, expire_time, use_time)
+        SELECT gen_random_uuid(), 'login', day || '@b.example', user_id, '', $1,
+            $1::timestamptz - make_interval(days => day), CASE WHEN day % 2 = 0 THEN $1 END
+        FROM users, generate_series(0, 10) AS day
+    """,
+    oauth_states.delete_expired: """
+        INSERT INTO oauth_states (state_hash, provider, redirect_uri, sealed_verifier,
+            create_time, expire_time)
+        SELECT day::text::bytea, '', '', '', $1, $1::timestamptz - make_interval(days => day)
+        FROM generate_series(0, 10) AS day
+    """,
+    outbox.delete_ended: """
+        INSERT INTO outbox (message_id, kind, user_id, sealed_content, state, create_time,
+            next_time, expire_time, end_time)
+        SELECT gen_random_uuid(), '', user_id, '',
+            (ARRAY['sent', 'abandoned', 'decoy'])[1 + day % 3], $1, $1, $1,
+            $1::timestamptz - make_interval(days => day)
+        FROM users, generate_series(0, 10) AS day
+    """,
     challenges.delete_expired: """
         INSERT INTO challenges (challenge_id, kind, user_id, create_time, expire_time)
         SELECT gen_random_uuid(), 'mfa', user_id, $1,
@@ -58,12 +88,16 @@ _TABLES: dict[_Remove, str] = {
     retention.delete_sessions: "sessions",
     retention.delete_revocations: "revocations",
     retention.delete_devices: "devices",
+    retention.delete_api_keys: "api_keys",
+    one_time_codes.delete_expired: "one_time_codes",
+    oauth_states.delete_expired: "oauth_states",
+    outbox.delete_ended: "outbox",
     challenges.delete_expired: "challenges",
     retention.delete_audit_events: "audit_events",
 }
 
 
-@pytest.fixture(params=_FILL, ids=lambda remove: remove.__name__)
+@pytest.fixture(params=_FILL, ids=lambda remove: _TABLES[remove])
 async def remove(request: pytest.FixtureRequest, database: Database) -> _Remove:
     chosen: _Remove = request.param
     async with database.transaction() as connection:
