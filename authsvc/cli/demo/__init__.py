@@ -16,7 +16,10 @@ _CHAPTERS = (
     "messages",
     "second_factors",
     "passkeys",
+    "api_keys",
+    "service_tokens",
     "account",
+    "importing",
 )  # fmt: skip
 
 

@@ -1,0 +1,184 @@
+"""Who makes a file of users, or could write into one field of it, gains nothing by it."""
+
+import csv
+import io
+import json
+import random
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from authsvc.core.import_rows import Row, RowFailure, RowReader
+from authsvc.core.user_import import ImportOptions
+from authsvc.errors import FieldInvalid, ServiceError
+from tests.accounts import PASSWORD, Service, unlimited
+from tests.core.test_foreign_hashes import BEYOND, HASHES, MALFORMED
+from tests.importing import Importer
+from tests.logins import Replicas
+
+SMUGGLED = (
+    'x"\nevil@example.test,admin,"',
+    "\nevil@example.test,admin,\n",
+    '\r\nevil@example.test,admin,\r\n"',
+    '"',
+    '""",admin,"',
+    "\n" * 50 + "evil@example.test,admin,",
+    'x","y\nevil@example.test,admin,z',
+    "\\",
+    '\\"',
+    '\\"\nevil@example.test,admin,',
+    '=cmd|" /C calc"!A0',
+    '{"email": "evil@example.test", "roles": ["admin"]}',
+    '\n{"email": "evil@example.test", "roles": ["admin"]}\n',
+    '", "roles": ["admin"], "x": "',
+    "\0\nevil@example.test,admin,",
+    "\u2028evil@example.test,admin,\u2028",
+    "\x85evil@example.test,admin,\x0b\x0c\x1c\x1d\x1e",
+    "\x1a" * 10,
+    "\ufeff",
+)
+
+
+def as_csv(names: tuple[str, ...]) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["email", "roles", "display_name"])
+    writer.writerows([f"u{n}@example.test", "user", name] for n, name in enumerate(names))
+    return stream.getvalue().encode()
+
+
+def as_json(names: tuple[str, ...]) -> bytes:
+    rows = ({"email": f"u{n}@example.test", "display_name": name} for n, name in enumerate(names))
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+@pytest.mark.parametrize("written", [as_csv, as_json])
+async def test_what_stands_in_a_field_makes_no_row(importer: Importer, written: Any) -> None:
+    counts = await importer.read(written(SMUGGLED), ImportOptions())
+    stored = await importer.fetch("SELECT email, roles, display_name FROM users")
+    assert {tuple(row["roles"]) for row in stored} == {("user",)}
+    assert {row["display_name"] for row in stored} == {
+        name for name in SMUGGLED if "\0" not in name
+    }
+    assert (counts.imported, counts.failed) == (len(SMUGGLED) - 1, 1)
+
+
+async def test_what_is_too_long_makes_no_row_either(importer: Importer) -> None:
+    rest = '\nevil@example.test,admin,x\n{"email": "evil@example.test"}\n'
+    for written in (as_csv, as_json):
+        for name in ("x" * 20_000 + rest, (rest * 500), '"' * 20_001 + rest):
+            counts = await importer.read(written((name, "ok")), ImportOptions())
+            assert (counts.imported + counts.skipped, counts.failed) == (1, 1)
+    assert [row["email"] for row in await importer.fetch("SELECT email FROM users")] == [
+        "u1@example.test"
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_garbage_is_refused_and_nothing_else_is_raised(seed: int) -> None:
+    source = random.Random(seed)
+    pieces = [b'"', b",", b"\n", b"\r", b"\0", b"{", b"}", b"[", b'"email":', b"email", b"\xff"]
+    pieces += [b"\xef\xbb\xbf", "é\u2028".encode(), b"a@b.test", b"9" * 400, b" ", b"x" * 600]
+    for _ in range(50):
+        head = source.choice([b"", b"{", b"email,roles\n", b"email\n"])
+        data = head + b"".join(source.choices(pieces, k=source.randint(0, 60)))
+        reader = RowReader(1_024)
+        cut = source.randint(0, len(data))
+        try:
+            found = [*reader.feed(data[:cut]), *reader.feed(data[cut:]), *reader.end()]
+        except FieldInvalid:
+            continue
+        assert all(isinstance(row, Row | RowFailure) for row in found)
+
+
+async def test_hostile_hashes_fail_one_by_one_and_nothing_of_them_is_said(
+    importer: Importer,
+) -> None:
+    hostile = [text for text in (BEYOND | MALFORMED).values() if text]
+    rows = [
+        {"email": f"u{n}@example.test", "password_hash": text} for n, text in enumerate(hostile)
+    ]
+    with capture_logs() as logs:
+        assert await importer.run(*rows, {"email": "ok@example.test"}) == (1, 0, len(rows))
+    assert {failure.field for failure in importer.failures} == {"", "password_hash"}
+    said = str(importer.failures) + str(logs)
+    assert PASSWORD not in said
+    assert not any(text[:40] in said for text in hostile if len(text) > 8)
+
+
+async def test_a_hash_cannot_be_brought_where_another_is(replicas: Replicas) -> None:
+    service = await replicas.start(unlimited())
+    await service.register("ada@example.test")
+    importer = Importer(service.database, service.hasher, service.clock)
+    mine = HASHES["bcrypt 2b"]
+    for email in ("ada@example.test", "ADA@EXAMPLE.TEST", "ada@example.tes\uff54"):
+        assert (await importer.run({"email": email, "password_hash": mine}))[0] == 0
+    assert await service.login(email="ada@example.test") == "OK"
+
+
+async def imported(replicas: Replicas, **row: Any) -> Service:
+    """Return a service with one imported user."""
+    service = await replicas.start(unlimited())
+    importer = Importer(service.database, service.hasher, service.clock)
+    assert await importer.run({"email": "ada@example.test"} | row) == (1, 0, 0)
+    return service
+
+
+RAW = "Пароль ﬁ – 1843"
+
+
+@pytest.mark.parametrize("text", HASHES.values(), ids=HASHES)
+async def test_imported_users_log_in_once_by_the_old_hash(replicas: Replicas, text: str) -> None:
+    service = await imported(replicas, password_hash=text)
+    assert await service.login(RAW + "x", email="ada@example.test") == "CREDENTIALS_INVALID"
+    assert await service.login(RAW, email="ada@example.test") == "OK"
+    async with service.database.connection() as connection:
+        row = await connection.fetchrow("SELECT password_hash, pepper_id FROM users")
+    assert row is not None
+    assert row["password_hash"].startswith("v1$argon2id$")
+    assert row["pepper_id"] == "p1"
+    assert await service.login(RAW, email="ada@example.test") == "OK"
+    assert await service.login(RAW + "x", email="ada@example.test") == "CREDENTIALS_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("row", "password"),
+    [
+        ({"password_hash": HASHES["bcrypt 2b"], "disabled": True}, RAW),
+        ({}, RAW),
+        ({"password_hash": HASHES["scrypt"]}, RAW + "x"),
+    ],
+)
+async def test_who_may_not_log_in_gets_the_answer_of_all_others(
+    replicas: Replicas, row: dict[str, Any], password: str
+) -> None:
+    service = await imported(replicas, **row)
+    assert await service.login(password, email="ada@example.test") == "CREDENTIALS_INVALID"
+    assert await service.login(password, email="nobody@example.test") == "CREDENTIALS_INVALID"
+
+
+async def test_guesses_at_an_imported_password_are_counted(replicas: Replicas) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    importer = Importer(service.database, service.hasher, service.clock)
+    await importer.run({"email": "ada@example.test", "password_hash": HASHES["bcrypt 2b"]})
+    for _ in range(3):
+        assert await service.login(email="ada@example.test") == "CREDENTIALS_INVALID"
+    assert await service.login(RAW, email="ada@example.test") == "CREDENTIALS_INVALID"
+
+
+async def test_a_stored_hash_that_was_tampered_with_costs_nothing_and_matches_nothing(
+    replicas: Replicas,
+) -> None:
+    service = await imported(replicas, password_hash=HASHES["bcrypt 2b"])
+    for text in BEYOND.values():
+        async with service.database.connection() as connection:
+            await connection.execute("UPDATE users SET password_hash = $1", "foreign:" + text)
+        assert await service.login(RAW, email="ada@example.test") == "CREDENTIALS_INVALID"
+
+
+async def test_a_file_without_end_is_ended(importer: Importer) -> None:
+    importer.settings = importer.settings.model_copy(update={"max_file_bytes": 1_000_000})
+    for data in (b"\n" * 1_000_001, b"email\n" + b'"' + b"\n" * 1_000_000, b"{" * 1_000_001):
+        with pytest.raises(ServiceError, match="at most 1000000"):
+            await importer.read(data, ImportOptions())
