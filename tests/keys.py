@@ -1,6 +1,6 @@
 """API keys built of real parts: replicas on one database, and their users' tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,7 +24,7 @@ POLICIES = {
 }
 
 
-def permissions_of(roles: Sequence[str]) -> list[str]:
+def permissions_of(roles: Iterable[str]) -> list[str]:
     """Return what the roles of the tests may do."""
     return [name for role in roles for name in PERMISSIONS.get(role, ())]
 

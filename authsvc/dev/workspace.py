@@ -32,7 +32,7 @@ _CALLER = """
 [[callers]]
 identity = "spiffe://authsvc.dev/{name}"
 roles = {roles}
-"""
+{tokens}"""
 # In development each client holds its own role; an issuer has to be an app too.
 _ROLES = {
     "app": ["app"],
@@ -40,6 +40,11 @@ _ROLES = {
     "issuer": ["issuer", "app"],
     "admin": ["admin"],
     "observer": ["observer"],
+}
+# What tokens for themselves they may ask for, and for whom: a service of the tour.
+_TOKENS = {
+    "app": 'audiences = ["billing"]\nscopes = ["invoices.read", "invoices.write"]\n',
+    "edge": 'audiences = ["billing"]\nscopes = ["invoices.read"]\n',
 }
 
 
@@ -72,7 +77,8 @@ class Workspace:
 
     def _default_config(self) -> str:
         callers = "".join(
-            _CALLER.format(name=name, roles=json.dumps(roles)) for name, roles in _ROLES.items()
+            _CALLER.format(name=name, roles=json.dumps(roles), tokens=_TOKENS.get(name, ""))
+            for name, roles in _ROLES.items()
         )
         return _CONFIG.format(
             certificate=json.dumps(str(self.certificates / "server.crt")),

@@ -37,7 +37,7 @@ async def test_an_active_key_gives_what_it_may_do(world: World) -> None:
         assert result.active
         assert result.key == created.key
         assert result.scopes == ("read", "write")
-        assert result.reason is result.retry_after is None
+        assert (result.reason, result.retry_after) == (None, None)
 
 
 @pytest.mark.parametrize("warm", [True, False])

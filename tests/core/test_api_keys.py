@@ -10,7 +10,7 @@ import pytest
 from authsvc.core.api_key_text import digest
 from authsvc.core.api_keys import NewApiKey
 from authsvc.errors import FieldInvalid, NotFound, NotPossibleNow, Reason, ServiceError
-from authsvc.models import ApiKeyId, UserId
+from authsvc.models import ApiKey, ApiKeyId, UserId
 from tests.keys import MINUTE, claims_of, replica
 from tests.sessions import CALL, DAY, SECOND, World
 
@@ -178,7 +178,7 @@ async def test_keys_are_listed_newest_first_page_by_page(world: World) -> None:
         await keys.create(other)
         world.clock.advance(1)
     await keys.keys.revoke(CALL, user_id, made[2])
-    listed, token, sizes = [], "", []
+    listed, sizes, token = list[ApiKey](), list[int](), ""
     while True:
         page = await keys.keys.list(user_id, 2, token)
         listed += page.keys

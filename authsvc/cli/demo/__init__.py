@@ -14,6 +14,7 @@ from authsvc.cli.output import DEVELOPMENT, fail, run
 _CHAPTERS = (
     "main_job",
     "messages",
+    "codes",
     "second_factors",
     "passkeys",
     "api_keys",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -73,6 +75,11 @@ class Tour:
             )
             self._channels[client] = grpc.aio.secure_channel(self.target, credentials)
         return self._channels[client]
+
+    def thumbprint(self, client: str = "app") -> bytes:
+        """Return the SHA-256 of a client's certificate, as TLS shows it to whom it calls."""
+        pem = (self._certs / "clients" / f"{client}.crt").read_bytes()
+        return x509.load_pem_x509_certificate(pem).fingerprint(SHA256())
 
     def auth(self, client: str = "app") -> "AuthServiceAsyncStub":
         """Return AuthService as one of the clients."""
@@ -155,6 +162,11 @@ def new_client() -> common_pb2.ClientContext:
 def bearer(tokens: common_pb2.Tokens) -> tuple[tuple[str, str], ...]:
     """Return the metadata by which a call acts for the tokens' user."""
     return (("authorization", f"Bearer {tokens.access_token}"),)
+
+
+def inactive(reason: common_pb2.InactiveReason.ValueType) -> str:
+    """Return the name of a reason why a token or key is not active."""
+    return common_pb2.InactiveReason.Name(reason).removeprefix("INACTIVE_REASON_")
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
