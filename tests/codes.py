@@ -123,18 +123,17 @@ class Coded:
     async def confirm_change(self, user_id: UserId, code: str, email: str = NEW_EMAIL) -> User:
         return await self.email_change.confirm(CALL, self.claims(user_id), email, code, CLIENT)
 
-    async def use(self, purpose: Purpose, issued: IssuedCode, code: str = "") -> object:
-        """Use a code of the registered account for what it was made for, or another one typed."""
-        typed = code or issued.code
+    async def use(self, purpose: Purpose, issued: IssuedCode) -> None:
+        """Use a code of the registered account for what it was made for."""
         match purpose:
             case Purpose.VERIFY_EMAIL:
-                return await self.verify(typed)
+                await self.verify(issued.code)
             case Purpose.LOGIN:
-                return await self.log_in(issued.code_id, typed)
+                await self.log_in(issued.code_id, issued.code)
             case Purpose.RESET_PASSWORD:
-                return await self.reset(typed)
+                await self.reset(issued.code)
             case Purpose.CHANGE_EMAIL:
-                return await self.confirm_change(await self.user_id(), typed)
+                await self.confirm_change(await self.user_id(), issued.code)
 
     async def issue(self, purpose: Purpose) -> IssuedCode:
         """Ask for a code for the registered account."""

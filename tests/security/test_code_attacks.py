@@ -7,7 +7,7 @@ one, or one that was made for nobody.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -129,11 +129,9 @@ async def test_a_challenge_that_was_never_made_looks_like_one_that_was(single: C
     found = {}
     for name in ("real", "invented", "real", "invented"):
         code_id = issued.code_id if name == "real" else uuid4()
-        answers = []
+        answers: list[tuple[object, ...]] = []
 
-        async def attack(
-            code_id: Any = code_id, answers: list[tuple[object, ...]] = answers
-        ) -> None:
+        async def attack(code_id: UUID = code_id, answers: list[Any] = answers) -> None:
             answers.append(await _refusal(single.log_in(code_id, CODE)))
 
         found[name] = (await _statements(single, attack), answers)
