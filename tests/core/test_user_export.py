@@ -23,7 +23,7 @@ async def test_an_export_is_taken_back_as_it_was(importer: Importer) -> None:
         {"email": f"{n}@example.test", "password_hash": text}
         for n, text in enumerate(HASHES.values())
     ]
-    rows.append({"email": "own@x.test", "password_hash": own.portable, "pepper_id": "p1"})  # type: ignore[dict-item]
+    rows.append({"email": "own@x.test", "password_hash": own.portable, "pepper_id": "p1"})
     more = [
         {"email": "Ünï@exämple.test", "display_name": 'Ä "quoted"\n\u2028name', "roles": []},
         {"email": "off@x.test", "disabled": True, "email_verified": True, "roles": ["a", "b"]},
