@@ -181,13 +181,27 @@ class DeliverySettings(Section):
 class SecondFactorSettings(Section):
     """Second factors, and how recent a login has to be for sensitive changes."""
 
-    required_for_roles: frozenset[str] = frozenset()
+    required_for_roles: frozenset[str] = Field(
+        default=frozenset(),
+        description="Users with one of these roles enrol a factor at their next login.",
+    )
     issuer: str = Field("authsvc", min_length=1, max_length=64, pattern=r"^[^:]+$")
     challenge_lifetime: Duration = timedelta(minutes=5)
     max_attempts: int = Field(5, ge=1, le=10)
     trusted_device_lifetime: Duration = timedelta(days=30)
     max_per_user: int = Field(10, ge=1, le=100)
     recent_login: Duration = timedelta(minutes=10)
+
+    @model_validator(mode="after")
+    def _lifetimes_are_sane(self) -> Self:
+        # ASVS 6.5.5: what authenticates lasts ten minutes at most.
+        if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
+            raise ValueError("challenge_lifetime must be from 30s to 10m")
+        if self.trusted_device_lifetime > timedelta(days=365):
+            raise ValueError("trusted_device_lifetime must be at most 365d")
+        if not timedelta(minutes=1) <= self.recent_login <= timedelta(hours=24):
+            raise ValueError("recent_login must be from 1m to 24h")
+        return self
 
 
 class PasskeySettings(Section):

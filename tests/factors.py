@@ -29,8 +29,9 @@ from authsvc.models import (
     TotpEnrollment,
     UserId,
 )
-from tests.accounts import CALL, EMAIL, IP, KEYRING, PASSWORD, Service
+from tests.accounts import CALL, EMAIL, IP, KEYRING, PASSWORD, Service, unlimited
 from tests.clock import FakeClock
+from tests.logins import Replicas
 from tests.rpc.probe import CLAIMS
 
 STEP = 30.0
@@ -188,3 +189,12 @@ async def reasons(calls: Iterable[Awaitable[object]]) -> Counter[str]:
 async def secured(free: Service) -> Secured:
     """Second factors under no limits but those of challenges and consecutive failures."""
     return Secured(free)
+
+
+@pytest_asyncio.fixture
+async def required(replicas: Replicas) -> Secured:
+    """As `secured`, where every user has to have a second factor."""
+    settings = SecondFactorSettings(required_for_roles=frozenset({"user"}))
+    service = await replicas.start(unlimited(), factor_settings=settings)
+    await service.register()
+    return Secured(service)

@@ -1,0 +1,93 @@
+"""Roles that need a second factor: whoever has none enrols one with the login, and then has it."""
+
+import json
+
+from authsvc.config import SecondFactorSettings
+from authsvc.models import ClientContext, MfaChallenge
+from tests.accounts import CALL, EMAIL, IP, PASSWORD, unlimited
+from tests.factors import App, Secured, reason, reasons
+from tests.logins import Replicas
+
+REFUSED = "CREDENTIALS_INVALID"
+
+
+async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secured) -> None:
+    ada = await required.user()
+    challenge = await required.challenge()
+    assert challenge.methods == ("totp",)
+    assert challenge.totp_enrollment is not None
+    app = App.scan(challenge.totp_enrollment, required.clock)
+    assert await reason(required.verify(challenge.mfa_token, app.wrong())) == REFUSED
+    assert (await required.own.list(ada))[0] == []
+    tokens = await required.verify(challenge.mfa_token, app.code())
+    session = await required.service.sessions.get(tokens.session_id)
+    assert session.authentication_methods == ("pwd", "otp", "mfa")
+    (factor,), codes_left = await required.own.list(ada)
+    assert (factor.factor_id, codes_left) == (app.factor_id, 0)
+    assert await required.notices() == ["factor_added"]
+    assert await required.events("factor.enroll") == {"factor.enroll": 1}
+    # From now on it is asked for.
+    required.clock.advance(30)
+    challenge = await required.challenge()
+    assert (challenge.methods, challenge.totp_enrollment) == (("totp",), None)
+    await required.verify(challenge.mfa_token, app.code())
+    assert len(await required.own.generate_recovery_codes(CALL, required.claims(ada))) == 10
+
+
+async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
+    settings = SecondFactorSettings(required_for_roles=frozenset({"operator"}))
+    service = await replicas.start(unlimited(), factor_settings=settings)
+    await service.register()
+    assert await service.login() == "OK"
+    await Secured(service).fetchval("UPDATE users SET roles = '{user,operator}'")
+    client = ClientContext(IP)
+    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    assert isinstance(outcome, MfaChallenge)
+
+
+async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
+    challenge = await required.challenge()
+    assert challenge.totp_enrollment is not None
+    app = App.scan(challenge.totp_enrollment, required.clock)
+    calls = (required.verify(challenge.mfa_token, app.code()) for _ in range(50))
+    assert await reasons(calls) == {"OK": 1, REFUSED: 49}
+    assert await required.fetchval("SELECT count(*) FROM sessions") == 1
+    assert await required.events("factor.enroll") == {"factor.enroll": 1}
+
+
+async def test_enrolment_begun_before_is_no_way_round_a_factor(required: Secured) -> None:
+    """Who knows the password can begin one; once the user has a factor, it is worthless."""
+    ada = await required.user()
+    challenge = await required.challenge()
+    assert challenge.totp_enrollment is not None
+    thief = App.scan(challenge.totp_enrollment, required.clock)
+    await required.fetchval(
+        "INSERT INTO factors (factor_id, user_id, kind, create_time, confirm_time, credential_id,"
+        " public_key, sign_count) VALUES (gen_random_uuid(), $1, 'passkey', now(), now(), '', '',"
+        " 0)",
+        ada,
+    )
+    await required.fetchval("UPDATE users SET has_second_factor = true")
+    assert await reason(required.verify(challenge.mfa_token, thief.code())) == REFUSED
+    assert len((await required.own.list(ada))[0]) == 1
+
+
+async def test_later_enrolment_replaces_the_one_of_another_login(required: Secured) -> None:
+    first, second = await required.challenge(), await required.challenge()
+    assert first.totp_enrollment is not None
+    assert second.totp_enrollment is not None
+    old = App.scan(first.totp_enrollment, required.clock)
+    new = App.scan(second.totp_enrollment, required.clock)
+    assert await reason(required.verify(first.mfa_token, old.code())) == REFUSED
+    assert await reason(required.verify(first.mfa_token, new.code())) == REFUSED
+    await required.verify(second.mfa_token, new.code())
+
+
+async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> None:
+    challenge = await required.challenge()
+    assert challenge.totp_enrollment is not None
+    app = App.scan(challenge.totp_enrollment, required.clock)
+    calls = (required.verify(challenge.mfa_token, app.wrong()) for _ in range(20))
+    assert await reasons(calls) == {REFUSED: 20}
+    assert await required.fetchval("SELECT attempts FROM challenges") == 5
+    assert 5 <= json.loads(str(await required.failed())) <= 20
