@@ -276,6 +276,12 @@ class ApiKeySettings(Section):
     last_use_interval: Duration = timedelta(minutes=1)
     cache_size: int = Field(50_000, ge=0)
 
+    @model_validator(mode="after")
+    def _lifetime_is_sane(self) -> Self:
+        if not timedelta(minutes=1) <= self.max_lifetime <= timedelta(days=3_650):
+            raise ValueError("max_lifetime must be from 1m to 3650d")
+        return self
+
 
 class ImportSettings(Section):
     """What an import of users may cost, and how many may run at once through the API."""

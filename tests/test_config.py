@@ -92,6 +92,17 @@ def test_callers_have_roles(config: Path, secrets: Path) -> None:
     first, second = load(config, secrets_dir=secrets).callers
     assert first.roles == {Role.APP, Role.ISSUER}
     assert second.identity == "dns:edge.internal"
+    assert (first.audiences, first.scopes) == (frozenset(), frozenset())
+
+
+def test_callers_may_ask_for_tokens(config: Path, secrets: Path) -> None:
+    config.write_text(
+        CONFIG + "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\n"
+        "audiences = ['billing', 'https://ledger.test']\nscopes = ['invoices.read']\n"
+    )
+    (caller,) = load(config, secrets_dir=secrets).callers
+    assert caller.audiences == {"billing", "https://ledger.test"}
+    assert caller.scopes == {"invoices.read"}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +120,21 @@ def test_callers_have_roles(config: Path, secrets: Path) -> None:
         ("[[callers]]\nidentity = 'spiffe://test/'\nroles = ['app']", "callers.0.identity: got"),
         ("[[callers]]\nidentity = 'dns:a'\nroles = ['root']", "callers.0.roles.0: got a string: "),
         ("[[callers]]\nidentity = 'dns:a'\nroles = []", "callers.0.roles: got a list: "),
+        (
+            "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\naudiences = ['a b']",
+            "callers.0.audiences.0: got a string: ",
+        ),
+        (
+            "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\nscopes = ['a b']",
+            "callers.0.scopes.0: got a string: ",
+        ),
+        (
+            "[api_keys]\npolicy = 'nobody-s'",
+            "settings: api_keys.policy is none of rate_limits.policies",
+        ),
+        ("[api_keys]\nprefix = 'A_B'", "api_keys.prefix: got a string: "),
+        ("[api_keys]\nmax_lifetime = '3651d'", "api_keys: max_lifetime must be from 1m to 3650d"),
+        ("[tokens]\nservice_lifetime = '1ms'", "tokens: access_lifetime, refresh_lifetime and"),
         (
             "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\n" * 2,
             "settings: callers names an identity twice: dns:a",

@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from authsvc.config import Settings
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
+from tests import logs
 from tests.rpc.certificates import Authority, Certificate
 from tests.rpc.probe import identity_of, outcome
-from tests.rpc.service import Service
+from tests.rpc.service import Service, StartService
 
 
 def thumbprint(certificate: Certificate) -> bytes:
@@ -132,3 +134,32 @@ async def test_a_token_is_issued_to_the_caller_of_the_call_only(
         pb.IssueServiceTokenRequest(), metadata=(("x-forwarded-client-cert", "By=app"),)
     )
     assert await outcome(call) == "CALLER_NOT_ALLOWED"
+
+
+async def test_the_log_holds_none_of_them(
+    start_service: StartService, live_settings: Settings, authority: Authority
+) -> None:
+    with logs.caught() as log:
+        service = await start_service(live_settings)
+        tokens = await service.new_session()
+        own = await service_token(service, authority.caller(identity_of("app")))
+        exchanged = await service.auth().ExchangeToken(
+            pb.ExchangeTokenRequest(subject_token=tokens.access_token)
+        )
+        created = await service.account().CreateApiKey(
+            account_pb.CreateApiKeyRequest(name="a-typed-in-name"),
+            metadata=(("authorization", f"Bearer {tokens.access_token}"),),
+        )
+        for text in (created.api_key, created.api_key[:-1] + "x", own):
+            await service.auth().ValidateApiKey(pb.ValidateApiKeyRequest(api_key=text))
+            await service.judge_token(text)
+            await outcome(service.auth().ExchangeToken(pb.ExchangeTokenRequest(subject_token=text)))
+    logged = log.getvalue()
+    assert all(kind in logged for kind in ("api_key.create", "token.exchange", "issue_service"))
+    for secret in (
+        created.api_key.removeprefix(created.key.prefix)[:20],
+        own.rpartition(".")[2],
+        exchanged.access_token.rpartition(".")[2],
+        "a-typed-in-name",
+    ):
+        assert secret not in logged
