@@ -83,8 +83,8 @@ class Application:
 
     def reload(self, settings: Settings) -> None:
         """Take over the callers and limits of `settings`; certificates reload by themselves."""
-        self._core.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
-        self._core.guard.replace_settings(settings.brute_force)
+        self._core.base.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
+        self._core.base.guard.replace_settings(settings.brute_force)
         self._core.code_limits.replace_settings(settings.codes, settings.brute_force)
         self.server.replace_callers(settings.callers)
 
@@ -92,30 +92,30 @@ class Application:
         self._core = core = await self._stack.enter_async_context(
             open_core(self._settings, self._clock)
         )
-        await core.keys.load()
+        await core.base.keys.load()
         metrics = Metrics()
         _measure(core, metrics)
         deliverer = self._open_deliverer(core, metrics)
-        self.web = Web(self._settings, core.keys, self._clock, metrics)
+        self.web = Web(self._settings, core.base.keys, self._clock, metrics)
         self.server = Server(
             self._settings,
             handlers(core),
-            core.validation.bearer,
+            core.base.validation.bearer,
             self._clock,
             metrics,
         )
-        self._stack.push_async_callback(_flush, core.sessions)
-        self._stack.push_async_callback(_flush, core.api_key_validation)
+        self._stack.push_async_callback(_flush, core.base.sessions)
+        self._stack.push_async_callback(_flush, core.base.api_key_validation)
         self._stack.push_async_callback(self._cancel_background)
         self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
-        retention = Retention(core.database, self._settings.retention, self._clock)
-        self._background("revocation-listener", core.listener.run)
-        self._background("last-use", core.sessions.run)
-        self._background("last-use-of-api-keys", core.api_key_validation.run)
-        self._background("signing-keys", core.keys.run)
+        retention = Retention(core.base.database, self._settings.retention, self._clock)
+        self._background("revocation-listener", core.base.listener.run)
+        self._background("last-use", core.base.sessions.run)
+        self._background("last-use-of-api-keys", core.base.api_key_validation.run)
+        self._background("signing-keys", core.base.keys.run)
         self._background("retention", retention.run)
         self._background("delivery", deliverer.run)
-        self._background("health", lambda: self._probe(core.database))
+        self._background("health", lambda: self._probe(core.base.database))
         await self.web.start()
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
@@ -170,13 +170,18 @@ class Application:
 
 
 def _measure(core: Core, metrics: Metrics) -> None:
-    hasher = core.hasher
+    hasher = core.base.hasher
     metrics.add_gauge("authsvc_hashes_queued", "Hashes waiting.", lambda: float(hasher.queued))
     metrics.add_gauge("authsvc_hashes_running", "Hashes under way.", lambda: float(hasher.running))
     metrics.add_gauge(
         "authsvc_revocations_heard",
         "1 while revocations are heard in time and caches are used, else 0.",
-        lambda: float(core.listener.is_fresh()),
+        lambda: float(core.base.listener.is_fresh()),
+    )
+    metrics.add_gauge(
+        "authsvc_passkey_counter_alerts",
+        "Answers refused since the start because the passkey's counter did not grow.",
+        lambda: float(core.passkeys.counter_alerts),
     )
 
 

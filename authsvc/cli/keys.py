@@ -66,6 +66,6 @@ def revoke(
 def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
     async def main() -> Result:
         async with open_core(settings) as core:
-            return await work(core.keys)
+            return await work(core.base.keys)
 
     return run(main)

@@ -76,6 +76,6 @@ def enable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOpti
 def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[Result]]) -> Result:
     async def main() -> Result:
         async with open_core(settings) as core:
-            return await work(core.accounts)
+            return await work(core.account.accounts)
 
     return run(main)

@@ -33,9 +33,9 @@ class _Outbox:
 
     def abandon(self, *messages: Message) -> None:
         async def work(core: Core) -> None:
-            async with core.database.transaction() as connection:
+            async with core.base.database.transaction() as connection:
                 for message in messages:
-                    await core.outbox.enqueue(connection, message)
+                    await core.base.outbox.enqueue(connection, message)
             await self._deliver(core)
 
         asyncio.run(self._with_core(work))
@@ -46,7 +46,11 @@ class _Outbox:
     async def _deliver(self, core: Core) -> None:
         post = Post(self.channel, PlainRenderer())
         await Deliverer(
-            core.database, core.keyring, post, self._settings.delivery, core.outbox._clock
+            core.base.database,
+            core.base.keyring,
+            post,
+            self._settings.delivery,
+            core.base.outbox._clock,
         ).deliver_due()
 
     async def _with_core(self, work: Callable[[Core], Awaitable[None]]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from webauthn import verify_authentication_response
+from webauthn.helpers import verify_signature
 
 from authsvc.config import Settings
 from authsvc.dev.authenticator import Authenticator, decode, encode
@@ -224,6 +226,7 @@ async def test_a_counter_that_does_not_grow_is_an_alert(
     )
     assert len(rows) == 3
     assert {str(row["user_id"]) for row in rows} == {tokens.user_id}
+    assert free.app._core.passkeys.counter_alerts == 3
     (counter,) = await free.fetch("SELECT sign_count FROM factors")
     assert counter["sign_count"] == 7
 
@@ -297,7 +300,7 @@ async def test_decoys_are_stable_and_alike(free: Service, device: Authenticator)
 async def _statements(service: Service, call: Callable[[], Any]) -> list[str]:
     """Return the statements that a call runs, in order."""
     statements: list[str] = []
-    database = service.app._core.database
+    database = service.app._core.base.database
 
     def note(query: Any) -> None:
         statements.append(query.query)
@@ -313,8 +316,18 @@ async def _statements(service: Service, call: Callable[[], Any]) -> list[str]:
 
 
 async def test_the_work_is_the_same(
-    start_service: StartService, live_settings: Settings, device: Authenticator
+    start_service: StartService,
+    live_settings: Settings,
+    device: Authenticator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    verified: list[object] = []
+
+    def note(**check: Any) -> None:
+        verified.append(check["signature_alg"])
+        verify_signature(**check)
+
+    monkeypatch.setattr(f"{verify_authentication_response.__module__}.verify_signature", note)
     one = live_settings.database.model_copy(update={"pool_min": 1, "pool_max": 1})
     changes = {"database": one, "brute_force": unlimited(), "passwords": cheap_passwords()}
     service = await start_service(live_settings.model_copy(update=changes))
@@ -335,11 +348,15 @@ async def test_the_work_is_the_same(
         call = finish_login(service, asked.challenge_id, forged, ip="192.0.2.1")
         assert await outcome(call) == "CREDENTIALS_INVALID"
 
-    answered = {}
+    answered, signatures = {}, {}
     for email in (EMAIL, EMAIL, UNKNOWN):
+        verified.clear()
         answered[email] = await _statements(service, partial(answer, email))
+        signatures[email] = list(verified)
     assert answered[UNKNOWN] == answered[EMAIL]
     assert len(answered[EMAIL]) >= 8
+    assert signatures[UNKNOWN] == signatures[EMAIL]
+    assert len(signatures[EMAIL]) == 1
 
 
 async def test_no_record_holds_what_was_sent(free: Service, device: Authenticator) -> None:

@@ -1,0 +1,110 @@
+"""Owns what all use cases stand on: database, keys, tokens, sessions, limits, the outbox."""
+
+from dataclasses import dataclass
+
+from authsvc.config import Settings
+from authsvc.core.access_tokens import AccessTokens
+from authsvc.core.api_key_validation import ApiKeyValidation
+from authsvc.core.attempts import Attempts
+from authsvc.core.brute_force import BruteForce
+from authsvc.core.hashing import PasswordHasher
+from authsvc.core.outbox import Outbox
+from authsvc.core.passwords import PasswordPolicy
+from authsvc.core.rate_limits import RateLimiter, policies_from
+from authsvc.core.recent_login import RecentLogin
+from authsvc.core.refresh_tokens import RefreshTokenCodec
+from authsvc.core.revocations import Revocation, RevocationListener
+from authsvc.core.sealing import Keyring
+from authsvc.core.sessions import Sessions
+from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.tokens import TokenValidation
+from authsvc.models import Clock
+from authsvc.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """What more than one way in needs."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    hasher: PasswordHasher
+    keyring: Keyring
+    listener: RevocationListener
+    keys: SigningKeys
+    access_tokens: AccessTokens
+    sessions: Sessions
+    validation: TokenValidation
+    limiter: RateLimiter
+    api_key_validation: ApiKeyValidation
+    guard: BruteForce
+    attempts: Attempts
+    policy: PasswordPolicy
+    recent_login: RecentLogin
+    outbox: Outbox
+
+    def on_revocation(self, revocation: Revocation) -> None:
+        """Drop from all caches what was revoked."""
+        self.sessions.on_revocation(revocation)
+        self.api_key_validation.on_revocation(revocation)
+        self.keys.on_revocation(revocation)
+
+    def on_gap(self) -> None:
+        """Drop everything from all caches: revocations may have been missed."""
+        self.sessions.on_gap()
+        self.api_key_validation.on_gap()
+        self.keys.on_gap()
+
+
+def lay(settings: Settings, clock: Clock, database: Database, hasher: PasswordHasher) -> Foundation:
+    """Return the foundation on an open database."""
+    keyring = Keyring(settings.secrets.keyring)
+
+    # Caches are told of revocations, and ask whether these are heard: a circle, closed here.
+    def on_revocation(revocation: Revocation) -> None:
+        foundation.on_revocation(revocation)
+
+    def on_gap() -> None:
+        foundation.on_gap()
+
+    listener = RevocationListener(
+        settings.database, settings.sessions.cache_staleness, on_revocation, on_gap
+    )
+    keys = SigningKeys(database, keyring, settings.tokens, clock, listener.is_fresh)
+    access_tokens = AccessTokens(keys, settings.tokens, settings.permissions, clock)
+    sessions = Sessions(
+        database,
+        access_tokens,
+        RefreshTokenCodec(keyring.derive("refresh-token")),
+        settings.sessions,
+        settings.tokens,
+        clock,
+        listener.is_fresh,
+    )
+    policies = policies_from(settings.rate_limits.all_policies())
+    limiter = RateLimiter(database, policies, settings.rate_limits.rejected_cache_size)
+    granted, is_fresh = access_tokens.permissions_of, listener.is_fresh
+    guard = BruteForce(database, settings.brute_force, keyring)
+    foundation = Foundation(
+        settings=settings,
+        clock=clock,
+        database=database,
+        hasher=hasher,
+        keyring=keyring,
+        listener=listener,
+        keys=keys,
+        access_tokens=access_tokens,
+        sessions=sessions,
+        validation=TokenValidation(access_tokens, sessions),
+        limiter=limiter,
+        api_key_validation=ApiKeyValidation(
+            database, limiter, granted, settings.api_keys, clock, is_fresh
+        ),
+        guard=guard,
+        attempts=Attempts(database, guard, clock),
+        policy=PasswordPolicy(settings.passwords.preset),
+        recent_login=RecentLogin(settings.second_factors.recent_login, clock),
+        outbox=Outbox(keyring, settings.delivery.abandon_after, clock),
+    )
+    return foundation
