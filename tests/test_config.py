@@ -134,6 +134,18 @@ def test_callers_may_ask_for_tokens(config: Path, secrets: Path) -> None:
         ),
         ("[api_keys]\nprefix = 'A_B'", "api_keys.prefix: got a string: "),
         ("[api_keys]\nmax_lifetime = '3651d'", "api_keys: max_lifetime must be from 1m to 3650d"),
+        (
+            "[second_factors]\nchallenge_lifetime = '11m'",
+            "second_factors: challenge_lifetime must be from 30s to 10m",
+        ),
+        (
+            "[second_factors]\ntrusted_device_lifetime = '366d'",
+            "second_factors: trusted_device_lifetime must be at most 365d",
+        ),
+        (
+            "[second_factors]\nrecent_login = '25h'",
+            "second_factors: recent_login must be from 1m to 24h",
+        ),
         ("[tokens]\nservice_lifetime = '1ms'", "tokens: access_lifetime, refresh_lifetime and"),
         (
             "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\n" * 2,

@@ -32,6 +32,9 @@ async def test_codes_are_stored_as_keyed_hashes_of_their_user(secured: Secured) 
         assert not await secured.recovery_codes.claim(connection, eve, codes[0])
         other = RecoveryCodes(Keyring([key("k2")]), secured.clock)
         assert not await other.claim(connection, ada, codes[0])
+        # Not even if somebody gives Eve the rows.
+        await connection.execute("UPDATE recovery_codes SET user_id = $1", eve)
+        assert not await secured.recovery_codes.claim(connection, eve, codes[0])
     assert all(len(row["code_hash"]) == 32 for row in rows)
     for code in codes:
         assert code.replace("-", "") not in str(rows)
