@@ -115,3 +115,24 @@ async def _audit_types(dsn: str) -> list[str]:
         return [row["type"] for row in await connection.fetch("SELECT type FROM audit_events")]
     finally:
         await connection.close()
+
+
+def test_development_messages_go_into_the_state_folder(workspace: Workspace) -> None:
+    workspace.set_database("postgresql://localhost/none")
+    delivery = settings_of(workspace.config, workspace.secrets).delivery
+    assert (delivery.channel, delivery.folder) == ("folder", workspace.folder / "messages")
+
+
+def test_config_check_finds_a_broken_template(command: Command, workspace: Workspace) -> None:
+    templates = workspace.folder / "templates"
+    templates.mkdir()
+    (templates / "login_code.txt").write_text("Subject: Hello\n\nno code")
+    text = workspace.config.read_text()
+    workspace.config.write_text(
+        text.replace("[delivery]", f"[delivery]\ntemplates = {json.dumps(str(templates))}")
+    )
+    result = command("config", "check")
+    assert result.exit_code == 1
+    assert result.output == (
+        "error: delivery.templates: login_code.txt: it does not show the code\n"
+    )
