@@ -1125,7 +1125,9 @@ class IssueServiceTokenRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Whom the token is for; at most 256 bytes. Empty: the service's default."""
+    """Whom the token is for; at most 256 bytes. Empty: the service's default,
+    which has to be among those of the caller as any other.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it may do: some of the scopes that the settings give the caller; at
@@ -1227,15 +1229,17 @@ class ValidateApiKeyResponse(_message.Message):
     """The key's public id, a UUID."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may do."""
+        """What the key may do: those of its scopes that its user has at present."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the key expires; absent: never."""
+        """When the key expires."""
 
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long to wait, with the reason RATE_LIMITED."""
+        """How long to wait, with the reason RATE_LIMITED; absent: it does not help,
+        as the settings know the key's policy no longer.
+        """
 
     def __init__(
         self,

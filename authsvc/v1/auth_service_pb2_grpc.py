@@ -301,7 +301,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchValidateTokens(self, request, context):
-        """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
+        """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
+        certificate are not active here, as none comes along. Roles: app, edge.
         Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -309,8 +310,11 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExchangeToken(self, request, context):
-        """Exchanges a token for one that may do less or is for somebody else, in the
-        name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+        """Exchanges a user's token for one that may do less or is for somebody else,
+        in the name of the caller (RFC 8693): the new token's `act` names it. It
+        ends with the same session, never lasts longer, is no bearer for
+        AccountService, and can be exchanged on, four times in a row. A token that
+        is bound to a certificate can be exchanged with that one only. Roles: app.
         Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -329,7 +333,10 @@ class AuthServiceServicer:
 
     def ValidateApiKey(self, request, context):
         """Says whether an API key is active, whose it is and what it may do. A bad
-        key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+        key is an answer, not an error. If the key has a rate-limit policy, each
+        call takes 1 of it (its key is the API key's id), as long as the API key is
+        neither ended nor its user disabled. Roles: app, edge. Reasons:
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

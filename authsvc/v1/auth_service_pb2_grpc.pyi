@@ -124,12 +124,16 @@ class AuthServiceStub:
     an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     BatchValidateTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BatchValidateTokensRequest, _auth_service_pb2.BatchValidateTokensResponse]
-    """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
+    """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
+    certificate are not active here, as none comes along. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
     ExchangeToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]
-    """Exchanges a token for one that may do less or is for somebody else, in the
-    name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+    """Exchanges a user's token for one that may do less or is for somebody else,
+    in the name of the caller (RFC 8693): the new token's `act` names it. It
+    ends with the same session, never lasts longer, is no bearer for
+    AccountService, and can be exchanged on, four times in a row. A token that
+    is bound to a certificate can be exchanged with that one only. Roles: app.
     Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
     """
     IssueServiceToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]
@@ -140,7 +144,10 @@ class AuthServiceStub:
     """
     ValidateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]
     """Says whether an API key is active, whose it is and what it may do. A bad
-    key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    key is an answer, not an error. If the key has a rate-limit policy, each
+    call takes 1 of it (its key is the API key's id), as long as the API key is
+    neither ended nor its user disabled. Roles: app, edge. Reasons:
+    FIELD_INVALID.
     """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
     """Returns the public keys that verify access tokens, for callers that
@@ -243,12 +250,16 @@ class AuthServiceAsyncStub(AuthServiceStub):
     an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     BatchValidateTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BatchValidateTokensRequest, _auth_service_pb2.BatchValidateTokensResponse]  # type: ignore[assignment]
-    """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
+    """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
+    certificate are not active here, as none comes along. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
     ExchangeToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]  # type: ignore[assignment]
-    """Exchanges a token for one that may do less or is for somebody else, in the
-    name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+    """Exchanges a user's token for one that may do less or is for somebody else,
+    in the name of the caller (RFC 8693): the new token's `act` names it. It
+    ends with the same session, never lasts longer, is no bearer for
+    AccountService, and can be exchanged on, four times in a row. A token that
+    is bound to a certificate can be exchanged with that one only. Roles: app.
     Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
     """
     IssueServiceToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]  # type: ignore[assignment]
@@ -259,7 +270,10 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     ValidateApiKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]  # type: ignore[assignment]
     """Says whether an API key is active, whose it is and what it may do. A bad
-    key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    key is an answer, not an error. If the key has a rate-limit policy, each
+    call takes 1 of it (its key is the API key's id), as long as the API key is
+    neither ended nor its user disabled. Roles: app, edge. Reasons:
+    FIELD_INVALID.
     """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
     """Returns the public keys that verify access tokens, for callers that
@@ -461,7 +475,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.BatchValidateTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BatchValidateTokensResponse, _abc.Awaitable[_auth_service_pb2.BatchValidateTokensResponse]]:
-        """As ValidateToken, for up to 1000 tokens at once. Roles: app, edge.
+        """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
+        certificate are not active here, as none comes along. Roles: app, edge.
         Reasons: FIELD_INVALID.
         """
 
@@ -471,8 +486,11 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ExchangeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ExchangeTokenResponse, _abc.Awaitable[_auth_service_pb2.ExchangeTokenResponse]]:
-        """Exchanges a token for one that may do less or is for somebody else, in the
-        name of the caller (RFC 8693): the new token's `act` names it. Roles: app.
+        """Exchanges a user's token for one that may do less or is for somebody else,
+        in the name of the caller (RFC 8693): the new token's `act` names it. It
+        ends with the same session, never lasts longer, is no bearer for
+        AccountService, and can be exchanged on, four times in a row. A token that
+        is bound to a certificate can be exchanged with that one only. Roles: app.
         Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
         """
 
@@ -495,7 +513,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ValidateApiKeyResponse, _abc.Awaitable[_auth_service_pb2.ValidateApiKeyResponse]]:
         """Says whether an API key is active, whose it is and what it may do. A bad
-        key is an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+        key is an answer, not an error. If the key has a rate-limit policy, each
+        call takes 1 of it (its key is the API key's id), as long as the API key is
+        neither ended nor its user disabled. Roles: app, edge. Reasons:
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -351,7 +351,9 @@ class Claims(_message.Message):
     token_id: _builtins.str
     """`jti`: the token's own id."""
     session_id: _builtins.str
-    """`sid`: the session that the token belongs to, a UUID."""
+    """`sid`: the session that the token belongs to, a UUID; empty for a
+    service's own token, as all that follows but for the scopes.
+    """
     certificate_thumbprint: _builtins.bytes
     """`cnf.x5t#S256` (RFC 8705): the SHA-256 of the certificate that the token
     is bound to, 32 bytes; empty: none.
@@ -374,11 +376,15 @@ class Claims(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`roles`: the user's roles when the token was issued."""
+        """`roles`: the user's roles when the token was issued; none in an exchanged
+        token.
+        """
 
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`permissions`: what these roles may do, by the service's settings."""
+        """`permissions`: what the user's roles may do, by the service's settings; in
+        an exchanged token those of its scopes.
+        """
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
