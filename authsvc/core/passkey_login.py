@@ -18,7 +18,7 @@ from authsvc.core.relying_party import (
     parse_assertion,
 )
 from authsvc.core.sealing import Keyring
-from authsvc.models import Call, ClientContext, Clock, LoginOutcome
+from authsvc.models import Call, ClientContext, Clock, LoginOutcome, UserId
 from authsvc.store import passkeys as store
 from authsvc.store import users
 from authsvc.store.database import Database
@@ -144,7 +144,8 @@ class LoginWithPasskey:
         """
         account = await self._account(assertion_json, challenge_id)
         async with self._attempts.evaluate(call, account, client) as attempt:
-            challenge = await self._claim(challenge_id, account)
+            async with self._database.connection() as connection:
+                challenge = await store.claim_login(connection, challenge_id, self._clock.now())
             outcome = await self._evaluate(attempt, assertion_json, challenge)
             if outcome is None:
                 raise Rejected(attempt.cause(Cause.PASSKEY))
@@ -158,19 +159,12 @@ class LoginWithPasskey:
             account = await store.find_account(connection, credential_id)
         return account or f"passkey {hashlib.sha256(credential_id).hexdigest()}"
 
-    async def _claim(self, challenge_id: UUID, account: str) -> LoginChallenge | None:
-        async with self._database.connection() as connection:
-            challenge = await store.claim_login(connection, challenge_id, self._clock.now())
-        if challenge is None or challenge.account_hash is None:
-            return challenge
-        return challenge if self._accounts.match(challenge.account_hash, account) else None
-
     async def _evaluate(
         self, attempt: Attempt, assertion_json: str, challenge: LoginChallenge | None
     ) -> LoginOutcome | None:
         # One that nobody knows stands in for a challenge that isn't there.
         expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
-        bound = challenge is not None and challenge.account_hash is not None
+        bound_to = challenge.account_hash if challenge is not None else None
         async with self._database.transaction() as connection:
             proof = await self._passkeys.verify(
                 connection,
@@ -178,11 +172,13 @@ class LoginWithPasskey:
                 attempt.client,
                 assertion_json,
                 expected,
-                attempt.subject.user_id if bound and attempt.subject is not None else None,
+                attempt.subject.user_id if bound_to and attempt.subject is not None else None,
                 require_verification=True,
             )
-            credential = attempt.credential
-            if proof is None or credential is None or credential.user_id != proof.user_id:
+            # Asked only now, or who is asked for a made-up passkey would be answered sooner.
+            if bound_to is not None and not self._accounts.match(bound_to, attempt.account):
+                return None
+            if proof is None or not _is_active(attempt, proof.user_id):
                 return None
             user = await users.confirm(connection, proof.user_id)
             if user is None:
@@ -190,6 +186,11 @@ class LoginWithPasskey:
             return await self._completion.complete(
                 connection, attempt, user, proof.methods, multi_factor=True
             )
+
+
+def _is_active(attempt: Attempt, user_id: UserId) -> bool:
+    """Return whether the attempt is at this user's account, and a proof can help."""
+    return attempt.credential is not None and attempt.credential.user_id == user_id
 
 
 def _hash(key: bytes, account: str) -> bytes:

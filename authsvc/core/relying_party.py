@@ -54,8 +54,8 @@ _ALGORITHMS = [
     Algorithm.EDDSA,
     Algorithm.RSASSA_PKCS1_v1_5_SHA_256,
 ]
-# No attestation is asked for: then browsers hand over none, or one by the passkey itself. All other
-# formats bring certificates, which nothing here depends on.
+# No attestation is asked for: then browsers hand over none, or one by the passkey itself. All else
+# brings certificates, which nothing here depends on.
 _FORMATS = {AttestationFormat.NONE, AttestationFormat.PACKED}
 _RSA_BITS = range(2_048, 4_097)
 
@@ -187,7 +187,8 @@ class RelyingParty:
     def _attested(self, credential: RegistrationCredential, challenge: bytes) -> Created:
         response = credential.response
         _refuse_embedded(response.client_data_json)
-        if parse_attestation_object(response.attestation_object).fmt not in _FORMATS:
+        attestation = parse_attestation_object(response.attestation_object)
+        if attestation.fmt not in _FORMATS or attestation.att_stmt.x5c is not None:
             raise ValueError("attestation of a kind that was not asked for")
         verified = verify_registration_response(
             credential=credential,

@@ -4,17 +4,22 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import cbor2
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from webauthn import verify_registration_response
 
 from authsvc.config import PasskeySettings
 from authsvc.core.relying_party import RelyingParty, parse_assertion
@@ -145,6 +150,16 @@ def test_attestation_is_none_or_by_the_passkey_itself() -> None:
         assert not _taken(_with_attestation(partial(_update, change))), change
 
 
+def test_formats_that_nobody_asked_for_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(**_: Any) -> bool:
+        return True
+
+    place = verify_registration_response.__module__
+    monkeypatch.setattr(f"{place}.verify_android_safetynet", verify)
+    stated = {"fmt": "android-safetynet", "attStmt": {"ver": "1", "response": b"x"}}
+    assert not _taken(_with_attestation(partial(_update, stated)))
+
+
 def test_an_id_has_to_be_the_created_one_s_and_short() -> None:
     credential = Authenticator(ORIGIN).create(_creation())
     assert _taken(credential)
@@ -169,6 +184,55 @@ def test_a_statement_by_the_passkey_itself_is_checked() -> None:
         attestation |= {"fmt": "packed", "attStmt": {"alg": -7, "sig": signature}}
         credential["response"]["attestationObject"] = encode(cbor2.dumps(attestation))
         assert _taken(credential) is not bool(wrong)
+
+
+def test_certificates_are_refused() -> None:
+    device = Authenticator(ORIGIN)
+    device.verifies_user = False
+    maker = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate(maker)
+    for fmt in ("fido-u2f", "packed"):
+        credential = device.create(_creation())
+        attestation = cbor2.loads(decode(credential["response"]["attestationObject"]))
+        data, raw_id = attestation["authData"], decode(credential["rawId"])
+        said = hashlib.sha256(decode(credential["response"]["clientDataJSON"])).digest()
+        key = device.credentials[-1].public_key()
+        u2f = b"\0" + data[:32] + said + raw_id + b"\x04" + key[-2] + key[-3]
+        signed = u2f if fmt == "fido-u2f" else data + said
+        statement: dict[str, Any] = {
+            "sig": maker.sign(signed, ec.ECDSA(hashes.SHA256())),
+            "x5c": [certificate],
+        }
+        if fmt == "packed":
+            statement["alg"] = -7
+        attestation |= {"fmt": fmt, "attStmt": statement}
+        credential["response"]["attestationObject"] = encode(cbor2.dumps(attestation))
+        # It is in order, only not wanted.
+        verify_registration_response(
+            credential=credential,
+            expected_challenge=CHALLENGE,
+            expected_rp_id="localhost",
+            expected_origin=ORIGIN,
+        )
+        assert not _taken(credential)
+
+
+def _certificate(maker: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a certificate of a maker of authenticators, self-signed, in DER."""
+    texts = {
+        NameOID.COUNTRY_NAME: "SE",
+        NameOID.ORGANIZATION_NAME: "Maker",
+        NameOID.ORGANIZATIONAL_UNIT_NAME: "Authenticator Attestation",
+        NameOID.COMMON_NAME: "Key",
+    }
+    name = x509.Name([x509.NameAttribute(oid, text) for oid, text in texts.items()])
+    builder = x509.CertificateBuilder(name, name, maker.public_key(), x509.random_serial_number())
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    builder = builder.not_valid_before(start).not_valid_after(start.replace(year=2120))
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
+    return builder.sign(maker, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 def test_another_implementation_is_understood() -> None:
