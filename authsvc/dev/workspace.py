@@ -11,6 +11,11 @@ from pathlib import Path
 
 from authsvc.dev import certificates
 
+# The provider of identities that is `authsvc.dev.provider`, and the service as its client.
+PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8090
+PROVIDER_CLIENT = "authsvc-dev"
+REDIRECT_URI = "http://localhost:8080/callback"
+
 _CONFIG = """\
 # Made by `authsvc dev`. Change what you like: it is kept, and callers and limits are taken over
 # while the service runs. `authsvc config schema` describes every setting.
@@ -27,7 +32,17 @@ issuer = "http://127.0.0.1:8081"
 [delivery]
 channel = "folder"
 folder = {messages}
+
+# `make demo` runs this provider of identities; the secret of the client is in secrets/.
+[oauth]
+redirect_uris = [{redirect_uri}]
+
+[oauth.providers.local]
+kind = "oidc"
+address = {provider}
+client_id = {client_id}
 {callers}"""
+_PROVIDER_SECRET = "oauth__providers__local__client_secret"  # noqa: S105 - the name of a file
 _CALLER = """
 [[callers]]
 identity = "spiffe://authsvc.dev/{name}"
@@ -70,6 +85,15 @@ class Workspace:
                 write_private(path, json.dumps([{"id": "dev1", "key": key}]))
         if not self.config.exists():
             write_private(self.config, self._default_config())
+        # Settings of a provider that are only its secret would be refused.
+        in_settings = "[oauth.providers.local]" in self.config.read_text()
+        if in_settings and not self.provider_secret.exists():
+            write_private(self.provider_secret, secrets.token_urlsafe())
+
+    @property
+    def provider_secret(self) -> Path:
+        """The secret of the service at the provider of identities of `authsvc.dev.provider`."""
+        return self.secrets / _PROVIDER_SECRET
 
     def set_database(self, url: str) -> None:
         """Keep the database's address for the other commands."""
@@ -85,6 +109,9 @@ class Workspace:
             key=json.dumps(str(self.certificates / "server.key")),
             ca=json.dumps(str(self.certificates / "ca.crt")),
             messages=json.dumps(str(self.folder / "messages")),
+            redirect_uri=json.dumps(REDIRECT_URI),
+            provider=json.dumps(f"http://{PROVIDER_HOST}:{PROVIDER_PORT}"),
+            client_id=json.dumps(PROVIDER_CLIENT),
             callers=callers,
         )
 

@@ -17,6 +17,7 @@ _CHAPTERS = (
     "codes",
     "second_factors",
     "passkeys",
+    "oauth",
     "api_keys",
     "service_tokens",
     "account",

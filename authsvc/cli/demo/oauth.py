@@ -1,0 +1,149 @@
+"""Owns the chapter on logins at other providers: a first login, attacks, an owner, a link."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import grpc
+
+from authsvc.cli.demo.tour import Tour, bearer, new_email
+from authsvc.cli.output import fail
+from authsvc.dev.provider import READY
+from authsvc.dev.workspace import REDIRECT_URI, Workspace
+from authsvc.v1 import account_service_pb2, auth_service_pb2
+
+_PROVIDER = "local"
+
+
+async def oauth(tour: Tour) -> None:
+    """Tell how users log in elsewhere, with a provider that runs while this is told."""
+    tour.title("A provider of identities: OpenID Connect, on this machine, for this chapter")
+    folder = tour.messages.parent
+    secret = Workspace(folder).provider_secret
+    if not _exists(secret):
+        tour.say("left out", f"not in {folder}/config.toml, which is an older one", good=False)
+        return
+    async with _provider(secret) as why_not:
+        if why_not or (why_not := await _unknown(tour)):
+            tour.say("left out", why_not, good=False)
+            return
+        tour.say("running", "everybody is whoever they say")
+        await _first_login(tour)
+        await _owner(tour)
+        await _link(tour)
+
+
+def _exists(file: Path) -> bool:
+    return file.exists()
+
+
+@asynccontextmanager
+async def _provider(secret: Path) -> AsyncIterator[str]:
+    """Run the provider; yield why it can't be run, "" if it is."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "authsvc.dev.provider", str(secret)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin and process.stdout and process.stderr  # noqa: PT018, S101 - all are pipes
+    try:
+        said = (await process.stdout.readline()).decode().strip()
+        yield "" if said == READY else (await process.stderr.read()).decode().strip()
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+async def _unknown(tour: Tour) -> str:
+    """Return why the service doesn't work with the provider, "" if it does."""
+    try:
+        await _begin(tour)
+    except grpc.aio.AioRpcError as error:
+        return f"the service says: {error.details()}"
+    return ""
+
+
+async def _first_login(tour: Tour) -> None:
+    tour.title("Mary comes from there for the first time")
+    email = new_email("mary")
+    back = await _come_back(tour, email, "Mary")
+    answer = await tour.auth().CompleteOAuth(back)
+    tour.say("session", answer.tokens.session_id)
+    tour.say("an account was made", answer.new_user)
+    again = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Mary"))
+    tour.say("the next time it is the same", again.tokens.user_id == answer.tokens.user_id)
+    await tour.refused("what came back, used again", tour.auth().CompleteOAuth(back))
+    forged = await _come_back(tour, email, "Mary")
+    forged.code = "guessed"
+    await tour.refused("a made-up code", tour.auth().CompleteOAuth(forged))
+    await tour.refused("a redirect to another page", _begin(tour, redirect_uri=f"{REDIRECT_URI}/"))
+
+
+async def _owner(tour: Tour) -> None:
+    tour.title("Somebody made an account with Rosa's address, and waits for her")
+    email, password = new_email("rosa"), f"Waiting-For-Rosa-{secrets.token_hex(4)}"
+    waiting = await tour.register(email, password)
+    tour.say("made, never verified", waiting)
+    answer = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Rosa"))
+    tour.say("Rosa comes, and it is hers", answer.tokens.user_id == waiting)
+    await tour.refused("the password that it was made with", tour.login(email, password))
+    back = await _come_back(tour, email, "Rosa", subject="somebody else")
+    await tour.refused("her address, as somebody else", tour.auth().CompleteOAuth(back))
+
+
+async def _link(tour: Tour) -> None:
+    tour.title("Ada links an identity to the account that she has, and unlinks it")
+    tokens = await tour.tokens()
+    work = new_email("ada.at.work")
+    back = await _come_back(tour, work, "Ada", link=tokens.access_token)
+    linked = await tour.auth().CompleteOAuth(back)
+    tour.say("logged in to her account", linked.tokens.user_id == tokens.user_id)
+    metadata = bearer(tokens)
+    listed = await tour.account().ListIdentities(
+        account_service_pb2.ListIdentitiesRequest(), metadata=metadata
+    )
+    for identity in listed.identities:
+        tour.say(f"at {identity.provider}", f"{identity.subject} {identity.email}")
+        request = account_service_pb2.UnlinkIdentityRequest(
+            provider=identity.provider, subject=identity.subject
+        )
+        await tour.account().UnlinkIdentity(request, metadata=metadata)
+    tour.say("unlinked; she is told of both by mail", len(listed.identities))
+
+
+async def _begin(
+    tour: Tour, link: str = "", redirect_uri: str = REDIRECT_URI
+) -> auth_service_pb2.BeginOAuthResponse:
+    return await tour.auth().BeginOAuth(
+        auth_service_pb2.BeginOAuthRequest(
+            provider=_PROVIDER,
+            redirect_uri=redirect_uri,
+            client=tour.client,
+            link_access_token=link,
+        )
+    )
+
+
+async def _come_back(
+    tour: Tour, email: str, name: str, *, subject: str = "", link: str = ""
+) -> auth_service_pb2.CompleteOAuthRequest:
+    """Go to the provider's page as a browser does, log in, and return what comes back."""
+    begun = await _begin(tour, link)
+    form = {"email": email, "name": name, "subject": subject}
+    async with (
+        aiohttp.ClientSession() as browser,
+        browser.post(begun.authorization_url, data=form, allow_redirects=False) as response,
+    ):
+        back = parse_qs(urlsplit(response.headers["Location"]).query)
+    if back["state"] != [begun.state]:
+        fail("the provider sent another state back")
+    return auth_service_pb2.CompleteOAuthRequest(
+        state=begun.state, code=back["code"][0], client=tour.client
+    )

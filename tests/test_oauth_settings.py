@@ -1,0 +1,91 @@
+"""Settings of logins at other providers: what is refused before it can do harm."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from authsvc.config import OAuthSettings, ProviderSettings
+
+PROVIDER = {"kind": "oidc", "client_id": "x", "client_secret": "y", "address": "https://id.test"}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://app.test",
+        "https://app.test/",
+        "https://app.test:8443/callback?tenant=1",
+        "http://localhost/callback",
+        "http://127.0.0.1:8080/callback",
+        "com.example.app:/callback",
+    ],
+)
+def test_redirect_addresses(uri: str) -> None:
+    assert OAuthSettings.model_validate({"redirect_uris": [uri]}).redirect_uris == (uri,)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "/callback",
+        "http://app.test/callback",
+        "http://localhost.evil.test/callback",
+        "https://user@app.test/callback",
+        "https://app.test/callback#x",
+        "https://app.test/call back",
+        "https://app.test/callback\n",
+        "https://",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "ftp://app.test/",
+        "https://app.test/" + "x" * 2_048,
+    ],
+)
+def test_redirect_addresses_that_are_not_safe(uri: str) -> None:
+    with pytest.raises(ValidationError):
+        OAuthSettings.model_validate({"redirect_uris": [uri]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"address": "http://id.test"},
+        {"address": "http://localhost.evil.test"},
+        {"address": "https://user:pass@id.test"},
+        {"address": "https://id.test?x"},
+        {"address": "https://id.test#x"},
+        {"address": "id.test"},
+        {"address": None},
+        {"api_address": "http://api.test"},
+        {"kind": "saml"},
+        {"client_id": ""},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_providers_that_are_not_safe(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ProviderSettings.model_validate(PROVIDER | change)
+
+
+def test_an_issuer_has_to_be_named() -> None:
+    without = {name: value for name, value in PROVIDER.items() if name != "address"}
+    with pytest.raises(ValidationError, match="address must be set"):
+        ProviderSettings.model_validate(without)
+    github = ProviderSettings.model_validate(without | {"kind": "github"})
+    assert (github.address, github.api_address) == ("https://github.com", "https://api.github.com")
+
+
+@pytest.mark.parametrize("name", ["", "Local", "a b", "a/b", "1x", "x" * 33])
+def test_names_of_providers(name: str) -> None:
+    with pytest.raises(ValidationError):
+        OAuthSettings.model_validate({"providers": {name: PROVIDER}})
+
+
+def test_the_secret_is_not_shown() -> None:
+    settings = OAuthSettings.model_validate(
+        {"providers": {"x": PROVIDER | {"client_secret": "sss"}}}
+    )
+    assert "sss" not in repr(settings) + str(settings) + settings.model_dump_json()
