@@ -15,6 +15,7 @@ from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection, Database
 
 _FIELD = "new_email"
+_PURPOSE = Purpose.CHANGE_EMAIL
 
 
 class EmailChange:
@@ -62,18 +63,14 @@ class EmailChange:
         if wanted.canonical == own.email_canonical:
             raise FieldInvalid(_FIELD, "is the account's address already")
         mailed = [wanted.canonical, own.email_canonical]
-        await self._limits.charge(Purpose.CHANGE_EMAIL, mailed, client, own.user_id)
+        await self._limits.charge(_PURPOSE, mailed, client, own.user_id)
         event = AuditEvent(
             AuditType.EMAIL_CHANGE_REQUEST, call, own.user_id, claims.session_id, client
         )
         async with self._database.transaction() as connection:
             owner = await addresses.find(connection, wanted.canonical)
             issued = await self._codes.issue(
-                connection,
-                Purpose.CHANGE_EMAIL,
-                wanted.canonical,
-                own.user_id,
-                usable=owner is None,
+                connection, _PURPOSE, wanted.canonical, own.user_id, usable=owner is None
             )
             await self._send(connection, own, owner, wanted, issued, delivery)
             await audit.record(connection, self._clock.now(), event)
@@ -139,11 +136,7 @@ class EmailChange:
         now = self._clock.now()
         async with self._database.transaction() as connection:
             user_id = await self._codes.claim(
-                connection,
-                attempt,
-                Purpose.CHANGE_EMAIL,
-                code,
-                email_canonical=wanted.canonical,
+                connection, attempt, _PURPOSE, code, email_canonical=wanted.canonical
             )
             if user_id != own.user_id:
                 return None
