@@ -220,16 +220,18 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BeginPasskeyRegistration(self, request, context):
-        """Starts the registration of a passkey. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        """Starts the registration of a passkey; one that the user started before is
+        given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishPasskeyRegistration(self, request, context):
-        """Completes the registration of a passkey, and tells the user so. Needs a
-        recent login. Roles: app. Reasons: BEARER_INVALID,
+        """Completes the registration of a passkey, and tells the user so. What was
+        created works once; one that is registered already, by whomever, is
+        refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
         LIMIT_REACHED, FIELD_INVALID.
         """

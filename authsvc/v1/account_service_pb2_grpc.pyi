@@ -78,12 +78,14 @@ class AccountServiceStub:
     FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
-    """Starts the registration of a passkey. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    """Starts the registration of a passkey; one that the user started before is
+    given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
-    """Completes the registration of a passkey, and tells the user so. Needs a
-    recent login. Roles: app. Reasons: BEARER_INVALID,
+    """Completes the registration of a passkey, and tells the user so. What was
+    created works once; one that is registered already, by whomever, is
+    refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
     LIMIT_REACHED, FIELD_INVALID.
     """
@@ -190,12 +192,14 @@ class AccountServiceAsyncStub(AccountServiceStub):
     FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
-    """Starts the registration of a passkey. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    """Starts the registration of a passkey; one that the user started before is
+    given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
-    """Completes the registration of a passkey, and tells the user so. Needs a
-    recent login. Roles: app. Reasons: BEARER_INVALID,
+    """Completes the registration of a passkey, and tells the user so. What was
+    created works once; one that is registered already, by whomever, is
+    refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
     REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
     LIMIT_REACHED, FIELD_INVALID.
     """
@@ -353,8 +357,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.BeginPasskeyRegistrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.BeginPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.BeginPasskeyRegistrationResponse]]:
-        """Starts the registration of a passkey. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        """Starts the registration of a passkey; one that the user started before is
+        given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -363,8 +368,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.FinishPasskeyRegistrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.FinishPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.FinishPasskeyRegistrationResponse]]:
-        """Completes the registration of a passkey, and tells the user so. Needs a
-        recent login. Roles: app. Reasons: BEARER_INVALID,
+        """Completes the registration of a passkey, and tells the user so. What was
+        created works once; one that is registered already, by whomever, is
+        refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
         REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
         LIMIT_REACHED, FIELD_INVALID.
         """

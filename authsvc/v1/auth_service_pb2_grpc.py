@@ -214,16 +214,18 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BeginPasskeyLogin(self, request, context):
-        """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Starts a login with a passkey, which may take 5 minutes unless set
+        otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoginWithPasskey(self, request, context):
-        """Checks what the passkey signed; goes on as Login. A passkey that verified
-        its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+        """Checks what the passkey signed; goes on as Login. The passkey has to verify
+        its user and so counts as both factors. An answer, right or wrong, uses up
+        the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
         EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -73,12 +73,14 @@ class AuthServiceStub:
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
-    """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Starts a login with a passkey, which may take 5 minutes unless set
+    otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
-    """Checks what the passkey signed; goes on as Login. A passkey that verified
-    its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+    """Checks what the passkey signed; goes on as Login. The passkey has to verify
+    its user and so counts as both factors. An answer, right or wrong, uses up
+    the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
@@ -199,12 +201,14 @@ class AuthServiceAsyncStub(AuthServiceStub):
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
-    """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Starts a login with a passkey, which may take 5 minutes unless set
+    otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
-    """Checks what the passkey signed; goes on as Login. A passkey that verified
-    its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+    """Checks what the passkey signed; goes on as Login. The passkey has to verify
+    its user and so counts as both factors. An answer, right or wrong, uses up
+    the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
@@ -370,8 +374,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.BeginPasskeyLoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BeginPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.BeginPasskeyLoginResponse]]:
-        """Starts a login with a passkey. Roles: app. Reasons: EMAIL_INVALID,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Starts a login with a passkey, which may take 5 minutes unless set
+        otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -380,8 +385,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LoginWithPasskeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginWithPasskeyResponse, _abc.Awaitable[_auth_service_pb2.LoginWithPasskeyResponse]]:
-        """Checks what the passkey signed; goes on as Login. A passkey that verified
-        its user counts as both factors. Roles: app. Reasons: CREDENTIALS_INVALID,
+        """Checks what the passkey signed; goes on as Login. The passkey has to verify
+        its user and so counts as both factors. An answer, right or wrong, uses up
+        the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
         EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 

@@ -278,7 +278,7 @@ def _put(credential: dict[str, Any], field: str, value: Any) -> None:
     (credential[outer[0]] if outer else credential)[name] = value
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     field=st.sampled_from(FIELDS),
     value=JSON | BYTES.map(encode) | st.lists(JSON),
@@ -316,7 +316,7 @@ def test_no_client_data_can_make_it_stumble(client_data: Any) -> None:
         assert not _taken(credential)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     raw=BYTES,
     key=st.recursive(
