@@ -225,7 +225,8 @@ def _unknown_variables() -> list[str]:
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             known |= {f"{PREFIX}{name}__{key}".upper() for key in field.annotation.model_fields}
-    free = tuple(
+    # What stands deeper is refused by the section that it is in.
+    free = tuple(f"{name}__" for name in known if "__" in name) + tuple(
         f"{PREFIX}{name}__"
         for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS", "OAUTH")
     )

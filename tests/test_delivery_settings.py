@@ -1,12 +1,13 @@
 """The settings of delivery: what is refused when they are loaded, and how it is said."""
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from authsvc.config import DeliverySettings
+from authsvc.config import ConfigError, DeliverySettings, load
 from authsvc.credential_sections import SmtpSettings
 
 _SENDER = "Example <login@shop.test>"
@@ -103,6 +104,32 @@ def test_links_that_are_fine(link: str) -> None:
 )
 def test_times_and_numbers_are_sane(settings: dict[str, object], problem: str) -> None:
     assert problem in _refused(**settings)
+
+
+def test_all_of_it_can_be_set_by_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = json.dumps([{"id": "k1", "key": base64.b64encode(bytes(32)).decode()}])
+    variables = {
+        "tls": '{"certificate_file": "c", "key_file": "k", "client_ca_file": "a"}',
+        "database__url": "postgresql://localhost/none",
+        "secrets__keyring": key,
+        "secrets__peppers": key,
+        "delivery__channel": "smtp",
+        "delivery__smtp__host": "mail.shop.test",
+        "delivery__smtp__sender": _SENDER,
+        "delivery__smtp__username": "authsvc",
+        "delivery__smtp__password": "an-unmistakable-password",
+        "delivery__links__login_code": "https://shop.test/in#{code}",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AUTHSVC_{name}".upper(), value)
+    delivery = load().delivery
+    assert delivery.smtp is not None
+    assert (delivery.smtp.host, delivery.smtp.username) == ("mail.shop.test", "authsvc")
+    assert delivery.links == {"login_code": "https://shop.test/in#{code}"}
+
+    monkeypatch.setenv("AUTHSVC_DELIVERY__SMTP__PASWORD", "misspelt")
+    with pytest.raises(ConfigError, match=r"delivery.smtp.pasword: no such setting"):
+        load()
 
 
 def test_the_password_is_not_shown(tmp_path: Path) -> None:
