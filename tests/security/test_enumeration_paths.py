@@ -1,0 +1,284 @@
+"""All ways to prove who one is are one: nothing tells accounts apart, one set of limits holds.
+
+ASVS 6.3.4 and 6.3.8, SP 800-63B-4, 3.2.2; over mutual TLS, as callers see it.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc.error_details_pb2 import RequestInfo
+
+from authsvc.config import Settings
+from authsvc.rpc.inbound import INBOUND
+from authsvc.store.connector import Connector
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext
+from tests.accounts import unlimited
+from tests.passkeys import allowed
+from tests.rpc.probe import details_of, failure, outcome
+from tests.rpc.service import Service, StartService
+from tests.security.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
+
+KINDS = ("unknown", "active", "verified", "disabled", "locked", "without", "passkey", "totp")
+CLIENT = ClientContext(ip="192.0.2.1", user_agent="Test")
+
+
+class Statements:
+    """What calls run, one call after the other; not what runs in the background."""
+
+    def __init__(self) -> None:
+        self._noted: list[str] = []
+
+    def note(self, query: asyncpg.connection.LoggedQuery) -> None:
+        # Checks of limits run in a context that is no call's.
+        if INBOUND.get(None) is not None or "rate_limit" in query.query:
+            self._noted.append(query.query)
+
+    def take(self) -> list[str]:
+        """Return what was run since the last time."""
+        taken, self._noted = self._noted, []
+        return taken
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
+    """Listens to every connection that is opened from now on."""
+    heard = Statements()
+    connect = Connector.connect
+
+    async def connect_and_listen(connector: Connector) -> Any:
+        connection = await connect(connector)
+        connection.add_query_logger(heard.note)
+        return connection
+
+    monkeypatch.setattr(Connector, "connect", connect_and_listen)
+    return heard
+
+
+async def make(service: Service, kind: str) -> Victim:
+    """Return an account of a kind, or an address of nobody."""
+    victim = Victim(service, f"{kind}@example.test")
+    if kind == "unknown":
+        return victim
+    await victim.register()
+    changes = {
+        "verified": "email_verify_time = now()",
+        "disabled": "status = 'disabled'",
+        "locked": "failed_logins = 100",
+        "without": "password_hash = NULL, pepper_id = NULL",
+    }
+    if kind in changes:
+        await service.fetch(f"UPDATE users SET {changes[kind]} WHERE email = $1", victim.email)
+    if kind == "passkey":
+        await victim.add_passkey()
+    if kind == "totp":
+        await victim.add_totp()
+    return victim
+
+
+@pytest_asyncio.fixture
+async def free(
+    statements: Statements, start_service: StartService, live_settings: Settings
+) -> Service:
+    """A service without limits on attempts, all of whose statements are heard."""
+    return await start_service(affordable(live_settings, brute_force=unlimited()))
+
+
+def shown(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
+    """Return all that an error shows but the request id."""
+    details = [
+        packed.SerializeToString()
+        for packed in details_of(error).details
+        if not packed.Is(RequestInfo.DESCRIPTOR)
+    ]
+    trailers = sorted(key for key, _ in error.trailing_metadata() or ())
+    return error.code(), error.details(), details, trailers
+
+
+@pytest.mark.parametrize("way", PUBLIC)
+async def test_a_wrong_proof_leads_to_the_same_for_everyone(
+    way: str, free: Service, statements: Statements
+) -> None:
+    victims = {kind: await make(free, kind) for kind in KINDS}
+    answers, work = {}, {}
+    # Once before, so that what is cached on first use is so for everyone.
+    for kind in ("active", *KINDS):
+        statements.take()
+        error = await failure(WAYS[way](victims[kind], False, CLIENT))
+        answers[kind], work[kind] = shown(error), statements.take()
+    assert answers == dict.fromkeys(KINDS, answers["active"])
+    assert work == dict.fromkeys(KINDS, work["active"])
+    assert len(work["active"]) >= 4
+
+
+@pytest.mark.parametrize("way", PUBLIC)
+async def test_a_throttled_proof_leads_to_the_same_for_everyone(
+    way: str,
+    statements: Statements,
+    start_service: StartService,
+    live_settings: Settings,
+) -> None:
+    service = await start_service(affordable(live_settings))
+    answers, work = {}, {}
+    for number, kind in enumerate(KINDS):
+        victim = await make(service, kind)
+        ends = []
+        for turn in range(7):
+            statements.take()
+            client = ClientContext(ip=f"10.1.{number}.1")
+            error = await failure(WAYS[way](victim, False, client))
+            # The first one that is throttled leaves an event.
+            if turn >= 5:
+                work[kind, turn] = statements.take()
+            ends.append((error.code(), error.details()))
+        answers[kind] = ends
+    assert answers == dict.fromkeys(KINDS, answers["active"])
+    assert answers["active"][5][0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for turn in (5, 6):
+        found = {kind: work[kind, turn] for kind in KINDS}
+        assert found == dict.fromkeys(KINDS, found["active"])
+
+
+REQUESTS = {
+    "RequestLoginCode": pb.RequestLoginCodeRequest,
+    "RequestPasswordReset": pb.RequestPasswordResetRequest,
+    "ResendVerification": pb.ResendVerificationRequest,
+    "BeginPasskeyLogin": pb.BeginPasskeyLoginRequest,
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_request_is_answered_alike(
+    name: str, free: Service, statements: Statements
+) -> None:
+    answers, work = {}, {}
+    for kind in KINDS:
+        await make(free, kind)
+    for kind in ("active", *KINDS):
+        request = REQUESTS[name](email=f"{kind}@example.test", client=CLIENT)
+        if "delivery" in request.DESCRIPTOR.fields_by_name:
+            request.delivery = DELIVERY_RETURN
+        statements.take()
+        answer = await getattr(free.auth(PORTAL), name)(request)
+        answers[kind], work[kind] = dict(shape(answer)), statements.take()
+    assert work == dict.fromkeys(KINDS, work["active"])
+    assert answers == dict.fromkeys(KINDS, answers["active"])
+    assert answers["active"]
+
+
+def shape(answer: Any) -> Iterator[tuple[str, object]]:
+    """Yield what an answer looks like, whatever is random in it."""
+    for field, value in answer.ListFields():
+        if field.name == "options_json":
+            options = json.loads(value)
+            assert {len(one) > 20 for one in allowed(value)} == {True}
+            assert {frozenset(one) for one in options.pop("allowCredentials")} == {
+                frozenset({"id", "type"})
+            }
+            yield field.name, options | {"challenge": len(options["challenge"])}
+        else:
+            yield field.name, len(value)
+
+
+# One set of counters
+
+
+@pytest_asyncio.fixture
+async def limited(start_service: StartService, live_settings: Settings) -> Service:
+    """A service under the shipped limits on attempts."""
+    return await start_service(affordable(live_settings))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_failures_on_one_way_throttle_all_others(way: str, limited: Service) -> None:
+    for number, other in enumerate(WAYS):
+        victim = Victim(limited, f"user{number}@example.test")
+        await victim.register()
+        await victim.add_passkey()
+        if "second factor" in (way, other):
+            await victim.add_totp()
+        ip = f"10.2.{number}.1"
+        ends = [await attempt(way, victim, ip=ip) for _ in range(5)]
+        assert set(ends) <= FAILED, (way, ends)
+        if way == other == "second factor":
+            # Five wrong codes are the most for one login.
+            await victim.begin_mfa()
+        for right in (False, True):
+            end = await attempt(other, victim, right=right, ip=ip)
+            assert end == "TOO_MANY_ATTEMPTS", (way, other, right)
+        # From elsewhere the right one is let in.
+        if way in PUBLIC and other == "password" and victim.seed == "":
+            assert await attempt(other, victim, right=True, ip=f"10.3.{number}.1") == "OK"
+
+
+async def test_failures_of_all_ways_are_summed(limited: Service) -> None:
+    victim = Victim(limited, "user@example.test")
+    await victim.register()
+    await victim.add_passkey()
+    ends = [await attempt(way, victim, ip="10.2.0.1") for way in PUBLIC]
+    assert set(ends) <= FAILED
+    assert [
+        await attempt(way, victim, ip="10.2.0.1") for way in WAYS if way != "second factor"
+    ] == ["TOO_MANY_ATTEMPTS"] * (len(WAYS) - 1)
+
+
+@pytest.mark.parametrize("way", PUBLIC)
+async def test_strangers_lock_nobody_out_of_a_known_device(way: str, limited: Service) -> None:
+    victim = Victim(limited, "user@example.test")
+    await victim.register(device_id="phone")
+    await victim.add_passkey()
+    strangers = Counter([await attempt(way, victim, ip=ip, device_id="x") for ip in PLACES[:25]])
+    assert strangers.pop("TOO_MANY_ATTEMPTS") == 5
+    assert strangers.keys() <= FAILED
+    for other in PUBLIC:
+        assert await attempt(other, victim, right=True, ip="10.3.0.1") == "TOO_MANY_ATTEMPTS"
+        await limited.fetch("UPDATE users SET email_verify_time = NULL")
+        end = await attempt(other, victim, right=True, ip="10.3.0.1", device_id="phone")
+        assert end == "OK", other
+
+
+async def test_a_hundred_failures_of_all_ways_are_the_most(free: Service) -> None:
+    victim = Victim(free, "user@example.test")
+    await victim.register(device_id="phone")
+    await victim.add_passkey()
+    ways = [way for way in WAYS if way != "second factor"]
+    ends = [
+        await attempt(ways[turn % len(ways)], victim, ip=ip) for turn, ip in enumerate(PLACES[:100])
+    ]
+    assert set(ends) <= FAILED
+    assert await failed_logins(free, victim) == 100
+    # From now on no proof helps, but the mail that unlocks and the devices that are known.
+    for way in ("password", "login code", "verification", "passkey", "password change"):
+        assert await attempt(way, victim, right=True, ip="10.3.0.1") in FAILED, way
+    causes = await free.fetch(
+        "SELECT detail->>'cause' AS cause, count(*) FROM audit_events"
+        " WHERE type = 'user.login_failure' GROUP BY 1"
+    )
+    assert {row["cause"]: row["count"] for row in causes}["locked"] == 5
+    assert await attempt("password", victim, right=True, device_id="phone") == "OK"
+    assert await attempt("reset", victim, right=True, ip="10.3.0.1") == "OK"
+
+
+async def test_who_gives_one_proof_of_two_can_t_guess_the_other_for_ever(free: Service) -> None:
+    victim = Victim(free, "user@example.test")
+    await victim.register()
+    await victim.add_totp()
+    turns = 0
+    while await outcome(victim.begin_mfa()) == "OK" and turns < 150:
+        assert await attempt("second factor", victim, ip=PLACES[turns]) == "CREDENTIALS_INVALID"
+        turns += 1
+    assert 90 <= turns <= 100
+    assert await failed_logins(free, victim) == 100
+
+
+async def failed_logins(service: Service, victim: Victim) -> int:
+    [[count]] = await service.fetch(
+        "SELECT failed_logins FROM users WHERE email = $1", victim.email
+    )
+    return int(count)
