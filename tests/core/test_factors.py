@@ -8,7 +8,9 @@ import pytest
 from authsvc.config import SecondFactorSettings
 from authsvc.core.ids import uuid7
 from authsvc.models import ClientContext, FactorId
+from authsvc.store import factors as store
 from tests.accounts import CALL, unlimited
+from tests.databases import until
 from tests.factors import App, Secured, reason, reasons, used
 from tests.logins import Replicas
 
@@ -74,6 +76,25 @@ async def test_flag_is_what_the_factors_say_whatever_happens_at_once(secured: Se
         assert await secured.fetchval("SELECT has_second_factor FROM users") is True
         await secured.own.remove(CALL, claims, new.factor_id)
         assert await secured.fetchval("SELECT has_second_factor FROM users") is False
+
+
+async def test_flag_overlooks_no_removal_under_way(secured: Secured) -> None:
+    ada = await secured.user()
+    first, second = [(await secured.secure(ada))[0] for _ in range(2)]
+
+    async def waits() -> bool:
+        query = """SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'"""
+        return await secured.fetchval(query) == 1
+
+    async with secured.service.database.transaction() as connection:
+        await store.lock_holder(connection, ada)
+        await store.remove(connection, first.factor_id, ada)
+        assert await store.update_flag(connection, ada) is True
+        other = asyncio.create_task(secured.own.remove(CALL, secured.claims(ada), second.factor_id))
+        await until(waits)
+    await other
+    assert await secured.fetchval("SELECT has_second_factor FROM users") is False
 
 
 async def test_role_that_needs_a_factor_keeps_the_last_one(replicas: Replicas) -> None:
