@@ -144,6 +144,12 @@ async def test_a_row_that_cannot_be_used_names_its_field_and_no_value(
     assert "hunter2" not in said
 
 
+@pytest.mark.parametrize("address", ["a(b@example.test", "a@b_c.test", "a@b@c.test", "Ada"])
+async def test_nothing_of_a_wrong_address_is_shown(importer: Importer, address: str) -> None:
+    await importer.run({"email": address})
+    assert importer.failures == [RowFailure(1, "email", "is not an e-mail address")]
+
+
 async def test_firebase_parameters_may_stand_in_the_row(importer: Importer) -> None:
     row = {
         "email": ADA,
