@@ -237,7 +237,7 @@ async def test_an_account_deleted_meanwhile_is_made_anew(
 ) -> None:
     first, _ = await federated.log_in()
     choose = federated.login._choose
-    gone = []
+    gone: list[object] = []
 
     async def delete_after(login: object) -> object:
         chosen = await choose(login)  # type: ignore[arg-type]

@@ -109,13 +109,13 @@ async def test_an_endless_answer_is_left(
         await left.wait()
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x"])
+@pytest.mark.parametrize("size", [0, 20_000_000])
 async def test_no_compressed_answer_is_read(
-    encoding: str, provider: LocalProvider, http: aiohttp.ClientSession
+    size: int, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
-    bomb = gzip.compress(b"[" + b"0," * 20_000_000 + b"0]")
-    assert len(bomb) < MAX_BYTES
-    provider.answers["/x"] = saying(bomb, content_encoding=encoding)
+    answer = gzip.compress(b"[" + b"0," * size + b"0]")
+    assert len(answer) < MAX_BYTES
+    provider.answers["/x"] = saying(answer, content_encoding="gzip")
     assert await refused(http, f"{provider.address}/x")
     assert provider.headers[-1]["Accept-Encoding"] == "identity"
 

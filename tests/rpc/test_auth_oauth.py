@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -12,8 +13,10 @@ import pytest_asyncio
 from google.rpc.error_details_pb2 import RetryInfo
 
 from authsvc.config import Settings
+from authsvc.models import FactorId
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import ConfirmTotpRequest, EnrollTotpRequest
+from authsvc.v1.common_pb2 import ClientContext
 from tests.accounts import EMAIL
 from tests.clock import FakeClock
 from tests.factors import App
@@ -81,9 +84,10 @@ async def test_a_second_factor_is_asked_for(linked: Service, clock: FakeClock) -
     tokens = (await complete(linked, await came_back(linked))).tokens
     account, metadata = linked.account(), bearer(tokens)
     enrolled = await account.EnrollTotp(EnrollTotpRequest(), metadata=metadata)
-    app = App(enrolled.enrollment.factor_id, enrolled.enrollment.secret, clock)  # type: ignore[arg-type]
+    factor_id = enrolled.enrollment.factor_id
+    app = App(FactorId(UUID(factor_id)), enrolled.enrollment.secret, clock)
     await account.ConfirmTotp(
-        ConfirmTotpRequest(factor_id=app.factor_id, code=app.code()), metadata=metadata
+        ConfirmTotpRequest(factor_id=factor_id, code=app.code()), metadata=metadata
     )
     clock.advance(30)
     answer = await complete(linked, await came_back(linked))
@@ -218,7 +222,7 @@ async def test_fields(linked: Service, provider: LocalProvider) -> None:
         "redirect_uri": pb.BeginOAuthRequest(provider="local"),
         "link_access_token": begin(link="x" * 8_193),
         "client.ip": pb.BeginOAuthRequest(
-            provider="local", redirect_uri=REDIRECT, client={"ip": "x"}
+            provider="local", redirect_uri=REDIRECT, client=ClientContext(ip="x")
         ),
     }.items():
         error = await failure(start(request))

@@ -149,7 +149,7 @@ async def test_whatever_a_provider_claims_is_only_text(
     case: str, service: Service, provider: LocalProvider
 ) -> None:
     victim = await service.new_session("victim@example.test")
-    claims = {"email": "ada@example.test"} | HOSTILE_CLAIMS[case]
+    claims = {"email": "ada@example.test", **HOSTILE_CLAIMS[case]}
     request = await _came_back_with(service, provider, **claims)
     end = await outcome(service.auth().CompleteOAuth(request))
     assert end in {"OK", "EMAIL_NOT_VERIFIED"}
