@@ -80,7 +80,6 @@ class WebhookChannel:
                 connector=aiohttp.TCPConnector(ssl=self._context, force_close=True, limit=0),
                 timeout=aiohttp.ClientTimeout(total=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
                 max_line_size=_MAX_HEADER_BYTES,
                 max_field_size=_MAX_HEADER_BYTES,
             )

@@ -26,6 +26,7 @@ PASSWORD = "mail-password"
 class MailServer:
     """What the server received, and what it answers; 250 accepts.
 
+    `delay` is how many seconds each command of a mail takes it.
     `accepted` is called when it has a mail, `before_answer` before it says so.
     `hang`: it takes connections and says nothing. `drops`: it hangs up instead of saying goodbye.
     """
@@ -36,6 +37,7 @@ class MailServer:
     data: str = "250 OK"
     accepted: Callable[[], object] | None = None
     before_answer: Callable[[], Awaitable[object]] | None = None
+    delay: float = 0.0
     drops: bool = False
     hang: bool = False
     envelopes: list[Envelope] = field(default_factory=list)
@@ -55,6 +57,7 @@ class MailServer:
         self, _s: Any, _e: Any, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.commands.append("MAIL")
+        await asyncio.sleep(self.delay)
         if self.sender.startswith("250"):
             envelope.mail_from = address
             envelope.mail_options.extend(options)
@@ -64,12 +67,14 @@ class MailServer:
         self, _s: Any, _e: Any, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         self.commands.append("RCPT")
+        await asyncio.sleep(self.delay)
         if self.rcpt.startswith("250"):
             envelope.rcpt_tos.append(address)
         return self.rcpt
 
     async def handle_DATA(self, _s: Any, _e: Any, envelope: Envelope) -> str:
         self.commands.append("DATA")
+        await asyncio.sleep(self.delay)
         if self.data.startswith("250"):
             self.envelopes.append(envelope)
         if self.accepted:

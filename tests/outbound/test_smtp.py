@@ -84,8 +84,9 @@ async def test_the_servers_name_has_to_be_the_certificates(
 async def test_without_starttls_nothing_is_said(mail_authority: trustme.CA, tmp_path: Path) -> None:
     """Whoever sits in between can hide that the server offers it."""
     async with mail_server() as server:
-        settings = settings_for(server, mail_authority, tmp_path, **_LOGIN)
-        assert await _failure(SmtpChannel(settings)) == ("unsupported", False)
+        for login in (_LOGIN, {}):
+            settings = settings_for(server, mail_authority, tmp_path, **login)
+            assert await _failure(SmtpChannel(settings)) == ("unsupported", False)
     assert (server.logins, server.commands) == ([], [])
 
 
@@ -139,6 +140,16 @@ async def test_a_server_that_says_nothing_is_left(
     async with mail_server(mail_authority) as server:
         server.hang = True
         settings = settings_for(server, mail_authority, tmp_path, timeout="50ms")
+        assert await _failure(SmtpChannel(settings)) == ("timeout", False)
+
+
+async def test_a_server_that_takes_its_time_with_each_step_is_left(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The time is for the whole: a message that is under way longer has lost its lease."""
+    async with mail_server(mail_authority) as server:
+        server.delay = 0.2
+        settings = settings_for(server, mail_authority, tmp_path, timeout="500ms")
         assert await _failure(SmtpChannel(settings)) == ("timeout", False)
 
 
