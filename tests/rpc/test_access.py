@@ -43,8 +43,12 @@ def test_batches_are_those_that_say_so() -> None:
     assert methods(batch=True) == {method for method in ACCESS if "/Batch" in method}
 
 
-def test_only_watches_are_endless() -> None:
-    assert methods(endless=True) == {"/grpc.health.v1.Health/Watch"}
+def test_only_streams_that_are_counted_are_endless() -> None:
+    assert methods(endless=True) == {
+        "/authsvc.v1.AccountService/ExportData",
+        "/authsvc.v1.AdminService/ImportUsers",
+        "/grpc.health.v1.Health/Watch",
+    }
 
 
 def test_sessions_are_made_by_issuers_alone() -> None:
