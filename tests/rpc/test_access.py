@@ -43,7 +43,7 @@ def test_batches_are_those_that_say_so() -> None:
     assert methods(batch=True) == {method for method in ACCESS if "/Batch" in method}
 
 
-def test_only_streams_that_are_counted_are_endless() -> None:
+def test_only_long_streams_are_endless() -> None:
     assert methods(endless=True) == {
         "/authsvc.v1.AccountService/ExportData",
         "/authsvc.v1.AdminService/ImportUsers",
