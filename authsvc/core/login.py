@@ -52,7 +52,7 @@ class PasswordLogin:
     async def _compare(self, attempt: Attempt, password: str) -> LoginOutcome:
         current = attempt.credential
         while True:
-            verification = await self._hasher.verify(_hash(current), password)
+            verification = await self._hasher.verify(stored_hash(current), password)
             if current is None or not verification.matches:
                 raise Rejected(attempt.cause(Cause.PASSWORD))
             outcome = await self._complete(attempt, current)
@@ -86,7 +86,8 @@ class PasswordLogin:
             logger.warning("rehash_failed", reason=error.reason)
 
 
-def _hash(credential: Credential | None) -> PasswordHash | None:
+def stored_hash(credential: Credential | None) -> PasswordHash | None:
+    """Return the hash to compare a password with; None: there is none."""
     if credential is None or credential.phc is None:
         return None
     return PasswordHash(credential.phc, credential.pepper_id)

@@ -11,6 +11,7 @@ from authsvc.core import audit
 from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.hashing import PasswordHash, PasswordHasher, normalize_password
+from authsvc.core.login import stored_hash
 from authsvc.core.outbox import Message, MessageKind, Outbox
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.recent_login import RecentLogin
@@ -109,7 +110,7 @@ class PasswordChange:
         current = _own(attempt.credential, change)
         new: PasswordHash | None = None
         while True:
-            verification = await self._hasher.verify(_hash(current), change.asked.current)
+            verification = await self._hasher.verify(stored_hash(current), change.asked.current)
             if current is None or not verification.matches:
                 raise Rejected(attempt.cause(Cause.PASSWORD))
             # Hashed before the transaction: no connection waits for it.
@@ -175,9 +176,3 @@ def _own(credential: Credential | None, change: _Change) -> Credential | None:
     if credential is None or credential.user_id != change.claims.subject:
         return None
     return credential
-
-
-def _hash(credential: Credential | None) -> PasswordHash | None:
-    if credential is None or credential.phc is None:
-        return None
-    return PasswordHash(credential.phc, credential.pepper_id)
