@@ -3,6 +3,7 @@
 ASVS 6.3.4 and 6.3.8, SP 800-63B-4, 3.2.2; over mutual TLS, as callers see it.
 """
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from authsvc.config import Settings
 from authsvc.rpc.inbound import INBOUND
 from authsvc.store.connector import Connector
 from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.account_service_pb2 import DeleteAccountRequest
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext
 from tests.accounts import unlimited
-from tests.passkeys import allowed
+from tests.passkeys import allowed, bearer
 from tests.rpc.probe import details_of, failure, outcome
 from tests.rpc.service import Service, StartService
 from tests.security.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
@@ -275,6 +277,21 @@ async def test_who_gives_one_proof_of_two_can_t_guess_the_other_for_ever(free: S
         turns += 1
     assert 90 <= turns <= 100
     assert await failed_logins(free, victim) == 100
+
+
+@pytest.mark.parametrize("way", PUBLIC)
+async def test_an_account_deleted_meanwhile_is_one_that_never_was(way: str, free: Service) -> None:
+    for turn in range(4):
+        victim = Victim(free, f"user{turn}@example.test")
+        await victim.register()
+        await victim.add_passkey()
+        deletion = free.account().DeleteAccount(
+            DeleteAccountRequest(), metadata=bearer(victim.tokens)
+        )
+        attempts = [attempt(way, victim, right=True) for _ in range(8)]
+        ends = await asyncio.gather(*attempts[: turn * 2], outcome(deletion), *attempts[turn * 2 :])
+        assert set(ends) <= FAILED | {"OK"}, ends
+        assert await attempt(way, victim, right=way != "passkey") in FAILED
 
 
 async def failed_logins(service: Service, victim: Victim) -> int:
