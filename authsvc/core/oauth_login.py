@@ -132,13 +132,11 @@ class OAuthLogin:
 
     async def _go(self, login: _Login) -> OAuthOutcome:
         account, way = await self._choose(login)
-        async with self._attempts.evaluate(
-            login.call, account, login.client, unlocks=True
-        ) as attempt:
-            if attempt.subject is not None and attempt.credential is None:
-                raise Rejected(attempt.cause(Cause.DISABLED))
-            async with self._database.transaction() as connection:
-                return await way(connection, attempt, login)
+        async with (
+            self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
+            self._database.transaction() as connection,
+        ):
+            return await way(connection, attempt, login)
 
     async def _choose(self, login: _Login) -> tuple[str, _Way]:
         """Return the canonical address of the account that it is about, and what to do there."""

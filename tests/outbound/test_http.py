@@ -155,8 +155,9 @@ async def test_a_slow_server_is_not_waited_for(
         return web.Response()
 
     provider.answers |= {"/drip": drip, "/silent": silent}
-    for path in ("/drip", "/silent"):
-        assert await refused(http, f"{provider.address}{path}", patience=0.3)
+    async with asyncio.timeout(60):
+        for path in ("/drip", "/silent"):
+            assert await refused(http, f"{provider.address}{path}", patience=0.3)
     leave.set()
 
 
