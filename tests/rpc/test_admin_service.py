@@ -172,7 +172,7 @@ async def test_who_idles_is_sent_away_and_leaves_its_place(
         with_changes(live_settings, "imports", idle_timeout=timedelta(seconds=0.2), max_parallel=1)
     )
     for beginning in ([], cut(row("ada") * 3)):
-        call = service.admin().ImportUsers()
+        call = service.admin().ImportUsers(timeout=15)
         for request in beginning:
             await call.write(request)
         assert await outcome(call) == "STORE_UNAVAILABLE"
