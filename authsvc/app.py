@@ -13,6 +13,7 @@ from authsvc.core.accounts import Accounts
 from authsvc.core.api_keys import ApiKeys
 from authsvc.core.clock import SystemClock
 from authsvc.core.code_login import CodeLogin
+from authsvc.core.code_proofs import CodeProofs
 from authsvc.core.code_requests import CodeLimits, CodeRequests
 from authsvc.core.delivery import CHANNEL, Deliverer
 from authsvc.core.email_change import EmailChange
@@ -143,6 +144,7 @@ class _Proofs:
         self.totp = Totp(keyring, settings.second_factors.issuer, clock)
         self.recovery_codes = RecoveryCodes(keyring, clock)
         self.changes = FactorChanges(base.outbox, clock)
+        self.arrival = OwnerArrival(base.sessions, clock)
         second_factors = SecondFactors(settings.second_factors, self.totp, self.passkeys, clock)
         self.completion = LoginCompletion(base.sessions, second_factors, settings.codes, clock)
 
@@ -215,12 +217,20 @@ def _account(base: Foundation, proofs: _Proofs, auth: AuthUseCases) -> AccountUs
 def _codes(base: Foundation, proofs: _Proofs) -> CodeUseCases:
     database, attempts, outbox, clock = base.database, base.attempts, base.outbox, base.clock
     codes = proofs.codes
+    code_proofs = CodeProofs(codes, proofs.arrival, clock)
     return CodeUseCases(
         CodeRequests(database, codes, outbox, proofs.code_limits, clock),
         EmailVerification(database, codes, attempts, clock),
-        CodeLogin(database, codes, attempts, proofs.completion, clock),
+        CodeLogin(database, code_proofs, attempts, proofs.completion),
         PasswordRecovery(
-            database, codes, attempts, base.hasher, base.policy, base.sessions, outbox, clock
+            database,
+            code_proofs,
+            attempts,
+            base.hasher,
+            base.policy,
+            base.sessions,
+            outbox,
+            clock,
         ),
     )
 
@@ -263,7 +273,6 @@ def _oauth(base: Foundation, proofs: _Proofs, http: aiohttp.ClientSession) -> OA
     database, clock, settings = base.database, base.clock, base.settings.oauth
     states = OAuthStates(database, base.keyring, settings.state_lifetime, clock)
     identities = Identities(database, base.recent_login, base.outbox, clock)
-    arrival = OwnerArrival(base.sessions, clock)
     providers = _providers(base, http)
     return OAuthUseCases(
         OAuthStart(states, providers, settings, base.guard, base.validation, base.recent_login),
@@ -274,7 +283,7 @@ def _oauth(base: Foundation, proofs: _Proofs, http: aiohttp.ClientSession) -> OA
             base.attempts,
             proofs.completion,
             identities,
-            arrival,
+            proofs.arrival,
             clock,
         ),
         identities,

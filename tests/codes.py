@@ -13,9 +13,11 @@ import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
 from authsvc.core.code_login import CodeLogin
+from authsvc.core.code_proofs import CodeProofs
 from authsvc.core.email_change import EmailChange
 from authsvc.core.one_time_codes import IssuedCode, Purpose
 from authsvc.core.outbox import Message, MessageKind, unseal
+from authsvc.core.owner_arrival import OwnerArrival
 from authsvc.core.recent_login import RecentLogin
 from authsvc.core.recovery import PasswordRecovery
 from authsvc.core.verification import EmailVerification
@@ -64,12 +66,12 @@ class Coded:
         self.verification = EmailVerification(
             self.database, service.codes, service.attempts, self.clock
         )
-        self.code_login = CodeLogin(
-            self.database, service.codes, service.attempts, service.completion, self.clock
-        )
+        arrival = OwnerArrival(service.sessions, self.clock)
+        proofs = CodeProofs(service.codes, arrival, self.clock)
+        self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
         self.recovery = PasswordRecovery(
             self.database,
-            service.codes,
+            proofs,
             service.attempts,
             service.hasher,
             service.policy,
@@ -156,6 +158,10 @@ class Coded:
             user = await users.get(connection, await self.user_id(email))
         assert user is not None
         return user
+
+    async def prove_address(self) -> None:
+        """Let the addresses of all accounts be proved, some time ago."""
+        await self.fetch("UPDATE users SET email_verify_time = create_time")
 
     async def mailbox(self, *kinds: MessageKind) -> list[Message]:
         """Return the messages that wait to be delivered, of some kinds or all, oldest first."""

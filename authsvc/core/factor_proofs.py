@@ -77,7 +77,7 @@ class FactorProofs:
         """Use up the factor and return by which methods (RFC 8176) it proves; None: it is wrong.
 
         `holder` is the challenge's user, held by the transaction; None: there is none, and what is
-        used up has to be rolled back. Where the factor is wrong, the transaction is to be committed.
+        used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
         """
         match factor:
             case TotpCode(code):
@@ -108,7 +108,7 @@ class FactorProofs:
         challenge: Challenge,
         code: str,
     ) -> bool:
-        # Who has a factor by now has to give it: an enrolment that was begun before is no way round.
+        # Who has a factor by now has to give it: an enrolment begun before is no way round.
         if holder is None or holder.has_second_factor or challenge.factor_id is None:
             return await self._totp.verify(connection, challenge.user_id, code)
         return await self._enroll(connection, attempt, holder, challenge.factor_id, code)

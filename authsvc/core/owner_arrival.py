@@ -4,6 +4,8 @@ Whoever made it never proved the address, and may wait for the owner to use it (
 Paverd, "Pre-hijacked accounts", 2022): nothing of it stays that could be come back with.
 """
 
+from dataclasses import replace
+
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.sessions import Sessions
@@ -34,3 +36,15 @@ class OwnerArrival:
         await revocations.append(connection, now, user_id=owner.user_id)
         event = AuditEvent(AuditType.OWNER_ARRIVED, call, owner.user_id, client=client)
         await audit.record(connection, now, event)
+
+    async def claim(
+        self, connection: Connection, call: Call, user: User, client: ClientContext
+    ) -> User:
+        """Hand an account over to who just proved its address, for the first time, by a code.
+
+        Return the account as it is then: without a name, as that may be somebody else's.
+        """
+        proved = self._clock.now()
+        owner = replace(user, display_name="", email_verify_time=proved, has_second_factor=False)
+        await self.hand_over(connection, call, owner, client)
+        return owner

@@ -5,13 +5,13 @@ import asyncio
 from authsvc.core import audit
 from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.code_proofs import CodeProofs
 from authsvc.core.emails import Email, parse_email
 from authsvc.core.hashing import PasswordHash, PasswordHasher
-from authsvc.core.one_time_codes import OneTimeCodes, Purpose
+from authsvc.core.one_time_codes import Purpose
 from authsvc.core.outbox import Message, MessageKind, Outbox
 from authsvc.core.passwords import PasswordPolicy
 from authsvc.core.sessions import Sessions
-from authsvc.core.verification import note_verified
 from authsvc.errors import code_invalid
 from authsvc.models import Call, ClientContext, Clock, RevokeReason
 from authsvc.store import devices
@@ -26,7 +26,7 @@ class PasswordRecovery:
     def __init__(
         self,
         database: Database,
-        codes: OneTimeCodes,
+        proofs: CodeProofs,
         attempts: Attempts,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
@@ -35,7 +35,7 @@ class PasswordRecovery:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._codes = codes
+        self._proofs = proofs
         self._attempts = attempts
         self._hasher = hasher
         self._policy = policy
@@ -48,9 +48,10 @@ class PasswordRecovery:
     ) -> None:
         """Set the password of the account with this address, end its sessions and tell its user.
 
-        Nobody is logged in, second factors stay, and no device is trusted to go without one any
-        longer (ASVS 6.4.3). It works while the account is locked, and unlocks it, unless the user
-        has a second factor: whoever reads the mail must not guess codes for ever.
+        Nobody is logged in, and no device is trusted to go without a second factor any longer. The
+        factors stay (ASVS 6.4.3), unless nobody had proved the address before. It works while the
+        account is locked, and unlocks it, unless the user has a second factor: whoever reads the
+        mail must not guess codes for ever.
 
         Raises:
             FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password; the code stays.
@@ -76,13 +77,10 @@ class PasswordRecovery:
 
     async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
         async with self._database.transaction() as connection:
-            user_id = await self._codes.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
-            if user_id is None:
+            proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
+            if proof is None:
                 return False
-            user = await note_verified(connection, attempt, user_id, self._clock)
-            if user is None:
-                return False
-            await self._replace(connection, attempt, user, replacement)
+            await self._replace(connection, attempt, proof.addressee, replacement)
             return True
 
     async def _replace(

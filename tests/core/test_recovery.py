@@ -9,7 +9,7 @@ import pytest
 from authsvc.core.one_time_codes import Purpose
 from authsvc.core.outbox import MessageKind
 from authsvc.errors import FieldInvalid, Overloaded, Reason
-from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason
+from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason, Tokens
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
@@ -35,6 +35,7 @@ async def test_the_new_password_counts_and_the_old_one_no_longer(
 
 
 async def test_it_logs_nobody_in_and_ends_all_sessions(coded: Coded) -> None:
+    await coded.prove_address()
     tokens = [await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT) for _ in range(3)]
     await coded.reset((await coded.request(RESET)).code)
     for session_id in (token.session_id for token in tokens):
@@ -123,6 +124,7 @@ async def test_a_locked_account_is_unlocked(coded: Coded) -> None:
 
 
 async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeClock) -> None:
+    await coded.prove_address()
     secured = Secured(coded.service)
     app, _ = await secured.secure(await coded.user_id())
     challenge = await secured.challenge(device=PHONE)
@@ -141,7 +143,23 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)
 
 
+async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
+    secured = Secured(coded.service)
+    tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
+    await secured.secure(await coded.user_id())
+    await coded.reset((await coded.request(RESET)).code)
+    assert await coded.fetchval("SELECT count(*) FROM factors") == 0
+    assert await coded.fetchval("SELECT count(*) FROM recovery_codes") == 0
+    session = await coded.service.sessions.get(tokens.session_id)
+    assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
+    assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
+    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    assert isinstance(await login, Tokens)
+    assert (await coded.events())["user.owner_arrived"] == 1
+
+
 async def test_a_failure_from_a_known_device_is_taken_back(coded: Coded) -> None:
+    await coded.prove_address()
     await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.recovery.reset(CALL, EMAIL, (await coded.request(RESET)).code, NEW_PASSWORD, CLIENT)
     assert await coded.fetchval("SELECT failed_logins FROM devices") == 0
