@@ -27,7 +27,7 @@ from authsvc.models import (
     UserId,
     UserStatus,
 )
-from authsvc.store import revocations, users
+from authsvc.store import devices, revocations, users
 from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection, Database
 
@@ -140,6 +140,8 @@ class Accounts:
         async with self._database.transaction() as connection:
             user_id = await self._switch(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
+            # Also ends logins that wait for a second factor.
+            await devices.forget_trust(connection, user_id)
             await revocations.append(connection, self._clock.now(), user_id=user_id)
         return user_id
 

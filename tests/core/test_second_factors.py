@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.store import devices
-from tests.accounts import CALL, EMAIL, IP, OTHER_IP, WRONG
+from tests.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, WRONG
 from tests.factors import Secured, reason, reasons, used
 from tests.logins import PHONE, Replicas, causes
 
@@ -236,3 +236,12 @@ async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured:
     assert removed == "OK"
     assert set(outcomes) <= {"OK", REFUSED}
     assert outcomes.count("OK") <= 1
+
+
+async def test_login_that_waits_ends_when_the_account_is_disabled(secured: Secured) -> None:
+    ada = await secured.user()
+    app, _ = await secured.secure(ada)
+    waiting = await secured.challenge()
+    await secured.service.accounts.disable(CLI, ada)
+    await secured.service.accounts.enable(CLI, ada)
+    assert await reason(secured.verify(waiting.mfa_token, app.code())) == REFUSED
