@@ -1,7 +1,8 @@
 """Owns what a code that was sent to a user proves: who it is, and that the address is the user's.
 
 Until an address is proved, whoever made its account may be another than its owner. So the first
-proof hands the account over, and every way in that was there before is gone.
+proof hands the account over, and every way in that was there before is gone. Only a second factor
+keeps it as it is: who has none of these can't get in anyway.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from authsvc.core.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.owner_arrival import OwnerArrival
 from authsvc.core.verification import note_verified
 from authsvc.models import Clock, User
-from authsvc.store import users
+from authsvc.store import addresses, users
 from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection
 
@@ -52,11 +53,17 @@ class CodeProofs:
         counted in it. The user's row is held from then on.
         """
         user_id = await self._codes.claim(connection, attempt, purpose, code, code_id=code_id)
-        if user_id is None:
+        user = await users.confirm(connection, user_id) if user_id is not None else None
+        if user is None:
             return None
-        addressee = await note_verified(connection, attempt, user_id, self._clock)
-        user = await users.confirm(connection, user_id)
-        if addressee is None or user is None:
+        if user.email_verify_time is None and user.has_second_factor:
+            # A code is no way around a second factor (ASVS 6.4.3), nor does it make an account
+            # more credible that its reader can't get into.
+            addressee = await addresses.of_user(connection, user.user_id)
+            current = addressee is not None and addressee.email_canonical == attempt.account
+            return Proof(user, addressee) if addressee is not None and current else None
+        addressee = await note_verified(connection, attempt, user.user_id, self._clock)
+        if addressee is None:
             return None
         if not addressee.verified:
             user = await self._arrival.claim(connection, attempt.call, user, attempt.client)

@@ -206,8 +206,10 @@ class AuthServiceServicer:
 
     def LoginWithCode(self, request, context):
         """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-        that the address is the user's. Roles: app. Reasons: CODE_INVALID,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        that the address is the user's. If nobody had proved it before, whoever
+        made the account may be another, so its password, sessions and keys are
+        gone, unless it has a second factor, which is asked for. Roles: app.
+        Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,7 +269,8 @@ class AuthServiceServicer:
 
     def ResetPassword(self, request, context):
         """Sets a new password with a code that RequestPasswordReset sent, and ends
-        all sessions. It does not log in, and second factors stay. Roles: app.
+        all sessions. It does not log in, and second factors stay. If nobody had
+        proved the address before, API keys end too, as in LoginWithCode. Roles: app.
         Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
         TOO_MANY_ATTEMPTS, OVERLOADED.
         """

@@ -69,8 +69,10 @@ class AuthServiceStub:
     """
     LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
     """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-    that the address is the user's. Roles: app. Reasons: CODE_INVALID,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    that the address is the user's. If nobody had proved it before, whoever
+    made the account may be another, so its password, sessions and keys are
+    gone, unless it has a second factor, which is asked for. Roles: app.
+    Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
     """Starts a login with a passkey, which may take 5 minutes unless set
@@ -106,7 +108,8 @@ class AuthServiceStub:
     """
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]
     """Sets a new password with a code that RequestPasswordReset sent, and ends
-    all sessions. It does not log in, and second factors stay. Roles: app.
+    all sessions. It does not log in, and second factors stay. If nobody had
+    proved the address before, API keys end too, as in LoginWithCode. Roles: app.
     Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
     TOO_MANY_ATTEMPTS, OVERLOADED.
     """
@@ -197,8 +200,10 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
     """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-    that the address is the user's. Roles: app. Reasons: CODE_INVALID,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    that the address is the user's. If nobody had proved it before, whoever
+    made the account may be another, so its password, sessions and keys are
+    gone, unless it has a second factor, which is asked for. Roles: app.
+    Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
     """Starts a login with a passkey, which may take 5 minutes unless set
@@ -234,7 +239,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
     """Sets a new password with a code that RequestPasswordReset sent, and ends
-    all sessions. It does not log in, and second factors stay. Roles: app.
+    all sessions. It does not log in, and second factors stay. If nobody had
+    proved the address before, API keys end too, as in LoginWithCode. Roles: app.
     Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
     TOO_MANY_ATTEMPTS, OVERLOADED.
     """
@@ -364,8 +370,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginWithCodeResponse, _abc.Awaitable[_auth_service_pb2.LoginWithCodeResponse]]:
         """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-        that the address is the user's. Roles: app. Reasons: CODE_INVALID,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        that the address is the user's. If nobody had proved it before, whoever
+        made the account may be another, so its password, sessions and keys are
+        gone, unless it has a second factor, which is asked for. Roles: app.
+        Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -437,7 +445,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ResetPasswordResponse, _abc.Awaitable[_auth_service_pb2.ResetPasswordResponse]]:
         """Sets a new password with a code that RequestPasswordReset sent, and ends
-        all sessions. It does not log in, and second factors stay. Roles: app.
+        all sessions. It does not log in, and second factors stay. If nobody had
+        proved the address before, API keys end too, as in LoginWithCode. Roles: app.
         Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
         TOO_MANY_ATTEMPTS, OVERLOADED.
         """

@@ -11,7 +11,6 @@ from authsvc.store.database import Connection, Database
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import CLIENT, REFUSED, WRONG_CODE, Coded, outcome, outcomes, unlimited_codes
-from tests.factors import Secured
 from tests.logins import PHONE, causes, failures
 
 OTHER = "bob@example.test"
@@ -149,13 +148,9 @@ async def test_an_account_deleted_while_a_code_is_made_is_an_unknown_one(
 
 
 async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
-    secured = Secured(coded.service)
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
-    await secured.secure(await coded.user_id())
     issued = await coded.request(Purpose.LOGIN)
-    # Whoever made the account enrolled a factor, which is not asked of the address's owner.
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), Tokens)
-    assert await coded.fetchval("SELECT count(*) FROM factors") == 0
     session = await coded.service.sessions.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"

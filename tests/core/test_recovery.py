@@ -9,7 +9,7 @@ import pytest
 from authsvc.core.one_time_codes import Purpose
 from authsvc.core.outbox import MessageKind
 from authsvc.errors import FieldInvalid, Overloaded, Reason
-from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason, Tokens
+from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
@@ -144,18 +144,27 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
 
 
 async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
-    secured = Secured(coded.service)
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
-    await secured.secure(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
-    assert await coded.fetchval("SELECT count(*) FROM factors") == 0
-    assert await coded.fetchval("SELECT count(*) FROM recovery_codes") == 0
     session = await coded.service.sessions.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
-    assert isinstance(await login, Tokens)
+    assert await coded.service.login(NEW_PASSWORD) == "OK"
+    assert await coded.fetchval("SELECT count(*) FROM devices") == 0
     assert (await coded.events())["user.owner_arrived"] == 1
+
+
+async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded: Coded) -> None:
+    secured = Secured(coded.service)
+    await secured.secure(await coded.user_id())
+    await coded.reset((await coded.request(RESET)).code)
+    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    assert isinstance(await login, MfaChallenge)
+    issued = await coded.request(Purpose.LOGIN)
+    assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)
+    # Nor is the account more credible than before.
+    assert (await coded.user()).email_verify_time is None
+    assert (await coded.events())["user.owner_arrived"] == 0
 
 
 async def test_a_failure_from_a_known_device_is_taken_back(coded: Coded) -> None:
