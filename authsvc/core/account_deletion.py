@@ -45,6 +45,7 @@ class AccountDeletion:
         Raises:
             NotPossibleNow: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND.
+            Unauthenticated: BEARER_INVALID: the session was ended meanwhile.
         """
         self._recent_login.require(claims)
         await self.erase(call, claims.subject, claims.session_id)
@@ -80,6 +81,8 @@ class AccountDeletion:
     ) -> None:
         await store.delete_codes(connection, user_id)
         leaving = await self._lock(connection, user_id)
+        if session_id is not None:
+            await self._recent_login.require_live(connection, session_id)
         # Without the user's id, or it would go with the user.
         notice = Message(MessageKind.ACCOUNT_DELETED, leaving.email, None)
         await self._outbox.enqueue(connection, notice)

@@ -87,7 +87,8 @@ class ApiKeys:
             NotPossibleNow: REAUTHENTICATION_REQUIRED, or LIMIT_REACHED.
             FieldInvalid: A scope that the token lacks, or a lifetime out of bounds.
             NotFound: POLICY_UNKNOWN.
-            Unauthenticated: BEARER_INVALID, the user was disabled or deleted meanwhile.
+            Unauthenticated: BEARER_INVALID, the user was disabled or deleted meanwhile, or the
+                session was ended.
         """
         self._recent_login.require(claims)
         text = new_api_key(self._settings.prefix)
@@ -96,6 +97,7 @@ class ApiKeys:
             owner = await store.lock_owner(connection, key.user_id)
             if owner is None:
                 raise bearer_invalid()
+            await self._recent_login.require_live(connection, claims.session_id)
             limit = self._settings.max_per_user
             if not await store.insert(connection, key, digest(text), limit):
                 raise limit_reached(limit)

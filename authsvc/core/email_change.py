@@ -85,7 +85,7 @@ class EmailChange:
             NotPossibleNow: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
-            Unauthenticated: CODE_INVALID.
+            Unauthenticated: CODE_INVALID; BEARER_INVALID: the session was ended meanwhile.
             AlreadyExists: EMAIL_TAKEN, meanwhile.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
@@ -145,6 +145,7 @@ class EmailChange:
             changed = await addresses.change(connection, own, wanted.address, wanted.canonical, now)
             if not changed:
                 return None
+            await self._recent_login.require_live(connection, claims.session_id)
             await release(connection, attempt)
             await self._outbox.enqueue(connection, _to(own, MessageKind.EMAIL_CHANGED))
             event = AuditEvent(

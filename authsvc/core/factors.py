@@ -56,7 +56,7 @@ class Factors:
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
-            holder = await _lock(connection, user_id)
+            holder = await self._lock(connection, claims)
             removed = await factors.remove(connection, factor_id, user_id)
             if removed is None:
                 raise factor_not_found()
@@ -80,7 +80,7 @@ class Factors:
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
-            holder = await _lock(connection, user_id)
+            holder = await self._lock(connection, claims)
             if not holder.has_second_factor:
                 raise factor_not_found()
             codes = await self._recovery_codes.generate(connection, user_id)
@@ -90,9 +90,9 @@ class Factors:
             await self._outbox.enqueue(connection, message)
             return codes
 
-
-async def _lock(connection: Connection, user_id: UserId) -> Holder:
-    holder = await factors.lock_holder(connection, user_id)
-    if holder is None:
-        raise bearer_invalid()
-    return holder
+    async def _lock(self, connection: Connection, claims: Claims) -> Holder:
+        holder = await factors.lock_holder(connection, claims.subject)
+        if holder is None:
+            raise bearer_invalid()
+        await self._recent_login.require_live(connection, claims.session_id)
+        return holder

@@ -57,6 +57,7 @@ class Identities:
             email = await store.lock_holder(connection, user_id)
             if email is None:
                 raise bearer_invalid()
+            await self._recent_login.require_live(connection, claims.session_id)
             if not await store.delete(connection, user_id, provider, subject):
                 raise identity_not_found()
             if not await factors.can_begin_login(connection, user_id):

@@ -65,6 +65,7 @@ class BeginPasskeyRegistration:
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
         async with self._database.transaction() as connection:
             holder = await _hold_with_room(connection, claims.subject, self._max_factors)
+            await self._recent_login.require_live(connection, claims.session_id)
             passkeys = await store.list_of_user(connection, holder.user_id)
             await store.replace_registration(
                 connection, challenge_id, holder.user_id, challenge, now, expire_time
@@ -120,6 +121,7 @@ class FinishPasskeyRegistration:
             raise credentials_invalid()
         async with self._database.transaction() as connection:
             holder = await _hold_with_room(connection, claims.subject, self._max_factors)
+            await self._recent_login.require_live(connection, claims.session_id)
             return await self._store(connection, call, holder, created, name, now)
 
     async def _store(

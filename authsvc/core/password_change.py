@@ -66,7 +66,7 @@ class PasswordChange:
 
         Raises:
             FieldInvalid: PASSWORD_WEAK, also if it is the current one; or it can't be a password.
-            Unauthenticated: CREDENTIALS_INVALID.
+            Unauthenticated: CREDENTIALS_INVALID; BEARER_INVALID: the session was ended meanwhile.
             NotPossibleNow: REAUTHENTICATION_REQUIRED, if the account has no password.
             NotFound: USER_NOT_FOUND.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
@@ -138,6 +138,7 @@ class PasswordChange:
             await store.delete_reset_codes(connection, user_id)
             if not await store.replace(connection, user_id, replacement, self._clock.now()):
                 return None
+            await self._recent_login.require_live(connection, change.claims.session_id)
             if attempt is not None:
                 await release(connection, attempt)
             await devices.forget_trust(connection, user_id)

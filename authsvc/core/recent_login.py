@@ -1,9 +1,11 @@
-"""Owns the demand for a recent login before a sensitive change (ASVS 7.5.1)."""
+"""Owns the demand for a recent login, in a live session, for sensitive changes (ASVS 7.5.1)."""
 
 from datetime import timedelta
 
-from authsvc.errors import reauthentication_required
-from authsvc.models import Claims, Clock
+from authsvc.errors import bearer_invalid, reauthentication_required
+from authsvc.models import Claims, Clock, SessionId
+from authsvc.store import sessions
+from authsvc.store.database import Connection
 
 
 class RecentLogin:
@@ -21,3 +23,16 @@ class RecentLogin:
         """
         if self._clock.now() - claims.authentication_time > self._max_age:
             raise reauthentication_required(self._max_age.total_seconds())
+
+    async def require_live(self, connection: Connection, session_id: SessionId) -> None:
+        """Refuse a change from a session that was ended since its token was judged.
+
+        A thief's change must not wait for the very transaction that ends the thief's session, and
+        then be made. The caller's transaction holds the user's row, as does whoever ends all of a
+        user's sessions.
+
+        Raises:
+            Unauthenticated: BEARER_INVALID.
+        """
+        if await sessions.has_ended(connection, session_id):
+            raise bearer_invalid()

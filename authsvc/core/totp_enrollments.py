@@ -8,7 +8,7 @@ from authsvc.core.recent_login import RecentLogin
 from authsvc.core.recovery_codes import RecoveryCodes
 from authsvc.core.totp import Totp
 from authsvc.errors import bearer_invalid, code_invalid, factor_not_found, limit_reached
-from authsvc.models import Call, Claims, ClientContext, FactorId, TotpEnrollment, UserId
+from authsvc.models import Call, Claims, ClientContext, FactorId, TotpEnrollment
 from authsvc.store import factors
 from authsvc.store.database import Connection, Database
 from authsvc.store.factors import FactorKind, Holder, Seed
@@ -44,7 +44,7 @@ class TotpEnrollments:
         """
         self._recent_login.require(claims)
         async with self._database.transaction() as connection:
-            holder = await self._lock_with_room(connection, claims.subject)
+            holder = await self._lock_with_room(connection, claims)
             return await self._totp.enroll(connection, holder.user_id, holder.email, name)
 
     async def confirm(
@@ -69,12 +69,13 @@ class TotpEnrollments:
             self._attempts.evaluate(call, account, client, failure=code_invalid) as attempt,
             self._database.transaction() as connection,
         ):
-            return await self._confirm(connection, attempt, user_id, seed, code)
+            return await self._confirm(connection, attempt, claims, seed, code)
 
     async def _confirm(
-        self, connection: Connection, attempt: Attempt, user_id: UserId, seed: Seed, code: str
+        self, connection: Connection, attempt: Attempt, claims: Claims, seed: Seed, code: str
     ) -> list[str]:
-        holder = await self._lock_with_room(connection, user_id)
+        user_id = claims.subject
+        holder = await self._lock_with_room(connection, claims)
         if await factors.find_unconfirmed(connection, seed.factor_id, user_id) is None:
             raise factor_not_found()  # A parallel call confirmed or replaced it.
         right = await self._totp.confirm(connection, user_id, seed, code)
@@ -88,10 +89,11 @@ class TotpEnrollments:
         await self._changes.added(connection, change)
         return await self._recovery_codes.ensure(connection, user_id)
 
-    async def _lock_with_room(self, connection: Connection, user_id: UserId) -> Holder:
-        holder = await factors.lock_holder(connection, user_id)
+    async def _lock_with_room(self, connection: Connection, claims: Claims) -> Holder:
+        holder = await factors.lock_holder(connection, claims.subject)
         if holder is None:
             raise bearer_invalid()
-        if await factors.count(connection, user_id) >= self._max_per_user:
+        await self._recent_login.require_live(connection, claims.session_id)
+        if await factors.count(connection, claims.subject) >= self._max_per_user:
             raise limit_reached(self._max_per_user)
         return holder

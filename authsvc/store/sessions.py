@@ -58,6 +58,16 @@ async def lock_owner(connection: Connection, user_id: UserId) -> Owner | None:
     return None if row is None else Owner(UserStatus(row["status"]), tuple(row["roles"]))
 
 
+_HAS_ENDED = """
+SELECT EXISTS (SELECT FROM sessions WHERE session_id = $1 AND revoke_time IS NOT NULL)
+"""
+
+
+async def has_ended(connection: Connection, session_id: SessionId) -> bool:
+    """Return whether a session was ended, by what is committed now."""
+    return bool(await connection.fetchval(_HAS_ENDED, session_id))
+
+
 _FIND_BY_TOKEN = f"""
 SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.token_hash = any($1)
 """  # noqa: S608 - made of constants
