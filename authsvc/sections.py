@@ -251,6 +251,9 @@ class BruteForceSettings(Section):
     per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
     per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
     registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
+    registrations_per_address: PolicySettings = PolicySettings(
+        requests=5, window=timedelta(hours=1)
+    )
     passkey_logins_per_ip: PolicySettings = PolicySettings(
         requests=300, window=timedelta(minutes=10)
     )

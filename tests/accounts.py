@@ -80,7 +80,9 @@ def unlimited(**changes: object) -> BruteForceSettings:
     plenty = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
     names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
     return BruteForceSettings.model_validate(
-        dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty) | changes
+        dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
+        | {"registrations_per_address": plenty}
+        | changes
     )
 
 

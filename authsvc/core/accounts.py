@@ -81,7 +81,7 @@ class Accounts:
         """Make an account, with a code to verify its address; it is not logged in.
 
         Raises:
-            TooManyAttempts: Too many registrations came from the client's ip.
+            TooManyAttempts: Too many registrations came from the client's ip or for the address.
             FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password.
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords wait to be hashed.
@@ -169,6 +169,9 @@ class Accounts:
         )
         # Hashed before the transaction: no connection waits for it.
         password = await self._hasher.hash(registration.password)
+        if registration.delivery is not None:
+            # Only now: who looks for a password that is good enough gets no mail.
+            await self._guard.charge_registered_address(email.canonical)
         now = self._clock.now()
         user = User(
             user_id=UserId(uuid7(now)),

@@ -20,6 +20,7 @@ _ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
 _ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
 _IP = "authsvc.login.ip"
 _REGISTRATION_IP = "authsvc.register.ip"
+_REGISTRATION_ADDRESS = "authsvc.register.address"
 _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
 
@@ -97,6 +98,16 @@ class BruteForce:
         """
         await self._charge_ip(_REGISTRATION_IP, client, "registration")
 
+    async def charge_registered_address(self, account: str) -> None:
+        """Charge a registration to its canonical address, which is sent a code; not given back.
+
+        Otherwise an account that is made and deleted over and over fills somebody's mailbox.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._take([self._charge(_REGISTRATION_ADDRESS, account)], "registration")
+
     async def charge_passkey_login(self, client: ClientContext) -> None:
         """Charge the beginning of a login by passkey; as `charge_registration`.
 
@@ -154,6 +165,7 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _ACCOUNT_AND_DEVICE: settings.per_known_device,
             _IP: settings.per_ip,
             _REGISTRATION_IP: settings.registrations_per_ip,
+            _REGISTRATION_ADDRESS: settings.registrations_per_address,
             _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
             _OAUTH_IP: settings.oauth_logins_per_ip,
         }

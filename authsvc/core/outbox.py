@@ -7,11 +7,20 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
+import structlog
+
 from authsvc.core.ids import uuid7
 from authsvc.core.sealing import Keyring
 from authsvc.models import Clock, UserId
 from authsvc.store import outbox
 from authsvc.store.database import Connection
+
+# Whoever makes an account with somebody else's address must not fill that mailbox by changing the
+# account over and over. Each kind by itself, so that many of one don't hide another.
+_MOST_NOTICES = 10
+_WITHIN = timedelta(hours=1)
+
+logger = structlog.get_logger(__name__)
 
 
 class MessageKind(StrEnum):
@@ -76,7 +85,11 @@ class Outbox:
         self._clock = clock
 
     async def enqueue(self, connection: Connection, message: Message) -> None:
-        """Write the message in the caller's transaction: it is sent if that is committed."""
+        """Write the message in the caller's transaction: it is sent if that is committed.
+
+        A user is told ten times an hour of one kind of change, and not of more. Codes have limits
+        of their own, where they are asked for.
+        """
         await self._insert(connection, message, decoy=False)
 
     async def enqueue_decoy(self, connection: Connection, kind: MessageKind) -> None:
@@ -97,8 +110,11 @@ class Outbox:
             create_time=now,
             expire_time=min(last, message.expire_time or last),
             decoy=decoy,
+            most=None if message.kind in CODE_KINDS else _MOST_NOTICES,
+            since=now - _WITHIN,
         )
-        await outbox.insert(connection, row)
+        if not await outbox.insert(connection, row):
+            logger.warning("notice_left_out", kind=row.kind, user_id=str(row.user_id))
 
 
 def seal(keyring: Keyring, message_id: UUID, message: Message) -> bytes:

@@ -21,7 +21,10 @@ class MessageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A row to be written; a decoy is never claimed."""
+    """A row to be written; a decoy is never claimed.
+
+    If `most` is given, it is left out for a user who was told so many of its kind since `since`.
+    """
 
     message_id: UUID
     kind: str
@@ -30,18 +33,26 @@ class NewMessage:
     create_time: datetime
     expire_time: datetime
     decoy: bool = False
+    most: int | None = None
+    since: datetime | None = None
 
 
 _INSERT = """
 INSERT INTO outbox (message_id, kind, user_id, sealed_content, state, create_time, next_time,
     expire_time, end_time)
-VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
+SELECT $1, $2, $3, $4, $5, $6, $6, $7, $8
+WHERE $9::integer IS NULL OR $9 > (
+    SELECT count(*) FROM outbox WHERE user_id = $3 AND kind = $2 AND create_time > $10)
+RETURNING true
 """
 
 
-async def insert(connection: Connection, row: NewMessage) -> None:
-    """Write a message; whoever delivers is told when the transaction is committed."""
-    await connection.execute(
+async def insert(connection: Connection, row: NewMessage) -> bool:
+    """Write a message; whoever delivers is told when the transaction is committed.
+
+    Returns False if it was left out.
+    """
+    inserted = await connection.fetchval(
         _INSERT,
         row.message_id,
         row.kind,
@@ -51,7 +62,10 @@ async def insert(connection: Connection, row: NewMessage) -> None:
         row.create_time,
         row.expire_time,
         row.create_time if row.decoy else None,
+        row.most,
+        row.since,
     )
+    return inserted is not None
 
 
 @dataclass(frozen=True, slots=True)
