@@ -15,7 +15,7 @@ import pytest
 
 from authsvc.dev.workspace import Workspace
 
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 
 
 class Process:

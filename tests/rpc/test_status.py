@@ -14,18 +14,39 @@ from authsvc.rpc.status import CODES, to_status
 
 # DESIGN, section 9.
 EXPECTED = {
-    StatusCode.INVALID_ARGUMENT: {"FIELD_INVALID", "PASSWORD_WEAK", "EMAIL_INVALID"},
+    StatusCode.INVALID_ARGUMENT: {
+        "FIELD_INVALID",
+        "PASSWORD_WEAK",
+        "EMAIL_INVALID",
+        "REDIRECT_NOT_ALLOWED",
+    },
     StatusCode.UNAUTHENTICATED: {
         "CREDENTIALS_INVALID",
+        "CODE_INVALID",
         "REFRESH_TOKEN_INVALID",
         "REFRESH_TOKEN_REUSED",
         "BEARER_INVALID",
     },
     StatusCode.PERMISSION_DENIED: {"CALLER_NOT_ALLOWED"},
     StatusCode.ALREADY_EXISTS: {"EMAIL_TAKEN"},
-    StatusCode.NOT_FOUND: {"USER_NOT_FOUND", "SESSION_NOT_FOUND", "POLICY_UNKNOWN"},
+    StatusCode.NOT_FOUND: {
+        "USER_NOT_FOUND",
+        "SESSION_NOT_FOUND",
+        "POLICY_UNKNOWN",
+        "KEY_NOT_FOUND",
+        "FACTOR_NOT_FOUND",
+        "IDENTITY_NOT_FOUND",
+    },
+    StatusCode.FAILED_PRECONDITION: {
+        "REAUTHENTICATION_REQUIRED",
+        "LINK_REQUIRES_LOGIN",
+        "STATE_INVALID",
+        "EMAIL_NOT_VERIFIED",
+        "LAST_CREDENTIAL",
+        "LIMIT_REACHED",
+    },
     StatusCode.RESOURCE_EXHAUSTED: {"TOO_MANY_ATTEMPTS", "OVERLOADED"},
-    StatusCode.UNAVAILABLE: {"STORE_UNAVAILABLE"},
+    StatusCode.UNAVAILABLE: {"STORE_UNAVAILABLE", "PROVIDER_UNAVAILABLE"},
     StatusCode.INTERNAL: {"INTERNAL"},
 }
 
