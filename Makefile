@@ -59,7 +59,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "error: this Python can't make virtual environments (Debian: apt-get install python3-venv)"; exit 1; }
 
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(BIN)/python -m pip install --quiet --compile --disable-pip-version-check
 $(VENV)/.run: $(BIN)/python deploy/requirements-embedded.lock pyproject.toml
 	@echo "Installing dependencies …"
 	@$(INSTALL) --require-hashes -r deploy/requirements-embedded.lock
