@@ -30,7 +30,7 @@ from authsvc.core.oauth_login import OAuthLogin
 from authsvc.core.oauth_states import OAuthStates
 from authsvc.core.one_time_codes import OneTimeCodes
 from authsvc.core.owner_arrival import OwnerArrival
-from authsvc.core.passkey_login import AccountHashes, BeginPasskeyLogin, LoginWithPasskey
+from authsvc.core.passkey_login import BeginPasskeyLogin, BoundAccounts, LoginWithPasskey
 from authsvc.core.passkey_registration import (
     BeginPasskeyRegistration,
     FinishPasskeyRegistration,
@@ -249,7 +249,7 @@ def _factors(base: Foundation, proofs: _Proofs) -> FactorUseCases:
 
 def _passkeys(base: Foundation, proofs: _Proofs) -> PasskeyUseCases:
     database, clock, recent_login = base.database, base.clock, base.recent_login
-    accounts, relying_party = AccountHashes(base.keyring), proofs.relying_party
+    accounts, relying_party = BoundAccounts(base.keyring), proofs.relying_party
     max_factors = base.settings.second_factors.max_per_user
     return PasskeyUseCases(
         BeginPasskeyLogin(database, relying_party, accounts, base.guard, clock),

@@ -24,7 +24,7 @@ INSERT INTO factors (factor_id, user_id, kind, name, create_time, credential_id,
         sign_count, transports)
     VALUES (gen_random_uuid(), '{0}', 'passkey', 'my key', now(), 'SECRET', 'SECRET', 1, '{{usb}}');
 INSERT INTO recovery_codes (user_id, code_hash, create_time) VALUES ('{0}', 'SECRET', now());
-INSERT INTO challenges (challenge_id, kind, user_id, token_hash, passkey, account_hash,
+INSERT INTO challenges (challenge_id, kind, user_id, token_hash, passkey, sealed_account,
         create_time, expire_time)
     VALUES (gen_random_uuid(), 'mfa', '{0}', 'SECRET', 'SECRET', 'SECRET', now(), 'infinity');
 INSERT INTO identities (provider, subject, user_id, email, create_time, last_use_time)

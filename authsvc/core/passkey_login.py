@@ -17,7 +17,8 @@ from authsvc.core.relying_party import (
     descriptor,
     parse_assertion,
 )
-from authsvc.core.sealing import Keyring
+from authsvc.core.sealing import Keyring, SealError
+from authsvc.errors import credentials_invalid
 from authsvc.models import Call, ClientContext, Clock, LoginOutcome, UserId
 from authsvc.store import passkeys as store
 from authsvc.store import users
@@ -36,20 +37,27 @@ class PasskeyRequest:
     options: str = field(repr=False)
 
 
-class AccountHashes:
-    """Keyed hashes of canonical addresses: of what is stored, and of what is made up."""
+class BoundAccounts:
+    """Canonical addresses that logins are begun for: as challenges keep them, and with decoys."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self._keys = keyring.derive("passkey-account")
+        self._keyring = keyring
         self._decoy_key = keyring.derive("passkey-decoy")[0]
 
-    def of(self, account: str) -> bytes:
-        """Return the hash to store."""
-        return _hash(self._keys[0], account)
+    def seal(self, challenge_id: UUID, account: str) -> bytes:
+        """Return what a challenge keeps of the address that it is for."""
+        return self._keyring.seal(account.encode(), **_place(challenge_id))
 
-    def match(self, stored: bytes, account: str) -> bool:
-        """Return whether this hash is the account's."""
-        return any(hmac.compare_digest(stored, _hash(key, account)) for key in self._keys)
+    def open(self, challenge_id: UUID, sealed: bytes) -> str:
+        """Return the address that a challenge keeps.
+
+        Raises:
+            Unauthenticated: CREDENTIALS_INVALID: its key has been removed from the keyring since.
+        """
+        try:
+            return self._keyring.open(sealed, **_place(challenge_id)).decode()
+        except SealError:
+            raise credentials_invalid() from None
 
     def decoys(self, account: str) -> list[bytes]:
         """Return ids of passkeys that nobody has, for one address always the same.
@@ -71,7 +79,7 @@ class BeginPasskeyLogin:
         self,
         database: Database,
         relying_party: RelyingParty,
-        accounts: AccountHashes,
+        accounts: BoundAccounts,
         guard: BruteForce,
         clock: Clock,
     ) -> None:
@@ -95,10 +103,11 @@ class BeginPasskeyLogin:
         await self._guard.charge_passkey_login(client)
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
+        challenge_id = uuid4()
         challenge = LoginChallenge(
-            uuid4(),
+            challenge_id,
             secrets.token_bytes(CHALLENGE_BYTES),
-            self._accounts.of(account) if account is not None else None,
+            self._accounts.seal(challenge_id, account) if account is not None else None,
         )
         ids: list[bytes] = []
         async with self._database.connection() as connection:
@@ -120,7 +129,7 @@ class LoginWithPasskey:
         self,
         database: Database,
         passkeys: Passkeys,
-        accounts: AccountHashes,
+        accounts: BoundAccounts,
         attempts: Attempts,
         completion: LoginCompletion,
         clock: Clock,
@@ -152,11 +161,24 @@ class LoginWithPasskey:
             return outcome
 
     async def _account(self, assertion_json: str, challenge_id: UUID) -> str:
-        """Return whose passkey is said to have signed; in place of an unknown one, what it is."""
+        """Return what the attempt is charged to, which must not tell whose a passkey is.
+
+        It is the address that the login was begun for, whether an account has it or not; otherwise
+        that of who really signed. A signature can't be guessed, so that of nobody is charged to the
+        passkey that it is said to be of.
+        """
         assertion = parse_assertion(assertion_json)
-        credential_id = assertion.raw_id if assertion is not None else challenge_id.bytes
+        account: str | None = None
         async with self._database.connection() as connection:
-            account = await store.find_account(connection, credential_id)
+            challenge = await store.find_login(connection, challenge_id, self._clock.now())
+            if challenge is not None and challenge.sealed_account is not None:
+                return self._accounts.open(challenge_id, challenge.sealed_account)
+            if assertion is not None:
+                expected = (
+                    challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
+                )
+                account = await self._passkeys.find_signer(connection, assertion, expected)
+        credential_id = assertion.raw_id if assertion is not None else challenge_id.bytes
         return account or f"passkey {hashlib.sha256(credential_id).hexdigest()}"
 
     async def _evaluate(
@@ -164,7 +186,7 @@ class LoginWithPasskey:
     ) -> LoginOutcome | None:
         # One that nobody knows stands in for a challenge that isn't there.
         expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
-        bound_to = challenge.account_hash if challenge is not None else None
+        is_bound = challenge is not None and challenge.sealed_account is not None
         async with self._database.transaction() as connection:
             proof = await self._passkeys.verify(
                 connection,
@@ -172,12 +194,9 @@ class LoginWithPasskey:
                 attempt.client,
                 assertion_json,
                 expected,
-                attempt.subject.user_id if bound_to and attempt.subject is not None else None,
+                attempt.subject.user_id if is_bound and attempt.subject is not None else None,
                 require_verification=True,
             )
-            # Asked only now, or who is asked for a made-up passkey would be answered sooner.
-            if bound_to is not None and not self._accounts.match(bound_to, attempt.account):
-                return None
             if proof is None or not _is_active(attempt, proof.user_id):
                 return None
             user = await users.confirm(connection, proof.user_id)
@@ -191,6 +210,10 @@ class LoginWithPasskey:
 def _is_active(attempt: Attempt, user_id: UserId) -> bool:
     """Return whether the attempt is at this user's account, and a proof can help."""
     return attempt.credential is not None and attempt.credential.user_id == user_id
+
+
+def _place(challenge_id: UUID) -> dict[str, str]:
+    return {"table": "challenges", "column": "sealed_account", "row": str(challenge_id)}
 
 
 def _hash(key: bytes, account: str) -> bytes:

@@ -56,6 +56,21 @@ class Passkeys:
         allow = [descriptor(passkey.credential_id, passkey.transports) for passkey in passkeys]
         return self._relying_party.request_options(challenge, allow, require_verification=False)
 
+    async def find_signer(
+        self, connection: Connection, assertion: Assertion, challenge: bytes
+    ) -> str | None:
+        """Return the canonical address of whose passkey signed the challenge and verified its user.
+
+        None, after the same work: nobody's did.
+        """
+        passkey = await store.find(connection, assertion.raw_id)
+        account = await store.find_account(connection, assertion.raw_id)
+        public_key = passkey.public_key if passkey is not None else None
+        signed = self._relying_party.check_assertion(
+            assertion, challenge, public_key, require_verification=True
+        )
+        return account if signed is not None else None
+
     async def verify(
         self,
         connection: Connection,

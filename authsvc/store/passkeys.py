@@ -36,12 +36,12 @@ class NewPasskey:
 class LoginChallenge:
     """What a passkey is to sign to log in.
 
-    `account_hash` is of the address that the login was begun for; None: it was for nobody's.
+    `sealed_account` is the address that the login was begun for; None: it was for nobody's.
     """
 
     challenge_id: UUID
     challenge: bytes = field(repr=False)
-    account_hash: bytes | None
+    sealed_account: bytes | None = field(repr=False)
 
 
 _INSERT = """
@@ -153,7 +153,7 @@ async def exist(connection: Connection, user_id: UserId) -> bool:
 
 
 _INSERT_LOGIN = """
-INSERT INTO challenges (challenge_id, kind, passkey, account_hash, create_time, expire_time)
+INSERT INTO challenges (challenge_id, kind, passkey, sealed_account, create_time, expire_time)
 VALUES ($1, 'passkey_login', $2, $3, $4, $5)
 """
 
@@ -166,17 +166,31 @@ async def insert_login(
         _INSERT_LOGIN,
         challenge.challenge_id,
         challenge.challenge,
-        challenge.account_hash,
+        challenge.sealed_account,
         now,
         expire_time,
     )
+
+
+_FIND_LOGIN = """
+SELECT challenge_id, passkey, sealed_account FROM challenges
+WHERE challenge_id = $1 AND kind = 'passkey_login' AND expire_time > $2
+"""
+
+
+async def find_login(
+    connection: Connection, challenge_id: UUID, now: datetime
+) -> LoginChallenge | None:
+    """Return a challenge to log in with; None: it is unknown, was used or has expired."""
+    row = await connection.fetchrow(_FIND_LOGIN, challenge_id, now)
+    return None if row is None else _login_challenge(row)
 
 
 # Waits for no flush, as the claim in users.py.
 _CLAIM_LOGIN = """
 DELETE FROM challenges
 WHERE challenge_id = $1 AND kind = 'passkey_login' AND expire_time > $2
-RETURNING challenge_id, passkey, account_hash, set_config('synchronous_commit', 'off', true)
+RETURNING challenge_id, passkey, sealed_account, set_config('synchronous_commit', 'off', true)
 """
 
 
@@ -185,9 +199,7 @@ async def claim_login(
 ) -> LoginChallenge | None:
     """Use up a challenge to log in with; None: it is unknown, was used or has expired."""
     row = await connection.fetchrow(_CLAIM_LOGIN, challenge_id, now)
-    if row is None:
-        return None
-    return LoginChallenge(row["challenge_id"], row["passkey"], row["account_hash"])
+    return None if row is None else _login_challenge(row)
 
 
 # The one before is given up, or they could pile up without end.
@@ -232,6 +244,10 @@ async def claim_registration(
         _CLAIM_REGISTRATION, challenge_id, user_id, now
     )
     return challenge
+
+
+def _login_challenge(row: asyncpg.Record) -> LoginChallenge:
+    return LoginChallenge(row["challenge_id"], row["passkey"], row["sealed_account"])
 
 
 def _passkey(row: asyncpg.Record) -> Passkey:

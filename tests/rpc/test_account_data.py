@@ -49,7 +49,7 @@ SECRETS = {
     "one_time_codes": {"code_hash", "user_id"},
     "api_keys": {"key_hash", "user_id"},
     "outbox": {"sealed_content", "user_id"},
-    "challenges": {"token_hash", "passkey", "account_hash", "user_id"},
+    "challenges": {"token_hash", "passkey", "sealed_account", "user_id"},
     "identities": {"user_id"},
     "audit_events": {"user_id"},
 }

@@ -160,7 +160,7 @@ async def test_attempts_are_limited_as_on_every_path(
     await new_holder(service, EMAIL, device)
     ends = []
     for _ in range(6):
-        begun = await begin_login(service)
+        begun = await begin_login(service, EMAIL)
         answer = device.get(begun.options_json)
         answer["response"]["signature"] = "AAAA"
         ends.append(

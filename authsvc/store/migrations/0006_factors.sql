@@ -45,9 +45,9 @@ CREATE TABLE challenges (
     factor_id     uuid,
     -- The WebAuthn challenge; NULL: none, or used.
     passkey       bytea,
-    -- Keyed hash of the address that a login by passkey was begun for, whether an account has it or
-    -- not; NULL: for whoever answers.
-    account_hash  bytea,
+    -- The address that a login by passkey was begun for, whether an account has it or not, sealed;
+    -- NULL: for whoever answers.
+    sealed_account  bytea,
     attempts      integer NOT NULL DEFAULT 0,
     create_time   timestamptz NOT NULL,
     expire_time   timestamptz NOT NULL

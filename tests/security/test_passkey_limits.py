@@ -1,0 +1,46 @@
+"""Limits on attempts, from which nobody is to learn whose a passkey is."""
+
+import json
+
+import pytest
+
+from authsvc.v1.auth_service_pb2 import LoginRequest
+from authsvc.v1.common_pb2 import ClientContext
+from tests.accounts import EMAIL
+from tests.passkeys import SoftDevice, begin_login, finish_login, new_holder
+from tests.rpc.probe import outcome
+from tests.rpc.service import Service
+from tests.security.ways import forged
+
+UNKNOWN = "nobody@example.test"
+
+
+async def ends(service: Service, email: str, *, bound: bool, ip: str) -> list[str]:
+    """Return what comes of forged assertions for an address, and of a wrong password after them."""
+    asked = json.loads((await begin_login(service, email)).options_json)
+    found = []
+    for _ in range(6):
+        begun = await begin_login(service, email if bound else "")
+        fresh = {**asked, "challenge": json.loads(begun.options_json)["challenge"]}
+        answer = forged(json.dumps(fresh))
+        found.append(await outcome(finish_login(service, begun.challenge_id, answer, ip=ip)))
+    request = LoginRequest(email=email, password="wrong", client=ClientContext(ip=ip))
+    return [*found, await outcome(service.auth().Login(request))]
+
+
+@pytest.mark.parametrize("bound", [True, False])
+async def test_they_tell_no_passkey_from_one_that_is_made_up(service: Service, bound: bool) -> None:
+    await new_holder(service, EMAIL, SoftDevice())
+    known = await ends(service, EMAIL, bound=bound, ip="198.51.100.1")
+    assert known == await ends(service, UNKNOWN, bound=bound, ip="198.51.100.2")
+    # Those for an address are its attempts; without one, nobody's can be guessed.
+    last = "TOO_MANY_ATTEMPTS" if bound else "CREDENTIALS_INVALID"
+    assert known == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS", last]
+
+
+async def test_forgeries_lock_nobody_out(service: Service) -> None:
+    await new_holder(service, EMAIL, SoftDevice())
+    before = await service.fetch("SELECT failed_logins FROM users")
+    await ends(service, EMAIL, bound=False, ip="198.51.100.1")
+    after = await service.fetch("SELECT failed_logins FROM users")
+    assert after[0][0] == before[0][0] + 1  # By the password.
