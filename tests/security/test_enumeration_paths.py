@@ -291,6 +291,8 @@ async def test_an_account_deleted_meanwhile_is_one_that_never_was(way: str, free
         # No more logins than leave the session alive from which the account is deleted.
         attempts = [attempt(way, victim, right=True) for _ in range(4)]
         ends = await asyncio.gather(*attempts[:turn], outcome(deletion), *attempts[turn:])
+        if way == "reset" and ends[turn] == "BEARER_INVALID":
+            continue  # The new password came first, and ended that session.
         assert set(ends) <= FAILED | {"OK"}, ends
         assert await attempt(way, victim, right=way != "passkey") in FAILED
 
