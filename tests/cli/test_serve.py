@@ -2,12 +2,11 @@
 
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,29 +18,37 @@ _PATIENCE = 180.0
 
 
 class Process:
-    """A running command; `output` collects what it prints."""
+    """A running command; `output` collects what it prints.
+
+    It is read all the time, as a service whose log nobody reads stops when the pipe is full.
+    """
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
         self.output = ""
+        self._ended = False
+        self._more = threading.Condition()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "authsvc", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            text=True,
             env=clean | {"COLUMNS": "200", "AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"} | environment,
         )
         self.pid = self._process.pid
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
     def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """Read until the output from `after` on matches, or fail showing what came instead."""
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + _PATIENCE
-        while not (match := re.compile(pattern).search(self.output, after)):
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0, left))
-            chunk = os.read(self._process.stdout.fileno(), 65_536) if ready else b""
-            assert chunk, f"{pattern!r} never came: {self.output}"
-            self.output += chunk.decode()
+        """Wait until the output from `after` on matches, or fail showing what came instead."""
+        expression = re.compile(pattern)
+        with self._more:
+            self._more.wait_for(
+                lambda: self._ended or expression.search(self.output, after),
+                _PATIENCE,
+            )
+        match = expression.search(self.output, after)
+        assert match, f"{pattern!r} never came: {self.output}"
         return match
 
     def send(self, number: int) -> None:
@@ -49,15 +56,25 @@ class Process:
 
     def end(self) -> int:
         """Wait for the end and return the exit code."""
-        rest, _ = self._process.communicate(timeout=_PATIENCE)
-        self.output += rest.decode()
+        self._process.wait(_PATIENCE)
+        self._reader.join()
         return self._process.returncode
 
     def kill(self) -> None:
         """End it at once, unless it has ended."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
+        self._process.kill()
+        self.end()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            for line in stream:
+                with self._more:
+                    self.output += line
+                    self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
 
 
 @pytest.fixture
