@@ -1,5 +1,7 @@
 """Owns the change of a user's e-mail address: proved before it is made, and told to the old one."""
 
+from dataclasses import replace
+
 from authsvc.core import audit
 from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit import AuditEvent, AuditType
@@ -147,7 +149,9 @@ class EmailChange:
                 return None
             await self._recent_login.require_live(connection, claims.session_id)
             await release(connection, attempt)
-            await self._outbox.enqueue(connection, _to(own, MessageKind.EMAIL_CHANGED))
+            # Of no account, so that it outlives this one: a thief might erase it next.
+            notice = replace(_to(own, MessageKind.EMAIL_CHANGED), user_id=None)
+            await self._outbox.enqueue(connection, notice)
             event = AuditEvent(
                 AuditType.EMAIL_CHANGE, attempt.call, user_id, claims.session_id, attempt.client
             )
