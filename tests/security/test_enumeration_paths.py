@@ -23,7 +23,7 @@ from authsvc.v1.account_service_pb2 import DeleteAccountRequest
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext
 from tests.accounts import unlimited
 from tests.passkeys import allowed, bearer
-from tests.rpc.probe import details_of, failure, outcome
+from tests.rpc.probe import details_of, failure, outcome, with_changes
 from tests.rpc.service import Service, StartService
 from tests.security.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
 
@@ -89,7 +89,13 @@ async def free(
     statements: Statements, start_service: StartService, live_settings: Settings
 ) -> Service:
     """A service without limits on attempts, all of whose statements are heard."""
-    return await start_service(affordable(live_settings, brute_force=unlimited()))
+    settings = on_one_connection(live_settings)
+    return await start_service(affordable(settings, brute_force=unlimited()))
+
+
+def on_one_connection(settings: Settings) -> Settings:
+    """Return settings by which all calls share a connection, which asks for types but once."""
+    return with_changes(settings, "database", pool_min=1, pool_max=1)
 
 
 def shown(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
@@ -126,7 +132,7 @@ async def test_a_throttled_proof_leads_to_the_same_for_everyone(
     start_service: StartService,
     live_settings: Settings,
 ) -> None:
-    service = await start_service(affordable(live_settings))
+    service = await start_service(affordable(on_one_connection(live_settings)))
     answers, work = {}, {}
     for number, kind in enumerate(KINDS):
         victim = await make(service, kind)
