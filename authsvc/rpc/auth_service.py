@@ -6,6 +6,7 @@ from authsvc.core.accounts import Registration
 from authsvc.core.tokens import TokenCheck, TokenResult
 from authsvc.models import TokenClaims
 from authsvc.rpc import Context, convert
+from authsvc.rpc.account_messages import display_name
 from authsvc.rpc.auth_codes import CodeRpcs
 from authsvc.rpc.auth_factors import MfaRpcs
 from authsvc.rpc.auth_keys import KeyRpcs
@@ -40,7 +41,7 @@ class AuthHandler(
         registration = Registration(
             email=convert.text(request.email, "email", _MAX_EMAIL, required=True),
             password=convert.text(request.password, "password", _MAX_PASSWORD, required=True),
-            display_name=convert.text(request.display_name, "display_name", 256),
+            display_name=display_name(request.display_name),
             client=convert.client_context(request.client),
             delivery=wanted,
         )

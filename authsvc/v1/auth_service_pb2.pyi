@@ -41,7 +41,9 @@ class RegisterRequest(_message.Message):
     service's policy. Required.
     """
     display_name: _builtins.str
-    """The name to show for the user; at most 256 bytes. May be empty."""
+    """The name to show for the user; at most 256 bytes, without control
+    characters and line breaks. May be empty.
+    """
     delivery: _common_pb2.Delivery.ValueType
     """What becomes of the code; RETURN is for the role issuer."""
     @_builtins.property

@@ -74,6 +74,9 @@ async def test_a_name_is_one_line_of_text(name: str, service: Service) -> None:
     tokens = await service.new_session()
     error = await failure(update_account(service, tokens.access_token, name))
     assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["display_name"])
+    request = RegisterRequest(email="other@example.test", password=PASSWORD, display_name=name)
+    error = await failure(service.auth().Register(request))
+    assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["display_name"])
 
 
 async def test_bearer_is_needed_once_and_active(timed: Service, clock: FakeClock) -> None:
