@@ -21,7 +21,7 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
         settings_for(
             own_server.dsn(),
             pool_max=4,
-            connect_timeout="300ms",
+            connect_timeout="2s",  # a busy machine takes its time
             acquire_timeout="300ms",
             command_timeout="300ms",
         )
