@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from authsvc.config import ProviderSettings, Settings
+from authsvc.config import Settings
 from authsvc.core.account_data import AccountData
 from authsvc.core.account_deletion import AccountDeletion
 from authsvc.core.accounts import Accounts
@@ -37,7 +37,6 @@ from authsvc.core.passkey_registration import (
 )
 from authsvc.core.passkeys import Passkeys
 from authsvc.core.password_change import PasswordChange
-from authsvc.core.providers import Provider, Providers
 from authsvc.core.recovery import PasswordRecovery
 from authsvc.core.recovery_codes import RecoveryCodes
 from authsvc.core.relying_party import RelyingParty
@@ -51,10 +50,9 @@ from authsvc.core.user_import import UserImport
 from authsvc.core.verification import EmailVerification
 from authsvc.foundation import Foundation, lay
 from authsvc.models import Clock
-from authsvc.outbound.github import GitHub
-from authsvc.outbound.http import JsonClient, open_session
-from authsvc.outbound.oidc import OpenIdConnect
+from authsvc.outbound.http import open_session
 from authsvc.outbound.post import open_post
+from authsvc.outbound.providers import open_providers
 from authsvc.rpc.account_service import AccountHandler
 from authsvc.rpc.admin_service import AdminHandler
 from authsvc.rpc.auth_service import AuthHandler
@@ -273,7 +271,7 @@ def _oauth(base: Foundation, proofs: _Proofs, http: aiohttp.ClientSession) -> OA
     database, clock, settings = base.database, base.clock, base.settings.oauth
     states = OAuthStates(database, base.keyring, settings.state_lifetime, clock)
     identities = Identities(database, base.recent_login, base.outbox, clock)
-    providers = _providers(base, http)
+    providers = open_providers(settings, http, clock)
     return OAuthUseCases(
         OAuthStart(states, providers, settings, base.guard, base.validation, base.recent_login),
         OAuthLogin(
@@ -288,21 +286,3 @@ def _oauth(base: Foundation, proofs: _Proofs, http: aiohttp.ClientSession) -> OA
         ),
         identities,
     )
-
-
-def _providers(base: Foundation, http: aiohttp.ClientSession) -> Providers:
-    settings = base.settings.oauth
-
-    def make(provider: ProviderSettings) -> Provider:
-        client = JsonClient(
-            http,
-            timeout=settings.timeout.total_seconds(),
-            max_bytes=settings.max_answer_bytes,
-            ca_file=provider.ca_file,
-        )
-        if provider.kind == "github":
-            return GitHub(provider, client)
-        return OpenIdConnect(provider, client, base.clock)
-
-    made = {name: make(provider) for name, provider in settings.providers.items()}
-    return Providers(made, settings.timeout)

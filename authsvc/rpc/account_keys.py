@@ -9,6 +9,7 @@ from authsvc.errors import FieldInvalid
 from authsvc.models import ApiKey, ApiKeyId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.rate_limit_messages import policy_name
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 
@@ -31,7 +32,7 @@ class ApiKeyRpcs:
             name=convert.text(request.name, "name", _MAX_NAME, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
             lifetime=_lifetime(request.lifetime) if request.HasField("lifetime") else None,
-            policy=convert.policy_name(request.policy, "policy") if request.policy else "",
+            policy=policy_name(request.policy, "policy") if request.policy else "",
         )
         created = await self._use.api_keys.create(current_call(), current_claims(), wanted)
         return pb.CreateApiKeyResponse(api_key=created.text, key=_message(created.key))

@@ -4,7 +4,7 @@ Parsers take the value and the field's path and raise FieldInvalid with that pat
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from math import ceil
@@ -15,19 +15,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc import models
 from authsvc.errors import FieldInvalid
-from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
+from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
-MAX_CHARGES = 16
-# Charges that belong together cost the database more, and hold their rows till all are decided.
-MAX_BATCH_CHARGES = 2_000
-MAX_COST = 1_000_000
-MAX_KEY = 512
 DEFAULT_PAGE = 50
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
-_POLICY_NAME = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
 
 
 def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> str:
@@ -131,51 +125,6 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
     return values
 
 
-def policy_name(value: str, field: str) -> str:
-    """Return a rate-limit policy's name."""
-    if not _POLICY_NAME.fullmatch(value):
-        raise FieldInvalid(field, 'must be 1 to 64 of a-z, 0-9, "_", "-" and "."')
-    return value
-
-
-def limit_key(value: str, field: str) -> str:
-    """Return what a rate limit counts."""
-    return text(value, field, MAX_KEY, required=True)
-
-
-def cost(value: int, field: str) -> int:
-    """Return how much to take or give back: 1 to 1,000,000, and 1 for 0."""
-    if not 0 <= value <= MAX_COST:
-        raise FieldInvalid(field, f"must be from 0 to {MAX_COST}")
-    return value or 1
-
-
-def charges(
-    messages: Sequence[rate_limit_service_pb2.Charge], path: Callable[[], str] = lambda: "charges"
-) -> list[models.Charge]:
-    """Return 1 to 16 charges, no two of the same policy and key; `path` names their field."""
-    if not 1 <= len(messages) <= MAX_CHARGES:
-        raise FieldInvalid(path(), f"must hold 1 to {MAX_CHARGES} items")
-    result: list[models.Charge] = []
-    for message in messages:
-        policy, key, units = message.policy, message.key, message.cost
-        # Tells what is surely good from what has to be looked at, in a fraction of the time.
-        if not (
-            _POLICY_NAME.fullmatch(policy)
-            and 0 < len(key) <= MAX_KEY // 4
-            and "\0" not in key
-            and 0 <= units <= MAX_COST
-        ):
-            item = f"{path()}[{len(result)}]"
-            policy_name(policy, f"{item}.policy")
-            limit_key(key, f"{item}.key")
-            cost(units, f"{item}.cost")
-        result.append(models.Charge(policy, key, units or 1))
-    if len(result) > 1 and len({charge[:2] for charge in result}) < len(result):
-        raise FieldInvalid(path(), "must not name the same policy and key twice")
-    return result
-
-
 def timestamp(time: datetime) -> Timestamp:
     """Return an aware time as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
@@ -184,11 +133,12 @@ def timestamp(time: datetime) -> Timestamp:
 def duration(seconds: float) -> Duration:
     """Return a length of time as a message, to the microsecond, rounded up."""
     message = Duration()
-    _fill_duration(message, seconds)
+    fill_duration(message, seconds)
     return message
 
 
-def _fill_duration(message: Duration, seconds: float) -> None:
+def fill_duration(message: Duration, seconds: float) -> None:
+    """Put a length of time into `message`, as `duration` does."""
     message.seconds, micros = divmod(ceil(seconds * 1_000_000), 1_000_000)
     message.nanos = micros * 1_000
 
@@ -257,52 +207,6 @@ def session_message(session: models.Session) -> session_service_pb2.Session:
     return message
 
 
-def fill_verdict(
-    message: rate_limit_service_pb2.RateLimitVerdict, verdict: models.Verdict
-) -> rate_limit_service_pb2.RateLimitVerdict:
-    """Put into `message`, and return it, how a key stands with a policy.
-
-    Setting a new message's fields takes a quarter of the time of making them apart, and a batch
-    holds a thousand.
-    """
-    message.policy = verdict.policy
-    message.key = verdict.key
-    message.allowed = verdict.allowed
-    message.limit = verdict.limit
-    message.remaining = verdict.remaining
-    retry_after = verdict.retry_after
-    if retry_after:
-        _fill_duration(message.retry_after, retry_after)
-    elif retry_after is not None:
-        message.retry_after.SetInParent()
-    _fill_duration(message.reset_after, verdict.reset_after)
-    return message
-
-
-def fill_check(
-    message: rate_limit_service_pb2.CheckRateLimitResponse, result: models.CheckResult
-) -> rate_limit_service_pb2.CheckRateLimitResponse:
-    """Put a check's outcome into `message` and return it."""
-    message.allowed = result.allowed
-    for verdict in result.verdicts:
-        fill_verdict(message.verdicts.add(), verdict)
-    return message
-
-
-def policy_messages(policies: Iterable[models.Policy]) -> list[rate_limit_service_pb2.Policy]:
-    """Return named limits."""
-    return [
-        rate_limit_service_pb2.Policy(
-            name=policy.name,
-            algorithm=_ALGORITHM[policy.algorithm],
-            requests=policy.requests,
-            window=duration(policy.window.total_seconds()),
-            burst=policy.burst,
-        )
-        for policy in policies
-    ]
-
-
 _INACTIVE = {
     reason: common_pb2.InactiveReason.Value(f"INACTIVE_REASON_{reason.name}")
     for reason in models.InactiveReason
@@ -310,10 +214,4 @@ _INACTIVE = {
 _REVOKE = {
     reason: session_service_pb2.RevokeReason.Value(f"REVOKE_REASON_{reason.name}")
     for reason in models.RevokeReason
-}
-_ALGORITHM = {
-    algorithm: rate_limit_service_pb2.RateLimitAlgorithm.Value(
-        f"RATE_LIMIT_ALGORITHM_{algorithm.name}"
-    )
-    for algorithm in models.Algorithm
 }

@@ -3,6 +3,7 @@
 from authsvc.core.rate_limits import Check, RateLimiter
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
+from authsvc.rpc import rate_limit_messages as messages
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 
@@ -17,9 +18,9 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self, request: pb.CheckRateLimitRequest, _context: Context
     ) -> pb.CheckRateLimitResponse:
         """Take every charge of a check, or none."""
-        charges = convert.charges(request.charges)
+        charges = messages.charges(request.charges)
         result = await self._limiter.check(charges, dry_run=request.dry_run)
-        return convert.fill_check(pb.CheckRateLimitResponse(), result)
+        return messages.fill_check(pb.CheckRateLimitResponse(), result)
 
     async def BatchCheckRateLimits(
         self, request: pb.BatchCheckRateLimitsRequest, _context: Context
@@ -29,15 +30,15 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         checks: list[Check] = []
         total = 0
         for check in request.checks:
-            charges = convert.charges(check.charges, lambda: f"checks[{len(checks)}].charges")
+            charges = messages.charges(check.charges, lambda: f"checks[{len(checks)}].charges")
             checks.append(Check(charges, check.dry_run))
             total += len(charges)
-        if total > convert.MAX_BATCH_CHARGES:
-            at_most = f"must hold at most {convert.MAX_BATCH_CHARGES} charges in all"
+        if total > messages.MAX_BATCH_CHARGES:
+            at_most = f"must hold at most {messages.MAX_BATCH_CHARGES} charges in all"
             raise FieldInvalid("checks", at_most)
         response = pb.BatchCheckRateLimitsResponse()
         for result in await self._limiter.check_many(checks):
-            convert.fill_check(response.results.add(), result)
+            messages.fill_check(response.results.add(), result)
         return response
 
     async def GetRateLimit(
@@ -45,10 +46,10 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
     ) -> pb.GetRateLimitResponse:
         """Return a key's state and take nothing."""
         verdict = await self._limiter.get(
-            convert.policy_name(request.policy, "policy"), convert.limit_key(request.key, "key")
+            messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
         response = pb.GetRateLimitResponse()
-        convert.fill_verdict(response.verdict, verdict)
+        messages.fill_verdict(response.verdict, verdict)
         return response
 
     async def RefundRateLimit(
@@ -56,12 +57,12 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
     ) -> pb.RefundRateLimitResponse:
         """Give back what an earlier check took."""
         verdict = await self._limiter.refund(
-            convert.policy_name(request.policy, "policy"),
-            convert.limit_key(request.key, "key"),
-            convert.cost(request.cost, "cost"),
+            messages.policy_name(request.policy, "policy"),
+            messages.limit_key(request.key, "key"),
+            messages.cost(request.cost, "cost"),
         )
         response = pb.RefundRateLimitResponse()
-        convert.fill_verdict(response.verdict, verdict)
+        messages.fill_verdict(response.verdict, verdict)
         return response
 
     async def ResetRateLimit(
@@ -69,7 +70,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
     ) -> pb.ResetRateLimitResponse:
         """Forget what a key has used."""
         await self._limiter.reset(
-            convert.policy_name(request.policy, "policy"), convert.limit_key(request.key, "key")
+            messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
         return pb.ResetRateLimitResponse()
 
@@ -81,12 +82,12 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         after = request.page_token
         if after:
             try:
-                convert.policy_name(after, "page_token")
+                messages.policy_name(after, "page_token")
             except FieldInvalid:
                 raise FieldInvalid("page_token", "is not a token of this list") from None
         rest = [policy for policy in self._limiter.policies() if policy.name > after]
         page = rest[:size]
         return pb.ListPoliciesResponse(
-            policies=convert.policy_messages(page),
+            policies=messages.policy_messages(page),
             next_page_token=page[-1].name if len(rest) > size else "",
         )

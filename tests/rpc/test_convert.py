@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from authsvc import models
 from authsvc.errors import FieldInvalid
-from authsvc.rpc import convert
+from authsvc.rpc import convert, rate_limit_messages
 from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
 from authsvc.v1.common_pb2 import ClientContext
 from authsvc.v1.rate_limit_service_pb2 import Charge
@@ -91,9 +91,9 @@ def test_page_size() -> None:
 
 
 def test_cost() -> None:
-    assert [convert.cost(cost, "f") for cost in (0, 1, 1_000_000)] == [1, 1, 1_000_000]
+    assert [rate_limit_messages.cost(cost, "f") for cost in (0, 1, 1_000_000)] == [1, 1, 1_000_000]
     for cost in (-1, 1_000_001, 2**63 - 1, -(2**63)):
-        assert refused(convert.cost, cost, "f") == "f"
+        assert refused(rate_limit_messages.cost, cost, "f") == "f"
 
 
 def test_batch_size() -> None:
@@ -167,8 +167,8 @@ def test_scopes() -> None:
 def test_charges() -> None:
     messages = [Charge(policy="a.b_c-1", key=f"k{n}", cost=n) for n in range(16)]
     expected = [models.Charge("a.b_c-1", f"k{n}", n or 1) for n in range(16)]
-    assert convert.charges(messages) == expected
-    convert.charges([Charge(policy="a", key="k"), Charge(policy="b", key="k")])
+    assert rate_limit_messages.charges(messages) == expected
+    rate_limit_messages.charges([Charge(policy="a", key="k"), Charge(policy="b", key="k")])
     good = Charge(policy="a", key="k")
     for path, bad in (
         ("charges", []),
@@ -179,7 +179,7 @@ def test_charges() -> None:
         ("charges[1].key", [good, Charge(policy="a")]),
         ("charges[1].cost", [good, Charge(policy="a", key="l", cost=-1)]),
     ):
-        assert refused(convert.charges, bad) == path
+        assert refused(rate_limit_messages.charges, bad) == path
 
 
 # Times
@@ -267,7 +267,7 @@ def test_verdict_without_hope_has_no_time_to_retry(retry_after: float | None) ->
         "p", "k", allowed=False, limit=5, remaining=2, retry_after=retry_after, reset_after=1.5
     )
     result = models.CheckResult(allowed=False, verdicts=[verdict] * 2)
-    check = convert.fill_check(rate_limit_service_pb2.CheckRateLimitResponse(), result)
+    check = rate_limit_messages.fill_check(rate_limit_service_pb2.CheckRateLimitResponse(), result)
     assert check == rate_limit_service_pb2.CheckRateLimitResponse(
         allowed=False,
         verdicts=[
