@@ -79,7 +79,6 @@ class AccountDeletion:
     async def _erase(
         self, connection: Connection, call: Call, user_id: UserId, session_id: SessionId | None
     ) -> None:
-        await store.delete_codes(connection, user_id)
         leaving = await self._lock(connection, user_id)
         if session_id is not None:
             await self._recent_login.require_live(connection, session_id)
@@ -92,6 +91,7 @@ class AccountDeletion:
         await audit.record(connection, now, event)
         # All of them, as some may have been committed later than others of their time.
         await store.scrub_events(connection, user_id, _KEPT_DETAILS)
+        await store.delete_codes_of_nobody(connection, user_id)
         await store.delete(connection, user_id)
 
     async def _lock(self, connection: Connection, user_id: UserId) -> store.Leaving:

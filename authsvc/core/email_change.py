@@ -142,11 +142,11 @@ class EmailChange:
             )
             if user_id != own.user_id:
                 return None
-            # Those that were sent to the old address prove nothing any more.
-            await one_time_codes.delete_of_user(connection, user_id)
             changed = await addresses.change(connection, own, wanted.address, wanted.canonical, now)
             if not changed:
                 return None
+            # Those that were sent to the old address prove nothing any more.
+            await one_time_codes.delete_of_user(connection, user_id)
             await self._recent_login.require_live(connection, claims.session_id)
             await release(connection, attempt)
             # Of no account, so that it outlives this one: a thief might erase it next.

@@ -106,7 +106,8 @@ class MfaVerification:
         if methods is None:
             return None
         finished = await challenges.finish(connection, challenge.challenge_id)
-        user = await users.confirm(connection, challenge.user_id)
+        # Nobody's row is locked that was not locked before the factor.
+        user = await users.confirm(connection, holder.user_id if holder else UserId(_NOBODY))
         if user is None or not finished:
             raise Rejected(attempt.cause(Cause.FACTOR))
         every = (*challenge.methods, *methods)

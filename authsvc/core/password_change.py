@@ -134,13 +134,12 @@ class PasswordChange:
         user_id = change.claims.subject
         replacement = Replacement(expected, new.phc, new.pepper_id)
         async with self._database.transaction() as connection:
-            # Before the user's row is held, as whoever uses one goes that way.
-            await store.delete_reset_codes(connection, user_id)
             if not await store.replace(connection, user_id, replacement, self._clock.now()):
                 return None
             await self._recent_login.require_live(connection, change.claims.session_id)
             if attempt is not None:
                 await release(connection, attempt)
+            await store.delete_reset_codes(connection, user_id)
             await devices.forget_trust(connection, user_id)
             return await self._tell(connection, change)
 

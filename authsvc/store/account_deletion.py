@@ -1,8 +1,4 @@
-"""Owns the statements that erase an account.
-
-Locks: codes are deleted before the user's row is held, as whoever uses one goes that way; all else
-comes after it.
-"""
+"""Owns the statements that erase an account."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,17 +16,6 @@ class Leaving:
     session_ids: Sequence[SessionId]
 
 
-_DELETE_CODES = """
-DELETE FROM one_time_codes WHERE user_id = $1 OR user_id IS NULL AND email_canonical =
-    (SELECT email_canonical FROM users WHERE user_id = $1)
-"""
-
-
-async def delete_codes(connection: Connection, user_id: UserId) -> None:
-    """Delete the user's codes, and those of its address that are nobody's."""
-    await connection.execute(_DELETE_CODES, user_id)
-
-
 _LOCK = """
 SELECT email, ARRAY(SELECT session_id FROM sessions
                     WHERE user_id = $1 AND revoke_time IS NULL) AS session_ids
@@ -42,6 +27,17 @@ async def lock(connection: Connection, user_id: UserId) -> Leaving | None:
     """Hold the user's row until the transaction ends; None: no such user."""
     row = await connection.fetchrow(_LOCK, user_id)
     return None if row is None else Leaving(row["email"], row["session_ids"])
+
+
+_DELETE_CODES_OF_NOBODY = """
+DELETE FROM one_time_codes WHERE user_id IS NULL AND email_canonical =
+    (SELECT email_canonical FROM users WHERE user_id = $1)
+"""
+
+
+async def delete_codes_of_nobody(connection: Connection, user_id: UserId) -> None:
+    """Delete the codes that were asked for when nobody had the user's address yet."""
+    await connection.execute(_DELETE_CODES_OF_NOBODY, user_id)
 
 
 _DELETE = "DELETE FROM users WHERE user_id = $1"

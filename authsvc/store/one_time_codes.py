@@ -1,6 +1,6 @@
 """Owns the rows of one-time codes: replaced by a newer one, tried a few times, used once.
 
-Locks: whoever holds a user's row never waits for a code's; codes come first.
+Locks: whoever makes, tries or deletes a user's code holds the user's row before the code's.
 """
 
 from collections.abc import Sequence
@@ -40,10 +40,12 @@ class CodeClaim:
     may_match: bool
 
 
+# The count is of what is locked, which therefore comes first.
 _REPLACE = """
+WITH owner AS (SELECT FROM users WHERE user_id = $4 FOR NO KEY UPDATE)
 INSERT INTO one_time_codes
     (code_id, purpose, email_canonical, user_id, code_hash, create_time, expire_time)
-VALUES ($1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7)
+SELECT $1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7 FROM (SELECT count(*) FROM owner) AS held
 ON CONFLICT (email_canonical, purpose, user_id) DO UPDATE SET
     code_id = excluded.code_id, code_hash = excluded.code_hash, attempts = 0,
     create_time = excluded.create_time, expire_time = excluded.expire_time, use_time = NULL
@@ -73,25 +75,34 @@ async def find_address(connection: Connection, code_id: UUID, purpose: str) -> s
     return address
 
 
+_TRIABLE = """
+    email_canonical = $1 AND purpose = $2 AND user_id IS NOT DISTINCT FROM $3
+    AND ($4::uuid IS NULL OR code_id = $4)
+    AND use_time IS NULL AND expire_time > $7 AND attempts < $8
+"""
 # One statement counts, compares and uses up. Who waited for the row meets it as it is then:
-# counted, used, or replaced by a code whose hash is of another id.
-_CLAIM = """
+# counted, used, or replaced by a code whose hash is of another id. Where there is no code to try,
+# the user's row isn't locked: that takes a flush, which would tell that the account exists.
+_CLAIM = f"""
+WITH owner AS (
+    SELECT FROM users
+    WHERE user_id = $3 AND EXISTS (SELECT FROM one_time_codes WHERE {_TRIABLE})
+    FOR NO KEY UPDATE
+)
 UPDATE one_time_codes SET attempts = attempts + 1, use_time = CASE
     WHEN $6 AND code_hash = ANY (ARRAY(
         SELECT sha256(uuid_send(code_id) || mac) FROM unnest($5::bytea[]) AS mac)) THEN $7
     END
-WHERE email_canonical = $1 AND purpose = $2 AND user_id IS NOT DISTINCT FROM $3
-    AND ($4::uuid IS NULL OR code_id = $4)
-    AND use_time IS NULL AND expire_time > $7 AND attempts < $8
+WHERE ($3 IS NULL OR EXISTS (SELECT FROM owner)) AND {_TRIABLE}
 RETURNING use_time IS NOT NULL
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def claim(connection: Connection, claim: CodeClaim, now: datetime, max_attempts: int) -> bool:
     """Count a try and use the code up if it is right; return whether it was.
 
     It was not if there is no such code, it was used, it has expired, or it was tried
-    `max_attempts` times.
+    `max_attempts` times. Where there is one, its user's row is held until the transaction ends.
     """
     matched: bool | None = await connection.fetchval(
         _CLAIM,
@@ -111,7 +122,7 @@ _DELETE_OF_USER = "DELETE FROM one_time_codes WHERE user_id = $1"
 
 
 async def delete_of_user(connection: Connection, user_id: UserId) -> None:
-    """Forget all codes of a user, whatever for; to be called before the user's row is changed."""
+    """Forget all codes of a user, whatever for; the caller holds the user's row."""
     await connection.execute(_DELETE_OF_USER, user_id)
 
 

@@ -6,14 +6,11 @@ from authsvc.models import User
 from authsvc.store.database import Connection
 
 # All that whoever made the account could come back with, or wait with for the owner to act upon.
-# Not a code that is being tried at this moment: whoever uses one waits for the user's row next. It
-# is of no use to others than the owner without a session, and those have ended.
 _TAKE_OVER = """
 WITH factors_gone AS (DELETE FROM factors WHERE user_id = $1),
      recovery_codes_gone AS (DELETE FROM recovery_codes WHERE user_id = $1),
      challenges_gone AS (DELETE FROM challenges WHERE user_id = $1),
-     codes_gone AS (DELETE FROM one_time_codes WHERE code_id IN (
-        SELECT code_id FROM one_time_codes WHERE user_id = $1 FOR UPDATE SKIP LOCKED)),
+     codes_gone AS (DELETE FROM one_time_codes WHERE user_id = $1),
      identities_gone AS (DELETE FROM identities WHERE user_id = $1),
      keys_gone AS (DELETE FROM api_keys WHERE user_id = $1),
      devices_gone AS (DELETE FROM devices WHERE user_id = $1)

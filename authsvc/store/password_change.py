@@ -44,7 +44,7 @@ DELETE FROM one_time_codes WHERE user_id = $1 AND purpose = 'reset_password'
 
 
 async def delete_reset_codes(connection: Connection, user_id: UserId) -> None:
-    """Forget the codes to reset a password with; to be called before the user's row is held."""
+    """Forget the codes to reset a password with; the caller holds the user's row."""
     await connection.execute(_DELETE_RESET_CODES, user_id)
 
 

@@ -209,6 +209,23 @@ async def test_a_code_has_five_tries(world: World) -> None:
     assert await world.claim(issued.code) is None
 
 
+@pytest.mark.parametrize("state", ["never made", "used", "tried too often", "expired"])
+async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: FakeClock) -> None:
+    """Or its commit would take a flush, which it doesn't for an address that nobody has."""
+    code = "12345678"
+    if state != "never made":
+        issued = await world.issue()
+        code = issued.code
+        tries = {"used": [code], "tried too often": [wrong(issued)] * SETTINGS.max_attempts}
+        for tried in tries.get(state, []):
+            await world.claim(tried)
+        clock.advance(SETTINGS.lifetime if state == "expired" else 0)
+    async with world.database.transaction() as connection:
+        attempt = attempt_of(world.ada)
+        assert await world.codes.claim(connection, attempt, Purpose.LOGIN, code) is None
+        assert await connection.fetchval("SELECT pg_current_xact_id_if_assigned()") is None
+
+
 async def test_a_hundred_at_once_with_the_right_code_are_one(
     world: World, clock: FakeClock
 ) -> None:

@@ -1,6 +1,5 @@
 """The owner of an address comes to an account that somebody else made with it."""
 
-import asyncio
 import json
 from dataclasses import replace
 
@@ -165,15 +164,3 @@ async def test_who_proved_the_address_meanwhile_keeps_the_account(federated: Fed
     assert await federated.tries() == "LINK_REQUIRES_LOGIN"
     assert await held(federated) == before
     assert await federated.service.login(ip=IP, device="hijacker") == "OK"
-
-
-async def test_it_waits_for_no_code_that_is_being_tried(federated: Federated) -> None:
-    # Who uses a code holds its row, and goes on to the user's: they would wait for each other.
-    await hijack(federated)
-    async with federated.service.database.transaction() as connection:
-        await connection.execute(
-            "SELECT FROM one_time_codes WHERE purpose = 'change_email' FOR UPDATE"
-        )
-        await asyncio.wait_for(federated.log_in(), 10)
-    left = await federated.fetch("SELECT purpose FROM one_time_codes")
-    assert [row["purpose"] for row in left] == ["change_email"]

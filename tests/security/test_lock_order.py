@@ -1,0 +1,99 @@
+"""No two transactions wait for each other in a circle, whatever is done at once to one account."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+import pytest_asyncio
+from structlog.testing import capture_logs
+
+from authsvc.app import Core, open_core
+from authsvc.config import Settings
+from authsvc.store.database import Connection
+from tests.accounts import cheap_passwords, unlimited
+from tests.clock import FakeClock
+from tests.codes import unlimited_codes
+from tests.crowd import Crowd, Steady, outcome
+from tests.databases import until
+from tests.provider import LocalProvider
+from tests.rpc.oauth_requests import oauth_settings
+from tests.rpc.probe import with_changes
+
+_THINGS = 400
+_AT_ONCE = 24
+_PATIENCE = timedelta(seconds=60)
+_OF_USERS = (
+    *("sessions", "devices", "factors", "recovery_codes", "one_time_codes"),
+    *("challenges", "identities", "oauth_states", "api_keys", "outbox"),
+)
+_WAITING = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock')
+"""
+
+
+@pytest_asyncio.fixture
+async def core(
+    live_settings: Settings, provider: LocalProvider, clock: FakeClock
+) -> AsyncIterator[Core]:
+    """All use cases, under no limits, with a connection for everybody."""
+    changes = {
+        "brute_force": unlimited(),
+        "codes": unlimited_codes(),
+        "passwords": cheap_passwords(),
+        "oauth": oauth_settings(provider),
+    }
+    settings = with_changes(
+        live_settings.model_copy(update=changes),
+        "database",
+        acquire_timeout=_PATIENCE,
+        command_timeout=_PATIENCE,
+        pool_max=_AT_ONCE,
+    )
+    async with open_core(settings, clock) as core:
+        await core.base.keys.load()
+        yield core
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_no_crowd_on_one_account_gets_into_a_deadlock(
+    seed: int, core: Core, provider: LocalProvider, clock: FakeClock
+) -> None:
+    crowd = Crowd(core, provider, clock, random.Random(seed))
+    with capture_logs() as logs:
+        await crowd.act(_THINGS, _AT_ONCE)
+    # What the database says, as some use cases try again.
+    assert [entry for entry in logs if entry["event"] == "database_failure"] == []
+    # Or it was no crowd.
+    assert len({name for name, came in crowd.outcomes if came == "OK"}) > len(Crowd.ways()) / 2
+
+
+async def _held(connection: Connection) -> list[str]:
+    """Return the tables in which another transaction holds a row."""
+    held = []
+    for table in _OF_USERS:
+        rows = await connection.fetch(f"SELECT FROM {table} FOR UPDATE SKIP LOCKED")
+        if len(rows) < await connection.fetchval(f"SELECT count(*) FROM {table}"):
+            held.append(table)
+    return held
+
+
+@pytest.mark.parametrize("way", Crowd.ways())
+async def test_who_waits_for_the_users_row_holds_no_other(
+    way: str, core: Core, provider: LocalProvider, clock: FakeClock
+) -> None:
+    crowd = Crowd(core, provider, clock, Steady())
+    await crowd.settle()
+    database = core.base.database
+    async with database.connection() as looking, database.transaction() as blocking:
+        await blocking.execute("SELECT FROM users FOR UPDATE")
+        trying = asyncio.create_task(outcome(Crowd.ways()[way](crowd)))
+
+        async def waits() -> bool:
+            return trying.done() or await looking.fetchval(_WAITING)
+
+        await until(waits)
+        assert await _held(looking) == []
+    assert await trying in ("OK", "EMAIL_TAKEN")
