@@ -45,6 +45,7 @@ from authsvc.core.service_tokens import ServiceTokens
 from authsvc.core.stored_messages import StoredMessages
 from authsvc.core.totp import Totp
 from authsvc.core.totp_enrollments import TotpEnrollments
+from authsvc.core.unverified_accounts import UnverifiedAccounts
 from authsvc.core.user_export import UserExport
 from authsvc.core.user_import import UserImport
 from authsvc.core.verification import EmailVerification
@@ -77,6 +78,7 @@ class Core:
     base: Foundation
     auth: AuthUseCases
     account: AccountUseCases
+    unverified_accounts: UnverifiedAccounts
     code_limits: CodeLimits
     passkeys: Passkeys
     messages: StoredMessages
@@ -172,10 +174,14 @@ def _compose(base: Foundation, http: aiohttp.ClientSession) -> Core:
         factors=factors,
         oauth=oauth,
     )
+    account = _account(base, proofs, auth)
     return Core(
         base=base,
         auth=auth,
-        account=_account(base, proofs, auth),
+        account=account,
+        unverified_accounts=UnverifiedAccounts(
+            database, account.account_deletion, settings.retention, clock
+        ),
         code_limits=proofs.code_limits,
         passkeys=proofs.passkeys,
         messages=StoredMessages(database, base.keyring, settings.delivery.abandon_after, clock),

@@ -272,8 +272,19 @@ class RetentionSettings(Section):
     audit_events: Duration = timedelta(days=400)
     devices: Duration = timedelta(days=180)
     messages: Duration = timedelta(days=7)
+    unverified_accounts: Duration | None = Field(
+        None,
+        description="When to remove accounts that nobody verified or logged in to; none: never.",
+    )
     interval: Duration = timedelta(minutes=5)
     batch_size: int = Field(500, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _use_can_be_told(self) -> Self:
+        period = self.unverified_accounts
+        if period is not None and not timedelta(days=1) <= period <= self.audit_events:
+            raise ValueError("unverified_accounts must be from 1d to audit_events")
+        return self
 
 
 class LogSettings(Section):

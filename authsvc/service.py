@@ -108,7 +108,8 @@ class Application:
         self._stack.push_async_callback(_flush, core.base.api_key_validation)
         self._stack.push_async_callback(self._cancel_background)
         self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
-        retention = Retention(core.base.database, self._settings.retention, self._clock)
+        others = {"unverified_accounts": core.unverified_accounts.remove}
+        retention = Retention(core.base.database, self._settings.retention, self._clock, others)
         self._background("revocation-listener", core.base.listener.run)
         self._background("last-use", core.base.sessions.run)
         self._background("last-use-of-api-keys", core.base.api_key_validation.run)

@@ -72,7 +72,7 @@ class Steady(random.Random):
 
 
 class Crowd:
-    """Does anything to one account, by chance; `outcomes` counts what came of each thing it tried."""
+    """Does anything to one account, by chance; `outcomes` counts what came of each try."""
 
     def __init__(
         self, core: Core, provider: LocalProvider, clock: FakeClock, chance: random.Random

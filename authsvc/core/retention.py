@@ -3,8 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import partial
+from types import MappingProxyType
 from typing import TypeAlias
 
 import structlog
@@ -17,6 +19,8 @@ from authsvc.store.database import Connection, Database
 logger = structlog.get_logger(__name__)
 
 _Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
+_RemoveAll: TypeAlias = Callable[[], Awaitable[int]]
+_NO_OTHERS: Mapping[str, _RemoveAll] = MappingProxyType({})
 
 
 async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -> int:
@@ -25,12 +29,22 @@ async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -
 
 
 class Retention:
-    """Removes what is due in small batches; any number of replicas may do so at once."""
+    """Removes what is due in small batches; any number of replicas may do so at once.
 
-    def __init__(self, database: Database, settings: RetentionSettings, clock: Clock) -> None:
+    `others` remove what takes more than a statement, by kind, and return how much.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: RetentionSettings,
+        clock: Clock,
+        others: Mapping[str, _RemoveAll] = _NO_OTHERS,
+    ) -> None:
         self._database = database
         self._settings = settings
         self._clock = clock
+        self._others = others
 
     async def run(self) -> None:
         """Remove what is due every `interval`, about, until cancelled."""
@@ -58,10 +72,14 @@ class Retention:
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }
+        kinds: dict[str, _RemoveAll] = {
+            kind: partial(self._remove, *how) for kind, how in work.items()
+        }
+        kinds |= self._others
         removed = {}
-        for kind, (remove, before) in work.items():
+        for kind, remove in kinds.items():
             try:
-                removed[kind] = await self._remove(remove, before)
+                removed[kind] = await remove()
             except Exception as error:  # noqa: BLE001 - the next time may do better
                 logger.warning("retention_failed", kind=kind, error=type(error).__name__)
         if any(removed.values()):
