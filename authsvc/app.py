@@ -208,6 +208,7 @@ def _account(base: Foundation, proofs: _Proofs, auth: AuthUseCases) -> AccountUs
             database,
             outbox,
             base.limiter,
+            base.guard,
             recent_login,
             base.settings.api_keys,
             clock,

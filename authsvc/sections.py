@@ -258,6 +258,7 @@ class BruteForceSettings(Section):
         requests=300, window=timedelta(minutes=10)
     )
     oauth_logins_per_ip: PolicySettings = PolicySettings(requests=60, window=timedelta(minutes=10))
+    api_keys_per_user: PolicySettings = PolicySettings(requests=50, window=timedelta(days=1))
     max_consecutive_failures: int = Field(100, ge=1, le=100)
     ipv4_prefix: int = Field(32, ge=8, le=32)
     ipv6_prefix: int = Field(64, ge=16, le=128)

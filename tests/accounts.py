@@ -81,7 +81,7 @@ def unlimited(**changes: object) -> BruteForceSettings:
     names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
     return BruteForceSettings.model_validate(
         dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
-        | {"registrations_per_address": plenty}
+        | {"registrations_per_address": plenty, "api_keys_per_user": plenty}
         | changes
     )
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from authsvc.config import ApiKeySettings, PolicySettings
+from authsvc.config import ApiKeySettings, BruteForceSettings, PolicySettings
 from authsvc.core.api_key_validation import ApiKeyCheck, ApiKeyResult, ApiKeyValidation
 from authsvc.core.api_keys import ApiKeys, CreatedApiKey, NewApiKey
+from authsvc.core.brute_force import BruteForce
 from authsvc.core.ids import uuid7
 from authsvc.core.outbox import Outbox
 from authsvc.core.rate_limits import RateLimiter, policies_from
@@ -80,6 +81,7 @@ def replica(
     database: Database | None = None,
     is_fresh: Callable[[], bool] = lambda: True,
     policies: dict[str, PolicySettings] | None = None,
+    limits: BruteForceSettings | None = None,
     **settings: object,
 ) -> Replica:
     """Return a replica with these settings of API keys; nobody tells it of revocations."""
@@ -91,6 +93,7 @@ def replica(
         database,
         Outbox(keyring(), DAY, world.clock),
         limiter,
+        BruteForce(database, limits or BruteForceSettings(), keyring()),
         RecentLogin(timedelta(minutes=10), world.clock),
         own,
         world.clock,

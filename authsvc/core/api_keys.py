@@ -8,12 +8,14 @@ from authsvc.config import ApiKeySettings
 from authsvc.core import audit, paging
 from authsvc.core.api_key_text import beginning, digest, new_api_key
 from authsvc.core.audit import AuditEvent, AuditType
+from authsvc.core.brute_force import BruteForce
 from authsvc.core.ids import uuid7
 from authsvc.core.outbox import Message, MessageKind, Outbox
 from authsvc.core.rate_limits import RateLimiter
 from authsvc.core.recent_login import RecentLogin
 from authsvc.errors import (
     FieldInvalid,
+    ServiceError,
     bearer_invalid,
     key_not_found,
     limit_reached,
@@ -67,6 +69,7 @@ class ApiKeys:
         database: Database,
         outbox: Outbox,
         limiter: RateLimiter,
+        guard: BruteForce,
         recent_login: RecentLogin,
         settings: ApiKeySettings,
         clock: Clock,
@@ -75,6 +78,7 @@ class ApiKeys:
         self._database = database
         self._outbox = outbox
         self._limiter = limiter
+        self._guard = guard
         self._recent_login = recent_login
         self._settings = settings
         self._clock = clock
@@ -87,21 +91,19 @@ class ApiKeys:
             NotPossibleNow: REAUTHENTICATION_REQUIRED, or LIMIT_REACHED.
             FieldInvalid: A scope that the token lacks, or a lifetime out of bounds.
             NotFound: POLICY_UNKNOWN.
+            TooManyAttempts: The user made too many keys of late.
             Unauthenticated: BEARER_INVALID, the user was disabled or deleted meanwhile, or the
                 session was ended.
         """
         self._recent_login.require(claims)
         text = new_api_key(self._settings.prefix)
         key = self._new_key(claims, wanted, beginning(text))
-        async with self._database.transaction() as connection:
-            owner = await store.lock_owner(connection, key.user_id)
-            if owner is None:
-                raise bearer_invalid()
-            await self._recent_login.require_live(connection, claims.session_id)
-            limit = self._settings.max_per_user
-            if not await store.insert(connection, key, digest(text), limit):
-                raise limit_reached(limit)
-            await self._tell(connection, call, key, owner)
+        ticket = await self._guard.charge_api_key(key.user_id)
+        try:
+            await self._store(call, claims, key, digest(text))
+        except ServiceError:
+            await ticket.refund()
+            raise
         return CreatedApiKey(text, key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> ApiKeyPage:
@@ -134,6 +136,17 @@ class ApiKeys:
                 event = AuditEvent(AuditType.API_KEY_REVOKE, call, user_id, detail=detail)
                 await audit.record(connection, now, event)
         self._forget(key_id)
+
+    async def _store(self, call: Call, claims: Claims, key: ApiKey, key_hash: bytes) -> None:
+        async with self._database.transaction() as connection:
+            owner = await store.lock_owner(connection, key.user_id)
+            if owner is None:
+                raise bearer_invalid()
+            await self._recent_login.require_live(connection, claims.session_id)
+            limit = self._settings.max_per_user
+            if not await store.insert(connection, key, key_hash, limit):
+                raise limit_reached(limit)
+            await self._tell(connection, call, key, owner)
 
     def _new_key(self, claims: Claims, wanted: NewApiKey, prefix: str) -> ApiKey:
         now = self._clock.now()

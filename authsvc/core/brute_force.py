@@ -12,7 +12,7 @@ from authsvc.config import BruteForceSettings
 from authsvc.core.rate_limits import RateLimiter, policies_from
 from authsvc.core.sealing import Keyring
 from authsvc.errors import ServiceError, TooManyAttempts
-from authsvc.models import Charge, ClientContext, Policy
+from authsvc.models import Charge, ClientContext, Policy, UserId
 from authsvc.store.database import Database
 
 _ACCOUNT = "authsvc.login.account"
@@ -23,6 +23,7 @@ _REGISTRATION_IP = "authsvc.register.ip"
 _REGISTRATION_ADDRESS = "authsvc.register.address"
 _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
+_API_KEY_USER = "authsvc.api_key.user"
 
 logger = structlog.get_logger(__name__)
 
@@ -124,6 +125,16 @@ class BruteForce:
         """
         await self._charge_ip(_OAUTH_IP, client, "login")
 
+    async def charge_api_key(self, user_id: UserId) -> Ticket:
+        """Charge the making of an API key to its user.
+
+        Otherwise keys made and revoked over and over fill the tables: each is kept a while.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_API_KEY_USER, str(user_id))], "api_key")
+
     async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
         network = client_network(client.ip, self._settings)
         if network is not None:
@@ -168,5 +179,6 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _REGISTRATION_ADDRESS: settings.registrations_per_address,
             _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
             _OAUTH_IP: settings.oauth_logins_per_ip,
+            _API_KEY_USER: settings.api_keys_per_user,
         }
     )

@@ -280,9 +280,10 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Makes an API key, shown this once. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
-        LIMIT_REACHED, FIELD_INVALID.
+        """Makes an API key, shown this once. Needs a recent login. How many a user
+        makes in a day is limited, too, whether they are revoked by then or not.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

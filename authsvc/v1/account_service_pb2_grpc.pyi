@@ -114,9 +114,10 @@ class AccountServiceStub:
     FIELD_INVALID.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
-    """Makes an API key, shown this once. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
-    LIMIT_REACHED, FIELD_INVALID.
+    """Makes an API key, shown this once. Needs a recent login. How many a user
+    makes in a day is limited, too, whether they are revoked by then or not.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
     """Returns the user's API keys, newest first, without the secrets. Roles:
@@ -228,9 +229,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     FIELD_INVALID.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Makes an API key, shown this once. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
-    LIMIT_REACHED, FIELD_INVALID.
+    """Makes an API key, shown this once. Needs a recent login. How many a user
+    makes in a day is limited, too, whether they are revoked by then or not.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Returns the user's API keys, newest first, without the secrets. Roles:
@@ -429,9 +431,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_account_service_pb2.CreateApiKeyResponse]]:
-        """Makes an API key, shown this once. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
-        LIMIT_REACHED, FIELD_INVALID.
+        """Makes an API key, shown this once. Needs a recent login. How many a user
+        makes in a day is limited, too, whether they are revoked by then or not.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -7,10 +7,19 @@ from uuid import UUID
 
 import pytest
 
+from authsvc.config import BruteForceSettings, PolicySettings
 from authsvc.core.api_key_text import digest
 from authsvc.core.api_keys import NewApiKey
-from authsvc.errors import FieldInvalid, NotFound, NotPossibleNow, Reason, ServiceError
+from authsvc.errors import (
+    FieldInvalid,
+    NotFound,
+    NotPossibleNow,
+    Reason,
+    ServiceError,
+    TooManyAttempts,
+)
 from authsvc.models import ApiKey, ApiKeyId, UserId
+from tests.accounts import unlimited
 from tests.keys import MINUTE, claims_of, replica
 from tests.sessions import CALL, DAY, SECOND, World
 
@@ -27,6 +36,33 @@ async def stored(world: World) -> dict[str, int]:
 
 
 # Create
+
+
+async def test_keys_made_and_revoked_over_and_over_fill_no_table(world: World) -> None:
+    few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=3, window=DAY))
+    keys, other = replica(world, limits=few), replica(world, limits=few)
+    ada, bob = [await world.add_user() for _ in range(2)]
+    for one in (keys, other, keys):
+        created = await one.create(ada)
+        await one.keys.revoke(CALL, ada, created.key.key_id)
+    before = await stored(world)
+    for one in (keys, other):
+        with pytest.raises(TooManyAttempts) as caught:
+            await one.create(ada)
+        assert 0 < caught.value.retry_after <= DAY.total_seconds() / 3
+    assert await stored(world) == before
+    await other.create(bob)
+
+
+async def test_only_keys_that_were_made_count(world: World) -> None:
+    few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=2, window=DAY))
+    keys, user_id = replica(world, limits=few, max_per_user=1), await world.add_user()
+    created = await keys.create(user_id)
+    for _ in range(3):
+        with pytest.raises(NotPossibleNow):
+            await keys.create(user_id)
+    await keys.keys.revoke(CALL, user_id, created.key.key_id)
+    await keys.create(user_id)
 
 
 async def test_a_key_says_what_was_asked_for(world: World) -> None:
@@ -143,7 +179,7 @@ async def test_only_live_keys_count(world: World) -> None:
 
 
 async def test_many_at_once_make_no_more_keys_than_allowed(world: World) -> None:
-    replicas = [replica(world, max_per_user=3) for _ in range(2)]
+    replicas = [replica(world, max_per_user=3, limits=unlimited()) for _ in range(2)]
     user_id = await world.add_user()
     calls = (replicas[n % 2].create(user_id) for n in range(100))
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
