@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store.database import Database
+from authsvc.store.database import Connection, Database
 
 # Only so that a failure ends; nothing is measured by it.
 _PATIENCE = 30.0
@@ -62,6 +62,17 @@ async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
     async with asyncio.timeout(_PATIENCE):
         while not await condition():  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.01)
+
+
+_WAITS = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock')
+"""
+
+
+async def waits_for_a_lock(connection: Connection) -> bool:
+    """Return whether a transaction on this database waits for another."""
+    return bool(await connection.fetchval(_WAITS))
 
 
 @pytest.fixture

@@ -21,17 +21,13 @@ from authsvc.store import addresses, sessions, users
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import Coded, outcome
-from tests.databases import until
+from tests.databases import until, waits_for_a_lock
 from tests.factors import Secured
 from tests.rpc.probe import with_changes
 from tests.rpc.service import StartService
 
 PERIOD = timedelta(days=60)
 SETTINGS = RetentionSettings(unverified_accounts=PERIOD, batch_size=3)
-WAITING = """
-SELECT EXISTS (SELECT FROM pg_stat_activity
-               WHERE datname = current_database() AND wait_event_type = 'Lock')
-"""
 
 
 class Removing:
@@ -52,8 +48,7 @@ class Removing:
         await Retention(self.database, RetentionSettings(), self.clock).run_once()
 
     async def left(self) -> int:
-        found: int = await self.coded.fetchval("SELECT count(*) FROM users")
-        return found
+        return int(await self.coded.fetchval("SELECT count(*) FROM users"))
 
 
 @pytest_asyncio.fixture
@@ -69,8 +64,7 @@ async def test_an_account_that_nobody_verified_goes_when_it_is_due(removing: Rem
     removing.clock.advance(timedelta(days=1))
     assert await removing.accounts.remove() == 0
     removing.clock.advance(1)
-    assert await removing.accounts.remove() == 1
-    assert await removing.left() == 1
+    assert await removing.accounts.remove() == await removing.left() == 1
     assert removing.forgotten == [Revocation("user", str(user_id))]
     (event,) = await coded.fetch("SELECT * FROM audit_events WHERE type = 'user.delete'")
     assert (event["user_id"], event["caller"]) == (user_id, "system")
@@ -186,8 +180,7 @@ async def hold_key(removing: Removing) -> None:
 
 
 async def hold_factor(removing: Removing) -> None:
-    secured = Secured(removing.coded.service)
-    await secured.secure(await removing.coded.user_id())
+    await Secured(removing.coded.service).secure(await removing.coded.user_id())
 
 
 async def hold_session(removing: Removing) -> None:
@@ -272,7 +265,8 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
     await removing.age()
 
     async def waits() -> bool:
-        return bool(await coded.fetchval(WAITING))
+        async with removing.database.connection() as looking:
+            return await waits_for_a_lock(looking)
 
     async with removing.database.transaction() as connection:
         await sessions.lock_owner(connection, user_id)
@@ -297,11 +291,10 @@ async def test_who_is_told_to_be_verified_or_logged_in_is_there(removing: Removi
         await coded.service.register(email)
         removing.clock.advance(PERIOD + timedelta(seconds=1))
         issued = await coded.request(Purpose.VERIFY_EMAIL, email)
-        came, _ = await asyncio.gather(
-            coded.service.login(email=email)
-            if number % 2
-            else outcome(coded.verify(issued.code, email)),
-            removing.accounts.remove(),
-        )
+        if number % 2:
+            comes = outcome(coded.verify(issued.code, email))
+        else:
+            comes = coded.service.login(email=email)
+        came, _ = await asyncio.gather(comes, removing.accounts.remove())
         left = await coded.fetchval("SELECT count(*) FROM users WHERE email = $1", email)
         assert (came, left) in [("OK", 1), ("CODE_INVALID", 0), ("CREDENTIALS_INVALID", 0)]
