@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
+from time import perf_counter
 
 import pytest
 
@@ -55,6 +56,43 @@ async def test_what_arrives_while_a_batch_is_in_flight_forms_the_next(worker: Wo
     worker.may_finish.release()
     assert await asyncio.gather(*others) == [6, 2, 4]
     assert worker.batches == [[0], [3, 1, 2]]
+
+
+async def _work() -> None:
+    """Take a turn of the event loop of some length."""
+    until = perf_counter() + 0.0002
+    while perf_counter() < until:
+        pass
+    await asyncio.sleep(0)
+
+
+async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker: Worker) -> None:
+    coalescer = Coalescer(worker, max_hold=60)
+    for _ in range(3):
+        worker.may_finish.release()
+
+    async def submit_after_work(item: int) -> int:
+        for _ in range(3):
+            await _work()
+        return await coalescer.submit(item)
+
+    others = [asyncio.create_task(submit_after_work(item)) for item in (1, 2)]
+    assert await asyncio.gather(coalescer.submit(0), *others) == [0, 2, 4]
+    assert worker.batches == [[0, 1, 2]]
+
+
+async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) -> None:
+    coalescer = Coalescer(worker, max_hold=0.001)
+    worker.may_finish.release()
+
+    async def stay_busy() -> None:
+        while True:
+            await _work()
+
+    other = asyncio.create_task(stay_busy())
+    async with asyncio.timeout(30):
+        assert await coalescer.submit(1) == 2
+    other.cancel()
 
 
 async def test_a_batch_has_a_limit(worker: Worker) -> None:
