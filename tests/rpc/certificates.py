@@ -46,10 +46,12 @@ class Authority:
     def __init__(self, name: str = "Test authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
+        public = self._key.public_key()
         self._certificate = (
             self._builder(self._name, self._key, LONG_AGO, FAR_AHEAD)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
@@ -68,9 +70,14 @@ class Authority:
     ) -> Certificate:
         """Return a certificate with these alternative names and extensions."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(_name(common_name), key, not_before, not_after)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = self._builder(_name(common_name), key, not_before, not_after).add_extension(
+            issuer, critical=False
+        )
         if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+            # Whose only names they are (RFC 5280, 4.2.1.6).
+            critical = not common_name
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=critical)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=True)
         return Certificate(
