@@ -259,7 +259,12 @@ class BruteForceSettings(Section):
     )
     oauth_logins_per_ip: PolicySettings = PolicySettings(requests=60, window=timedelta(minutes=10))
     api_keys_per_user: PolicySettings = PolicySettings(requests=50, window=timedelta(days=1))
-    max_consecutive_failures: int = Field(100, ge=1, le=100)
+    max_consecutive_failures: int = Field(
+        100,
+        ge=2,
+        le=100,
+        description="Of an account: half for its known devices together, half for everybody else.",
+    )
     ipv4_prefix: int = Field(32, ge=8, le=32)
     ipv6_prefix: int = Field(64, ge=16, le=128)
 

@@ -87,8 +87,13 @@ async def value(database: Database, query: str) -> object:
 
 
 async def failures(database: Database) -> object:
-    """Return how many logins failed in a row, if there is one account."""
+    """Return how many logins of strangers failed in a row, if there is one account."""
     return await value(database, "SELECT failed_logins FROM users")
+
+
+async def failures_of_devices(database: Database) -> object:
+    """Return the same of logins from known devices."""
+    return await value(database, "SELECT failed_device_logins FROM users")
 
 
 async def causes(database: Database) -> Counter[str]:

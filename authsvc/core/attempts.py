@@ -18,7 +18,7 @@ from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.brute_force import BruteForce, Ticket
 from authsvc.errors import Reason, ServiceError, TooManyAttempts, credentials_invalid
 from authsvc.models import Call, ClientContext, Clock, UserStatus
-from authsvc.store import devices, users
+from authsvc.store import users
 from authsvc.store.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject
 
@@ -112,16 +112,15 @@ class Attempts:
         Raises:
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
-        limit = _NO_LIMIT if unlocks else self._guard.max_consecutive_failures
         device = device_hash(client)
         async with self._database.connection() as connection:
             subject = await users.find_login_subject(
-                connection, account, device, self._guard.max_consecutive_failures
+                connection, account, device, self._guard.max_failures(known_device=True)
             )
         unclaimed = Attempt(call, account, client, device, subject, None)
         ticket = await self._charge(unclaimed)
         try:
-            claimed = await self._claim(unclaimed, limit)
+            claimed = await self._claim(unclaimed, unlocks=unlocks)
         except ServiceError:
             await ticket.refund()
             raise
@@ -155,12 +154,11 @@ class Attempts:
                 await self._record(attempt, AuditType.LOGIN_THROTTLED, {})
             raise
 
-    async def _claim(self, attempt: Attempt, limit: int) -> Credential | None:
-        device = attempt.known_device
+    async def _claim(self, attempt: Attempt, *, unlocks: bool) -> Credential | None:
+        known = attempt.known_device is not None
+        limit = _NO_LIMIT if unlocks else self._guard.max_failures(known_device=known)
         async with self._database.connection() as connection:
-            if device is not None:
-                return await devices.claim_attempt(connection, attempt.account, device, limit)
-            return await users.claim_attempt(connection, attempt.account, limit)
+            return await users.claim_attempt(connection, attempt.account, limit, known_device=known)
 
     async def _release(self, attempt: Attempt) -> None:
         try:
@@ -181,10 +179,8 @@ class Attempts:
 async def release(connection: Connection, attempt: Attempt) -> None:
     """Take back the attempt's count as a consecutive failure, within the caller's transaction."""
     user_id = attempt.credential.user_id if attempt.credential is not None else None
-    if attempt.known_device is not None:
-        await devices.release_attempt(connection, user_id, attempt.known_device)
-    else:
-        await users.release_attempt(connection, user_id)
+    known = attempt.known_device is not None
+    await users.release_attempt(connection, user_id, known_device=known)
 
 
 def device_hash(client: ClientContext) -> bytes | None:

@@ -59,10 +59,14 @@ class BruteForce:
         self._limiter = RateLimiter(database, _policies(settings), rejected_cache_size=0)
         self._key = keyring.derive("brute-force")[0]
 
-    @property
-    def max_consecutive_failures(self) -> int:
-        """How many logins may fail since the last one that didn't."""
-        return self._settings.max_consecutive_failures
+    def max_failures(self, *, known_device: bool) -> int:
+        """Return how many logins may fail since the last one that didn't.
+
+        All known devices of an account share one half of what the account may bear, everybody else
+        the other: so strangers can't use up what is for the user (ASVS 6.1.1).
+        """
+        most = self._settings.max_consecutive_failures
+        return most // 2 if known_device else most - most // 2
 
     def replace_settings(self, settings: BruteForceSettings) -> None:
         """Use these limits from now on."""

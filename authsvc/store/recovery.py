@@ -8,7 +8,8 @@ from authsvc.store.database import Connection
 # One proof of two resets nothing, as in users.py.
 _REPLACE = """
 UPDATE users SET password_hash = $2, pepper_id = $3, update_time = $4,
-    failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END
+    failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
+    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
 WHERE user_id = $1
 """
 

@@ -83,7 +83,7 @@ async def get(connection: Connection, user_id: UserId) -> User | None:
 
 # An update locks the row: who logs in or disables at the same time waits for this one's end.
 _SET_STATUS = """
-UPDATE users SET status = $3, failed_logins = 0, update_time = $4
+UPDATE users SET status = $3, failed_logins = 0, failed_device_logins = 0, update_time = $4
 WHERE user_id = $1 OR email_canonical = $2
 RETURNING user_id
 """
@@ -105,7 +105,7 @@ _FIND_LOGIN_SUBJECT = """
 SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device
 FROM users
 LEFT JOIN devices ON devices.user_id = users.user_id
-    AND devices.device_hash = $2 AND devices.failed_logins < $3
+    AND devices.device_hash = $2 AND users.failed_device_logins < $3
 WHERE users.email_canonical = $1
 """
 
@@ -115,7 +115,7 @@ async def find_login_subject(
 ) -> LoginSubject | None:
     """Return the account that a login is for.
 
-    A device that failed `max_failures` times in a row counts as one that never logged in.
+    Once its known devices failed `max_failures` times in a row, no device of it is known.
     """
     row = await connection.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
     if row is None:
@@ -126,37 +126,45 @@ async def find_login_subject(
 # The claim's commit waits for no flush: nothing is answered before the commit that records the
 # outcome, which flushes this one too. So a login takes one flush whether the account exists or not.
 _CLAIM_ATTEMPT = """
-UPDATE users SET failed_logins = failed_logins + 1
-WHERE email_canonical = $1 AND status = 'active' AND failed_logins < $2
+UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
+    failed_device_logins = failed_device_logins + $3::boolean::integer
+WHERE email_canonical = $1 AND status = 'active'
+    AND CASE WHEN $3 THEN failed_device_logins ELSE failed_logins END < $2
 RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
 """
 
 
 async def claim_attempt(
-    connection: Connection, email_canonical: str, max_failures: int
+    connection: Connection, email_canonical: str, max_failures: int, *, known_device: bool
 ) -> Credential | None:
     """Count a failed login beforehand and return what the password is to be compared with.
 
-    Returns None, and counts nothing, if no active account has the address or `max_failures` logins
-    failed since the last one that didn't (SP 800-63B-4, 3.2.2).
+    Those from known devices are counted together, and so are all others. Returns None, and counts
+    nothing, if no active account has the address or `max_failures` logins of that kind failed since
+    the last login of any kind that didn't (SP 800-63B-4, 3.2.2).
     """
-    row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures)
+    row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
 
 
 _RELEASE_ATTEMPT = """
-UPDATE users SET failed_logins = greatest(failed_logins - 1, 0) WHERE user_id = $1
+UPDATE users SET failed_logins = greatest(failed_logins - (NOT $2)::integer, 0),
+    failed_device_logins = greatest(failed_device_logins - $2::boolean::integer, 0)
+WHERE user_id = $1
 """
 
 
-async def release_attempt(connection: Connection, user_id: UserId | None) -> None:
+async def release_attempt(
+    connection: Connection, user_id: UserId | None, *, known_device: bool
+) -> None:
     """Take back a claim that led to no evaluation; None: there was none."""
-    await connection.execute(_RELEASE_ATTEMPT, user_id)
+    await connection.execute(_RELEASE_ATTEMPT, user_id, known_device)
 
 
 # One proof of two resets nothing, or who knows the password could guess codes for ever.
 _CONFIRM_LOGIN = """
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END
+UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
+    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
 WHERE user_id = $1 AND status = 'active' AND password_hash = $2
 RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
     has_second_factor
@@ -174,7 +182,8 @@ async def confirm_login(connection: Connection, credential: Credential) -> User 
 
 
 _CONFIRM = """
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END
+UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
+    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
 WHERE user_id = $1 AND status = 'active'
 RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
     has_second_factor
@@ -187,7 +196,9 @@ async def confirm(connection: Connection, user_id: UserId) -> User | None:
     return None if row is None else _user(row)
 
 
-_RESET_FAILURES = "UPDATE users SET failed_logins = 0 WHERE user_id = $1"
+_RESET_FAILURES = """
+UPDATE users SET failed_logins = 0, failed_device_logins = 0 WHERE user_id = $1
+"""
 
 
 async def reset_failures(connection: Connection, user_id: UserId) -> None:

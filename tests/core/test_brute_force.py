@@ -214,7 +214,8 @@ async def test_new_settings_hold_from_the_next_attempt(guard: BruteForce) -> Non
     await _allowed(guard, 3)
     one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
     guard.replace_settings(_limits(per_account=one, max_consecutive_failures=7))
-    assert guard.max_consecutive_failures == 7
+    assert guard.max_failures(known_device=False) == 4
+    assert guard.max_failures(known_device=True) == 3
     assert await _allowed(guard, 5, account=BOB) == 1
 
 

@@ -11,7 +11,7 @@ from authsvc.models import ClientContext
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock
-from tests.logins import PHONE, Replicas, causes, failures, value
+from tests.logins import PHONE, Replicas, causes, failures, failures_of_devices, value
 
 
 async def test_parallel_guesses_dont_overtake_the_limit(
@@ -74,7 +74,7 @@ async def test_a_known_device_has_limits_of_its_own(limited: Service, database: 
     outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(allowed + 1)]
     assert outcomes == ["CREDENTIALS_INVALID"] * allowed + ["TOO_MANY_ATTEMPTS"]
     assert await failures(database) == 0
-    assert await value(database, "SELECT failed_logins FROM devices") == allowed
+    assert await failures_of_devices(database) == allowed
     assert await limited.login(ip=OTHER_IP) == "OK"
 
 
@@ -104,20 +104,18 @@ async def test_a_device_is_stored_as_a_hash(free: Service, database: Database) -
 # Consecutive failures (SP 800-63B-4, 3.2.2)
 
 
-async def test_a_hundred_failures_in_a_row_lock_the_account(
-    free: Service, database: Database
-) -> None:
+async def test_strangers_failures_lock_out_strangers(free: Service, database: Database) -> None:
     assert await free.login(device=PHONE) == "OK"
     before = free.hasher.compared
-    outcomes = [await free.login(f"{WRONG}{n}", ip=f"192.0.2.{n}") for n in range(100)]
+    outcomes = [await free.login(f"{WRONG}{n}", ip=f"192.0.2.{n}") for n in range(50)]
     assert set(outcomes) == {"CREDENTIALS_INVALID"}
-    assert free.hasher.compared - before == 100
+    assert free.hasher.compared - before == 50
 
     assert await free.login() == "CREDENTIALS_INVALID"
-    assert free.hasher.compared - before == 100
+    assert free.hasher.compared - before == 50
     assert await causes(database) == {
         "login:": 1,
-        "login_failure:password": 100,
+        "login_failure:password": 50,
         "login_failure:locked": 1,
     }
 
@@ -130,18 +128,67 @@ async def test_parallel_guesses_dont_overtake_the_lock(
 ) -> None:
     other = await replicas.start(unlimited())
     async with database.connection() as conn:
-        await conn.execute("UPDATE users SET failed_logins = 95")
+        await conn.execute("UPDATE users SET failed_logins = 45")
     outcomes = await asyncio.gather(
         *((free, other)[n % 2].login(f"{WRONG}{n}") for n in range(200))
     )
     assert set(outcomes) == {"CREDENTIALS_INVALID"}
     assert free.hasher.compared + other.hasher.compared == 5
-    assert await failures(database) == 100
+    assert await failures(database) == 50
     assert await causes(database) == {"login_failure:password": 5, "login_failure:locked": 195}
 
 
+async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
+    free: Service, replicas: Replicas, database: Database
+) -> None:
+    other = await replicas.start(unlimited())
+    devices = ["phone", "tablet", "laptop", "desk"]
+    for device in devices:
+        assert await free.login(device=device) == "OK"
+    before = free.hasher.compared
+    guesses = [(turn, device) for turn in range(60) for device in (*devices, "", f"new {turn}")]
+    outcomes = await asyncio.gather(
+        *((free, other)[n % 2].login(f"{WRONG}{n}", device=d) for n, d in guesses)
+    )
+    assert set(outcomes) == {"CREDENTIALS_INVALID"}
+    # Whoever counted as a known device when these had used up their half is refused.
+    assert free.hasher.compared - before + other.hasher.compared == 100
+    assert await failures(database) == await failures_of_devices(database) == 50
+    assert await free.login() == "CREDENTIALS_INVALID"
+    assert await free.login(device="phone") == "CREDENTIALS_INVALID"
+
+
+async def test_a_success_forgets_the_failures_of_known_devices_and_strangers(
+    free: Service, database: Database
+) -> None:
+    for device in (PHONE, "laptop", ""):
+        assert await free.login(device=PHONE) == "OK"
+        assert await free.login(WRONG) == "CREDENTIALS_INVALID"
+        assert await free.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+        assert await failures(database) == await failures_of_devices(database) == 1
+        assert await free.login(device=device) == "OK"
+        assert await failures(database) == await failures_of_devices(database) == 0
+
+
+@pytest.mark.parametrize(("most", "of_devices"), [(2, 1), (3, 1), (10, 5), (100, 50)])
+async def test_known_devices_and_strangers_share_what_an_account_bears(
+    replicas: Replicas, most: int, of_devices: int
+) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=most))
+    await service.register()
+    assert await service.login(device=PHONE) == "OK"
+    before = service.hasher.compared
+    for _ in range(most):
+        assert await service.login(WRONG) == "CREDENTIALS_INVALID"
+    assert service.hasher.compared - before == most - of_devices
+    for _ in range(of_devices):
+        assert await service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+    assert service.hasher.compared - before == most
+    assert await service.login(device=PHONE) == "CREDENTIALS_INVALID"
+
+
 async def test_a_success_starts_the_count_again(replicas: Replicas) -> None:
-    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    service = await replicas.start(unlimited(max_consecutive_failures=6))
     await service.register()
     for _ in range(3):
         assert await service.login(WRONG) == "CREDENTIALS_INVALID"
@@ -151,37 +198,28 @@ async def test_a_success_starts_the_count_again(replicas: Replicas) -> None:
 
 async def test_enabling_unlocks(free: Service, database: Database) -> None:
     async with database.connection() as conn:
-        await conn.execute("UPDATE users SET failed_logins = 100")
+        await conn.execute("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
     assert await free.login() == "CREDENTIALS_INVALID"
     await free.accounts.enable(CLI, EMAIL)
+    assert await free.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await failures(database) == 1
+    assert await failures_of_devices(database) == 0
     assert await free.login() == "OK"
 
 
-async def test_a_device_that_failed_too_often_is_a_stranger_again(
+async def test_known_devices_that_failed_too_often_are_strangers_again(
     replicas: Replicas, database: Database
 ) -> None:
-    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    service = await replicas.start(unlimited(max_consecutive_failures=6))
     await service.register()
-    await service.login(device=PHONE)
-    for _ in range(4):
-        await service.login(WRONG, device=PHONE)
-    assert await value(database, "SELECT failed_logins FROM devices") == 3
+    for device in (PHONE, "laptop"):
+        assert await service.login(device=device) == "OK"
+    for device in (PHONE, "laptop", PHONE, "laptop"):
+        assert await service.login(WRONG, device=device) == "CREDENTIALS_INVALID"
+    assert await failures_of_devices(database) == 3
     assert await failures(database) == 1
     assert await service.login(device=PHONE) == "OK"
-    assert await value(database, "SELECT failed_logins FROM devices") == 0
-
-
-async def test_parallel_guesses_dont_overtake_a_devices_lock(
-    replicas: Replicas, database: Database
-) -> None:
-    service = await replicas.start(unlimited(max_consecutive_failures=3))
-    await service.register()
-    await service.login(device=PHONE)
-    before = service.hasher.compared
-    await asyncio.gather(*(service.login(f"{WRONG}{n}", device=PHONE) for n in range(60)))
-    # Three as a known device; as a stranger three more.
-    assert service.hasher.compared - before <= 6
-    assert await value(database, "SELECT failed_logins FROM devices") == 3
+    assert await failures_of_devices(database) == 0
 
 
 async def test_a_flood_of_throttled_logins_is_one_event_a_minute(

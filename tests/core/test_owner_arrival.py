@@ -42,7 +42,8 @@ async def hijack(federated: Federated) -> Tokens:
             await service.codes.issue(connection, purpose, "mallory@example.test", user_id)
         await connection.execute(API_KEY, user_id, service.clock.now())
         await connection.execute(
-            "UPDATE users SET display_name = 'Pay me', failed_logins = 7 WHERE user_id = $1",
+            "UPDATE users SET display_name = 'Pay me', failed_logins = 7, failed_device_logins = 7"
+            " WHERE user_id = $1",
             user_id,
         )
     return tokens
@@ -73,7 +74,8 @@ async def test_nothing_of_the_hijacker_stays(federated: Federated, clock: FakeCl
     (user,) = await federated.fetch("SELECT * FROM users")
     assert (user["email"], user["display_name"]) == (ADA.email, "Ada")
     assert user["password_hash"] is user["pepper_id"] is None
-    assert (user["has_second_factor"], user["failed_logins"]) == (False, 0)
+    assert not user["has_second_factor"]
+    assert (user["failed_logins"], user["failed_device_logins"]) == (0, 0)
     assert user["email_verify_time"] == clock.now()
     (identity,) = await federated.fetch("SELECT subject FROM identities")
     assert identity["subject"] == ADA.subject
@@ -127,7 +129,7 @@ async def test_it_happens_as_a_whole_or_not_at_all(federated: Federated) -> None
     after = await held(federated)
     assert after == before
     await federated.fetch("ALTER TABLE audit_events DROP CONSTRAINT fault")
-    await federated.fetch("UPDATE users SET failed_logins = 7")
+    await federated.fetch("UPDATE users SET failed_logins = 7, failed_device_logins = 7")
     assert await federated.fetch(query) == [user]
     assert await federated.tries() == "OK"
 

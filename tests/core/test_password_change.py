@@ -18,7 +18,7 @@ from authsvc.models import Claims, ClientContext, SessionId, Tokens, UserId
 from authsvc.store import users
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD, WRONG, Service
 from tests.clock import FakeClock
-from tests.logins import PHONE, causes, failures, value
+from tests.logins import PHONE, causes, failures, failures_of_devices, value
 from tests.rpc.probe import CLAIMS
 
 NEW = "Sketch-Of-The-Engine-1842"
@@ -211,10 +211,10 @@ async def test_a_change_takes_back_no_more_than_its_own_count(world: World) -> N
 async def test_a_known_device_is_charged_apart(world: World) -> None:
     tokens = await world.log_in(PHONE)
     assert await world.outcome(tokens, WRONG, device=PHONE) == "CREDENTIALS_INVALID"
-    assert await world.value("SELECT failed_logins FROM devices") == 1
+    assert await failures_of_devices(world.service.database) == 1
     assert await failures(world.service.database) == 0
     assert await world.outcome(tokens, PASSWORD, device=PHONE) == "OK"
-    assert await world.value("SELECT failed_logins FROM devices") == 1
+    assert await failures_of_devices(world.service.database) == 1
 
 
 async def test_an_attempt_that_was_not_evaluated_is_given_back(world: World) -> None:

@@ -14,7 +14,7 @@ from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
 from tests.factors import Secured
-from tests.logins import PHONE, failures
+from tests.logins import PHONE, failures, failures_of_devices
 
 OTHER = "bob@example.test"
 RESET = Purpose.RESET_PASSWORD
@@ -114,12 +114,13 @@ async def test_it_works_for_an_account_without_a_password(coded: Coded) -> None:
 
 
 async def test_a_locked_account_is_unlocked(coded: Coded) -> None:
-    await coded.fetch("UPDATE users SET failed_logins = 100")
+    await coded.fetch("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     issued = await coded.request(RESET)
     assert await outcome(coded.reset(WRONG_CODE)) == REFUSED
     await coded.reset(issued.code)
     assert await failures(coded.database) == 0
+    assert await failures_of_devices(coded.database) == 0
     assert await coded.service.login(NEW_PASSWORD) == "OK"
 
 
@@ -130,11 +131,12 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     challenge = await secured.challenge(device=PHONE)
     await secured.verify(challenge.mfa_token, app.code(), device=PHONE, trust=True)
     waiting = await secured.challenge()
-    await coded.fetch("UPDATE users SET failed_logins = 7")
+    await coded.fetch("UPDATE users SET failed_logins = 7, failed_device_logins = 8")
 
     await coded.reset((await coded.request(RESET)).code)
     # Who reads the mail must not get new guesses at the second factor by it.
     assert await failures(coded.database) == 7
+    assert await failures_of_devices(coded.database) == 8
     login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     assert await outcome(secured.verify(waiting.mfa_token, app.code())) == "CREDENTIALS_INVALID"
@@ -171,7 +173,7 @@ async def test_a_failure_from_a_known_device_is_taken_back(coded: Coded) -> None
     await coded.prove_address()
     await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.recovery.reset(CALL, EMAIL, (await coded.request(RESET)).code, NEW_PASSWORD, CLIENT)
-    assert await coded.fetchval("SELECT failed_logins FROM devices") == 0
+    assert await failures_of_devices(coded.database) == 0
 
 
 async def test_whose_account_is_disabled_or_gone_resets_nothing(coded: Coded) -> None:

@@ -9,7 +9,7 @@ import pytest
 from authsvc.store import devices
 from tests.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, WRONG
 from tests.factors import Secured, reason, reasons, used
-from tests.logins import PHONE, Replicas, causes
+from tests.logins import PHONE, Replicas, causes, failures_of_devices
 
 REFUSED = "CREDENTIALS_INVALID"
 
@@ -85,7 +85,9 @@ async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> N
     assert await reason(secured.verify(token, app.code())) == REFUSED
     # What came too late was judged by nobody, and counts against nobody.
     recorded = await causes(secured.service.database)
-    assert recorded["login_failure:factor"] + recorded["login_failure:unknown"] == 101
+    assert (
+        sum(recorded[f"login_failure:{cause}"] for cause in ("factor", "unknown", "locked")) == 101
+    )
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 4])
@@ -135,17 +137,19 @@ async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
 async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
     """Or who knows the password could guess codes for ever (SP 800-63B-4, 3.2.2)."""
     app, _ = await secured.secure(await secured.user())
-    for _ in range(20):
+    for _ in range(10):
         token = (await secured.challenge()).mfa_token
         for _ in range(5):
             assert await reason(secured.verify(token, app.wrong())) == REFUSED
-    assert await secured.failed() == 100
+    assert await secured.failed() == 50
     assert await secured.service.login() == REFUSED
-    await secured.fetchval("UPDATE users SET failed_logins = 99")
+    await secured.fetchval("UPDATE users SET failed_logins = 49, failed_device_logins = 7")
     token = (await secured.challenge()).mfa_token
-    assert await secured.failed() == 99
+    assert await secured.failed() == 49
+    assert await failures_of_devices(secured.service.database) == 7
     await secured.verify(token, app.code())
     assert await secured.failed() == 0
+    assert await failures_of_devices(secured.service.database) == 0
 
 
 async def test_locked_account_takes_no_factor(secured: Secured) -> None:

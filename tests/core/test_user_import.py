@@ -46,6 +46,7 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "roles": ["admin", "user"],
         "status": "disabled",
         "failed_logins": 0,
+        "failed_device_logins": 0,
         "create_time": datetime(2024, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC),
         "update_time": importer.clock.now(),
         "email_verify_time": importer.clock.now(),

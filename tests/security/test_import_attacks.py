@@ -159,7 +159,7 @@ async def test_who_may_not_log_in_gets_the_answer_of_all_others(
 
 
 async def test_guesses_at_an_imported_password_are_counted(replicas: Replicas) -> None:
-    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    service = await replicas.start(unlimited(max_consecutive_failures=6))
     importer = Importer(service.database, service.hasher, service.clock)
     await importer.run({"email": "ada@example.test", "password_hash": HASHES["bcrypt 2b"]})
     for _ in range(3):

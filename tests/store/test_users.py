@@ -34,8 +34,17 @@ async def _insert(database: Database, email: str = "Ada@Example.Test") -> User:
     return user
 
 
-async def _failures(conn: Connection, table: str = "users") -> int:
-    return int(await conn.fetchval(f"SELECT failed_logins FROM {table}"))
+async def _claim(
+    conn: Connection, email: str = "ada@example.test", *, known_device: bool = False
+) -> Credential | None:
+    return await users.claim_attempt(conn, email, LIMIT, known_device=known_device)
+
+
+async def _failures(conn: Connection) -> tuple[int, int]:
+    """Return how many logins failed in a row: strangers', and those from known devices."""
+    row = await conn.fetchrow("SELECT failed_logins, failed_device_logins FROM users")
+    assert row is not None
+    return row[0], row[1]
 
 
 async def test_an_account_is_read_as_it_was_stored(database: Database) -> None:
@@ -87,90 +96,93 @@ async def test_nobody_has_no_status(database: Database, key: UserId | str) -> No
 async def test_a_status_forgets_the_failures(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
-        await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        for known in (True, False):
+            await _claim(conn, known_device=known)
         await users.set_status(conn, user.user_id, UserStatus.ACTIVE, LATER)
-        assert await _failures(conn) == 0
+        assert await _failures(conn) == (0, 0)
 
 
-async def test_attempts_are_claimed_up_to_the_limit(database: Database) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_attempts_are_claimed_up_to_the_limit(database: Database, known: bool) -> None:
     user = await _insert(database)
     expected = Credential(user.user_id, "hash", "p1")
     async with database.connection() as conn:
-        claims = [await users.claim_attempt(conn, "ada@example.test", LIMIT) for _ in range(7)]
+        claims = [await _claim(conn, known_device=known) for _ in range(7)]
         assert claims == [expected] * LIMIT + [None] * 2
-        assert await _failures(conn) == LIMIT
+        assert await _failures(conn) == ((0, LIMIT) if known else (LIMIT, 0))
+        # The others are counted apart.
+        assert await _claim(conn, known_device=not known) == expected
 
 
-async def test_parallel_claims_stay_within_the_limit(database: Database) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_parallel_claims_stay_within_the_limit(database: Database, known: bool) -> None:
     await _insert(database)
 
     async def claim() -> Credential | None:
         async with database.connection() as conn:
-            return await users.claim_attempt(conn, "ada@example.test", LIMIT)
+            return await _claim(conn, known_device=known)
 
     claims = await asyncio.gather(*(claim() for _ in range(60)))
     assert sum(claim is not None for claim in claims) == LIMIT
 
 
-async def test_nothing_is_claimed_for_a_disabled_or_unknown_account(database: Database) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_nothing_is_claimed_for_a_disabled_or_unknown_account(
+    database: Database, known: bool
+) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
-        assert await users.claim_attempt(conn, "ada@example.test", LIMIT) is None
-        assert await users.claim_attempt(conn, "nobody@example.test", LIMIT) is None
-        assert await _failures(conn) == 0
+        assert await _claim(conn, known_device=known) is None
+        assert await _claim(conn, "nobody@example.test", known_device=known) is None
+        assert await _failures(conn) == (0, 0)
 
 
-@pytest.mark.parametrize("from_device", [False, True])
-async def test_a_claims_commit_waits_for_no_flush(database: Database, from_device: bool) -> None:
-    user = await _insert(database)
-
-    async def claim(conn: Connection) -> None:
-        if from_device:
-            await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT)
-        else:
-            await users.claim_attempt(conn, "ada@example.test", LIMIT)
-
-    async with database.connection() as conn:
-        await devices.remember(conn, user.user_id, DEVICE, NOW)
-        # The tests' own server has it off for everything.
-        await conn.execute("SET synchronous_commit = on")
-        async with conn.transaction():
-            await claim(conn)
-            assert await conn.fetchval("SHOW synchronous_commit") == "off"
-        await claim(conn)
-        assert await conn.fetchval("SHOW synchronous_commit") == "on"
-
-
-async def test_a_released_claim_was_none(database: Database) -> None:
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_claim_is_taken_back(database: Database, known: bool) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
-        await users.claim_attempt(conn, "ada@example.test", LIMIT)
-        await users.claim_attempt(conn, "ada@example.test", LIMIT)
-        await users.release_attempt(conn, None)
-        assert await _failures(conn) == 2
-        for remaining in (1, 0, 0):
-            await users.release_attempt(conn, user.user_id)
-            assert await _failures(conn) == remaining
+        await _claim(conn, known_device=True)
+        await _claim(conn, known_device=False)
+        await users.release_attempt(conn, None, known_device=known)
+        assert await _failures(conn) == (1, 1)
+        for _ in range(2):
+            await users.release_attempt(conn, user.user_id, known_device=known)
+            assert await _failures(conn) == ((1, 0) if known else (0, 1))
 
 
 async def test_a_confirmed_login_forgets_the_failures(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
-        credential = await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        await _claim(conn, known_device=True)
+        credential = await _claim(conn)
         assert credential is not None
         assert await users.confirm_login(conn, credential) == user
-        assert await _failures(conn) == 0
+        assert await _failures(conn) == (0, 0)
+
+
+async def test_one_proof_of_two_forgets_nothing(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await conn.execute("UPDATE users SET has_second_factor = true")
+        await _claim(conn, known_device=True)
+        credential = await _claim(conn)
+        assert credential is not None
+        assert await users.confirm_login(conn, credential) is not None
+        assert await users.confirm(conn, user.user_id) is not None
+        assert await _failures(conn) == (1, 1)
+        await users.reset_failures(conn, user.user_id)
+        assert await _failures(conn) == (0, 0)
 
 
 async def test_a_login_is_not_confirmed_once_the_password_is_another(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
-        before = await users.claim_attempt(conn, "ada@example.test", LIMIT)
+        before = await _claim(conn)
         assert before is not None
         await users.replace_hash(conn, before, phc="other", pepper_id="p2")
         assert await users.confirm_login(conn, before) is None
-        assert await _failures(conn) == 1
+        assert await _failures(conn) == (1, 0)
         now = await users.get_credential(conn, user.user_id)
     assert now == Credential(user.user_id, "other", "p2")
 
@@ -217,37 +229,26 @@ async def test_a_device_is_known_to_the_account_that_used_it(database: Database)
         assert await users.find_login_subject(conn, "nobody@example.test", DEVICE, LIMIT) is None
 
 
-async def test_a_device_counts_its_own_failures(database: Database) -> None:
+async def test_no_device_is_known_once_those_of_the_account_failed_too_often(
+    database: Database,
+) -> None:
     user = await _insert(database)
-    expected = Credential(user.user_id, "hash", "p1")
     async with database.connection() as conn:
         await devices.remember(conn, user.user_id, DEVICE, NOW)
-        claims = [
-            await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT) for _ in range(7)
-        ]
-        assert claims == [expected] * LIMIT + [None] * 2
-        assert await _failures(conn, "devices") == LIMIT
-        assert await _failures(conn, "users") == 0
+        for known in (True, False):
+            subject = await users.find_login_subject(conn, "ada@example.test", DEVICE, LIMIT)
+            assert subject is not None
+            assert subject.known_device is known
+            for _ in range(LIMIT):
+                await _claim(conn, known_device=True)
 
-        subject = await users.find_login_subject(conn, "ada@example.test", DEVICE, LIMIT)
-        assert subject is not None
-        assert not subject.known_device
 
-        await devices.release_attempt(conn, None, DEVICE)
-        await devices.release_attempt(conn, user.user_id, DEVICE)
-        assert await _failures(conn, "devices") == LIMIT - 1
-
+async def test_a_device_is_remembered_with_its_last_use(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await devices.remember(conn, user.user_id, DEVICE, NOW)
         await devices.remember(conn, user.user_id, DEVICE, LATER)
-        assert await _failures(conn, "devices") == 0
         assert await conn.fetchval("SELECT last_use_time FROM devices") == LATER
-
-
-async def test_a_device_claims_nothing_for_a_disabled_account(database: Database) -> None:
-    user = await _insert(database)
-    async with database.connection() as conn:
-        await devices.remember(conn, user.user_id, DEVICE, NOW)
-        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
-        assert await devices.claim_attempt(conn, "ada@example.test", DEVICE, LIMIT) is None
 
 
 async def test_only_the_devices_used_last_are_remembered(database: Database) -> None:
