@@ -183,7 +183,10 @@ class SecondFactorSettings(Section):
 
     required_for_roles: frozenset[str] = Field(
         default=frozenset(),
-        description="Users with one of these roles enrol a factor at their next login.",
+        description=(
+            "Users with one of these roles enrol a factor at their next login;"
+            " before, they have to verify their address."
+        ),
     )
     issuer: str = Field("authsvc", min_length=1, max_length=64, pattern=r"^[^:]+$")
     challenge_lifetime: Duration = timedelta(minutes=5)

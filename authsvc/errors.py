@@ -254,7 +254,7 @@ def identity_not_found() -> NotFound:
 
 
 def email_not_verified() -> NotPossibleNow:
-    """Return the answer to a login that waits for the proof that the address is the user's."""
+    """Return the answer to what waits for the proof that the address is the user's."""
     return NotPossibleNow(Reason.EMAIL_NOT_VERIFIED, "The e-mail address is not verified.")
 
 

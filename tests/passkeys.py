@@ -118,7 +118,7 @@ async def login(service: Service, device: Device, email: str = "") -> Tokens:
 
 async def new_holder(service: Service, email: str, device: Device) -> Tokens:
     """Make an account with a passkey; return the tokens of its login by password."""
-    tokens = await service.new_session(email)
+    tokens = await service.proved_session(email)
     await register(service, tokens, device)
     return tokens
 

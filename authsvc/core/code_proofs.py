@@ -2,7 +2,8 @@
 
 Until an address is proved, whoever made its account may be another than its owner. So the first
 proof hands the account over, and every way in that was there before is gone. Only a second factor
-keeps it as it is: who has none of these can't get in anyway.
+keeps it as it is: who has none of these can't get in anyway. None is enrolled for an address that
+was not proved (`hold_with_room`), but accounts from before that rule may have one.
 """
 
 from dataclasses import dataclass

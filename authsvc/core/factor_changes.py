@@ -1,14 +1,16 @@
-"""Owns what goes with every change of a user's second factors: flag, audit event, notice."""
+"""Owns what every change of a user's second factors asks for, and its flag, event and notice."""
 
 from dataclasses import dataclass, field
 
 from authsvc.core import audit
 from authsvc.core.audit import AuditEvent, AuditType
 from authsvc.core.outbox import Message, MessageKind, Outbox
-from authsvc.models import Call, ClientContext, Clock, FactorId, UserId
+from authsvc.core.recent_login import RecentLogin
+from authsvc.errors import bearer_invalid, email_not_verified, limit_reached
+from authsvc.models import Call, Claims, ClientContext, Clock, FactorId, UserId
 from authsvc.store import devices, factors, recovery_codes
 from authsvc.store.database import Connection
-from authsvc.store.factors import FactorKind
+from authsvc.store.factors import FactorKind, Holder
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,26 @@ class FactorChanges:
         values = {"factor": change.kind.value}
         message = Message(message_kind, change.email, change.user_id, values=values)
         await self._outbox.enqueue(connection, message)
+
+
+async def hold_with_room(
+    connection: Connection, claims: Claims, recent_login: RecentLogin, max_factors: int
+) -> Holder:
+    """Hold the row of the token's user, who may have one more factor, and return what it says.
+
+    The address has to be proved: no code goes around a second factor (ASVS 6.4.3), so whoever
+    made an account for somebody else's address could keep its owner out by one.
+
+    Raises:
+        Unauthenticated: BEARER_INVALID: the user is disabled or gone, or the session has ended.
+        NotPossibleNow: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+    """
+    holder = await factors.lock_holder(connection, claims.subject)
+    if holder is None:
+        raise bearer_invalid()
+    await recent_login.require_live(connection, claims.session_id)
+    if not holder.email_verified:
+        raise email_not_verified()
+    if await factors.count(connection, holder.user_id) >= max_factors:
+        raise limit_reached(max_factors)
+    return holder

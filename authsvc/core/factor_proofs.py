@@ -13,6 +13,7 @@ from authsvc.core.passkeys import Passkeys
 from authsvc.core.recovery_codes import RecoveryCodes
 from authsvc.core.relying_party import CHALLENGE_BYTES
 from authsvc.core.totp import Totp
+from authsvc.errors import email_not_verified
 from authsvc.models import Clock, FactorId
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
@@ -78,6 +79,9 @@ class FactorProofs:
 
         `holder` is the challenge's user, held by the transaction; None: there is none, and what is
         used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
+
+        Raises:
+            NotPossibleNow: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
         """
         match factor:
             case TotpCode(code):
@@ -121,6 +125,8 @@ class FactorProofs:
         factor_id: FactorId,
         code: str,
     ) -> bool:
+        if not holder.email_verified:
+            raise email_not_verified()
         found = await factors.find_unconfirmed(connection, factor_id, holder.user_id)
         if found is None:
             return False

@@ -5,14 +5,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from authsvc.core.factor_changes import FactorChange, FactorChanges
+from authsvc.core.factor_changes import FactorChange, FactorChanges, hold_with_room
 from authsvc.core.ids import uuid7
 from authsvc.core.recent_login import RecentLogin
 from authsvc.core.recovery_codes import RecoveryCodes
 from authsvc.core.relying_party import CHALLENGE_BYTES, Created, RelyingParty, descriptor
-from authsvc.errors import bearer_invalid, credentials_invalid, limit_reached, state_invalid
-from authsvc.models import Call, Claims, Clock, FactorId, UserId
-from authsvc.store import factors
+from authsvc.errors import credentials_invalid, state_invalid
+from authsvc.models import Call, Claims, Clock, FactorId
 from authsvc.store import passkeys as store
 from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder
@@ -57,15 +56,14 @@ class BeginPasskeyRegistration:
 
         Raises:
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
         async with self._database.transaction() as connection:
-            holder = await _hold_with_room(connection, claims.subject, self._max_factors)
-            await self._recent_login.require_live(connection, claims.session_id)
+            holder = await hold_with_room(connection, claims, self._recent_login, self._max_factors)
             passkeys = await store.list_of_user(connection, holder.user_id)
             await store.replace_registration(
                 connection, challenge_id, holder.user_id, challenge, now, expire_time
@@ -106,7 +104,8 @@ class FinishPasskeyRegistration:
         Raises:
             Unauthenticated: CREDENTIALS_INVALID: it is not a valid answer, or is registered
                 already, whoever's it is. BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, STATE_INVALID, LIMIT_REACHED.
+            NotPossibleNow: REAUTHENTICATION_REQUIRED, STATE_INVALID, EMAIL_NOT_VERIFIED,
+                LIMIT_REACHED.
         """
         self._recent_login.require(claims)
         now = self._clock.now()
@@ -120,8 +119,7 @@ class FinishPasskeyRegistration:
         if created is None:
             raise credentials_invalid()
         async with self._database.transaction() as connection:
-            holder = await _hold_with_room(connection, claims.subject, self._max_factors)
-            await self._recent_login.require_live(connection, claims.session_id)
+            holder = await hold_with_room(connection, claims, self._recent_login, self._max_factors)
             return await self._store(connection, call, holder, created, name, now)
 
     async def _store(
@@ -148,13 +146,3 @@ class FinishPasskeyRegistration:
         await self._changes.added(connection, change)
         codes = await self._recovery_codes.ensure(connection, user_id)
         return RegisteredPasskey(factor, codes)
-
-
-async def _hold_with_room(connection: Connection, user_id: UserId, max_factors: int) -> Holder:
-    """Hold the row of an active user who may have one more factor."""
-    holder = await factors.lock_holder(connection, user_id)
-    if holder is None:
-        raise bearer_invalid()
-    if await factors.count(connection, user_id) >= max_factors:
-        raise limit_reached(max_factors)
-    return holder

@@ -13,6 +13,7 @@ from authsvc.core.ids import uuid7
 from authsvc.core.passkeys import Passkeys
 from authsvc.core.relying_party import CHALLENGE_BYTES
 from authsvc.core.totp import Totp
+from authsvc.errors import email_not_verified
 from authsvc.models import Clock, MfaChallenge, TotpEnrollment, User, UserId
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
@@ -55,11 +56,17 @@ class SecondFactors:
 
         The attempt was no failure, nor does it make up for those before. The caller's transaction
         holds the user's row.
+
+        Raises:
+            NotPossibleNow: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
         """
         await attempts.release(connection, attempt)
         enrollment: TotpEnrollment | None = None
         if user.has_second_factor:
             accepted = await _methods_of(connection, user.user_id)
+        elif user.email_verify_time is None:
+            # Nobody gets one for an address that may be another's, as in `hold_with_room`.
+            raise email_not_verified()
         else:
             enrollment = await self._totp.enroll(connection, user.user_id, user.email)
             accepted = (FactorKind.TOTP.value,)

@@ -3,11 +3,11 @@
 from authsvc.config import SecondFactorSettings
 from authsvc.core import attempts as counting
 from authsvc.core.attempts import Attempt, Attempts, Cause, Rejected
-from authsvc.core.factor_changes import FactorChange, FactorChanges
+from authsvc.core.factor_changes import FactorChange, FactorChanges, hold_with_room
 from authsvc.core.recent_login import RecentLogin
 from authsvc.core.recovery_codes import RecoveryCodes
 from authsvc.core.totp import Totp
-from authsvc.errors import bearer_invalid, code_invalid, factor_not_found, limit_reached
+from authsvc.errors import code_invalid, factor_not_found
 from authsvc.models import Call, Claims, ClientContext, FactorId, TotpEnrollment
 from authsvc.store import factors
 from authsvc.store.database import Connection, Database
@@ -40,11 +40,11 @@ class TotpEnrollments:
 
         Raises:
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
         async with self._database.transaction() as connection:
-            holder = await self._lock_with_room(connection, claims)
+            holder = await self._hold_with_room(connection, claims)
             return await self._totp.enroll(connection, holder.user_id, holder.email, name)
 
     async def confirm(
@@ -55,7 +55,7 @@ class TotpEnrollments:
         Raises:
             NotFound: FACTOR_NOT_FOUND: the user has no such app that waits to be confirmed.
             Unauthenticated: CODE_INVALID; BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         self._recent_login.require(claims)
@@ -75,7 +75,7 @@ class TotpEnrollments:
         self, connection: Connection, attempt: Attempt, claims: Claims, seed: Seed, code: str
     ) -> list[str]:
         user_id = claims.subject
-        holder = await self._lock_with_room(connection, claims)
+        holder = await self._hold_with_room(connection, claims)
         if await factors.find_unconfirmed(connection, seed.factor_id, user_id) is None:
             raise factor_not_found()  # A parallel call confirmed or replaced it.
         right = await self._totp.confirm(connection, user_id, seed, code)
@@ -89,11 +89,5 @@ class TotpEnrollments:
         await self._changes.added(connection, change)
         return await self._recovery_codes.ensure(connection, user_id)
 
-    async def _lock_with_room(self, connection: Connection, claims: Claims) -> Holder:
-        holder = await factors.lock_holder(connection, claims.subject)
-        if holder is None:
-            raise bearer_invalid()
-        await self._recent_login.require_live(connection, claims.session_id)
-        if await factors.count(connection, claims.subject) >= self._max_per_user:
-            raise limit_reached(self._max_per_user)
-        return holder
+    async def _hold_with_room(self, connection: Connection, claims: Claims) -> Holder:
+        return await hold_with_room(connection, claims, self._recent_login, self._max_per_user)

@@ -39,6 +39,7 @@ class Holder:
 
     user_id: UserId
     email: str
+    email_verified: bool
     roles: frozenset[str]
     has_second_factor: bool
 
@@ -52,8 +53,8 @@ class Seed:
 
 
 _LOCK_HOLDER = """
-SELECT user_id, email, roles, has_second_factor FROM users
-WHERE user_id = $1 AND status = 'active' FOR NO KEY UPDATE
+SELECT user_id, email, email_verify_time IS NOT NULL AS email_verified, roles, has_second_factor
+FROM users WHERE user_id = $1 AND status = 'active' FOR NO KEY UPDATE
 """
 
 
@@ -63,7 +64,11 @@ async def lock_holder(connection: Connection, user_id: UserId) -> Holder | None:
     if row is None:
         return None
     return Holder(
-        UserId(row["user_id"]), row["email"], frozenset(row["roles"]), row["has_second_factor"]
+        UserId(row["user_id"]),
+        row["email"],
+        row["email_verified"],
+        frozenset(row["roles"]),
+        row["has_second_factor"],
     )
 
 

@@ -201,8 +201,10 @@ class AccountServiceServicer:
 
     def EnrollTotp(self, request, context):
         """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-        on; one that was not confirmed is replaced. Needs a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+        on; one that was not confirmed is replaced. Needs a verified address, as
+        whoever made an account for somebody else's could keep its owner out by a
+        factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
         FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -211,9 +213,10 @@ class AccountServiceServicer:
 
     def ConfirmTotp(self, request, context):
         """Completes the enrolment of an authenticator app with its first code, and
-        tells the user so. Needs a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        tells the user so. Needs a verified address and a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,8 +224,9 @@ class AccountServiceServicer:
 
     def BeginPasskeyRegistration(self, request, context):
         """Starts the registration of a passkey; one that the user started before is
-        given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        given up. Needs a verified address and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        LIMIT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,9 +235,9 @@ class AccountServiceServicer:
     def FinishPasskeyRegistration(self, request, context):
         """Completes the registration of a passkey, and tells the user so. What was
         created works once; one that is registered already, by whomever, is
-        refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
-        LIMIT_REACHED, FIELD_INVALID.
+        refused. Needs a verified address and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

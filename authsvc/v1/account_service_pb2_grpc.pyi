@@ -67,27 +67,31 @@ class AccountServiceStub:
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
     EnrollTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]
     """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-    on; one that was not confirmed is replaced. Needs a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+    on; one that was not confirmed is replaced. Needs a verified address, as
+    whoever made an account for somebody else's could keep its owner out by a
+    factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
     FIELD_INVALID.
     """
     ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]
     """Completes the enrolment of an authenticator app with its first code, and
-    tells the user so. Needs a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    tells the user so. Needs a verified address and a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
     """Starts the registration of a passkey; one that the user started before is
-    given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    given up. Needs a verified address and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
     """Completes the registration of a passkey, and tells the user so. What was
     created works once; one that is registered already, by whomever, is
-    refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
-    LIMIT_REACHED, FIELD_INVALID.
+    refused. Needs a verified address and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
     """Removes a factor and tells the user so. No device is trusted any longer,
@@ -182,27 +186,31 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
     EnrollTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]  # type: ignore[assignment]
     """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-    on; one that was not confirmed is replaced. Needs a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+    on; one that was not confirmed is replaced. Needs a verified address, as
+    whoever made an account for somebody else's could keep its owner out by a
+    factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
     FIELD_INVALID.
     """
     ConfirmTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
     """Completes the enrolment of an authenticator app with its first code, and
-    tells the user so. Needs a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    tells the user so. Needs a verified address and a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Starts the registration of a passkey; one that the user started before is
-    given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+    given up. Needs a verified address and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Completes the registration of a passkey, and tells the user so. What was
     created works once; one that is registered already, by whomever, is
-    refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
-    LIMIT_REACHED, FIELD_INVALID.
+    refused. Needs a verified address and a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
     """Removes a factor and tells the user so. No device is trusted any longer,
@@ -336,8 +344,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.EnrollTotpResponse, _abc.Awaitable[_account_service_pb2.EnrollTotpResponse]]:
         """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-        on; one that was not confirmed is replaced. Needs a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, LIMIT_REACHED,
+        on; one that was not confirmed is replaced. Needs a verified address, as
+        whoever made an account for somebody else's could keep its owner out by a
+        factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
         FIELD_INVALID.
         """
 
@@ -348,9 +358,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ConfirmTotpResponse, _abc.Awaitable[_account_service_pb2.ConfirmTotpResponse]]:
         """Completes the enrolment of an authenticator app with its first code, and
-        tells the user so. Needs a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        tells the user so. Needs a verified address and a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -360,8 +371,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.BeginPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.BeginPasskeyRegistrationResponse]]:
         """Starts the registration of a passkey; one that the user started before is
-        given up. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, LIMIT_REACHED.
+        given up. Needs a verified address and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        LIMIT_REACHED.
         """
 
     @_abc_1.abstractmethod
@@ -372,9 +384,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.FinishPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.FinishPasskeyRegistrationResponse]]:
         """Completes the registration of a passkey, and tells the user so. What was
         created works once; one that is registered already, by whomever, is
-        refused. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, STATE_INVALID, CREDENTIALS_INVALID,
-        LIMIT_REACHED, FIELD_INVALID.
+        refused. Needs a verified address and a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -177,8 +177,10 @@ class AuthServiceServicer:
 
     def Login(self, request, context):
         """Checks an e-mail address and a password. Creates a session, or asks for a
-        second factor if the user has one. Failures are counted per account, per
-        address and per both, over all ways to log in and across all replicas.
+        second factor if the user has one, or needs one by the settings and has to
+        enrol it: for that, the address has to be verified. Failures are counted
+        per account, per address and per both, over all ways to log in and across
+        all replicas.
         Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
         """
@@ -189,7 +191,7 @@ class AuthServiceServicer:
     def VerifyMfa(self, request, context):
         """Completes a login with a second factor and creates the session. An
         mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

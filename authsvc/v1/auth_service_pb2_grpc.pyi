@@ -52,15 +52,17 @@ class AuthServiceStub:
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Checks an e-mail address and a password. Creates a session, or asks for a
-    second factor if the user has one. Failures are counted per account, per
-    address and per both, over all ways to log in and across all replicas.
+    second factor if the user has one, or needs one by the settings and has to
+    enrol it: for that, the address has to be verified. Failures are counted
+    per account, per address and per both, over all ways to log in and across
+    all replicas.
     Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
     mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
     """Sends a code to log in with instead of a password. Answers alike for
@@ -183,15 +185,17 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Checks an e-mail address and a password. Creates a session, or asks for a
-    second factor if the user has one. Failures are counted per account, per
-    address and per both, over all ways to log in and across all replicas.
+    second factor if the user has one, or needs one by the settings and has to
+    enrol it: for that, the address has to be verified. Failures are counted
+    per account, per address and per both, over all ways to log in and across
+    all replicas.
     Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
     mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
     """Sends a code to log in with instead of a password. Answers alike for
@@ -335,8 +339,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginResponse, _abc.Awaitable[_auth_service_pb2.LoginResponse]]:
         """Checks an e-mail address and a password. Creates a session, or asks for a
-        second factor if the user has one. Failures are counted per account, per
-        address and per both, over all ways to log in and across all replicas.
+        second factor if the user has one, or needs one by the settings and has to
+        enrol it: for that, the address has to be verified. Failures are counted
+        per account, per address and per both, over all ways to log in and across
+        all replicas.
         Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
         """
@@ -349,7 +355,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.VerifyMfaResponse, _abc.Awaitable[_auth_service_pb2.VerifyMfaResponse]]:
         """Completes a login with a second factor and creates the session. An
         mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -4,7 +4,7 @@ import json
 
 from authsvc.config import SecondFactorSettings
 from authsvc.models import ClientContext, MfaChallenge
-from tests.accounts import CALL, EMAIL, IP, PASSWORD, unlimited
+from tests.accounts import CALL, EMAIL, IP, PASSWORD, WRONG, unlimited
 from tests.factors import App, Secured, reason, reasons
 from tests.logins import Replicas
 
@@ -37,7 +37,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
 async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
     settings = SecondFactorSettings(required_for_roles=frozenset({"operator"}))
     service = await replicas.start(unlimited(), factor_settings=settings)
-    await service.register()
+    await Secured(service).user()
     assert await service.login() == "OK"
     await Secured(service).fetchval("UPDATE users SET roles = '{user,operator}'")
     client = ClientContext(IP)
@@ -91,3 +91,34 @@ async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> Non
     assert await reasons(calls) == {REFUSED: 20}
     assert await required.fetchval("SELECT attempts FROM challenges") == 5
     assert 5 <= json.loads(str(await required.failed())) <= 20
+
+
+async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secured) -> None:
+    ada = await required.user()
+    await required.prove(ada, proved=False)
+    assert await required.service.login() == "EMAIL_NOT_VERIFIED"
+    assert await required.service.login(WRONG) == REFUSED
+    for table in ("challenges", "factors", "sessions"):
+        assert await required.fetchval(f"SELECT count(*) FROM {table}") == 0
+    # The right password was no failure.
+    assert await required.failed() == 1
+    await required.prove(ada)
+    await required.challenge()
+
+
+async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
+    required: Secured,
+) -> None:
+    """Such as one that was begun by the version before."""
+    ada = await required.user()
+    challenge = await required.challenge()
+    assert challenge.totp_enrollment is not None
+    app = App.scan(challenge.totp_enrollment, required.clock)
+    await required.prove(ada, proved=False)
+    for code in (app.code(), app.wrong()):
+        assert await reason(required.verify(challenge.mfa_token, code)) == "EMAIL_NOT_VERIFIED"
+    assert (await required.own.list(ada))[0] == []
+    assert await required.fetchval("SELECT has_second_factor FROM users") is False
+    assert await required.events("factor.enroll") == {}
+    await required.prove(ada)
+    await required.verify(challenge.mfa_token, app.code())

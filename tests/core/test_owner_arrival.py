@@ -32,7 +32,7 @@ async def hijack(federated: Federated) -> Tokens:
     tokens = await service.log_in(CALL, EMAIL, PASSWORD, replace(CLIENT, device_id="hijacker"))
     await federated.log_in(HIJACKER, link=tokens.access_token)
     secured = Secured(service)
-    app, _ = await secured.secure(user_id)
+    app, _ = await secured.secure_unproved(user_id)
     challenge = await secured.challenge(device="hijacker")
     await secured.verify(challenge.mfa_token, app.code(), device="hijacker", trust=True)
     await secured.challenge()
@@ -151,7 +151,7 @@ async def test_only_the_one_account_is_touched(federated: Federated) -> None:
     await hijack(federated)
     other = await service.register("b@example.test")
     bystander = await service.log_in(CALL, "b@example.test", PASSWORD, CLIENT)
-    await Secured(service).secure(UserId(other))
+    await Secured(service).secure_unproved(UserId(other))
     await federated.log_in()
     factors = await federated.fetch("SELECT user_id FROM factors")
     assert [row[0] for row in factors] == [other]

@@ -158,7 +158,7 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
 
 async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded: Coded) -> None:
     secured = Secured(coded.service)
-    await secured.secure(await coded.user_id())
+    await secured.secure_unproved(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
     login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)

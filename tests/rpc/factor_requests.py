@@ -15,6 +15,7 @@ CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone"
 
 async def confirm(service: Service, tokens: Tokens) -> account_pb.ConfirmTotpRequest:
     """Return the confirmation of an app; the service's clock stands still."""
+    await service.prove(tokens.user_id)
     response = await service.account().EnrollTotp(
         account_pb.EnrollTotpRequest(), metadata=bearer(tokens)
     )

@@ -46,7 +46,7 @@ class Owner:
 
 
 async def test_life_of_a_factor(timed: Service, clock: FakeClock) -> None:
-    ada = Owner(timed, await timed.new_session())
+    ada = Owner(timed, await timed.proved_session())
     assert await ada.list() == pb.ListFactorsResponse()
     assert await outcome(ada.generate()) == "FACTOR_NOT_FOUND"
     enrollment = await ada.enroll("Phone 📱")
@@ -69,7 +69,7 @@ async def test_life_of_a_factor(timed: Service, clock: FakeClock) -> None:
 
 
 async def test_wrong_codes_are_bounded(timed: Service, clock: FakeClock) -> None:
-    ada = Owner(timed, await timed.new_session())
+    ada = Owner(timed, await timed.proved_session())
     enrollment = await ada.enroll()
     app = pyotp.TOTP(enrollment.secret)
     wrong = f"{(int(app.at(clock.now())) + 500_000) % 1_000_000:06}"
@@ -82,8 +82,8 @@ async def test_wrong_codes_are_bounded(timed: Service, clock: FakeClock) -> None
 
 
 async def test_factors_are_their_user_s_alone(timed: Service, clock: FakeClock) -> None:
-    ada = Owner(timed, await timed.new_session())
-    eve = Owner(timed, await timed.new_session("eve@example.test"))
+    ada = Owner(timed, await timed.proved_session())
+    eve = Owner(timed, await timed.proved_session("eve@example.test"))
     enrollment = await ada.enroll()
     code = pyotp.TOTP(enrollment.secret).at(clock.now())
     for factor_id in (enrollment.factor_id, NOBODY):
@@ -95,7 +95,7 @@ async def test_factors_are_their_user_s_alone(timed: Service, clock: FakeClock) 
 
 
 async def test_changes_need_a_recent_login(timed: Service, clock: FakeClock) -> None:
-    ada = Owner(timed, await timed.new_session())
+    ada = Owner(timed, await timed.proved_session())
     enrollment = await ada.enroll()
     clock.advance(601)
     code = pyotp.TOTP(enrollment.secret).at(clock.now())
@@ -111,7 +111,7 @@ async def test_changes_need_a_recent_login(timed: Service, clock: FakeClock) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_calls_need_an_active_token_and_the_app(service: Service, name: str) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     request = getattr(pb, f"{name}Request")()
     assert await outcome(getattr(service.account(), name)(request)) == "BEARER_INVALID"
     for caller in ("edge", "issuer", "admin", "observer"):
@@ -133,7 +133,7 @@ async def test_calls_need_an_active_token_and_the_app(service: Service, name: st
 async def test_fields_that_can_t_be_used(
     service: Service, name: str, field: str, fields: dict[str, str]
 ) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     request = getattr(pb, f"{name}Request")(**fields)
     error = await failure(getattr(service.account(), name)(request, metadata=bearer(tokens)))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT

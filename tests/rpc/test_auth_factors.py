@@ -60,7 +60,7 @@ def amr(tokens: Tokens) -> list[str]:
 
 
 async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> None:
-    app, _ = await secure(timed, await timed.new_session(), clock)
+    app, _ = await secure(timed, await timed.proved_session(), clock)
     asked = await challenge(timed)
     assert list(asked.methods) == ["totp", "recovery_code"]
     assert (asked.expire_time.ToDatetime(UTC) - clock.now()).total_seconds() == 300
@@ -72,7 +72,7 @@ async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> Non
 
 
 async def test_login_with_a_recovery_code(timed: Service, clock: FakeClock) -> None:
-    _, codes = await secure(timed, await timed.new_session(), clock)
+    _, codes = await secure(timed, await timed.proved_session(), clock)
     token = (await challenge(timed)).mfa_token
     tokens = (await verify(timed, token, recovery_code=codes[0].upper())).tokens
     assert amr(tokens) == ["pwd", "otp", "mfa"]
@@ -123,7 +123,7 @@ async def test_cloned_passkey_raises_an_alert_that_stays(service: Service) -> No
 
 
 async def test_bad_tokens_and_factors_are_refused_alike(timed: Service, clock: FakeClock) -> None:
-    app, _ = await secure(timed, await timed.new_session(), clock)
+    app, _ = await secure(timed, await timed.proved_session(), clock)
     used, expired, live = [(await challenge(timed)).mfa_token for _ in range(3)]
     await verify(timed, used, totp_code=app.at(clock.now()))
     clock.advance(299)
@@ -170,7 +170,7 @@ async def test_fields_that_can_t_be_used(
 
 
 async def test_trusted_device(timed: Service, clock: FakeClock) -> None:
-    app, _ = await secure(timed, await timed.new_session(), clock)
+    app, _ = await secure(timed, await timed.proved_session(), clock)
     token = (await challenge(timed)).mfa_token
     await verify(timed, token, totp_code=app.at(clock.now()), trust_device=True)
     tokens = await timed.login(device_id="phone")
@@ -184,7 +184,10 @@ async def test_role_that_needs_a_factor(
 ) -> None:
     settings = with_changes(live_settings, "second_factors", required_for_roles={"user"})
     service = await start_service(settings, clock)
-    await service.register()
+    user_id = await service.register()
+    early = LoginRequest(email=EMAIL, password=PASSWORD)
+    assert await outcome(service.auth().Login(early)) == "EMAIL_NOT_VERIFIED"
+    await service.prove(user_id)
     asked = await challenge(service)
     assert list(asked.methods) == ["totp"]
     app = pyotp.parse_uri(asked.totp_enrollment.otpauth_uri)

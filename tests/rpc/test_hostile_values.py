@@ -106,11 +106,7 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AuthService/BeginPasskeyLogin": lambda _: auth_pb.BeginPasskeyLoginRequest(
         email=EMAIL, client=CLIENT
     ),
-    "AccountService/BeginPasskeyRegistration": lambda _: (
-        account_pb.BeginPasskeyRegistrationRequest()
-    ),
     "AccountService/ListFactors": lambda _: account_pb.ListFactorsRequest(),
-    "AccountService/EnrollTotp": lambda _: account_pb.EnrollTotpRequest(name="phone"),
     "AccountService/CreateApiKey": lambda _: account_pb.CreateApiKeyRequest(
         name="ci", scopes=["read"], lifetime=Duration(seconds=60), policy="api"
     ),
@@ -173,7 +169,18 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
 }
 
 
+async def _wanted_app(service: Service, tokens: Tokens) -> Message:
+    await service.prove(tokens.user_id)
+    return account_pb.EnrollTotpRequest(name="phone")
+
+
+async def _wanted_passkey(service: Service, tokens: Tokens) -> Message:
+    await service.prove(tokens.user_id)
+    return account_pb.BeginPasskeyRegistrationRequest()
+
+
 async def _made_passkey(service: Service, tokens: Tokens) -> Message:
+    await service.prove(tokens.user_id)
     begun = await begin_registration(service, tokens)
     return account_pb.FinishPasskeyRegistrationRequest(
         challenge_id=begun.challenge_id,
@@ -184,6 +191,7 @@ async def _made_passkey(service: Service, tokens: Tokens) -> Message:
 
 async def _signed_by_passkey(service: Service, tokens: Tokens) -> Message:
     device = Authenticator(ORIGIN)
+    await service.prove(tokens.user_id)
     await register(service, tokens, device)
     begun = await begin_login(service, EMAIL)
     return auth_pb.LoginWithPasskeyRequest(
@@ -205,7 +213,9 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
+    "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
+    "AccountService/EnrollTotp": _wanted_app,
     "AccountService/ConfirmTotp": factor_requests.confirm,
     "AccountService/RemoveFactor": factor_requests.remove,
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,

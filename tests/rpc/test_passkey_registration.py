@@ -35,7 +35,7 @@ OTHER = "grace@example.test"
 
 @pytest.mark.parametrize("device", [SoftDevice(), Authenticator(ORIGIN)], ids=["soft", "own"])
 async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     registered = await register(service, tokens, device, "Ada’s key")
     factor = registered.factor
     assert (factor.kind, factor.name) == ("passkey", "Ada’s key")
@@ -57,7 +57,7 @@ async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) ->
 
 
 async def test_what_is_to_be_created(service: Service) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     device = Authenticator(ORIGIN)
     await register(service, tokens, device)
     begun = await begin_registration(service, tokens)
@@ -79,7 +79,7 @@ async def test_what_is_to_be_created(service: Service) -> None:
 
 
 async def test_the_login_has_to_be_recent(timed: Service, clock: FakeClock) -> None:
-    tokens = await timed.new_session()
+    tokens = await timed.proved_session()
     begun = await begin_registration(timed, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
     clock.advance(601)
@@ -89,7 +89,7 @@ async def test_the_login_has_to_be_recent(timed: Service, clock: FakeClock) -> N
 
 
 async def test_a_challenge_is_used_once_right_or_wrong(service: Service) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     begun = await begin_registration(service, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
     calls = (
@@ -108,7 +108,7 @@ async def test_a_challenge_is_used_once_right_or_wrong(service: Service) -> None
 
 
 async def test_a_challenge_is_its_user_s_and_the_newest(service: Service) -> None:
-    ada, grace = await service.new_session(), await service.new_session(OTHER)
+    ada, grace = await service.proved_session(), await service.proved_session(OTHER)
     first = await begin_registration(service, ada)
     newest = await begin_registration(service, ada)
     credential = Authenticator(ORIGIN).create(newest.options_json)
@@ -124,7 +124,7 @@ async def test_a_challenge_is_its_user_s_and_the_newest(service: Service) -> Non
 
 
 async def test_a_challenge_expires(timed: Service, clock: FakeClock) -> None:
-    tokens = await timed.new_session()
+    tokens = await timed.proved_session()
     for seconds, end in ((299, "OK"), (300, "STATE_INVALID")):
         begun = await begin_registration(timed, tokens)
         credential = Authenticator(ORIGIN).create(begun.options_json)
@@ -134,7 +134,7 @@ async def test_a_challenge_expires(timed: Service, clock: FakeClock) -> None:
 
 
 async def test_an_id_that_is_taken_is_not_told_from_garbage(service: Service) -> None:
-    ada, grace = await service.new_session(), await service.new_session(OTHER)
+    ada, grace = await service.proved_session(), await service.proved_session(OTHER)
     device = Authenticator(ORIGIN)
     await register(service, ada, device)
     (taken,) = device.credentials
@@ -156,7 +156,7 @@ async def test_an_id_that_is_taken_is_not_told_from_garbage(service: Service) ->
 async def test_no_more_than_may_be(start_service: StartService, live_settings: Settings) -> None:
     limited = with_changes(live_settings, "second_factors", max_per_user=3)
     service = await start_service(limited)
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     # As many registrations at once as no user can begin, each with a challenge of its own.
     options = json.loads((await begin_registration(service, tokens)).options_json)
     calls = []
@@ -184,7 +184,7 @@ async def test_no_more_than_may_be(start_service: StartService, live_settings: S
 
 
 async def test_a_user_disabled_meanwhile_registers_nothing(service: Service) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     begun = await begin_registration(service, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
     # Not told to the caches: the use case itself has to find out.
@@ -196,7 +196,7 @@ async def test_a_user_disabled_meanwhile_registers_nothing(service: Service) -> 
 
 
 async def test_fields(service: Service) -> None:
-    tokens = await service.new_session()
+    tokens = await service.proved_session()
     for challenge_id, credential, name in (
         ("x", "{}", ""),
         ("", "{}", ""),

@@ -83,7 +83,7 @@ CHANGES: Mapping[str, tuple[str, Make]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_it_is_not_made_after_all(timed: Service, change: str) -> None:
-    tokens = await timed.new_session()
+    tokens = await timed.proved_session()
     name, make = CHANGES[change]
     request = await make(timed, tokens)
     owner = await asyncpg.connect(timed.settings.database.url.get_secret_value())

@@ -34,7 +34,7 @@ class Victim:
         self.clock = clock
 
     async def enroll(self) -> "Victim":
-        self.tokens = await self.service.new_session()
+        self.tokens = await self.service.proved_session()
         account, metadata = self.service.account(), bearer(self.tokens)
         enrolled = await account.EnrollTotp(account_pb.EnrollTotpRequest(), metadata=metadata)
         self.factor_id = enrolled.enrollment.factor_id

@@ -257,7 +257,7 @@ MADE_ELSEWHERE: dict[str, dict[str, Any]] = {
 
 
 async def test_forged_registrations(free: Service, device: Authenticator) -> None:
-    tokens = await free.new_session()
+    tokens = await free.proved_session()
     ends = {}
     for name, said in MADE_ELSEWHERE.items():
         begun = await begin_registration(free, tokens)
@@ -376,7 +376,7 @@ async def test_no_record_holds_what_was_sent(free: Service, device: Authenticato
 
 
 async def test_soft_webauthn_is_refused_where_its_user_has_to_be_verified(free: Service) -> None:
-    tokens = await free.new_session()
+    tokens = await free.proved_session()
     soft = SoftDevice()
     await register(free, tokens, soft)
     assert await outcome(login(free, soft, EMAIL)) == "CREDENTIALS_INVALID"

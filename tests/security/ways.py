@@ -3,7 +3,7 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,20 +54,29 @@ class Victim:
         return self
 
     async def add_passkey(self) -> "Victim":
-        await register(self.service, self.tokens, self.device)
+        async with self._proved():
+            await register(self.service, self.tokens, self.device)
         return self
+
+    @contextlib.asynccontextmanager
+    async def _proved(self) -> AsyncIterator[None]:
+        """Let the address be proved for now, as a factor needs that; later it is to be verified."""
+        await self.service.prove(self.tokens.user_id)
+        yield
+        await self.service.prove(self.tokens.user_id, proved=False)
 
     async def add_totp(self) -> "Victim":
         """Add an authenticator app, and begin a login that asks for it."""
         stub, metadata = self.service.account(), bearer(self.tokens)
-        enrolled = await stub.EnrollTotp(account_pb.EnrollTotpRequest(), metadata=metadata)
-        self.seed = enrolled.enrollment.secret
-        await stub.ConfirmTotp(
-            account_pb.ConfirmTotpRequest(
-                factor_id=enrolled.enrollment.factor_id, code=pyotp.TOTP(self.seed).now()
-            ),
-            metadata=metadata,
-        )
+        async with self._proved():
+            enrolled = await stub.EnrollTotp(account_pb.EnrollTotpRequest(), metadata=metadata)
+            self.seed = enrolled.enrollment.secret
+            await stub.ConfirmTotp(
+                account_pb.ConfirmTotpRequest(
+                    factor_id=enrolled.enrollment.factor_id, code=pyotp.TOTP(self.seed).now()
+                ),
+                metadata=metadata,
+            )
         await self.begin_mfa()
         return self
 

@@ -12,8 +12,7 @@ from authsvc.v1 import account_service_pb2, auth_service_pb2, common_pb2
 async def second_factors(tour: Tour) -> None:
     """Tell how a password alone stops to be enough."""
     email, password = new_email("alan"), f"Enigma-Bombe-{secrets.token_hex(4)}"
-    await tour.register(email, password, "Alan")
-    tokens = (await tour.login(email, password)).tokens
+    tokens = await _arrive(tour, email, password)
     app, factor_id, recovery_codes = await _enroll(tour, tokens)
 
     tour.title("From now on his password leads to a question, not to a session")
@@ -44,6 +43,18 @@ async def second_factors(tour: Tour) -> None:
         account_service_pb2.RemoveFactorRequest(factor_id=factor_id), metadata=bearer(tokens)
     )
     tour.say("the app is removed; recovery codes left", await _recovery_codes_left(tour, tokens))
+
+
+async def _arrive(tour: Tour, email: str, password: str) -> common_pb2.Tokens:
+    tour.title("Alan has to prove his address before he gets a second factor")
+    code = await tour.register_for_code(email, password, "Alan")
+    tokens = (await tour.login(email, password)).tokens
+    request = account_service_pb2.EnrollTotpRequest(name="Phone")
+    early = tour.account().EnrollTotp(request, metadata=bearer(tokens))
+    await tour.refused("an app for an address that may be another's", early)
+    await tour.verify(email, code)
+    tour.say("his address", "verified")
+    return tokens
 
 
 async def _enroll(tour: Tour, tokens: common_pb2.Tokens) -> tuple[pyotp.TOTP, str, list[str]]:

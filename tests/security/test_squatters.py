@@ -1,0 +1,133 @@
+"""Squatters: who makes an account for somebody else's address can't keep its owner out of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from authsvc.config import Settings
+from authsvc.dev.authenticator import Authenticator
+from authsvc.v1 import account_service_pb2 as pb
+from authsvc.v1.auth_service_pb2 import LoginRequest
+from authsvc.v1.common_pb2 import ClientContext, Tokens
+from tests.accounts import EMAIL, PASSWORD, unlimited
+from tests.clock import FakeClock
+from tests.passkeys import ORIGIN, bearer, begin_registration, register, text
+from tests.rpc import factor_requests
+from tests.rpc.probe import failure, outcome, reason_of, with_changes
+from tests.rpc.service import Service, StartService
+from tests.security.ways import WAYS, Victim, affordable
+
+Make = Callable[[Service, Tokens], Awaitable[Any]]
+UNPROVED = "EMAIL_NOT_VERIFIED"
+KEPT = ("users", "factors", "recovery_codes", "outbox", "audit_events")
+
+
+@pytest_asyncio.fixture
+async def free(start_service: StartService, live_settings: Settings) -> Service:
+    """The service under no limits but that of consecutive failures."""
+    return await start_service(affordable(live_settings, brute_force=unlimited()))
+
+
+async def app(_service: Service, _tokens: Tokens) -> pb.EnrollTotpRequest:
+    return pb.EnrollTotpRequest()
+
+
+async def passkey(_service: Service, _tokens: Tokens) -> pb.BeginPasskeyRegistrationRequest:
+    return pb.BeginPasskeyRegistrationRequest()
+
+
+async def made_passkey(service: Service, tokens: Tokens) -> pb.FinishPasskeyRegistrationRequest:
+    await service.prove(tokens.user_id)
+    begun = await begin_registration(service, tokens)
+    return pb.FinishPasskeyRegistrationRequest(
+        challenge_id=begun.challenge_id,
+        credential_json=text(Authenticator(ORIGIN).create(begun.options_json)),
+    )
+
+
+ADDITIONS: Mapping[str, Make] = {
+    "EnrollTotp": app,
+    "ConfirmTotp": factor_requests.confirm,
+    "BeginPasskeyRegistration": passkey,
+    "FinishPasskeyRegistration": made_passkey,
+}
+
+
+def add(service: Service, tokens: Tokens, name: str, request: Any) -> Awaitable[Any]:
+    call: Awaitable[Any] = getattr(service.account(), name)(request, metadata=bearer(tokens))
+    return call
+
+
+async def rows(service: Service, *tables: str) -> list[list[str]]:
+    """Return all that these tables say."""
+    return [
+        [row[0] for row in await service.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
+        for table in tables
+    ]
+
+
+@pytest.mark.parametrize("name", ADDITIONS)
+async def test_no_factor_is_added_for_an_address_that_was_not_proved(
+    timed: Service, name: str
+) -> None:
+    tokens = await timed.new_session()
+    # What is completed was begun by the version before, which didn't ask.
+    request = await ADDITIONS[name](timed, tokens)
+    await timed.prove(tokens.user_id, proved=False)
+    before, waiting = await rows(timed, *KEPT), len((await rows(timed, "challenges"))[0])
+    error = await failure(add(timed, tokens, name, request))
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.FAILED_PRECONDITION, UNPROVED)
+    assert await rows(timed, *KEPT) == before
+    assert len((await rows(timed, "challenges"))[0]) <= waiting
+
+    again = await ADDITIONS[name](timed, tokens)
+    await timed.prove(tokens.user_id)
+    assert await outcome(add(timed, tokens, name, again)) == "OK"
+
+
+@pytest.mark.parametrize("way", ["login code", "reset"])
+async def test_the_owner_comes_in_whatever_a_squatter_tried(free: Service, way: str) -> None:
+    squatter = await Victim(free, EMAIL).register()
+    for name in ("EnrollTotp", "BeginPasskeyRegistration"):
+        request = await ADDITIONS[name](free, squatter.tokens)
+        assert await outcome(add(free, squatter.tokens, name, request)) == UNPROVED
+    answer: Any = await WAYS[way](squatter, True, ClientContext())
+    owner = answer.tokens if way == "login code" else await free.login()
+    assert owner.user_id == squatter.tokens.user_id
+    assert await free.judge_session(owner.session_token) == ""
+    assert await free.judge_session(squatter.tokens.session_token) == "SESSION_REVOKED"
+    assert await rows(free, "factors", "recovery_codes", "challenges") == [[], [], []]
+    # The address is proved by that: the owner may have a factor.
+    await register(free, owner, Authenticator(ORIGIN))
+
+
+async def test_a_squatter_who_comes_at_the_same_moment_gets_no_factor(free: Service) -> None:
+    squatter = await Victim(free, EMAIL).register()
+    tries = [
+        outcome(add(free, squatter.tokens, name, await ADDITIONS[name](free, squatter.tokens)))
+        for name in ("EnrollTotp", "BeginPasskeyRegistration")
+        for _ in range(20)
+    ]
+    arrival = outcome(WAYS["login code"](squatter, True, ClientContext()))
+    arrived, *ends = await asyncio.gather(arrival, *tries)
+    assert arrived == "OK"
+    assert set(ends) <= {UNPROVED, "BEARER_INVALID"}
+    assert await rows(free, "factors", "challenges") == [[], []]
+
+
+async def test_a_role_that_needs_a_factor_gives_a_squatter_none(
+    start_service: StartService, live_settings: Settings, clock: FakeClock
+) -> None:
+    settings = with_changes(live_settings, "second_factors", required_for_roles={"user"})
+    service = await start_service(affordable(settings, brute_force=unlimited()), clock)
+    squatter = Victim(service, EMAIL)
+    await service.register()
+    login = service.auth().Login(LoginRequest(email=EMAIL, password=PASSWORD))
+    assert await outcome(login) == UNPROVED
+    assert await rows(service, "factors", "challenges") == [[], []]
+    answer: Any = await WAYS["login code"](squatter, True, ClientContext())
+    assert answer.mfa.HasField("totp_enrollment")
