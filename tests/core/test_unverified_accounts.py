@@ -116,7 +116,7 @@ async def log_in(removing: Removing) -> None:
 async def begin_login(removing: Removing) -> None:
     """Give the password of two that are asked for; the factor is lost later."""
     secured, user_id = Secured(removing.coded.service), await removing.coded.user_id()
-    await secured.secure(user_id)
+    await secured.secure_unproved(user_id)
     await secured.challenge()
     await removing.coded.fetch("DELETE FROM factors")
     await removing.coded.fetch("UPDATE users SET has_second_factor = false")
@@ -180,7 +180,8 @@ async def hold_key(removing: Removing) -> None:
 
 
 async def hold_factor(removing: Removing) -> None:
-    await Secured(removing.coded.service).secure(await removing.coded.user_id())
+    user_id = await removing.coded.user_id()
+    await Secured(removing.coded.service).secure_unproved(user_id)
 
 
 async def hold_session(removing: Removing) -> None:
