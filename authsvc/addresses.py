@@ -5,6 +5,11 @@ class ServerError(Exception):
     """The service can't listen; the message is one sentence for the operator."""
 
 
+def with_port(address: str, port: int) -> str:
+    """Return an address that was listened on, with the port that came of it where any would do."""
+    return f"{address[:-1]}{port}" if address.endswith(":0") else address
+
+
 def split_address(address: str) -> tuple[str, int]:
     """Return host and port of "host:port", "[::1]:port" or ":port" (every interface).
 

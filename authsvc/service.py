@@ -8,6 +8,7 @@ from typing import Self
 
 import structlog
 
+from authsvc.addresses import with_port
 from authsvc.app import Core, handlers, open_core, open_deliverer
 from authsvc.config import Settings
 from authsvc.core.api_key_validation import ApiKeyValidation
@@ -74,6 +75,16 @@ class Application:
     def http_port(self) -> int:
         """The port that HTTP listens on."""
         return self.web.port
+
+    @property
+    def grpc_address(self) -> str:
+        """Where gRPC listens."""
+        return with_port(self._settings.grpc.address, self.grpc_port)
+
+    @property
+    def http_address(self) -> str:
+        """Where HTTP listens."""
+        return with_port(self._settings.http.address, self.http_port)
 
     async def stop(self) -> None:
         """Drain: refuse new calls, let those in flight finish, then close everything."""

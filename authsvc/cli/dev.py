@@ -89,7 +89,7 @@ async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostg
     await migrator.migrate(settings.database.url.get_secret_value())
     app = await Application.start(settings)
     supervisor = asyncio.create_task(postgres.supervise()) if postgres else None
-    _print_banner(workspace, settings, embedded=postgres is not None)
+    _print_banner(workspace, settings, app, embedded=postgres is not None)
     try:
         await serve_until_signal(app, signals, workspace.config, workspace.secrets)
     finally:
@@ -98,17 +98,19 @@ async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostg
             await asyncio.gather(supervisor, return_exceptions=True)
 
 
-def _print_banner(workspace: Workspace, settings: Settings, *, embedded: bool) -> None:
+def _print_banner(
+    workspace: Workspace, settings: Settings, app: Application, *, embedded: bool
+) -> None:
     certs = workspace.certificates
     Console(highlight=False, soft_wrap=True).print(
         _BANNER.format(
-            grpc=settings.grpc.address,
-            http=settings.http.address,
+            grpc=app.grpc_address,
+            http=app.http_address,
             database="embedded PostgreSQL" if embedded else "the given PostgreSQL",
             certs=certs,
             config=workspace.config,
             messages=_messages(settings),
-            call=_first_call(certs, settings),
+            call=_first_call(certs, app.grpc_address),
         )
     )
 
@@ -120,11 +122,11 @@ def _messages(settings: Settings) -> str:
     return "not sent" if delivery.channel == "none" else f"by {delivery.channel}"
 
 
-def _first_call(certs: Path, settings: Settings) -> str:
+def _first_call(certs: Path, address: str) -> str:
     client = certs / "clients" / "app"
     return (
         f"{Path(os.environ.get('VIRTUAL_ENV', '.venv')) / 'bin' / 'buf'} curl --protocol grpc "
         f"--schema protos --cacert {certs / 'ca.crt'} --cert {client}.crt --key {client}.key "
         '-d \'{"charges": [{"policy": "login", "key": "me"}]}\' '
-        f"https://{settings.grpc.address}/authsvc.v1.RateLimitService/CheckRateLimit"
+        f"https://{address}/authsvc.v1.RateLimitService/CheckRateLimit"
     )

@@ -32,7 +32,7 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
 async def _serve(settings: Settings, config: Path | None, secrets: Path | None) -> None:
     signals = Signals()
     app = await Application.start(settings)
-    log.info("serving", grpc=settings.grpc.address, http=settings.http.address)
+    log.info("serving", grpc=app.grpc_address, http=app.http_address)
     await serve_until_signal(app, signals, config, secrets)
 
 

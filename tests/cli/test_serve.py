@@ -98,18 +98,11 @@ def served(workspace: Workspace, database_dsn: str) -> list[str]:
     return ["serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets)]
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_dev_runs_the_tour_and_drains(tmp_path: Path, start: Callable[..., Process]) -> None:
     state = str(tmp_path / "state")
-    target = f"127.0.0.1:{_port()}"
     for _ in range(2):
-        service = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS=target)
-        service.wait_for(r"authsvc is running\.")
+        service = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+        target = service.wait_for(r"gRPC \(mutual TLS\) +(\S+)")[1]
         tour = start("demo", "--state", state, "--target", target)
         assert tour.end() == 0, tour.output
         assert "That is authsvc." in tour.output
@@ -131,9 +124,8 @@ def test_dev_comes_back_after_kill(tmp_path: Path, start: Callable[..., Process]
 def test_health_over_mutual_tls(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:
-    target = f"127.0.0.1:{_port()}"
-    service = start(*served, AUTHSVC_GRPC__ADDRESS=target)
-    service.wait_for("serving")
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    target = service.wait_for(r'serving.*"grpc": ?"([^"]+)"')[1]
     certs = workspace.certificates
     arguments = [f"--ca={certs}/ca.crt", f"--cert={certs}/clients/edge.crt"]
     health = start("health", "--target", target, *arguments, f"--key={certs}/clients/edge.key")
