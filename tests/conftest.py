@@ -1,6 +1,7 @@
 """Owns the fixtures that every test may ask for."""
 
 import pytest
+from hypothesis import settings
 
 from tests.clock import FakeClock
 
@@ -17,6 +18,9 @@ pytest_plugins = [
     "tests.factors",
     "tests.codes",
 ]
+
+# The same examples on every run and no deadline; `--hypothesis-profile=default` looks for others.
+settings.load_profile("ci")
 
 
 @pytest.fixture

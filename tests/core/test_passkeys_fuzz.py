@@ -51,7 +51,7 @@ def _put(credential: dict[str, Any], field: str, value: Any) -> None:
     (credential[outer[0]] if outer else credential)[name] = value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     field=st.sampled_from(FIELDS),
     value=JSON | BYTES.map(encode) | st.lists(JSON),
@@ -72,7 +72,7 @@ def test_no_field_can_make_it_stumble(field: str, value: Any, drop: bool) -> Non
             return
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     client_data=JSON
     | st.dictionaries(
@@ -89,7 +89,7 @@ def test_no_client_data_can_make_it_stumble(client_data: Any) -> None:
         assert not is_taken(credential)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     raw=BYTES,
     key=st.recursive(

@@ -182,7 +182,7 @@ def test_what_can_not_be_a_password_is_not_called_weak(password: str) -> None:
 
 
 @pytest.mark.parametrize("policy", [STANDARD, NIST])
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     password=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
     email=st.one_of(st.emails(), st.text()),

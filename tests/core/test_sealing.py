@@ -6,7 +6,7 @@ import hmac
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -26,7 +26,6 @@ def ring(*key_ids: str) -> Keyring:
     return Keyring([key(key_id) for key_id in key_ids])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=5_000), st.text(), st.text(), st.text())
 def test_what_is_sealed_opens(plaintext: bytes, table: str, column: str, row: str) -> None:
     sealed = ring("k1").seal(plaintext, table=table, column=column, row=row)
@@ -78,7 +77,6 @@ def test_a_value_cut_anywhere_or_made_longer_is_noticed() -> None:
         ring("k1").open(sealed + b"\0", **PLACE)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_junk_is_refused(junk: bytes) -> None:
     with pytest.raises(SealError):

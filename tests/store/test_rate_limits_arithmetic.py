@@ -95,7 +95,7 @@ def steps(draw: st.DrawFn, rule: Rule) -> list[tuple[str, int, int, int]]:
     return draw(st.lists(st.tuples(what, cost, times, wait), min_size=1, max_size=12))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_the_database_reckons_as_the_reference(sql: Sql, data: st.DataObject) -> None:
     rule = data.draw(rules())
@@ -131,7 +131,7 @@ _small_rules = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataObject) -> None:
     rule = data.draw(_small_rules)
@@ -161,7 +161,7 @@ def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataO
                 assert used <= rule.burst
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataObject) -> None:
     requests = data.draw(st.integers(1, 10))
@@ -179,7 +179,7 @@ def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataOb
             log.append((now, cost))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_policy_may_change_under_a_key(sql: Sql, data: st.DataObject) -> None:
     name, now = sql.new_key(), _START
