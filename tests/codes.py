@@ -209,9 +209,9 @@ async def start_coded(
 
 
 @pytest_asyncio.fixture
-async def coded(patient: Database, clock: FakeClock) -> Any:
+async def coded(database: Database, clock: FakeClock) -> Any:
     """Codes under no limits but their own, with one account."""
-    made = await start_coded(patient, clock)
+    made = await start_coded(database, clock)
     await made.service.register()
     yield made
     made.service.hasher.close()

@@ -23,8 +23,9 @@ _PATIENCE = 30.0
 
 
 def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
-    """Return the settings of a small pool on `dsn`."""
-    return DatabaseSettings.model_validate({"url": SecretStr(dsn), "pool_min": 1} | changes)
+    """Return the settings of a small pool on `dsn`, for which hundreds may wait."""
+    patient = {"pool_min": 1, "acquire_timeout": "60s", "command_timeout": "60s"}
+    return DatabaseSettings.model_validate({"url": SecretStr(dsn)} | patient | changes)
 
 
 @pytest_asyncio.fixture
@@ -42,6 +43,11 @@ async def opened(dsn: str, **changes: object) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def giving_up_locks(dsn: str, after: str) -> str:
+    """Return an address whose statements wait no longer for a lock, however slow the machine is."""
+    return f"{dsn}{'&' if '?' in dsn else '?'}lock_timeout={after}"
 
 
 async def backends(dsn: str) -> list[str]:

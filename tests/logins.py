@@ -15,7 +15,6 @@ from authsvc.config import (
 from authsvc.store.database import Database
 from tests.accounts import Service, cheap_passwords, key, unlimited
 from tests.clock import FakeClock
-from tests.databases import opened
 
 PHONE = "phone-1"
 ONE = PolicySettings.model_validate({"requests": 1, "window": "1h"})
@@ -50,15 +49,8 @@ class Replicas:
 
 
 @pytest_asyncio.fixture
-async def patient(database_dsn: str) -> AsyncIterator[Database]:
-    """A pool that hundreds of parallel logins may wait for on a busy machine."""
-    async with opened(database_dsn, acquire_timeout="60s", command_timeout="60s") as database:
-        yield database
-
-
-@pytest_asyncio.fixture
-async def replicas(patient: Database, clock: FakeClock) -> AsyncIterator[Replicas]:
-    made = Replicas(patient, clock)
+async def replicas(database: Database, clock: FakeClock) -> AsyncIterator[Replicas]:
+    made = Replicas(database, clock)
     yield made
     for service in made.started:
         service.hasher.close()

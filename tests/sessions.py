@@ -19,7 +19,6 @@ from authsvc.core.tokens import TokenValidation
 from authsvc.models import Call, ClientContext, SessionId, Tokens, UserId
 from authsvc.store.database import Connection, Database
 from tests.clock import FakeClock
-from tests.databases import settings_for
 from tests.tokens import PERMISSIONS, keyring, load_keys
 
 CALL = Call("request-1", "spiffe://authsvc.dev/app")
@@ -160,9 +159,6 @@ class World:
 
 
 @pytest_asyncio.fixture
-async def world(database_dsn: str, clock: FakeClock) -> AsyncIterator[World]:
-    """A fresh database and the keys of access tokens, with patience for races on a busy machine."""
-    settings = settings_for(database_dsn, acquire_timeout="60s", command_timeout="60s")
-    database = await Database.open(settings)
-    yield World(database, clock, await load_keys(database, clock))
-    await database.close()
+async def world(database: Database, clock: FakeClock) -> World:
+    """A fresh database and the keys of access tokens."""
+    return World(database, clock, await load_keys(database, clock))

@@ -30,8 +30,8 @@ NOBODY = UserId(UUID(int=0))
 
 
 @pytest_asyncio.fixture
-async def service(patient: Database, clock: FakeClock) -> AsyncIterator[Service]:
-    started = await Service(patient, clock, unlimited()).start()
+async def service(database: Database, clock: FakeClock) -> AsyncIterator[Service]:
+    started = await Service(database, clock, unlimited()).start()
     yield started
     started.hasher.close()
 

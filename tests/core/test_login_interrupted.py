@@ -9,7 +9,7 @@ import pytest_asyncio
 from authsvc.errors import Overloaded
 from authsvc.store.database import Database
 from tests.accounts import CLI, EMAIL, PASSWORD, WRONG, Service, cheap_passwords, unlimited
-from tests.databases import opened
+from tests.databases import giving_up_locks, opened
 from tests.logins import ONE, PHONE, Replicas, causes, failures, failures_of_devices, value
 
 NEW_PASSWORD = "Bernoulli-Numbers-1843"
@@ -71,9 +71,8 @@ async def test_a_full_queue_gives_a_known_device_its_claim_back(
 
 @pytest_asyncio.fixture
 async def impatient(database_dsn: str) -> AsyncIterator[Database]:
-    """A pool that fails at a locked table at once, however slow the machine is."""
-    separator = "&" if "?" in database_dsn else "?"
-    async with opened(f"{database_dsn}{separator}lock_timeout=1ms") as database:
+    """A pool that fails at a locked table at once."""
+    async with opened(giving_up_locks(database_dsn, "1ms")) as database:
         yield database
 
 

@@ -83,9 +83,9 @@ def wrong(issued: IssuedCode) -> str:
 
 
 @pytest_asyncio.fixture
-async def world(patient: Database, clock: FakeClock) -> World:
-    ada, bob = [await _insert(patient, address, clock) for address in (ADDRESS, OTHER)]
-    return World(patient, OneTimeCodes(KEYRING, SETTINGS, clock), ada, bob)
+async def world(database: Database, clock: FakeClock) -> World:
+    ada, bob = [await _insert(database, address, clock) for address in (ADDRESS, OTHER)]
+    return World(database, OneTimeCodes(KEYRING, SETTINGS, clock), ada, bob)
 
 
 async def _insert(database: Database, address: str, clock: FakeClock) -> UserId:

@@ -11,7 +11,7 @@ from authsvc.errors import StoreUnavailable
 from authsvc.models import SessionId
 from authsvc.store import sessions as store
 from authsvc.store.database import Database
-from tests.databases import settings_for
+from tests.databases import giving_up_locks, settings_for
 from tests.sessions import DAY, SECOND, World
 
 _WAITING = (
@@ -54,7 +54,7 @@ async def test_what_could_not_be_written_is_written_later(
     monkeypatch.setattr(last_use, "_FLUSH_SECONDS", 0.01)
     session_id = (await world.open(world.replica())).session_id
     world.clock.advance(DAY)
-    impatient = await Database.open(settings_for(database_dsn, command_timeout="200ms"))
+    impatient = await Database.open(settings_for(giving_up_locks(database_dsn, "200ms")))
     noting = LastUse(impatient, store.touch, SECOND)
     noting.note(session_id, world.clock.now())
     async with world.database.transaction() as connection:

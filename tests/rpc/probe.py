@@ -139,10 +139,13 @@ def authority() -> Authority:
 
 @pytest.fixture
 def settings(tmp_path: Path, authority: Authority) -> Settings:
-    """Settings for a server on a port of its own, with one caller for each role."""
+    """Settings for a server on a port of its own, with one caller for each role.
+
+    Calls have the time that hundreds at once may take on a busy machine.
+    """
     key = {"id": "k1", "key": base64.b64encode(bytes(32)).decode()}
     return Settings(
-        grpc={"address": "127.0.0.1:0"},
+        grpc={"address": "127.0.0.1:0", "call_timeout": "60s", "handshake_timeout": "60s"},
         http={"address": "127.0.0.1:0"},
         tls=write_files(tmp_path, authority.certificate, authority.server()),
         callers=[

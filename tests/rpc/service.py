@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest
-from pydantic import SecretStr
 
 from authsvc.config import Settings
 from authsvc.models import Clock
@@ -44,8 +43,9 @@ from authsvc.v1.session_service_pb2 import (
 from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.accounts import EMAIL, PASSWORD
 from tests.clock import FakeClock
+from tests.databases import settings_for
 from tests.rpc.certificates import Authority
-from tests.rpc.probe import Clients, details_of, with_changes
+from tests.rpc.probe import Clients, details_of
 
 if TYPE_CHECKING:
     from authsvc.v1.account_service_pb2_grpc import AccountServiceAsyncStub
@@ -182,7 +182,7 @@ StartService = Callable[..., Awaitable[Service]]
 @pytest.fixture
 def live_settings(settings: Settings, database_dsn: str) -> Settings:
     """Settings for a service on a database of its own."""
-    return with_changes(settings, "database", url=SecretStr(database_dsn))
+    return settings.model_copy(update={"database": settings_for(database_dsn, pool_min=2)})
 
 
 @pytest_asyncio.fixture
