@@ -8,6 +8,7 @@ from tests.clock import FakeClock
 pytest_plugins = [
     "tests.postgres",
     "tests.databases",
+    "tests.ports",
     "tests.sessions",
     "tests.logins",
     "tests.importing",

@@ -1,6 +1,7 @@
 """A mail server on this machine, which a test tells what to refuse."""
 
 import asyncio
+import socket
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,7 @@ import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
 
 from authsvc.credential_sections import SmtpSettings
+from tests.ports import port_of
 
 HOST = "localhost"
 USERNAME = "authsvc"
@@ -104,9 +106,9 @@ async def mail_server(
     implicit: bool = False,
     login: bool = False,
     utf8: bool = True,
-    port: int = 0,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[MailServer]:
-    """Serve mail, with STARTTLS or on TLS if an `authority` signs for it."""
+    """Serve mail, with STARTTLS or on TLS if an `authority` signs for it; at `listener`, if any."""
     state = MailServer()
     context = None
     if authority:
@@ -131,10 +133,11 @@ async def mail_server(
             )
         return server
 
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    state.port = port_of(listener)
     server = await asyncio.get_running_loop().create_server(
-        connection, "127.0.0.1", port, ssl=context if implicit else None
+        connection, sock=listener, ssl=context if implicit else None
     )
-    state.port = server.sockets[0].getsockname()[1]
     try:
         yield state
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 import sys
 from datetime import timedelta
 from email.message import EmailMessage
@@ -29,6 +30,7 @@ from tests.clock import FakeClock
 from tests.databases import until
 from tests.delivering import ADDRESS, CODE, Mail
 from tests.outbound.mail_server import MailServer, mail_server, settings_for
+from tests.ports import port_of
 from tests.rpc.service import StartService
 
 _LEASE = timedelta(seconds=61)
@@ -51,15 +53,15 @@ def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Pa
 
 
 async def test_while_the_server_is_down_messages_wait_for_it(
-    mail: Mail, clock: FakeClock, mail_authority: trustme.CA, tmp_path: Path, unused_tcp_port: int
+    mail: Mail, clock: FakeClock, mail_authority: trustme.CA, tmp_path: Path, unheard: socket.socket
 ) -> None:
     await mail.write_code()
-    deliverer = _deliverer(mail, MailServer(unused_tcp_port), mail_authority, tmp_path)
+    deliverer = _deliverer(mail, MailServer(port_of(unheard)), mail_authority, tmp_path)
     for _ in range(3):
         await deliverer.deliver_due()
         assert await mail.states() == [("pending", "connection")]
         clock.advance(timedelta(minutes=1))
-    async with mail_server(mail_authority, port=unused_tcp_port) as server:
+    async with mail_server(mail_authority, listener=unheard) as server:
         await deliverer.deliver_due()
     assert [each["To"] for each in server.mails] == [ADDRESS]
     assert await mail.states() == [("sent", "")]

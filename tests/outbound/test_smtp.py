@@ -1,6 +1,7 @@
 """The handing over of mail to a real server over real TLS, and what each of its refusals means."""
 
 import asyncio
+import socket
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.outbound.mail_server import (
     mail_server,
     settings_for,
 )
+from tests.ports import port_of
 
 _LOGIN = {"username": USERNAME, "password": PASSWORD}
 
@@ -128,9 +130,9 @@ async def test_what_a_refusal_means(
 
 
 async def test_nobody_there(
-    mail_authority: trustme.CA, tmp_path: Path, unused_tcp_port: int
+    mail_authority: trustme.CA, tmp_path: Path, unheard: socket.socket
 ) -> None:
-    settings = settings_for(MailServer(unused_tcp_port), mail_authority, tmp_path)
+    settings = settings_for(MailServer(port_of(unheard)), mail_authority, tmp_path)
     assert await _failure(SmtpChannel(settings)) == ("connection", False)
 
 

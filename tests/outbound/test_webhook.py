@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from authsvc.outbound.webhook import WebhookChannel
 from tests.clock import FakeClock
 from tests.delivering import ADDRESS, CODE
 from tests.outbound.letters import letter
+from tests.ports import port_of
 
 _PATIENCE = 30
 
@@ -236,8 +238,8 @@ async def test_an_endpoint_that_says_nothing_is_left(endpoint: Endpoint) -> None
     assert (failure.error, failure.permanent) == ("timeout", False)
 
 
-async def test_nobody_there(unused_tcp_port: int) -> None:
-    failure = await _failure(Endpoint(f"http://localhost:{unused_tcp_port}/hook"))
+async def test_nobody_there(unheard: socket.socket) -> None:
+    failure = await _failure(Endpoint(f"http://localhost:{port_of(unheard)}/hook"))
     assert (failure.error, failure.permanent) == ("connection", False)
 
 
