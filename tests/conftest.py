@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.provider",
     "tests.oauth",
     "tests.factors",
+    "tests.security.statements",
     "tests.codes",
 ]
 

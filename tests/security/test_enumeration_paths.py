@@ -9,58 +9,24 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
 from google.rpc.error_details_pb2 import RequestInfo
 
 from authsvc.config import Settings
-from authsvc.rpc.inbound import INBOUND
-from authsvc.store.connector import Connector
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import DeleteAccountRequest
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext
 from tests.accounts import unlimited
 from tests.passkeys import allowed, bearer
-from tests.rpc.probe import details_of, failure, outcome, with_changes
+from tests.rpc.probe import details_of, failure, outcome
 from tests.rpc.service import Service, StartService
+from tests.security.statements import Statements, on_one_connection
 from tests.security.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
 
 KINDS = ("unknown", "active", "verified", "disabled", "locked", "without", "passkey", "totp")
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Test")
-
-
-class Statements:
-    """What calls run, one call after the other; not what runs in the background."""
-
-    def __init__(self) -> None:
-        self._noted: list[str] = []
-
-    def note(self, query: asyncpg.connection.LoggedQuery) -> None:
-        # Checks of limits run in a context that is no call's.
-        if INBOUND.get(None) is not None or "rate_limit" in query.query:
-            self._noted.append(query.query)
-
-    def take(self) -> list[str]:
-        """Return what was run since the last time."""
-        taken, self._noted = self._noted, []
-        return taken
-
-
-@pytest.fixture
-def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
-    """Listens to every connection that is opened from now on."""
-    heard = Statements()
-    connect = Connector.connect
-
-    async def connect_and_listen(connector: Connector) -> Any:
-        connection = await connect(connector)
-        connection.add_query_logger(heard.note)
-        return connection
-
-    monkeypatch.setattr(Connector, "connect", connect_and_listen)
-    return heard
 
 
 async def make(service: Service, kind: str) -> Victim:
@@ -93,11 +59,6 @@ async def free(
     return await start_service(affordable(settings, brute_force=unlimited()))
 
 
-def on_one_connection(settings: Settings) -> Settings:
-    """Return settings by which all calls share a connection, which asks for types but once."""
-    return with_changes(settings, "database", pool_min=1, pool_max=1)
-
-
 def shown(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
     """Return all that an error shows but the request id."""
     details = [
@@ -117,9 +78,9 @@ async def test_a_wrong_proof_leads_to_the_same_for_everyone(
     answers, work = {}, {}
     # Once before, so that what is cached on first use is so for everyone.
     for kind in ("active", *KINDS):
-        statements.take()
+        await statements.take(free)
         error = await failure(WAYS[way](victims[kind], False, CLIENT))
-        answers[kind], work[kind] = shown(error), statements.take()
+        answers[kind], work[kind] = shown(error), await statements.take(free)
     assert answers == dict.fromkeys(KINDS, answers["active"])
     assert work == dict.fromkeys(KINDS, work["active"])
     assert len(work["active"]) >= 4
@@ -138,12 +99,12 @@ async def test_a_throttled_proof_leads_to_the_same_for_everyone(
         victim = await make(service, kind)
         ends = []
         for turn in range(7):
-            statements.take()
+            await statements.take(service)
             client = ClientContext(ip=f"10.1.{number}.1")
             error = await failure(WAYS[way](victim, False, client))
             # The first one that is throttled leaves an event.
             if turn >= 5:
-                work[kind, turn] = statements.take()
+                work[kind, turn] = await statements.take(service)
             ends.append((error.code(), error.details()))
         answers[kind] = ends
     assert answers == dict.fromkeys(KINDS, answers["active"])
@@ -172,9 +133,9 @@ async def test_a_request_is_answered_alike(
         request = REQUESTS[name](email=f"{kind}@example.test", client=CLIENT)
         if "delivery" in request.DESCRIPTOR.fields_by_name:
             request.delivery = DELIVERY_RETURN
-        statements.take()
+        await statements.take(free)
         answer = await getattr(free.auth(PORTAL), name)(request)
-        answers[kind], work[kind] = dict(shape(answer)), statements.take()
+        answers[kind], work[kind] = dict(shape(answer)), await statements.take(free)
     assert work == dict.fromkeys(KINDS, work["active"])
     assert answers == dict.fromkeys(KINDS, answers["active"])
     assert answers["active"]

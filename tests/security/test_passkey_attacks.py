@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -32,6 +31,7 @@ from tests.passkeys import (
 )
 from tests.rpc.probe import failure, outcome, reason_of
 from tests.rpc.service import Service, StartService
+from tests.security.statements import Statements, on_one_connection
 
 OTHER = "grace@example.test"
 UNKNOWN = "nobody@example.test"
@@ -297,28 +297,11 @@ async def test_decoys_are_stable_and_alike(free: Service, device: Authenticator)
     assert len({one for ids in many for one in ids}) == sum(map(len, many))
 
 
-async def _statements(service: Service, call: Callable[[], Any]) -> list[str]:
-    """Return the statements that a call runs, in order."""
-    statements: list[str] = []
-    database = service.app._core.base.database
-
-    def note(query: Any) -> None:
-        statements.append(query.query)
-
-    async with database.connection() as connection:
-        connection.add_query_logger(note)
-    await call()
-    async with database.connection() as connection:
-        # Loggers are called in the loop's next round.
-        await asyncio.sleep(0)
-        connection.remove_query_logger(note)
-    return statements
-
-
 async def test_the_work_is_the_same(
     start_service: StartService,
     live_settings: Settings,
     device: Authenticator,
+    statements: Statements,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verified: list[object] = []
@@ -328,14 +311,16 @@ async def test_the_work_is_the_same(
         verify_signature(**check)
 
     monkeypatch.setattr(f"{verify_authentication_response.__module__}.verify_signature", note)
-    one = live_settings.database.model_copy(update={"pool_min": 1, "pool_max": 1})
-    changes = {"database": one, "brute_force": unlimited(), "passwords": cheap_passwords()}
-    service = await start_service(live_settings.model_copy(update=changes))
+    changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
+    settings = on_one_connection(live_settings).model_copy(update=changes)
+    service = await start_service(settings)
     await new_holder(service, EMAIL, device)
 
     begun = {}
     for email in (EMAIL, EMAIL, UNKNOWN):
-        begun[email] = await _statements(service, partial(begin_login, service, email))
+        await statements.take(service)
+        await begin_login(service, email)
+        begun[email] = await statements.take(service)
     assert begun[UNKNOWN] == begun[EMAIL]
     assert len(begun[EMAIL]) >= 2
 
@@ -351,7 +336,8 @@ async def test_the_work_is_the_same(
     answered, signatures = {}, {}
     for email in (EMAIL, EMAIL, UNKNOWN):
         verified.clear()
-        answered[email] = await _statements(service, partial(answer, email))
+        await answer(email)
+        answered[email] = await statements.take(service)
         signatures[email] = list(verified)
     assert answered[UNKNOWN] == answered[EMAIL]
     assert len(answered[EMAIL]) >= 8
