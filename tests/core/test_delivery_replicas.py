@@ -32,14 +32,19 @@ async def test_each_of_many_is_sent_once_by_two_replicas(
             Mail(other, clock).deliverer(channels[1]),
         ]
 
-        async def others_turn(_: Letter) -> None:
-            await asyncio.sleep(0)
+        both = asyncio.Event()
+
+        async def wait_for_the_other(_: Letter) -> None:
+            if all(channel.tried for channel in channels):
+                both.set()
+            await both.wait()
 
         for channel in channels:
-            channel.before = others_turn
+            channel.before = wait_for_the_other
         for _ in range(100):
             await mail.write()
-        await asyncio.gather(*(replica.deliver_due() for replica in replicas))
+        async with asyncio.timeout(_PATIENCE):
+            await asyncio.gather(*(replica.deliver_due() for replica in replicas))
     ids = [letter.message_id for channel in channels for letter in channel.sent]
     assert (len(ids), len(set(ids))) == (100, 100)
     assert all(channel.sent for channel in channels)
@@ -164,7 +169,7 @@ async def test_a_notification_wakes_the_one_that_waits(
     deliverer = mail.deliverer()
     heard = asyncio.Event()
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=1), lambda _: None, heard.set
+        settings_for(database_dsn), timedelta(seconds=10), lambda _: None, heard.set
     )
     listener.also_hear(CHANNEL, deliverer.wake)
 

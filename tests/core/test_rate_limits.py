@@ -8,6 +8,7 @@ import pytest
 
 from authsvc.config import RateLimitSettings
 from authsvc.core.rate_limits import Check, RateLimiter, policies_from
+from authsvc.core.rejections import Rejections
 from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models import Algorithm, Charge, CheckResult, Policy
 from authsvc.store.database import Database
@@ -53,7 +54,10 @@ def limiter(database: Database, ticker: Ticker) -> RateLimiter:
 
 @pytest.fixture
 def remembering(database: Database, ticker: Ticker) -> RateLimiter:
-    return RateLimiter(database, _POLICIES, 100, clock=ticker)
+    limiter = RateLimiter(database, _POLICIES, 100, clock=ticker)
+    # What is remembered is so for a second at most.
+    limiter._rejections = Rejections(100, lambda: ticker.now / 1_000_000)
+    return limiter
 
 
 def _allowed(results: Sequence[CheckResult]) -> list[bool]:

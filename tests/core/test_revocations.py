@@ -17,7 +17,7 @@ from authsvc.store import revocations
 from authsvc.store.database import Database
 from authsvc.store.migrator import migrate
 from tests.clock import FakeClock
-from tests.databases import freeze, kill, resume, settings_for
+from tests.databases import freeze, kill, opened, resume, settings_for
 from tests.proxy import Proxy
 
 # Only so that a failure ends; nothing is measured by it.
@@ -49,9 +49,8 @@ def cache() -> Cache:
 async def _listening(
     dsn: str, cache: Cache, staleness: float = 10
 ) -> AsyncIterator[RevocationListener]:
-    settings = settings_for(dsn, connect_timeout="500ms")
     listener = RevocationListener(
-        settings, timedelta(seconds=staleness), cache.on_event, cache.on_gap
+        settings_for(dsn), timedelta(seconds=staleness), cache.on_event, cache.on_gap
     )
     cache.listener = listener
     assert not listener.is_fresh()
@@ -133,10 +132,11 @@ async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
         await _until(listener.is_fresh)
         assert cache.heard[:2] == ["gap", "gap"]
 
-        database = await Database.open(settings_for(own_server.dsn()))
-        await _revoke(database, clock, "after")
-        await database.close()
-        await _until(lambda: "key:after" in cache.heard)
+        before = len(cache.heard)
+        async with opened(own_server.dsn()) as database:
+            await _revoke(database, clock, "after")
+        # On a busy machine the connection may just be given up again.
+        await _until(lambda: bool({"key:after", "gap"} & set(cache.heard[before:])))
 
 
 async def test_a_silent_network_is_noticed(
@@ -147,11 +147,12 @@ async def test_a_silent_network_is_noticed(
         proxy.hold()
         await _revoke(database, clock, "not heard")
         await _until(lambda: not listener.is_fresh())
-        assert cache.heard == ["gap"]
+        assert set(cache.heard) == {"gap"}
+        before = len(cache.heard)
         proxy.release()
         await _until(listener.is_fresh)
         # Heard late on the same connection, or everything is dropped on a new one.
-        assert cache.heard[1] in {"gap", "key:not heard"}
+        assert cache.heard[before] in {"gap", "key:not heard"}
 
 
 async def test_freshness_ends_by_itself(
@@ -190,7 +191,7 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
 
     gaps: list[None] = []
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=1), fail, lambda: gaps.append(None)
+        settings_for(database_dsn), timedelta(seconds=10), fail, lambda: gaps.append(None)
     )
     task = asyncio.create_task(listener.run())
     await _until(listener.is_fresh)

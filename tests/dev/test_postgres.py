@@ -25,6 +25,8 @@ from authsvc.dev.postgres import (
 from tests.dev.conftest import MakePostgres
 
 NOBODY = 65534
+# What a connection says whose server died while it was made.
+_CUT_OFF = asyncpg.PostgresConnectionError
 
 
 async def query(dsn: str, statement: str) -> object:
@@ -48,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def once_up(dsn: str, statement: str) -> object:
     async with asyncio.timeout(30):
         while True:
-            with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
+            with contextlib.suppress(OSError, asyncpg.CannotConnectNowError, _CUT_OFF):
                 return await query(dsn, statement)
             await asyncio.sleep(0.01)
 

@@ -150,8 +150,8 @@ async def test_a_provider_that_cant_be_asked_where_to_go(
 async def test_a_provider_that_is_silent_is_left(
     kind: str, start_service: StartService, oauth: Settings, provider: LocalProvider
 ) -> None:
+    request = await came_back(await start_service(oauth), kind)
     service = await start_service(with_changes(oauth, "oauth", timeout=timedelta(seconds=0.3)))
-    request = await came_back(service, kind)
     leave = asyncio.Event()
 
     async def silent(_request: Any) -> Any:

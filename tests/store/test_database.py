@@ -8,7 +8,7 @@ import pytest
 
 from authsvc.errors import NotFound, Reason, StoreUnavailable, session_not_found
 from authsvc.store.database import Database
-from tests.databases import backends, opened
+from tests.databases import backends, opened, until
 
 
 @pytest.fixture
@@ -109,12 +109,16 @@ async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
 
 
 async def test_a_statement_that_takes_too_long_is_an_outage(database_dsn: str) -> None:
-    async with opened(database_dsn, pool_max=1, command_timeout="100ms") as database:
+    async with opened(database_dsn, pool_max=1, command_timeout="1s") as database:
         with pytest.raises(StoreUnavailable):
             async with database.connection() as connection:
                 await connection.execute("SELECT pg_sleep(3600)")
         await database.ping()
-        assert await backends(database_dsn) == ["idle"]
+
+        async def nothing_runs() -> bool:
+            return await backends(database_dsn) == ["idle"]
+
+        await until(nothing_runs)
 
 
 async def test_a_terminated_connection_is_an_outage_and_replaced(

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable
 from authsvc.store.database import Database
-from tests.databases import freeze, kill, resume, settings_for
+from tests.databases import freeze, kill, resume, settings_for, until
 
 # Only so that a failure ends; nothing is measured by it.
 _PATIENCE = 30.0
@@ -21,9 +21,10 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
         settings_for(
             own_server.dsn(),
             pool_max=4,
-            connect_timeout="2s",  # a busy machine takes its time
-            acquire_timeout="300ms",
-            command_timeout="300ms",
+            # Short, and yet a busy machine has the time.
+            connect_timeout="2s",
+            acquire_timeout="1s",
+            command_timeout="1s",
         )
     )
     yield opened
@@ -32,8 +33,13 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
 
 
 async def _all_busy(database: Database) -> None:
-    """Use every connection at once."""
-    await asyncio.gather(*(_sleep(database, 0.01) for _ in range(4)))
+    """Use every connection at once, as soon as that can be done."""
+
+    async def are_busy() -> bool:
+        uses = (_sleep(database, 0.01) for _ in range(4))
+        return set(await asyncio.gather(*uses, return_exceptions=True)) == {None}
+
+    await until(are_busy)
 
 
 async def _sleep(database: Database, seconds: float) -> None:

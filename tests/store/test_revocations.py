@@ -118,7 +118,7 @@ async def test_a_terminated_subscription_is_an_outage(
 
 async def test_a_server_gone_silent_is_an_outage(database_dsn: str, heard: list[str]) -> None:
     async with Proxy(database_dsn) as proxy:
-        opened = await Subscription.open(settings_for(proxy.dsn), heard.append, patience=0.1)
+        opened = await Subscription.open(settings_for(proxy.dsn), heard.append, patience=1)
         await opened.confirm()
         proxy.hold()
         with pytest.raises(StoreUnavailable):
