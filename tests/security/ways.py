@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pyotp
@@ -161,7 +162,10 @@ def forged(options_json: str) -> dict[str, Any]:
 
 
 async def by_second_factor(victim: Victim, right: bool, client: ClientContext) -> object:
-    code = pyotp.TOTP(victim.seed).now() if right else "000000"
+    totp, now = pyotp.TOTP(victim.seed), datetime.now(UTC)
+    near = {totp.at(now, steps) for steps in range(-9, 10)}
+    wrong = next(code for n in range(20) if (code := f"{n:06}") not in near)
+    code = totp.at(now) if right else wrong
     return await victim.service.auth().VerifyMfa(
         pb.VerifyMfaRequest(mfa_token=victim.mfa_token, totp_code=code, client=client)
     )
