@@ -150,7 +150,7 @@ async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[
     async with database.transaction() as conn, database.connection() as observer:
         await conn.execute("LOCK TABLE signing_keys IN ACCESS EXCLUSIVE MODE")
         reading = asyncio.create_task(keys.refresh())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not await observer.fetchval(waiting):  # noqa: ASYNC110 - only asking tells
                 await asyncio.sleep(0.01)
         yield

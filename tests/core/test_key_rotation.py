@@ -200,6 +200,6 @@ def _said(logs: Sequence[Mapping[str, object]], times: int) -> bool:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)

@@ -105,7 +105,7 @@ async def test_an_endless_answer_is_left(
 
     provider.answers["/x"] = endless
     assert await refused(http, f"{provider.address}/x")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await left.wait()
 
 

@@ -101,10 +101,14 @@ class Connection:
                 return frame
         return None
 
-    async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
-        """Make a unary call; return all that came back, as it was on the wire."""
+    async def begin(self, method: str, message: bytes = b"", **metadata: str) -> None:
+        """Send the whole of a unary call."""
         await self.send(HEADERS, END_HEADERS, 1, _request(method, metadata))
         await self.send(DATA, END_STREAM, 1, _framed(message))
+
+    async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
+        """Make a unary call; return all that came back, as it was on the wire."""
+        await self.begin(method, message, **metadata)
         received = b""
         while frame := await self.frame():
             if frame.stream == 1:

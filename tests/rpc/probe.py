@@ -239,7 +239,7 @@ def count(probe: ProbeServer, code: str, reason: str = "", method: str = LOGIN) 
 
 async def counted(probe: ProbeServer, code: str, method: str = LOGIN) -> None:
     """Wait until a call was counted: one that is broken off ends sooner for its caller."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not count(probe, code, method=method):  # noqa: ASYNC110 - a metric wakes nobody
             await asyncio.sleep(0.005)
 

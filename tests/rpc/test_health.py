@@ -48,11 +48,11 @@ class Watch:
         self._responses: AsyncIterator[Any] = aiter(self.call)
 
     async def state(self) -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return int((await anext(self._responses)).status)
 
     async def ended(self) -> bool:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await anext(self._responses, None) is None
 
 
@@ -133,7 +133,7 @@ async def test_watches_are_bounded_and_give_back_their_place(
     assert reason_of(await failure(refused.state())) == "OVERLOADED"
     first.call.cancel()
     # The server learns of the end in its own time.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await outcome(Watch(probe).state()) != "OK":
             pass
 
@@ -171,7 +171,7 @@ async def test_drain_says_not_serving_and_waits_for_no_watch(probe: ProbeServer)
     # A watcher that isn't reading when the connection closes loses what gRPC kept for it.
     told = asyncio.create_task(watch.state())
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await probe.server.drain(60)
     assert await told == NOT_SERVING
     assert await watch.ended()

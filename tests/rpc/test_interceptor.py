@@ -399,7 +399,7 @@ async def test_stream_is_closed_when_its_caller_leaves(
     call = probe.clients.raw("app", method, "unary_stream")(b"x" * 1_024)
     assert await anext(aiter(call))
     call.cancel()
-    await asyncio.wait_for(closed.wait(), 10)
+    await asyncio.wait_for(closed.wait(), 30)
     await counted(probe, "CANCELLED", method)
 
 

@@ -82,7 +82,7 @@ async def test_a_call_without_a_message_is_broken_off_in_time(
     probe = await start_probe(limited)
     async with AsyncExitStack() as stack:
         (connection,) = await _begin(stack, probe, 1, method, "app")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             ended = await connection.until(RST_STREAM)
         assert ended is not None
         assert ended.stream == 1
@@ -127,7 +127,7 @@ async def test_responses_that_are_not_read_count_until_they_are(
         await connection.send(WINDOW_UPDATE, stream=1, payload=(1_000).to_bytes(4))
         while (frame := await connection.frame()) and not frame.flags & END_STREAM:
             pass
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while await outcome(stub.Login(pb.LoginRequest())) != "OK":
                 pass
 

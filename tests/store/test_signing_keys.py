@@ -90,7 +90,7 @@ async def _until_two_wait(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         SELECT count(*) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()
     """
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while await conn.fetchval(waiting) < 2:  # noqa: ASYNC110 - only asking tells
             await asyncio.sleep(0.01)
 
