@@ -67,7 +67,7 @@ class Federated:
         self.service = service
         self.told = ToldProvider()
         self.settings = OAuthSettings(redirect_uris=(REDIRECT, f"{REDIRECT}?app=2"))
-        providers = Providers({"github": self.told, "other": self.told}, timedelta(seconds=10))
+        providers = Providers({"github": self.told, "other": self.told}, timedelta(seconds=60))
         states = OAuthStates(database, KEYRING, self.settings.state_lifetime, clock)
         guard = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)

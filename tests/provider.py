@@ -281,7 +281,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def json_client(
-    session: aiohttp.ClientSession, patience: float = 10, *, ca_file: Path | None = None
+    session: aiohttp.ClientSession, patience: float = 60, *, ca_file: Path | None = None
 ) -> JsonClient:
     """Return a client that waits longer than any test takes."""
     return JsonClient(session, timeout=patience, max_bytes=MAX_BYTES, ca_file=ca_file)

@@ -35,7 +35,7 @@ def lines() -> Iterator[io.StringIO]:
         yield stream
 
 
-async def refused(session: aiohttp.ClientSession, url: str, patience: float = 10) -> bool:
+async def refused(session: aiohttp.ClientSession, url: str, patience: float = 60) -> bool:
     client = json_client(session, patience)
     for ask in (client.get(url), client.post(url, {"code": SECRET})):
         with pytest.raises(ProviderUnavailable):

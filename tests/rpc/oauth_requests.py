@@ -1,6 +1,7 @@
 """Valid requests about logins at other providers, with what has to be there for them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 from google.protobuf.message import Message
 
@@ -19,6 +20,7 @@ def oauth_settings(provider: LocalProvider) -> OAuthSettings:
     return OAuthSettings(
         providers={"local": provider.settings(), "github": provider.settings("github")},
         redirect_uris=(REDIRECT,),
+        timeout=timedelta(seconds=60),
     )
 
 
