@@ -163,7 +163,7 @@ def forged(options_json: str) -> dict[str, Any]:
 
 async def by_second_factor(victim: Victim, right: bool, client: ClientContext) -> object:
     totp, now = pyotp.TOTP(victim.seed), datetime.now(UTC)
-    near = {totp.at(now, steps) for steps in range(-9, 10)}
+    near = {totp.at(now, counter_offset=steps) for steps in range(-9, 10)}
     wrong = next(code for n in range(20) if (code := f"{n:06}") not in near)
     code = totp.at(now) if right else wrong
     return await victim.service.auth().VerifyMfa(
