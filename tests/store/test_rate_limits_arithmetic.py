@@ -1,10 +1,10 @@
 """The database's arithmetic against the reference, and its promises against a plain log."""
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -24,15 +24,14 @@ _ALGORITHMS = ("token_bucket", "sliding_window", "fixed_window")
 
 
 class Sql:
-    """The store's functions as plain calls, each key used once."""
+    """The store's functions as plain calls, each key used once in the worker's database."""
 
     def __init__(self, runner: asyncio.Runner, connection: Connection) -> None:
         self._runner = runner
         self._connection = connection
-        self._numbers = itertools.count()
 
     def new_key(self) -> str:
-        return f"key {next(self._numbers)}"
+        return str(uuid4())
 
     def run(self, call: Callable[[Connection], Coroutine[Any, Any, _Result]]) -> _Result:
         return self._runner.run(call(self._connection))
