@@ -84,6 +84,14 @@ class SigningKey:
 
 def generate(algorithm: str) -> SigningKey:
     """Return a new key; takes tens to hundreds of milliseconds for RS256, and next to none else."""
+    while True:
+        key = _generate(algorithm)
+        # A command would take it for an option.
+        if not key.key_id.startswith("-"):
+            return key
+
+
+def _generate(algorithm: str) -> SigningKey:
     if algorithm == "HS256":
         return _symmetric(
             secrets.token_bytes(_HMAC_BYTES), base64url.encode(secrets.token_bytes(32))

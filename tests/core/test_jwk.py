@@ -25,6 +25,12 @@ def test_every_key_has_an_id_of_the_same_form(algorithm: str) -> None:
     assert len(first.key_id) == len(second.key_id) == 43
 
 
+@pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "HS256"])
+def test_no_id_reads_as_an_option(algorithm: str) -> None:
+    # One of 64 would begin so.
+    assert not any(jwk.generate(algorithm).key_id.startswith("-") for _ in range(500))
+
+
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
 def test_secret_of_another_key_is_refused(algorithm: str) -> None:
     first, second = jwk.generate(algorithm), jwk.generate(algorithm)
