@@ -56,6 +56,7 @@ NOTING = {
     "/authsvc.v1.AuthService/Register",
     "/authsvc.v1.AuthService/VerifyMfa",
     "/authsvc.v1.AccountService/ChangePassword",
+    "/authsvc.v1.AccountService/CreateApiKey",
 }
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
