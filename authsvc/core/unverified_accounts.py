@@ -50,12 +50,13 @@ class UnverifiedAccounts:
             async with self._database.connection() as connection:
                 page = await store.list_after(connection, self._after, self._page_size, before)
             for candidate in page:
+                # Noted before: one that can't be removed must not keep the others behind it.
+                self._after = candidate.user_id
                 if candidate.is_stale:
                     removed += await self._remove(candidate.user_id, before)
             if len(page) < self._page_size:
                 self._after = None
                 break
-            self._after = page[-1].user_id
         return removed
 
     async def _remove(self, user_id: UserId, before: datetime) -> bool:

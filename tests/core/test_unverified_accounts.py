@@ -259,6 +259,25 @@ async def test_it_goes_on_where_it_stopped(
     assert await removing.accounts.remove() == 1
 
 
+async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removing) -> None:
+    await removing.coded.service.register("next@example.test")
+    await removing.age()
+    await removing.coded.fetch(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE lock_not_available; END $$"
+    )
+    await removing.coded.fetch(
+        "CREATE TRIGGER refuse BEFORE DELETE ON users FOR EACH ROW"
+        f" WHEN (OLD.email = '{EMAIL}') EXECUTE FUNCTION refuse()"
+    )
+    assert await outcome(removing.accounts.remove()) == "STORE_UNAVAILABLE"
+    assert await removing.accounts.remove() == 1
+    # It is tried again each time that all are looked at.
+    await removing.coded.fetch("DROP TRIGGER refuse ON users")
+    assert await removing.accounts.remove() == 1
+    assert await removing.left() == 0
+
+
 @pytest.mark.parametrize("way", ["verified", "logged in"])
 async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removing) -> None:
     coded = removing.coded
