@@ -77,7 +77,7 @@ SMALL: Mapping[str, str] = MappingProxyType(
                 has_second_factor, password_hash IS NOT NULL AS has_password
             FROM users WHERE user_id = $1""",
         "device": """
-            SELECT failed_logins, last_use_time, trust_expire_time FROM devices
+            SELECT last_use_time, trust_expire_time FROM devices
             WHERE user_id = $1 ORDER BY last_use_time""",
         "identity": """
             SELECT provider, subject, email, create_time, last_use_time FROM identities
