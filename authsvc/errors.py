@@ -126,7 +126,7 @@ class NotPossibleNow(ServiceError):
 
 
 class TooManyAttempts(ServiceError):
-    """Too many failures; `retry_after` seconds from now an attempt is possible again."""
+    """Too many of `subject` of late; `retry_after` seconds from now one is possible again."""
 
     retry_after: float
     subject: str

@@ -1,4 +1,4 @@
-"""Owns the limits on guessing: what an attempt is charged to, and when it gets its charges back."""
+"""Owns the limits on guessing and on making: what an attempt is charged to, and gets back."""
 
 import hashlib
 import hmac
@@ -36,14 +36,14 @@ class Ticket:
     _charges: Sequence[Charge]
 
     async def refund(self) -> None:
-        """Give it all back, as only failures count.
+        """Give it all back, as an attempt that is not to count.
 
         A charge that can't be given back now stays and drains with time: no reason to fail.
         """
         try:
             await self._limiter.refund_all(self._charges)
         except ServiceError as error:
-            logger.warning("login_refund_failed", reason=error.reason)
+            logger.warning("refund_failed", reason=error.reason)
 
 
 class BruteForce:

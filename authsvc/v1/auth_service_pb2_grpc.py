@@ -211,7 +211,8 @@ class AuthServiceServicer:
         that the address is the user's. If nobody had proved it before, whoever
         made the account may be another, so its password, sessions and keys are
         gone, unless it has a second factor, which is asked for. Roles: app.
-        Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

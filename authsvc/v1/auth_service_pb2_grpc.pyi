@@ -74,7 +74,8 @@ class AuthServiceStub:
     that the address is the user's. If nobody had proved it before, whoever
     made the account may be another, so its password, sessions and keys are
     gone, unless it has a second factor, which is asked for. Roles: app.
-    Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
+    FIELD_INVALID.
     """
     BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
     """Starts a login with a passkey, which may take 5 minutes unless set
@@ -207,7 +208,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     that the address is the user's. If nobody had proved it before, whoever
     made the account may be another, so its password, sessions and keys are
     gone, unless it has a second factor, which is asked for. Roles: app.
-    Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
+    FIELD_INVALID.
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
     """Starts a login with a passkey, which may take 5 minutes unless set
@@ -379,7 +381,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         that the address is the user's. If nobody had proved it before, whoever
         made the account may be another, so its password, sessions and keys are
         gone, unless it has a second factor, which is asked for. Roles: app.
-        Reasons: CODE_INVALID, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

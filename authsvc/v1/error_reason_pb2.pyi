@@ -73,8 +73,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: `policy`. Don't retry.
     """
     ERROR_REASON_TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED. Too many failed attempts for this account or from
-    this address. Details: google.rpc.RetryInfo and google.rpc.QuotaFailure.
+    """RESOURCE_EXHAUSTED. Too many of late for this account or from this
+    address. Details: google.rpc.QuotaFailure, whose subject says of what:
+    `login` (failed attempts to prove who one is), `registration`, `code`
+    (requests for one) or `api_key` (keys made), and google.rpc.RetryInfo.
     Retry after the delay that RetryInfo names.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
@@ -197,8 +199,10 @@ ERROR_REASON_POLICY_UNKNOWN: ErrorReason.ValueType  # 12
 Metadata: `policy`. Don't retry.
 """
 ERROR_REASON_TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED. Too many failed attempts for this account or from
-this address. Details: google.rpc.RetryInfo and google.rpc.QuotaFailure.
+"""RESOURCE_EXHAUSTED. Too many of late for this account or from this
+address. Details: google.rpc.QuotaFailure, whose subject says of what:
+`login` (failed attempts to prove who one is), `registration`, `code`
+(requests for one) or `api_key` (keys made), and google.rpc.RetryInfo.
 Retry after the delay that RetryInfo names.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14

@@ -95,6 +95,21 @@ async def test_a_login_may_have_to_wait_for_the_verification(
     assert await outcome(service.auth().Login(login)) == "OK"
 
 
+async def test_a_code_to_log_in_with_verifies_no_account_with_a_factor(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    service = await start_service(with_portal(live_settings, require_verified_email=True))
+    await service.register()
+    await service.fetch("UPDATE users SET has_second_factor = true")
+    request = pb.RequestLoginCodeRequest(email=EMAIL, delivery=DELIVERY_RETURN)
+    asked = await service.auth(PORTAL).RequestLoginCode(request)
+    login = pb.LoginWithCodeRequest(challenge_id=asked.challenge_id, code=asked.code)
+    assert await outcome(service.auth().LoginWithCode(login)) == "EMAIL_NOT_VERIFIED"
+    code = await sent(service, MessageKind.VERIFY_EMAIL)
+    await service.auth().VerifyEmail(pb.VerifyEmailRequest(email=EMAIL, code=code))
+    assert (await service.auth().LoginWithCode(login)).HasField("mfa")
+
+
 # Login
 
 
