@@ -5,6 +5,7 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -22,6 +23,7 @@ from authsvc.store.users import Credential, LoginSubject
 from tests.accounts import CALL, KEYRING, key
 from tests.clock import FakeClock
 from tests.codes import unlimited_codes
+from tests.databases import until, waits_for_a_lock
 
 ADDRESS = "ada@example.test"
 OTHER = "bob@example.test"
@@ -247,6 +249,32 @@ async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
     made = await asyncio.gather(*(world.issue() for _ in range(20)))
     claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]
     assert sorted(map(str, claims)) == sorted(["None"] * 19 + [str(world.ada)])
+
+
+# What happens while a right code waits for its user's row, and whether it is still right then.
+MEANWHILE = {
+    "UPDATE users SET failed_logins = 1": True,
+    "UPDATE one_time_codes SET attempts = 4": True,
+    "UPDATE one_time_codes SET attempts = 5": False,
+    "UPDATE one_time_codes SET use_time = create_time": False,
+    "UPDATE one_time_codes SET code_id = gen_random_uuid()": False,
+    "DELETE FROM one_time_codes": False,
+    "DELETE FROM users": False,
+}
+
+
+@pytest.mark.parametrize("change", MEANWHILE)
+async def test_who_waited_for_the_user_meets_the_code_as_it_is_then(
+    change: str, world: World
+) -> None:
+    issued = await world.issue()
+    async with world.database.connection() as looking:
+        async with world.database.transaction() as connection:
+            await connection.execute("UPDATE users SET update_time = now()")
+            claim = asyncio.create_task(world.claim(issued.code))
+            await until(partial(waits_for_a_lock, looking))
+            await connection.execute(change)
+        assert await claim == (world.ada if MEANWHILE[change] else None)
 
 
 async def test_a_code_for_nobody_never_works(world: World) -> None:
