@@ -287,9 +287,9 @@ class RetentionSettings(Section):
 
     @model_validator(mode="after")
     def _use_can_be_told(self) -> Self:
-        period = self.unverified_accounts
-        if period is not None and not timedelta(days=1) <= period <= self.audit_events:
-            raise ValueError("unverified_accounts must be from 1d to audit_events")
+        period, day = self.unverified_accounts, timedelta(days=1)
+        if period is not None and not day <= period <= self.audit_events - day:
+            raise ValueError("unverified_accounts must be from 1d to 1d less than audit_events")
         return self
 
 

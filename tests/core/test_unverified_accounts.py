@@ -82,10 +82,23 @@ async def test_it_is_off_unless_it_is_set(coded: Coded) -> None:
     assert await removing.left() == 1
 
 
-@pytest.mark.parametrize("period", ["0s", "23h", "401d"])
+@pytest.mark.parametrize("period", ["0s", "23h", "1417h", "60d", "61d"])
 def test_the_period_is_one_that_audit_events_tell_of(period: str) -> None:
-    with pytest.raises(ValidationError, match="from 1d to audit_events"):
-        RetentionSettings.model_validate({"unverified_accounts": period})
+    with pytest.raises(ValidationError, match="from 1d to 1d less than audit_events"):
+        RetentionSettings.model_validate({"unverified_accounts": period, "audit_events": "60d"})
+
+
+async def test_audit_events_tell_of_the_longest_period(coded: Coded) -> None:
+    """They go first, and with them what tells who made an account."""
+    longest = {"unverified_accounts": "59d", "audit_events": "60d"}
+    settings = RetentionSettings.model_validate(longest)
+    removing = Removing(coded, settings)
+    others = {"unverified_accounts": removing.accounts.remove}
+    retention = Retention(removing.database, settings, removing.clock, others)
+    removing.clock.advance(timedelta(days=59))
+    assert (await retention.run_once())["unverified_accounts"] == 0
+    removing.clock.advance(timedelta(days=1))
+    assert (await retention.run_once())["unverified_accounts"] == 1
 
 
 async def test_the_service_removes_it(
