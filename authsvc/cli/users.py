@@ -33,6 +33,9 @@ def create(
     role: Annotated[
         list[str] | None, typer.Option("--role", help="A role of the user; may be repeated.")
     ] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="The address is known to be the user's.")
+    ] = False,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
     ] = False,
@@ -41,7 +44,8 @@ def create(
 ) -> None:
     """Create an account; the password is asked for, or read from standard input.
 
-    It has to meet the service's policy, like anybody's. Without a role the user gets "user".
+    It has to meet the service's policy, like anybody's. Without a role the user gets "user". A
+    user of a role that needs a second factor can't log in before the address is verified.
     """
     settings = settings_of(config, secrets)
     if password_stdin:
@@ -51,7 +55,12 @@ def create(
     user_id = _with_accounts(
         settings,
         lambda accounts: accounts.create_user(
-            cli_call(), email, password, display_name=name, roles=tuple(role or ("user",))
+            cli_call(),
+            email,
+            password,
+            display_name=name,
+            roles=tuple(role or ("user",)),
+            verified=verified,
         ),
     )
     print(f"{user_id} created.")

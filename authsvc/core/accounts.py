@@ -39,6 +39,7 @@ class Registration:
     """What an account is made of; `client` is the end user's side of the request.
 
     `delivery` is what becomes of the code to verify the address with; None: none is made.
+    `verified` says that it is known to be the user's without one.
     """
 
     email: str
@@ -46,6 +47,7 @@ class Registration:
     display_name: str = ""
     client: ClientContext = field(default_factory=ClientContext)
     delivery: Delivery | None = Delivery.SEND
+    verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +99,10 @@ class Accounts:
         *,
         display_name: str = "",
         roles: Sequence[str] = _DEFAULT_ROLES,
+        verified: bool = False,
     ) -> UserId:
         """Make an account on an operator's behalf; raises as `register`, without its limit."""
-        registration = Registration(email, password, display_name, delivery=None)
+        registration = Registration(email, password, display_name, delivery=None, verified=verified)
         return (await self._create(call, AuditType.USER_CREATE, registration, roles)).user_id
 
     async def get(self, user_id: UserId) -> User:
@@ -180,8 +183,12 @@ class Accounts:
             roles=tuple(roles),
             status=UserStatus.ACTIVE,
             create_time=now,
+            email_verify_time=now if registration.verified else None,
         )
-        event = AuditEvent(event_type, call, user.user_id, client=registration.client)
+        detail = {"verified": True} if registration.verified else {}
+        event = AuditEvent(
+            event_type, call, user.user_id, client=registration.client, detail=detail
+        )
         async with self._database.transaction() as connection:
             inserted = await users.insert(
                 connection,

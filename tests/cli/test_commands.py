@@ -136,6 +136,17 @@ def test_users_are_created_disabled_and_enabled(command: Command) -> None:
     assert command("users", "enable", user_id).exit_code == 0
 
 
+@pytest.mark.parametrize("verified", [False, True])
+def test_users_create_takes_an_operators_word_for_an_address(
+    command: Command, verified: bool
+) -> None:
+    words = ["--password-stdin", *(["--verified"] if verified else [])]
+    result = command("users", "create", "ada@example.com", *words, input=f"{PASSWORD}\n")
+    assert result.exit_code == 0, result.output
+    (line,) = command("users", "export").stdout.splitlines()
+    assert json.loads(line)["email_verified"] is verified
+
+
 def test_users_create_asks_for_the_password(command: Command) -> None:
     result = command("users", "create", "ada@example.com", input=f"{PASSWORD}\n{PASSWORD}\n")
     assert result.exit_code == 0, result.output

@@ -204,10 +204,23 @@ async def test_an_operator_makes_an_account_with_roles(
     user = await service.accounts.get(user_id)
     assert (user.display_name, user.roles) == ("Ada", ("user", "editor"))
     assert await _events(database) == [("user.create", "cli", CLI.request_id, user_id)]
+    assert user.email_verify_time is None
     with pytest.raises(AlreadyExists):
         await service.accounts.create_user(CLI, EMAIL.upper(), PASSWORD)
     with pytest.raises(FieldInvalid):
         await service.accounts.create_user(CLI, "bob@example.test", "short")
+
+
+async def test_an_operator_may_know_whose_an_address_is(
+    service: Service, database: Database
+) -> None:
+    user_id = await service.accounts.create_user(CLI, EMAIL, PASSWORD, verified=True)
+    assert (await service.accounts.get(user_id)).email_verify_time is not None
+    async with database.connection() as connection:
+        detail = await connection.fetchval(
+            "SELECT detail FROM audit_events WHERE type = 'user.create'"
+        )
+    assert json.loads(detail) == {"verified": True}
 
 
 @pytest.mark.parametrize("by", ["id", "id as text", "address"])

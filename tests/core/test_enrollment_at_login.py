@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from authsvc.config import SecondFactorSettings
 from authsvc.models import ClientContext, MfaChallenge
 from tests.accounts import CALL, EMAIL, IP, PASSWORD, WRONG, unlimited
@@ -43,6 +45,16 @@ async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
     client = ClientContext(IP)
     outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
+
+
+@pytest.mark.parametrize("verified", [False, True])
+async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
+    required: Secured, verified: bool
+) -> None:
+    email, client = "grace@example.test", ClientContext(IP)
+    await required.service.accounts.create_user(CALL, email, PASSWORD, verified=verified)
+    login = required.service.password_login.login(CALL, email, PASSWORD, client)
+    assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 
 
 async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
