@@ -41,6 +41,7 @@ class Cause(StrEnum):
     PASSKEY = "passkey"
     LOCKED = "locked"
     DISABLED = "disabled"
+    UNVERIFIED = "unverified"
 
 
 class Rejected(Exception):
@@ -106,8 +107,9 @@ class Attempts:
         The block raises `Rejected` if the proof was wrong: the attempt stays counted, is recorded,
         and `failure()` is raised. Any other error is not the user's failure, and the attempt is
         given back; so it is when the block succeeds, except for the count of consecutive failures,
-        which is for `users.confirm` to reset or `release` to take back. An attempt that `unlocks`
-        is evaluated also after too many consecutive failures.
+        which is for `users.confirm` to reset or `release` to take back. EMAIL_NOT_VERIFIED is
+        recorded all the same. An attempt that `unlocks` is evaluated also after too many
+        consecutive failures.
 
         Raises:
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
@@ -128,8 +130,7 @@ class Attempts:
         try:
             yield attempt
         except Rejected as rejected:
-            detail = {"cause": rejected.cause.value}
-            await self._record(attempt, AuditType.LOGIN_FAILURE, detail)
+            await self._record_failure(attempt, rejected.cause)
             raise failure() from None
         except ServiceError as error:
             # Overloaded, StoreUnavailable: not the user's failure.
@@ -138,6 +139,8 @@ class Attempts:
             if error.reason is Reason.USER_NOT_FOUND:
                 # The account was deleted meanwhile: the answer is that of one that never was.
                 raise failure() from None
+            if error.reason is Reason.EMAIL_NOT_VERIFIED:
+                await self._record_failure(attempt, Cause.UNVERIFIED)
             raise
         await ticket.refund()
 
@@ -166,6 +169,9 @@ class Attempts:
                 await release(connection, attempt)
         except ServiceError as error:
             logger.warning("login_release_failed", reason=error.reason)
+
+    async def _record_failure(self, attempt: Attempt, cause: Cause) -> None:
+        await self._record(attempt, AuditType.LOGIN_FAILURE, {"cause": cause.value})
 
     async def _record(
         self, attempt: Attempt, event_type: AuditType, detail: dict[str, str]

@@ -8,7 +8,7 @@ from authsvc.config import SecondFactorSettings
 from authsvc.models import ClientContext, MfaChallenge
 from tests.accounts import CALL, EMAIL, IP, PASSWORD, WRONG, unlimited
 from tests.factors import App, Secured, reason, reasons
-from tests.logins import Replicas
+from tests.logins import Replicas, causes
 
 REFUSED = "CREDENTIALS_INVALID"
 
@@ -112,8 +112,10 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     assert await required.service.login(WRONG) == REFUSED
     for table in ("challenges", "factors", "sessions"):
         assert await required.fetchval(f"SELECT count(*) FROM {table}") == 0
-    # The right password was no failure.
+    # The right password was no failure to count, but one to know of.
     assert await required.failed() == 1
+    recorded = await causes(required.service.database)
+    assert recorded == {"login_failure:unverified": 1, "login_failure:password": 1}
     await required.prove(ada)
     await required.challenge()
 
