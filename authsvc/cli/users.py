@@ -44,8 +44,9 @@ def create(
 ) -> None:
     """Create an account; the password is asked for, or read from standard input.
 
-    It has to meet the service's policy, like anybody's. Without a role the user gets "user". A
-    user of a role that needs a second factor can't log in before the address is verified.
+    It has to meet the service's policy, like anybody's. Without a role the user gets "user".
+
+    A user of a role that needs a second factor can't log in before the address is verified.
     """
     settings = settings_of(config, secrets)
     if password_stdin:
