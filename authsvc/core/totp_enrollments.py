@@ -60,7 +60,9 @@ class TotpEnrollments:
         """
         self._recent_login.require(claims)
         user_id = claims.subject
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
+            # What can't come of it is no attempt; it is asked again before the code is looked at.
+            await self._hold_with_room(connection, claims)
             found = await factors.find_unconfirmed(connection, factor_id, user_id)
         if found is None:
             raise factor_not_found()

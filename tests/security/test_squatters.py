@@ -23,8 +23,7 @@ from tests.security.ways import WAYS, Victim, affordable
 
 Make = Callable[[Service, Tokens], Awaitable[Any]]
 UNPROVED = "EMAIL_NOT_VERIFIED"
-# Not audit_events: that it was tried may be known.
-KEPT = ("users", "factors", "recovery_codes", "outbox")
+KEPT = ("users", "factors", "recovery_codes", "outbox", "audit_events")
 
 
 @pytest_asyncio.fixture
