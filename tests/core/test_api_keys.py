@@ -54,6 +54,17 @@ async def test_keys_made_and_revoked_over_and_over_fill_no_table(world: World) -
     await other.create(bob)
 
 
+async def test_many_at_once_make_no_more_keys_a_day_than_allowed(world: World) -> None:
+    few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=3, window=DAY))
+    replicas = [replica(world, limits=few, max_per_user=100) for _ in range(2)]
+    user_id = await world.add_user()
+    calls = (replicas[n % 2].create(user_id) for n in range(100))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [found for found in outcomes if isinstance(found, TooManyAttempts)]
+    assert len(refused) == 97
+    assert (await stored(world))["api_keys"] == 3
+
+
 async def test_only_keys_that_were_made_count(world: World) -> None:
     few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=2, window=DAY))
     keys, user_id = replica(world, limits=few, max_per_user=1), await world.add_user()
