@@ -17,7 +17,12 @@ from authsvc.store.database import Connection, Database
 
 _SYSTEM = Call(request_id="", caller="system")
 # What nobody does to an account but who can get into it.
-_USES = (*(AuditType.LOGIN, AuditType.MFA_REQUIRED, AuditType.SESSION_CREATE, AuditType.REFRESH),)
+_USES = (
+    AuditType.LOGIN,
+    AuditType.MFA_REQUIRED,
+    AuditType.SESSION_CREATE,
+    AuditType.REFRESH,
+)
 _PAGES = 20
 
 
