@@ -7,48 +7,48 @@ from dataclasses import dataclass
 import aiohttp
 
 from authsvc.config import Settings
-from authsvc.core.account_data import AccountData
-from authsvc.core.account_deletion import AccountDeletion
-from authsvc.core.accounts import Accounts
-from authsvc.core.api_keys import ApiKeys
-from authsvc.core.clock import SystemClock
-from authsvc.core.code_login import CodeLogin
-from authsvc.core.code_proofs import CodeProofs
-from authsvc.core.code_requests import CodeLimits, CodeRequests
-from authsvc.core.delivery import CHANNEL, Deliverer
-from authsvc.core.email_change import EmailChange
-from authsvc.core.factor_changes import FactorChanges
-from authsvc.core.factor_proofs import FactorProofs
-from authsvc.core.factors import Factors
-from authsvc.core.hashing import PasswordHasher
-from authsvc.core.identities import Identities
-from authsvc.core.login import PasswordLogin
-from authsvc.core.login_completion import LoginCompletion
-from authsvc.core.mfa_verification import MfaVerification
-from authsvc.core.oauth import OAuthStart
-from authsvc.core.oauth_login import OAuthLogin
-from authsvc.core.oauth_states import OAuthStates
-from authsvc.core.one_time_codes import OneTimeCodes
-from authsvc.core.owner_arrival import OwnerArrival
-from authsvc.core.passkey_login import BeginPasskeyLogin, BoundAccounts, LoginWithPasskey
-from authsvc.core.passkey_registration import (
+from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.own_data import AccountData
+from authsvc.core.accounts.password_change import PasswordChange
+from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.codes.one_time_codes import OneTimeCodes
+from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.codes.requests import CodeLimits, CodeRequests
+from authsvc.core.factors.challenges import SecondFactors
+from authsvc.core.factors.changes import FactorChanges
+from authsvc.core.factors.own_factors import Factors
+from authsvc.core.factors.passkey_registration import (
     BeginPasskeyRegistration,
     FinishPasskeyRegistration,
 )
-from authsvc.core.passkeys import Passkeys
-from authsvc.core.password_change import PasswordChange
-from authsvc.core.recovery import PasswordRecovery
-from authsvc.core.recovery_codes import RecoveryCodes
-from authsvc.core.relying_party import RelyingParty
-from authsvc.core.second_factors import SecondFactors
-from authsvc.core.service_tokens import ServiceTokens
-from authsvc.core.stored_messages import StoredMessages
-from authsvc.core.totp import Totp
-from authsvc.core.totp_enrollments import TotpEnrollments
-from authsvc.core.unverified_accounts import UnverifiedAccounts
-from authsvc.core.user_export import UserExport
-from authsvc.core.user_import import UserImport
-from authsvc.core.verification import EmailVerification
+from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.factors.proofs import FactorProofs
+from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.factors.relying_party import RelyingParty
+from authsvc.core.factors.totp import Totp
+from authsvc.core.factors.totp_enrollment import TotpEnrollments
+from authsvc.core.federation.authorization import OAuthStart
+from authsvc.core.federation.identities import Identities
+from authsvc.core.federation.states import OAuthStates
+from authsvc.core.lib.clock import SystemClock
+from authsvc.core.login.code import CodeLogin
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.core.login.federated import OAuthLogin
+from authsvc.core.login.passkey import BeginPasskeyLogin, BoundAccounts, LoginWithPasskey
+from authsvc.core.login.password import PasswordLogin
+from authsvc.core.login.second_factor import MfaVerification
+from authsvc.core.messages.delivery import CHANNEL, Deliverer
+from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.tokens.service_tokens import ServiceTokens
+from authsvc.core.user_transfer.exporting import UserExport
+from authsvc.core.user_transfer.importing import UserImport
 from authsvc.foundation import Foundation, lay
 from authsvc.models import Clock
 from authsvc.outbound.http import open_session

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 
 from authsvc.config import Settings
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.api_key_validation import ApiKeyValidation
-from authsvc.core.attempts import Attempts
-from authsvc.core.brute_force import BruteForce
-from authsvc.core.hashing import PasswordHasher
-from authsvc.core.outbox import Outbox
-from authsvc.core.passwords import PasswordPolicy
-from authsvc.core.rate_limits import RateLimiter, policies_from
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.refresh_tokens import RefreshTokenCodec
-from authsvc.core.revocations import Revocation, RevocationListener
-from authsvc.core.sealing import Keyring
-from authsvc.core.sessions import Sessions
-from authsvc.core.signing_keys import SigningKeys
-from authsvc.core.tokens import TokenValidation
+from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.attempts.attempts import Attempts
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.revocations.listener import Revocation, RevocationListener
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models import Clock
 from authsvc.store.database import Database
 

@@ -11,12 +11,12 @@ import structlog
 from authsvc.addresses import with_port
 from authsvc.app import Core, handlers, open_core, open_deliverer
 from authsvc.config import Settings
-from authsvc.core.api_key_validation import ApiKeyValidation
-from authsvc.core.clock import SystemClock
-from authsvc.core.delivery import Deliverer
-from authsvc.core.rate_limits import policies_from
-from authsvc.core.retention import Retention
-from authsvc.core.sessions import Sessions
+from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.lib.clock import SystemClock
+from authsvc.core.limits.limiter import policies_from
+from authsvc.core.messages.delivery import Deliverer
+from authsvc.core.retention.cleanup import Retention
+from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models import Clock

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from authsvc.addresses import ServerError, split_address
 from authsvc.config import Settings
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.metrics import Metrics
 from authsvc.models import Clock
 

@@ -18,25 +18,25 @@ from authsvc.config import (
     SessionSettings,
     TokenSettings,
 )
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.accounts import Accounts, Registration
-from authsvc.core.attempts import Attempts
-from authsvc.core.brute_force import BruteForce
-from authsvc.core.code_requests import CodeLimits, CodeRequests
-from authsvc.core.hashing import PasswordHash, PasswordHasher, Verification
-from authsvc.core.login import PasswordLogin
-from authsvc.core.login_completion import LoginCompletion
-from authsvc.core.one_time_codes import OneTimeCodes
-from authsvc.core.outbox import Outbox
-from authsvc.core.passkeys import Passkeys
-from authsvc.core.passwords import PasswordPolicy
-from authsvc.core.refresh_tokens import RefreshTokenCodec
-from authsvc.core.relying_party import RelyingParty
-from authsvc.core.sealing import Keyring
-from authsvc.core.second_factors import SecondFactors
-from authsvc.core.sessions import Sessions
-from authsvc.core.signing_keys import SigningKeys
-from authsvc.core.totp import Totp
+from authsvc.core.accounts.accounts import Accounts, Registration
+from authsvc.core.attempts.attempts import Attempts
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.codes.one_time_codes import OneTimeCodes
+from authsvc.core.codes.requests import CodeLimits, CodeRequests
+from authsvc.core.factors.challenges import SecondFactors
+from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.factors.relying_party import RelyingParty
+from authsvc.core.factors.totp import Totp
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.core.login.password import PasswordLogin
+from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServiceError
 from authsvc.models import Call, ClientContext, Tokens, UserId
 from authsvc.store.database import Database

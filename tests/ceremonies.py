@@ -8,7 +8,7 @@ from uuid import uuid4
 import cbor2
 
 from authsvc.config import PasskeySettings
-from authsvc.core.relying_party import RelyingParty, parse_assertion
+from authsvc.core.factors.relying_party import RelyingParty, parse_assertion
 from authsvc.dev.authenticator import Authenticator, decode, encode
 from authsvc.models import UserId
 from tests.passkeys import ORIGIN

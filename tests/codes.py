@@ -12,15 +12,15 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.code_login import CodeLogin
-from authsvc.core.code_proofs import CodeProofs
-from authsvc.core.email_change import EmailChange
-from authsvc.core.one_time_codes import IssuedCode, Purpose
-from authsvc.core.outbox import Message, MessageKind, unseal
-from authsvc.core.owner_arrival import OwnerArrival
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.recovery import PasswordRecovery
-from authsvc.core.verification import EmailVerification
+from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
+from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.login.code import CodeLogin
+from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.errors import ServiceError
 from authsvc.models import Claims, ClientContext, Delivery, LoginOutcome, User, UserId
 from authsvc.store import users

@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 
 from authsvc.config import DeliverySettings
-from authsvc.core.delivery import Deliverer, Post
-from authsvc.core.message_texts import Letter, Text, View
-from authsvc.core.outbox import Message, MessageKind, Outbox
+from authsvc.core.messages.delivery import Deliverer, Post
+from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.messages.templates import Letter, Text, View
 from authsvc.models import UserId
 from authsvc.store.database import Database
 from tests.accounts import KEYRING

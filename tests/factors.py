@@ -11,14 +11,14 @@ import pyotp
 import pytest_asyncio
 
 from authsvc.config import SecondFactorSettings
-from authsvc.core.factor_changes import FactorChanges
-from authsvc.core.factor_proofs import FactorProofs, RecoveryCode, SecondFactor, TotpCode
-from authsvc.core.factors import Factors
-from authsvc.core.mfa_verification import MfaVerification
-from authsvc.core.outbox import Outbox
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.recovery_codes import RecoveryCodes
-from authsvc.core.totp_enrollments import TotpEnrollments
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.factors.changes import FactorChanges
+from authsvc.core.factors.own_factors import Factors
+from authsvc.core.factors.proofs import FactorProofs, RecoveryCode, SecondFactor, TotpCode
+from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.factors.totp_enrollment import TotpEnrollments
+from authsvc.core.login.second_factor import MfaVerification
+from authsvc.core.messages.outbox import Outbox
 from authsvc.errors import ServiceError
 from authsvc.models import (
     Claims,

@@ -12,10 +12,10 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
-from authsvc.core import base64url
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.jwk import SigningKey
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.lib import base64url
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.jwk import SigningKey
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models import Claims, InactiveReason, ServiceClaims
 from authsvc.store.database import Database
 from tests.clock import FakeClock

@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from authsvc.config import ImportSettings
-from authsvc.core.hashing import PasswordHasher
-from authsvc.core.import_rows import RowFailure
-from authsvc.core.user_export import UserExport
-from authsvc.core.user_import import ImportCounts, ImportOptions, UserImport
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.user_transfer.exporting import UserExport
+from authsvc.core.user_transfer.import_rows import RowFailure
+from authsvc.core.user_transfer.importing import ImportCounts, ImportOptions, UserImport
 from authsvc.store.database import Database
 from tests.accounts import CLI, PEPPERS, cheap_passwords
 from tests.clock import FakeClock

@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 from authsvc.config import TokenSettings
-from authsvc.core import base64url, token_claims
-from authsvc.core.access_tokens import AccessTokens, SignedToken
-from authsvc.core.service_tokens import ServiceTokens
-from authsvc.core.tokens import TokenCheck, TokenResult, TokenValidation
+from authsvc.core.lib import base64url
+from authsvc.core.signing import token_claims
+from authsvc.core.signing.access_tokens import AccessTokens, SignedToken
+from authsvc.core.tokens.service_tokens import ServiceTokens
+from authsvc.core.tokens.validation import TokenCheck, TokenResult, TokenValidation
 from authsvc.models import Caller, Claims, Role, Tokens
 from tests.sessions import CALL, Replica, World
 from tests.tokens import PERMISSIONS

@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 from authsvc.config import ApiKeySettings, BruteForceSettings, PolicySettings
-from authsvc.core.api_key_validation import ApiKeyCheck, ApiKeyResult, ApiKeyValidation
-from authsvc.core.api_keys import ApiKeys, CreatedApiKey, NewApiKey
-from authsvc.core.brute_force import BruteForce
-from authsvc.core.ids import uuid7
-from authsvc.core.outbox import Outbox
-from authsvc.core.rate_limits import RateLimiter, policies_from
-from authsvc.core.recent_login import RecentLogin
+from authsvc.core.api_keys.keys import ApiKeys, CreatedApiKey, NewApiKey
+from authsvc.core.api_keys.validation import ApiKeyCheck, ApiKeyResult, ApiKeyValidation
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.messages.outbox import Outbox
 from authsvc.models import Claims, InactiveReason, SessionId, UserId
 from authsvc.store.database import Database
 from tests.sessions import CALL, DAY, World

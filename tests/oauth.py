@@ -15,15 +15,15 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import OAuthSettings
-from authsvc.core.brute_force import BruteForce
-from authsvc.core.identities import Identities
-from authsvc.core.oauth import OAuthStart
-from authsvc.core.oauth_login import OAuthLogin, OAuthOutcome
-from authsvc.core.oauth_states import OAuthStates
-from authsvc.core.owner_arrival import OwnerArrival
-from authsvc.core.providers import ExternalIdentity, Providers
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.tokens import TokenValidation
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.federation.authorization import OAuthStart
+from authsvc.core.federation.identities import Identities
+from authsvc.core.federation.providers import ExternalIdentity, Providers
+from authsvc.core.federation.states import OAuthStates
+from authsvc.core.login.federated import OAuthLogin, OAuthOutcome
+from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError, credentials_invalid
 from authsvc.models import ClientContext, MfaChallenge, Tokens
 from tests.accounts import CALL, IP, KEYRING, Service, unlimited

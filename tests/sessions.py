@@ -10,12 +10,12 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import SessionSettings, TokenSettings
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.ids import uuid7
-from authsvc.core.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions import SessionCheck, SessionResult, Sessions
-from authsvc.core.signing_keys import SigningKeys
-from authsvc.core.tokens import TokenValidation
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models import Call, ClientContext, SessionId, Tokens, UserId
 from authsvc.store.database import Connection, Database
 from tests.clock import FakeClock

@@ -8,11 +8,11 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, TokenSettings
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.audit import AuditType
-from authsvc.core.ids import uuid7
-from authsvc.core.sealing import Keyring
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models import Call, ClientContext, Clock, Session, SessionId, UserId, UserStatus
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState

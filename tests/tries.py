@@ -11,12 +11,12 @@ from datetime import timedelta
 
 from authsvc.app import Core
 from authsvc.config import RetentionSettings
-from authsvc.core.accounts import Registration
-from authsvc.core.api_keys import NewApiKey
-from authsvc.core.factor_proofs import PasskeyAssertion, SecondFactor, TotpCode
-from authsvc.core.one_time_codes import IssuedCode, Purpose
-from authsvc.core.password_change import NewPassword
-from authsvc.core.retention import Retention
+from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.password_change import NewPassword
+from authsvc.core.api_keys.keys import NewApiKey
+from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
+from authsvc.core.factors.proofs import PasskeyAssertion, SecondFactor, TotpCode
+from authsvc.core.retention.cleanup import Retention
 from authsvc.dev.authenticator import Authenticator
 from authsvc.errors import ServiceError
 from authsvc.models import (

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
 from authsvc.config import ConfigError, Settings
-from authsvc.core.clock import SystemClock
+from authsvc.core.lib.clock import SystemClock
 from authsvc.outbound.post import open_post
 
 app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)

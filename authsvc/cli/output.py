@@ -15,7 +15,7 @@ from rich.table import Table
 
 from authsvc.addresses import ServerError
 from authsvc.config import ConfigError, Settings, load
-from authsvc.core.sealing import SealError
+from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServiceError
 from authsvc.store.migrator import SchemaError
 

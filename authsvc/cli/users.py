@@ -14,7 +14,7 @@ from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
 from authsvc.config import Settings
-from authsvc.core.accounts import Accounts
+from authsvc.core.accounts.accounts import Accounts
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import structlog
 
-from authsvc.core.delivery import NotDelivered
-from authsvc.core.message_texts import Letter
+from authsvc.core.messages.delivery import NotDelivered
+from authsvc.core.messages.templates import Letter
 
 logger = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import structlog
 
 from authsvc.config import ProviderSettings
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ProviderUnavailable, credentials_invalid
 from authsvc.models import Clock
 from authsvc.outbound import id_tokens

@@ -1,8 +1,8 @@
 """Owns the choice of the way that messages go, as the settings say."""
 
 from authsvc.config import ConfigError, DeliverySettings
-from authsvc.core.delivery import Channel, Post
-from authsvc.core.outbox import CODE_KINDS, MessageKind
+from authsvc.core.messages.delivery import Channel, Post
+from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
 from authsvc.models import Clock
 from authsvc.outbound.folder import FolderChannel
 from authsvc.outbound.rendering import TemplateRenderer

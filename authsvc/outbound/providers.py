@@ -3,7 +3,7 @@
 import aiohttp
 
 from authsvc.config import OAuthSettings, ProviderSettings
-from authsvc.core.providers import Provider, Providers
+from authsvc.core.federation.providers import Provider, Providers
 from authsvc.models import Clock
 from authsvc.outbound.github import GitHub
 from authsvc.outbound.http import JsonClient

@@ -18,8 +18,8 @@ from jinja2 import (
 )
 
 from authsvc.config import ConfigError
-from authsvc.core.message_texts import Text, View
-from authsvc.core.outbox import CODE_KINDS, MessageKind
+from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
+from authsvc.core.messages.templates import Text, View
 
 _SHIPPED = Path(__file__).with_name("templates")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")

@@ -24,8 +24,8 @@ from aiosmtplib import (
     SMTPResponseException,
 )
 
-from authsvc.core.delivery import NotDelivered
-from authsvc.core.message_texts import Letter
+from authsvc.core.messages.delivery import NotDelivered
+from authsvc.core.messages.templates import Letter
 from authsvc.credential_sections import SmtpSettings
 
 _GOODBYE_SECONDS = 1.0

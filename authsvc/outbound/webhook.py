@@ -11,8 +11,8 @@ from datetime import datetime
 
 import aiohttp
 
-from authsvc.core.delivery import NotDelivered
-from authsvc.core.message_texts import Letter
+from authsvc.core.messages.delivery import NotDelivered
+from authsvc.core.messages.templates import Letter
 from authsvc.credential_sections import WebhookSettings, webhook_key
 from authsvc.models import Clock
 

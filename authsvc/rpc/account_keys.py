@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
-from authsvc.core.api_keys import NewApiKey
+from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.errors import FieldInvalid
 from authsvc.models import ApiKey, ApiKeyId
 from authsvc.rpc import Context, convert

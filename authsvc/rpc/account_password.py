@@ -1,6 +1,6 @@
 """Owns the handler of AccountService that changes a password."""
 
-from authsvc.core.password_change import NewPassword
+from authsvc.core.accounts.password_change import NewPassword
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call, current_claims
 from authsvc.rpc.use_cases import AccountUseCases

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
-from authsvc.core.import_fields import firebase_parameters
-from authsvc.core.import_rows import RowFailure
-from authsvc.core.user_import import ImportOptions, UserImport
+from authsvc.core.user_transfer.import_fields import firebase_parameters
+from authsvc.core.user_transfer.import_rows import RowFailure
+from authsvc.core.user_transfer.importing import ImportOptions, UserImport
 from authsvc.errors import FieldInvalid, Overloaded, StoreUnavailable
 from authsvc.rpc import Context
 from authsvc.rpc.inbound import current_call

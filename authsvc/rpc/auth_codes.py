@@ -1,6 +1,6 @@
 """Owns the handlers of AuthService about one-time codes."""
 
-from authsvc.core.one_time_codes import IssuedCode, Purpose
+from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.models import ClientContext, Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call

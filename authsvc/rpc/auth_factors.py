@@ -1,6 +1,6 @@
 """Owns the handler of AuthService that takes a second factor."""
 
-from authsvc.core.factor_proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
+from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call

@@ -1,6 +1,6 @@
 """Owns the RPC of AuthService about API keys: whether one is active."""
 
-from authsvc.core.api_key_validation import ApiKeyCheck
+from authsvc.core.api_keys.validation import ApiKeyCheck
 from authsvc.rpc import Context, convert
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb

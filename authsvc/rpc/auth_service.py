@@ -2,8 +2,8 @@
 
 from weakref import WeakKeyDictionary
 
-from authsvc.core.accounts import Registration
-from authsvc.core.tokens import TokenCheck, TokenResult
+from authsvc.core.accounts.accounts import Registration
+from authsvc.core.tokens.validation import TokenCheck, TokenResult
 from authsvc.models import TokenClaims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account_messages import display_name

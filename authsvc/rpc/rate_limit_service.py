@@ -1,6 +1,6 @@
 """Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
 
-from authsvc.core.rate_limits import Check, RateLimiter
+from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc import rate_limit_messages as messages

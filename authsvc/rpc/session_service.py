@@ -2,7 +2,7 @@
 
 from weakref import WeakKeyDictionary
 
-from authsvc.core.sessions import SessionCheck, SessionResult, Sessions
+from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
 from authsvc.models import Session
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call

@@ -10,9 +10,9 @@ import asyncpg
 
 from authsvc.app import Core, open_core
 from authsvc.cli.output import settings_of
-from authsvc.core.delivery import Deliverer, NotDelivered, Post
-from authsvc.core.message_texts import Letter
-from authsvc.core.outbox import Message, MessageKind
+from authsvc.core.messages.delivery import Deliverer, NotDelivered, Post
+from authsvc.core.messages.outbox import Message, MessageKind
+from authsvc.core.messages.templates import Letter
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
 from tests.delivering import ADDRESS, CODE, PlainRenderer, TestChannel

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from authsvc.core.access_tokens import AccessTokens
-from authsvc.core.revocations import Revocation
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Call, Claims, InactiveReason
 from authsvc.store.database import Database

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from authsvc.core import account_deletion
-from authsvc.core.account_deletion import AccountDeletion
-from authsvc.core.outbox import Outbox
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.revocations import Revocation
+from authsvc.core.accounts import deletion as account_deletion
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.messages.outbox import Outbox
+from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models import UserId
 from authsvc.store import account_deletion as store

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import BruteForceSettings
-from authsvc.core.accounts import Registration
+from authsvc.core.accounts.accounts import Registration
 from authsvc.errors import (
     AlreadyExists,
     FieldInvalid,

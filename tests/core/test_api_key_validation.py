@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from authsvc.core.api_key_text import new_api_key
-from authsvc.core.revocations import Revocation
+from authsvc.core.api_keys.key_text import new_api_key
+from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
 from authsvc.models import ApiKeyId, InactiveReason, UserId
 from tests.keys import MINUTE, replica

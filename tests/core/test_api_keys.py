@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from authsvc.config import BruteForceSettings, PolicySettings
-from authsvc.core.api_key_text import digest
-from authsvc.core.api_keys import NewApiKey
+from authsvc.core.api_keys.key_text import digest
+from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.errors import (
     FieldInvalid,
     NotFound,

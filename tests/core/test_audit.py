@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from authsvc.core.audit import AuditType
+from authsvc.core.audit.recording import AuditType
 from authsvc.errors import ServiceError
 from authsvc.models import ClientContext, Tokens
 from authsvc.store.database import Database

@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import BruteForceSettings, PolicySettings
-from authsvc.core.brute_force import BruteForce, Ticket
-from authsvc.core.sealing import Keyring
+from authsvc.core.attempts.brute_force import BruteForce, Ticket
+from authsvc.core.lib.sealing import Keyring
 from authsvc.errors import TooManyAttempts
 from authsvc.models import ClientContext
 from authsvc.store.database import Database

@@ -5,7 +5,7 @@ from time import perf_counter
 
 import pytest
 
-from authsvc.core.coalesce import Coalescer
+from authsvc.core.lib.batching import Coalescer
 from authsvc.errors import Overloaded
 
 _who: ContextVar[str] = ContextVar("_who", default="nobody")

@@ -3,8 +3,8 @@
 from uuid import UUID
 
 from authsvc.config import BruteForceSettings
-from authsvc.core.code_requests import CodeLimits
-from authsvc.core.one_time_codes import Purpose
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.codes.requests import CodeLimits
 from authsvc.models import ClientContext, UserId
 from authsvc.store.database import Database
 from tests.accounts import KEYRING

@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from authsvc.core.one_time_codes import IssuedCode, OneTimeCodes, Purpose
-from authsvc.core.outbox import MessageKind
+from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.models import ClientContext, Delivery, RevokeReason, Tokens
 from authsvc.store.database import Connection, Database
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD

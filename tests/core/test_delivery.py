@@ -8,9 +8,9 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from authsvc.core.delivery import Deliverer, NotDelivered
-from authsvc.core.message_texts import Letter
-from authsvc.core.outbox import Message, MessageKind
+from authsvc.core.messages.delivery import Deliverer, NotDelivered
+from authsvc.core.messages.outbox import Message, MessageKind
+from authsvc.core.messages.templates import Letter
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 from tests.delivering import ADDRESS, CODE, Mail, TestChannel

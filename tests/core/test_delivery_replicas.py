@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.delivery import CHANNEL, Deliverer, NotDelivered
-from authsvc.core.message_texts import Letter
-from authsvc.core.revocations import RevocationListener
+from authsvc.core.messages.delivery import CHANNEL, Deliverer, NotDelivered
+from authsvc.core.messages.templates import Letter
+from authsvc.core.revocations.listener import RevocationListener
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 from tests.databases import opened, settings_for, until
@@ -159,7 +159,7 @@ async def test_a_notification_wakes_the_one_that_waits(
     mail: Mail, database_dsn: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that only a notification can explain it.
-    monkeypatch.setattr("authsvc.core.delivery._POLL_SECONDS", 10 * _PATIENCE)
+    monkeypatch.setattr("authsvc.core.messages.delivery._POLL_SECONDS", 10 * _PATIENCE)
     sent = asyncio.Event()
 
     async def tell(_: Letter) -> None:

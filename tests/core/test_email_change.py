@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.outbox import MessageKind
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.models import Delivery
 from tests.accounts import CALL, CLI, EMAIL, PASSWORD
 from tests.clock import FakeClock

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.core.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email
 from authsvc.errors import FieldInvalid, Reason
 
 # 254 bytes: as long as an address can be (RFC 5321, 4.5.3.1.3, without the angle brackets).

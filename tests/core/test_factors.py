@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import SecondFactorSettings
-from authsvc.core.ids import uuid7
+from authsvc.core.lib.ids import uuid7
 from authsvc.models import ClientContext, FactorId
 from authsvc.store import factors as store
 from tests.accounts import CALL, unlimited

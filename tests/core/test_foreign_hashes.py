@@ -9,8 +9,13 @@ import bcrypt
 import pytest
 from argon2.low_level import Type, hash_secret
 
-from authsvc.core.foreign_hashes import FirebaseParameters, HashRefused, firebase_hash, parse
-from authsvc.core.hashing import PasswordHash, PasswordHasher, Verification
+from authsvc.core.passwords.foreign_hashes import (
+    FirebaseParameters,
+    HashRefused,
+    firebase_hash,
+    parse,
+)
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from tests.accounts import PEPPERS, cheap_passwords
 
 PASSWORD = "Пароль ﬁ – 1843"  # with a ligature that NFKC would take apart

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from authsvc.core.gathered import GatheredReads
+from authsvc.core.lib.single_flight import GatheredReads
 
 
 class Source:

@@ -14,8 +14,13 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core import hashing
-from authsvc.core.hashing import PasswordHash, PasswordHasher, Verification, normalize_password
+from authsvc.core.passwords import hashing
+from authsvc.core.passwords.hashing import (
+    PasswordHash,
+    PasswordHasher,
+    Verification,
+    normalize_password,
+)
 from authsvc.errors import FieldInvalid, Reason
 
 PASSWORD = "correct horse battery staple"

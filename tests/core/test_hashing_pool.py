@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core import hashing
-from authsvc.core.hashing import PasswordHasher
+from authsvc.core.passwords import hashing
+from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.errors import Overloaded
 
 REQUEST: ContextVar[str] = ContextVar("request")

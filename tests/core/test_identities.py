@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
 from authsvc.models import RevokeReason, Tokens
 from tests.accounts import CALL, CLI, EMAIL, PASSWORD

@@ -7,7 +7,7 @@ from uuid import RFC_4122, UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core.ids import uuid7
+from authsvc.core.lib.ids import uuid7
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = st.timedeltas(timedelta(0), timedelta(days=365 * 8_000)).map(lambda age: _EPOCH + age)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from authsvc.core.import_rows import Format, Row, RowFailure, RowReader
+from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
 from authsvc.errors import FieldInvalid
 
 MAX = 1_024

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.core import jwk
+from authsvc.core.signing import jwk
 
 MESSAGE = b"message"
 

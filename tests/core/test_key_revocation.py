@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.audit import AuditType
-from authsvc.core.revocations import Revocation
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Claims, InactiveReason
 from authsvc.store.database import Database

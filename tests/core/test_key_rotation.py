@@ -7,8 +7,8 @@ from functools import partial
 
 from structlog.testing import capture_logs
 
-from authsvc.core.audit import AuditType
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models import Claims
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState

@@ -10,8 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from authsvc.config import BruteForceSettings, RetentionSettings
-from authsvc.core.retention import Retention
-from authsvc.core.sealing import Keyring
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.retention.cleanup import Retention
 from authsvc.errors import ProviderUnavailable, ServiceError, TooManyAttempts
 from tests.accounts import CALL, key, unlimited
 from tests.clock import FakeClock

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
 from authsvc.store import addresses
 from tests.accounts import CLI, EMAIL, PASSWORD, WRONG

@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import CodeSettings
-from authsvc.core.attempts import Attempt
-from authsvc.core.ids import uuid7
-from authsvc.core.one_time_codes import IssuedCode, OneTimeCodes, Purpose
-from authsvc.core.sealing import Keyring
+from authsvc.core.attempts.attempts import Attempt
+from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.sealing import Keyring
 from authsvc.models import ClientContext, User, UserId, UserStatus
 from authsvc.store import users
 from authsvc.store.database import Database

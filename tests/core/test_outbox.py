@@ -6,9 +6,9 @@ import asyncpg
 import pytest
 
 from authsvc.config import RetentionSettings
-from authsvc.core.outbox import CODE_KINDS, Message, MessageKind, Outbox, unseal
-from authsvc.core.retention import Retention
-from authsvc.core.sealing import SealError
+from authsvc.core.lib.sealing import SealError
+from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind, Outbox, unseal
+from authsvc.core.retention.cleanup import Retention
 from authsvc.store.database import Database
 from tests.accounts import KEYRING
 from tests.clock import FakeClock

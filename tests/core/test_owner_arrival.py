@@ -6,8 +6,8 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.tokens import TokenCheck
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.tokens.validation import TokenCheck
 from authsvc.models import Tokens, UserId
 from tests.accounts import CALL, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock

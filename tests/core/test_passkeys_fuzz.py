@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.core.relying_party import parse_assertion
+from authsvc.core.factors.relying_party import parse_assertion
 from authsvc.dev.authenticator import Authenticator, decode, encode
 from tests.ceremonies import (
     CHALLENGE,

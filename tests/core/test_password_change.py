@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from authsvc.core.outbox import Outbox
-from authsvc.core.password_change import NewPassword, PasswordChange
-from authsvc.core.passwords import PasswordPolicy
-from authsvc.core.recent_login import RecentLogin
+from authsvc.core.accounts.password_change import NewPassword, PasswordChange
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.errors import FieldInvalid, Overloaded, Reason, ServiceError
 from authsvc.models import Claims, ClientContext, SessionId, Tokens, UserId
 from authsvc.store import users
@@ -327,7 +327,7 @@ async def test_another_account_with_the_address_is_left_alone(world: World) -> N
         return await find(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("authsvc.core.attempts.users.find_login_subject", and_then_move)
+        patch.setattr("authsvc.core.attempts.attempts.users.find_login_subject", and_then_move)
         assert await world.outcome(tokens, PASSWORD) == "CREDENTIALS_INVALID"
     assert await world.service.login() == "OK"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.core.passwords import PasswordPolicy
+from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.errors import FieldInvalid, Reason
 
 STANDARD = PasswordPolicy("standard")

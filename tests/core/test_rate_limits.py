@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import RateLimitSettings
-from authsvc.core.rate_limits import Check, RateLimiter, policies_from
-from authsvc.core.rejections import Rejections
+from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
+from authsvc.core.limits.rejected_cache import Rejections
 from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models import Algorithm, Charge, CheckResult, Policy
 from authsvc.store.database import Database

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.rate_limits import Check, RateLimiter
+from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.models import Algorithm, Charge, CheckResult, Policy
 from authsvc.store import rate_limits as store
 from authsvc.store.database import Database

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.outbox import MessageKind
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.errors import FieldInvalid, Overloaded, Reason
 from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from authsvc.core.recovery_codes import RecoveryCodes
-from authsvc.core.sealing import Keyring
+from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.lib.sealing import Keyring
 from authsvc.store import recovery_codes as store
 from tests.accounts import CALL, KEYRING, key
 from tests.factors import Secured, reason, reasons, used

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.ids import uuid7
-from authsvc.core.refresh_tokens import RefreshTokenCodec
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.errors import Reason, ServiceError
 from authsvc.models import ClientContext, InactiveReason, RevokeReason, SessionId, Tokens
 from tests.sessions import CALL, CLIENT, DAY, SECOND, Replica, World

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core import base64url
-from authsvc.core.refresh_tokens import RefreshTokenCodec
-from authsvc.core.session_tokens import new_csrf_token, new_session_token
+from authsvc.core.lib import base64url
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
 from authsvc.errors import Reason, Unauthenticated
 from authsvc.models import SessionId
 

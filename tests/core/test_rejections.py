@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from authsvc.core.rejections import Rejections
+from authsvc.core.limits.rejected_cache import Rejections
 from authsvc.models import Charge, Verdict
 
 

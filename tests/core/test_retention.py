@@ -7,11 +7,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.config import RetentionSettings
-from authsvc.core import audit
-from authsvc.core.audit import AuditEvent, AuditType
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.rate_limits import RateLimiter
-from authsvc.core.retention import Retention
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.retention.cleanup import Retention
 from authsvc.models import Call, Charge, Policy
 from authsvc.store import revocations
 from authsvc.store.database import Database
@@ -25,7 +24,7 @@ async def _fill(database: Database, clock: FakeClock, count: int) -> None:
     async with database.transaction() as connection:
         for number in range(count):
             await revocations.append(connection, clock.now(), key_id=str(number))
-            await audit.record(connection, clock.now(), AuditEvent(AuditType.LOGIN, Call("", "")))
+            await record_event(connection, clock.now(), AuditEvent(AuditType.LOGIN, Call("", "")))
 
 
 async def _count(database: Database, table: str) -> int:

@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core.ids import uuid7
-from authsvc.core.revocations import Revocation, RevocationListener
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.revocations.listener import Revocation, RevocationListener
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations

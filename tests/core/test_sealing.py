@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings
-from authsvc.core.sealing import Keyring, SealError
+from authsvc.core.lib.sealing import Keyring, SealError
 
 PLACE = {"table": "factors", "column": "secret", "row": "row-1"}
 SECRET = b"correct horse battery staple"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from authsvc.core import base64url
+from authsvc.core.lib import base64url
 from authsvc.errors import CallerNotAllowed, FieldInvalid, Reason, Unauthenticated
 from authsvc.models import InactiveReason, ServiceClaims
 from tests.issuing import BILLING, MINUTE, NOBODY, SHOP, Issuing, payload_of

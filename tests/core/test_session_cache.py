@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.ids import uuid7
-from authsvc.core.session_cache import CachedSession, SessionCache
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.models import SessionId, UserId
 from tests.clock import FakeClock
 from tests.tokens import make_session

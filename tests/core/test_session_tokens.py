@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core.session_tokens import (
+from authsvc.core.sessions.secrets import (
     digest,
     is_csrf_token,
     is_session_token,

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.ids import uuid7
-from authsvc.core.session_tokens import is_session_token
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.secrets import is_session_token
 from authsvc.errors import NotFound, Reason
 from authsvc.models import ClientContext, InactiveReason, RevokeReason, SessionId, UserId
 from authsvc.store.database import Connection

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from authsvc.core.revocations import Revocation
+from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
 from authsvc.models import InactiveReason, Tokens
 from tests.sessions import CALL, DAY, HeldDatabase, Replica, World

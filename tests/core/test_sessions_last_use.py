@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from authsvc.core import last_use
-from authsvc.core.ids import uuid7
-from authsvc.core.last_use import LastUse
+from authsvc.core.lib import last_use
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.last_use import LastUse
 from authsvc.errors import StoreUnavailable
 from authsvc.models import SessionId
 from authsvc.store import sessions as store

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from authsvc.core.revocations import RevocationListener
+from authsvc.core.revocations.listener import RevocationListener
 from authsvc.models import InactiveReason, RevokeReason
 from tests.databases import settings_for
 from tests.postgres import PostgresServer

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.sessions import SessionCheck
+from authsvc.core.sessions.sessions import SessionCheck
 from authsvc.models import InactiveReason, Tokens
 from tests.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
 

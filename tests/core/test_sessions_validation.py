@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.session_tokens import new_csrf_token, new_session_token
-from authsvc.core.sessions import SessionCheck
+from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
+from authsvc.core.sessions.sessions import SessionCheck
 from authsvc.models import ClientContext, InactiveReason, Tokens
 from tests.sessions import CALL, CLIENT, DAY, Replica, World
 

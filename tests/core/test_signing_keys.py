@@ -8,9 +8,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
-from authsvc.core import jwk
-from authsvc.core.audit import AuditType
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.signing import jwk
+from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models import Claims
 from authsvc.store import signing_keys as store

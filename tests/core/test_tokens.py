@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.revocations import Revocation
-from authsvc.core.tokens import TokenCheck
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.tokens.validation import TokenCheck
 from authsvc.errors import Reason, ServiceError
 from authsvc.models import Claims, InactiveReason, RevokeReason
 from tests.sessions import CALL, DAY, SECOND, World

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyotp
 import pytest
 
-from authsvc.core.sealing import SealError
+from authsvc.core.lib.sealing import SealError
 from authsvc.store.factors import FactorKind
 from tests.accounts import EMAIL, KEYRING
 from tests.factors import STEP, Secured, reason, reasons

@@ -9,13 +9,13 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from authsvc.config import RetentionSettings, Settings
-from authsvc.core.account_deletion import AccountDeletion
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.outbox import MessageKind
-from authsvc.core.recent_login import RecentLogin
-from authsvc.core.retention import Retention
-from authsvc.core.revocations import Revocation
-from authsvc.core.unverified_accounts import UnverifiedAccounts
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.messages.outbox import MessageKind
+from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.revocations.listener import Revocation
 from authsvc.models import ClientContext
 from authsvc.store import addresses, sessions, users
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
@@ -258,7 +258,7 @@ async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> Non
 async def test_it_goes_on_where_it_stopped(
     removing: Removing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("authsvc.core.unverified_accounts._PAGES", 1)
+    monkeypatch.setattr("authsvc.core.retention.unverified_accounts._PAGES", 1)
     for number in range(6):
         await removing.coded.service.register(f"{number}@example.test")
     await removing.coded.fetch(

@@ -7,9 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from authsvc.core.hashing import PasswordHasher
-from authsvc.core.user_export import UserExport
-from authsvc.core.user_import import ImportOptions, UserImport
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.user_transfer.exporting import UserExport
+from authsvc.core.user_transfer.importing import ImportOptions, UserImport
 from authsvc.store.database import Database
 from tests.accounts import CLI, PASSWORD, PEPPERS, cheap_passwords, key
 from tests.clock import FakeClock

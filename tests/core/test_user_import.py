@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core.import_fields import firebase_parameters_of
-from authsvc.core.import_rows import RowFailure
-from authsvc.core.user_import import BATCH_ROWS, ImportOptions
+from authsvc.core.user_transfer.import_fields import firebase_parameters_of
+from authsvc.core.user_transfer.import_rows import RowFailure
+from authsvc.core.user_transfer.importing import BATCH_ROWS, ImportOptions
 from authsvc.errors import FieldInvalid, Reason, ServiceError
 from tests.accounts import PASSWORD
 from tests.core.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT, HASHES

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.accounts import Registration
-from authsvc.core.one_time_codes import Purpose
-from authsvc.core.outbox import MessageKind
+from authsvc.core.accounts.accounts import Registration
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.models import ClientContext, Delivery
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock

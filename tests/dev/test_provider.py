@@ -14,9 +14,9 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from authsvc.config import ConfigError, ProviderSettings, load
-from authsvc.core.clock import SystemClock
-from authsvc.core.oauth_states import PendingLogin
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.states import PendingLogin
+from authsvc.core.lib.clock import SystemClock
 from authsvc.dev.provider import DevProvider
 from authsvc.dev.workspace import PROVIDER_CLIENT, REDIRECT_URI, Workspace
 from authsvc.errors import ProviderUnavailable, Unauthenticated

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from authsvc.config import DeliverySettings
-from authsvc.core.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.credential_sections import SmtpSettings
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from authsvc.core.message_texts import Letter, Text
-from authsvc.core.outbox import Message, MessageKind
+from authsvc.core.messages.outbox import Message, MessageKind
+from authsvc.core.messages.templates import Letter, Text
 from authsvc.models import UserId
 from tests.delivering import ADDRESS, CODE
 

@@ -5,8 +5,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from authsvc.core.oauth_states import PendingLogin
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.states import PendingLogin
 from authsvc.errors import Unauthenticated
 from authsvc.outbound.oidc import OpenIdConnect
 from tests.clock import FakeClock

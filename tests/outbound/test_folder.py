@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core.delivery import NotDelivered
+from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.folder import FolderChannel
 from tests.delivering import ADDRESS, CODE
 from tests.outbound.letters import letter

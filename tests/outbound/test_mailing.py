@@ -14,7 +14,7 @@ import trustme
 from structlog.testing import capture_logs
 
 from authsvc.config import ConfigError, DeliverySettings, Settings
-from authsvc.core.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
 from authsvc.service import Application

@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from authsvc.core.oauth_states import PendingLogin
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.states import PendingLogin
 from authsvc.errors import ProviderUnavailable, Unauthenticated
 from tests.clock import FakeClock
 from tests.outbound.oidc_client import ADA, Client

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from authsvc.core.delivery import NotDelivered
+from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.smtp import SmtpChannel
 from tests.delivering import ADDRESS, CODE
 from tests.outbound.letters import letter

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from authsvc.config import ConfigError, DeliverySettings
-from authsvc.core.message_texts import Text, view_of
-from authsvc.core.outbox import CODE_KINDS, Message, MessageKind
+from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind
+from authsvc.core.messages.templates import Text, view_of
 from authsvc.outbound.post import open_post
 from authsvc.outbound.rendering import TemplateRenderer
 from tests.clock import FakeClock

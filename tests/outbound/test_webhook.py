@@ -20,7 +20,7 @@ from aiohttp import web
 from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from authsvc.core.delivery import NotDelivered
+from authsvc.core.messages.delivery import NotDelivered
 from authsvc.credential_sections import WebhookSettings
 from authsvc.models import UserId
 from authsvc.outbound.webhook import WebhookChannel

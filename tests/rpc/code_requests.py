@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from google.protobuf.message import Message
 
-from authsvc.core.outbox import MessageKind, unseal
-from authsvc.core.sealing import Keyring
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.messages.outbox import MessageKind, unseal
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1.common_pb2 import DELIVERY_SEND, ClientContext, Tokens

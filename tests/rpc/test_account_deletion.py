@@ -13,9 +13,9 @@ import pytest_asyncio
 from google.protobuf.message import Message
 
 from authsvc.config import Settings
-from authsvc.core import outbox
-from authsvc.core.outbox import MessageKind
-from authsvc.core.sealing import Keyring
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.messages import outbox
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1.auth_service_pb2 import ValidateApiKeyRequest
 from authsvc.v1.common_pb2 import InactiveReason, Tokens

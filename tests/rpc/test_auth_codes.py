@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
 from authsvc.config import CallerSettings, Settings
-from authsvc.core.outbox import MessageKind
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.models import Role
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb

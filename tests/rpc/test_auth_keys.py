@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from authsvc.config import Settings
-from authsvc.core.api_key_text import new_api_key
+from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.models import Call
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb

@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from authsvc.config import ImportSettings, Settings
-from authsvc.core.api_key_text import new_api_key
+from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
 from authsvc.v1 import account_service_pb2 as account_pb

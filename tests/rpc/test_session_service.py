@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from authsvc.config import Settings
-from authsvc.core.session_tokens import new_session_token
+from authsvc.core.sessions.secrets import new_session_token
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1.auth_service_pb2 import ValidateTokenRequest
 from authsvc.v1.common_pb2 import ClientContext

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.core.jwk import ALGORITHMS
+from authsvc.core.signing.jwk import ALGORITHMS
 from tests.forging import World, open_world
 from tests.postgres import PostgresServer
 

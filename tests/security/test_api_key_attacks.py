@@ -9,7 +9,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core.api_key_text import beginning, is_api_key, new_api_key
+from authsvc.core.api_keys.key_text import beginning, is_api_key, new_api_key
 from authsvc.errors import NotFound
 from authsvc.models import InactiveReason
 from authsvc.store.database import Database

@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from authsvc.core.one_time_codes import IssuedCode, Purpose
+from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.errors import ServiceError, TooManyAttempts
 from authsvc.models import ClientContext, Delivery
 from authsvc.store.database import Database

@@ -106,7 +106,7 @@ async def test_one_password_is_hashed_at_the_same_cost(
         costs.append(phc.rpartition(b"$")[0].rpartition(b"$")[0])
         return verify_secret(phc, secret, kind)
 
-    monkeypatch.setattr("authsvc.core.hashing.verify_secret", note)
+    monkeypatch.setattr("authsvc.core.passwords.hashing.verify_secret", note)
     hashed = {}
     for account in ACCOUNTS:
         costs.clear()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core.import_rows import Row, RowFailure, RowReader
-from authsvc.core.user_import import ImportOptions
+from authsvc.core.user_transfer.import_rows import Row, RowFailure, RowReader
+from authsvc.core.user_transfer.importing import ImportOptions
 from authsvc.errors import FieldInvalid, ServiceError
 from tests.accounts import PASSWORD, Service, unlimited
 from tests.core.test_foreign_hashes import BEYOND, HASHES, MALFORMED

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from authsvc import log
 from authsvc.config import KeySettings, SecretSettings, Settings
-from authsvc.core.sealing import Keyring
+from authsvc.core.lib.sealing import Keyring
 from tests.accounts import EMAIL
 from tests.clock import FakeClock
 from tests.logs import caught

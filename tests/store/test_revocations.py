@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from authsvc.core.ids import uuid7
+from authsvc.core.lib.ids import uuid7
 from authsvc.errors import StoreUnavailable, email_taken
 from authsvc.models import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations

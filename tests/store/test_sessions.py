@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from authsvc.core.ids import uuid7
+from authsvc.core.lib.ids import uuid7
 from authsvc.models import RevokeReason, SessionId, UserId
 from authsvc.store import sessions as store
 from tests.sessions import DAY, SECOND, World

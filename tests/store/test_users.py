@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from authsvc.core.ids import uuid7
+from authsvc.core.lib.ids import uuid7
 from authsvc.models import User, UserId, UserStatus
 from authsvc.store import devices, users
 from authsvc.store.database import Connection, Database
