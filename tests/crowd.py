@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from authsvc.app import Core
+from authsvc.app.build import Core
 from authsvc.models import UserId
 from tests.clock import FakeClock
 from tests.factors import STEP

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 import authsvc.v1
 from authsvc import models
+from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
@@ -30,7 +31,6 @@ from authsvc.errors import (
 from authsvc.models import Role
 from authsvc.rpc.access import ACCESS
 from authsvc.rpc.status import CODES, to_status
-from authsvc.server import SERVICES
 from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
 from tests.rpc.certificates import Authority
 from tests.rpc.probe import STRANGER, outcome

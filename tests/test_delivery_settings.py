@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from authsvc.config import ConfigError, DeliverySettings, load
-from authsvc.credential_sections import SmtpSettings
+from authsvc.config import ConfigError, DeliverySettings, SmtpSettings, load
 
 _SENDER = "Example <login@shop.test>"
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
-from authsvc.app import Core
+from authsvc.app.build import Core
 from authsvc.config import RetentionSettings
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.accounts.password_change import NewPassword

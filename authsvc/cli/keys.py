@@ -5,7 +5,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.config import Settings

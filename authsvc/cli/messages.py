@@ -6,7 +6,7 @@ from uuid import UUID
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.core.messages.stored_messages import MessageRecord, NotRetried

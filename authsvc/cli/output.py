@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from authsvc.addresses import ServerError
+from authsvc.app.addresses import ServerError
 from authsvc.config import ConfigError, Settings, load
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServiceError

@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from authsvc import log as logs
+from authsvc.app.application import Application
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.config import ConfigError, Settings, load
-from authsvc.service import Application
 
 log = structlog.get_logger("authsvc.serve")
 

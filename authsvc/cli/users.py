@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.cli.users_export import export_users

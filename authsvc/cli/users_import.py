@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters

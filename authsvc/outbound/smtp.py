@@ -24,9 +24,9 @@ from aiosmtplib import (
     SMTPResponseException,
 )
 
+from authsvc.config import SmtpSettings
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import Letter
-from authsvc.credential_sections import SmtpSettings
 
 _GOODBYE_SECONDS = 1.0
 # Who is refused for want of a login says nothing about the message (RFC 4954 section 6).

@@ -11,9 +11,10 @@ from datetime import datetime
 
 import aiohttp
 
+from authsvc.config import WebhookSettings
+from authsvc.config.delivery import webhook_key
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import Letter
-from authsvc.credential_sections import WebhookSettings, webhook_key
 from authsvc.models import Clock
 
 # Of all 4xx only these may change by themselves (RFC 9110 section 15.5.9, RFC 6585 section 4).

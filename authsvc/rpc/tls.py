@@ -8,7 +8,7 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from authsvc.addresses import ServerError
+from authsvc.app.addresses import ServerError
 from authsvc.config import TlsSettings
 
 _Stamp = tuple[tuple[int, int, int], ...]

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from authsvc.app import Core, open_core
+from authsvc.app.build import Core, open_core
 from authsvc.cli.output import settings_of
 from authsvc.core.messages.delivery import Deliverer, NotDelivered, Post
 from authsvc.core.messages.outbox import Message, MessageKind

@@ -4,9 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from authsvc.config import DeliverySettings
+from authsvc.config import DeliverySettings, SmtpSettings
 from authsvc.core.messages.delivery import Deliverer, Post
-from authsvc.credential_sections import SmtpSettings
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
 from tests.accounts import KEYRING

@@ -16,7 +16,7 @@ from typing import Any, cast
 import trustme
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
 
-from authsvc.credential_sections import SmtpSettings
+from authsvc.config import SmtpSettings
 from tests.ports import port_of
 
 HOST = "localhost"

@@ -13,11 +13,11 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from authsvc.app.application import Application
 from authsvc.config import ConfigError, DeliverySettings, Settings
 from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
-from authsvc.service import Application
 from authsvc.store.database import Database
 from authsvc.v1.auth_service_pb2 import (
     LoginWithCodeRequest,

@@ -20,8 +20,8 @@ from aiohttp import web
 from pydantic import SecretStr, ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from authsvc.config import WebhookSettings
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.credential_sections import WebhookSettings
 from authsvc.models import UserId
 from authsvc.outbound.webhook import WebhookChannel
 from tests.clock import FakeClock

@@ -16,11 +16,11 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from pydantic import SecretStr
 
+from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import bearer_invalid
 from authsvc.metrics import Metrics
 from authsvc.models import Claims, Clock, Role, SessionId, UserId
-from authsvc.server import Server
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import account_service_pb2_grpc, auth_service_pb2_grpc
 from authsvc.v1 import auth_service_pb2 as pb

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 
-from authsvc.addresses import ServerError
+from authsvc.app.addresses import ServerError
 from authsvc.config import Settings
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import auth_service_pb2 as pb

@@ -36,7 +36,7 @@ async def _get(stack: AsyncExitStack, port: int) -> bytes:
 async def test_slow_clients_make_room_for_others(
     sent: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("authsvc.web._MAX_CONNECTIONS", _LIMIT)
+    monkeypatch.setattr("authsvc.app.web._MAX_CONNECTIONS", _LIMIT)
     port = service.app.http_port
     async with AsyncExitStack() as stack:
         readers = []

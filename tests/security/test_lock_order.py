@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from authsvc.app import Core, open_core
+from authsvc.app.build import Core, open_core
 from authsvc.config import Settings
 from authsvc.store.database import Connection
 from tests.accounts import cheap_passwords, unlimited

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from authsvc.addresses import ServerError, split_address
+from authsvc.app.addresses import ServerError, split_address
 from authsvc.config import Settings
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.metrics import Metrics

@@ -8,8 +8,10 @@ from typing import Self
 
 import structlog
 
-from authsvc.addresses import with_port
-from authsvc.app import Core, handlers, open_core, open_deliverer
+from authsvc.app.addresses import with_port
+from authsvc.app.build import Core, handlers, open_core, open_deliverer
+from authsvc.app.server import Server
+from authsvc.app.web import Web
 from authsvc.config import Settings
 from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.lib.clock import SystemClock
@@ -20,9 +22,7 @@ from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models import Clock
-from authsvc.server import Server
 from authsvc.store.database import Database
-from authsvc.web import Web
 
 log = structlog.get_logger("authsvc.service")
 

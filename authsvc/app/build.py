@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from authsvc.app.foundation import Foundation, lay
 from authsvc.config import Settings
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
@@ -49,7 +50,6 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
-from authsvc.foundation import Foundation, lay
 from authsvc.models import Clock
 from authsvc.outbound.http import open_session
 from authsvc.outbound.post import open_post

@@ -1,4 +1,4 @@
-"""Owns the settings as a whole: where they come from, one loader, all checks and their messages.
+"""Owns the loading of settings: their sources, and what is said when one can't be used.
 
 Later sources win: defaults, a TOML file, environment variables (`AUTHSVC_TOKENS__ISSUER`), files in
 a secrets folder (`database__url`). Keys that nobody knows are refused, wherever they stand.
@@ -7,84 +7,22 @@ a secrets folder (`database__url`). Keys that nobody knows are refused, wherever
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
 )
 
-from authsvc.credential_sections import (
-    ApiKeySettings,
-    CodeSettings,
-    DeliverySettings,
-    ImportSettings,
-    OAuthSettings,
-    PasskeySettings,
-    ProviderSettings,
-    SecondFactorSettings,
-)
-from authsvc.sections import (
-    BruteForceSettings,
-    CallerSettings,
-    DatabaseSettings,
-    GrpcSettings,
-    HttpSettings,
-    KeySettings,
-    LogSettings,
-    PasswordSettings,
-    PermissionName,
-    PolicySettings,
-    RateLimitSettings,
-    RetentionSettings,
-    SecretSettings,
-    Section,
-    SessionSettings,
-    TlsSettings,
-    TokenSettings,
-)
+from authsvc.config.settings import PREFIX, Settings
+from authsvc.config.types import Section
 
-__all__ = [
-    "ApiKeySettings",
-    "BruteForceSettings",
-    "CallerSettings",
-    "CodeSettings",
-    "ConfigError",
-    "DatabaseSettings",
-    "DeliverySettings",
-    "GrpcSettings",
-    "HttpSettings",
-    "ImportSettings",
-    "KeySettings",
-    "LogSettings",
-    "OAuthSettings",
-    "PasskeySettings",
-    "PasswordSettings",
-    "PolicySettings",
-    "ProviderSettings",
-    "RateLimitSettings",
-    "RetentionSettings",
-    "SecondFactorSettings",
-    "SecretSettings",
-    "Section",
-    "SessionSettings",
-    "Settings",
-    "TlsSettings",
-    "TokenSettings",
-    "load",
-]
-
-PREFIX = "AUTHSVC_"
 # Variables of this prefix that are no settings: they say where settings are, or serve tests.
 _NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE"}
-
-
-RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
 class ConfigError(Exception):
@@ -93,63 +31,6 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
-
-
-def _shipped_permissions() -> dict[str, tuple[str, ...]]:
-    return {"user": ("read", "write")}
-
-
-class Settings(BaseSettings):
-    """Everything that can be set."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        hide_input_in_errors=True,
-    )
-
-    grpc: GrpcSettings = GrpcSettings()
-    http: HttpSettings = HttpSettings()
-    tls: TlsSettings
-    callers: tuple[CallerSettings, ...] = Field(
-        default=(), description="The services that may call, and what each may do."
-    )
-    database: DatabaseSettings
-    secrets: SecretSettings
-    tokens: TokenSettings = TokenSettings()
-    sessions: SessionSettings = SessionSettings()
-    passwords: PasswordSettings = PasswordSettings()
-    rate_limits: RateLimitSettings = RateLimitSettings()
-    brute_force: BruteForceSettings = BruteForceSettings()
-    codes: CodeSettings = CodeSettings()
-    delivery: DeliverySettings = DeliverySettings()
-    second_factors: SecondFactorSettings = SecondFactorSettings()
-    passkeys: PasskeySettings = PasskeySettings()
-    oauth: OAuthSettings = OAuthSettings()
-    api_keys: ApiKeySettings = ApiKeySettings()
-    imports: ImportSettings = ImportSettings()
-    retention: RetentionSettings = RetentionSettings()
-    log: LogSettings = LogSettings()
-    permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
-        default_factory=_shipped_permissions,
-        description="What each role of a user may do: put into access tokens.",
-    )
-
-    @model_validator(mode="after")
-    def _identities_are_unique(self) -> "Settings":
-        identities = [caller.identity for caller in self.callers]
-        twice = sorted({name for name in identities if identities.count(name) > 1})
-        if twice:
-            raise ValueError(f"callers names an identity twice: {', '.join(twice)}")
-        return self
-
-    @model_validator(mode="after")
-    def _policy_of_api_keys_exists(self) -> "Settings":
-        if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
-            raise ValueError("api_keys.policy is none of rate_limits.policies")
-        return self
 
 
 def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settings:
