@@ -38,7 +38,9 @@ from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServiceError
-from authsvc.models import Call, ClientContext, Tokens, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Tokens
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 

@@ -10,7 +10,7 @@ import cbor2
 from authsvc.config import PasskeySettings
 from authsvc.core.factors.relying_party import RelyingParty, parse_assertion
 from authsvc.dev.authenticator import Authenticator, decode, encode
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from tests.passkeys import ORIGIN
 
 PARTY = RelyingParty(PasskeySettings())

@@ -22,7 +22,12 @@ from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.errors import ServiceError
-from authsvc.models import Claims, ClientContext, Delivery, LoginOutcome, User, UserId
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.models.messages import Delivery
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import users
 from authsvc.store.database import Database
 from tests.accounts import CALL, EMAIL, IP, KEYRING, Service, cheap_passwords, unlimited

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from authsvc.app.build import Core
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from tests.clock import FakeClock
 from tests.factors import STEP
 from tests.provider import LocalProvider

@@ -13,7 +13,7 @@ from authsvc.config import DeliverySettings
 from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.messages.templates import Letter, Text, View
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Database
 from tests.accounts import KEYRING
 from tests.clock import FakeClock

@@ -20,15 +20,10 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.outbox import Outbox
 from authsvc.errors import ServiceError
-from authsvc.models import (
-    Claims,
-    ClientContext,
-    FactorId,
-    MfaChallenge,
-    Tokens,
-    TotpEnrollment,
-    UserId,
-)
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import MfaChallenge, TotpEnrollment
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims, Tokens
 from tests.accounts import CALL, EMAIL, IP, KEYRING, PASSWORD, Service, unlimited
 from tests.clock import FakeClock
 from tests.logins import Replicas

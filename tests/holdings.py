@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from tests.rpc.service import Service
 
 EVERYTHING = """

@@ -11,7 +11,8 @@ from authsvc.core.signing import token_claims
 from authsvc.core.signing.access_tokens import AccessTokens, SignedToken
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.tokens.validation import TokenCheck, TokenResult, TokenValidation
-from authsvc.models import Caller, Claims, Role, Tokens
+from authsvc.models.calls import Caller, Role
+from authsvc.models.tokens import Claims, Tokens
 from tests.sessions import CALL, Replica, World
 from tests.tokens import PERMISSIONS
 

@@ -25,7 +25,9 @@ from authsvc.core.federation.states import OAuthStates
 from authsvc.core.login.federated import OAuthLogin, OAuthOutcome
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError, credentials_invalid
-from authsvc.models import ClientContext, MfaChallenge, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import MfaChallenge
+from authsvc.models.tokens import Tokens
 from tests.accounts import CALL, IP, KEYRING, Service, unlimited
 from tests.clock import FakeClock
 from tests.logins import Replicas

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import SecretStr
 
 from authsvc.config import ProviderSettings
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.http import JsonClient, open_session
 from tests.clock import FakeClock
 

@@ -16,7 +16,9 @@ from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
-from authsvc.models import Call, ClientContext, SessionId, Tokens, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Tokens
 from authsvc.store.database import Connection, Database
 from tests.clock import FakeClock
 from tests.tokens import PERMISSIONS, keyring, load_keys

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from authsvc.config import ConfigError, Settings, load
-from authsvc.models import Algorithm, Role
+from authsvc.models.calls import Role
+from authsvc.models.limits import Algorithm
 
 SECRET = base64.b64encode(b"an unmistakable secret of 32 byt").decode()
 RING = json.dumps([{"id": "k1", "key": SECRET}])

@@ -13,7 +13,11 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
-from authsvc.models import Call, ClientContext, Clock, Session, SessionId, UserId, UserStatus
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import Session
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState
 

@@ -19,15 +19,11 @@ from authsvc.core.factors.proofs import PasskeyAssertion, SecondFactor, TotpCode
 from authsvc.core.retention.cleanup import Retention
 from authsvc.dev.authenticator import Authenticator
 from authsvc.errors import ServiceError
-from authsvc.models import (
-    ApiKeyId,
-    Claims,
-    ClientContext,
-    Delivery,
-    LoginOutcome,
-    MfaChallenge,
-    Tokens,
-)
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import LoginOutcome, MfaChallenge
+from authsvc.models.ids import ApiKeyId
+from authsvc.models.messages import Delivery
+from authsvc.models.tokens import Claims, Tokens
 from tests.accounts import CALL, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_EMAIL, NEW_PASSWORD, WRONG_CODE

@@ -21,7 +21,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.store.database import Database
 
 log = structlog.get_logger("authsvc.service")

@@ -50,7 +50,7 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.http import open_session
 from authsvc.outbound.post import open_post
 from authsvc.outbound.providers import open_providers

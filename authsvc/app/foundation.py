@@ -18,7 +18,7 @@ from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.store.database import Database
 
 

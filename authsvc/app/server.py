@@ -13,7 +13,8 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from authsvc.app.addresses import ServerError, split_address
 from authsvc.config import CallerSettings, GrpcSettings, Settings
 from authsvc.metrics import Metrics
-from authsvc.models import Claims, Clock
+from authsvc.models.clock import Clock
+from authsvc.models.tokens import Claims
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.health import Health
 from authsvc.rpc.in_flight import InFlight

@@ -10,7 +10,7 @@ import structlog
 from authsvc.config import ProviderSettings
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ProviderUnavailable, credentials_invalid
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound import id_tokens
 from authsvc.outbound.http import JsonClient
 from authsvc.outbound.oidc_metadata import Metadata, MetadataCache

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from authsvc.errors import ProviderUnavailable
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.http import JsonClient, JsonObject
 
 _MAX_AGE = timedelta(hours=1)

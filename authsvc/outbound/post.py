@@ -3,7 +3,7 @@
 from authsvc.config import ConfigError, DeliverySettings
 from authsvc.core.messages.delivery import Channel, Post
 from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.folder import FolderChannel
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel

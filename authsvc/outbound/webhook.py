@@ -15,7 +15,7 @@ from authsvc.config import WebhookSettings
 from authsvc.config.delivery import webhook_key
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import Letter
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 
 # Of all 4xx only these may change by themselves (RFC 9110 section 15.5.9, RFC 6585 section 4).
 _PASSING = frozenset({408, 429})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from authsvc.models import Role
+from authsvc.models.calls import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Owns the handlers of AccountService about second factors, but for passkeys' registration."""
 
-from authsvc.models import FactorId
+from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message

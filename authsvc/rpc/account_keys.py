@@ -6,7 +6,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.errors import FieldInvalid
-from authsvc.models import ApiKey, ApiKeyId
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call, current_claims
 from authsvc.rpc.rate_limit_messages import policy_name

@@ -3,7 +3,7 @@
 import unicodedata
 
 from authsvc.errors import FieldInvalid
-from authsvc.models import User
+from authsvc.models.users import User
 from authsvc.rpc import convert
 from authsvc.v1 import account_service_pb2 as pb
 

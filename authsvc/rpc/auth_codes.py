@@ -1,7 +1,8 @@
 """Owns the handlers of AuthService about one-time codes."""
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
-from authsvc.models import ClientContext, Delivery
+from authsvc.models.calls import ClientContext
+from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.inbound import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code

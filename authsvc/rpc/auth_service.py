@@ -4,7 +4,7 @@ from weakref import WeakKeyDictionary
 
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.tokens.validation import TokenCheck, TokenResult
-from authsvc.models import TokenClaims
+from authsvc.models.tokens import TokenClaims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account_messages import display_name
 from authsvc.rpc.auth_codes import CodeRpcs

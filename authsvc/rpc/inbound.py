@@ -11,7 +11,8 @@ from typing import Any
 
 from authsvc.errors import bearer_invalid
 from authsvc.log import REQUEST_ID
-from authsvc.models import Call, Caller, Claims
+from authsvc.models.calls import Call, Caller
+from authsvc.models.tokens import Claims
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")

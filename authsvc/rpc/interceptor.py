@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from authsvc.config import GrpcSettings
 from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
 from authsvc.metrics import Metrics
-from authsvc.models import Claims
+from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.callers import Callers, refused
 from authsvc.rpc.in_flight import InFlight

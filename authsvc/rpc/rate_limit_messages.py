@@ -6,8 +6,8 @@ Parsers are as those of `convert`.
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from authsvc import models
 from authsvc.errors import FieldInvalid
+from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.rpc.convert import duration, fill_duration, text
 from authsvc.v1 import rate_limit_service_pb2 as pb
 
@@ -41,11 +41,11 @@ def cost(value: int, field: str) -> int:
 
 def charges(
     messages: Sequence[pb.Charge], path: Callable[[], str] = lambda: "charges"
-) -> list[models.Charge]:
+) -> list[Charge]:
     """Return 1 to 16 charges, no two of the same policy and key; `path` names their field."""
     if not 1 <= len(messages) <= MAX_CHARGES:
         raise FieldInvalid(path(), f"must hold 1 to {MAX_CHARGES} items")
-    result: list[models.Charge] = []
+    result: list[Charge] = []
     for message in messages:
         policy, key, units = message.policy, message.key, message.cost
         # Tells what is surely good from what has to be looked at, in a fraction of the time.
@@ -59,13 +59,13 @@ def charges(
             policy_name(policy, f"{item}.policy")
             limit_key(key, f"{item}.key")
             cost(units, f"{item}.cost")
-        result.append(models.Charge(policy, key, units or 1))
+        result.append(Charge(policy, key, units or 1))
     if len(result) > 1 and len({charge[:2] for charge in result}) < len(result):
         raise FieldInvalid(path(), "must not name the same policy and key twice")
     return result
 
 
-def fill_verdict(message: pb.RateLimitVerdict, verdict: models.Verdict) -> pb.RateLimitVerdict:
+def fill_verdict(message: pb.RateLimitVerdict, verdict: Verdict) -> pb.RateLimitVerdict:
     """Put into `message`, and return it, how a key stands with a policy.
 
     Setting a new message's fields takes a quarter of the time of making them apart, and a batch
@@ -86,7 +86,7 @@ def fill_verdict(message: pb.RateLimitVerdict, verdict: models.Verdict) -> pb.Ra
 
 
 def fill_check(
-    message: pb.CheckRateLimitResponse, result: models.CheckResult
+    message: pb.CheckRateLimitResponse, result: CheckResult
 ) -> pb.CheckRateLimitResponse:
     """Put a check's outcome into `message` and return it."""
     message.allowed = result.allowed
@@ -95,7 +95,7 @@ def fill_check(
     return message
 
 
-def policy_messages(policies: Iterable[models.Policy]) -> list[pb.Policy]:
+def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
     """Return named limits."""
     return [
         pb.Policy(
@@ -111,5 +111,5 @@ def policy_messages(policies: Iterable[models.Policy]) -> list[pb.Policy]:
 
 _ALGORITHM = {
     algorithm: pb.RateLimitAlgorithm.Value(f"RATE_LIMIT_ALGORITHM_{algorithm.name}")
-    for algorithm in models.Algorithm
+    for algorithm in Algorithm
 }

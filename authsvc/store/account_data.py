@@ -12,7 +12,7 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store.database import Connection
 
 _FIRST_ID = UUID(int=0)

@@ -6,7 +6,8 @@ from datetime import datetime
 import asyncpg
 
 from authsvc.errors import email_taken
-from authsvc.models import UserId, UserStatus
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Connection
 
 

@@ -7,7 +7,9 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import ApiKey, ApiKeyId, UserId, UserStatus
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Connection
 
 _COLUMNS = """

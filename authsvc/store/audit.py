@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store.connector import Connection
 
 _INSERT = """

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import FactorId, UserId
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store.database import Connection
 
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 _KEPT = 20

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import asyncpg
 
-from authsvc.models import FactorId, UserId
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store.database import Connection
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store.database import Connection
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 from authsvc.store.database import Connection
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 

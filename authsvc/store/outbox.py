@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 

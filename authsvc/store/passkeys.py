@@ -7,7 +7,7 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import FactorId, UserId
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store.database import Connection
 
 

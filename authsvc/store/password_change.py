@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 

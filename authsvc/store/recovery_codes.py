@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 _REPLACE = """

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 from authsvc.store.audit import AuditRow
 from authsvc.store.database import Connection
 from authsvc.store.sessions import COLUMNS, StoredSession, stored_session

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store.database import Connection
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import UserId, UserStatus
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Connection
 
 

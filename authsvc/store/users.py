@@ -6,7 +6,8 @@ from datetime import datetime
 
 import asyncpg
 
-from authsvc.models import User, UserId, UserStatus
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from authsvc.store.database import Connection
 
 

@@ -16,7 +16,7 @@ import structlog
 from authsvc.config import PasswordSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import ServiceError
-from authsvc.models import ClientContext
+from authsvc.models.calls import ClientContext
 from authsvc.store.database import Database
 from authsvc.store.migrator import migrate
 from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited

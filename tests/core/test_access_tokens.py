@@ -11,7 +11,8 @@ from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Claims, InactiveReason
+from authsvc.models.calls import Call
+from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 from tests.tokens import PERMISSIONS, keyring, load_keys, make_session, token_settings

@@ -12,7 +12,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.store import account_deletion as store
 from authsvc.store.database import Database
 from tests.accounts import CALL, KEYRING, Service

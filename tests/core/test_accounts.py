@@ -20,7 +20,9 @@ from authsvc.errors import (
     ServiceError,
     TooManyAttempts,
 )
-from authsvc.models import ClientContext, UserId, UserStatus
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD, Service, cheap_passwords, unlimited
 from tests.clock import FakeClock

@@ -10,7 +10,8 @@ import pytest
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
-from authsvc.models import ApiKeyId, InactiveReason, UserId
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.tokens import InactiveReason
 from tests.keys import MINUTE, replica
 from tests.sessions import CALL, DAY, SECOND, HeldDatabase, World
 

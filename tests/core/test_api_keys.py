@@ -18,7 +18,8 @@ from authsvc.errors import (
     ServiceError,
     TooManyAttempts,
 )
-from authsvc.models import ApiKey, ApiKeyId, UserId
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.ids import ApiKeyId, UserId
 from tests.accounts import unlimited
 from tests.keys import MINUTE, claims_of, replica
 from tests.sessions import CALL, DAY, SECOND, World

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
 from authsvc.errors import ServiceError
-from authsvc.models import ClientContext, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.tokens import Tokens
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG, Service
 from tests.clock import FakeClock

@@ -6,7 +6,10 @@ from uuid import uuid4
 
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.models import ClientContext, Delivery, RevokeReason, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.messages import Delivery
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Tokens
 from authsvc.store.database import Connection, Database
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD
 from tests.clock import FakeClock

@@ -6,7 +6,7 @@ import pytest
 
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.models import Delivery
+from authsvc.models.messages import Delivery
 from tests.accounts import CALL, CLI, EMAIL, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import (

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from authsvc.config import SecondFactorSettings
-from authsvc.models import ClientContext, MfaChallenge
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import MfaChallenge
 from tests.accounts import CALL, EMAIL, IP, PASSWORD, WRONG, unlimited
 from tests.factors import App, Secured, reason, reasons
 from tests.logins import Replicas, causes

@@ -7,7 +7,8 @@ import pytest
 
 from authsvc.config import SecondFactorSettings
 from authsvc.core.lib.ids import uuid7
-from authsvc.models import ClientContext, FactorId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import FactorId
 from authsvc.store import factors as store
 from tests.accounts import CALL, unlimited
 from tests.databases import until

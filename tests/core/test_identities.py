@@ -9,7 +9,8 @@ import pytest
 
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
-from authsvc.models import RevokeReason, Tokens
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Tokens
 from tests.accounts import CALL, CLI, EMAIL, PASSWORD
 from tests.clock import FakeClock
 from tests.oauth import ADA, CLIENT, Federated

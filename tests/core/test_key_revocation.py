@@ -11,7 +11,7 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Claims, InactiveReason
+from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState
 from tests.clock import FakeClock

@@ -16,7 +16,9 @@ from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import ClientContext, User, UserId, UserStatus
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from authsvc.store import users
 from authsvc.store.database import Database
 from authsvc.store.users import Credential, LoginSubject

@@ -8,7 +8,8 @@ import pytest
 
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.tokens.validation import TokenCheck
-from authsvc.models import Tokens, UserId
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Tokens
 from tests.accounts import CALL, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.factors import Secured

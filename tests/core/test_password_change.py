@@ -14,7 +14,9 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.errors import FieldInvalid, Overloaded, Reason, ServiceError
-from authsvc.models import Claims, ClientContext, SessionId, Tokens, UserId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Claims, Tokens
 from authsvc.store import users
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD, WRONG, Service
 from tests.clock import FakeClock

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.limits.limiter import Check, RateLimiter
-from authsvc.models import Algorithm, Charge, CheckResult, Policy
+from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
 from authsvc.store import rate_limits as store
 from authsvc.store.database import Database
 from tests.databases import opened

@@ -9,7 +9,10 @@ import pytest
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
 from authsvc.errors import FieldInvalid, Overloaded, Reason
-from authsvc.models import ClientContext, Delivery, MfaChallenge, RevokeReason
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import MfaChallenge
+from authsvc.models.messages import Delivery
+from authsvc.models.sessions import RevokeReason
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes

@@ -9,7 +9,10 @@ from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.errors import Reason, ServiceError
-from authsvc.models import ClientContext, InactiveReason, RevokeReason, SessionId, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason, Tokens
 from tests.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
 from tests.tokens import keyring
 

@@ -13,7 +13,7 @@ from authsvc.core.lib import base64url
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
 from authsvc.errors import Reason, Unauthenticated
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 
 OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(32, 64))
 SESSION = SessionId(UUID("01900000-0000-7000-8000-000000000002"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from authsvc.core.limits.rejected_cache import Rejections
-from authsvc.models import Charge, Verdict
+from authsvc.models.limits import Charge, Verdict
 
 
 class Stopwatch:

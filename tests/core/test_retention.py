@@ -11,7 +11,8 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.retention.cleanup import Retention
-from authsvc.models import Call, Charge, Policy
+from authsvc.models.calls import Call
+from authsvc.models.limits import Charge, Policy
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from tests.clock import FakeClock

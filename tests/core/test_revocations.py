@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.revocations.listener import Revocation, RevocationListener
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.models import ApiKeyId, SessionId, UserId
+from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from authsvc.store.migrator import migrate

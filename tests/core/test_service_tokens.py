@@ -7,7 +7,7 @@ import pytest
 
 from authsvc.core.lib import base64url
 from authsvc.errors import CallerNotAllowed, FieldInvalid, Reason, Unauthenticated
-from authsvc.models import InactiveReason, ServiceClaims
+from authsvc.models.tokens import InactiveReason, ServiceClaims
 from tests.issuing import BILLING, MINUTE, NOBODY, SHOP, Issuing, payload_of
 from tests.sessions import CALL, DAY, SECOND, World
 

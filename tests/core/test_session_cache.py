@@ -7,7 +7,7 @@ import pytest
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.cache import CachedSession, SessionCache
-from authsvc.models import SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
 from tests.clock import FakeClock
 from tests.tokens import make_session
 

@@ -12,7 +12,10 @@ from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.secrets import is_session_token
 from authsvc.errors import NotFound, Reason
-from authsvc.models import ClientContext, InactiveReason, RevokeReason, SessionId, UserId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason
 from authsvc.store.database import Connection
 from tests.sessions import CALL, CLIENT, DAY, METHODS, World
 

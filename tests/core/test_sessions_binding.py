@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.models import ClientContext
+from authsvc.models.calls import ClientContext
 from tests.sessions import CALL, DAY, Replica, World
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
-from authsvc.models import InactiveReason, Tokens
+from authsvc.models.tokens import InactiveReason, Tokens
 from tests.sessions import CALL, DAY, HeldDatabase, Replica, World
 
 

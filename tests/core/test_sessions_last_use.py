@@ -8,7 +8,7 @@ from authsvc.core.lib import last_use
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.errors import StoreUnavailable
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 from authsvc.store import sessions as store
 from authsvc.store.database import Database
 from tests.databases import giving_up_locks, settings_for

@@ -3,7 +3,7 @@
 import pytest
 
 from authsvc.errors import FieldInvalid
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 from tests.sessions import CALL, DAY, SECOND, World
 
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from authsvc.core.revocations.listener import RevocationListener
-from authsvc.models import InactiveReason, RevokeReason
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason
 from tests.databases import settings_for
 from tests.postgres import PostgresServer
 from tests.sessions import CALL, Replica, World

@@ -7,7 +7,7 @@ import pytest
 
 from authsvc.config import TokenSettings
 from authsvc.core.sessions.sessions import SessionCheck
-from authsvc.models import InactiveReason, Tokens
+from authsvc.models.tokens import InactiveReason, Tokens
 from tests.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
 
 MINUTE = timedelta(minutes=1)

@@ -7,7 +7,8 @@ import pytest
 
 from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
 from authsvc.core.sessions.sessions import SessionCheck
-from authsvc.models import ClientContext, InactiveReason, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.tokens import InactiveReason, Tokens
 from tests.sessions import CALL, CLIENT, DAY, Replica, World
 
 MINUTE = timedelta(minutes=1)

@@ -12,7 +12,7 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing import jwk
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Claims
+from authsvc.models.tokens import Claims
 from authsvc.store import signing_keys as store
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow

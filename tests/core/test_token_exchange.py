@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.errors import CallerNotAllowed, FieldInvalid, Reason, ServiceError, Unauthenticated
-from authsvc.models import InactiveReason
+from authsvc.models.tokens import InactiveReason
 from tests.issuing import BILLING, MINUTE, NOBODY, SHOP, Issuing, payload_of
 from tests.sessions import CALL, METHODS, World
 

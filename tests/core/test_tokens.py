@@ -9,7 +9,8 @@ from authsvc.config import TokenSettings
 from authsvc.core.revocations.listener import Revocation
 from authsvc.core.tokens.validation import TokenCheck
 from authsvc.errors import Reason, ServiceError
-from authsvc.models import Claims, InactiveReason, RevokeReason
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims, InactiveReason
 from tests.sessions import CALL, DAY, SECOND, World
 
 MINUTE = timedelta(minutes=1)

@@ -6,7 +6,9 @@ import pytest
 
 from authsvc.config import SecondFactorSettings
 from authsvc.errors import FieldInvalid
-from authsvc.models import ClientContext, MfaChallenge, Tokens
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import MfaChallenge
+from authsvc.models.tokens import Tokens
 from authsvc.store import devices
 from tests.accounts import CALL, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, unlimited
 from tests.factors import STEP, App, Secured, reason

@@ -16,7 +16,7 @@ from authsvc.core.messages.outbox import MessageKind
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.listener import Revocation
-from authsvc.models import ClientContext
+from authsvc.models.calls import ClientContext
 from authsvc.store import addresses, sessions, users
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock

@@ -7,7 +7,8 @@ import pytest
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.models import ClientContext, Delivery
+from authsvc.models.calls import ClientContext
+from authsvc.models.messages import Delivery
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import REFUSED, WRONG_CODE, Coded, outcome, outcomes

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from authsvc.core.messages.outbox import Message, MessageKind
 from authsvc.core.messages.templates import Letter, Text
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from tests.delivering import ADDRESS, CODE
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

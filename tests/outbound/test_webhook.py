@@ -22,7 +22,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from authsvc.config import WebhookSettings
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.outbound.webhook import WebhookChannel
 from tests.clock import FakeClock
 from tests.delivering import ADDRESS, CODE

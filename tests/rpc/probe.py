@@ -20,7 +20,10 @@ from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import bearer_invalid
 from authsvc.metrics import Metrics
-from authsvc.models import Claims, Clock, Role, SessionId, UserId
+from authsvc.models.calls import Role
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import account_service_pb2_grpc, auth_service_pb2_grpc
 from authsvc.v1 import auth_service_pb2 as pb

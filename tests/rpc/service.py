@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import BadRequest
 
 from authsvc.app.application import Application
 from authsvc.config import Settings
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
 from authsvc.v1.admin_service_pb2_grpc import AdminServiceStub
 from authsvc.v1.auth_service_pb2 import (

@@ -1,6 +1,6 @@
 """The access table: its rows are as documented, and what has none is refused."""
 
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.access import ACCESS, Access
 
 HEALTH = {f"/grpc.health.v1.Health/{rpc}" for rpc in ("Check", "List", "Watch")}

@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
 from authsvc.config import CallerSettings, Settings
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, DELIVERY_SEND, ClientContext

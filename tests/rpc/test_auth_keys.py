@@ -7,7 +7,7 @@ import pytest
 
 from authsvc.config import Settings
 from authsvc.core.api_keys.key_text import new_api_key
-from authsvc.models import Call
+from authsvc.models.calls import Call
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.common_pb2 import INACTIVE_REASON_UNSPECIFIED, InactiveReason, Tokens

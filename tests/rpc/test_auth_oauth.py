@@ -13,7 +13,7 @@ import pytest_asyncio
 from google.rpc.error_details_pb2 import RetryInfo
 
 from authsvc.config import Settings
-from authsvc.models import FactorId
+from authsvc.models.ids import FactorId
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import ConfirmTotpRequest, EnrollTotpRequest
 from authsvc.v1.common_pb2 import ClientContext

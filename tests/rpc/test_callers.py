@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import CallerNotAllowed
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.callers import Callers
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub

@@ -22,7 +22,7 @@ from authsvc.errors import (
     credentials_invalid,
     policy_unknown,
 )
-from authsvc.models import Call, Role
+from authsvc.models.calls import Call, Role
 from authsvc.rpc import interceptor
 from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.inbound import current_call, current_caller, current_claims

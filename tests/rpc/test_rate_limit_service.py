@@ -9,7 +9,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from authsvc.config import PolicySettings, Settings
-from authsvc.models import Algorithm
+from authsvc.models.limits import Algorithm
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from tests.rpc.probe import failure, outcome, reason_of, with_changes
 from tests.rpc.service import Service, StartService, detail, fields_of

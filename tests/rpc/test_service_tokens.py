@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authsvc.config import Settings
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from authsvc.v1.common_pb2 import Claims

@@ -15,7 +15,8 @@ import pytest_asyncio
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.errors import ServiceError, TooManyAttempts
-from authsvc.models import ClientContext, Delivery
+from authsvc.models.calls import ClientContext
+from authsvc.models.messages import Delivery
 from authsvc.store.database import Database
 from tests.accounts import CLI, IP, Service, cheap_passwords
 from tests.clock import FakeClock

@@ -12,7 +12,7 @@ import pytest_asyncio
 from argon2.low_level import Type, verify_secret
 
 from authsvc.errors import Overloaded, ServiceError, TooManyAttempts
-from authsvc.models import ClientContext
+from authsvc.models.calls import ClientContext
 from authsvc.store.database import Database
 from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock

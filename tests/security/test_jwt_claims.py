@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.models import Claims, InactiveReason, ServiceClaims
+from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 from tests.forging import NOW, World
 
 MALFORMED = InactiveReason.MALFORMED

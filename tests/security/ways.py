@@ -12,7 +12,7 @@ import pyotp
 
 from authsvc.config import CallerSettings, Settings
 from authsvc.dev.authenticator import Authenticator, encode
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext, Tokens

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_taken
-from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store.database import Database
 from tests.clock import FakeClock
 

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row
-from authsvc.models import RevokeReason, SessionId
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
 from tests.sessions import CALL, CLIENT, DAY, World

@@ -8,7 +8,7 @@ import pytest
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import StoreUnavailable, email_taken
-from authsvc.models import ApiKeyId, SessionId, UserId
+from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
 from authsvc.store.database import Database
 from authsvc.store.revocations import PoolerError, Subscription

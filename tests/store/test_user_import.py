@@ -4,7 +4,8 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from authsvc.models import UserId, UserStatus
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store.database import Database
 from authsvc.store.user_import import UserRow, insert_new
 from tests.databases import until

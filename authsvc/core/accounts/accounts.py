@@ -15,17 +15,13 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import email_taken, user_not_found
-from authsvc.models import (
-    Call,
-    Claims,
-    ClientContext,
-    Clock,
-    Delivery,
-    RevokeReason,
-    User,
-    UserId,
-    UserStatus,
-)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.messages import Delivery
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User, UserStatus
 from authsvc.store import devices, revocations, users
 from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection, Database

@@ -9,7 +9,10 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import user_not_found
-from authsvc.models import Call, Claims, Clock, SessionId, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import account_deletion as store
 from authsvc.store import revocations
 from authsvc.store.database import Connection, Database

@@ -11,7 +11,11 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib import base64url
 from authsvc.errors import FieldInvalid, Overloaded, user_not_found
-from authsvc.models import Call, Claims, Clock, UserId, UserStatus
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Claims
+from authsvc.models.users import UserStatus
 from authsvc.store import account_data as store
 from authsvc.store import users
 from authsvc.store.account_data import EventKey, Row, SecurityEvent

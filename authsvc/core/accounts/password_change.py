@@ -16,7 +16,10 @@ from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normali
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
-from authsvc.models import Call, Claims, ClientContext, Clock, RevokeReason
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
 from authsvc.store import devices, users
 from authsvc.store import password_change as store
 from authsvc.store.database import Connection, Database

@@ -21,7 +21,11 @@ from authsvc.errors import (
     limit_reached,
     policy_unknown,
 )
-from authsvc.models import ApiKey, ApiKeyId, Call, Claims, Clock, UserId
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import api_keys as store
 from authsvc.store import revocations
 from authsvc.store.database import Connection, Database

@@ -22,15 +22,12 @@ from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.revocations.cache import RevocableCache
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound
-from authsvc.models import (
-    ApiKey,
-    ApiKeyId,
-    Charge,
-    Clock,
-    InactiveReason,
-    UserId,
-    UserStatus,
-)
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.limits import Charge
+from authsvc.models.tokens import InactiveReason
+from authsvc.models.users import UserStatus
 from authsvc.store import api_keys as store
 from authsvc.store.api_keys import StoredApiKey
 from authsvc.store.database import Database

@@ -16,7 +16,9 @@ from cachetools import TTLCache
 from authsvc.core.attempts.brute_force import BruteForce, Ticket
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.errors import Reason, ServiceError, TooManyAttempts, credentials_invalid
-from authsvc.models import Call, ClientContext, Clock, UserStatus
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.users import UserStatus
 from authsvc.store import users
 from authsvc.store.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject

@@ -12,7 +12,9 @@ from authsvc.config import BruteForceSettings
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.errors import ServiceError, TooManyAttempts
-from authsvc.models import Charge, ClientContext, Policy, UserId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.limits import Charge, Policy
 from authsvc.store.database import Database
 
 _ACCOUNT = "authsvc.login.account"

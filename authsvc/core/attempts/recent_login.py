@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 from authsvc.errors import bearer_invalid, reauthentication_required
-from authsvc.models import Claims, Clock, SessionId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.tokens import Claims
 from authsvc.store import sessions
 from authsvc.store.database import Connection
 

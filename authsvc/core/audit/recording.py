@@ -10,7 +10,8 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.core.lib.ids import uuid7
-from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store import audit
 from authsvc.store.audit import AuditRow
 from authsvc.store.database import Connection

@@ -10,7 +10,11 @@ from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import FieldInvalid, code_invalid, user_not_found
-from authsvc.models import Call, Claims, ClientContext, Clock, Delivery, User
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.messages import Delivery
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import addresses, one_time_codes, users
 from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection, Database

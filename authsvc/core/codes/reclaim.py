@@ -8,7 +8,10 @@ from dataclasses import replace
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.sessions.sessions import Sessions
-from authsvc.models import Call, ClientContext, Clock, RevokeReason, User
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.users import User
 from authsvc.store import owner_arrival, revocations
 from authsvc.store.database import Connection
 

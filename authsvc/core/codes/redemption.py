@@ -13,7 +13,8 @@ from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.codes.email_verification import note_verified
 from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.codes.reclaim import OwnerArrival
-from authsvc.models import Clock, User
+from authsvc.models.clock import Clock
+from authsvc.models.users import User
 from authsvc.store import addresses, users
 from authsvc.store.addresses import Addressee
 from authsvc.store.database import Connection

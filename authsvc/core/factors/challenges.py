@@ -14,7 +14,10 @@ from authsvc.core.factors.relying_party import CHALLENGE_BYTES
 from authsvc.core.factors.totp import Totp
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, MfaChallenge, TotpEnrollment, User, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.factors import MfaChallenge, TotpEnrollment
+from authsvc.models.ids import UserId
+from authsvc.models.users import User
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
 from authsvc.store.database import Connection

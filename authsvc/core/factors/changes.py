@@ -6,7 +6,10 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, email_not_verified, limit_reached
-from authsvc.models import Call, Claims, ClientContext, Clock, FactorId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import devices, factors, recovery_codes
 from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind, Holder

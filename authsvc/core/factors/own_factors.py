@@ -9,7 +9,10 @@ from authsvc.core.factors.changes import FactorChange, FactorChanges
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
-from authsvc.models import Call, Claims, Clock, FactorId, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import factors
 from authsvc.store import recovery_codes as store
 from authsvc.store.database import Connection, Database

@@ -11,7 +11,10 @@ from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.relying_party import CHALLENGE_BYTES, Created, RelyingParty, descriptor
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import credentials_invalid, state_invalid
-from authsvc.models import Call, Claims, Clock, FactorId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId
+from authsvc.models.tokens import Claims
 from authsvc.store import passkeys as store
 from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder

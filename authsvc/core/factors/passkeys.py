@@ -6,7 +6,9 @@ import structlog
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.relying_party import Assertion, RelyingParty, descriptor, parse_assertion
-from authsvc.models import Call, ClientContext, Clock, FactorId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store import factors
 from authsvc.store import passkeys as store
 from authsvc.store.database import Connection

@@ -13,7 +13,8 @@ from authsvc.core.factors.relying_party import CHALLENGE_BYTES
 from authsvc.core.factors.totp import Totp
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, FactorId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
 from authsvc.store.database import Connection

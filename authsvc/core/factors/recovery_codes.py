@@ -5,7 +5,8 @@ import hmac
 import secrets
 
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import recovery_codes
 from authsvc.store.database import Connection
 

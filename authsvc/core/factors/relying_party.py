@@ -44,7 +44,7 @@ from webauthn.helpers.structs import (
 )
 
 from authsvc.config import PasskeySettings
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 
 CHALLENGE_BYTES = 32
 # WebAuthn Level 3, section 4: "Credential ID".

@@ -8,7 +8,10 @@ from authsvc.core.factors.changes import FactorChange, FactorChanges, hold_with_
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.totp import Totp
 from authsvc.errors import code_invalid, factor_not_found
-from authsvc.models import Call, Claims, ClientContext, FactorId, TotpEnrollment
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import TotpEnrollment
+from authsvc.models.ids import FactorId
+from authsvc.models.tokens import Claims
 from authsvc.store import factors
 from authsvc.store.database import Connection, Database
 from authsvc.store.factors import FactorKind, Holder, Seed

@@ -9,7 +9,8 @@ from authsvc.core.federation.providers import Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import FieldInvalid, redirect_not_allowed
-from authsvc.models import ClientContext, SessionId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,11 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, identity_not_found, last_credential, limit_reached
-from authsvc.models import Call, Claims, ClientContext, Clock, User, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import factors
 from authsvc.store import identities as store
 from authsvc.store.database import Connection, Database

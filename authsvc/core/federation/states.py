@@ -12,7 +12,8 @@ from datetime import timedelta
 from authsvc.core.lib import base64url
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.errors import bearer_invalid, state_invalid
-from authsvc.models import Clock, SessionId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
 from authsvc.store import oauth_states as store
 from authsvc.store.database import Database
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models import Charge, CheckResult, Verdict
+from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
 from authsvc.store.database import Connection
 

@@ -8,7 +8,7 @@ from authsvc.core.lib.batching import Coalescer
 from authsvc.core.limits.batch import Batch, Check, Limit, verdict_of
 from authsvc.core.limits.rejected_cache import Rejections
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models import Algorithm, Charge, CheckResult, Policy, Verdict
+from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.store import rate_limits as store
 from authsvc.store.database import Database
 

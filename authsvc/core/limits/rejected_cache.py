@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from authsvc.models import Charge, CheckResult, Verdict
+from authsvc.models.limits import Charge, CheckResult, Verdict
 
 _LONGEST = 1.0
 

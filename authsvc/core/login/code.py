@@ -7,7 +7,8 @@ from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import code_invalid
-from authsvc.models import Call, ClientContext, LoginOutcome
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import LoginOutcome
 from authsvc.store.database import Database
 
 _METHODS = ("otp",)  # RFC 8176

@@ -7,7 +7,10 @@ from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.factors.challenges import SecondFactors
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, LoginOutcome, Tokens, User
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import User
 from authsvc.store import devices, users
 from authsvc.store.database import Connection
 

@@ -26,7 +26,11 @@ from authsvc.errors import (
     link_requires_login,
     state_invalid,
 )
-from authsvc.models import Call, ClientContext, Clock, LoginOutcome, User, UserId, UserStatus
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from authsvc.store import addresses, identities, users
 from authsvc.store.database import Connection, Database
 from authsvc.store.identities import Identity, Owner

@@ -19,7 +19,10 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import credentials_invalid
-from authsvc.models import Call, ClientContext, Clock, LoginOutcome, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
 from authsvc.store import passkeys as store
 from authsvc.store import users
 from authsvc.store.database import Database

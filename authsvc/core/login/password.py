@@ -7,7 +7,8 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.errors import ServiceError
-from authsvc.models import Call, ClientContext, LoginOutcome
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import LoginOutcome
 from authsvc.store import users
 from authsvc.store.database import Database
 from authsvc.store.users import Credential

@@ -9,7 +9,10 @@ from authsvc.core.factors.challenges import token_hash
 from authsvc.core.factors.proofs import FactorProofs, PasskeyAssertion, SecondFactor
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import FieldInvalid
-from authsvc.models import Call, ClientContext, Clock, Tokens, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Tokens
 from authsvc.store import challenges, devices, factors, users
 from authsvc.store.challenges import Challenge
 from authsvc.store.database import Connection, Database

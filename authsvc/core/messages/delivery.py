@@ -20,7 +20,8 @@ from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.core.messages.templates import Letter, Renderer, view_of
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import outbox
 from authsvc.store.database import Database
 from authsvc.store.outbox import StoredMessage

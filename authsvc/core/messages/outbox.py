@@ -11,7 +11,8 @@ import structlog
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import outbox
 from authsvc.store.database import Connection
 

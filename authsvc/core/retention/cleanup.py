@@ -12,7 +12,7 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
 from authsvc.store.database import Connection, Database
 

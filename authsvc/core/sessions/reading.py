@@ -11,7 +11,10 @@ from typing import TypeVar
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.lib.batching import Coalescer
 from authsvc.core.sessions.cache import CachedSession, SessionCache
-from authsvc.models import Clock, Session, SessionId, UserStatus
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import Session
+from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
 from authsvc.store.database import Connection, Database
 from authsvc.store.sessions import StoredSession

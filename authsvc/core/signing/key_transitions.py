@@ -10,7 +10,8 @@ from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.signing import jwk, key_set
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import revocations
 from authsvc.store import signing_keys as store
 from authsvc.store.database import Connection, Database

@@ -20,7 +20,8 @@ from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
 from authsvc.core.signing.key_transitions import STRAGGLING, KeyTransitions
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import signing_keys as store
 from authsvc.store.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo

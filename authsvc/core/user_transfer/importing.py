@@ -13,7 +13,10 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.user_transfer.import_fields import ImportedUser, RowParser
 from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
 from authsvc.errors import FieldInvalid, limit_reached
-from authsvc.models import Call, Clock, UserId, UserStatus
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store import user_import
 from authsvc.store.database import Connection, Database
 from authsvc.store.user_import import UserRow
