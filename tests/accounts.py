@@ -41,7 +41,7 @@ from authsvc.errors import ServiceError
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 
 CALL = Call("request-1", "spiffe://authsvc.dev/app")

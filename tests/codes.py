@@ -29,7 +29,7 @@ from authsvc.models.messages import Delivery
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import users
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, EMAIL, IP, KEYRING, Service, cheap_passwords, unlimited
 from tests.clock import FakeClock
 from tests.rpc.probe import CLAIMS

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 # Only so that a failure ends; nothing is measured by it.
 _PATIENCE = 30.0

@@ -14,7 +14,7 @@ from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.messages.templates import Letter, Text, View
 from authsvc.models.ids import UserId
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import KEYRING
 from tests.clock import FakeClock
 

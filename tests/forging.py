@@ -17,7 +17,7 @@ from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.databases import settings_for
 from tests.postgres import PostgresServer

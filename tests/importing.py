@@ -13,7 +13,7 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.import_rows import RowFailure
 from authsvc.core.user_transfer.importing import ImportCounts, ImportOptions, UserImport
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CLI, PEPPERS, cheap_passwords
 from tests.clock import FakeClock
 

@@ -15,7 +15,7 @@ from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims, InactiveReason
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.sessions import CALL, DAY, World
 from tests.tokens import PERMISSIONS, keyring
 

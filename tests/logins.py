@@ -12,7 +12,7 @@ from authsvc.config import (
     PolicySettings,
     SecondFactorSettings,
 )
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import Service, cheap_passwords, key, unlimited
 from tests.clock import FakeClock
 

@@ -80,7 +80,7 @@ class PostgresServer:
     def _migrated_template(self) -> str:
         if self._template is None:
             # Imported here so that tests of an empty database run without the migrations.
-            from authsvc.store.migrator import migrate  # noqa: PLC0415
+            from authsvc.store.postgres.migrator import migrate  # noqa: PLC0415
 
             name = self._new_name()
             self._execute(f"CREATE DATABASE {name}")

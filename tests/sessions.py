@@ -19,7 +19,7 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Tokens
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from tests.clock import FakeClock
 from tests.tokens import PERMISSIONS, keyring, load_keys
 

@@ -18,7 +18,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import Session
 from authsvc.models.users import UserStatus
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState
 
 CALL = Call(request_id="request-1", caller="spiffe://test/admin")

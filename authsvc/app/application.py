@@ -22,7 +22,7 @@ from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 log = structlog.get_logger("authsvc.service")
 

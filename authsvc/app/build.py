@@ -54,11 +54,11 @@ from authsvc.models.clock import Clock
 from authsvc.outbound.http import open_session
 from authsvc.outbound.post import open_post
 from authsvc.outbound.providers import open_providers
-from authsvc.rpc.account_service import AccountHandler
-from authsvc.rpc.admin_service import AdminHandler
-from authsvc.rpc.auth_service import AuthHandler
-from authsvc.rpc.rate_limit_service import RateLimitHandler
-from authsvc.rpc.session_service import SessionHandler
+from authsvc.rpc.account.service import AccountHandler
+from authsvc.rpc.admin.service import AdminHandler
+from authsvc.rpc.auth.service import AuthHandler
+from authsvc.rpc.rate_limit.service import RateLimitHandler
+from authsvc.rpc.session.service import SessionHandler
 from authsvc.rpc.use_cases import (
     AccountUseCases,
     AuthUseCases,
@@ -67,8 +67,8 @@ from authsvc.rpc.use_cases import (
     OAuthUseCases,
     PasskeyUseCases,
 )
-from authsvc.store.database import Database
-from authsvc.store.migrator import check_schema
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import check_schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)

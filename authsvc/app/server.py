@@ -17,8 +17,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.health import Health
-from authsvc.rpc.in_flight import InFlight
 from authsvc.rpc.interceptor import Gate, Interceptor
+from authsvc.rpc.load import InFlight
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,

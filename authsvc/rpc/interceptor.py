@@ -20,9 +20,9 @@ from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable,
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
+from authsvc.rpc.call_context import INBOUND, Inbound
 from authsvc.rpc.callers import Callers, refused
-from authsvc.rpc.in_flight import InFlight
-from authsvc.rpc.inbound import INBOUND, Inbound
+from authsvc.rpc.load import InFlight
 from authsvc.rpc.status import CODES, to_status
 
 if TYPE_CHECKING:

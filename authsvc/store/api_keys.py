@@ -10,7 +10,7 @@ import asyncpg
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId, UserId
 from authsvc.models.users import UserStatus
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _COLUMNS = """
     k.key_id, k.user_id, k.name, k.prefix, k.scopes, k.policy, k.create_time, k.expire_time,

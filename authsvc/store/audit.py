@@ -6,7 +6,7 @@ from uuid import UUID
 
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
-from authsvc.store.connector import Connection
+from authsvc.store.postgres.connector import Connection
 
 _INSERT = """
 INSERT INTO audit_events (event_id, occur_time, type, caller, request_id,

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from authsvc.models.ids import UserId
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _KEPT = 20
 _REMEMBER = """

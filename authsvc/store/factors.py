@@ -12,7 +12,7 @@ from enum import StrEnum
 import asyncpg
 
 from authsvc.models.ids import FactorId, UserId
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 class FactorKind(StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from authsvc.models.ids import SessionId, UserId
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

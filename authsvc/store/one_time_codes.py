@@ -9,7 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 from authsvc.models.ids import UserId
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

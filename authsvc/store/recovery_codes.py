@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from authsvc.models.ids import UserId
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _REPLACE = """
 WITH replaced AS (DELETE FROM recovery_codes WHERE user_id = $1)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import asyncpg
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserStatus
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from authsvc.config import PasswordSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
-from authsvc.store.database import Database
-from authsvc.store.migrator import migrate
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import migrate
 from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock
 from tests.databases import settings_for

@@ -13,7 +13,7 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.tokens import Claims, InactiveReason
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.tokens import PERMISSIONS, keyring, load_keys, make_session, token_settings
 

@@ -14,7 +14,7 @@ from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models.ids import UserId
 from authsvc.store import account_deletion as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, KEYRING, Service
 from tests.clock import FakeClock
 from tests.logins import value

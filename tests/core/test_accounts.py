@@ -23,7 +23,7 @@ from authsvc.errors import (
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD, Service, cheap_passwords, unlimited
 from tests.clock import FakeClock
 from tests.databases import opened

@@ -11,7 +11,7 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
 from authsvc.models.tokens import Tokens
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG, Service
 from tests.clock import FakeClock
 

@@ -11,7 +11,7 @@ from authsvc.core.attempts.brute_force import BruteForce, Ticket
 from authsvc.core.lib.sealing import Keyring
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import IP, KEYRING, OTHER_IP, key
 from tests.databases import opened
 

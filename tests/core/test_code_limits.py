@@ -7,7 +7,7 @@ from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import KEYRING
 from tests.codes import outcome, unlimited_codes
 

@@ -10,7 +10,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Tokens
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from tests.accounts import CALL, CLI, EMAIL, IP, KEYRING, PASSWORD
 from tests.clock import FakeClock
 from tests.codes import CLIENT, REFUSED, WRONG_CODE, Coded, outcome, outcomes, unlimited_codes

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from authsvc.core.messages.delivery import Deliverer, NotDelivered
 from authsvc.core.messages.outbox import Message, MessageKind
 from authsvc.core.messages.templates import Letter
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.delivering import ADDRESS, CODE, Mail, TestChannel
 

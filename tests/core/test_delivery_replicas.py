@@ -8,7 +8,7 @@ import pytest
 from authsvc.core.messages.delivery import CHANNEL, Deliverer, NotDelivered
 from authsvc.core.messages.templates import Letter
 from authsvc.core.revocations.listener import RevocationListener
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.databases import opened, settings_for, until
 from tests.delivering import Mail, TestChannel, forever

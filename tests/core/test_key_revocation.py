@@ -12,7 +12,7 @@ from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.tokens import Claims, InactiveReason
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState
 from tests.clock import FakeClock
 from tests.tokens import CALL, audited, in_state, load_keys, make_session, published, tokens_of

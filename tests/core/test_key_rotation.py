@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.tokens import Claims
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState
 from tests.clock import FakeClock
 from tests.tokens import (

@@ -8,7 +8,7 @@ import pytest
 from authsvc.config import PasswordSettings
 from authsvc.errors import FieldInvalid, Reason
 from authsvc.models.calls import ClientContext
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, Service, unlimited
 from tests.logins import ONE, PHONE, Replicas, causes, value
 

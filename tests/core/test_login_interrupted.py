@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.errors import Overloaded
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CLI, EMAIL, PASSWORD, WRONG, Service, cheap_passwords, unlimited
 from tests.databases import giving_up_locks, opened
 from tests.logins import ONE, PHONE, Replicas, causes, failures, failures_of_devices, value

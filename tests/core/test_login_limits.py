@@ -8,7 +8,7 @@ import pytest
 from authsvc.config import BruteForceSettings
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock
 from tests.logins import PHONE, Replicas, causes, failures, failures_of_devices, value

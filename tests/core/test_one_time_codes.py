@@ -20,7 +20,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserStatus
 from authsvc.store import users
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential, LoginSubject
 from tests.accounts import CALL, KEYRING, key
 from tests.clock import FakeClock

@@ -9,7 +9,7 @@ from authsvc.config import RetentionSettings
 from authsvc.core.lib.sealing import SealError
 from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind, Outbox, unseal
 from authsvc.core.retention.cleanup import Retention
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import KEYRING
 from tests.clock import FakeClock
 from tests.sessions import World

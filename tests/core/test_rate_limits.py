@@ -11,7 +11,7 @@ from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
 from authsvc.core.limits.rejected_cache import Rejections
 from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _HOUR = timedelta(hours=1)
 _POLICIES = {

@@ -11,7 +11,7 @@ import pytest
 from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
 from authsvc.store import rate_limits as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.databases import opened
 
 _DAY = timedelta(days=1)

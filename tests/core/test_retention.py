@@ -14,7 +14,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.models.calls import Call
 from authsvc.models.limits import Charge, Policy
 from authsvc.store import revocations
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.codes import Coded
 

@@ -14,8 +14,8 @@ from authsvc.core.revocations.listener import Revocation, RevocationListener
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
-from authsvc.store.database import Database
-from authsvc.store.migrator import migrate
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import migrate
 from tests.clock import FakeClock
 from tests.databases import freeze, kill, opened, resume, settings_for
 from tests.proxy import Proxy

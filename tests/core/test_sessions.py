@@ -16,7 +16,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 from tests.sessions import CALL, CLIENT, DAY, METHODS, World
 
 _WAITING = (

@@ -10,7 +10,7 @@ from authsvc.core.lib.last_use import LastUse
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import SessionId
 from authsvc.store import sessions as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.databases import giving_up_locks, settings_for
 from tests.sessions import DAY, SECOND, World
 

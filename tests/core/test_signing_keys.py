@@ -14,7 +14,7 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.tokens import Claims
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
 from tests.clock import FakeClock
 from tests.databases import settings_for

@@ -10,7 +10,7 @@ import pytest
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import ImportOptions, UserImport
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CLI, PASSWORD, PEPPERS, cheap_passwords, key
 from tests.clock import FakeClock
 from tests.core.test_foreign_hashes import HASHES

@@ -18,7 +18,7 @@ from authsvc.config import ConfigError, DeliverySettings, Settings
 from authsvc.core.messages.delivery import Deliverer, Post
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.v1.auth_service_pb2 import (
     LoginWithCodeRequest,
     RegisterRequest,

@@ -17,7 +17,8 @@ from authsvc.models.limits import Algorithm, CheckResult, Verdict
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import InactiveReason
 from authsvc.models.users import UserStatus
-from authsvc.rpc import convert, rate_limit_messages
+from authsvc.rpc import convert
+from authsvc.rpc.rate_limit import messages as rate_limit_messages
 from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
 from authsvc.v1.common_pb2 import ClientContext
 from authsvc.v1.rate_limit_service_pb2 import Charge

@@ -25,7 +25,7 @@ from authsvc.errors import (
 from authsvc.models.calls import Call, Role
 from authsvc.rpc import interceptor
 from authsvc.rpc.access import ACCESS, Access
-from authsvc.rpc.inbound import current_call, current_caller, current_claims
+from authsvc.rpc.call_context import current_call, current_caller, current_claims
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 from authsvc.config import Settings
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store.migrator import migrate
+from authsvc.store.postgres.migrator import migrate
 from authsvc.v1.auth_service_pb2 import GetJwksRequest, LoginRequest
 from authsvc.v1.session_service_pb2 import ListSessionsRequest
 from tests.accounts import EMAIL, PASSWORD

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from authsvc.config import Settings
-from authsvc.rpc.inbound import INBOUND
-from authsvc.store.connector import Connector
+from authsvc.rpc.call_context import INBOUND
+from authsvc.store.postgres.connector import Connector
 from tests.rpc.probe import with_changes
 from tests.rpc.service import Service
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from authsvc.core.api_keys.key_text import beginning, is_api_key, new_api_key
 from authsvc.errors import NotFound
 from authsvc.models.tokens import InactiveReason
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.clock import FakeClock
 from tests.keys import replica
 from tests.sessions import CALL, HeldDatabase, World

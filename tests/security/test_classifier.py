@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from authsvc.config import PasswordSettings
 from authsvc.core.passwords.hashing import PasswordHash, Verification
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import EMAIL, WRONG, CountingHasher, Service, cheap_passwords, unlimited
 from tests.clock import FakeClock
 

@@ -17,7 +17,7 @@ from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.errors import ServiceError, TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CLI, IP, Service, cheap_passwords
 from tests.clock import FakeClock
 from tests.codes import CLIENT, Coded, start_coded, unlimited_codes

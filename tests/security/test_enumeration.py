@@ -13,7 +13,7 @@ from argon2.low_level import Type, verify_secret
 
 from authsvc.errors import Overloaded, ServiceError, TooManyAttempts
 from authsvc.models.calls import ClientContext
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
 from tests.clock import FakeClock
 from tests.databases import opened

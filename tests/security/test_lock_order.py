@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from authsvc.app.build import Core, open_core
 from authsvc.config import Settings
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 from tests.accounts import cheap_passwords, unlimited
 from tests.clock import FakeClock
 from tests.codes import unlimited_codes

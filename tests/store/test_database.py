@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from authsvc.errors import NotFound, Reason, StoreUnavailable, session_not_found
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.databases import backends, opened, until
 
 

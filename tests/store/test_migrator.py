@@ -6,8 +6,8 @@ from itertools import chain
 import asyncpg
 import pytest
 
-from authsvc.store.database import Database
-from authsvc.store.migrator import (
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import (
     SchemaError,
     check_schema,
     migrate,

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from tests.databases import freeze, kill, resume, settings_for, until
 
 # Only so that a failure ends; nothing is measured by it.

@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.errors import StoreUnavailable, session_not_found
-from authsvc.store import pool as pool_module
-from authsvc.store.database import Database
-from authsvc.store.pool import Usage
+from authsvc.store.postgres import pool as pool_module
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.pool import Usage
 from tests.databases import backends, opened, settings_for, until
 from tests.ports import port_of
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authsvc.store import rate_limits as store
-from authsvc.store.connector import Connection
+from authsvc.store.postgres.connector import Connection
 from authsvc.store.rate_limits import Kind, Rule
 from tests.rate_limit_reference import Answer, Key
 

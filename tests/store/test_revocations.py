@@ -10,7 +10,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.errors import StoreUnavailable, email_taken
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.revocations import PoolerError, Subscription
 from tests.clock import FakeClock
 from tests.databases import settings_for

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.user_import import UserRow, insert_new
 from tests.databases import until
 

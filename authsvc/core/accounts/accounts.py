@@ -24,7 +24,7 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import User, UserStatus
 from authsvc.store import devices, revocations, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _DEFAULT_ROLES = ("user",)
 

@@ -15,7 +15,7 @@ from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import account_deletion as store
 from authsvc.store import revocations
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 # Of an event's details: what a chain of events can't be understood without, and nobody known by.
 _KEPT_DETAILS = ("cause", "kind", "methods", "reason", "replaced", "sessions")

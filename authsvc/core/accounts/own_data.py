@@ -19,7 +19,7 @@ from authsvc.models.users import UserStatus
 from authsvc.store import account_data as store
 from authsvc.store import users
 from authsvc.store.account_data import EventKey, Row, SecurityEvent
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _BATCH = 500
 # Whoever reads slowly holds one of these, but no connection to the database.

@@ -22,8 +22,8 @@ from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
 from authsvc.store import devices, users
 from authsvc.store import password_change as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.password_change import Owner, Replacement
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
 
 _CURRENT = "current_password"

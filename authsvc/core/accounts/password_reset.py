@@ -18,7 +18,7 @@ from authsvc.models.sessions import RevokeReason
 from authsvc.store import devices
 from authsvc.store import recovery as store
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 
 class PasswordRecovery:

@@ -28,7 +28,7 @@ from authsvc.models.ids import ApiKeyId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import api_keys as store
 from authsvc.store import revocations
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _MIN_LIFETIME = timedelta(minutes=1)
 

@@ -30,7 +30,7 @@ from authsvc.models.tokens import InactiveReason
 from authsvc.models.users import UserStatus
 from authsvc.store import api_keys as store
 from authsvc.store.api_keys import StoredApiKey
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 logger = structlog.get_logger(__name__)
 

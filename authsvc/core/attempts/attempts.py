@@ -20,7 +20,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.users import UserStatus
 from authsvc.store import users
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject
 
 # Of how many accounts and addresses that are throttled it is known that it was recorded, and for

@@ -15,7 +15,7 @@ from authsvc.errors import ServiceError, TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.limits import Charge, Policy
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _ACCOUNT = "authsvc.login.account"
 _ACCOUNT_AND_IP = "authsvc.login.account_and_ip"

@@ -7,7 +7,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
 from authsvc.models.tokens import Claims
 from authsvc.store import sessions
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 class RecentLogin:

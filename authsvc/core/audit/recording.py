@@ -14,7 +14,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store import audit
 from authsvc.store.audit import AuditRow
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 logger = structlog.get_logger("audit")
 

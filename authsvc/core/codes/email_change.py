@@ -17,7 +17,7 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import addresses, one_time_codes, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _FIELD = "new_email"
 _PURPOSE = Purpose.CHANGE_EMAIL

@@ -10,7 +10,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import addresses
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 
 class EmailVerification:

@@ -13,7 +13,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.users import User
 from authsvc.store import owner_arrival, revocations
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 class OwnerArrival:

@@ -17,7 +17,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.users import User
 from authsvc.store import addresses, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

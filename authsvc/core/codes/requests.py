@@ -23,7 +23,7 @@ from authsvc.models.limits import Policy
 from authsvc.models.messages import Delivery
 from authsvc.store import addresses
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _ADDRESS = "authsvc.codes.address"
 _RESEND = "authsvc.codes.resend"

@@ -20,8 +20,8 @@ from authsvc.models.ids import UserId
 from authsvc.models.users import User
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind
+from authsvc.store.postgres.database import Connection
 
 _TOKEN_BYTES = 32
 _RECOVERY_CODE = "recovery_code"

@@ -11,8 +11,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import devices, factors, recovery_codes
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

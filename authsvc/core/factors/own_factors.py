@@ -15,8 +15,8 @@ from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import factors
 from authsvc.store import recovery_codes as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.postgres.database import Connection, Database
 
 
 class Factors:

@@ -16,9 +16,9 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
 from authsvc.store import passkeys as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder
 from authsvc.store.passkeys import NewPasskey, Passkey
+from authsvc.store.postgres.database import Connection, Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import FactorId, UserId
 from authsvc.store import factors
 from authsvc.store import passkeys as store
-from authsvc.store.database import Connection
 from authsvc.store.passkeys import Passkey
+from authsvc.store.postgres.database import Connection
 
 logger = structlog.get_logger(__name__)
 

@@ -17,8 +17,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import FactorId
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.postgres.database import Connection
 
 # RFC 8176; a recovery code is a one-time password too.
 _OTP = ("otp",)

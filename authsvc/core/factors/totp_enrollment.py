@@ -13,8 +13,8 @@ from authsvc.models.factors import TotpEnrollment
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
 from authsvc.store import factors
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import FactorKind, Holder, Seed
+from authsvc.store.postgres.database import Connection, Database
 
 
 class TotpEnrollments:

@@ -13,8 +13,8 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import factors
 from authsvc.store import identities as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.identities import Identity
+from authsvc.store.postgres.database import Connection, Database
 
 # A list of them is one answer.
 _MAX_PER_USER = 20

@@ -15,7 +15,7 @@ from authsvc.errors import bearer_invalid, state_invalid
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
 from authsvc.store import oauth_states as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _BYTES = 32
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from authsvc.errors import StoreUnavailable
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _FLUSH_SECONDS = 1.0
 _ROWS_A_STATEMENT = 1_000

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from authsvc.errors import ServiceError, policy_unknown
 from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _SECOND = 1_000_000
 

@@ -10,7 +10,7 @@ from authsvc.core.limits.rejected_cache import Rejections
 from authsvc.errors import ServiceError, policy_unknown
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.store import rate_limits as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 __all__ = ["Check", "RateLimiter", "policies_from"]
 

@@ -9,7 +9,7 @@ from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.factors import LoginOutcome
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _METHODS = ("otp",)  # RFC 8176
 

@@ -12,7 +12,7 @@ from authsvc.models.factors import LoginOutcome
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
 from authsvc.store import devices, users
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _MULTI_FACTOR = "mfa"  # RFC 8176
 

@@ -32,8 +32,8 @@ from authsvc.models.factors import LoginOutcome
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserStatus
 from authsvc.store import addresses, identities, users
-from authsvc.store.database import Connection, Database
 from authsvc.store.identities import Identity, Owner
+from authsvc.store.postgres.database import Connection, Database
 
 _METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
 _DEFAULT_ROLES = ("user",)

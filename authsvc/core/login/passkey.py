@@ -25,8 +25,8 @@ from authsvc.models.factors import LoginOutcome
 from authsvc.models.ids import UserId
 from authsvc.store import passkeys as store
 from authsvc.store import users
-from authsvc.store.database import Database
 from authsvc.store.passkeys import LoginChallenge
+from authsvc.store.postgres.database import Database
 
 # How long the ids are that authenticators make.
 _ID_BYTES = (16, 20, 32, 32, 48, 64)

@@ -10,7 +10,7 @@ from authsvc.errors import ServiceError
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.factors import LoginOutcome
 from authsvc.store import users
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential
 
 _METHODS = ("pwd",)  # RFC 8176

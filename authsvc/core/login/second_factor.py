@@ -15,7 +15,7 @@ from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
 from authsvc.store import challenges, devices, factors, users
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _NOBODY = UUID(int=0)
 # Stands for a challenge that is unknown or of no use: nothing answers it.

@@ -23,8 +23,8 @@ from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.store import outbox
-from authsvc.store.database import Database
 from authsvc.store.outbox import StoredMessage
+from authsvc.store.postgres.database import Database
 
 logger = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import outbox
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 # Whoever makes an account with somebody else's address must not fill that mailbox by changing the
 # account over and over. Each kind by itself, so that many of one don't hide another.

@@ -12,8 +12,8 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import outbox
-from authsvc.store.database import Database
 from authsvc.store.outbox import MessageState
+from authsvc.store.postgres.database import Database
 
 
 class NotRetried(Exception):

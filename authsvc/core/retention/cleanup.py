@@ -14,7 +14,7 @@ import structlog
 from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
 from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 logger = structlog.get_logger(__name__)
 

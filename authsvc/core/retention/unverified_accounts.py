@@ -15,7 +15,7 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import unverified_accounts as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _SYSTEM = Call(request_id="", caller="system")
 # What nobody does to an account but who can get into it.

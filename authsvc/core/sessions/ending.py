@@ -9,7 +9,7 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import revocations
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _EVENT_TYPES: Mapping[RevokeReason, AuditType] = {
     RevokeReason.LOGOUT: AuditType.LOGOUT,

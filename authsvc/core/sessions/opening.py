@@ -16,7 +16,7 @@ from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 from authsvc.store.session_opening import open_session
 
 

@@ -16,7 +16,7 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import Session
 from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
 
 # Rows of one statement, and callers that may wait for theirs.

@@ -25,7 +25,7 @@ from authsvc.models.tokens import Tokens
 from authsvc.models.users import UserStatus
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.sessions import StoredSession
 
 

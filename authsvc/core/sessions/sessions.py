@@ -27,7 +27,7 @@ from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
 from authsvc.store import revocations
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 __all__ = ["Page", "SessionCheck", "SessionResult", "Sessions"]
 

@@ -14,7 +14,7 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.store import revocations
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
 
 # How long a replica may sign on with a key before it hears that the key has retired.

@@ -23,7 +23,7 @@ from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo
 
 logger = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from authsvc.errors import CallerNotAllowed, FieldInvalid, credentials_invalid
 from authsvc.models.calls import Call, Caller
 from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 
 class ServiceTokens:

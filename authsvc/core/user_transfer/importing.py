@@ -18,7 +18,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
 from authsvc.store import user_import
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.user_import import UserRow
 
 BATCH_ROWS = 500

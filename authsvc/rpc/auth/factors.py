@@ -3,7 +3,7 @@
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.call_context import current_call
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 

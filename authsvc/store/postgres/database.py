@@ -9,8 +9,8 @@ import structlog
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable, user_not_found
-from authsvc.store.connector import Connection, Connector
-from authsvc.store.pool import Pool, Usage
+from authsvc.store.postgres.connector import Connection, Connector
+from authsvc.store.postgres.pool import Pool, Usage
 
 __all__ = ["Connection", "Database"]
 

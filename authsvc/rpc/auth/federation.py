@@ -1,7 +1,7 @@
 """Owns the handlers of AuthService for logins at other providers."""
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb

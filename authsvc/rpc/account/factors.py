@@ -2,7 +2,7 @@
 
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.store.factors import Factor

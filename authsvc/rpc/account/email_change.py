@@ -1,8 +1,8 @@
 """Owns the handlers of AccountService about the change of the user's e-mail address."""
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.account_messages import account_message
-from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.account.messages import account_message
+from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import delivery, returned_code
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb

@@ -9,8 +9,8 @@ from authsvc.errors import FieldInvalid
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call, current_claims
-from authsvc.rpc.rate_limit_messages import policy_name
+from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.rate_limit.messages import policy_name
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 

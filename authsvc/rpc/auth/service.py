@@ -6,14 +6,14 @@ from authsvc.core.accounts.accounts import Registration
 from authsvc.core.tokens.validation import TokenCheck, TokenResult
 from authsvc.models.tokens import TokenClaims
 from authsvc.rpc import Context, convert
-from authsvc.rpc.account_messages import display_name
-from authsvc.rpc.auth_codes import CodeRpcs
-from authsvc.rpc.auth_factors import MfaRpcs
-from authsvc.rpc.auth_keys import KeyRpcs
-from authsvc.rpc.auth_oauth import OAuthRpcs
-from authsvc.rpc.auth_passkeys import PasskeyRpcs
-from authsvc.rpc.auth_tokens import TokenRpcs
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.account.messages import display_name
+from authsvc.rpc.auth.api_keys import KeyRpcs
+from authsvc.rpc.auth.codes import CodeRpcs
+from authsvc.rpc.auth.factors import MfaRpcs
+from authsvc.rpc.auth.federation import OAuthRpcs
+from authsvc.rpc.auth.passkeys import PasskeyRpcs
+from authsvc.rpc.auth.tokens import TokenRpcs
+from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb

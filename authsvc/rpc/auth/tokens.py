@@ -1,7 +1,7 @@
 """Owns the RPCs of AuthService about tokens for services: their own, and exchanged ones."""
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call, current_caller
+from authsvc.rpc.call_context import current_call, current_caller
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 

@@ -9,7 +9,7 @@ from authsvc.core.user_transfer.import_rows import RowFailure
 from authsvc.core.user_transfer.importing import ImportOptions, UserImport
 from authsvc.errors import FieldInvalid, Overloaded, StoreUnavailable
 from authsvc.rpc import Context
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.call_context import current_call
 from authsvc.v1 import admin_service_pb2 as pb
 from authsvc.v1 import admin_service_pb2_grpc as rpc
 

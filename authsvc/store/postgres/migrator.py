@@ -15,7 +15,7 @@ from importlib import resources
 
 import asyncpg
 
-from authsvc.store.connector import Connection, Connector
+from authsvc.store.postgres.connector import Connection, Connector
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # Any fixed number that no other user of the database takes: "authsvc" in ASCII.

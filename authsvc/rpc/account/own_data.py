@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.store.account_data import SecurityEvent
 from authsvc.v1 import account_service_pb2 as pb

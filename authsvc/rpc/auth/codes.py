@@ -4,7 +4,7 @@ from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
 from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb

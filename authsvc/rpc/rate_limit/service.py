@@ -3,7 +3,7 @@
 from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
-from authsvc.rpc import rate_limit_messages as messages
+from authsvc.rpc.rate_limit import messages
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 

@@ -15,7 +15,7 @@ import asyncpg
 import structlog
 
 from authsvc.errors import StoreUnavailable
-from authsvc.store.connector import FAILURES, Connection, Connector
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector
 
 logger = structlog.get_logger(__name__)
 

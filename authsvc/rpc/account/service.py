@@ -1,15 +1,15 @@
 """Owns the handlers of AccountService: a user's own account, by that user's access token."""
 
 from authsvc.rpc import Context
-from authsvc.rpc.account_data import DataRpcs
-from authsvc.rpc.account_email import EmailChangeRpcs
-from authsvc.rpc.account_factors import FactorRpcs
-from authsvc.rpc.account_identities import IdentityRpcs
-from authsvc.rpc.account_keys import ApiKeyRpcs
-from authsvc.rpc.account_messages import account_message, display_name
-from authsvc.rpc.account_passkeys import PasskeyRegistrationRpcs
-from authsvc.rpc.account_password import PasswordRpcs
-from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.account.api_keys import ApiKeyRpcs
+from authsvc.rpc.account.email_change import EmailChangeRpcs
+from authsvc.rpc.account.factors import FactorRpcs
+from authsvc.rpc.account.federation import IdentityRpcs
+from authsvc.rpc.account.messages import account_message, display_name
+from authsvc.rpc.account.own_data import DataRpcs
+from authsvc.rpc.account.passkeys import PasskeyRegistrationRpcs
+from authsvc.rpc.account.password_change import PasswordRpcs
+from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc

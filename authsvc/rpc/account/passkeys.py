@@ -1,7 +1,7 @@
 """Owns the handlers of AccountService for passkeys."""
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call, current_claims
+from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 

@@ -5,7 +5,7 @@ from weakref import WeakKeyDictionary
 from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
 from authsvc.models.sessions import Session
 from authsvc.rpc import Context, convert
-from authsvc.rpc.inbound import current_call
+from authsvc.rpc.call_context import current_call
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
