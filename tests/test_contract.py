@@ -34,9 +34,9 @@ from authsvc.models.tokens import InactiveReason
 from authsvc.rpc.access import ACCESS
 from authsvc.rpc.status import CODES, to_status
 from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
-from tests.rpc.certificates import Authority
-from tests.rpc.probe import STRANGER, outcome
-from tests.rpc.service import Service
+from tests.support.certificates import Authority
+from tests.support.probe import STRANGER, outcome
+from tests.support.service import Service
 
 PROTOS = Path(__file__).parent.parent / "protos" / "authsvc" / "v1"
 NAMELESS = "nameless"

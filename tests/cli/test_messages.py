@@ -15,7 +15,7 @@ from authsvc.core.messages.outbox import Message, MessageKind
 from authsvc.core.messages.templates import Letter
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
-from tests.delivering import ADDRESS, CODE, PlainRenderer, TestChannel
+from tests.support.delivering import ADDRESS, CODE, PlainRenderer, TestChannel
 
 _MINUTES = timedelta(minutes=10)
 

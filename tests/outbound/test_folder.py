@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.folder import FolderChannel
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.letters import letter
 
 
 async def test_a_message_is_a_file_that_its_name_tells_of(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from authsvc.v1.auth_service_pb2 import (
     RequestLoginCodeRequest,
     VerifyEmailRequest,
 )
-from tests.accounts import EMAIL, KEYRING, PASSWORD
-from tests.clock import FakeClock
-from tests.databases import until
-from tests.delivering import ADDRESS, CODE, Mail
-from tests.outbound.mail_server import MailServer, mail_server, settings_for
-from tests.ports import port_of
-from tests.rpc.service import StartService
+from tests.support.accounts import EMAIL, KEYRING, PASSWORD
+from tests.support.clock import FakeClock
+from tests.support.databases import until
+from tests.support.delivering import ADDRESS, CODE, Mail
+from tests.support.mail_server import MailServer, mail_server, settings_for
+from tests.support.ports import port_of
+from tests.support.service import StartService
 
 _LEASE = timedelta(seconds=61)
 _ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.outbound.deliver",
+            "tests.support.deliver",
             database_dsn,
             str(server.port),
             str(tmp_path / "mail-ca.pem"),

@@ -10,16 +10,10 @@ import trustme
 
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.smtp import SmtpChannel
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
-from tests.outbound.mail_server import (
-    PASSWORD,
-    USERNAME,
-    MailServer,
-    mail_server,
-    settings_for,
-)
-from tests.ports import port_of
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.letters import letter
+from tests.support.mail_server import PASSWORD, USERNAME, MailServer, mail_server, settings_for
+from tests.support.ports import port_of
 
 _LOGIN = {"username": USERNAME, "password": PASSWORD}
 

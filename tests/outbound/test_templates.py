@@ -12,9 +12,9 @@ from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind
 from authsvc.core.messages.templates import Text, view_of
 from authsvc.outbound.post import open_post
 from authsvc.outbound.rendering import TemplateRenderer
-from tests.clock import FakeClock
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import NOW
+from tests.support.clock import FakeClock
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.letters import NOW
 
 _SHIPPED = TemplateRenderer()
 _EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"

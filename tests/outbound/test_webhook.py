@@ -24,10 +24,10 @@ from authsvc.config import WebhookSettings
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.models.ids import UserId
 from authsvc.outbound.webhook import WebhookChannel
-from tests.clock import FakeClock
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
-from tests.ports import port_of
+from tests.support.clock import FakeClock
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.letters import letter
+from tests.support.ports import port_of
 
 _PATIENCE = 30
 

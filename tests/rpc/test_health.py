@@ -14,9 +14,9 @@ from authsvc.app.server import SERVICES
 from authsvc.config import Settings
 from authsvc.models.calls import Role
 from authsvc.rpc.health import Health
-from tests.clock import FakeClock
-from tests.rpc.certificates import Authority
-from tests.rpc.probe import (
+from tests.support.certificates import Authority
+from tests.support.clock import FakeClock
+from tests.support.probe import (
     STRANGER,
     ProbeServer,
     StartProbe,

@@ -30,9 +30,9 @@ from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from tests.rpc.certificates import Authority
-from tests.rpc.http2 import Connection, tls_context
-from tests.rpc.probe import (
+from tests.support.certificates import Authority
+from tests.support.http2 import Connection, tls_context
+from tests.support.probe import (
     CLAIMS,
     LOGIN,
     STRANGER,

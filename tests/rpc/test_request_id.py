@@ -9,10 +9,10 @@ import pytest_asyncio
 
 from authsvc.config import Settings
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest
-from tests.accounts import EMAIL, PASSWORD, WRONG
-from tests.logs import caught
-from tests.rpc.probe import failure, request_id_of
-from tests.rpc.service import Service, StartService
+from tests.support.accounts import EMAIL, PASSWORD, WRONG
+from tests.support.logs import caught
+from tests.support.probe import failure, request_id_of
+from tests.support.service import Service, StartService
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from authsvc.core.api_keys.key_text import beginning, is_api_key, new_api_key
 from authsvc.errors import NotFound
 from authsvc.models.tokens import InactiveReason
 from authsvc.store.postgres.database import Database
-from tests.clock import FakeClock
-from tests.keys import replica
-from tests.sessions import CALL, HeldDatabase, World
-from tests.tokens import load_keys
+from tests.support.clock import FakeClock
+from tests.support.keys import replica
+from tests.support.sessions import CALL, HeldDatabase, World
+from tests.support.tokens import load_keys
 
 # As README.md gives it to scanners of leaked secrets.
 SCANNER = re.compile(r"\bauthsvc_[0-9A-Za-z]{49}\b")

@@ -3,7 +3,7 @@
 import pytest
 
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
-from tests.forging import NOW, World
+from tests.support.forging import NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID

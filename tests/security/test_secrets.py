@@ -19,11 +19,11 @@ import pytest_asyncio
 from authsvc import log
 from authsvc.config import KeySettings, SecretSettings, Settings
 from authsvc.core.lib.sealing import Keyring
-from tests.accounts import EMAIL
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.rpc.service import Service, StartService
-from tests.security.life import PASSWORD, WEAK, WRONG, Life, call_everything
+from tests.support.accounts import EMAIL
+from tests.support.clock import FakeClock
+from tests.support.life import PASSWORD, WEAK, WRONG, Life, call_everything
+from tests.support.logs import caught
+from tests.support.service import Service, StartService
 
 # So much of a secret in a row is a leak.
 WINDOW = 12

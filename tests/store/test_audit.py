@@ -14,7 +14,7 @@ from authsvc.errors import email_taken
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store.postgres.database import Database
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 _CALL = Call("request-1", "spiffe://authsvc.dev/app")
 

@@ -9,7 +9,7 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
-from tests.sessions import CALL, CLIENT, DAY, World
+from tests.support.sessions import CALL, CLIENT, DAY, World
 
 
 async def _advance(world: World, session_id: SessionId, counter: int) -> bool:

@@ -12,9 +12,9 @@ from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
 from authsvc.store.postgres.database import Database
 from authsvc.store.revocations import PoolerError, Subscription
-from tests.clock import FakeClock
-from tests.databases import settings_for
-from tests.proxy import Proxy
+from tests.support.clock import FakeClock
+from tests.support.databases import settings_for
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
