@@ -17,7 +17,7 @@ from authsvc.outbound.oidc_metadata import Metadata, MetadataCache
 
 _SCOPE = "openid email profile"
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class OpenIdConnect:
@@ -61,7 +61,7 @@ class OpenIdConnect:
         try:
             claims = await self._verify(token, metadata, nonce)
         except id_tokens.IdTokenInvalid as error:
-            logger.warning("id_token_refused", issuer=self._settings.address, why=str(error))
+            log.warning("id_token_refused", issuer=self._settings.address, why=str(error))
             raise credentials_invalid() from None
         identity = ExternalIdentity.parse(
             claims["sub"],

@@ -18,7 +18,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 
 
-class Inbound:
+class CallContext:
     """What is known of a call, from its metadata on."""
 
     __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
@@ -41,9 +41,9 @@ class Inbound:
     @classmethod
     def begin(cls, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """Make a call with this metadata the present task's."""
-        inbound = cls(metadata)
-        INBOUND.set(inbound)
-        REQUEST_ID.set(inbound.request_id)
+        call = cls(metadata)
+        CALL.set(call)
+        REQUEST_ID.set(call.request_id)
 
     def bearer(self) -> str:
         """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1).
@@ -59,23 +59,23 @@ class Inbound:
         return token
 
 
-INBOUND: ContextVar[Inbound] = ContextVar("inbound")
+CALL: ContextVar[CallContext] = ContextVar("call")
 
 
 def current_call() -> Call:
     """Return who called and under which request id; only within a call (LookupError)."""
-    inbound = INBOUND.get()
-    return Call(request_id=inbound.request_id, caller=inbound.caller.identity)
+    call = CALL.get()
+    return Call(request_id=call.request_id, caller=call.caller.identity)
 
 
 def current_caller() -> Caller:
     """Return the calling service; only within a call (LookupError)."""
-    return INBOUND.get().caller
+    return CALL.get().caller
 
 
 def current_claims() -> Claims:
     """Return what the user's access token says; only within a call that needs one (LookupError)."""
-    claims = INBOUND.get().claims
+    claims = CALL.get().claims
     if claims is None:
         raise LookupError("this RPC's row in the access table doesn't ask for a bearer token")
     return claims

@@ -121,7 +121,11 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
         if sample.labels["method"] == "/authsvc.v1.AuthService/Login"
     }
     assert counted == {("OK", ""): 1, ("UNAUTHENTICATED", "CREDENTIALS_INVALID"): 1}
-    for name in ("authsvc_rpc_duration_seconds", "authsvc_revocations_heard", "process_open_fds"):
+    for name in (
+        "authsvc_rpc_duration_seconds",
+        "authsvc_revocation_listener_up",
+        "process_open_fds",
+    ):
         assert families[name].samples
     for private in (EMAIL, EMAIL.lower(), PASSWORD, "spiffe"):
         assert private not in answer.text

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from authsvc.app.application import Application
 from authsvc.config import ConfigError, DeliverySettings, Settings
-from authsvc.core.messages.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Transport
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
 from authsvc.store.postgres.database import Database
@@ -48,7 +48,7 @@ def mail(database: Database, clock: FakeClock) -> Mail:
 
 
 def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
-    post = Post(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
+    post = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
     return Deliverer(mail.database, KEYRING, post, DeliverySettings(), mail.clock)
 
 

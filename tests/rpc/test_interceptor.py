@@ -471,7 +471,7 @@ async def test_failures_are_logged_and_counted(
     raising(probe, error)
     with capture_logs() as logs:
         told = await failure(stub(probe).ValidateToken(pb.ValidateTokenRequest()))
-    assert lines(logs) == [(level, "call failed", reason_of(told))]
+    assert lines(logs) == [(level, "call_failed", reason_of(told))]
     method = "/authsvc.v1.AuthService/ValidateToken"
     assert count(probe, told.code().name, reason_of(told), method) == 1
 

@@ -58,7 +58,7 @@ async def test_failure_leads_there(logging_service: Service, lines: io.StringIO)
     request = LoginRequest(email=EMAIL, password=WRONG)
     request_id = request_id_of(await failure(logging_service.auth().Login(request)))
     assert await audited(logging_service, request_id) == ["user.login_failure"]
-    assert events_of(lines, request_id) == ["user.login_failure", "call failed"]
+    assert events_of(lines, request_id) == ["user.login_failure", "call_failed"]
 
 
 async def test_question_leads_there_at_level_debug(

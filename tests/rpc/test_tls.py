@@ -235,7 +235,7 @@ def test_bad_files_are_logged_once(settings: Settings, authority: Authority) -> 
     with capture_logs() as logs:
         assert certificate.changed() is None
         assert certificate.changed() is None
-    assert [entry["event"] for entry in logs] == ["certificates not reloaded"]
+    assert [entry["event"] for entry in logs] == ["certificates_not_reloaded"]
     assert "server.key is not the key of" in logs[0]["problem"]
 
 

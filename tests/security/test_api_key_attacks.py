@@ -9,7 +9,7 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core.api_keys.key_text import beginning, is_api_key, new_api_key
+from authsvc.core.api_keys.key_text import display_prefix, is_api_key, new_api_key
 from authsvc.errors import NotFound
 from authsvc.models.tokens import InactiveReason
 from authsvc.store.postgres.database import Database
@@ -47,7 +47,7 @@ def test_keys_are_long_and_never_the_same() -> None:
 
 def test_of_what_is_shown_the_key_can_t_be_guessed() -> None:
     key = new_api_key("authsvc")
-    assert beginning(key) == key[:14]
+    assert display_prefix(key) == key[:14]
 
 
 def test_one_changed_character_is_noticed() -> None:

@@ -171,7 +171,7 @@ async def test_a_whole_life_leaves_no_secret(life: Life, lines: io.StringIO) -> 
         *("CREDENTIALS_INVALID", "TOO_MANY_ATTEMPTS", "BEARER_INVALID", "CALLER_NOT_ALLOWED"),
         *("REFRESH_TOKEN_INVALID", "REFRESH_TOKEN_REUSED", "POLICY_UNKNOWN"),
     }
-    for word in ("call failed", '"level":"debug"', "session.refresh_reuse", "authsvc_rpc_calls"):
+    for word in ("call_failed", '"level":"debug"', "session.refresh_reuse", "authsvc_rpc_calls"):
         assert word in written
     for word in ("session.refresh_reuse", EMAIL, "$argon2id$", "authsvc.login.ip"):
         assert word in stored

@@ -145,7 +145,7 @@ class Service:
             lambda: True,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
-        guard = BruteForce(self.database, self.limits, KEYRING)
+        brute_force = BruteForce(self.database, self.limits, KEYRING)
         self.outbox = Outbox(KEYRING, timedelta(hours=24), self.clock)
         self.codes = OneTimeCodes(KEYRING, self.code_settings, self.clock)
         self.code_limits = CodeLimits(self.database, self.code_settings, self.limits, KEYRING)
@@ -158,11 +158,11 @@ class Service:
             self.hasher,
             self.policy,
             self.sessions,
-            guard,
+            brute_force,
             self.code_requests,
             self.clock,
         )
-        self.attempts = Attempts(self.database, guard, self.clock)
+        self.attempts = Attempts(self.database, brute_force, self.clock)
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)

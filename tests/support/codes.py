@@ -17,7 +17,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
-from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
@@ -71,7 +71,7 @@ class Coded:
         self.verification = EmailVerification(
             self.database, service.codes, service.attempts, self.clock
         )
-        arrival = OwnerArrival(service.sessions, self.clock)
+        arrival = AccountReclaim(service.sessions, self.clock)
         proofs = CodeProofs(service.codes, arrival, self.clock)
         self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
         self.recovery = PasswordRecovery(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from authsvc.config import DeliverySettings, SmtpSettings
-from authsvc.core.messages.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Transport
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
 from tests.support.accounts import KEYRING
@@ -18,7 +18,7 @@ async def main(dsn: str, port: str, ca_file: str) -> None:
         host="localhost", port=int(port), ca_file=Path(ca_file), sender="login@shop.test"
     )
     async with opened(dsn) as database:
-        post = Post(SmtpChannel(smtp), TemplateRenderer())
+        post = Transport(SmtpChannel(smtp), TemplateRenderer())
         await Deliverer(database, KEYRING, post, DeliverySettings(), FakeClock()).run()
 
 

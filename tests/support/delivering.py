@@ -10,9 +10,9 @@ from typing import Any
 import asyncpg
 
 from authsvc.config import DeliverySettings
-from authsvc.core.messages.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Transport
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
-from authsvc.core.messages.templates import Letter, Text, View
+from authsvc.core.messages.templates import MessageBody, RenderedMessage, TemplateContext
 from authsvc.models.ids import UserId
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import KEYRING
@@ -25,8 +25,10 @@ CODE = "83120476"
 class PlainRenderer:
     """Says everything that it is told in one line."""
 
-    def render(self, view: View) -> Text:
-        return Text(f"{view.kind.value} of {view.product}", f"{view.code}|{view.link}", "<p>")
+    def render(self, view: TemplateContext) -> MessageBody:
+        return MessageBody(
+            f"{view.kind.value} of {view.product}", f"{view.code}|{view.link}", "<p>"
+        )
 
 
 @dataclass
@@ -37,16 +39,16 @@ class TestChannel:
 
     name: str = "test"
     limit: timedelta = timedelta(seconds=10)
-    before: Callable[[Letter], Awaitable[object]] | None = None
-    sent: list[Letter] = field(default_factory=list)
+    before: Callable[[RenderedMessage], Awaitable[object]] | None = None
+    sent: list[RenderedMessage] = field(default_factory=list)
     tried: int = 0
     closed: bool = False
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, rendered: RenderedMessage) -> None:
         self.tried += 1
         if self.before:
-            await self.before(letter)
-        self.sent.append(letter)
+            await self.before(rendered)
+        self.sent.append(rendered)
 
     async def close(self) -> None:
         self.closed = True
@@ -65,7 +67,7 @@ class Mail:
     def deliverer(
         self, channel: TestChannel | None = None, *, no_channel: bool = False, **settings: object
     ) -> Deliverer:
-        post = None if no_channel else Post(channel or self.channel, PlainRenderer())
+        post = None if no_channel else Transport(channel or self.channel, PlainRenderer())
         made = DeliverySettings.model_validate(settings)
 
         def count(outcome: str) -> None:
@@ -94,6 +96,6 @@ class Mail:
         return [(row["state"], row["last_error"]) for row in await self.rows()]
 
 
-async def forever(_: Letter) -> None:
+async def forever(_: RenderedMessage) -> None:
     """Hang as a server does that neither answers nor hangs up."""
     await asyncio.Event().wait()

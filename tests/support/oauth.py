@@ -17,7 +17,7 @@ import pytest_asyncio
 from authsvc.config import OAuthSettings
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
-from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.federation.providers import ExternalIdentity, Providers
@@ -71,13 +71,13 @@ class Federated:
         self.settings = OAuthSettings(redirect_uris=(REDIRECT, f"{REDIRECT}?app=2"))
         providers = Providers({"github": self.told, "other": self.told}, timedelta(seconds=60))
         states = OAuthStates(database, KEYRING, self.settings.state_lifetime, clock)
-        guard = BruteForce(database, service.limits, KEYRING)
+        brute_force = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)
         self.validation = TokenValidation(service.access_tokens, service.sessions)
         self.identities = Identities(database, recent_login, service.outbox, clock)
         self.states = states
         self.start = OAuthStart(
-            states, providers, self.settings, guard, self.validation, recent_login
+            states, providers, self.settings, brute_force, self.validation, recent_login
         )
         self.login = OAuthLogin(
             database,
@@ -86,7 +86,7 @@ class Federated:
             service.attempts,
             service.completion,
             self.identities,
-            OwnerArrival(service.sessions, clock),
+            AccountReclaim(service.sessions, clock),
             clock,
         )
 

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from authsvc.config import Settings
-from authsvc.rpc.call_context import INBOUND
+from authsvc.rpc.call_context import CALL
 from authsvc.store.postgres.connector import Connector
 from tests.support.probe import with_changes
 from tests.support.service import Service
@@ -21,7 +21,7 @@ class Statements:
 
     def note(self, query: asyncpg.connection.LoggedQuery) -> None:
         # Checks of limits run in a context that is no call's.
-        if INBOUND.get(None) is not None or "rate_limit" in query.query:
+        if CALL.get(None) is not None or "rate_limit" in query.query:
             self._noted.append(query.query)
 
     async def take(self, service: Service) -> list[str]:

@@ -62,7 +62,7 @@ class Accounts:
         hasher: PasswordHasher,
         policy: PasswordPolicy,
         sessions: Sessions,
-        guard: BruteForce,
+        brute_force: BruteForce,
         codes: CodeRequests,
         clock: Clock,
     ) -> None:
@@ -70,7 +70,7 @@ class Accounts:
         self._hasher = hasher
         self._policy = policy
         self._sessions = sessions
-        self._guard = guard
+        self._brute_force = brute_force
         self._codes = codes
         self._clock = clock
 
@@ -83,7 +83,7 @@ class Accounts:
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords wait to be hashed.
         """
-        await self._guard.charge_registration(registration.client)
+        await self._brute_force.charge_registration(registration.client)
         return await self._create(call, AuditType.REGISTER, registration, _DEFAULT_ROLES)
 
     async def create_user(
@@ -169,7 +169,7 @@ class Accounts:
         password = await self._hasher.hash(registration.password)
         if registration.delivery is not None:
             # Only now: who looks for a password that is good enough gets no mail.
-            await self._guard.charge_registered_address(email.canonical)
+            await self._brute_force.charge_registered_address(email.canonical)
         now = self._clock.now()
         user = User(
             user_id=UserId(uuid7(now)),

@@ -48,7 +48,7 @@ class AccountDeletion:
         """Erase the account of the token's user; its sessions and keys end at once.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND.
             Unauthenticated: BEARER_INVALID: the session was ended meanwhile.
         """

@@ -66,7 +66,7 @@ class AccountData:
         may be in it or not.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND, also if the account was deleted meanwhile.
             Overloaded: Too many exports are under way.
         """

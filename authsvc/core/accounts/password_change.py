@@ -69,7 +69,7 @@ class PasswordChange:
         Raises:
             FieldInvalid: PASSWORD_WEAK, also if it is the current one; or it can't be a password.
             Unauthenticated: CREDENTIALS_INVALID; BEARER_INVALID: the session was ended meanwhile.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, if the account has no password.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, if the account has no password.
             NotFound: USER_NOT_FOUND.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
             Overloaded: Too many passwords wait to be hashed.

@@ -21,7 +21,7 @@ class RecentLogin:
         """Refuse a token whose login (`auth_time`) is too long ago.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
         """
         if self._clock.now() - claims.authentication_time > self._max_age:
             raise reauthentication_required(self._max_age.total_seconds())

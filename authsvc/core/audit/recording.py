@@ -16,7 +16,7 @@ from authsvc.store import audit
 from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 
-logger = structlog.get_logger("audit")
+log = structlog.get_logger("audit")
 
 Detail: TypeAlias = Mapping[str, str | int | bool | Sequence[str]]
 
@@ -117,7 +117,7 @@ def log_event(event: AuditEvent) -> None:
         "ip": event.client and event.client.ip,
         "detail": dict(event.detail),
     }
-    logger.info(
+    log.info(
         "audit",
         type=event.type.value,
         caller=event.call.caller,

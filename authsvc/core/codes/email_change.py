@@ -57,7 +57,7 @@ class EmailChange:
         If an account has the address, the code will never work, and its owner is told instead.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID, or it is the user's address already.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
             TooManyAttempts: Too many codes were requested for either address or from the ip.
@@ -87,7 +87,7 @@ class EmailChange:
         """Make the address the token's user's, who knows the code that was sent there.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
             Unauthenticated: CODE_INVALID; BEARER_INVALID: the session was ended meanwhile.

@@ -61,14 +61,14 @@ class SecondFactors:
         holds the user's row.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
         """
         await attempts.release(connection, attempt)
         enrollment: TotpEnrollment | None = None
         if user.has_second_factor:
             accepted = await _methods_of(connection, user.user_id)
         elif user.email_verify_time is None:
-            # Nobody gets one for an address that may be another's, as in `hold_with_room`.
+            # No factor for an address that may be another's, as in `lock_user_for_new_factor`.
             raise email_not_verified()
         else:
             enrollment = await self._totp.enroll(connection, user.user_id, user.email)

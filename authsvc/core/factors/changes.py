@@ -71,7 +71,7 @@ class FactorChanges:
         await self._outbox.enqueue(connection, message)
 
 
-async def hold_with_room(
+async def lock_user_for_new_factor(
     connection: Connection, claims: Claims, recent_login: RecentLogin, max_factors: int
 ) -> Holder:
     """Hold the row of the token's user, who may have one more factor, and return what it says.
@@ -81,7 +81,7 @@ async def hold_with_room(
 
     Raises:
         Unauthenticated: BEARER_INVALID: the user is disabled or gone, or the session has ended.
-        NotPossibleNow: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+        FailedPrecondition: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
     """
     holder = await factors.lock_holder(connection, claims.subject)
     if holder is None:

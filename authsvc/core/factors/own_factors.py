@@ -51,8 +51,8 @@ class Factors:
 
         Raises:
             NotFound: FACTOR_NOT_FOUND.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: a role of the user's needs a
-                factor, or it is the user's only way to log in without a code.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: one of the user's roles
+                needs a factor, or it is the user's only way to log in without a code.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
         self._recent_login.require(claims)
@@ -76,7 +76,7 @@ class Factors:
 
         Raises:
             NotFound: FACTOR_NOT_FOUND: without a factor there is nothing to recover.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
         self._recent_login.require(claims)

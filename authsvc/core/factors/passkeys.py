@@ -14,7 +14,7 @@ from authsvc.store import passkeys as store
 from authsvc.store.passkeys import Passkey
 from authsvc.store.postgres.database import Connection
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Passkeys:
     ) -> None:
         self.counter_alerts += 1
         factor_id = str(passkey.factor_id)
-        logger.warning("passkey_counter_alert", user_id=str(passkey.user_id), factor_id=factor_id)
+        log.warning("passkey_counter_alert", user_id=str(passkey.user_id), factor_id=factor_id)
         event = AuditEvent(
             AuditType.FACTOR_COUNTER_ALERT,
             call,

@@ -81,7 +81,7 @@ class FactorProofs:
         used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
         """
         match factor:
             case TotpCode(code):

@@ -50,7 +50,7 @@ class Identities:
         whether there are any is a setting.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, LAST_CREDENTIAL.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, LAST_CREDENTIAL.
             NotFound: IDENTITY_NOT_FOUND.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
@@ -81,7 +81,7 @@ class Identities:
         Within the caller's transaction, which holds the user's row.
 
         Raises:
-            NotPossibleNow: LIMIT_REACHED.
+            FailedPrecondition: LIMIT_REACHED.
         """
         if not await store.insert(connection, user.user_id, identity):
             return False

@@ -79,7 +79,7 @@ class OAuthStates:
         """Return a login under way, which is thereby over.
 
         Raises:
-            NotPossibleNow: STATE_INVALID: the state is unknown, was used or has expired.
+            FailedPrecondition: STATE_INVALID: the state is unknown, was used or has expired.
         """
         state_hash = _digest(state)
         async with self._database.connection() as connection:

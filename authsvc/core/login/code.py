@@ -39,7 +39,7 @@ class CodeLogin:
 
         Raises:
             Unauthenticated: CODE_INVALID.
-            NotPossibleNow: EMAIL_NOT_VERIFIED, if the settings ask for it, and a second factor,
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, and a second factor,
                 which no code goes around, kept the account as it was.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """

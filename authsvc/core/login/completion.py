@@ -47,8 +47,8 @@ class LoginCompletion:
         which confirmed the user (`users.confirm`) and so holds the user's row.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED, if the settings ask for it, or for a second factor
-                that the user would have to enrol.
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, or for a second
+                factor that the user would have to enrol.
         """
         if self._require_verified_email and user.email_verify_time is None:
             raise email_not_verified()

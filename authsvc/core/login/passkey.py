@@ -83,13 +83,13 @@ class BeginPasskeyLogin:
         database: Database,
         relying_party: RelyingParty,
         accounts: BoundAccounts,
-        guard: BruteForce,
+        brute_force: BruteForce,
         clock: Clock,
     ) -> None:
         self._database = database
         self._relying_party = relying_party
         self._accounts = accounts
-        self._guard = guard
+        self._brute_force = brute_force
         self._clock = clock
 
     async def begin(self, email: str, client: ClientContext) -> PasskeyRequest:
@@ -103,7 +103,7 @@ class BeginPasskeyLogin:
             TooManyAttempts: Too many logins by passkey were started from the client's ip.
         """
         account = parse_email(email).canonical if email else None
-        await self._guard.charge_passkey_login(client)
+        await self._brute_force.charge_passkey_login(client)
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id = uuid4()
@@ -151,7 +151,7 @@ class LoginWithPasskey:
 
         Raises:
             Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, with the challenge too.
-            NotPossibleNow: EMAIL_NOT_VERIFIED.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         account = await self._account(assertion_json, challenge_id)

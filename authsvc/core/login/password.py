@@ -15,7 +15,7 @@ from authsvc.store.users import Credential
 
 _METHODS = ("pwd",)  # RFC 8176
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class PasswordLogin:
@@ -41,7 +41,7 @@ class PasswordLogin:
         Raises:
             FieldInvalid: It can't be an address or a password, whosever.
             Unauthenticated: CREDENTIALS_INVALID.
-            NotPossibleNow: EMAIL_NOT_VERIFIED.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
             Overloaded: Too many passwords wait to be hashed.
         """
@@ -84,7 +84,7 @@ class PasswordLogin:
                 )
         except ServiceError as error:
             # The user is logged in; the next login tries again.
-            logger.warning("rehash_failed", reason=error.reason)
+            log.warning("rehash_failed", reason=error.reason)
 
 
 def stored_hash(credential: Credential | None) -> PasswordHash | None:

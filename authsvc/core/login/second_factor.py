@@ -59,7 +59,7 @@ class MfaVerification:
             FieldInvalid: A device without a name can't be trusted.
             Unauthenticated: CREDENTIALS_INVALID, also if the token is unknown, used, expired or has
                 no attempt left.
-            NotPossibleNow: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         if trust_device and not client.device_id:

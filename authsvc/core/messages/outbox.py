@@ -21,7 +21,7 @@ from authsvc.store.postgres.database import Connection
 _MOST_NOTICES = 10
 _WITHIN = timedelta(hours=1)
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class MessageKind(StrEnum):
@@ -115,7 +115,7 @@ class Outbox:
             since=now - _WITHIN,
         )
         if not await outbox.insert(connection, row):
-            logger.warning("notice_left_out", kind=row.kind, user_id=str(row.user_id))
+            log.warning("notice_skipped", kind=row.kind, user_id=str(row.user_id))
 
 
 def seal(keyring: Keyring, message_id: UUID, message: Message) -> bytes:

@@ -18,7 +18,7 @@ from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
 
 # How long a replica may sign on with a key before it hears that the key has retired.
-STRAGGLING = timedelta(minutes=1)
+PROPAGATION_GRACE = timedelta(minutes=1)
 
 
 class KeyTransitions:
@@ -109,4 +109,4 @@ class KeyTransitions:
         """Return when the last token of a key that retires now has expired."""
         settings = self._settings
         longest = max(settings.access_lifetime, settings.service_lifetime)
-        return now + longest + settings.clock_skew + STRAGGLING
+        return now + longest + settings.clock_skew + PROPAGATION_GRACE

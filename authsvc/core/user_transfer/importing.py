@@ -79,7 +79,7 @@ class UserImport:
 
         Raises:
             FieldInvalid: The file as a whole can't be used.
-            NotPossibleNow: LIMIT_REACHED, it has too many rows or bytes; the first are imported.
+            FailedPrecondition: LIMIT_REACHED: too many rows or bytes; the first are imported.
         """
         work = _Import(self._database, self._clock, call, options, on_failure, on_batch)
         parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())

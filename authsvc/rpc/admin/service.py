@@ -37,7 +37,7 @@ class AdminHandler(rpc.AdminServiceServicer):
                     )
                 )
 
-        with self._one_of_few():
+        with self._import_slot():
             first = await self._next(requests)
             if first is None:
                 return pb.ImportUsersResponse()
@@ -52,7 +52,7 @@ class AdminHandler(rpc.AdminServiceServicer):
         )
 
     @contextmanager
-    def _one_of_few(self) -> Iterator[None]:
+    def _import_slot(self) -> Iterator[None]:
         if self._imports >= self._user_import.settings.max_parallel:
             raise Overloaded("Other imports are under way.", retry_after=10)
         self._imports += 1

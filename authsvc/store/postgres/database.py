@@ -14,7 +14,7 @@ from authsvc.store.postgres.pool import Pool, Usage
 
 __all__ = ["Connection", "Database"]
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 # Not the statement's fault; the same statement may succeed later (SQLSTATE classes and codes).
 _TRANSIENT = (
@@ -136,7 +136,7 @@ class _Loan:
             # All refer to users or what is theirs: one was deleted while the caller was at work.
             raise user_not_found() from error
         if failed:
-            logger.warning("database_failure", error=type(error).__name__)
+            log.warning("database_failure", error=type(error).__name__)
             raise StoreUnavailable from error
 
 

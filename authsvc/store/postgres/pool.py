@@ -17,7 +17,7 @@ import structlog
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import FAILURES, Connection, Connector
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 # Seconds that a connection may lie unused while there are more than the minimum.
 _IDLE_LIMIT = 300.0
@@ -206,7 +206,7 @@ class Pool:
             async with asyncio.timeout(_PATIENCE):
                 await connection.close()
         except FAILURES as error:
-            logger.debug("database_farewell_failed", error=type(error).__name__)
+            log.debug("database_close_failed", error=type(error).__name__)
         finally:
             self.discard(connection)
 
@@ -220,9 +220,9 @@ class Pool:
         if self._reachable:
             self._reachable = False
             text = str(self._failure or "")
-            logger.error("database_unreachable", error=type(error).__name__, detail=text)
+            log.error("database_unreachable", error=type(error).__name__, detail=text)
 
     def _say_reachable(self) -> None:
         if not self._reachable:
             self._reachable = True
-            logger.info("database_reachable")
+            log.info("database_reachable")

@@ -11,9 +11,9 @@ from authsvc.config import BruteForceSettings, PolicySettings
 from authsvc.core.api_keys.key_text import digest
 from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.errors import (
+    FailedPrecondition,
     FieldInvalid,
     NotFound,
-    NotPossibleNow,
     Reason,
     ServiceError,
     TooManyAttempts,
@@ -71,7 +71,7 @@ async def test_only_keys_that_were_made_count(world: World) -> None:
     keys, user_id = replica(world, limits=few, max_per_user=1), await world.add_user()
     created = await keys.create(user_id)
     for _ in range(3):
-        with pytest.raises(NotPossibleNow):
+        with pytest.raises(FailedPrecondition):
             await keys.create(user_id)
     await keys.keys.revoke(CALL, user_id, created.key.key_id)
     await keys.create(user_id)
@@ -154,7 +154,7 @@ async def test_an_old_login_is_not_enough(world: World) -> None:
     for age, refused in ((10 * MINUTE, False), (10 * MINUTE + SECOND, True)):
         claims = claims_of(world, user_id, age=age)
         if refused:
-            with pytest.raises(NotPossibleNow) as caught:
+            with pytest.raises(FailedPrecondition) as caught:
                 await keys.keys.create(CALL, claims, NewApiKey("ci"))
             assert caught.value.reason is Reason.REAUTHENTICATION_REQUIRED
         else:
@@ -175,7 +175,7 @@ async def test_a_user_who_is_disabled_or_gone_makes_no_key(world: World, stateme
 async def test_only_live_keys_count(world: World) -> None:
     keys, user_id = replica(world, max_per_user=2), await world.add_user()
     short, revoked = await keys.create(user_id, lifetime=MINUTE), await keys.create(user_id)
-    with pytest.raises(NotPossibleNow) as caught:
+    with pytest.raises(FailedPrecondition) as caught:
         await keys.create(user_id)
     assert (caught.value.reason, caught.value.metadata) == (Reason.LIMIT_REACHED, {"limit": "2"})
     before = await stored(world)
@@ -186,7 +186,7 @@ async def test_only_live_keys_count(world: World) -> None:
     world.clock.advance(MINUTE)
     assert short.key.expire_time == world.clock.now()
     await keys.create(user_id)
-    with pytest.raises(NotPossibleNow):
+    with pytest.raises(FailedPrecondition):
         await keys.create(user_id)
 
 
@@ -195,7 +195,7 @@ async def test_many_at_once_make_no_more_keys_than_allowed(world: World) -> None
     user_id = await world.add_user()
     calls = (replicas[n % 2].create(user_id) for n in range(100))
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [found for found in outcomes if isinstance(found, NotPossibleNow)]
+    refused = [found for found in outcomes if isinstance(found, FailedPrecondition)]
     assert len(refused) == 97
     assert (await stored(world))["api_keys"] == 3
 

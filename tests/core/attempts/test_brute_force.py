@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import BruteForceSettings, PolicySettings
-from authsvc.core.attempts.brute_force import BruteForce, Ticket
+from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
 from authsvc.core.lib.sealing import Keyring
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
@@ -39,25 +39,25 @@ def _limits(**changes: object) -> BruteForceSettings:
 
 
 @pytest.fixture
-def guard(database: Database) -> BruteForce:
+def brute_force(database: Database) -> BruteForce:
     return BruteForce(database, _limits(), KEYRING)
 
 
 @pytest_asyncio.fixture
 async def replica(database_dsn: str) -> AsyncIterator[BruteForce]:
-    """Another process's guard on the same database."""
+    """Another process's brute_force on the same database."""
     async with opened(database_dsn) as database:
         yield BruteForce(database, _limits(), KEYRING)
 
 
 async def _charge(
-    guard: BruteForce, account: str = ADA, ip: str | None = IP, device: bytes | None = None
-) -> Ticket:
-    return await guard.charge_login(account, ClientContext(ip), device)
+    brute_force: BruteForce, account: str = ADA, ip: str | None = IP, device: bytes | None = None
+) -> ChargeReceipt:
+    return await brute_force.charge_login(account, ClientContext(ip), device)
 
 
 async def _allowed(
-    guard: BruteForce,
+    brute_force: BruteForce,
     attempts: int,
     account: str = ADA,
     ip: str | None = IP,
@@ -67,107 +67,107 @@ async def _allowed(
     allowed = 0
     for _ in range(attempts):
         try:
-            await _charge(guard, account, ip, device)
+            await _charge(brute_force, account, ip, device)
         except TooManyAttempts:
             continue
         allowed += 1
     return allowed
 
 
-async def test_an_account_bears_so_many_attempts_from_one_ip(guard: BruteForce) -> None:
-    assert await _allowed(guard, 5) == 3
-    assert await _allowed(guard, 1, ip=OTHER_IP) == 1
-    assert await _allowed(guard, 1, account=BOB) == 1
+async def test_an_account_bears_so_many_attempts_from_one_ip(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 5) == 3
+    assert await _allowed(brute_force, 1, ip=OTHER_IP) == 1
+    assert await _allowed(brute_force, 1, account=BOB) == 1
 
 
-async def test_an_account_bears_so_many_attempts_from_everywhere(guard: BruteForce) -> None:
-    allowed = [await _allowed(guard, 1, ip=f"192.0.2.{host}") for host in range(1, 8)]
+async def test_an_account_bears_so_many_attempts_from_everywhere(brute_force: BruteForce) -> None:
+    allowed = [await _allowed(brute_force, 1, ip=f"192.0.2.{host}") for host in range(1, 8)]
     assert allowed == [1] * 5 + [0] * 2
 
 
-async def test_an_ip_bears_so_many_attempts_on_all_accounts(guard: BruteForce) -> None:
-    allowed = [await _allowed(guard, 1, account=f"user{n}@example.test") for n in range(10)]
+async def test_an_ip_bears_so_many_attempts_on_all_accounts(brute_force: BruteForce) -> None:
+    allowed = [await _allowed(brute_force, 1, account=f"user{n}@example.test") for n in range(10)]
     assert allowed == [1] * 8 + [0] * 2
 
 
-async def test_what_is_refused_is_charged_to_nothing(guard: BruteForce) -> None:
-    assert await _allowed(guard, 50) == 3
-    assert await _allowed(guard, 50, ip=OTHER_IP) == 2
-    assert await _allowed(guard, 50, account=BOB) == 3
-    assert await _allowed(guard, 50, account="eve@example.test") == 2
+async def test_what_is_refused_is_charged_to_nothing(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 50) == 3
+    assert await _allowed(brute_force, 50, ip=OTHER_IP) == 2
+    assert await _allowed(brute_force, 50, account=BOB) == 3
+    assert await _allowed(brute_force, 50, account="eve@example.test") == 2
 
 
-async def test_the_wait_is_that_of_the_limit_that_lasts_longest(guard: BruteForce) -> None:
-    await _allowed(guard, 3)
+async def test_the_wait_is_that_of_the_limit_that_lasts_longest(brute_force: BruteForce) -> None:
+    await _allowed(brute_force, 3)
     with pytest.raises(TooManyAttempts) as by_ip:
-        await _charge(guard)
+        await _charge(brute_force)
     # One of 3 in 5 minutes comes back after 100 s, one of 5 in an hour after 720 s.
     assert 0 < by_ip.value.retry_after <= 100
-    await _allowed(guard, 2, ip=OTHER_IP)
+    await _allowed(brute_force, 2, ip=OTHER_IP)
     with pytest.raises(TooManyAttempts) as by_both:
-        await _charge(guard)
+        await _charge(brute_force)
     assert 100 < by_both.value.retry_after <= 720
     assert by_both.value.subject == "login"
 
 
 async def test_parallel_attempts_dont_overtake_the_count(
-    guard: BruteForce, replica: BruteForce
+    brute_force: BruteForce, replica: BruteForce
 ) -> None:
     outcomes = await asyncio.gather(
-        *(_charge((guard, replica)[n % 2]) for n in range(60)), return_exceptions=True
+        *(_charge((brute_force, replica)[n % 2]) for n in range(60)), return_exceptions=True
     )
-    assert sum(isinstance(outcome, Ticket) for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, ChargeReceipt) for outcome in outcomes) == 3
     assert sum(isinstance(outcome, TooManyAttempts) for outcome in outcomes) == 57
 
 
-async def test_a_refund_gives_everything_back(guard: BruteForce) -> None:
+async def test_a_refund_gives_everything_back(brute_force: BruteForce) -> None:
     for _ in range(20):
-        await (await _charge(guard)).refund()
-    assert await _allowed(guard, 5) == 3
-    assert await _allowed(guard, 5, ip=OTHER_IP) == 2
+        await (await _charge(brute_force)).refund()
+    assert await _allowed(brute_force, 5) == 3
+    assert await _allowed(brute_force, 5, ip=OTHER_IP) == 2
 
 
 async def test_a_refund_counts_at_once_in_every_replica(
-    guard: BruteForce, replica: BruteForce
+    brute_force: BruteForce, replica: BruteForce
 ) -> None:
-    tickets = [await _charge(guard) for _ in range(3)]
+    receipts = [await _charge(brute_force) for _ in range(3)]
     assert await _allowed(replica, 2) == 0
-    await tickets[0].refund()
+    await receipts[0].refund()
     assert await _allowed(replica, 2) == 1
 
 
 async def test_a_refund_that_fails_is_no_failure(database_dsn: str) -> None:
     async with opened(database_dsn) as database:
-        ticket = await _charge(BruteForce(database, _limits(), KEYRING))
-    await ticket.refund()
+        receipt = await _charge(BruteForce(database, _limits(), KEYRING))
+    await receipt.refund()
 
 
-async def test_strangers_dont_use_up_a_known_devices_limit(guard: BruteForce) -> None:
+async def test_strangers_dont_use_up_a_known_devices_limit(brute_force: BruteForce) -> None:
     for host in range(1, 10):
-        await _allowed(guard, 1, ip=f"198.51.100.{host}")
-    assert await _allowed(guard, 1) == 0
-    assert await _allowed(guard, 5, device=DEVICE) == 2
+        await _allowed(brute_force, 1, ip=f"198.51.100.{host}")
+    assert await _allowed(brute_force, 1) == 0
+    assert await _allowed(brute_force, 5, device=DEVICE) == 2
 
 
-async def test_a_known_device_has_a_limit_for_each_account(guard: BruteForce) -> None:
-    assert await _allowed(guard, 5, device=DEVICE) == 2
-    assert await _allowed(guard, 5, account=BOB, device=DEVICE) == 2
-    assert await _allowed(guard, 5, device=b"another") == 2
+async def test_a_known_device_has_a_limit_for_each_account(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 5, device=DEVICE) == 2
+    assert await _allowed(brute_force, 5, account=BOB, device=DEVICE) == 2
+    assert await _allowed(brute_force, 5, device=b"another") == 2
 
 
 async def test_a_known_device_is_charged_to_its_ip_and_not_to_its_account(
-    guard: BruteForce,
+    brute_force: BruteForce,
 ) -> None:
-    await _allowed(guard, 2, device=DEVICE)
-    assert await _allowed(guard, 9, ip=OTHER_IP) == 3
-    allowed = [await _allowed(guard, 1, account=f"user{n}@example.test") for n in range(10)]
+    await _allowed(brute_force, 2, device=DEVICE)
+    assert await _allowed(brute_force, 9, ip=OTHER_IP) == 3
+    allowed = [await _allowed(brute_force, 1, account=f"user{n}@example.test") for n in range(10)]
     assert sum(allowed) == 6
 
 
-async def test_without_an_ip_the_account_alone_counts(guard: BruteForce) -> None:
-    assert await _allowed(guard, 9, ip=None) == 5
-    assert await _allowed(guard, 9, account=BOB, ip=None) == 5
-    assert await _allowed(guard, 9, ip=None, device=DEVICE) == 2
+async def test_without_an_ip_the_account_alone_counts(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 9, ip=None) == 5
+    assert await _allowed(brute_force, 9, account=BOB, ip=None) == 5
+    assert await _allowed(brute_force, 9, ip=None, device=DEVICE) == 2
 
 
 @pytest.mark.parametrize(
@@ -181,48 +181,50 @@ async def test_without_an_ip_the_account_alone_counts(guard: BruteForce) -> None
     ],
 )
 async def test_addresses_of_one_network_count_together(
-    guard: BruteForce, one: str, other: str, together: bool
+    brute_force: BruteForce, one: str, other: str, together: bool
 ) -> None:
-    await _allowed(guard, 3, ip=one)
-    assert await _allowed(guard, 1, ip=other) == (not together)
+    await _allowed(brute_force, 3, ip=one)
+    assert await _allowed(brute_force, 1, ip=other) == (not together)
 
 
 async def test_the_size_of_a_network_is_a_setting(database: Database) -> None:
-    guard = BruteForce(database, _limits(ipv4_prefix=24, ipv6_prefix=48), KEYRING)
-    await _allowed(guard, 2, ip="192.0.2.1")
-    assert await _allowed(guard, 5, ip="192.0.2.254") == 1
-    await _allowed(guard, 1, account=BOB, ip="2001:db8:0:1::1")
-    assert await _allowed(guard, 5, account=BOB, ip="2001:db8:0:2::1") == 2
+    brute_force = BruteForce(database, _limits(ipv4_prefix=24, ipv6_prefix=48), KEYRING)
+    await _allowed(brute_force, 2, ip="192.0.2.1")
+    assert await _allowed(brute_force, 5, ip="192.0.2.254") == 1
+    await _allowed(brute_force, 1, account=BOB, ip="2001:db8:0:1::1")
+    assert await _allowed(brute_force, 5, account=BOB, ip="2001:db8:0:2::1") == 2
 
 
-async def test_registrations_count_by_ip_and_are_not_given_back(guard: BruteForce) -> None:
+async def test_registrations_count_by_ip_and_are_not_given_back(brute_force: BruteForce) -> None:
     for _ in range(4):
-        await guard.charge_registration(ClientContext(IP))
+        await brute_force.charge_registration(ClientContext(IP))
     with pytest.raises(TooManyAttempts) as refused:
-        await guard.charge_registration(ClientContext(IP))
+        await brute_force.charge_registration(ClientContext(IP))
     assert refused.value.subject == "registration"
-    await guard.charge_registration(ClientContext(OTHER_IP))
-    assert await _allowed(guard, 1) == 1
+    await brute_force.charge_registration(ClientContext(OTHER_IP))
+    assert await _allowed(brute_force, 1) == 1
 
 
-async def test_registrations_without_an_ip_are_not_counted(guard: BruteForce) -> None:
+async def test_registrations_without_an_ip_are_not_counted(brute_force: BruteForce) -> None:
     for _ in range(10):
-        await guard.charge_registration(ClientContext())
+        await brute_force.charge_registration(ClientContext())
 
 
-async def test_new_settings_hold_from_the_next_attempt(guard: BruteForce) -> None:
-    await _allowed(guard, 3)
+async def test_new_settings_hold_from_the_next_attempt(brute_force: BruteForce) -> None:
+    await _allowed(brute_force, 3)
     one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
-    guard.replace_settings(_limits(per_account=one, max_consecutive_failures=7))
-    assert guard.max_failures(known_device=False) == 4
-    assert guard.max_failures(known_device=True) == 3
-    assert await _allowed(guard, 5, account=BOB) == 1
+    brute_force.replace_settings(_limits(per_account=one, max_consecutive_failures=7))
+    assert brute_force.max_failures(known_device=False) == 4
+    assert brute_force.max_failures(known_device=True) == 3
+    assert await _allowed(brute_force, 5, account=BOB) == 1
 
 
-async def test_the_table_of_limits_names_nobody(database: Database, guard: BruteForce) -> None:
-    await _charge(guard)
-    await _charge(guard, device=DEVICE)
-    await guard.charge_registration(ClientContext(IP))
+async def test_the_table_of_limits_names_nobody(
+    database: Database, brute_force: BruteForce
+) -> None:
+    await _charge(brute_force)
+    await _charge(brute_force, device=DEVICE)
+    await brute_force.charge_registration(ClientContext(IP))
     async with database.connection() as conn:
         rows = [str(row) for row in await conn.fetch("SELECT limits FROM rate_limits limits")]
     assert len(rows) == 5
@@ -233,10 +235,10 @@ async def test_the_table_of_limits_names_nobody(database: Database, guard: Brute
 async def test_the_keys_of_the_limits_depend_on_the_keyring(database: Database) -> None:
     keys = []
     for ring in (KEYRING, Keyring([key("k2")])):
-        guard = BruteForce(database, _limits(), ring)
+        brute_force = BruteForce(database, _limits(), ring)
         async with database.connection() as conn:
             await conn.execute("DELETE FROM rate_limits")
-            await _charge(guard)
+            await _charge(brute_force)
             keys.append(
                 {str(row["key"]) for row in await conn.fetch("SELECT key FROM rate_limits")}
             )

@@ -5,7 +5,7 @@ from time import perf_counter
 
 import pytest
 
-from authsvc.core.lib.batching import Coalescer
+from authsvc.core.lib.batching import Batcher
 from authsvc.errors import Overloaded
 
 _who: ContextVar[str] = ContextVar("_who", default="nobody")
@@ -35,11 +35,11 @@ async def worker() -> Worker:
     return Worker()
 
 
-def _submit(coalescer: Coalescer[int, int], *items: int) -> list[asyncio.Task[int]]:
+def _submit(coalescer: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
     return [asyncio.create_task(coalescer.submit(item)) for item in items]
 
 
-async def _begin(worker: Worker, coalescer: Coalescer[int, int]) -> asyncio.Task[int]:
+async def _begin(worker: Worker, coalescer: Batcher[int, int]) -> asyncio.Task[int]:
     """Put a batch of one in flight."""
     (first,) = _submit(coalescer, 0)
     await worker.started.acquire()
@@ -47,7 +47,7 @@ async def _begin(worker: Worker, coalescer: Coalescer[int, int]) -> asyncio.Task
 
 
 async def test_what_arrives_while_a_batch_is_in_flight_forms_the_next(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 3, 1, 2)
     await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def _work() -> None:
 
 
 async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker: Worker) -> None:
-    coalescer = Coalescer(worker, max_hold=60)
+    coalescer = Batcher(worker, max_hold=60)
     for _ in range(3):
         worker.may_finish.release()
 
@@ -82,7 +82,7 @@ async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker
 
 
 async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) -> None:
-    coalescer = Coalescer(worker, max_hold=0.001)
+    coalescer = Batcher(worker, max_hold=0.001)
     worker.may_finish.release()
 
     async def stay_busy() -> None:
@@ -96,7 +96,7 @@ async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) ->
 
 
 async def test_a_batch_has_a_limit(worker: Worker) -> None:
-    coalescer = Coalescer(worker, max_batch=2)
+    coalescer = Batcher(worker, max_batch=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2, 3)
     for _ in range(3):
@@ -106,7 +106,7 @@ async def test_a_batch_has_a_limit(worker: Worker) -> None:
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     first = await _begin(worker, coalescer)
     one, two, three = _submit(coalescer, 1, 2, 3)
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker
 
 
 async def test_an_item_may_fail_alone(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     worker.may_finish.release()
     good, bad = await asyncio.gather(*_submit(coalescer, 4, -4), return_exceptions=True)
     assert good == 8
@@ -131,7 +131,7 @@ async def test_an_item_may_fail_alone(worker: Worker) -> None:
 
 
 async def test_a_failing_batch_fails_for_each_of_its_items_and_for_no_other(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     failing = _submit(coalescer, 1, 666)
     await worker.started.acquire()
     others = _submit(coalescer, 5)
@@ -146,13 +146,13 @@ async def test_a_run_that_forgets_a_result_fails_instead_of_leaving_its_callers_
     async def forgetful(items: list[int]) -> Sequence[int | Exception]:
         return items[1:]
 
-    coalescer = Coalescer(forgetful)
+    coalescer = Batcher(forgetful)
     outcomes = await asyncio.gather(*_submit(coalescer, 1, 2), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
 
 
 async def test_too_many_waiting_are_refused(worker: Worker) -> None:
-    coalescer = Coalescer(worker, max_waiting=2)
+    coalescer = Batcher(worker, max_waiting=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2)
     await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_too_many_waiting_are_refused(worker: Worker) -> None:
 
 
 async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     first = await _begin(worker, coalescer)
     (second,) = _submit(coalescer, 1)
     await asyncio.sleep(0)
@@ -179,7 +179,7 @@ async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> N
 
 
 async def test_a_batch_sees_nothing_of_the_caller_that_started_it(worker: Worker) -> None:
-    coalescer = Coalescer(worker)
+    coalescer = Batcher(worker)
     _who.set("somebody")
     worker.may_finish.release()
     await coalescer.submit(1)

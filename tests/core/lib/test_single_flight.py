@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from authsvc.core.lib.single_flight import GatheredReads
+from authsvc.core.lib.single_flight import SingleFlight
 
 
 class Source:
@@ -37,7 +37,7 @@ async def turns(count: int = 10) -> None:
 
 async def test_who_asks_together_shares_one_read() -> None:
     source = Source()
-    reads = GatheredReads(source.read)
+    reads = SingleFlight(source.read)
     source.gate.set()
     await asyncio.gather(*(reads.read() for _ in range(100)))
     assert source.started == 1
@@ -45,7 +45,7 @@ async def test_who_asks_together_shares_one_read() -> None:
 
 async def test_who_asks_during_a_read_waits_for_the_next() -> None:
     source = Source()
-    reads = GatheredReads(source.read)
+    reads = SingleFlight(source.read)
     first = asyncio.create_task(reads.read())
     await turns()
     later = [asyncio.create_task(reads.read()) for _ in range(100)]
@@ -60,7 +60,7 @@ async def test_who_asks_during_a_read_waits_for_the_next() -> None:
 async def test_reads_are_an_interval_apart() -> None:
     source = Source()
     source.gate.set()
-    reads = GatheredReads(source.read, interval=0.02)
+    reads = SingleFlight(source.read, interval=0.02)
     loop = asyncio.get_running_loop()
     start = loop.time()
     for _ in range(5):
@@ -71,7 +71,7 @@ async def test_reads_are_an_interval_apart() -> None:
 
 async def test_fault_reaches_all_who_asked_and_the_next_read_is_tried() -> None:
     source = Source()
-    reads = GatheredReads(source.read)
+    reads = SingleFlight(source.read)
     source.fault = OSError("unreachable")
     source.gate.set()
     outcomes = await asyncio.gather(*(reads.read() for _ in range(3)), return_exceptions=True)
@@ -83,7 +83,7 @@ async def test_fault_reaches_all_who_asked_and_the_next_read_is_tried() -> None:
 
 async def test_who_is_cancelled_does_not_take_the_read_from_the_others() -> None:
     source = Source()
-    reads = GatheredReads(source.read)
+    reads = SingleFlight(source.read)
     first, second = asyncio.create_task(reads.read()), asyncio.create_task(reads.read())
     await turns()
     first.cancel()

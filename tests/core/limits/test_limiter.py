@@ -8,7 +8,7 @@ import pytest
 
 from authsvc.config import RateLimitSettings
 from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
-from authsvc.core.limits.rejected_cache import Rejections
+from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
 from authsvc.store.postgres.database import Database
@@ -56,7 +56,7 @@ def limiter(database: Database, ticker: Ticker) -> RateLimiter:
 def remembering(database: Database, ticker: Ticker) -> RateLimiter:
     limiter = RateLimiter(database, _POLICIES, 100, clock=ticker)
     # What is remembered is so for a second at most.
-    limiter._rejections = Rejections(100, lambda: ticker.now / 1_000_000)
+    limiter._rejected = RejectedCache(100, lambda: ticker.now / 1_000_000)
     return limiter
 
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from authsvc.core.messages.delivery import Deliverer, NotDelivered
 from authsvc.core.messages.outbox import Message, MessageKind
-from authsvc.core.messages.templates import Letter
+from authsvc.core.messages.templates import RenderedMessage
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.delivering import ADDRESS, CODE, Mail, TestChannel
@@ -33,11 +33,11 @@ async def test_a_message_goes_to_the_address_that_was_stored(
 ) -> None:
     await mail.write_code()
     await deliverer.deliver_due()
-    (letter,) = mail.channel.sent
+    (rendered,) = mail.channel.sent
     (row,) = await mail.rows()
-    assert letter.message_id == row["message_id"]
-    assert (letter.message.address, letter.message.code) == (ADDRESS, CODE)
-    assert letter.content.text == f"{CODE}|"
+    assert rendered.message_id == row["message_id"]
+    assert (rendered.message.address, rendered.message.code) == (ADDRESS, CODE)
+    assert rendered.content.text == f"{CODE}|"
     assert (row["state"], row["sealed_content"]) == ("sent", b"")
     await deliverer.deliver_due()
     assert mail.channel.tried == 1
@@ -78,7 +78,7 @@ async def test_a_row_whose_address_was_changed_is_not_sent(
 
 
 async def test_a_failure_is_tried_again_ever_later(mail: Mail, clock: FakeClock) -> None:
-    async def fail(_: Letter) -> None:
+    async def fail(_: RenderedMessage) -> None:
         raise NotDelivered("connection")
 
     mail.channel.before = fail
@@ -106,7 +106,7 @@ async def test_a_failure_is_tried_again_ever_later(mail: Mail, clock: FakeClock)
 async def test_a_pause_that_was_asked_for_is_kept_within_bounds(
     mail: Mail, clock: FakeClock, asked: float, given: float
 ) -> None:
-    async def fail(_: Letter) -> None:
+    async def fail(_: RenderedMessage) -> None:
         raise NotDelivered("busy", retry_after=asked)
 
     mail.channel.before = fail
@@ -117,7 +117,7 @@ async def test_a_pause_that_was_asked_for_is_kept_within_bounds(
 
 
 async def test_what_can_never_succeed_is_given_up_at_once_and_told(mail: Mail) -> None:
-    async def refuse(_: Letter) -> None:
+    async def refuse(_: RenderedMessage) -> None:
         raise NotDelivered("recipient_refused", permanent=True)
 
     mail.channel.before = refuse
@@ -137,7 +137,7 @@ async def test_what_can_never_succeed_is_given_up_at_once_and_told(mail: Mail) -
 async def test_after_long_enough_it_is_given_up_with_its_cause(
     mail: Mail, clock: FakeClock, deliverer: Deliverer
 ) -> None:
-    async def fail(_: Letter) -> None:
+    async def fail(_: RenderedMessage) -> None:
         raise NotDelivered("connection")
 
     mail.channel.before = fail
@@ -175,7 +175,7 @@ async def test_without_a_channel_messages_wait_until_they_expire(
 
 
 async def test_how_many_wait_and_were_given_up_is_counted(mail: Mail) -> None:
-    async def refuse(_: Letter) -> None:
+    async def refuse(_: RenderedMessage) -> None:
         raise NotDelivered("recipient_refused", permanent=True)
 
     await mail.write()

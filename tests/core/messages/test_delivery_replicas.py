@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.messages.delivery import CHANNEL, Deliverer, NotDelivered
-from authsvc.core.messages.templates import Letter
+from authsvc.core.messages.templates import RenderedMessage
 from authsvc.core.revocations.listener import RevocationListener
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
@@ -34,7 +34,7 @@ async def test_each_of_many_is_sent_once_by_two_replicas(
 
         both = asyncio.Event()
 
-        async def wait_for_the_other(_: Letter) -> None:
+        async def wait_for_the_other(_: RenderedMessage) -> None:
             if all(channel.tried for channel in channels):
                 both.set()
             await both.wait()
@@ -45,7 +45,7 @@ async def test_each_of_many_is_sent_once_by_two_replicas(
             await mail.write()
         async with asyncio.timeout(_PATIENCE):
             await asyncio.gather(*(replica.deliver_due() for replica in replicas))
-    ids = [letter.message_id for channel in channels for letter in channel.sent]
+    ids = [rendered.message_id for channel in channels for rendered in channel.sent]
     assert (len(ids), len(set(ids))) == (100, 100)
     assert all(channel.sent for channel in channels)
     assert await mail.states() == [("sent", "")] * 100
@@ -65,8 +65,8 @@ async def test_killed_between_sending_and_marking_it_is_sent_again_by_another(
     handed_over = asyncio.Event()
 
     class DyingChannel(TestChannel):
-        async def send(self, letter: Letter) -> None:
-            await super().send(letter)
+        async def send(self, rendered: RenderedMessage) -> None:
+            await super().send(rendered)
             handed_over.set()
             await asyncio.Event().wait()
 
@@ -97,7 +97,7 @@ async def test_a_late_failure_does_not_undo_the_work_of_another(
     go_on = asyncio.Event()
     is_stuck = asyncio.Event()
 
-    async def stick_then_fail(_: Letter) -> None:
+    async def stick_then_fail(_: RenderedMessage) -> None:
         is_stuck.set()
         await go_on.wait()
         raise NotDelivered("connection", permanent=permanent)
@@ -107,7 +107,7 @@ async def test_a_late_failure_does_not_undo_the_work_of_another(
     await is_stuck.wait()
     clock.advance(_LEASE)
 
-    async def fail(_: Letter) -> None:
+    async def fail(_: RenderedMessage) -> None:
         raise NotDelivered("timeout")
 
     await mail.deliverer(TestChannel(before=fail)).deliver_due()
@@ -120,9 +120,9 @@ async def test_one_that_hangs_holds_up_no_other(mail: Mail) -> None:
     await mail.write()
     (hanging,) = await mail.rows()
 
-    async def hang(letter: Letter) -> None:
-        if letter.message_id == hanging["message_id"]:
-            await forever(letter)
+    async def hang(rendered: RenderedMessage) -> None:
+        if rendered.message_id == hanging["message_id"]:
+            await forever(rendered)
 
     mail.channel.before = hang
     deliverer = mail.deliverer(parallel=2)
@@ -141,7 +141,7 @@ async def test_one_that_hangs_holds_up_no_other(mail: Mail) -> None:
 async def test_no_more_than_allowed_are_under_way(mail: Mail) -> None:
     under_way, most = 0, 0
 
-    async def count(_: Letter) -> None:
+    async def count(_: RenderedMessage) -> None:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
@@ -162,7 +162,7 @@ async def test_a_notification_wakes_the_one_that_waits(
     monkeypatch.setattr("authsvc.core.messages.delivery._POLL_SECONDS", 10 * _PATIENCE)
     sent = asyncio.Event()
 
-    async def tell(_: Letter) -> None:
+    async def tell(_: RenderedMessage) -> None:
         sent.set()
 
     mail.channel.before = tell
@@ -171,7 +171,7 @@ async def test_a_notification_wakes_the_one_that_waits(
     listener = RevocationListener(
         settings_for(database_dsn), timedelta(seconds=10), lambda _: None, heard.set
     )
-    listener.also_hear(CHANNEL, deliverer.wake)
+    listener.subscribe(CHANNEL, deliverer.wake)
 
     async def looked() -> bool:
         return not deliverer._wake.is_set()
@@ -191,7 +191,7 @@ async def test_stopping_waits_for_what_is_under_way(mail: Mail) -> None:
     await mail.write()
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def wait(_: Letter) -> None:
+    async def wait(_: RenderedMessage) -> None:
         begun.set()
         await go_on.wait()
 
@@ -213,9 +213,9 @@ async def test_stopping_does_not_wait_for_one_that_hangs(mail: Mail, clock: Fake
     await mail.write()
     hangs = asyncio.Event()
 
-    async def hang(letter: Letter) -> None:
+    async def hang(rendered: RenderedMessage) -> None:
         hangs.set()
-        await forever(letter)
+        await forever(rendered)
 
     deliverer = mail.deliverer(TestChannel(before=hang))
     run = asyncio.create_task(deliverer.run())

@@ -126,7 +126,7 @@ async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
         await _until(listener.is_fresh)
         with capture_logs() as logs:
             hurt(own_server)
-            await _until(lambda: "revocations_not_heard" in [entry["event"] for entry in logs])
+            await _until(lambda: "revocation_listener_down" in [entry["event"] for entry in logs])
         assert not listener.is_fresh()
         await asyncio.to_thread(mend, own_server)
         await _until(listener.is_fresh)
@@ -198,7 +198,7 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
     with capture_logs() as logs:
         await _revoke(database, clock, "key")
         await _until(lambda: len(gaps) == 2)
-    assert [entry["event"] for entry in logs] == ["revocation_not_handled"]
+    assert [entry["event"] for entry in logs] == ["revocation_handler_failed"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -210,5 +210,5 @@ async def test_through_a_pooler_it_is_never_fresh(database_dsn: str, cache: Cach
                 await _until(lambda: cache.heard.count("gap") >= 3)
                 assert not listener.is_fresh()
     assert [(entry["event"], entry["error"]) for entry in logs] == [
-        ("revocations_not_heard", "PoolerError")
+        ("revocation_listener_down", "PoolerError")
     ]

@@ -196,7 +196,7 @@ async def test_background_work_hears_of_gaps_and_survives_an_outage(
 
 
 def _said(logs: Sequence[Mapping[str, object]], times: int) -> bool:
-    return sum(line["event"] == "signing_keys_not_maintained" for line in logs) >= times
+    return sum(line["event"] == "signing_key_maintenance_failed" for line in logs) >= times
 
 
 async def until(holds: Callable[[], bool]) -> None:

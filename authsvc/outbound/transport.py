@@ -1,7 +1,7 @@
 """Owns the choice of the way that messages go, as the settings say."""
 
 from authsvc.config import ConfigError, DeliverySettings
-from authsvc.core.messages.delivery import Channel, Post
+from authsvc.core.messages.delivery import Channel, Transport
 from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
 from authsvc.models.clock import Clock
 from authsvc.outbound.folder import FolderChannel
@@ -10,7 +10,7 @@ from authsvc.outbound.smtp import SmtpChannel
 from authsvc.outbound.webhook import WebhookChannel
 
 
-def open_post(settings: DeliverySettings, clock: Clock) -> Post | None:
+def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | None:
     """Return the way that messages go, with every template tried; None: there is none.
 
     Raises:
@@ -26,7 +26,7 @@ def open_post(settings: DeliverySettings, clock: Clock) -> Post | None:
         # ssl's own errors are OSErrors too; neither tells what is in the file.
         reason = error.strerror or type(error).__name__
         raise ConfigError([f"delivery.{settings.channel}.ca_file: {reason}"]) from None
-    return Post(channel, renderer) if channel else None
+    return Transport(channel, renderer) if channel else None
 
 
 def _channel(settings: DeliverySettings, clock: Clock) -> Channel | None:
