@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 
 from authsvc import log as logs
+from authsvc.app.application import Application
 from authsvc.cli.output import DEVELOPMENT, fail, run, settings_of
 from authsvc.cli.serve import Signals, serve_until_signal
 from authsvc.config import Settings
 from authsvc.dev.certificates import CertificateError
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from authsvc.dev.workspace import Workspace
-from authsvc.service import Application
-from authsvc.store import migrator
+from authsvc.store.postgres import migrator
 
 _BANNER = """
 [bold green]authsvc is running.[/]

@@ -5,11 +5,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.config import Settings
-from authsvc.core.signing_keys import SigningKeys
+from authsvc.core.signing.signing_keys import SigningKeys
 
 Result = TypeVar("Result")
 

@@ -13,11 +13,11 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from authsvc.addresses import ServerError
+from authsvc.app.addresses import ServerError
 from authsvc.config import ConfigError, Settings, load
-from authsvc.core.sealing import SealError
+from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServiceError
-from authsvc.store.migrator import SchemaError
+from authsvc.store.postgres.migrator import SchemaError
 
 DEVELOPMENT = Path(".authsvc")
 

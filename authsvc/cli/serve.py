@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 
 from authsvc import log as logs
+from authsvc.app.application import Application
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.config import ConfigError, Settings, load
-from authsvc.service import Application
 
 log = structlog.get_logger("authsvc.serve")
 
@@ -89,9 +89,9 @@ async def _reload_on_change(
         try:
             app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
-            log.error("settings not reloaded", problems=error.problems)  # noqa: TRY400 - says it all
+            log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - says it all
         else:
-            log.info("settings reloaded")
+            log.info("settings_reloaded")
 
 
 def _stamp(config: Path | None) -> tuple[int, int] | None:

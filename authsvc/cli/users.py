@@ -8,13 +8,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
 from authsvc.config import Settings
-from authsvc.core.accounts import Accounts
+from authsvc.core.accounts.accounts import Accounts
 
 Result = TypeVar("Result")
 

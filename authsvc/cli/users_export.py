@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 

@@ -13,13 +13,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from authsvc.app import open_core
+from authsvc.app.build import open_core
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
-from authsvc.core.foreign_hashes import FirebaseParameters
-from authsvc.core.import_fields import firebase_parameters_of
-from authsvc.core.import_rows import Format, RowFailure
-from authsvc.core.user_import import ImportCounts, ImportOptions
+from authsvc.core.passwords.foreign_hashes import FirebaseParameters
+from authsvc.core.user_transfer.import_fields import firebase_parameters_of
+from authsvc.core.user_transfer.import_rows import Format, RowFailure
+from authsvc.core.user_transfer.importing import ImportCounts, ImportOptions
 from authsvc.errors import FieldInvalid, ServiceError
 
 _PART_BYTES = 65_536

@@ -1,1 +1,1 @@
-"""The use cases: policy and transactions; knows no gRPC and no SQL text."""
+"""The use cases, by topic: policy and transactions; knows no gRPC and no SQL text."""

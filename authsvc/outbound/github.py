@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from authsvc.config import ProviderSettings
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ProviderUnavailable, credentials_invalid
 from authsvc.outbound.http import JsonClient
 

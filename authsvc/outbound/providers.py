@@ -3,8 +3,8 @@
 import aiohttp
 
 from authsvc.config import OAuthSettings, ProviderSettings
-from authsvc.core.providers import Provider, Providers
-from authsvc.models import Clock
+from authsvc.core.federation.providers import Provider, Providers
+from authsvc.models.clock import Clock
 from authsvc.outbound.github import GitHub
 from authsvc.outbound.http import JsonClient
 from authsvc.outbound.oidc import OpenIdConnect

@@ -2,33 +2,33 @@
 
 from dataclasses import dataclass
 
-from authsvc.core.account_data import AccountData
-from authsvc.core.account_deletion import AccountDeletion
-from authsvc.core.accounts import Accounts
-from authsvc.core.api_key_validation import ApiKeyValidation
-from authsvc.core.api_keys import ApiKeys
-from authsvc.core.code_login import CodeLogin
-from authsvc.core.code_requests import CodeRequests
-from authsvc.core.email_change import EmailChange
-from authsvc.core.factors import Factors
-from authsvc.core.identities import Identities
-from authsvc.core.login import PasswordLogin
-from authsvc.core.mfa_verification import MfaVerification
-from authsvc.core.oauth import OAuthStart
-from authsvc.core.oauth_login import OAuthLogin
-from authsvc.core.passkey_login import BeginPasskeyLogin, LoginWithPasskey
-from authsvc.core.passkey_registration import (
+from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.own_data import AccountData
+from authsvc.core.accounts.password_change import PasswordChange
+from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.codes.requests import CodeRequests
+from authsvc.core.factors.own_factors import Factors
+from authsvc.core.factors.passkey_registration import (
     BeginPasskeyRegistration,
     FinishPasskeyRegistration,
 )
-from authsvc.core.password_change import PasswordChange
-from authsvc.core.recovery import PasswordRecovery
-from authsvc.core.service_tokens import ServiceTokens
-from authsvc.core.sessions import Sessions
-from authsvc.core.signing_keys import SigningKeys
-from authsvc.core.tokens import TokenValidation
-from authsvc.core.totp_enrollments import TotpEnrollments
-from authsvc.core.verification import EmailVerification
+from authsvc.core.factors.totp_enrollment import TotpEnrollments
+from authsvc.core.federation.authorization import OAuthStart
+from authsvc.core.federation.identities import Identities
+from authsvc.core.login.code import CodeLogin
+from authsvc.core.login.federated import OAuthLogin
+from authsvc.core.login.passkey import BeginPasskeyLogin, LoginWithPasskey
+from authsvc.core.login.password import PasswordLogin
+from authsvc.core.login.second_factor import MfaVerification
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.service_tokens import ServiceTokens
+from authsvc.core.tokens.validation import TokenValidation
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from authsvc.config import ConfigError, ProviderSettings, load
-from authsvc.core.clock import SystemClock
-from authsvc.core.oauth_states import PendingLogin
-from authsvc.core.providers import ExternalIdentity
+from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.states import PendingLogin
+from authsvc.core.lib.clock import SystemClock
 from authsvc.dev.provider import DevProvider
 from authsvc.dev.workspace import PROVIDER_CLIENT, REDIRECT_URI, Workspace
 from authsvc.errors import ProviderUnavailable, Unauthenticated
 from authsvc.outbound.oidc import OpenIdConnect
-from tests.provider import json_client
+from tests.support.provider import json_client
 
 SECRET = "the-secret-of-the-client"
 

@@ -10,13 +10,13 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from authsvc.app.server import SERVICES
 from authsvc.config import Settings
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.health import Health
-from authsvc.server import SERVICES
-from tests.clock import FakeClock
-from tests.rpc.certificates import Authority
-from tests.rpc.probe import (
+from tests.support.certificates import Authority
+from tests.support.clock import FakeClock
+from tests.support.probe import (
     STRANGER,
     ProbeServer,
     StartProbe,
@@ -125,7 +125,7 @@ async def test_watch_of_an_unknown_service_goes_on(probe: ProbeServer) -> None:
 async def test_watches_are_bounded_and_give_back_their_place(
     start_probe: StartProbe, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("authsvc.server._MAX_WATCHES", 2)
+    monkeypatch.setattr("authsvc.app.server._MAX_WATCHES", 2)
     probe = await start_probe(settings)
     first, second = Watch(probe), Watch(probe)
     assert (await first.state(), await second.state()) == (SERVING, SERVING)

@@ -12,11 +12,11 @@ import pytest_asyncio
 from argon2.low_level import Type, verify_secret
 
 from authsvc.errors import Overloaded, ServiceError, TooManyAttempts
-from authsvc.models import ClientContext
-from authsvc.store.database import Database
-from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
-from tests.clock import FakeClock
-from tests.databases import opened
+from authsvc.models.calls import ClientContext
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
+from tests.support.clock import FakeClock
+from tests.support.databases import opened
 
 ACCOUNTS = ("unknown", "wrong", "locked", "disabled", "without")
 
@@ -106,7 +106,7 @@ async def test_one_password_is_hashed_at_the_same_cost(
         costs.append(phc.rpartition(b"$")[0].rpartition(b"$")[0])
         return verify_secret(phc, secret, kind)
 
-    monkeypatch.setattr("authsvc.core.hashing.verify_secret", note)
+    monkeypatch.setattr("authsvc.core.passwords.hashing.verify_secret", note)
     hashed = {}
     for account in ACCOUNTS:
         costs.clear()

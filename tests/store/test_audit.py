@@ -8,13 +8,13 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core import audit
-from authsvc.core.audit import AuditEvent, AuditType
-from authsvc.core.ids import uuid7
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_taken
-from authsvc.models import Call, ClientContext, SessionId, UserId
-from authsvc.store.database import Database
-from tests.clock import FakeClock
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store.postgres.database import Database
+from tests.support.clock import FakeClock
 
 _CALL = Call("request-1", "spiffe://authsvc.dev/app")
 
@@ -40,7 +40,7 @@ async def test_an_event_is_stored_with_all_that_it_says(
     database: Database, clock: FakeClock, event: AuditEvent
 ) -> None:
     async with database.transaction() as connection:
-        await audit.record(connection, clock.now(), event)
+        await record_event(connection, clock.now(), event)
     [row] = await _stored(database)
     assert isinstance(row["event_id"], UUID)
     assert row["occur_time"] == clock.now()
@@ -58,7 +58,7 @@ async def test_an_event_without_user_or_client_is_stored(
     database: Database, clock: FakeClock
 ) -> None:
     async with database.transaction() as connection:
-        await audit.record(connection, clock.now(), AuditEvent(AuditType.KEY_ROTATE, _CALL))
+        await record_event(connection, clock.now(), AuditEvent(AuditType.KEY_ROTATE, _CALL))
     [row] = await _stored(database)
     absent = ("user_id", "session_id", "ip")
     assert [row[name] for name in absent] == [None, None, None]
@@ -70,7 +70,7 @@ async def test_an_event_is_undone_with_its_transaction(
 ) -> None:
     async def fail() -> None:
         async with database.transaction() as connection:
-            await audit.record(connection, clock.now(), event)
+            await record_event(connection, clock.now(), event)
             raise email_taken()
 
     with pytest.raises(type(email_taken())):
@@ -83,7 +83,7 @@ async def test_an_event_is_logged_once_with_what_finds_it_again(
 ) -> None:
     with capture_logs() as logs:
         async with database.transaction() as connection:
-            await audit.record(connection, clock.now(), event)
+            await record_event(connection, clock.now(), event)
     assert logs == [
         {
             "event": "audit",
@@ -105,7 +105,7 @@ async def test_an_event_of_any_time_finds_a_partition(
 ) -> None:
     now = datetime.now(UTC) + timedelta(days=365 * years)
     async with database.transaction() as connection:
-        await audit.record(connection, now, event)
+        await record_event(connection, now, event)
     assert len(await _stored(database)) == 1
 
 
@@ -113,6 +113,6 @@ async def test_events_of_one_moment_keep_their_order(database: Database, clock: 
     async with database.transaction() as connection:
         for number in range(20):
             event = AuditEvent(AuditType.REFRESH, _CALL, detail={"number": number})
-            await audit.record(connection, clock.now(), event)
+            await record_event(connection, clock.now(), event)
     rows = await _stored(database)
     assert [json.loads(row["detail"])["number"] for row in rows] == list(range(20))

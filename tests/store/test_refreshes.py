@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from authsvc.core import audit
-from authsvc.core.audit import AuditEvent, AuditType
-from authsvc.models import RevokeReason, SessionId
+from authsvc.core.audit.recording import AuditEvent, AuditType, event_row
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
-from tests.sessions import CALL, CLIENT, DAY, World
+from tests.support.sessions import CALL, CLIENT, DAY, World
 
 
 async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
@@ -17,7 +17,7 @@ async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
     event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
     async with world.database.connection() as connection:
         stored = await refreshes.advance(
-            connection, session_id, counter, now + DAY, audit.event_row(now, event)
+            connection, session_id, counter, now + DAY, event_row(now, event)
         )
     return stored is not None
 

@@ -1,0 +1,1 @@
+"""The running service: its parts put together, its ports, and its background work."""

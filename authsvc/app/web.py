@@ -1,0 +1,143 @@
+"""Owns the small HTTP port: public keys, discovery, metrics, and the probes of Kubernetes.
+
+It speaks plain HTTP and holds nothing secret: keep it inside the cluster, or behind a proxy that
+speaks TLS if verifiers outside fetch the keys.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from authsvc.app.addresses import ServerError, split_address
+from authsvc.config import Settings
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.metrics import Metrics
+from authsvc.models.clock import Clock
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_MAX_LINE = 4_096
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "authsvc"}
+_SILENT = logging.getLogger("authsvc.web.silent")
+_SILENT.disabled = True
+_MAX_CONNECTIONS = 256
+
+
+class Web:
+    """The HTTP port; `port` is known once it has started."""
+
+    port: int
+
+    def __init__(
+        self, settings: Settings, keys: SigningKeys, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._address = settings.http.address
+        self._issuer = settings.tokens.issuer
+        self._keys = keys
+        self._clock = clock
+        self._measured = metrics
+        self._ready = False
+        self._ended = False
+        app = web.Application(client_max_size=1_024, middlewares=[_harden])
+        app.router.add_get("/.well-known/jwks.json", self._jwks)
+        app.router.add_get("/.well-known/openid-configuration", self._discovery)
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            # It complains of each malformed request, which anybody can send, with a traceback.
+            logger=_SILENT,
+            handle_signals=False,
+            keepalive_timeout=75,
+            shutdown_timeout=5,
+            max_line_size=_MAX_LINE,
+            max_field_size=_MAX_LINE,
+        )
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Say whether /readyz answers 200."""
+        self._ready = ready and not self._ended
+
+    def end(self) -> None:
+        """Answer /readyz with 503 for good."""
+        self._ready, self._ended = False, True
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ServerError: The address can't be listened on.
+        """
+        host, port = split_address(self._address)
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        try:
+            self._listener = await loop.create_server(self._accept, host, port)
+        except OSError as error:
+            await self._runner.cleanup()
+            message = f"HTTP can't listen on {self._address}: {error.strerror or error}"
+            raise ServerError(message) from None
+        self.port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Close the port; requests in flight have five seconds."""
+        self._listener.close()
+        await self._runner.cleanup()
+
+    def _accept(self) -> asyncio.Protocol:
+        server = self._runner.server
+        assert server is not None  # noqa: S101 - it is set up before anything listens
+        # aiohttp waits for a request for as long as its client wants. Who comes goes before who
+        # has been here longest, so that nobody can keep probes out or use up all files.
+        if len(server.connections) >= _MAX_CONNECTIONS:
+            server.connections[0].force_close()
+        return server()
+
+    async def _jwks(self, _request: web.Request) -> web.Response:
+        left = self._keys.jwks_expire_time() - self._clock.now()
+        return web.Response(
+            text=self._keys.jwks(),
+            content_type="application/jwk-set+json",
+            headers={"Cache-Control": f"public, max-age={max(0, int(left.total_seconds()))}"},
+        )
+
+    async def _discovery(self, _request: web.Request) -> web.Response:
+        algorithms = sorted({key["alg"] for key in json.loads(self._keys.jwks())["keys"]})
+        return web.json_response(
+            {
+                "issuer": self._issuer,
+                "jwks_uri": f"{self._issuer.rstrip('/')}/.well-known/jwks.json",
+                "response_types_supported": ["none"],
+                "subject_types_supported": ["public"],
+                "id_token_signing_alg_values_supported": algorithms,
+            }
+        )
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(
+            body=self._measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _livez(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        if self._ready:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="not ready\n")
+
+
+@web.middleware
+async def _harden(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update(_HEADERS)
+        raise
+    response.headers.update(_HEADERS)
+    return response

@@ -1,0 +1,53 @@
+"""Owns the settings: one module for each section, and one loader for all."""
+
+from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.callers import CallerSettings
+from authsvc.config.codes import CodeSettings
+from authsvc.config.database import DatabaseSettings
+from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.factors import PasskeySettings, SecondFactorSettings
+from authsvc.config.federation import OAuthSettings, ProviderSettings
+from authsvc.config.imports import ImportSettings
+from authsvc.config.limits import BruteForceSettings, PolicySettings, RateLimitSettings
+from authsvc.config.loading import ConfigError, load
+from authsvc.config.log import LogSettings
+from authsvc.config.passwords import PasswordSettings
+from authsvc.config.retention import RetentionSettings
+from authsvc.config.secrets import SecretSettings
+from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
+from authsvc.config.sessions import SessionSettings
+from authsvc.config.settings import Settings
+from authsvc.config.tokens import TokenSettings
+from authsvc.config.types import KeySettings, Section
+
+__all__ = [
+    "ApiKeySettings",
+    "BruteForceSettings",
+    "CallerSettings",
+    "CodeSettings",
+    "ConfigError",
+    "DatabaseSettings",
+    "DeliverySettings",
+    "GrpcSettings",
+    "HttpSettings",
+    "ImportSettings",
+    "KeySettings",
+    "LogSettings",
+    "OAuthSettings",
+    "PasskeySettings",
+    "PasswordSettings",
+    "PolicySettings",
+    "ProviderSettings",
+    "RateLimitSettings",
+    "RetentionSettings",
+    "SecondFactorSettings",
+    "SecretSettings",
+    "Section",
+    "SessionSettings",
+    "Settings",
+    "SmtpSettings",
+    "TlsSettings",
+    "TokenSettings",
+    "WebhookSettings",
+    "load",
+]

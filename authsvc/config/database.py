@@ -1,0 +1,20 @@
+"""Owns the settings of the database: its address, the pool, and how long to wait for either."""
+
+from datetime import timedelta
+
+from pydantic import Field, SecretStr
+
+from authsvc.config.types import Duration, Section
+
+
+class DatabaseSettings(Section):
+    """PostgreSQL: the address, the pool, and how long to wait for either."""
+
+    url: SecretStr
+    listener_url: SecretStr | None = None
+    pool_min: int = Field(2, ge=0)
+    pool_max: int = Field(16, ge=1)
+    connect_timeout: Duration = timedelta(seconds=5)
+    acquire_timeout: Duration = timedelta(seconds=3)
+    command_timeout: Duration = timedelta(seconds=5)
+    statement_cache_size: int = Field(256, ge=0)

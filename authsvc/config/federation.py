@@ -1,0 +1,44 @@
+"""Owns the settings of logins at other providers."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+
+from authsvc.config.types import Address, Duration, ProviderName, RedirectUri, Section
+
+
+class ProviderSettings(Section):
+    """A provider of identities."""
+
+    kind: Literal["github", "oidc"]
+    client_id: str = Field(min_length=1, max_length=256)
+    client_secret: SecretStr
+    address: Address = Field(
+        "https://github.com", description="Its base address; for oidc exactly the issuer."
+    )
+    api_address: Address = Field("https://api.github.com", description="GitHub's API.")
+    ca_file: Path | None = Field(
+        default=None, description="Authorities to trust; unset: the system's."
+    )
+
+    @model_validator(mode="after")
+    def _issuer_is_given(self) -> Self:
+        if self.kind == "oidc" and "address" not in self.model_fields_set:
+            raise ValueError("kind is 'oidc', so address must be set")
+        return self
+
+
+class OAuthSettings(Section):
+    """Logins at other providers."""
+
+    providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
+    redirect_uris: tuple[RedirectUri, ...] = Field(
+        default=(), description="Where providers may send browsers back to, letter for letter."
+    )
+    state_lifetime: Duration = timedelta(minutes=10)
+    timeout: Duration = Field(
+        timedelta(seconds=5), description="For all that one login asks of a provider."
+    )
+    max_answer_bytes: int = Field(262_144, ge=1_024, le=4_194_304)

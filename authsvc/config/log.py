@@ -1,0 +1,12 @@
+"""Owns the settings of the log."""
+
+from typing import Literal
+
+from authsvc.config.types import Section
+
+
+class LogSettings(Section):
+    """The log: one JSON line an event, or readable lines on a terminal."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "pretty"] = "auto"

@@ -1,0 +1,32 @@
+"""Owns the settings of how long what has ended is kept."""
+
+from datetime import timedelta
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from authsvc.config.types import Duration, Section
+
+
+class RetentionSettings(Section):
+    """How long what has ended is kept."""
+
+    sessions: Duration = timedelta(days=30)
+    api_keys: Duration = timedelta(days=90)
+    revocations: Duration = timedelta(days=31)
+    audit_events: Duration = timedelta(days=400)
+    devices: Duration = timedelta(days=180)
+    messages: Duration = timedelta(days=7)
+    unverified_accounts: Duration | None = Field(
+        None,
+        description="When to remove accounts that nobody verified or logged in to; none: never.",
+    )
+    interval: Duration = timedelta(minutes=5)
+    batch_size: int = Field(500, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _use_can_be_told(self) -> Self:
+        period, day = self.unverified_accounts, timedelta(days=1)
+        if period is not None and not day <= period <= self.audit_events - day:
+            raise ValueError("unverified_accounts must be from 1d to 1d less than audit_events")
+        return self

@@ -1,0 +1,24 @@
+"""Owns the settings of the keyring and of the peppers."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from authsvc.config.types import KeySettings, Section
+
+
+class SecretSettings(Section):
+    """The keyring that seals secrets at rest and the peppers of passwords, newest first.
+
+    What an older entry made stays usable; what is made anew uses the first.
+    """
+
+    keyring: tuple[KeySettings, ...] = Field(min_length=1)
+    peppers: tuple[KeySettings, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        for name, keys in (("keyring", self.keyring), ("peppers", self.peppers)):
+            if len({key.id for key in keys}) != len(keys):
+                raise ValueError(f"two entries of {name} have the same id")
+        return self

@@ -1,0 +1,44 @@
+"""Owns the settings of the two ports and of TLS."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from authsvc.config.types import Duration, Section
+
+
+class GrpcSettings(Section):
+    """The gRPC port and what one client may take of it."""
+
+    address: str = "127.0.0.1:8443"
+    max_message_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
+    max_batch_message_bytes: int = Field(2_097_152, ge=1_024, le=16_777_216)
+    max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
+    max_concurrent_rpcs: int = Field(1_000, ge=1)
+    max_concurrent_rpcs_per_caller: int = Field(750, ge=1)
+    max_concurrent_streams: int = Field(256, ge=1)
+    max_connections: int = Field(1_000, ge=1)
+    max_connection_age: Duration = timedelta(minutes=30)
+    max_connection_idle: Duration = timedelta(minutes=15)
+    min_ping_interval: Duration = timedelta(seconds=30)
+    handshake_timeout: Duration = timedelta(seconds=5)
+    call_timeout: Duration = timedelta(seconds=10)
+    drain_timeout: Duration = timedelta(seconds=20)
+    reflection: bool = True
+
+
+class HttpSettings(Section):
+    """The small HTTP port: JWKS, discovery, metrics, livez, readyz."""
+
+    address: str = "127.0.0.1:8081"
+
+
+class TlsSettings(Section):
+    """The server's certificate and the authorities that client certificates must come from."""
+
+    certificate_file: Path
+    key_file: Path
+    client_ca_file: Path
+    min_version: Literal["1.2", "1.3"] = "1.2"

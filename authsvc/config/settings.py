@@ -1,0 +1,81 @@
+"""Owns the settings as a whole: all sections, and what has to hold between them."""
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.callers import CallerSettings
+from authsvc.config.codes import CodeSettings
+from authsvc.config.database import DatabaseSettings
+from authsvc.config.delivery import DeliverySettings
+from authsvc.config.factors import PasskeySettings, SecondFactorSettings
+from authsvc.config.federation import OAuthSettings
+from authsvc.config.imports import ImportSettings
+from authsvc.config.limits import BruteForceSettings, RateLimitSettings
+from authsvc.config.log import LogSettings
+from authsvc.config.passwords import PasswordSettings
+from authsvc.config.retention import RetentionSettings
+from authsvc.config.secrets import SecretSettings
+from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
+from authsvc.config.sessions import SessionSettings
+from authsvc.config.tokens import TokenSettings
+from authsvc.config.types import PermissionName, RoleName
+
+PREFIX = "AUTHSVC_"
+
+
+def _shipped_permissions() -> dict[str, tuple[str, ...]]:
+    return {"user": ("read", "write")}
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        hide_input_in_errors=True,
+    )
+
+    grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
+    tls: TlsSettings
+    callers: tuple[CallerSettings, ...] = Field(
+        default=(), description="The services that may call, and what each may do."
+    )
+    database: DatabaseSettings
+    secrets: SecretSettings
+    tokens: TokenSettings = TokenSettings()
+    sessions: SessionSettings = SessionSettings()
+    passwords: PasswordSettings = PasswordSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
+    brute_force: BruteForceSettings = BruteForceSettings()
+    codes: CodeSettings = CodeSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    second_factors: SecondFactorSettings = SecondFactorSettings()
+    passkeys: PasskeySettings = PasskeySettings()
+    oauth: OAuthSettings = OAuthSettings()
+    api_keys: ApiKeySettings = ApiKeySettings()
+    imports: ImportSettings = ImportSettings()
+    retention: RetentionSettings = RetentionSettings()
+    log: LogSettings = LogSettings()
+    permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
+        default_factory=_shipped_permissions,
+        description="What each role of a user may do: put into access tokens.",
+    )
+
+    @model_validator(mode="after")
+    def _identities_are_unique(self) -> "Settings":
+        identities = [caller.identity for caller in self.callers]
+        twice = sorted({name for name in identities if identities.count(name) > 1})
+        if twice:
+            raise ValueError(f"callers names an identity twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_of_api_keys_exists(self) -> "Settings":
+        if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
+            raise ValueError("api_keys.policy is none of rate_limits.policies")
+        return self

@@ -1,0 +1,85 @@
+"""Owns the kinds of values that settings have, and what all sections have in common."""
+
+import base64
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _parse_duration(value: Any) -> Any:
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", value)):
+        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    if isinstance(value, timedelta) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError('expected a duration such as "500ms", "30s", "10m", "1h" or "7d"')
+
+
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
+
+
+def _key_bytes(secret: SecretStr) -> bytes:
+    key = base64.b64decode(secret.get_secret_value(), validate=True)
+    if len(key) != 32:
+        raise ValueError("expected 32 bytes in base64")
+    return key
+
+
+class Section(BaseModel):
+    """A part of the settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# A scope-token (RFC 6749, section 3.3): permissions become the `scope` of access tokens.
+PermissionName = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,64}$")]
+RoleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Audience = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
+
+
+class KeySettings(Section):
+    """A 32-byte key in base64 and the id that what it made is marked with."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    key: SecretStr
+
+    @model_validator(mode="after")
+    def _key_has_its_length(self) -> Self:
+        self.key_bytes()
+        return self
+
+    def key_bytes(self) -> bytes:
+        """Return the key's 32 bytes."""
+        return _key_bytes(self.key)
+
+
+# An https address, or http on this machine, without a query or a fragment.
+Address = Annotated[
+    str, Field(pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?)(/[^\s?#]*)?$")
+]
+# As Address, but with a query if need be; or of a scheme of an app's own (RFC 8252, section 7.1).
+RedirectUri = Annotated[
+    str,
+    Field(
+        max_length=2_048,
+        pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?"
+        r"|[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+:)(/[^\s#]*)?$",
+    ),
+]
+# As Address, with a query or a fragment, in which {code} and {email} may stand.
+Link = Annotated[
+    str,
+    Field(
+        pattern=r"^(https://[^\s/?#@{}]+|http://(127\.0\.0\.1|localhost)(:\d+)?)"
+        r"([/?#]([^\s{}]|\{code\}|\{email\})*)?$"
+    ),
+]
+# As browsers write them: in lower case, IDNA in ASCII, and no address in place of a domain.
+_DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?"
+
+
+Origin = Annotated[str, Field(pattern=rf"^(https://{_DOMAIN}|http://localhost)(:[1-9]\d{{0,4}})?$")]
+ProviderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]

@@ -1,0 +1,4 @@
+"""Owns accounts: created, read, changed, exported and deleted.
+
+Entry classes: `Accounts`, `AccountData`, `AccountDeletion`, `PasswordChange`, `PasswordRecovery`.
+"""

@@ -1,0 +1,242 @@
+"""Owns accounts: how one is made, read, disabled and enabled."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.codes.requests import CodeRequests
+from authsvc.core.lib.emails import parse_email
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.errors import email_taken, user_not_found
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.messages import Delivery
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User, UserStatus
+from authsvc.store import devices, revocations, users
+from authsvc.store.addresses import Addressee
+from authsvc.store.postgres.database import Connection, Database
+
+_DEFAULT_ROLES = ("user",)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What an account is made of; `client` is the end user's side of the request.
+
+    `delivery` is what becomes of the code to verify the address with; None: none is made.
+    `verified` says that it is known to be the user's without one.
+    """
+
+    email: str
+    password: str = field(repr=False)
+    display_name: str = ""
+    client: ClientContext = field(default_factory=ClientContext)
+    delivery: Delivery | None = Delivery.SEND
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A new account; `code` verifies its address, "" if none was made."""
+
+    user_id: UserId
+    code: str = field(default="", repr=False)
+
+
+class Accounts:
+    """Makes, reads and switches accounts."""
+
+    def __init__(
+        self,
+        database: Database,
+        hasher: PasswordHasher,
+        policy: PasswordPolicy,
+        sessions: Sessions,
+        brute_force: BruteForce,
+        codes: CodeRequests,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._hasher = hasher
+        self._policy = policy
+        self._sessions = sessions
+        self._brute_force = brute_force
+        self._codes = codes
+        self._clock = clock
+
+    async def register(self, call: Call, registration: Registration) -> Registered:
+        """Make an account, with a code to verify its address; it is not logged in.
+
+        Raises:
+            TooManyAttempts: Too many registrations came from the client's ip or for the address.
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password.
+            AlreadyExists: EMAIL_TAKEN.
+            Overloaded: Too many passwords wait to be hashed.
+        """
+        await self._brute_force.charge_registration(registration.client)
+        return await self._create(call, AuditType.REGISTER, registration, _DEFAULT_ROLES)
+
+    async def create_user(
+        self,
+        call: Call,
+        email: str,
+        password: str,
+        *,
+        display_name: str = "",
+        roles: Sequence[str] = _DEFAULT_ROLES,
+        verified: bool = False,
+    ) -> UserId:
+        """Make an account on an operator's behalf; raises as `register`, without its limit."""
+        registration = Registration(email, password, display_name, delivery=None, verified=verified)
+        return (await self._create(call, AuditType.USER_CREATE, registration, roles)).user_id
+
+    async def get(self, user_id: UserId) -> User:
+        """Return an active account.
+
+        Raises:
+            NotFound: USER_NOT_FOUND, also if the account is disabled.
+        """
+        async with self._database.connection() as connection:
+            user = await users.get(connection, user_id)
+        if user is None or user.status is not UserStatus.ACTIVE:
+            raise user_not_found()
+        return user
+
+    async def rename(self, call: Call, claims: Claims, display_name: str) -> User:
+        """Set the name to show for the token's user and return the account.
+
+        Raises:
+            NotFound: USER_NOT_FOUND, also if the account is disabled.
+        """
+        now = self._clock.now()
+        event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
+        async with self._database.transaction() as connection:
+            user = await users.set_display_name(connection, claims.subject, display_name, now)
+            if user is None:
+                raise user_not_found()
+            await record_event(connection, now, event)
+        return user
+
+    async def disable(self, call: Call, account: UserId | str) -> UserId:
+        """Shut an account, named by its id or e-mail address, and end all of its sessions.
+
+        Raises:
+            NotFound: USER_NOT_FOUND.
+            FieldInvalid: EMAIL_INVALID.
+        """
+        key = _key(account)
+        async with self._database.transaction() as connection:
+            user_id = await self._switch(connection, call, key, UserStatus.DISABLED)
+            await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
+            # Also ends logins that wait for a second factor.
+            await devices.forget_trust(connection, user_id)
+            await revocations.append(connection, self._clock.now(), user_id=user_id)
+        return user_id
+
+    async def enable(self, call: Call, account: UserId | str) -> UserId:
+        """Open an account again, named by its id or e-mail address, and forget its failed logins.
+
+        Raises:
+            NotFound: USER_NOT_FOUND.
+            FieldInvalid: EMAIL_INVALID.
+        """
+        key = _key(account)
+        async with self._database.transaction() as connection:
+            return await self._switch(connection, call, key, UserStatus.ACTIVE)
+
+    async def _create(
+        self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
+    ) -> Registered:
+        email = parse_email(registration.email)
+        # In a thread, as it takes milliseconds.
+        await asyncio.to_thread(
+            self._policy.check,
+            registration.password,
+            email=email.address,
+            display_name=registration.display_name,
+        )
+        # Hashed before the transaction: no connection waits for it.
+        password = await self._hasher.hash(registration.password)
+        if registration.delivery is not None:
+            # Only now: who looks for a password that is good enough gets no mail.
+            await self._brute_force.charge_registered_address(email.canonical)
+        now = self._clock.now()
+        user = User(
+            user_id=UserId(uuid7(now)),
+            email=email.address,
+            display_name=registration.display_name,
+            roles=tuple(roles),
+            status=UserStatus.ACTIVE,
+            create_time=now,
+            email_verify_time=now if registration.verified else None,
+        )
+        detail = {"verified": True} if registration.verified else {}
+        event = AuditEvent(
+            event_type, call, user.user_id, client=registration.client, detail=detail
+        )
+        async with self._database.transaction() as connection:
+            inserted = await users.insert(
+                connection,
+                user,
+                email_canonical=email.canonical,
+                phc=password.phc,
+                pepper_id=password.pepper_id,
+            )
+            if not inserted:
+                raise email_taken()
+            await record_event(connection, now, event)
+            code = await self._verification_code(
+                connection, user, email.canonical, registration.delivery
+            )
+        return Registered(user.user_id, code)
+
+    async def _verification_code(
+        self, connection: Connection, user: User, email_canonical: str, delivery: Delivery | None
+    ) -> str:
+        if delivery is None:
+            return ""
+        addressee = Addressee(
+            user_id=user.user_id,
+            email=user.email,
+            email_canonical=email_canonical,
+            display_name=user.display_name,
+            active=True,
+            verified=False,
+        )
+        purpose = Purpose.VERIFY_EMAIL
+        issued = await self._codes.issue(connection, purpose, email_canonical, addressee, delivery)
+        return issued.code
+
+    async def _switch(
+        self, connection: Connection, call: Call, key: UserId | str, status: UserStatus
+    ) -> UserId:
+        now = self._clock.now()
+        user_id = await users.set_status(connection, key, status, now)
+        if user_id is None:
+            raise user_not_found()
+        active = status is UserStatus.ACTIVE
+        event_type = AuditType.USER_ENABLE if active else AuditType.USER_DISABLE
+        await record_event(connection, now, AuditEvent(event_type, call, user_id))
+        return user_id
+
+
+def _key(account: UserId | str) -> UserId | str:
+    """Return an id, or the canonical form of an address, which is the one with an at sign."""
+    if isinstance(account, UUID):
+        return account
+    if "@" in account:
+        return parse_email(account).canonical
+    try:
+        return UserId(UUID(account))
+    except ValueError:
+        raise user_not_found() from None

@@ -1,0 +1,180 @@
+"""Owns the change of a password by its user.
+
+Whoever got hold of an access token must not guess the password by it: a change counts as an attempt
+to log in, on the limits that all ways to log in share (ASVS 6.2.3, 6.3.1).
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.login.password import stored_hash
+from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
+from authsvc.store import devices, users
+from authsvc.store import password_change as store
+from authsvc.store.password_change import Owner, Replacement
+from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.users import Credential
+
+_CURRENT = "current_password"
+_NEW = "new_password"
+
+
+@dataclass(frozen=True, slots=True)
+class NewPassword:
+    """What a user asks for; `current` is "" if the account has no password."""
+
+    current: str = field(repr=False)
+    new: str = field(repr=False)
+    end_other_sessions: bool = False
+    client: ClientContext = field(default_factory=ClientContext)
+
+
+class PasswordChange:
+    """Changes passwords, and sets the first one of an account that has none."""
+
+    def __init__(
+        self,
+        database: Database,
+        hasher: PasswordHasher,
+        policy: PasswordPolicy,
+        attempts: Attempts,
+        recent_login: RecentLogin,
+        sessions: Sessions,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._hasher = hasher
+        self._policy = policy
+        self._attempts = attempts
+        self._recent_login = recent_login
+        self._sessions = sessions
+        self._outbox = outbox
+        self._clock = clock
+
+    async def change(self, call: Call, claims: Claims, asked: NewPassword) -> int:
+        """Set the new password of the token's user; return how many other sessions were ended.
+
+        Raises:
+            FieldInvalid: PASSWORD_WEAK, also if it is the current one; or it can't be a password.
+            Unauthenticated: CREDENTIALS_INVALID; BEARER_INVALID: the session was ended meanwhile.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, if the account has no password.
+            NotFound: USER_NOT_FOUND.
+            TooManyAttempts: Too many attempts failed before; this one was not evaluated.
+            Overloaded: Too many passwords wait to be hashed.
+        """
+        async with self._database.connection() as connection:
+            owner = await store.find_owner(connection, claims.subject)
+        if owner is None:
+            raise user_not_found()
+        await self._check(owner, asked)
+        change = _Change(call, claims, asked, owner)
+        if not owner.has_password and not asked.current:
+            return await self._set_first(change)
+        async with self._attempts.evaluate(call, owner.email_canonical, asked.client) as attempt:
+            return await self._replace(change, attempt)
+
+    async def _check(self, owner: Owner, asked: NewPassword) -> None:
+        if owner.has_password and not asked.current:
+            raise FieldInvalid(_CURRENT, "must not be empty")
+        # Before the current one is judged: told after it, this would tell a thief of the token
+        # that a guess is right, and nobody else.
+        if asked.current and _same(asked.current, asked.new):
+            raise FieldInvalid.weak_password(_NEW, ["Choose another password than the current."])
+        await asyncio.to_thread(
+            self._policy.check,
+            asked.new,
+            field=_NEW,
+            email=owner.email,
+            display_name=owner.display_name,
+        )
+
+    async def _set_first(self, change: "_Change") -> int:
+        self._recent_login.require(change.claims)
+        new = await self._hasher.hash(change.asked.new)
+        ended = await self._store(change, None, new)
+        if ended is None:
+            raise credentials_invalid()
+        return ended
+
+    async def _replace(self, change: "_Change", attempt: Attempt) -> int:
+        current = _own(attempt.credential, change)
+        new: PasswordHash | None = None
+        while True:
+            verification = await self._hasher.verify(stored_hash(current), change.asked.current)
+            if current is None or not verification.matches:
+                raise Rejected(attempt.cause(Cause.PASSWORD))
+            # Hashed before the transaction: no connection waits for it.
+            new = new or await self._hasher.hash(change.asked.new)
+            ended = await self._store(change, current.phc, new, attempt)
+            if ended is not None:
+                return ended
+            # The stored hash was replaced meanwhile: by another password, or by a login that
+            # hashed the same one anew. So the current one is compared with what stands now.
+            async with self._database.connection() as connection:
+                current = await users.get_credential(connection, change.claims.subject)
+
+    async def _store(
+        self,
+        change: "_Change",
+        expected: str | None,
+        new: PasswordHash,
+        attempt: Attempt | None = None,
+    ) -> int | None:
+        """Store the new password and do all that follows; return None if `expected` is not it."""
+        user_id = change.claims.subject
+        replacement = Replacement(expected, new.phc, new.pepper_id)
+        async with self._database.transaction() as connection:
+            if not await store.replace(connection, user_id, replacement, self._clock.now()):
+                return None
+            await self._recent_login.require_live(connection, change.claims.session_id)
+            if attempt is not None:
+                await release(connection, attempt)
+            await store.delete_reset_codes(connection, user_id)
+            await devices.forget_trust(connection, user_id)
+            return await self._tell(connection, change)
+
+    async def _tell(self, connection: Connection, change: "_Change") -> int:
+        call, claims, asked = change.call, change.claims, change.asked
+        ended = 0
+        if asked.end_other_sessions:
+            ended = await self._sessions.revoke_in(
+                connection, call, claims.subject, RevokeReason.PASSWORD_CHANGED, claims.session_id
+            )
+        notice = Message(MessageKind.PASSWORD_CHANGED, change.owner.email, claims.subject)
+        await self._outbox.enqueue(connection, notice)
+        event = AuditEvent(
+            AuditType.PASSWORD_CHANGE, call, claims.subject, claims.session_id, asked.client
+        )
+        await record_event(connection, self._clock.now(), event)
+        return ended
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    call: Call
+    claims: Claims
+    asked: NewPassword
+    owner: Owner
+
+
+def _same(one: str, other: str) -> bool:
+    return normalize_password(one, _CURRENT) == normalize_password(other, _NEW)
+
+
+def _own(credential: Credential | None, change: _Change) -> Credential | None:
+    """Return the credential if it is the token's user's, whose address another may have now."""
+    if credential is None or credential.user_id != change.claims.subject:
+        return None
+    return credential

@@ -1,0 +1,98 @@
+"""Owns setting a new password with a code that was sent to the user's address."""
+
+import asyncio
+
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.sessions.sessions import Sessions
+from authsvc.errors import code_invalid
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.store import devices
+from authsvc.store import recovery as store
+from authsvc.store.addresses import Addressee
+from authsvc.store.postgres.database import Connection, Database
+
+
+class PasswordRecovery:
+    """Sets passwords for those who can't log in."""
+
+    def __init__(
+        self,
+        database: Database,
+        proofs: CodeProofs,
+        attempts: Attempts,
+        hasher: PasswordHasher,
+        policy: PasswordPolicy,
+        sessions: Sessions,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._proofs = proofs
+        self._attempts = attempts
+        self._hasher = hasher
+        self._policy = policy
+        self._sessions = sessions
+        self._outbox = outbox
+        self._clock = clock
+
+    async def reset(
+        self, call: Call, email: str, code: str, password: str, client: ClientContext
+    ) -> None:
+        """Set the password of the account with this address, end its sessions and tell its user.
+
+        Nobody is logged in, and no device is trusted to go without a second factor any longer. The
+        factors stay (ASVS 6.4.3), unless nobody had proved the address before. It works while the
+        account is locked, and unlocks it, unless the user has a second factor: whoever reads the
+        mail must not guess codes for ever.
+
+        Raises:
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password; the code stays.
+            Unauthenticated: CODE_INVALID.
+            TooManyAttempts: Too many attempts failed before; this one was not evaluated.
+            Overloaded: Too many passwords wait to be hashed; the code stays.
+        """
+        address = parse_email(email)
+        await self._check(address, password)
+        async with self._attempts.evaluate(
+            call, address.canonical, client, failure=code_invalid, unlocks=True
+        ) as attempt:
+            # Hashed before the transaction: no connection waits for it.
+            replacement = await self._hasher.hash(password)
+            if not await self._claim(attempt, code, replacement):
+                raise Rejected(attempt.cause(Cause.CODE))
+
+    async def _check(self, address: Email, password: str) -> None:
+        # What is known of the account is left out, as the answer would tell of it.
+        await asyncio.to_thread(
+            self._policy.check, password, field="new_password", email=address.address
+        )
+
+    async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
+        async with self._database.transaction() as connection:
+            proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
+            if proof is None:
+                return False
+            await self._replace(connection, attempt, proof.addressee, replacement)
+            return True
+
+    async def _replace(
+        self, connection: Connection, attempt: Attempt, user: Addressee, replacement: PasswordHash
+    ) -> None:
+        now, user_id, call = self._clock.now(), user.user_id, attempt.call
+        await release(connection, attempt)
+        await store.replace(connection, user_id, replacement.phc, replacement.pepper_id, now)
+        await self._sessions.revoke_in(connection, call, user_id, RevokeReason.PASSWORD_CHANGED)
+        await devices.forget_trust(connection, user_id)
+        notice = Message(MessageKind.PASSWORD_CHANGED, user.email, user_id, values=user.values)
+        await self._outbox.enqueue(connection, notice)
+        event = AuditEvent(AuditType.PASSWORD_RESET, call, user_id, client=attempt.client)
+        await record_event(connection, now, event)

@@ -1,0 +1,190 @@
+"""Owns the limits on guessing and on making: what an attempt is charged to, and gets back."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import structlog
+
+from authsvc.config import BruteForceSettings
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.errors import ServiceError, TooManyAttempts
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.limits import Charge, Policy
+from authsvc.store.postgres.database import Database
+
+_ACCOUNT = "authsvc.login.account"
+_ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
+_ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
+_IP = "authsvc.login.ip"
+_REGISTRATION_IP = "authsvc.register.ip"
+_REGISTRATION_ADDRESS = "authsvc.register.address"
+_PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
+_OAUTH_IP = "authsvc.oauth.ip"
+_API_KEY_USER = "authsvc.api_key.user"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeReceipt:
+    """What an attempt was charged."""
+
+    _limiter: RateLimiter
+    _charges: Sequence[Charge]
+
+    async def refund(self) -> None:
+        """Give it all back, as an attempt that is not to count.
+
+        A charge that can't be given back now stays and drains with time: no reason to fail.
+        """
+        try:
+            await self._limiter.refund_all(self._charges)
+        except ServiceError as error:
+            log.warning("refund_failed", reason=error.reason)
+
+
+class BruteForce:
+    """Charges each attempt before it is evaluated, so that parallel guesses can't overtake it.
+
+    The limits are shared by all replicas. Their keys are keyed hashes: the table of limits holds no
+    address of anybody, and whether an account exists makes no difference to them.
+    """
+
+    def __init__(self, database: Database, settings: BruteForceSettings, keyring: Keyring) -> None:
+        self._settings = settings
+        # No rejection is remembered in this process: a refund elsewhere may have undone it.
+        self._limiter = RateLimiter(database, _policies(settings), rejected_cache_size=0)
+        self._key = keyring.derive("brute-force")[0]
+
+    def max_failures(self, *, known_device: bool) -> int:
+        """Return how many logins may fail since the last one that didn't.
+
+        All known devices of an account share one half of what the account may bear, everybody else
+        the other: so strangers can't use up what is for the user (ASVS 6.1.1).
+        """
+        most = self._settings.max_consecutive_failures
+        return most // 2 if known_device else most - most // 2
+
+    def replace_settings(self, settings: BruteForceSettings) -> None:
+        """Use these limits from now on."""
+        self._settings = settings
+        self._limiter.replace_policies(_policies(settings))
+
+    async def charge_login(
+        self, account: str, client: ClientContext, known_device: bytes | None
+    ) -> ChargeReceipt:
+        """Charge a login to the account (its canonical address), the client's ip and both.
+
+        A device known to the account is charged instead of the account, so that strangers can't
+        lock it out (ASVS 6.1.1). Without an ip the limits by ip are left out.
+
+        Raises:
+            TooManyAttempts: A limit is reached; nothing was charged.
+        """
+        network = client_network(client.ip, self._settings)
+        if known_device is not None:
+            charges = [self._charge(_ACCOUNT_AND_DEVICE, account, known_device.hex())]
+        else:
+            charges = [self._charge(_ACCOUNT, account)]
+            if network is not None:
+                charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
+        if network is not None:
+            charges.append(self._charge(_IP, network))
+        return await self._take(charges, "login")
+
+    async def charge_registration(self, client: ClientContext) -> None:
+        """Charge a registration to the client's ip, if that is known; it is not given back.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._charge_ip(_REGISTRATION_IP, client, "registration")
+
+    async def charge_registered_address(self, account: str) -> None:
+        """Charge a registration to its canonical address, which is sent a code; not given back.
+
+        Otherwise an account that is made and deleted over and over fills somebody's mailbox.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._take([self._charge(_REGISTRATION_ADDRESS, account)], "registration")
+
+    async def charge_passkey_login(self, client: ClientContext) -> None:
+        """Charge the beginning of a login by passkey; as `charge_registration`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._charge_ip(_PASSKEY_LOGIN_IP, client, "login")
+
+    async def charge_oauth(self, client: ClientContext) -> None:
+        """Charge the beginning of a login at another provider; as `charge_registration`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        await self._charge_ip(_OAUTH_IP, client, "login")
+
+    async def charge_api_key(self, user_id: UserId) -> ChargeReceipt:
+        """Charge the making of an API key to its user.
+
+        Otherwise keys made and revoked over and over fill the tables: each is kept a while.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_API_KEY_USER, str(user_id))], "api_key")
+
+    async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
+        network = client_network(client.ip, self._settings)
+        if network is not None:
+            await self._take([self._charge(policy, network)], subject)
+
+    async def _take(self, charges: Sequence[Charge], subject: str) -> ChargeReceipt:
+        result = await self._limiter.check(charges)
+        if not result.allowed:
+            waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
+            raise TooManyAttempts(max(waits), subject)
+        return ChargeReceipt(self._limiter, charges)
+
+    def _charge(self, policy: str, *parts: str) -> Charge:
+        return keyed_charge(self._key, policy, *parts)
+
+
+def keyed_charge(key: bytes, policy: str, *parts: str) -> Charge:
+    """Return a charge to what `parts` name, without telling whom."""
+    message = "\0".join((policy, *parts)).encode()
+    return Charge(policy, hmac.digest(key, message, hashlib.sha256).hex())
+
+
+def client_network(ip: str | None, settings: BruteForceSettings) -> str | None:
+    """Return the network that a client's ip is counted as; None: the ip is not known."""
+    if ip is None:
+        return None
+    address = ip_address(ip)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    prefix = settings.ipv4_prefix if address.version == 4 else settings.ipv6_prefix
+    return str(ip_network((address, prefix), strict=False))
+
+
+def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
+    return policies_from(
+        {
+            _ACCOUNT: settings.per_account,
+            _ACCOUNT_AND_IP: settings.per_account_and_ip,
+            _ACCOUNT_AND_DEVICE: settings.per_known_device,
+            _IP: settings.per_ip,
+            _REGISTRATION_IP: settings.registrations_per_ip,
+            _REGISTRATION_ADDRESS: settings.registrations_per_address,
+            _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
+            _OAUTH_IP: settings.oauth_logins_per_ip,
+            _API_KEY_USER: settings.api_keys_per_user,
+        }
+    )

@@ -1,0 +1,126 @@
+"""Owns audit events: which there are, and that each is both stored and logged."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+import structlog
+
+from authsvc.core.lib.ids import uuid7
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store import audit
+from authsvc.store.audit import AuditRow
+from authsvc.store.postgres.database import Connection
+
+log = structlog.get_logger("audit")
+
+Detail: TypeAlias = Mapping[str, str | int | bool | Sequence[str]]
+
+_NO_CLIENT = ClientContext()
+
+
+class AuditType(StrEnum):
+    """What happened."""
+
+    REGISTER = "user.register"
+    LOGIN = "user.login"
+    LOGIN_FAILURE = "user.login_failure"
+    LOGIN_THROTTLED = "user.login_throttled"
+    USER_CREATE = "user.create"
+    USER_DISABLE = "user.disable"
+    USER_ENABLE = "user.enable"
+    SESSION_CREATE = "session.create"
+    REFRESH = "session.refresh"
+    REFRESH_REUSE = "session.refresh_reuse"
+    LOGOUT = "session.logout"
+    REVOKE = "session.revoke"
+    MFA_REQUIRED = "user.mfa_required"
+    EMAIL_VERIFY = "user.email_verify"
+    EMAIL_CHANGE_REQUEST = "user.email_change_request"
+    EMAIL_CHANGE = "user.email_change"
+    PASSWORD_CHANGE = "user.password_change"  # noqa: S105 - an event's name
+    PASSWORD_RESET_REQUEST = "user.password_reset_request"  # noqa: S105 - an event's name
+    PASSWORD_RESET = "user.password_reset"  # noqa: S105 - an event's name
+    CODE_REQUEST = "user.code_request"
+    ACCOUNT_UPDATE = "user.update"
+    ACCOUNT_DELETE = "user.delete"
+    DATA_EXPORT = "user.data_export"
+    OWNER_ARRIVED = "user.owner_arrived"
+    USERS_IMPORT = "users.import"
+    USERS_EXPORT = "users.export"
+    FACTOR_ENROLL = "factor.enroll"
+    FACTOR_REMOVE = "factor.remove"
+    FACTOR_COUNTER_ALERT = "factor.counter_alert"
+    RECOVERY_CODES_GENERATE = "factor.recovery_codes_generate"
+    RECOVERY_CODE_USE = "factor.recovery_code_use"
+    DEVICE_TRUST = "factor.device_trust"
+    IDENTITY_LINK = "identity.link"
+    IDENTITY_UNLINK = "identity.unlink"
+    API_KEY_CREATE = "api_key.create"
+    API_KEY_REVOKE = "api_key.revoke"
+    SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
+    TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
+    MESSAGE_ABANDON = "message.abandon"
+    MESSAGE_RETRY = "message.retry"
+    KEY_ROTATE = "key.rotate"
+    KEY_REVOKE = "key.revoke"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One event: what, called by whom, of which user and session, from where.
+
+    `detail` adds what the type calls for. It never holds a secret, nor an address or a name that
+    was typed in: people type passwords into the wrong field.
+    """
+
+    type: AuditType
+    call: Call
+    user_id: UserId | None = None
+    session_id: SessionId | None = None
+    client: ClientContext | None = None
+    detail: Detail = field(default_factory=dict)
+
+
+async def record_event(connection: Connection, now: datetime, event: AuditEvent) -> None:
+    """Store the event in the caller's transaction and log it.
+
+    The log line is written before the transaction ends: the stored event is the one that counts.
+    """
+    await audit.insert(connection, event_row(now, event))
+    log_event(event)
+
+
+def event_row(now: datetime, event: AuditEvent) -> AuditRow:
+    """Return the event as it is stored, for a statement that stores it along with its own work."""
+    return AuditRow(
+        event_id=uuid7(now),
+        occur_time=now,
+        type=event.type,
+        call=event.call,
+        user_id=event.user_id,
+        session_id=event.session_id,
+        client=event.client or _NO_CLIENT,
+        detail=json.dumps(dict(event.detail)),
+    )
+
+
+def log_event(event: AuditEvent) -> None:
+    """Log an event that was stored."""
+    known = {
+        "user_id": event.user_id and str(event.user_id),
+        "session_id": event.session_id and str(event.session_id),
+        "ip": event.client and event.client.ip,
+        "detail": dict(event.detail),
+    }
+    log.info(
+        "audit",
+        type=event.type.value,
+        caller=event.call.caller,
+        request_id=event.call.request_id,
+        **{name: value for name, value in known.items() if value},
+    )

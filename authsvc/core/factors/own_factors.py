@@ -1,0 +1,100 @@
+"""Owns a user's own second factors: listed, removed, and the recovery codes that go with them."""
+
+from collections.abc import Sequence
+
+from authsvc.config import SecondFactorSettings
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.factors.changes import FactorChange, FactorChanges
+from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.errors import bearer_invalid, factor_not_found, last_credential
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims
+from authsvc.store import factors
+from authsvc.store import recovery_codes as store
+from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.postgres.database import Connection, Database
+
+
+class Factors:
+    """What users do with their second factors."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: SecondFactorSettings,
+        recent_login: RecentLogin,
+        recovery_codes: RecoveryCodes,
+        changes: FactorChanges,
+        outbox: Outbox,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._required_for_roles = settings.required_for_roles
+        self._recent_login = recent_login
+        self._recovery_codes = recovery_codes
+        self._changes = changes
+        self._outbox = outbox
+        self._clock = clock
+
+    async def list(self, user_id: UserId) -> tuple[Sequence[Factor], int]:
+        """Return the factors that count, oldest first, and how many recovery codes are left."""
+        async with self._database.connection() as connection:
+            found = await factors.list_confirmed(connection, user_id)
+            return found, await store.count(connection, user_id)
+
+    async def remove(self, call: Call, claims: Claims, factor_id: FactorId) -> None:
+        """Remove one of the user's factors, and with the last one the recovery codes.
+
+        Raises:
+            NotFound: FACTOR_NOT_FOUND.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: one of the user's roles
+                needs a factor, or it is the user's only way to log in without a code.
+            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+        """
+        self._recent_login.require(claims)
+        user_id = claims.subject
+        async with self._database.transaction() as connection:
+            holder = await self._lock(connection, claims)
+            removed = await factors.remove(connection, factor_id, user_id)
+            if removed is None:
+                raise factor_not_found()
+            change = FactorChange(call, user_id, holder.email, factor_id, removed.kind)
+            left = await self._changes.removed(connection, change)
+            if not left and not self._required_for_roles.isdisjoint(holder.roles):
+                raise last_credential()
+            if removed.kind is FactorKind.PASSKEY and not await factors.can_begin_login(
+                connection, user_id
+            ):
+                raise last_credential()
+
+    async def generate_recovery_codes(self, call: Call, claims: Claims) -> Sequence[str]:
+        """Return ten new recovery codes; those before stop to work.
+
+        Raises:
+            NotFound: FACTOR_NOT_FOUND: without a factor there is nothing to recover.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
+            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+        """
+        self._recent_login.require(claims)
+        user_id = claims.subject
+        async with self._database.transaction() as connection:
+            holder = await self._lock(connection, claims)
+            if not holder.has_second_factor:
+                raise factor_not_found()
+            codes = await self._recovery_codes.generate(connection, user_id)
+            event = AuditEvent(AuditType.RECOVERY_CODES_GENERATE, call, user_id)
+            await record_event(connection, self._clock.now(), event)
+            message = Message(MessageKind.RECOVERY_CODES_GENERATED, holder.email, user_id)
+            await self._outbox.enqueue(connection, message)
+            return codes
+
+    async def _lock(self, connection: Connection, claims: Claims) -> Holder:
+        holder = await factors.lock_holder(connection, claims.subject)
+        if holder is None:
+            raise bearer_invalid()
+        await self._recent_login.require_live(connection, claims.session_id)
+        return holder

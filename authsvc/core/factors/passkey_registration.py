@@ -1,0 +1,155 @@
+"""Owns the registration of passkeys: begun by the user who is logged in, and finished once."""
+
+import secrets
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.factors.changes import FactorChange, FactorChanges, lock_user_for_new_factor
+from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.factors.relying_party import CHALLENGE_BYTES, Created, RelyingParty, descriptor
+from authsvc.core.lib.ids import uuid7
+from authsvc.errors import credentials_invalid, state_invalid
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId
+from authsvc.models.tokens import Claims
+from authsvc.store import passkeys as store
+from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.passkeys import NewPasskey, Passkey
+from authsvc.store.postgres.database import Connection, Database
+
+
+@dataclass(frozen=True, slots=True)
+class CreationRequest:
+    """What is to be created: `options` is PublicKeyCredentialCreationOptions as JSON."""
+
+    challenge_id: UUID
+    options: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPasskey:
+    """A passkey that counts from now on, and new recovery codes if the user had none."""
+
+    factor: Factor
+    recovery_codes: list[str] = field(repr=False)
+
+
+class BeginPasskeyRegistration:
+    """Starts the registration of passkeys."""
+
+    def __init__(
+        self,
+        database: Database,
+        relying_party: RelyingParty,
+        recent_login: RecentLogin,
+        max_factors: int,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._relying_party = relying_party
+        self._recent_login = recent_login
+        self._max_factors = max_factors
+        self._clock = clock
+
+    async def begin(self, claims: Claims) -> CreationRequest:
+        """Return what the user's device is to create; the request before is given up.
+
+        Raises:
+            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+        """
+        self._recent_login.require(claims)
+        now = self._clock.now()
+        expire_time = now + self._relying_party.challenge_lifetime
+        challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
+        async with self._database.transaction() as connection:
+            holder = await lock_user_for_new_factor(
+                connection, claims, self._recent_login, self._max_factors
+            )
+            passkeys = await store.list_of_user(connection, holder.user_id)
+            await store.replace_registration(
+                connection, challenge_id, holder.user_id, challenge, now, expire_time
+            )
+        known = [descriptor(passkey.credential_id, passkey.transports) for passkey in passkeys]
+        options = self._relying_party.creation_options(
+            challenge, holder.user_id, holder.email, known
+        )
+        return CreationRequest(challenge_id, options)
+
+
+class FinishPasskeyRegistration:
+    """Completes the registration of passkeys."""
+
+    def __init__(
+        self,
+        database: Database,
+        relying_party: RelyingParty,
+        recent_login: RecentLogin,
+        changes: FactorChanges,
+        recovery_codes: RecoveryCodes,
+        max_factors: int,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._relying_party = relying_party
+        self._recent_login = recent_login
+        self._recovery_codes = recovery_codes
+        self._changes = changes
+        self._max_factors = max_factors
+        self._clock = clock
+
+    async def finish(
+        self, call: Call, claims: Claims, challenge_id: UUID, credential_json: str, name: str
+    ) -> RegisteredPasskey:
+        """Store the passkey that was created for the challenge, which is used up by that.
+
+        Raises:
+            Unauthenticated: CREDENTIALS_INVALID: it is not a valid answer, or is registered
+                already, whoever's it is. BEARER_INVALID: the user is disabled or gone.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, STATE_INVALID, EMAIL_NOT_VERIFIED,
+                LIMIT_REACHED.
+        """
+        self._recent_login.require(claims)
+        now = self._clock.now()
+        async with self._database.connection() as connection:
+            challenge = await store.claim_registration(
+                connection, challenge_id, claims.subject, now
+            )
+        if challenge is None:
+            raise state_invalid()
+        created = self._relying_party.check_attestation(credential_json, challenge)
+        if created is None:
+            raise credentials_invalid()
+        async with self._database.transaction() as connection:
+            holder = await lock_user_for_new_factor(
+                connection, claims, self._recent_login, self._max_factors
+            )
+            return await self._store(connection, call, holder, created, name, now)
+
+    async def _store(
+        self,
+        connection: Connection,
+        call: Call,
+        holder: Holder,
+        created: Created,
+        name: str,
+        now: datetime,
+    ) -> RegisteredPasskey:
+        user_id = holder.user_id
+        passkey = Passkey(
+            FactorId(uuid7(now)),
+            user_id,
+            created.credential_id,
+            created.public_key,
+            created.transports,
+        )
+        if not await store.insert(connection, NewPasskey(passkey, name, created.sign_count, now)):
+            raise credentials_invalid()
+        factor = Factor(passkey.factor_id, FactorKind.PASSKEY, name, now, None)
+        change = FactorChange(call, user_id, holder.email, factor.factor_id, factor.kind)
+        await self._changes.added(connection, change)
+        codes = await self._recovery_codes.ensure(connection, user_id)
+        return RegisteredPasskey(factor, codes)

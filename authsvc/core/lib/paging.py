@@ -1,0 +1,28 @@
+"""Owns page tokens: where a list goes on, bound to whose list it is."""
+
+from uuid import UUID
+
+from authsvc.core.lib import base64url
+from authsvc.errors import FieldInvalid
+
+_UUID_BYTES = 16
+
+
+def page_token(owner: UUID, last: UUID) -> str:
+    """Return the token for the page after the one of `owner`'s list that ends with `last`."""
+    return base64url.encode(owner.bytes + last.bytes)
+
+
+def parse_page_token(owner: UUID, token: str) -> UUID:
+    """Return what the page before ended with.
+
+    Raises:
+        FieldInvalid: It is no page token of a list of `owner`'s.
+    """
+    try:
+        content = base64url.decode(token)
+    except ValueError:
+        content = b""
+    if len(content) != 2 * _UUID_BYTES or content[:_UUID_BYTES] != owner.bytes:
+        raise FieldInvalid("page_token", "Not a page token of this list.")
+    return UUID(bytes=content[_UUID_BYTES:])

@@ -1,0 +1,5 @@
+"""Owns logins: one module for each way to log in, and the completion that all share.
+
+Entry classes: `PasswordLogin`, `CodeLogin`, `LoginWithPasskey`, `OAuthLogin`, `MfaVerification`
+and `LoginCompletion`.
+"""

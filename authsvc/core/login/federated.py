@@ -1,0 +1,279 @@
+"""Owns the completion of a login at another provider: whose it is, and what it leads to.
+
+A user is known by provider and subject, never by address (ASVS 6.8.1). Who is not known yet gets an
+account, if the provider says that the address is verified, or the account that has this address, if
+nobody ever proved it. To an account whose address was proved an identity is linked only from there.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.codes.reclaim import AccountReclaim
+from authsvc.core.federation.identities import Identities
+from authsvc.core.federation.providers import ExternalIdentity, Providers
+from authsvc.core.federation.states import OAuthStates, PendingLogin
+from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.errors import (
+    FieldInvalid,
+    StoreUnavailable,
+    Unauthenticated,
+    email_not_verified,
+    link_requires_login,
+    state_invalid,
+)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
+from authsvc.store import addresses, identities, users
+from authsvc.store.identities import Identity, Owner
+from authsvc.store.postgres.database import Connection, Database
+
+_METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
+_DEFAULT_ROLES = ("user",)
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthOutcome:
+    """What a login led to; `new_user`: it made the account."""
+
+    outcome: LoginOutcome
+    new_user: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """A login whose user the provider has named."""
+
+    call: Call
+    client: ClientContext
+    pending: PendingLogin
+    external: ExternalIdentity
+
+
+# What to do for the account whose attempt it is, within a transaction.
+_Action: TypeAlias = Callable[[Connection, Attempt, _Login], Awaitable[OAuthOutcome]]
+
+
+class _StaleDecision(StoreUnavailable):
+    """What the way was chosen by is no longer so: it is to be chosen anew."""
+
+
+class OAuthLogin:
+    """Logs users in who logged in at another provider."""
+
+    def __init__(
+        self,
+        database: Database,
+        states: OAuthStates,
+        providers: Providers,
+        attempts: Attempts,
+        completion: LoginCompletion,
+        linked: Identities,
+        arrival: AccountReclaim,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._states = states
+        self._providers = providers
+        self._attempts = attempts
+        self._completion = completion
+        self._linked = linked
+        self._arrival = arrival
+        self._clock = clock
+
+    async def complete(
+        self, call: Call, state: str, code: str, client: ClientContext
+    ) -> OAuthOutcome:
+        """Complete a login with what the provider sent the browser back with.
+
+        The state is used up before the provider is asked, so that nothing can be tried twice. An
+        account that too many failures have locked opens, as by a reset of the password: what a
+        provider says can't be guessed.
+
+        Raises:
+            FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
+                EMAIL_NOT_VERIFIED; LINK_REQUIRES_LOGIN, also if the identity is another user's;
+                LIMIT_REACHED.
+            Unauthenticated: CREDENTIALS_INVALID: by the provider, or the account is disabled.
+            ProviderUnavailable: The provider didn't answer in time or not as it should.
+            TooManyAttempts: Too many logins to the account failed before.
+        """
+        pending = await self._states.claim(state)
+        if pending.provider not in self._providers:
+            raise state_invalid()
+        login = _Login(call, client, pending, await self._identify(call, pending, code, client))
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._attempt(login)
+            except _StaleDecision:
+                # By a parallel login of the same user: now that one's work is there.
+                continue
+        return await self._attempt(login)
+
+    async def _identify(
+        self, call: Call, pending: PendingLogin, code: str, client: ClientContext
+    ) -> ExternalIdentity:
+        try:
+            async with self._providers.asked(pending.provider) as provider:
+                return await provider.identify(
+                    code, pending.verifier, pending.nonce, pending.redirect_uri
+                )
+        except Unauthenticated:
+            detail = {"cause": "provider", "provider": pending.provider}
+            event = AuditEvent(AuditType.LOGIN_FAILURE, call, client=client, detail=detail)
+            async with self._database.connection() as connection:
+                await record_event(connection, self._clock.now(), event)
+            raise
+
+    async def _attempt(self, login: _Login) -> OAuthOutcome:
+        account, way = await self._choose(login)
+        async with (
+            self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
+            self._database.transaction() as connection,
+        ):
+            return await way(connection, attempt, login)
+
+    async def _choose(self, login: _Login) -> tuple[str, _Action]:
+        """Return the canonical address of the account that it is about, and what to do there."""
+        pending, external = login.pending, login.external
+        async with self._database.connection() as connection:
+            if pending.link_session_id is not None:
+                linking = await identities.find_linking(connection, pending.link_session_id)
+                if linking is None:
+                    raise state_invalid()
+                return linking.email_canonical, self._link
+            owner = await identities.find_owner(connection, pending.provider, external.subject)
+        if owner is not None:
+            return owner.email_canonical, self._log_in
+        return _verified_email(external).canonical, self._arrive
+
+    async def _log_in(
+        self, connection: Connection, attempt: Attempt, login: _Login
+    ) -> OAuthOutcome:
+        user = await self._confirm(connection, attempt)
+        if not await identities.use(connection, user.user_id, self._identity(login)):
+            raise _StaleDecision
+        return await self._finish(connection, attempt, user)
+
+    async def _link(self, connection: Connection, attempt: Attempt, login: _Login) -> OAuthOutcome:
+        user = await self._confirm(connection, attempt)
+        # Asked again now that the user's row is held: whoever ends the sessions holds it too.
+        session_id = login.pending.link_session_id
+        linking = session_id and await identities.find_linking(connection, session_id)
+        if not linking or linking.user_id != user.user_id:
+            raise state_invalid()
+        identity = self._identity(login)
+        if await self._linked.add(connection, login.call, user, identity, login.client):
+            await self._linked.tell_of_link(connection, user, identity.provider)
+        elif not await identities.use(connection, user.user_id, identity):
+            raise link_requires_login()
+        user = await self._note_address(connection, user, linking, login.external)
+        return await self._finish(connection, attempt, user)
+
+    async def _note_address(
+        self, connection: Connection, user: User, owner: Owner, external: ExternalIdentity
+    ) -> User:
+        """Take the provider's word that the address of the account is its user's."""
+        now = self._clock.now()
+        if (
+            user.email_verify_time is None
+            and external.email_verified
+            and _canonical(external) == owner.email_canonical
+            and await addresses.verify(connection, user.user_id, owner.email_canonical, now)
+        ):
+            return replace(user, email_verify_time=now)
+        return user
+
+    async def _arrive(
+        self, connection: Connection, attempt: Attempt, login: _Login
+    ) -> OAuthOutcome:
+        if attempt.subject is None:
+            return await self._create(connection, attempt, login)
+        user = await self._confirm(connection, attempt)
+        # So it is, too, if the account was given another address meanwhile.
+        if user.email_verify_time is not None:
+            raise link_requires_login()
+        owner = replace(
+            user,
+            email=login.external.email,
+            display_name=login.external.display_name,
+            email_verify_time=self._clock.now(),
+            has_second_factor=False,
+        )
+        await self._arrival.reclaim(connection, login.call, owner, login.client)
+        await self._add(connection, owner, login)
+        return await self._finish(connection, attempt, owner)
+
+    async def _create(
+        self, connection: Connection, attempt: Attempt, login: _Login
+    ) -> OAuthOutcome:
+        now = self._clock.now()
+        user = User(
+            user_id=UserId(uuid7(now)),
+            email=login.external.email,
+            display_name=login.external.display_name,
+            roles=_DEFAULT_ROLES,
+            status=UserStatus.ACTIVE,
+            create_time=now,
+            email_verify_time=now,
+        )
+        if not await users.insert(connection, user, email_canonical=attempt.account):
+            raise _StaleDecision
+        detail = {"provider": login.pending.provider}
+        event = AuditEvent(
+            AuditType.REGISTER, login.call, user.user_id, client=login.client, detail=detail
+        )
+        await record_event(connection, now, event)
+        await self._add(connection, user, login)
+        return replace(await self._finish(connection, attempt, user), new_user=True)
+
+    async def _add(self, connection: Connection, user: User, login: _Login) -> None:
+        identity = self._identity(login)
+        if not await self._linked.add(connection, login.call, user, identity, login.client):
+            raise _StaleDecision
+
+    async def _confirm(self, connection: Connection, attempt: Attempt) -> User:
+        """Return the active account that it is about, whose row is held from now on."""
+        if attempt.subject is None:
+            raise _StaleDecision
+        user = await users.confirm(connection, attempt.subject.user_id)
+        if user is None:
+            raise Rejected(Cause.DISABLED)
+        return user
+
+    async def _finish(self, connection: Connection, attempt: Attempt, user: User) -> OAuthOutcome:
+        outcome = await self._completion.complete(connection, attempt, user, _METHODS)
+        return OAuthOutcome(outcome)
+
+    def _identity(self, login: _Login) -> Identity:
+        now, external = self._clock.now(), login.external
+        return Identity(login.pending.provider, external.subject, external.email, now, now)
+
+
+def _verified_email(external: ExternalIdentity) -> Email:
+    """Return the address that the provider verified.
+
+    Raises:
+        FailedPrecondition: EMAIL_NOT_VERIFIED: there is none, or it can't be one.
+    """
+    if not external.email_verified:
+        raise email_not_verified()
+    try:
+        return parse_email(external.email)
+    except FieldInvalid:
+        raise email_not_verified() from None
+
+
+def _canonical(external: ExternalIdentity) -> str:
+    try:
+        return parse_email(external.email).canonical
+    except FieldInvalid:
+        return ""

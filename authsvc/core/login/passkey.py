@@ -1,0 +1,223 @@
+"""Owns the login by passkey: one proof that stands for both factors, as it verifies its user."""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.factors.relying_party import (
+    CHALLENGE_BYTES,
+    RelyingParty,
+    descriptor,
+    parse_assertion,
+)
+from authsvc.core.lib.emails import parse_email
+from authsvc.core.lib.sealing import Keyring, SealError
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.errors import credentials_invalid
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.store import passkeys as store
+from authsvc.store import users
+from authsvc.store.passkeys import LoginChallenge
+from authsvc.store.postgres.database import Database
+
+# How long the ids are that authenticators make.
+_ID_BYTES = (16, 20, 32, 32, 48, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class PasskeyRequest:
+    """What passkeys are asked: `options` is PublicKeyCredentialRequestOptions as JSON."""
+
+    challenge_id: UUID
+    options: str = field(repr=False)
+
+
+class BoundAccounts:
+    """Canonical addresses that logins are begun for: as challenges keep them, and with decoys."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._decoy_key = keyring.derive("passkey-decoy")[0]
+
+    def seal(self, challenge_id: UUID, account: str) -> bytes:
+        """Return what a challenge keeps of the address that it is for."""
+        return self._keyring.seal(account.encode(), **_place(challenge_id))
+
+    def open(self, challenge_id: UUID, sealed: bytes) -> str:
+        """Return the address that a challenge keeps.
+
+        Raises:
+            Unauthenticated: CREDENTIALS_INVALID: its key has been removed from the keyring since.
+        """
+        try:
+            return self._keyring.open(sealed, **_place(challenge_id)).decode()
+        except SealError:
+            raise credentials_invalid() from None
+
+    def decoys(self, account: str) -> list[bytes]:
+        """Return ids of passkeys that nobody has, for one address always the same.
+
+        They are as many and as long as anybody's (WebAuthn Level 3, section 14.6.2).
+        """
+        seed = _hash(self._decoy_key, account)
+        count = 2 if seed[0] < 64 else 1
+        return [
+            hashlib.shake_256(seed + bytes([index])).digest(_ID_BYTES[seed[index + 1] % 6])
+            for index in range(count)
+        ]
+
+
+class BeginPasskeyLogin:
+    """Starts logins by passkey."""
+
+    def __init__(
+        self,
+        database: Database,
+        relying_party: RelyingParty,
+        accounts: BoundAccounts,
+        brute_force: BruteForce,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._relying_party = relying_party
+        self._accounts = accounts
+        self._brute_force = brute_force
+        self._clock = clock
+
+    async def begin(self, email: str, client: ClientContext) -> PasskeyRequest:
+        """Return what the passkeys of the account with this address are to sign; "": anybody's.
+
+        For an address that no account has, or one without passkeys, it is as for any other: the
+        passkeys are made up, and nobody can answer for them.
+
+        Raises:
+            FieldInvalid: EMAIL_INVALID.
+            TooManyAttempts: Too many logins by passkey were started from the client's ip.
+        """
+        account = parse_email(email).canonical if email else None
+        await self._brute_force.charge_passkey_login(client)
+        now = self._clock.now()
+        expire_time = now + self._relying_party.challenge_lifetime
+        challenge_id = uuid4()
+        challenge = LoginChallenge(
+            challenge_id,
+            secrets.token_bytes(CHALLENGE_BYTES),
+            self._accounts.seal(challenge_id, account) if account is not None else None,
+        )
+        ids: list[bytes] = []
+        async with self._database.connection() as connection:
+            if account is not None:
+                found = await store.list_ids_of_account(connection, account)
+                ids = [*found] or self._accounts.decoys(account)
+            await store.insert_login(connection, challenge, now, expire_time)
+        # Without their transports: nothing is known of those of a made-up one.
+        options = self._relying_party.request_options(
+            challenge.challenge, [descriptor(one) for one in ids], require_verification=True
+        )
+        return PasskeyRequest(challenge.challenge_id, options)
+
+
+class LoginWithPasskey:
+    """Completes logins by passkey."""
+
+    def __init__(
+        self,
+        database: Database,
+        passkeys: Passkeys,
+        accounts: BoundAccounts,
+        attempts: Attempts,
+        completion: LoginCompletion,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._passkeys = passkeys
+        self._accounts = accounts
+        self._attempts = attempts
+        self._completion = completion
+        self._clock = clock
+
+    async def login(
+        self, call: Call, challenge_id: UUID, assertion_json: str, client: ClientContext
+    ) -> LoginOutcome:
+        """Log in the user whose passkey signed the challenge, which is used up by that.
+
+        Raises:
+            Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, with the challenge too.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
+            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+        """
+        account = await self._account(assertion_json, challenge_id)
+        async with self._attempts.evaluate(call, account, client) as attempt:
+            async with self._database.connection() as connection:
+                challenge = await store.claim_login(connection, challenge_id, self._clock.now())
+            outcome = await self._evaluate(attempt, assertion_json, challenge)
+            if outcome is None:
+                raise Rejected(attempt.cause(Cause.PASSKEY))
+            return outcome
+
+    async def _account(self, assertion_json: str, challenge_id: UUID) -> str:
+        """Return what the attempt is charged to, which must not tell whose a passkey is.
+
+        It is the address that the login was begun for, whether an account has it or not; otherwise
+        that of who really signed. A signature can't be guessed, so that of nobody is charged to the
+        passkey that it is said to be of.
+        """
+        assertion = parse_assertion(assertion_json)
+        account: str | None = None
+        async with self._database.connection() as connection:
+            challenge = await store.find_login(connection, challenge_id, self._clock.now())
+            if challenge is not None and challenge.sealed_account is not None:
+                return self._accounts.open(challenge_id, challenge.sealed_account)
+            if assertion is not None:
+                expected = (
+                    challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
+                )
+                account = await self._passkeys.find_signer(connection, assertion, expected)
+        credential_id = assertion.raw_id if assertion is not None else challenge_id.bytes
+        return account or f"passkey {hashlib.sha256(credential_id).hexdigest()}"
+
+    async def _evaluate(
+        self, attempt: Attempt, assertion_json: str, challenge: LoginChallenge | None
+    ) -> LoginOutcome | None:
+        # One that nobody knows stands in for a challenge that isn't there.
+        expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
+        is_bound = challenge is not None and challenge.sealed_account is not None
+        async with self._database.transaction() as connection:
+            proof = await self._passkeys.verify(
+                connection,
+                attempt.call,
+                attempt.client,
+                assertion_json,
+                expected,
+                attempt.subject.user_id if is_bound and attempt.subject is not None else None,
+                require_verification=True,
+            )
+            if proof is None or not _is_active(attempt, proof.user_id):
+                return None
+            user = await users.confirm(connection, proof.user_id)
+            if user is None:
+                return None
+            return await self._completion.complete(
+                connection, attempt, user, proof.methods, multi_factor=True
+            )
+
+
+def _is_active(attempt: Attempt, user_id: UserId) -> bool:
+    """Return whether the attempt is at this user's account, and a proof can help."""
+    return attempt.credential is not None and attempt.credential.user_id == user_id
+
+
+def _place(challenge_id: UUID) -> dict[str, str]:
+    return {"table": "challenges", "column": "sealed_account", "row": str(challenge_id)}
+
+
+def _hash(key: bytes, account: str) -> bytes:
+    return hmac.digest(key, account.encode(), hashlib.sha256)

@@ -1,0 +1,94 @@
+"""Owns the login by password."""
+
+import structlog
+
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.lib.emails import parse_email
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
+from authsvc.errors import ServiceError
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import LoginOutcome
+from authsvc.store import users
+from authsvc.store.postgres.database import Database
+from authsvc.store.users import Credential
+
+_METHODS = ("pwd",)  # RFC 8176
+
+log = structlog.get_logger(__name__)
+
+
+class PasswordLogin:
+    """Logs users in by e-mail address and password."""
+
+    def __init__(
+        self,
+        database: Database,
+        hasher: PasswordHasher,
+        attempts: Attempts,
+        completion: LoginCompletion,
+    ) -> None:
+        self._database = database
+        self._hasher = hasher
+        self._attempts = attempts
+        self._completion = completion
+
+    async def login(
+        self, call: Call, email: str, password: str, client: ClientContext
+    ) -> LoginOutcome:
+        """Log in the user with this e-mail address and password.
+
+        Raises:
+            FieldInvalid: It can't be an address or a password, whosever.
+            Unauthenticated: CREDENTIALS_INVALID.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
+            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+            Overloaded: Too many passwords wait to be hashed.
+        """
+        normalize_password(password)
+        account = parse_email(email).canonical
+        async with self._attempts.evaluate(call, account, client) as attempt:
+            return await self._compare(attempt, password)
+
+    async def _compare(self, attempt: Attempt, password: str) -> LoginOutcome:
+        current = attempt.credential
+        while True:
+            verification = await self._hasher.verify(stored_hash(current), password)
+            if current is None or not verification.matches:
+                raise Rejected(attempt.cause(Cause.PASSWORD))
+            outcome = await self._complete(attempt, current)
+            if outcome is not None:
+                if verification.rehash:
+                    await self._rehash(current, password)
+                return outcome
+            # The stored hash was replaced meanwhile: by another password, or by a parallel login
+            # that hashed the same one anew. So the password is compared with what stands now.
+            async with self._database.connection() as connection:
+                current = await users.get_credential(connection, current.user_id)
+            if current is None:
+                raise Rejected(Cause.DISABLED)
+
+    async def _complete(self, attempt: Attempt, credential: Credential) -> LoginOutcome | None:
+        async with self._database.transaction() as connection:
+            user = await users.confirm_login(connection, credential)
+            if user is None:
+                return None
+            return await self._completion.complete(connection, attempt, user, _METHODS)
+
+    async def _rehash(self, credential: Credential, password: str) -> None:
+        try:
+            replacement = await self._hasher.hash(password)
+            async with self._database.connection() as connection:
+                await users.replace_hash(
+                    connection, credential, phc=replacement.phc, pepper_id=replacement.pepper_id
+                )
+        except ServiceError as error:
+            # The user is logged in; the next login tries again.
+            log.warning("rehash_failed", reason=error.reason)
+
+
+def stored_hash(credential: Credential | None) -> PasswordHash | None:
+    """Return the hash to compare a password with; None: there is none."""
+    if credential is None or credential.phc is None:
+        return None
+    return PasswordHash(credential.phc, credential.pepper_id)

@@ -1,0 +1,125 @@
+"""Owns the second step of a login: the second factor for a challenge."""
+
+from uuid import UUID
+
+from authsvc.config import SecondFactorSettings
+from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.factors.challenges import token_hash
+from authsvc.core.factors.proofs import FactorProofs, PasskeyAssertion, SecondFactor
+from authsvc.core.login.completion import LoginCompletion
+from authsvc.errors import FieldInvalid
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Tokens
+from authsvc.store import challenges, devices, factors, users
+from authsvc.store.challenges import Challenge
+from authsvc.store.postgres.database import Connection, Database
+
+_NOBODY = UUID(int=0)
+# Stands for a challenge that is unknown or of no use: nothing answers it.
+_NONE = Challenge(_NOBODY, UserId(_NOBODY), ())
+
+
+class MfaVerification:
+    """Completes logins that wait for a second factor."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: SecondFactorSettings,
+        attempts: Attempts,
+        completion: LoginCompletion,
+        proofs: FactorProofs,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._max_attempts = settings.max_attempts
+        self._trust_lifetime = settings.trusted_device_lifetime
+        self._attempts = attempts
+        self._completion = completion
+        self._proofs = proofs
+        self._clock = clock
+
+    async def verify(
+        self,
+        call: Call,
+        mfa_token: str,
+        factor: SecondFactor,
+        client: ClientContext,
+        *,
+        trust_device: bool = False,
+    ) -> Tokens:
+        """Log in the user whose login waits under this token.
+
+        `trust_device` lets this user log in without a second factor from the client's device.
+
+        Raises:
+            FieldInvalid: A device without a name can't be trusted.
+            Unauthenticated: CREDENTIALS_INVALID, also if the token is unknown, used, expired or has
+                no attempt left.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+        """
+        if trust_device and not client.device_id:
+            raise FieldInvalid("client.device_id", "is needed for the device to be trusted")
+        hashed = token_hash(mfa_token)
+        async with self._database.connection() as connection:
+            account = await challenges.find_account(
+                connection, hashed, self._clock.now(), self._max_attempts
+            )
+        # No address looks like this: an unknown token is charged to nobody, by the same statements.
+        stand_in = f"mfa:{hashed.hex()}"
+        async with self._attempts.evaluate(call, account or stand_in, client) as attempt:
+            challenge = await self._claim(attempt, hashed, factor)
+            async with self._database.transaction() as connection:
+                tokens = await self._complete(connection, attempt, challenge, factor)
+                if tokens is not None and trust_device:
+                    await self._trust(connection, attempt, tokens.user_id)
+            if tokens is None:
+                raise Rejected(attempt.cause(Cause.FACTOR))
+            return tokens
+
+    async def _claim(self, attempt: Attempt, hashed: bytes, factor: SecondFactor) -> Challenge:
+        """Count an attempt at the challenge, whatever becomes of it, and return what it asks."""
+        async with self._database.connection() as connection:
+            challenge = await challenges.claim_attempt(
+                connection, hashed, self._clock.now(), self._max_attempts
+            )
+            if challenge is None or attempt.credential is None:
+                return _NONE
+            # A passkey's signature is for one challenge, and that works once (WebAuthn, 13.4.3).
+            if isinstance(factor, PasskeyAssertion) and not await challenges.take_passkey(
+                connection, challenge.challenge_id
+            ):
+                return _NONE
+        # The address may have become another account's in between.
+        return challenge if challenge.user_id == attempt.credential.user_id else _NONE
+
+    async def _complete(
+        self, connection: Connection, attempt: Attempt, challenge: Challenge, factor: SecondFactor
+    ) -> Tokens | None:
+        """Return None, to be committed, if the factor is wrong: an alert may have been recorded.
+
+        A right one that is of no use because of something else is rolled back, and so not used up.
+        """
+        holder = await factors.lock_holder(connection, challenge.user_id)
+        methods = await self._proofs.judge(connection, attempt, holder, challenge, factor)
+        if methods is None:
+            return None
+        finished = await challenges.finish(connection, challenge.challenge_id)
+        # Nobody's row is locked that was not locked before the factor.
+        user = await users.confirm(connection, holder.user_id if holder else UserId(_NOBODY))
+        if user is None or not finished:
+            raise Rejected(attempt.cause(Cause.FACTOR))
+        every = (*challenge.methods, *methods)
+        return await self._completion.log_in_multi_factor(connection, attempt, user, every)
+
+    async def _trust(self, connection: Connection, attempt: Attempt, user_id: UserId) -> None:
+        if attempt.device is None:
+            return
+        now = self._clock.now()
+        await devices.trust(connection, user_id, attempt.device, now + self._trust_lifetime)
+        event = AuditEvent(AuditType.DEVICE_TRUST, attempt.call, user_id, client=attempt.client)
+        await record_event(connection, now, event)

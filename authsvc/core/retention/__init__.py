@@ -1,0 +1,4 @@
+"""Owns the removal of what has been kept long enough.
+
+Entry classes: `Retention` and `UnverifiedAccounts`.
+"""

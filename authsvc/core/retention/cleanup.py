@@ -1,0 +1,103 @@
+"""Owns how long what has ended is kept, and its removal in the background."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
+
+import structlog
+
+from authsvc.config import RetentionSettings
+from authsvc.models.clock import Clock
+from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.store.postgres.database import Connection, Database
+
+log = structlog.get_logger(__name__)
+
+_Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
+_RemoveAll: TypeAlias = Callable[[], Awaitable[int]]
+_NO_OTHERS: Mapping[str, _RemoveAll] = MappingProxyType({})
+
+
+async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -> int:
+    # By the database's clock, which is the one that they are charged by.
+    return await rate_limits.delete_idle(connection, limit)
+
+
+class Retention:
+    """Removes what is due in small batches; any number of replicas may do so at once.
+
+    `others` remove what takes more than a statement, by kind, and return how much.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: RetentionSettings,
+        clock: Clock,
+        others: Mapping[str, _RemoveAll] = _NO_OTHERS,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._others = others
+
+    async def run(self) -> None:
+        """Remove what is due every `interval`, about, until cancelled."""
+        while True:
+            # Replicas that start together don't work together.
+            await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await self.run_once()
+
+    async def run_once(self) -> dict[str, int]:
+        """Remove all that is due and return how much of each kind.
+
+        A kind that fails is logged and left for the next time; it is missing from the result.
+        """
+        settings, now = self._settings, self._clock.now()
+        work: dict[str, tuple[_Remove, datetime]] = {
+            "sessions": (retention.delete_sessions, now - settings.sessions),
+            "api_keys": (retention.delete_api_keys, now - settings.api_keys),
+            "revocations": (retention.delete_revocations, now - settings.revocations),
+            "devices": (retention.delete_devices, now - settings.devices),
+            "one_time_codes": (one_time_codes.delete_expired, now),
+            "challenges": (challenges.delete_expired, now),
+            "oauth_states": (oauth_states.delete_expired, now),
+            "messages": (outbox.delete_ended, now - settings.messages),
+            "rate_limits": (_delete_idle_limits, now),
+            "audit_months": (retention.drop_audit_months, now - settings.audit_events),
+            "audit_events": (retention.delete_audit_events, now - settings.audit_events),
+        }
+        kinds: dict[str, _RemoveAll] = {
+            kind: partial(self._remove, *how) for kind, how in work.items()
+        }
+        kinds |= self._others
+        removed = {}
+        for kind, remove in kinds.items():
+            try:
+                removed[kind] = await remove()
+            except Exception as error:  # noqa: BLE001 - the next time may do better
+                log.warning("retention_failed", kind=kind, error=type(error).__name__)
+        if any(removed.values()):
+            log.info("retention", **removed)
+        return removed
+
+    async def _remove(self, remove: _Remove, before: datetime) -> int:
+        limit, removed = self._settings.batch_size, 0
+        while True:
+            start = time.monotonic()
+            async with self._database.transaction() as connection:
+                count = await remove(connection, before, limit)
+            removed += count
+            if count < limit:
+                return removed
+            # Half of the time is left to others.
+            await asyncio.sleep(time.monotonic() - start)
+
+    @property
+    def _interval(self) -> float:
+        return self._settings.interval.total_seconds()

@@ -1,0 +1,4 @@
+"""Owns sessions: opened, validated, refreshed, listed and ended.
+
+Entry class: `Sessions`.
+"""

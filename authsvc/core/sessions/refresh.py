@@ -1,0 +1,149 @@
+"""Owns the refreshing of tokens: one use each, retries within a grace window, theft noticed.
+
+The counter of the session's row decides. Who presents the current one advances it, in one
+statement, and gets the next. The one before, shortly after, is an honest client whose reply was
+lost or that asked twice at once: it gets the current pair and nothing changes. Anything older has
+been used by two, one of whom is a thief, so the session ends (RFC 9700, 4.14.2; ASVS 10.4.5).
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from authsvc.config import SessionSettings, TokenSettings
+from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event, record_event
+from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.client_binding import ClientBinding
+from authsvc.core.sessions.ending import end_session
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.errors import refresh_token_invalid, refresh_token_reused
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import UserStatus
+from authsvc.store import refreshes
+from authsvc.store import sessions as store
+from authsvc.store.postgres.database import Database
+from authsvc.store.sessions import StoredSession
+
+
+class SessionRefresh:
+    """Replaces refresh tokens."""
+
+    def __init__(
+        self,
+        database: Database,
+        cache: SessionCache,
+        codec: RefreshTokenCodec,
+        issuer: TokenIssuer,
+        sessions: SessionSettings,
+        tokens: TokenSettings,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._codec = codec
+        self._issuer = issuer
+        self._binding = ClientBinding(sessions)
+        self._idle_lifetime = tokens.refresh_lifetime
+        self._grace = tokens.refresh_grace
+        self._clock = clock
+
+    async def refresh(self, call: Call, refresh_token: str, client: ClientContext) -> Tokens:
+        """Return the next tokens of the session, or the current ones again within the grace window.
+
+        Raises:
+            Unauthenticated: REFRESH_TOKEN_INVALID, or REFRESH_TOKEN_REUSED and the session ended.
+        """
+        session_id, counter = self._codec.decode(refresh_token)
+        now = self._clock.now()
+        session = None
+        if await self._may_advance(session_id, client):
+            session = await self._advance(call, session_id, counter, client, now)
+        if session is None:
+            session = await self._repeat(call, session_id, counter, client, now)
+        return self._issuer.issue(session)
+
+    async def _may_advance(self, session_id: SessionId, client: ClientContext) -> bool:
+        if not self._binding.is_on:
+            return True
+        # Read before the advance, not within it: what a session is bound to never changes.
+        stored = await self._find(session_id)
+        return stored is not None and not self._binding.mismatch(stored.session.client, client)
+
+    async def _advance(
+        self,
+        call: Call,
+        session_id: SessionId,
+        counter: int,
+        client: ClientContext,
+        now: datetime,
+    ) -> Session | None:
+        event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
+        async with self._database.connection() as connection:
+            stored = await refreshes.advance(
+                connection,
+                session_id,
+                counter,
+                now + self._idle_lifetime,
+                event_row(now, event),
+            )
+        if stored is None:
+            return None
+        log_event(replace(event, user_id=stored.session.user_id))
+        # The cached copy still has the expiry from before.
+        self._cache.drop(session_id)
+        return stored.session
+
+    async def _repeat(
+        self,
+        call: Call,
+        session_id: SessionId,
+        counter: int,
+        client: ClientContext,
+        now: datetime,
+    ) -> Session:
+        """Return the session as it stands for a token that can't advance it but may be repeated."""
+        stored = await self._find(session_id)
+        if stored is None or not _is_refreshable(stored.session, now):
+            raise refresh_token_invalid()
+        session = stored.session
+        if counter >= session.refresh_counter:
+            # The current one: from a client that the session is not bound to. One to come: the
+            # keys leaked or the database was restored; that is no sign of a thief in the session.
+            raise refresh_token_invalid()
+        if counter < session.refresh_counter - 1 or now >= stored.refresh_time + self._grace:
+            await self._end(call, session_id, client, now)
+            raise refresh_token_reused()
+        if self._binding.mismatch(session.client, client):
+            raise refresh_token_invalid()
+        event = AuditEvent(
+            AuditType.REFRESH, call, session.user_id, session_id, client, {"repeated": True}
+        )
+        async with self._database.connection() as connection:
+            await record_event(connection, now, event)
+        return session
+
+    async def _end(
+        self, call: Call, session_id: SessionId, client: ClientContext, now: datetime
+    ) -> None:
+        # A transaction of its own: the error that is raised next must not undo it.
+        async with self._database.transaction() as connection:
+            await end_session(
+                connection, call, now, session_id, RevokeReason.REFRESH_TOKEN_REUSED, client
+            )
+        self._cache.drop(session_id)
+
+    async def _find(self, session_id: SessionId) -> StoredSession | None:
+        async with self._database.connection() as connection:
+            return (await store.find(connection, [session_id])).get(session_id)
+
+
+def _is_refreshable(session: Session, now: datetime) -> bool:
+    return (
+        session.revoke_time is None
+        and session.user_status is UserStatus.ACTIVE
+        and now < session.idle_expire_time
+    )

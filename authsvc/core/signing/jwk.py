@@ -1,0 +1,146 @@
+"""Owns the keys that sign and verify tokens: their making, their sealed form, their public JWK.
+
+A key has one algorithm for life, and that one is used whatever a token's header asks for (RFC 8725
+section 3.1). The arithmetic is PyJWT's and cryptography's.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import Algorithm
+
+from authsvc.core.lib import base64url
+
+_RSA_BITS = 2048
+_HMAC_BYTES = 32
+# RFC 7638 section 3.2, RFC 8037 section 2.
+_THUMBPRINT_MEMBERS = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+_PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+
+ALGORITHMS = ("ES256", "EdDSA", "RS256", "HS256")
+
+_IMPLEMENTATIONS: dict[str, Algorithm] = {
+    name: jwt.PyJWS().get_algorithm_by_name(name) for name in ALGORITHMS
+}
+_KINDS: dict[str, type[_PrivateKey]] = {
+    "ES256": ec.EllipticCurvePrivateKey,
+    "EdDSA": ed25519.Ed25519PrivateKey,
+    "RS256": rsa.RSAPrivateKey,
+}
+_GENERATORS: dict[str, Callable[[], _PrivateKey]] = {
+    "ES256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "EdDSA": ed25519.Ed25519PrivateKey.generate,
+    "RS256": lambda: rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifyingKey:
+    """Says whether a signature is one of key `key_id`, by its one algorithm."""
+
+    key_id: str
+    algorithm: str
+    _key: Any = field(repr=False)
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Return whether `signature` was made over `message` by this key; never raises for it."""
+        return _IMPLEMENTATIONS[self.algorithm].verify(message, self._key, signature)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SigningKey:
+    """Makes signatures; `public_jwk` is None for a symmetric key, which nobody else may have."""
+
+    key_id: str
+    algorithm: str
+    verifying_key: VerifyingKey
+    public_jwk: dict[str, str] | None
+    _secret: Any = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature over `message` (RFC 7518 section 3, RFC 8037 section 3.1)."""
+        return _IMPLEMENTATIONS[self.algorithm].sign(message, self._secret)
+
+    def secret_bytes(self) -> bytes:
+        """Return the secret for sealing: PKCS #8 in DER, or a symmetric key as it is."""
+        if isinstance(self._secret, bytes):
+            return self._secret
+        encoding, form = serialization.Encoding.DER, serialization.PrivateFormat.PKCS8
+        secret: bytes = self._secret.private_bytes(encoding, form, serialization.NoEncryption())
+        return secret
+
+
+def generate(algorithm: str) -> SigningKey:
+    """Return a new key; takes tens to hundreds of milliseconds for RS256, and next to none else."""
+    while True:
+        key = _generate(algorithm)
+        # A command would take it for an option.
+        if not key.key_id.startswith("-"):
+            return key
+
+
+def _generate(algorithm: str) -> SigningKey:
+    if algorithm == "HS256":
+        return _symmetric(
+            secrets.token_bytes(_HMAC_BYTES), base64url.encode(secrets.token_bytes(32))
+        )
+    return _asymmetric(algorithm, _GENERATORS[algorithm]())
+
+
+def restore(key_id: str, algorithm: str, secret: bytes) -> SigningKey:
+    """Return the key that `secret_bytes` was called on.
+
+    Raises:
+        ValueError: The secret is of another algorithm, or of another key than `key_id`.
+    """
+    if algorithm == "HS256":
+        return _symmetric(secret, key_id)
+    private_key = serialization.load_der_private_key(secret, password=None)
+    key = _asymmetric(algorithm, private_key)
+    if key.key_id != key_id:
+        raise ValueError("the secret belongs to another key id")
+    return key
+
+
+def _symmetric(secret: bytes, key_id: str) -> SigningKey:
+    if len(secret) != _HMAC_BYTES:
+        raise ValueError(f"HS256 needs a key of {_HMAC_BYTES} bytes")
+    return SigningKey(key_id, "HS256", VerifyingKey(key_id, "HS256", secret), None, secret)
+
+
+def _asymmetric(algorithm: str, private_key: Any) -> SigningKey:
+    members = _public_members(algorithm, private_key)
+    key_id = _thumbprint(members)
+    return SigningKey(
+        key_id=key_id,
+        algorithm=algorithm,
+        verifying_key=VerifyingKey(key_id, algorithm, private_key.public_key()),
+        public_jwk={**members, "kid": key_id, "use": "sig", "alg": algorithm},
+        _secret=private_key,
+    )
+
+
+def _public_members(algorithm: str, private_key: Any) -> dict[str, str]:
+    fits = isinstance(private_key, _KINDS.get(algorithm, ()))
+    if not fits:
+        raise ValueError(f"not a key for {algorithm}")
+    members = _IMPLEMENTATIONS[algorithm].to_jwk(private_key.public_key(), as_dict=True)
+    return {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
+
+
+def _thumbprint(members: dict[str, str]) -> str:
+    """Return the SHA-256 JWK thumbprint (RFC 7638)."""
+    text = json.dumps(members, sort_keys=True, separators=(",", ":"))
+    return base64url.encode(hashlib.sha256(text.encode()).digest())

@@ -1,0 +1,104 @@
+"""Owns the form of a JSON Web Signature in compact serialization, in its strictest reading.
+
+Only the form: whether a signature is right is the key's to say (`jwk.py`), and what a payload
+has to hold is the reader's. Everything that lenient parsers accept in more than one spelling is
+refused here, before any key is looked at (RFC 8725 section 2; ASVS 1.5.3, 9.1).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from authsvc.core.lib import base64url
+from authsvc.core.signing.jwk import ALGORITHMS, SigningKey
+
+MAX_TOKEN_BYTES = 8192
+
+# `crit`, `jwk`, `jku`, `x5u`, `x5c`, `b64` and whatever else is never followed but refused.
+_HEADER_MEMBERS = frozenset({"typ", "alg", "kid"})
+
+
+class Malformed(ValueError):
+    """It is no token of ours by its form; the message says why and holds none of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactJws:
+    """A token taken apart, nothing of it verified."""
+
+    algorithm: str
+    key_id: str
+    payload: dict[str, Any]
+    signing_input: bytes
+    signature: bytes
+
+
+def sign(key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
+    """Return `payload` signed by `key`, with `typ` in the header, in compact serialization."""
+    header = {"typ": typ, "alg": key.algorithm, "kid": key.key_id}
+    signing_input = f"{_segment(header)}.{_segment(payload)}"
+    return f"{signing_input}.{base64url.encode(key.sign(signing_input.encode()))}"
+
+
+def parse(token: str, typ: str) -> CompactJws:
+    """Take apart a token of the type `typ`.
+
+    Raises:
+        Malformed: It is longer than 8 KiB; not three non-empty parts of canonical base64url; a part
+            is no JSON object in UTF-8 without duplicate members; the header has other members than
+            typ, alg and kid, another typ (compared exactly), or an alg that no key has.
+    """
+    if len(token) > MAX_TOKEN_BYTES:
+        raise Malformed("too long")
+    parts = token.split(".")
+    if len(parts) != 3 or not all(parts):
+        raise Malformed("not three parts")
+    try:
+        header, payload, signature = map(base64url.decode, parts)
+    except ValueError:
+        raise Malformed("not canonical base64url") from None
+    members = _json_object(header)
+    if members.keys() != _HEADER_MEMBERS or members["typ"] != typ:
+        raise Malformed("not a header of this kind of token")
+    algorithm, key_id = members["alg"], members["kid"]
+    if not isinstance(key_id, str) or algorithm not in ALGORITHMS:
+        raise Malformed("no key is named")
+    return CompactJws(
+        algorithm=algorithm,
+        key_id=key_id,
+        payload=_json_object(payload),
+        signing_input=token[: token.rindex(".")].encode(),
+        signature=signature,
+    )
+
+
+def _segment(value: Mapping[str, object]) -> str:
+    return base64url.encode(_encoder.encode(value).encode())
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = _decoder.decode(raw.decode("utf-8"))
+    except Malformed:
+        raise
+    except (ValueError, RecursionError):
+        raise Malformed("not JSON") from None
+    if not isinstance(value, dict):
+        raise Malformed("not a JSON object")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Malformed("duplicate members")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Malformed(f"{name} is not JSON")
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
+_decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)

@@ -1,0 +1,112 @@
+"""Owns the transitions of signing keys: each is one transaction, done by one replica at most.
+
+When one is due is for `signing_keys.py` to say; here it is claimed, done and recorded.
+"""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from authsvc.config import TokenSettings
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.signing import jwk, key_set
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.store import revocations
+from authsvc.store import signing_keys as store
+from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+
+# How long a replica may sign on with a key before it hears that the key has retired.
+PROPAGATION_GRACE = timedelta(minutes=1)
+
+
+class KeyTransitions:
+    """Moves signing keys from state to state; new ones are of the algorithm in `settings`."""
+
+    def __init__(
+        self, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._settings = settings
+        self._clock = clock
+
+    async def create_first(self, call: Call) -> None:
+        """Make a key that signs, unless there is one."""
+        now = self._clock.now()
+        row = await self._new_row(KeyState.ACTIVE, now)
+        async with self._database.transaction() as conn:
+            if await store.insert(conn, row):
+                await self._record_rotation(conn, call, row.info.key_id, now)
+
+    async def prepare(self) -> None:
+        """Make a key that is published and signs next, unless there is one."""
+        row = await self._new_row(KeyState.PREPARED, self._clock.now())
+        async with self._database.connection() as conn:
+            await store.insert(conn, row)
+
+    async def replace(self, call: Call, active_key_id: str) -> None:
+        """Retire the active key and let the next one sign, unless it is not active any more."""
+        now = self._clock.now()
+        async with self._database.transaction() as conn:
+            if await store.retire(conn, active_key_id, now, self._last_expiry(now)):
+                key_id = await self._activate_next(conn, now)
+                await self._record_rotation(conn, call, key_id, now)
+
+    async def revoke(self, call: Call, key_id: str) -> bool:
+        """Trust a key no more and let another sign if it did; return whether this call did it."""
+        now = self._clock.now()
+        async with self._database.transaction() as conn:
+            was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
+            if was_active is None:
+                return False
+            if was_active:
+                await self._activate_next(conn, now)
+            await revocations.append(conn, now, key_id=key_id)
+            event = AuditEvent(AuditType.KEY_REVOKE, call, detail={"key_id": key_id})
+            await record_event(conn, now, event)
+        return True
+
+    async def remove_expired(self) -> None:
+        """Remove the retired and revoked keys whose last token has expired."""
+        async with self._database.connection() as conn:
+            await store.delete_expired(conn, self._clock.now())
+
+    async def remove_prepared_of_other_algorithm(self) -> None:
+        """Remove the prepared key if it is not of the algorithm in the settings."""
+        async with self._database.connection() as conn:
+            await store.delete_prepared_of_other(conn, self._settings.algorithm)
+
+    async def _activate_next(self, conn: Connection, now: datetime) -> str:
+        """Let the prepared key sign, or a new one; `conn` has just taken the active one away."""
+        key_id = await store.activate_prepared(conn, self._settings.algorithm, now)
+        if key_id is None:
+            row = await self._new_row(KeyState.ACTIVE, now)
+            await store.insert(conn, row)
+            key_id = row.info.key_id
+        return key_id
+
+    async def _new_row(self, state: KeyState, now: datetime) -> SigningKeyRow:
+        # In a thread, because an RSA key takes long enough to be noticed by other calls.
+        key = await asyncio.to_thread(jwk.generate, self._settings.algorithm)
+        info = SigningKeyInfo(
+            key_id=key.key_id,
+            algorithm=key.algorithm,
+            state=state,
+            create_time=now,
+            activate_time=now if state is KeyState.ACTIVE else None,
+        )
+        return SigningKeyRow(info, key_set.seal(key, self._keyring))
+
+    async def _record_rotation(
+        self, conn: Connection, call: Call, key_id: str, now: datetime
+    ) -> None:
+        detail = {"key_id": key_id, "algorithm": self._settings.algorithm}
+        await record_event(conn, now, AuditEvent(AuditType.KEY_ROTATE, call, detail=detail))
+
+    def _last_expiry(self, now: datetime) -> datetime:
+        """Return when the last token of a key that retires now has expired."""
+        settings = self._settings
+        longest = max(settings.access_lifetime, settings.service_lifetime)
+        return now + longest + settings.clock_skew + PROPAGATION_GRACE

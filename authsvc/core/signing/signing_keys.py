@@ -1,0 +1,242 @@
+"""Owns the life of signing keys: prepared, active, retired, removed; or revoked at once.
+
+Every replica runs this and keeps the keys in memory. A key is published `key_publish_lead` before
+it signs, and a token by a key that this process has not read yet makes it read them (`learn`).
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import structlog
+
+from authsvc.config import TokenSettings
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.lib.single_flight import SingleFlight
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing import key_set
+from authsvc.core.signing.jwk import SigningKey, VerifyingKey
+from authsvc.core.signing.key_set import KeySet
+from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitions
+from authsvc.errors import StoreUnavailable
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.store import signing_keys as store
+from authsvc.store.postgres.database import Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo
+
+log = structlog.get_logger(__name__)
+
+_SYSTEM = Call(request_id="", caller="system")
+_POLL = PROPAGATION_GRACE / 2
+_KEY_ID_LENGTH = 43
+_LEARN_INTERVAL = 0.05
+
+
+class SigningKeys:
+    """The signing keys, read into memory by `load` and kept up to date by `run`.
+
+    `is_fresh` tells whether revocations are being heard of. While this replica does not hear of
+    them, what it has in memory must be read again (`refresh`) before it is trusted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keyring: Keyring,
+        settings: TokenSettings,
+        clock: Clock,
+        is_fresh: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._database = database
+        self._keyring = keyring
+        self._settings = settings
+        self._clock = clock
+        self._hears_revocations = is_fresh
+        self._transitions = KeyTransitions(database, keyring, settings, clock)
+        self._keys = KeySet()
+        self._verifying: dict[str, VerifyingKey] = {}
+        self._active: SigningKey | None = None
+        self._jwks = json.dumps({"keys": []})
+        self._revoked: set[str] = set()
+        self._gaps = 0
+        self._gaps_before_read = 0
+        self._reads = SingleFlight(self._read)
+        self._learning = SingleFlight(self._reads.read, _LEARN_INTERVAL)
+        self._woken = asyncio.Event()
+
+    @property
+    def active(self) -> SigningKey:
+        """Return the key that signs; raises StoreUnavailable while its successor is not read."""
+        if self._active is None:
+            raise StoreUnavailable("No signing key is active.")
+        return self._active
+
+    def find(self, key_id: str) -> VerifyingKey | None:
+        """Return the key that verifies what names `key_id`, if it may be trusted and was read."""
+        return self._verifying.get(key_id)
+
+    def jwks(self) -> str:
+        """Return the JSON Web Key Set: the keys that verify now and the one that signs next."""
+        return self._jwks
+
+    def jwks_expire_time(self) -> datetime:
+        """Return until when `jwks` may be kept: a new key is seen before it signs."""
+        return self._clock.now() + self._settings.key_publish_lead / 2
+
+    def is_fresh(self) -> bool:
+        """Tell whether no revocation can have been missed since the keys were read."""
+        return self._gaps == self._gaps_before_read and self._hears_revocations()
+
+    async def load(self) -> None:
+        """Read the keys at start; make the first one, or one of the algorithm that is now set.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+            RuntimeError: The active key can't be opened: the keyring lacks what sealed it.
+        """
+        await self.refresh()
+        info = self._keys.in_state(KeyState.ACTIVE)
+        if info is None or info.algorithm != self._settings.algorithm:
+            await self._rotate(_SYSTEM)
+        if self._active is None:
+            raise RuntimeError("the active signing key can't be opened with this keyring")
+
+    async def rotate(self, call: Call) -> str:
+        """Let the prepared or a new key sign from now on; return the id of the active key.
+
+        The old key verifies until its last token has expired. Of rotations at the same time one is
+        done, and all return its key.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        await self.refresh()
+        await self._rotate(call)
+        return self.active.key_id
+
+    async def revoke(self, call: Call, key_id: str) -> bool:
+        """Trust a key no more, on every replica within a second; another takes over if it signed.
+
+        Returns whether this call did it: False if there is no such key or it was revoked before.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        revoked = await self._transitions.revoke(call, key_id)
+        if revoked:
+            self._distrust(key_id)
+            await self.refresh()
+        return revoked
+
+    async def maintain(self, call: Call) -> None:
+        """Do what is due: prepare the next key, let it sign, remove those that nothing needs.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        await self.refresh()
+        now, lead = self._clock.now(), self._settings.key_publish_lead
+        if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
+            await self._transitions.remove_expired()
+        active, prepared = (
+            self._keys.in_state(KeyState.ACTIVE),
+            self._keys.in_state(KeyState.PREPARED),
+        )
+        if prepared is not None and prepared.algorithm != self._settings.algorithm:
+            # Replicas whose settings differ, as during a rollout, don't take turns at rotating:
+            # what the others prepare never grows old enough to sign.
+            await self._transitions.remove_prepared_of_other_algorithm()
+            prepared = None
+        if active is None:
+            await self._rotate(call)
+        elif prepared is None:
+            if now >= self._due(active) - lead:
+                await self._transitions.prepare()
+                await self.refresh()
+        elif now >= max(self._due(active), prepared.create_time + lead):
+            await self._rotate(call)
+
+    async def run(self) -> None:
+        """Maintain the keys until cancelled: regularly, and when they may have changed."""
+        while True:
+            self._woken.clear()
+            try:
+                await self.maintain(_SYSTEM)
+            except StoreUnavailable:
+                log.warning("signing_key_maintenance_failed")
+            try:
+                async with asyncio.timeout(_POLL.total_seconds()):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def learn(self, key_id: str) -> bool:
+        """Read the keys if a token names one that is not known; return whether it is known now.
+
+        All who ask at once share a read, and these reads are 50 ms apart: a flood of made-up ids
+        costs the database 20 small queries a second, and nobody waits longer than that for theirs.
+
+        Raises:
+            StoreUnavailable: The database did not answer.
+        """
+        if len(key_id) != _KEY_ID_LENGTH or key_id in self._verifying:
+            return False
+        await self._learning.read()
+        return key_id in self._verifying
+
+    async def refresh(self) -> None:
+        """Read the keys, together with all who ask at once; raises StoreUnavailable."""
+        await self._reads.read()
+
+    async def list(self) -> Sequence[SigningKeyInfo]:
+        """Return every key in any state, the youngest first; raises StoreUnavailable."""
+        async with self._database.connection() as conn:
+            return [row.info for row in await store.list_all(conn)]
+
+    def on_revocation(self, event: Revocation) -> None:
+        """Trust a key no more, at once, if the event is of a key."""
+        if event.kind == "key":
+            self._distrust(event.id)
+            self._woken.set()
+
+    def on_gap(self) -> None:
+        """Take what is in memory for out of date: a revocation may have been missed."""
+        self._gaps += 1
+        self._woken.set()
+
+    async def _rotate(self, call: Call) -> None:
+        """Replace the active key that was read last, or make the first."""
+        active = self._keys.in_state(KeyState.ACTIVE)
+        if active is None:
+            await self._transitions.create_first(call)
+        else:
+            await self._transitions.replace(call, active.key_id)
+        await self.refresh()
+
+    def _due(self, active: SigningKeyInfo) -> datetime:
+        """Return when the active key is to be replaced; at once if it is of another algorithm."""
+        if active.algorithm != self._settings.algorithm:
+            return active.create_time
+        return (active.activate_time or active.create_time) + self._settings.key_rotation_interval
+
+    def _distrust(self, key_id: str) -> None:
+        self._revoked.add(key_id)
+        self._install(self._keys)
+
+    async def _read(self) -> None:
+        gaps = self._gaps
+        async with self._database.connection() as conn:
+            rows = await store.list_all(conn)
+        self._install(key_set.open_keys(rows, self._keyring, self._keys, self._clock.now()))
+        self._gaps_before_read = gaps
+
+    def _install(self, keys: KeySet) -> None:
+        # A read that was under way when a key was revoked must not bring it back.
+        for key_id in self._revoked:
+            keys = keys.without(key_id)
+        self._keys = keys
+        self._active = keys.active()
+        self._verifying = {name: key.verifying_key for name, key in keys.usable.items()}
+        self._jwks = keys.jwks()

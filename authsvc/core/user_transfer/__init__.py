@@ -1,0 +1,4 @@
+"""Owns the import and export of users.
+
+Entry classes: `UserImport` and `UserExport`.
+"""

@@ -1,0 +1,237 @@
+"""Owns what a row of an import says of a user: every field is parsed into its type or refused.
+
+Descriptions never show a value: who looks at them need not see what people wrote into which field.
+"""
+
+import binascii
+import json
+import re
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.passwords.foreign_hashes import FirebaseParameters, HashRefused, firebase_hash
+from authsvc.core.passwords.hashing import PasswordHash
+from authsvc.core.user_transfer.import_rows import FIELDS
+from authsvc.errors import FieldInvalid
+from authsvc.models.ids import UserId
+
+TakeOver = Callable[[str, str | None], PasswordHash]
+
+_DEFAULT_ROLES = ("user",)
+_MAX_ROLES = 32
+_MAX_DISPLAY_NAME = 256
+_MAX_TEXT = 1024
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_TOLERANCE = timedelta(days=1)
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
+_TIME = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+# What may be shown of a field that nobody knows: it may be a value in the wrong place.
+_SHOWN = re.compile(r"[a-zA-Z][a-zA-Z_]{0,31}", re.ASCII)
+_FIREBASE = ("base64_signer_key", "base64_salt_separator", "rounds", "mem_cost")
+_FIREBASE_LINE = re.compile(r"(\w+):\s*([^\s,{}]*)", re.ASCII)
+_INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedUser:
+    """A user as a row says; `user_id` and `create_time` are None if it doesn't."""
+
+    email: Email = field(repr=False)
+    display_name: str = field(repr=False)
+    verified: bool
+    roles: tuple[str, ...]
+    password: PasswordHash | None
+    disabled: bool
+    create_time: datetime | None
+    user_id: UserId | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowParser:
+    """Makes users of rows.
+
+    `take_over` makes of a hash what is stored; `firebase` holds for rows without parameters of
+    their own; `now` is the present, beyond which no account was made.
+    """
+
+    take_over: TakeOver
+    firebase: FirebaseParameters | None
+    now: datetime
+
+    def parse(self, values: Mapping[str, Any]) -> ImportedUser:
+        """Return the user that a row describes.
+
+        Raises:
+            FieldInvalid: A field can't be used, or there is no such field.
+        """
+        for name in values:
+            if name not in FIELDS:
+                shown = name if _SHOWN.fullmatch(name) else ""
+                raise FieldInvalid(shown, "is not a field of a row")
+        return ImportedUser(
+            email=_email(values),
+            display_name=_text(values, "display_name", _MAX_DISPLAY_NAME),
+            verified=_boolean(values, "email_verified"),
+            roles=_roles(values),
+            password=self._password(values),
+            disabled=_boolean(values, "disabled"),
+            create_time=self._create_time(values),
+            user_id=_user_id(values),
+        )
+
+    def _password(self, values: Mapping[str, Any]) -> PasswordHash | None:
+        text = _text(values, "password_hash", _MAX_TEXT)
+        pepper_id = _text(values, "pepper_id", _MAX_TEXT) or None
+        salt = _text(values, "salt", _MAX_TEXT)
+        of_firebase = bool(salt) or values.get("firebase") is not None
+        if not text:
+            if pepper_id or of_firebase:
+                raise FieldInvalid("password_hash", "is missing")
+            return None
+        try:
+            if of_firebase:
+                parameters = self._firebase(values)
+                text = firebase_hash(parameters, salt, text).text
+            return self.take_over(text, pepper_id)
+        except HashRefused as error:
+            raise FieldInvalid("password_hash", str(error)) from None
+
+    def _firebase(self, values: Mapping[str, Any]) -> FirebaseParameters:
+        own = values.get("firebase")
+        if own is not None:
+            return firebase_parameters(own)
+        if self.firebase is None:
+            raise FieldInvalid("salt", "needs the parameters of the Firebase project")
+        return self.firebase
+
+    def _create_time(self, values: Mapping[str, Any]) -> datetime | None:
+        text = _text(values, "create_time", _MAX_TEXT)
+        if not text:
+            return None
+        time = _time(text)
+        if time is None:
+            raise FieldInvalid("create_time", "is not a time such as 2024-05-01T12:00:00Z")
+        if not _EARLIEST <= time <= self.now + _TOLERANCE:
+            raise FieldInvalid("create_time", "is before 1970 or in the future")
+        return time
+
+
+def firebase_parameters(values: object) -> FirebaseParameters:
+    """Return the parameters in an object with the names that Firebase's console shows.
+
+    Raises:
+        FieldInvalid: One is missing, or can't be what it should be.
+    """
+    if not isinstance(values, Mapping) or set(values) - {"algorithm"} != set(_FIREBASE):
+        raise FieldInvalid("firebase", f"has to have {', '.join(_FIREBASE)}")
+    if values.get("algorithm", "SCRYPT") != "SCRYPT":
+        raise FieldInvalid("firebase", "has another algorithm than SCRYPT")
+    rounds, mem_cost = values["rounds"], values["mem_cost"]
+    if type(rounds) is not int or type(mem_cost) is not int:
+        raise FieldInvalid("firebase", "has rounds or a mem_cost that is not a number")
+    return FirebaseParameters(
+        _base64(values["base64_signer_key"]),
+        _base64(values["base64_salt_separator"]),
+        rounds,
+        mem_cost,
+    )
+
+
+def firebase_parameters_of(text: str) -> FirebaseParameters:
+    """Return the parameters in `text`: JSON, or the lines that Firebase's console shows.
+
+    Raises:
+        FieldInvalid: As `firebase_parameters`.
+    """
+    try:
+        values: object = json.loads(text)
+    except (ValueError, RecursionError):
+        values = {
+            name: int(value) if _INTEGER.fullmatch(value) else value
+            for name, value in _FIREBASE_LINE.findall(text)
+        }
+    return firebase_parameters(values)
+
+
+def _base64(text: object) -> bytes:
+    try:
+        return b64decode(text, validate=True) if isinstance(text, str) else _refuse_base64()
+    except (binascii.Error, ValueError):
+        return _refuse_base64()
+
+
+def _refuse_base64() -> bytes:
+    raise FieldInvalid("firebase", "has a key or separator that is not base64")
+
+
+def _email(values: Mapping[str, Any]) -> Email:
+    text = _text(values, "email", _MAX_TEXT)
+    if not text:
+        raise FieldInvalid("email", "is missing")
+    try:
+        return parse_email(text)
+    except FieldInvalid:
+        # The library's own words may show the address.
+        raise FieldInvalid("email", "is not an e-mail address") from None
+
+
+def _text(values: Mapping[str, Any], name: str, max_bytes: int) -> str:
+    value = values.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise FieldInvalid(name, "is not text")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise FieldInvalid(name, "is not valid Unicode") from None
+    if length > max_bytes:
+        raise FieldInvalid(name, f"is longer than {max_bytes} bytes")
+    if "\0" in value:
+        raise FieldInvalid(name, "has a NUL character")
+    return value
+
+
+def _time(text: str) -> datetime | None:
+    if not _TIME.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _boolean(values: Mapping[str, Any], name: str) -> bool:
+    value = values.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise FieldInvalid(name, "is neither true nor false")
+    return bool(value)
+
+
+def _roles(values: Mapping[str, Any]) -> tuple[str, ...]:
+    roles = values.get("roles")
+    if roles is None:
+        return _DEFAULT_ROLES
+    if not isinstance(roles, list) or len(roles) > _MAX_ROLES:
+        raise FieldInvalid("roles", f"is not a list of at most {_MAX_ROLES} names")
+    if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in roles):
+        raise FieldInvalid("roles", "has a name that no role can have")
+    return tuple(dict.fromkeys(roles))
+
+
+def _user_id(values: Mapping[str, Any]) -> UserId | None:
+    text = _text(values, "user_id", _MAX_TEXT)
+    if not text:
+        return None
+    if not _UUID.fullmatch(text):
+        raise FieldInvalid("user_id", "is not a UUID in lower case")
+    return UserId(UUID(text))

@@ -1,0 +1,217 @@
+"""Owns the import of users: batch by batch, each a transaction, so that it can be sent again."""
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from authsvc.config import ImportSettings
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.passwords.foreign_hashes import FirebaseParameters
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.user_transfer.import_fields import ImportedUser, RowParser
+from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
+from authsvc.errors import FieldInvalid, limit_reached
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
+from authsvc.store import user_import
+from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.user_import import UserRow
+
+BATCH_ROWS = 500
+# After so many rows, or bytes of blank lines, others have their turn: a row takes a tenth of a
+# millisecond.
+_ROWS_IN_A_TURN = 8
+_BYTES_IN_A_TURN = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """How a file is read: `firebase` holds for rows without parameters of their own.
+
+    With `dry_run` nothing is stored.
+    """
+
+    file_format: Format = Format.AUTO
+    firebase: FirebaseParameters | None = None
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class ImportCounts:
+    """What became of the rows: `skipped` are those whose address an account has."""
+
+    imported: int = 0
+    skipped: int = 0
+    failed: int = 0
+
+
+def _nothing(_: ImportCounts) -> None:
+    """Do nothing."""
+
+
+class UserImport:
+    """Takes over users from elsewhere, with their password hashes; `settings` bound it."""
+
+    def __init__(
+        self, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
+    ) -> None:
+        self._database = database
+        self._hasher = hasher
+        self.settings = settings
+        self._clock = clock
+
+    async def run(
+        self,
+        call: Call,
+        parts: AsyncIterable[bytes],
+        options: ImportOptions,
+        on_failure: Callable[[RowFailure], None],
+        on_batch: Callable[[ImportCounts], None] = _nothing,
+    ) -> ImportCounts:
+        """Import the users in a file, whose bytes come in parts; return what became of its rows.
+
+        `on_failure` is told of each row that can't be used, and `on_batch` of each batch stored.
+        What was stored stays when the import ends early, and is skipped when it is sent again.
+
+        Raises:
+            FieldInvalid: The file as a whole can't be used.
+            FailedPrecondition: LIMIT_REACHED: too many rows or bytes; the first are imported.
+        """
+        work = _Import(self._database, self._clock, call, options, on_failure, on_batch)
+        parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())
+        reader = RowReader(self.settings.max_row_bytes, options.file_format)
+        size = count = 0
+        async for part in _and_end(parts):
+            size += len(part or b"")
+            if size > self.settings.max_file_bytes:
+                raise limit_reached(self.settings.max_file_bytes)
+            for row in reader.end() if part is None else reader.feed(part):
+                count += 1
+                if count > self.settings.max_rows:
+                    raise limit_reached(self.settings.max_rows)
+                await work.take(row, parser)
+                if count % _ROWS_IN_A_TURN == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await work.flush()
+        return work.counts
+
+
+async def _and_end(parts: AsyncIterable[bytes]) -> AsyncIterable[bytes | None]:
+    """Yield the parts in pieces, and None after the last."""
+    async for part in parts:
+        for at in range(0, len(part), _BYTES_IN_A_TURN):
+            yield part[at : at + _BYTES_IN_A_TURN]
+    yield None
+
+
+class _Import:
+    """One import under way: the batch that is being filled, and what became of those before."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        call: Call,
+        options: ImportOptions,
+        on_failure: Callable[[RowFailure], None],
+        on_batch: Callable[[ImportCounts], None],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._call = call
+        self._options = options
+        self._on_failure = on_failure
+        self._on_batch = on_batch
+        self._batch: dict[str, tuple[int, ImportedUser]] = {}
+        self._ids: set[UserId] = set()
+        self.counts = ImportCounts()
+
+    async def take(self, row: Row | RowFailure, parser: RowParser) -> None:
+        """Put a row into the batch, and store that when it is full."""
+        if isinstance(row, RowFailure):
+            self._fail(row)
+            return
+        try:
+            user = parser.parse(row.values)
+        except FieldInvalid as error:
+            (violation,) = error.violations
+            self._fail(RowFailure(row.line, violation.field, violation.description))
+            return
+        # What is there twice has to find the first one stored.
+        if user.email.canonical in self._batch or user.user_id in self._ids:
+            await self.flush()
+        self._batch[user.email.canonical] = (row.line, user)
+        if user.user_id is not None:
+            self._ids.add(user.user_id)
+        if len(self._batch) >= BATCH_ROWS:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store the batch."""
+        if self._batch:
+            work = self._compare if self._options.dry_run else self._store
+            async with self._database.transaction() as connection:
+                failures = await work(connection)
+            for failure in failures:
+                self._fail(failure)
+            self._batch.clear()
+            self._ids.clear()
+        self._on_batch(self.counts)
+
+    async def _store(self, connection: Connection) -> Sequence[RowFailure]:
+        now = self._clock.now()
+        rows = [_stored(user, now) for _, user in self._batch.values()]
+        inserted = await user_import.insert_new(connection, rows, now)
+        left = [address for address in self._batch if address not in inserted]
+        present = await user_import.find_addresses(connection, left) if left else set()
+        detail = {"imported": len(inserted), "skipped": len(present)}
+        event = AuditEvent(AuditType.USERS_IMPORT, self._call, detail=detail)
+        await record_event(connection, now, event)
+        self.counts.imported += len(inserted)
+        self.counts.skipped += len(present)
+        return [
+            _id_taken(line, user)
+            for address, (line, user) in self._batch.items()
+            if address not in inserted and address not in present
+        ]
+
+    async def _compare(self, connection: Connection) -> Sequence[RowFailure]:
+        """Count what storing the batch would come to."""
+        present = await user_import.find_addresses(connection, list(self._batch))
+        new = [row for address, row in self._batch.items() if address not in present]
+        ids = [user.user_id for _, user in new if user.user_id is not None]
+        taken = await user_import.find_ids(connection, ids)
+        failed = [_id_taken(line, user) for line, user in new if user.user_id in taken]
+        self.counts.skipped += len(present)
+        self.counts.imported += len(new) - len(failed)
+        return failed
+
+    def _fail(self, failure: RowFailure) -> None:
+        self.counts.failed += 1
+        self._on_failure(failure)
+
+
+def _stored(user: ImportedUser, now: datetime) -> UserRow:
+    return UserRow(
+        user_id=user.user_id or UserId(uuid7(now)),
+        email=user.email.address,
+        email_canonical=user.email.canonical,
+        display_name=user.display_name,
+        phc=user.password.phc if user.password else None,
+        pepper_id=user.password.pepper_id if user.password else None,
+        roles=user.roles,
+        status=UserStatus.DISABLED if user.disabled else UserStatus.ACTIVE,
+        create_time=user.create_time or now,
+        email_verify_time=now if user.verified else None,
+    )
+
+
+def _id_taken(line: int, user: ImportedUser) -> RowFailure:
+    if user.user_id is None:
+        return RowFailure(line, "", "met an account that was removed meanwhile; send it again")
+    return RowFailure(line, "user_id", "is the id of another account")

@@ -1,0 +1,151 @@
+"""Addresses are kept as given and compared by a form that no spelling escapes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from authsvc.core.lib.emails import Email, parse_email
+from authsvc.errors import FieldInvalid, Reason
+
+# 254 bytes: as long as an address can be (RFC 5321, 4.5.3.1.3, without the angle brackets).
+LONGEST = "a" * 64 + "@" + ".".join(["b" * 62, "c" * 62, "d" * 60, "ee"])
+
+
+def parse_unless_refused(text: str) -> Email | None:
+    try:
+        return parse_email(text)
+    except FieldInvalid as error:
+        error.message.encode()  # Can be sent: no half of a surrogate pair is in it.
+        return None
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("alice@example.com", "alice@example.com"),
+        ("Alice.Wonder@EXAMPLE.Com", "alice.wonder@example.com"),
+        ("alice+tag@example.com", "alice+tag@example.com"),
+        ("alice@dev.example.test", "alice@dev.example.test"),
+        ("o'neil&sons@example.com", "o'neil&sons@example.com"),
+        ("straße@example.com", "strasse@example.com"),
+        ("ﬁona@example.com", "fiona@example.com"),
+        # Modifier letters: NFKC makes capitals of them, which have to be folded again.
+        ("\u1d2cl\u1d35ce@example.com", "alice@example.com"),
+        ("ΌΔΟΣ@example.com", "όδοσ@example.com"),
+        ("Jose\u0301@example.com", "josé@example.com"),
+        ("alice@BÜCHER.example", "alice@xn--bcher-kva.example"),
+        ("alice@XN--BCHER-KVA.example", "alice@xn--bcher-kva.example"),
+        ("alice@bu\u0308cher.example", "alice@xn--bcher-kva.example"),
+        ("alice@\uff45xample.com", "alice@example.com"),
+        ("alice@例。com", "alice@xn--fsq.com"),
+        ("用户@例子.example", "用户@xn--fsqu00a.example"),
+        (LONGEST, LONGEST),
+    ],
+)
+def test_an_address_is_kept_as_given_beside_its_canonical_form(text: str, canonical: str) -> None:
+    assert parse_email(text) == Email(text, canonical)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("alice@example.com", "alice+tag@example.com"),
+        ("alice.wonder@example.com", "alicewonder@example.com"),
+        # Turkish: neither letter folds to the i of ASCII.
+        ("irmak@example.com", "\u0131rmak@example.com"),
+        ("irmak@example.com", "\u0130rmak@example.com"),
+        # Cyrillic: looks alike, and is another address.
+        ("alice@example.com", "\u0430lice@example.com"),
+        # Two domains since IDNA 2008, perhaps of two owners.
+        ("alice@faß.example", "alice@fass.example"),
+    ],
+)
+def test_two_addresses_stay_two(one: str, other: str) -> None:
+    assert parse_email(one).canonical != parse_email(other).canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "alice",
+        "@example.com",
+        "alice@",
+        "alice@example",
+        "alice@localhost",
+        "alice@example.invalid",
+        "alice@example..com",
+        "alice@-example.com",
+        "alice@example.com.",
+        "alice..wonder@example.com",
+        ".alice@example.com",
+        "alice@bob@example.com",
+        "alice@[192.0.2.1]",
+        "alice@192.0.2.1",
+        '"alice wonder"@example.com',
+        "Alice <alice@example.com>",
+        "alice@example.com, bob@example.com",
+        " alice@example.com",
+        "alice@example.com ",
+        "alice@example.com\n",
+        "alice\r\nBcc: bob@example.com",
+        "alice\0@example.com",
+        "alice\u200b@example.com",
+        "alice\u202e@example.com",
+        "alice\ud800@example.com",
+        "alice\uff20example.com",
+        "alice@xn--a.com",
+        LONGEST + "e",
+        # 254 characters, one byte too many.
+        "á" + LONGEST[1:],
+    ],
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(FieldInvalid) as caught:
+        parse_email(text, "charges[0].email")
+    assert caught.value.reason is Reason.EMAIL_INVALID
+    (violation,) = caught.value.violations
+    assert violation.field == "charges[0].email"
+    assert violation.description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alice\ufe6bevil.com@example.com",  # a small at sign
+        "alice\u2026wonder@example.com",  # three dots
+        "alice\u2024@example.com",  # one dot
+        "alice\u2474@example.com",  # a digit in parentheses
+    ],
+)
+def test_what_hides_in_compatibility_characters_is_no_address_either(text: str) -> None:
+    with pytest.raises(FieldInvalid):
+        parse_email(text)
+
+
+def test_length_is_counted_in_bytes_before_anything_else_is_done() -> None:
+    with pytest.raises(FieldInvalid, match="longer than 254 bytes"):
+        parse_email("é" * 1_000_000)
+
+
+local_parts = st.text(min_size=1, max_size=20)
+domains = st.lists(st.text(min_size=1, max_size=10), min_size=1, max_size=3).map(".".join)
+near_addresses = st.builds("{}@{}.com".format, local_parts, domains)
+
+
+@settings(max_examples=500)
+@given(st.one_of(st.text(), near_addresses, st.emails()))
+def test_any_text_is_an_address_with_one_canonical_form_or_refused(text: str) -> None:
+    email = parse_unless_refused(text)
+    if email is not None:
+        assert email.address == text
+        assert parse_email(email.canonical) == Email(email.canonical, email.canonical)
+
+
+@settings(max_examples=500)
+@given(st.characters(exclude_categories=["Cs"]))
+def test_every_character_folds_for_good(character: str) -> None:
+    email = parse_unless_refused(f"a{character}b@example.com")
+    if email is not None:
+        assert parse_email(email.canonical).canonical == email.canonical
+        assert email.canonical.count("@") == 1

@@ -1,0 +1,158 @@
+"""Sealed values open only whole, in their own place, under a key of the ring."""
+
+import base64
+import hashlib
+import hmac
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from authsvc.config import KeySettings
+from authsvc.core.lib.sealing import Keyring, SealError
+
+PLACE = {"table": "factors", "column": "secret", "row": "row-1"}
+SECRET = b"correct horse battery staple"
+
+
+def key(key_id: str, secret: bytes | None = None) -> KeySettings:
+    secret = secret or hashlib.sha256(key_id.encode()).digest()
+    return KeySettings(id=key_id, key=SecretStr(base64.b64encode(secret).decode()))
+
+
+def ring(*key_ids: str) -> Keyring:
+    return Keyring([key(key_id) for key_id in key_ids])
+
+
+@given(st.binary(max_size=5_000), st.text(), st.text(), st.text())
+def test_what_is_sealed_opens(plaintext: bytes, table: str, column: str, row: str) -> None:
+    sealed = ring("k1").seal(plaintext, table=table, column=column, row=row)
+    assert ring("k1").open(sealed, table=table, column=column, row=row) == plaintext
+    assert len(sealed) == 2 + len("k1") + 12 + len(plaintext) + 16
+
+
+def test_a_value_sealed_by_the_first_release_opens() -> None:
+    sealed = bytes.fromhex(
+        "0107323032362d313154101be84f853a01ac4c9a7bde77707f5025dfc3dd602738d504729e93570594fa925d6f"
+    )
+    first = Keyring([key("2026-11", bytes(range(32)))])
+    place = {"table": "signing_keys", "column": "sealed_key", "row": "key-1"}
+    assert first.open(sealed, **place) == b"a secret"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"table": "identities"},
+        {"column": "name"},
+        {"row": "row-2"},
+        {"table": "factorss", "column": "ecret"},
+        {"column": "secre", "row": "trow-1"},
+        {"table": "", "column": "factorssecret"},
+    ],
+)
+def test_a_value_of_another_place_does_not_open(other: dict[str, str]) -> None:
+    sealed = ring("k1").seal(SECRET, **PLACE)
+    with pytest.raises(SealError):
+        ring("k1").open(sealed, **(PLACE | other))
+
+
+def test_a_changed_byte_anywhere_is_noticed() -> None:
+    sealed = ring("k1").seal(SECRET, **PLACE)
+    for position in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[position] ^= 1
+        with pytest.raises(SealError):
+            ring("k1").open(bytes(changed), **PLACE)
+
+
+def test_a_value_cut_anywhere_or_made_longer_is_noticed() -> None:
+    sealed = ring("k1").seal(SECRET, **PLACE)
+    for length in range(len(sealed)):
+        with pytest.raises(SealError):
+            ring("k1").open(sealed[:length], **PLACE)
+    with pytest.raises(SealError):
+        ring("k1").open(sealed + b"\0", **PLACE)
+
+
+@given(st.binary(max_size=100))
+def test_junk_is_refused(junk: bytes) -> None:
+    with pytest.raises(SealError):
+        ring("k1").open(junk, **PLACE)
+    with pytest.raises(SealError):
+        ring("k1").open(b"\1\2k1" + junk, **PLACE)
+
+
+def test_the_key_id_is_part_of_what_is_protected() -> None:
+    same = Keyring([key("k1", b"k" * 32), key("k2", b"k" * 32)])
+    sealed = same.seal(SECRET, **PLACE)
+    with pytest.raises(SealError):
+        same.open(sealed.replace(b"k1", b"k2", 1), **PLACE)
+
+
+def test_every_seal_has_a_nonce_of_its_own() -> None:
+    keyring = ring("k1")
+    assert len({keyring.seal(b"", **PLACE)[4:16] for _ in range(1_000)}) == 1_000
+
+
+def test_older_keys_open_and_the_newest_seals() -> None:
+    old = ring("k1").seal(SECRET, **PLACE)
+    rotated = ring("k2", "k1")
+    assert rotated.open(old, **PLACE) == SECRET
+    assert rotated.needs_reseal(old)
+    new = rotated.seal(SECRET, **PLACE)
+    assert not rotated.needs_reseal(new)
+    assert ring("k2").open(new, **PLACE) == SECRET
+
+
+def test_a_key_that_left_the_ring_or_changed_opens_nothing() -> None:
+    sealed = ring("k1").seal(SECRET, **PLACE)
+    with pytest.raises(SealError, match="not in the keyring"):
+        ring("k2").open(sealed, **PLACE)
+    with pytest.raises(SealError):
+        Keyring([key("k1", b"k" * 32)]).open(sealed, **PLACE)
+
+
+def test_what_is_no_sealed_value_can_not_be_judged() -> None:
+    next_version = b"\2" + ring("k1").seal(SECRET, **PLACE)[1:]
+    for unknown in (b"", b"plain text", next_version):
+        with pytest.raises(SealError, match="not sealed in a known format"):
+            ring("k1").needs_reseal(unknown)
+
+
+def test_a_ring_without_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a key"):
+        Keyring([])
+
+
+def test_derived_keys_are_those_of_rfc_5869_newest_first() -> None:
+    def hkdf(secret: bytes, info: bytes) -> bytes:
+        extracted = hmac.digest(b"authsvc", secret, "sha256")
+        return hmac.digest(extracted, info + b"\1", "sha256")
+
+    secrets = [key(key_id).key_bytes() for key_id in ("k2", "k1")]
+    derived = ring("k2", "k1").derive("refresh-token")
+    assert derived == [hkdf(secret, b"refresh-token") for secret in secrets]
+
+
+def test_each_purpose_has_a_key_of_its_own() -> None:
+    keyring = ring("k1")
+    derived = sorted(keyring.derive(purpose)[0] for purpose in ("a", "b", "ab", "refresh-token"))
+    assert all(one != other for one, other in pairwise(derived))
+
+
+@pytest.mark.parametrize("purpose", ["", "seal"])
+def test_the_sealing_key_is_not_given_away(purpose: str) -> None:
+    with pytest.raises(ValueError, match="no purpose"):
+        ring("k1").derive(purpose)
+
+
+def test_neither_errors_nor_representations_tell_secrets() -> None:
+    keyring = ring("k1")
+    sealed = keyring.seal(SECRET, **PLACE)
+    with pytest.raises(SealError) as caught:
+        keyring.open(sealed + b"\0", **PLACE)
+    assert str(caught.value) == "The sealed value was changed or belongs elsewhere."
+    assert key("k1").key.get_secret_value() not in f"{keyring!r}"
