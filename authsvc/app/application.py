@@ -9,7 +9,7 @@ from typing import Self
 import structlog
 
 from authsvc.app.addresses import with_port
-from authsvc.app.build import Core, handlers, open_core, open_deliverer
+from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
@@ -17,7 +17,6 @@ from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.lib.clock import SystemClock
 from authsvc.core.limits.limiter import policies_from
 from authsvc.core.messages.delivery import Deliverer
-from authsvc.core.retention.cleanup import Retention
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
@@ -94,47 +93,47 @@ class Application:
 
     def reload(self, settings: Settings) -> None:
         """Take over the callers and limits of `settings`; certificates reload by themselves."""
-        self._core.base.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
-        self._core.base.brute_force.replace_settings(settings.brute_force)
-        self._core.code_limits.replace_settings(settings.codes, settings.brute_force)
+        self._parts.use.rate_limiter.replace_policies(
+            policies_from(settings.rate_limits.all_policies())
+        )
+        self._parts.brute_force.replace_settings(settings.brute_force)
+        self._parts.code_limits.replace_settings(settings.codes, settings.brute_force)
         self.server.replace_callers(settings.callers)
 
     async def _open(self) -> None:
-        self._core = core = await self._stack.enter_async_context(
-            open_core(self._settings, self._clock)
+        self._parts = parts = await self._stack.enter_async_context(
+            open_parts(self._settings, self._clock)
         )
-        await core.base.keys.load()
+        await parts.use.signing_keys.load()
         metrics = Metrics()
-        _measure(core, metrics)
-        deliverer = self._open_deliverer(core, metrics)
-        self.web = Web(self._settings, core.base.keys, self._clock, metrics)
+        _measure(parts, metrics)
+        deliverer = self._open_deliverer(parts, metrics)
+        self.web = Web(self._settings, parts.use.signing_keys, self._clock, metrics)
         self.server = Server(
             self._settings,
-            handlers(core),
-            core.base.validation.bearer,
+            handlers(parts.use),
+            parts.use.token_validation.bearer,
             self._clock,
             metrics,
         )
-        self._stack.push_async_callback(_flush, core.base.sessions)
-        self._stack.push_async_callback(_flush, core.base.api_key_validation)
+        self._stack.push_async_callback(_flush, parts.use.sessions)
+        self._stack.push_async_callback(_flush, parts.use.api_key_validation)
         self._stack.push_async_callback(self._cancel_background)
         self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
-        others = {"unverified_accounts": core.unverified_accounts.remove}
-        retention = Retention(core.base.database, self._settings.retention, self._clock, others)
-        self._background("revocation-listener", core.base.listener.run)
-        self._background("last-use", core.base.sessions.run)
-        self._background("last-use-of-api-keys", core.base.api_key_validation.run)
-        self._background("signing-keys", core.base.keys.run)
-        self._background("retention", retention.run)
+        self._background("revocation-listener", parts.listener.run)
+        self._background("last-use", parts.use.sessions.run)
+        self._background("last-use-of-api-keys", parts.use.api_key_validation.run)
+        self._background("signing-keys", parts.use.signing_keys.run)
+        self._background("retention", parts.use.retention.run)
         self._background("delivery", deliverer.run)
-        self._background("health", lambda: self._probe(core.base.database))
+        self._background("health", lambda: self._probe(parts.database))
         await self.web.start()
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
         self._stack.push_async_callback(self.server.stop)
         self._set_serving(serving=True)
 
-    def _open_deliverer(self, core: Core, metrics: Metrics) -> Deliverer:
+    def _open_deliverer(self, parts: Parts, metrics: Metrics) -> Deliverer:
         channel = self._settings.delivery.channel
         if channel == "none":
             log.warning("delivery_disabled")
@@ -142,7 +141,7 @@ class Application:
             "authsvc_messages", "Attempts to deliver.", ("channel", "outcome")
         )
         deliverer = open_deliverer(
-            core,
+            parts,
             self._settings,
             self._clock,
             lambda outcome: outcomes.labels(channel, outcome).inc(),
@@ -181,19 +180,19 @@ class Application:
         self.web.set_ready(ready=serving)
 
 
-def _measure(core: Core, metrics: Metrics) -> None:
-    hasher = core.base.hasher
+def _measure(parts: Parts, metrics: Metrics) -> None:
+    hasher = parts.hasher
     metrics.add_gauge("authsvc_hashes_queued", "Hashes waiting.", lambda: float(hasher.queued))
     metrics.add_gauge("authsvc_hashes_running", "Hashes under way.", lambda: float(hasher.running))
     metrics.add_gauge(
         "authsvc_revocation_listener_up",
         "1 while revocations are heard in time and caches are used, else 0.",
-        lambda: float(core.base.listener.is_fresh()),
+        lambda: float(parts.listener.is_fresh()),
     )
     metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
         "Answers refused since the start because the passkey's counter did not grow.",
-        lambda: float(core.passkeys.counter_alerts),
+        lambda: float(parts.passkeys.counter_alerts),
     )
 
 

@@ -190,6 +190,6 @@ class Service:
 
     async def log_in(self, call: Call, email: str, password: str, client: ClientContext) -> Tokens:
         """Log in a user without a second factor."""
-        outcome = await self.password_login.login(call, email, password, client)
+        outcome = await self.password_login.log_in(call, email, password, client)
         assert isinstance(outcome, Tokens)
         return outcome

@@ -12,7 +12,7 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.email_verification import EmailVerification
@@ -74,7 +74,7 @@ class Coded:
         arrival = AccountReclaim(service.sessions, self.clock)
         proofs = CodeProofs(service.codes, arrival, self.clock)
         self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
-        self.recovery = PasswordRecovery(
+        self.recovery = PasswordReset(
             self.database,
             proofs,
             service.attempts,
@@ -110,7 +110,7 @@ class Coded:
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT
     ) -> LoginOutcome:
-        return await self.code_login.login(CALL, challenge_id, code, client)
+        return await self.code_login.log_in(CALL, challenge_id, code, client)
 
     async def reset(
         self,

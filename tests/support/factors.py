@@ -132,7 +132,7 @@ class Secured:
     async def challenge(self, email: str = EMAIL, device: str = "", ip: str = IP) -> MfaChallenge:
         """Log in by password; the outcome has to be a challenge."""
         client = ClientContext(ip, "Test", device)
-        outcome = await self.service.password_login.login(CALL, email, PASSWORD, client)
+        outcome = await self.service.password_login.log_in(CALL, email, PASSWORD, client)
         assert isinstance(outcome, MfaChallenge)
         return outcome
 

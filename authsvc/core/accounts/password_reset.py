@@ -21,7 +21,7 @@ from authsvc.store.addresses import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 
-class PasswordRecovery:
+class PasswordReset:
     """Sets passwords for those who can't log in."""
 
     def __init__(

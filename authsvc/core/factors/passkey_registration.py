@@ -37,7 +37,7 @@ class RegisteredPasskey:
     recovery_codes: list[str] = field(repr=False)
 
 
-class BeginPasskeyRegistration:
+class PasskeyRegistrationStart:
     """Starts the registration of passkeys."""
 
     def __init__(
@@ -80,7 +80,7 @@ class BeginPasskeyRegistration:
         return CreationRequest(challenge_id, options)
 
 
-class FinishPasskeyRegistration:
+class PasskeyRegistration:
     """Completes the registration of passkeys."""
 
     def __init__(

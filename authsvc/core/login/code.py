@@ -29,7 +29,7 @@ class CodeLogin:
         self._attempts = attempts
         self._completion = completion
 
-    async def login(
+    async def log_in(
         self, call: Call, challenge_id: UUID, code: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user whose code was made by the request `challenge_id`.

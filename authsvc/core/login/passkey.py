@@ -75,7 +75,7 @@ class BoundAccounts:
         ]
 
 
-class BeginPasskeyLogin:
+class PasskeyLoginStart:
     """Starts logins by passkey."""
 
     def __init__(
@@ -125,7 +125,7 @@ class BeginPasskeyLogin:
         return PasskeyRequest(challenge.challenge_id, options)
 
 
-class LoginWithPasskey:
+class PasskeyLogin:
     """Completes logins by passkey."""
 
     def __init__(
@@ -144,7 +144,7 @@ class LoginWithPasskey:
         self._completion = completion
         self._clock = clock
 
-    async def login(
+    async def log_in(
         self, call: Call, challenge_id: UUID, assertion_json: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user whose passkey signed the challenge, which is used up by that.

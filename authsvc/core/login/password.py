@@ -33,7 +33,7 @@ class PasswordLogin:
         self._attempts = attempts
         self._completion = completion
 
-    async def login(
+    async def log_in(
         self, call: Call, email: str, password: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user with this e-mail address and password.

@@ -140,7 +140,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     # Who reads the mail must not get new guesses at the second factor by it.
     assert await failures(coded.database) == 7
     assert await failures_of_devices(coded.database) == 8
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     assert await outcome(secured.verify(waiting.mfa_token, app.code())) == "CREDENTIALS_INVALID"
 
@@ -163,7 +163,7 @@ async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded:
     secured = Secured(coded.service)
     await secured.secure_unproved(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)

@@ -29,7 +29,7 @@ async def trusted(secured: Secured, email: str = EMAIL) -> App:
 async def is_trusted(secured: Secured, email: str = EMAIL, device: str = PHONE) -> bool:
     """Return whether the password is enough on this device."""
     client = ClientContext(OTHER_IP, "Test", device)
-    outcome = await secured.service.password_login.login(CALL, email, PASSWORD, client)
+    outcome = await secured.service.password_login.log_in(CALL, email, PASSWORD, client)
     return isinstance(outcome, Tokens)
 
 
@@ -123,6 +123,6 @@ async def test_trust_spares_nobody_an_enrolment(replicas: Replicas) -> None:
     await secured.fetchval("DELETE FROM factors")
     await secured.fetchval("UPDATE users SET has_second_factor = false")
     client = ClientContext(IP, "Test", PHONE)
-    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    outcome = await service.password_login.log_in(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
     assert outcome.totp_enrollment is not None
