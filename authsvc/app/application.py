@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
@@ -13,11 +13,10 @@ from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
-from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
 from authsvc.core.messages.delivery import Deliverer
-from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
@@ -116,13 +115,13 @@ class Application:
             self._clock,
             metrics,
         )
-        self._stack.push_async_callback(_flush, parts.use.sessions)
-        self._stack.push_async_callback(_flush, parts.use.api_key_validation)
+        self._stack.push_async_callback(_flush, parts.session_last_use)
+        self._stack.push_async_callback(_flush, parts.api_key_last_use)
         self._stack.push_async_callback(self._cancel_background)
         self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
         self._background("revocation-listener", parts.listener.run)
-        self._background("last-use", parts.use.sessions.run)
-        self._background("last-use-of-api-keys", parts.use.api_key_validation.run)
+        self._background("last-use", parts.session_last_use.run)
+        self._background("last-use-of-api-keys", parts.api_key_last_use.run)
         self._background("signing-keys", parts.use.signing_keys.run)
         self._background("retention", parts.use.retention.run)
         self._background("delivery", deliverer.run)
@@ -196,9 +195,9 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
     )
 
 
-async def _flush(used: Sessions | ApiKeyValidation) -> None:
+async def _flush(last_use: LastUse[Any]) -> None:
     try:
-        await used.flush()
+        await last_use.flush()
     except StoreUnavailable:
         log.warning("last_use_not_written")
 

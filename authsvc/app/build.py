@@ -16,6 +16,7 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import CHANNEL, Deliverer
 from authsvc.core.messages.outbox import Outbox
@@ -24,11 +25,14 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.listener import RevocationListener
+from authsvc.core.sessions.listing import SessionListing
+from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.outbound.http import open_session
 from authsvc.outbound.transport import build_transport
 from authsvc.rpc.account.service import AccountHandler
@@ -53,6 +57,8 @@ class Parts:
     keyring: Keyring
     outbox: Outbox
     listener: RevocationListener
+    session_last_use: LastUse[SessionId]
+    api_key_last_use: LastUse[ApiKeyId]
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
@@ -127,6 +133,8 @@ class _Build(AccountBuild):
             keyring=self.keyring,
             outbox=self.outbox,
             listener=self.listener,
+            session_last_use=self.session_last_use,
+            api_key_last_use=self.api_key_last_use,
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
@@ -141,7 +149,11 @@ class _Build(AccountBuild):
             oauth_start=self.oauth_start,
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
-            sessions=self.sessions,
+            session_opening=self.session_opening,
+            session_validation=self.session_validation,
+            session_refresh=self.session_refresh,
+            session_ending=self.session_ending,
+            session_listing=SessionListing(self.database, self.clock),
             token_validation=self.token_validation,
             service_tokens=self.service_tokens,
             signing_keys=self.signing_keys,
@@ -166,6 +178,18 @@ class _Build(AccountBuild):
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+        )
+
+    @cached_property
+    def session_refresh(self) -> SessionRefresh:
+        return SessionRefresh(
+            database=self.database,
+            cache=self.session_cache,
+            codec=self.refresh_codec,
+            issuer=self.token_issuer,
+            sessions=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
         )
 
     @cached_property

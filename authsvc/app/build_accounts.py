@@ -24,7 +24,7 @@ class AccountBuild(LoginBuild):
             database=self.database,
             hasher=self.hasher,
             policy=self.password_policy,
-            sessions=self.sessions,
+            sessions=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
             clock=self.clock,
@@ -48,7 +48,7 @@ class AccountBuild(LoginBuild):
             policy=self.password_policy,
             attempts=self.attempts,
             recent_login=self.recent_login,
-            sessions=self.sessions,
+            sessions=self.session_ending,
             outbox=self.outbox,
             clock=self.clock,
         )
@@ -61,7 +61,7 @@ class AccountBuild(LoginBuild):
             attempts=self.attempts,
             hasher=self.hasher,
             policy=self.password_policy,
-            sessions=self.sessions,
+            sessions=self.session_ending,
             outbox=self.outbox,
             clock=self.clock,
         )
@@ -144,5 +144,5 @@ class AccountBuild(LoginBuild):
             recent_login=self.recent_login,
             settings=self.settings.api_keys,
             clock=self.clock,
-            forget=self.api_key_validation.forget,
+            forget=self.api_key_cache.drop,
         )

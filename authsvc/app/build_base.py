@@ -5,22 +5,30 @@ from functools import cached_property
 import aiohttp
 
 from authsvc.config import Settings
-from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.listener import Revocation, RevocationListener
+from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.ending import SessionEnding
+from authsvc.core.sessions.opening import SessionOpening
+from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.store import api_keys, sessions
 from authsvc.store.postgres.database import Database
 
 
@@ -66,15 +74,23 @@ class BaseBuild:
 
     def on_revocation(self, revocation: Revocation) -> None:
         """Drop from all caches what was revoked."""
-        self.sessions.on_revocation(revocation)
-        self.api_key_validation.on_revocation(revocation)
+        self.session_cache.on_revocation(revocation)
+        self.api_key_cache.on_revocation(revocation)
         self.signing_keys.on_revocation(revocation)
 
     def _on_gap(self) -> None:
         """Drop everything from all caches: revocations may have been missed."""
-        self.sessions.on_gap()
-        self.api_key_validation.on_gap()
+        self.session_cache.drop_all()
+        self.api_key_cache.drop_all()
         self.signing_keys.on_gap()
+
+    @cached_property
+    def session_cache(self) -> SessionCache:
+        return SessionCache(self.settings.sessions.cache_size)
+
+    @cached_property
+    def api_key_cache(self) -> ApiKeyCache:
+        return ApiKeyCache(self.settings.api_keys.cache_size)
 
     # Tokens and sessions
 
@@ -99,18 +115,55 @@ class BaseBuild:
 
     @cached_property
     def token_validation(self) -> TokenValidation:
-        return TokenValidation(self.access_tokens, self.sessions)
+        return TokenValidation(self.access_tokens, self.session_validation)
 
     @cached_property
-    def sessions(self) -> Sessions:
-        return Sessions(
+    def refresh_codec(self) -> RefreshTokenCodec:
+        return RefreshTokenCodec(self.keyring.derive("refresh-token"))
+
+    @cached_property
+    def token_issuer(self) -> TokenIssuer:
+        return TokenIssuer(self.access_tokens, self.refresh_codec)
+
+    @cached_property
+    def session_opening(self) -> SessionOpening:
+        return SessionOpening(
             database=self.database,
-            access_tokens=self.access_tokens,
-            refresh_codec=RefreshTokenCodec(self.keyring.derive("refresh-token")),
+            issuer=self.token_issuer,
             settings=self.settings.sessions,
             tokens=self.settings.tokens,
             clock=self.clock,
+        )
+
+    @cached_property
+    def session_last_use(self) -> LastUse[SessionId]:
+        return LastUse(self.database, sessions.touch, self.settings.sessions.last_use_interval)
+
+    @cached_property
+    def session_validation(self) -> SessionValidation:
+        reader = SessionReader(
+            database=self.database,
+            cache=self.session_cache,
+            settings=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+        return SessionValidation(
+            reader=reader,
+            cache=self.session_cache,
+            last_use=self.session_last_use,
+            settings=self.settings.sessions,
+            clock=self.clock,
             is_fresh=self.listener.is_fresh,
+        )
+
+    @cached_property
+    def session_ending(self) -> SessionEnding:
+        return SessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            codec=self.refresh_codec,
+            clock=self.clock,
         )
 
     # Limits and attempts
@@ -140,9 +193,15 @@ class BaseBuild:
     # API keys
 
     @cached_property
+    def api_key_last_use(self) -> LastUse[ApiKeyId]:
+        return LastUse(self.database, api_keys.touch, self.settings.api_keys.last_use_interval)
+
+    @cached_property
     def api_key_validation(self) -> ApiKeyValidation:
         return ApiKeyValidation(
             database=self.database,
+            cache=self.api_key_cache,
+            last_use=self.api_key_last_use,
             limiter=self.rate_limiter,
             permissions_of=self.access_tokens.permissions_of,
             settings=self.settings.api_keys,

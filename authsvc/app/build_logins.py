@@ -33,7 +33,7 @@ class LoginBuild(BaseBuild):
     @cached_property
     def completion(self) -> LoginCompletion:
         return LoginCompletion(
-            sessions=self.sessions,
+            sessions=self.session_opening,
             second_factors=self.second_factors,
             codes=self.settings.codes,
             clock=self.clock,
@@ -75,7 +75,7 @@ class LoginBuild(BaseBuild):
 
     @cached_property
     def account_reclaim(self) -> AccountReclaim:
-        return AccountReclaim(self.sessions, self.clock)
+        return AccountReclaim(self.session_ending, self.clock)
 
     @cached_property
     def code_proofs(self) -> CodeProofs:

@@ -26,7 +26,11 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
+from authsvc.core.sessions.listing import SessionListing
+from authsvc.core.sessions.opening import SessionOpening
+from authsvc.core.sessions.refresh import SessionRefresh
+from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.tokens.validation import TokenValidation
@@ -51,7 +55,11 @@ class UseCases:
     mfa_verification: MfaVerification
 
     # Sessions and tokens
-    sessions: Sessions
+    session_opening: SessionOpening
+    session_validation: SessionValidation
+    session_refresh: SessionRefresh
+    session_ending: SessionEnding
+    session_listing: SessionListing
     token_validation: TokenValidation
     service_tokens: ServiceTokens
     signing_keys: SigningKeys

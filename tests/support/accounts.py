@@ -33,8 +33,6 @@ from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServiceError
@@ -43,6 +41,7 @@ from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
+from tests.support.sessions import build_sessions
 
 CALL = Call("request-1", "spiffe://authsvc.dev/app")
 CLI = Call("request-2", "cli")
@@ -135,14 +134,13 @@ class Service:
         keys = SigningKeys(self.database, KEYRING, tokens, self.clock)
         await keys.load()
         self.access_tokens = AccessTokens(keys, tokens, {"user": ("read",)}, self.clock)
-        self.sessions = Sessions(
-            self.database,
+        self.sessions = build_sessions(
             self.access_tokens,
-            RefreshTokenCodec(KEYRING.derive("refresh-token")),
-            SessionSettings(max_per_user=1_000),
-            tokens,
+            self.database,
             self.clock,
-            lambda: True,
+            ring=KEYRING,
+            settings=SessionSettings(max_per_user=1_000),
+            tokens=tokens,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         brute_force = BruteForce(self.database, self.limits, KEYRING)
@@ -157,7 +155,7 @@ class Service:
             self.database,
             self.hasher,
             self.policy,
-            self.sessions,
+            self.sessions.ending,
             brute_force,
             self.code_requests,
             self.clock,
@@ -167,7 +165,7 @@ class Service:
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)
         self.completion = LoginCompletion(
-            self.sessions, second_factors, self.code_settings, self.clock
+            self.sessions.opening, second_factors, self.code_settings, self.clock
         )
         self.password_login = PasswordLogin(
             self.database, self.hasher, self.attempts, self.completion

@@ -71,7 +71,7 @@ class Coded:
         self.verification = EmailVerification(
             self.database, service.codes, service.attempts, self.clock
         )
-        arrival = AccountReclaim(service.sessions, self.clock)
+        arrival = AccountReclaim(service.sessions.ending, self.clock)
         proofs = CodeProofs(service.codes, arrival, self.clock)
         self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
         self.recovery = PasswordReset(
@@ -80,7 +80,7 @@ class Coded:
             service.attempts,
             service.hasher,
             service.policy,
-            service.sessions,
+            service.sessions.ending,
             service.outbox,
             self.clock,
         )

@@ -38,7 +38,7 @@ class Issuing:
         self.world = world
         self.replica: Replica = world.replica(tokens=tokens)
         self.access_tokens = AccessTokens(world._keys, tokens, PERMISSIONS, world.clock)
-        self.validation = TokenValidation(self.access_tokens, self.replica.sessions)
+        self.validation = TokenValidation(self.access_tokens, self.replica.sessions.validation)
         self.tokens = ServiceTokens(
             world.database, self.access_tokens, self.validation, tokens, world.clock
         )

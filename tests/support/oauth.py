@@ -73,7 +73,7 @@ class Federated:
         states = OAuthStates(database, KEYRING, self.settings.state_lifetime, clock)
         brute_force = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)
-        self.validation = TokenValidation(service.access_tokens, service.sessions)
+        self.validation = TokenValidation(service.access_tokens, service.sessions.validation)
         self.identities = Identities(database, recent_login, service.outbox, clock)
         self.states = states
         self.start = OAuthStart(
@@ -86,7 +86,7 @@ class Federated:
             service.attempts,
             service.completion,
             self.identities,
-            AccountReclaim(service.sessions, clock),
+            AccountReclaim(service.sessions.ending, clock),
             clock,
         )
 

@@ -130,21 +130,21 @@ class Tries:
         await self._parts.use.password_change.change(CALL, self._claims(), asked)
 
     async def try_create_session(self) -> None:
-        sessions = self._parts.use.sessions
-        created = await sessions.create(CALL, self._user_id, self._client(), ("hwk",))
+        opening = self._parts.use.session_opening
+        created = await opening.create(CALL, self._user_id, self._client(), ("hwk",))
         self._tokens.append(created)
 
     async def try_refresh(self) -> None:
         token = self._random.choice(self._tokens[-5:]).refresh_token
-        refreshed = await self._parts.use.sessions.refresh(CALL, token, self._client())
+        refreshed = await self._parts.use.session_refresh.refresh(CALL, token, self._client())
         self._tokens.append(refreshed)
 
     async def try_logout(self) -> None:
         token = self._random.choice(self._tokens[-5:]).refresh_token
-        await self._parts.use.sessions.logout(CALL, token)
+        await self._parts.use.session_ending.log_out(CALL, token)
 
     async def try_revoke_all(self) -> None:
-        await self._parts.use.sessions.revoke_all(CALL, self._user_id)
+        await self._parts.use.session_ending.revoke_all(CALL, self._user_id)
 
     # Second factors
 

@@ -1,7 +1,6 @@
 """Owns what the cache of sessions holds: a session in force, and when its use matters again."""
 
 from datetime import datetime
-from typing import TypeAlias
 
 from authsvc.core.revocations.cache import RevocableCache
 from authsvc.models.ids import SessionId, UserId
@@ -35,4 +34,8 @@ class CachedSession:
         return self.session.user_id
 
 
-SessionCache: TypeAlias = RevocableCache[CachedSession]
+class SessionCache(RevocableCache[CachedSession]):
+    """The sessions in force that were used last, up to `max_size`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__("session", max_size)

@@ -64,7 +64,7 @@ class AuthHandler(
         self, request: pb.RefreshTokensRequest, _context: Context
     ) -> pb.RefreshTokensResponse:
         """Replace a refresh token by a new pair of tokens."""
-        tokens = await self._use.sessions.refresh(
+        tokens = await self._use.session_refresh.refresh(
             current_call(),
             convert.text(request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True),
             convert.client_context(request.client),
@@ -76,7 +76,7 @@ class AuthHandler(
         token = convert.text(
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
         )
-        await self._use.sessions.logout(current_call(), token)
+        await self._use.session_ending.log_out(current_call(), token)
         return pb.LogoutResponse()
 
     async def ValidateToken(

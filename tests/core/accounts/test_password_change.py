@@ -44,7 +44,7 @@ class World:
             PasswordPolicy("standard"),
             service.attempts,
             RecentLogin(timedelta(minutes=10), self.clock),
-            service.sessions,
+            service.sessions.ending,
             Outbox(KEYRING, timedelta(hours=1), self.clock),
             self.clock,
         )

@@ -23,7 +23,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert await reason(required.verify(challenge.mfa_token, app.wrong())) == REFUSED
     assert (await required.own.list(ada))[0] == []
     tokens = await required.verify(challenge.mfa_token, app.code())
-    session = await required.service.sessions.get(tokens.session_id)
+    session = await required.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
     (factor,), codes_left = await required.own.list(ada)
     assert (factor.factor_id, codes_left) == (app.factor_id, 0)

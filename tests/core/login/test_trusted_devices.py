@@ -37,7 +37,7 @@ async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
     await trusted(secured)
     client = ClientContext(IP, "Test", PHONE)
     tokens = await secured.service.log_in(CALL, EMAIL, PASSWORD, client)
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     # It is one factor all the same.
     assert session.authentication_methods == ("pwd",)
     assert await secured.events("factor.device_trust") == {"factor.device_trust": 1}

@@ -123,7 +123,7 @@ async def verify(removing: Removing) -> None:
 async def log_in(removing: Removing) -> None:
     client = ClientContext(IP, "Browser", "")
     tokens = await removing.coded.service.log_in(CALL, EMAIL, PASSWORD, client)
-    await removing.coded.service.sessions.logout(CALL, tokens.refresh_token)
+    await removing.coded.service.sessions.ending.log_out(CALL, tokens.refresh_token)
 
 
 async def begin_login(removing: Removing) -> None:
@@ -137,15 +137,15 @@ async def begin_login(removing: Removing) -> None:
 
 async def create_session(removing: Removing) -> None:
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
-    await service.sessions.revoke_all(CALL, user_id)
+    await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
+    await service.sessions.ending.revoke_all(CALL, user_id)
 
 
 async def refresh(removing: Removing) -> None:
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    tokens = await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
+    tokens = await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
     await removing.coded.fetch("DELETE FROM audit_events WHERE type = 'session.create'")
-    await service.sessions.refresh(CALL, tokens.refresh_token, ClientContext())
+    await service.sessions.refreshing.refresh(CALL, tokens.refresh_token, ClientContext())
 
 
 async def rename(removing: Removing) -> None:
@@ -311,7 +311,9 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
         else:
             user = await users.get(connection, user_id)
             assert user is not None
-            await coded.service.sessions.log_in(connection, CALL, user, ClientContext(), ["pwd"])
+            await coded.service.sessions.opening.log_in(
+                connection, CALL, user, ClientContext(), ["pwd"]
+            )
     assert await task == 0
     assert await removing.left() == 1
     assert removing.forgotten == []
