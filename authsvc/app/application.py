@@ -107,13 +107,15 @@ class Application:
         metrics = Metrics()
         _measure(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
-        self.web = Web(self._settings, parts.use.signing_keys, self._clock, metrics)
+        self.web = Web(
+            settings=self._settings, keys=parts.use.signing_keys, clock=self._clock, metrics=metrics
+        )
         self.server = Server(
-            self._settings,
-            handlers(parts.use),
-            parts.use.token_validation.bearer,
-            self._clock,
-            metrics,
+            settings=self._settings,
+            handlers=handlers(parts.use),
+            authenticate_bearer=parts.use.token_validation.bearer,
+            clock=self._clock,
+            metrics=metrics,
         )
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)

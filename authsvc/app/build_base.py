@@ -172,7 +172,11 @@ class BaseBuild:
     def rate_limiter(self) -> RateLimiter:
         limits = self.settings.rate_limits
         policies = policies_from(limits.all_policies())
-        return RateLimiter(self.database, policies, limits.rejected_cache_size)
+        return RateLimiter(
+            database=self.database,
+            policies=policies,
+            rejected_cache_size=limits.rejected_cache_size,
+        )
 
     @cached_property
     def brute_force(self) -> BruteForce:

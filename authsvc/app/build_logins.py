@@ -85,6 +85,7 @@ class LoginBuild(BaseBuild):
     def code_login(self) -> CodeLogin:
         return CodeLogin(
             database=self.database,
+            codes=self.codes,
             proofs=self.code_proofs,
             attempts=self.attempts,
             completion=self.completion,

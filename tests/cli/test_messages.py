@@ -46,11 +46,11 @@ class _Outbox:
     async def _deliver(self, parts: Parts) -> None:
         post = Transport(self.channel, PlainRenderer())
         await Deliverer(
-            parts.database,
-            parts.keyring,
-            post,
-            self._settings.delivery,
-            parts.outbox._clock,
+            database=parts.database,
+            keyring=parts.keyring,
+            post=post,
+            settings=self._settings.delivery,
+            clock=parts.outbox._clock,
         ).deliver_due()
 
     async def _with_parts(self, work: Callable[[Parts], Awaitable[None]]) -> None:

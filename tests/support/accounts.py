@@ -131,9 +131,13 @@ class Service:
     async def start(self) -> "Service":
         """Build the accounts; the hasher is the test's to close."""
         tokens = TokenSettings()
-        keys = SigningKeys(self.database, KEYRING, tokens, self.clock)
+        keys = SigningKeys(
+            database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
+        )
         await keys.load()
-        self.access_tokens = AccessTokens(keys, tokens, {"user": ("read",)}, self.clock)
+        self.access_tokens = AccessTokens(
+            keys=keys, settings=tokens, permissions={"user": ("read",)}, clock=self.clock
+        )
         self.sessions = build_sessions(
             self.access_tokens,
             self.database,
@@ -146,29 +150,46 @@ class Service:
         brute_force = BruteForce(self.database, self.limits, KEYRING)
         self.outbox = Outbox(KEYRING, timedelta(hours=24), self.clock)
         self.codes = OneTimeCodes(KEYRING, self.code_settings, self.clock)
-        self.code_limits = CodeLimits(self.database, self.code_settings, self.limits, KEYRING)
+        self.code_limits = CodeLimits(
+            database=self.database,
+            settings=self.code_settings,
+            networks=self.limits,
+            keyring=KEYRING,
+        )
         self.code_requests = CodeRequests(
-            self.database, self.codes, self.outbox, self.code_limits, self.clock
+            database=self.database,
+            codes=self.codes,
+            outbox=self.outbox,
+            limits=self.code_limits,
+            clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
         self.accounts = Accounts(
-            self.database,
-            self.hasher,
-            self.policy,
-            self.sessions.ending,
-            brute_force,
-            self.code_requests,
-            self.clock,
+            database=self.database,
+            hasher=self.hasher,
+            policy=self.policy,
+            sessions=self.sessions.ending,
+            brute_force=brute_force,
+            codes=self.code_requests,
+            clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
-        second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)
+        second_factors = SecondFactors(
+            settings=self.factor_settings, totp=self.totp, passkeys=self.passkeys, clock=self.clock
+        )
         self.completion = LoginCompletion(
-            self.sessions.opening, second_factors, self.code_settings, self.clock
+            sessions=self.sessions.opening,
+            second_factors=second_factors,
+            codes=self.code_settings,
+            clock=self.clock,
         )
         self.password_login = PasswordLogin(
-            self.database, self.hasher, self.attempts, self.completion
+            database=self.database,
+            hasher=self.hasher,
+            attempts=self.attempts,
+            completion=self.completion,
         )
         return self
 

@@ -69,29 +69,35 @@ class Coded:
         self.service = service
         self.database, self.clock = service.database, service.clock
         self.verification = EmailVerification(
-            self.database, service.codes, service.attempts, self.clock
+            database=self.database, codes=service.codes, attempts=service.attempts, clock=self.clock
         )
         arrival = AccountReclaim(service.sessions.ending, self.clock)
         proofs = CodeProofs(service.codes, arrival, self.clock)
-        self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
+        self.code_login = CodeLogin(
+            database=self.database,
+            codes=service.codes,
+            proofs=proofs,
+            attempts=service.attempts,
+            completion=service.completion,
+        )
         self.recovery = PasswordReset(
-            self.database,
-            proofs,
-            service.attempts,
-            service.hasher,
-            service.policy,
-            service.sessions.ending,
-            service.outbox,
-            self.clock,
+            database=self.database,
+            proofs=proofs,
+            attempts=service.attempts,
+            hasher=service.hasher,
+            policy=service.policy,
+            sessions=service.sessions.ending,
+            outbox=service.outbox,
+            clock=self.clock,
         )
         self.email_change = EmailChange(
-            self.database,
-            service.codes,
-            service.code_limits,
-            service.attempts,
-            service.outbox,
-            RecentLogin(timedelta(minutes=10), self.clock),
-            self.clock,
+            database=self.database,
+            codes=service.codes,
+            limits=service.code_limits,
+            attempts=service.attempts,
+            outbox=service.outbox,
+            recent_login=RecentLogin(timedelta(minutes=10), self.clock),
+            clock=self.clock,
         )
 
     async def request(

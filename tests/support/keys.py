@@ -96,7 +96,11 @@ def replica(
 ) -> Replica:
     """Return a replica with these settings of API keys; nobody tells it of revocations."""
     database = database or world.database
-    limiter = RateLimiter(database, policies_from(POLICIES if policies is None else policies), 100)
+    limiter = RateLimiter(
+        database=database,
+        policies=policies_from(POLICIES if policies is None else policies),
+        rejected_cache_size=100,
+    )
     own = ApiKeySettings.model_validate(settings)
     cache = ApiKeyCache(own.cache_size)
     last_use = LastUse(database, store.touch, own.last_use_interval)
@@ -111,13 +115,13 @@ def replica(
         is_fresh=is_fresh,
     )
     keys = ApiKeys(
-        database,
-        Outbox(keyring(), DAY, world.clock),
-        limiter,
-        BruteForce(database, limits or BruteForceSettings(), keyring()),
-        RecentLogin(timedelta(minutes=10), world.clock),
-        own,
-        world.clock,
-        cache.drop,
+        database=database,
+        outbox=Outbox(keyring(), DAY, world.clock),
+        limiter=limiter,
+        brute_force=BruteForce(database, limits or BruteForceSettings(), keyring()),
+        recent_login=RecentLogin(timedelta(minutes=10), world.clock),
+        settings=own,
+        clock=world.clock,
+        forget=cache.drop,
     )
     return Replica(world, keys, validation, cache, last_use, limiter)

@@ -163,7 +163,9 @@ class World:
     ) -> Replica:
         """Return a replica with these settings of sessions; nobody tells it of revocations."""
         token_settings = tokens or TokenSettings()
-        access_tokens = AccessTokens(self._keys, token_settings, PERMISSIONS, self.clock)
+        access_tokens = AccessTokens(
+            keys=self._keys, settings=token_settings, permissions=PERMISSIONS, clock=self.clock
+        )
         sessions = build_sessions(
             access_tokens,
             database or self.database,

@@ -49,7 +49,7 @@ class Tries:
     ) -> None:
         self._parts, self._provider, self._clock = parts, provider, clock
         self._random = chance
-        self._retention = Retention(parts.database, _AT_ONCE, clock)
+        self._retention = Retention(database=parts.database, settings=_AT_ONCE, clock=clock)
         self._user_id, self._email = CLAIMS.subject, EMAIL
         self._codes: dict[Purpose, list[tuple[str, IssuedCode]]] = {way: [] for way in Purpose}
         self._tokens: list[Tokens] = []

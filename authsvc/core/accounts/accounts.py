@@ -58,6 +58,7 @@ class Accounts:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,

@@ -45,6 +45,7 @@ class PasswordChange:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,

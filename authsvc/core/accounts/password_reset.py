@@ -26,6 +26,7 @@ class PasswordReset:
 
     def __init__(
         self,
+        *,
         database: Database,
         proofs: CodeProofs,
         attempts: Attempts,

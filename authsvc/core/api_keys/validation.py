@@ -108,6 +108,7 @@ class ApiKeyValidation:
 
     def __init__(
         self,
+        *,
         database: Database,
         cache: ApiKeyCache,
         last_use: LastUse[ApiKeyId],
@@ -125,7 +126,7 @@ class ApiKeyValidation:
         self._interval = settings.last_use_interval
         self._clock = clock
         self._is_fresh = is_fresh
-        self._reads = Batcher(self._read, _MAX_BATCH, _MAX_WAITING)
+        self._reads = Batcher(run=self._read, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
 
     async def validate(self, check: ApiKeyCheck) -> ApiKeyResult:
         """Judge an API key; if it is in force, its use is charged to its own limit.

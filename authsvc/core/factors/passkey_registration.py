@@ -42,6 +42,7 @@ class PasskeyRegistrationStart:
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,
@@ -85,6 +86,7 @@ class PasskeyRegistration:
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,

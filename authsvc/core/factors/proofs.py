@@ -53,6 +53,7 @@ class FactorProofs:
 
     def __init__(
         self,
+        *,
         totp: Totp,
         recovery_codes: RecoveryCodes,
         passkeys: Passkeys,

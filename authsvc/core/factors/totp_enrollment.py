@@ -22,6 +22,7 @@ class TotpEnrollments:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         recent_login: RecentLogin,

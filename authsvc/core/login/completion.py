@@ -22,6 +22,7 @@ class LoginCompletion:
 
     def __init__(
         self,
+        *,
         sessions: SessionOpening,
         second_factors: SecondFactors,
         codes: CodeSettings,

@@ -71,6 +71,7 @@ class OAuthLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         states: OAuthStates,
         providers: Providers,

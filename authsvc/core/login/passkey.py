@@ -80,6 +80,7 @@ class PasskeyLoginStart:
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         accounts: BoundAccounts,
@@ -130,6 +131,7 @@ class PasskeyLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         passkeys: Passkeys,
         accounts: BoundAccounts,

@@ -23,6 +23,7 @@ class PasswordLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         attempts: Attempts,

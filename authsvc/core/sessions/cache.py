@@ -16,7 +16,7 @@ class CachedSession:
     __slots__ = ("session", "slide_time", "token_hash", "touch_time")
 
     def __init__(
-        self, session: Session, token_hash: bytes, touch_time: datetime, slide_time: datetime
+        self, *, session: Session, token_hash: bytes, touch_time: datetime, slide_time: datetime
     ) -> None:
         self.session = session
         self.token_hash = token_hash

@@ -26,7 +26,7 @@ class SessionEnding:
     """Ends sessions, one or all of a user's."""
 
     def __init__(
-        self, database: Database, cache: SessionCache, codec: RefreshTokenCodec, clock: Clock
+        self, *, database: Database, cache: SessionCache, codec: RefreshTokenCodec, clock: Clock
     ) -> None:
         self._database = database
         self._cache = cache

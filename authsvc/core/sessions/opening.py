@@ -25,6 +25,7 @@ class SessionOpening:
 
     def __init__(
         self,
+        *,
         database: Database,
         issuer: TokenIssuer,
         settings: SessionSettings,

@@ -58,6 +58,7 @@ class SessionValidation:
 
     def __init__(
         self,
+        *,
         reader: SessionReader,
         cache: SessionCache,
         last_use: LastUse[SessionId],

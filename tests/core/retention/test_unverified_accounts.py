@@ -38,14 +38,22 @@ class Removing:
         self.forgotten: list[Revocation] = []
         recent = RecentLogin(timedelta(minutes=10), self.clock)
         deletion = AccountDeletion(
-            self.database, recent, coded.service.outbox, self.clock, self.forgotten.append
+            database=self.database,
+            recent_login=recent,
+            outbox=coded.service.outbox,
+            clock=self.clock,
+            forget=self.forgotten.append,
         )
-        self.accounts = UnverifiedAccounts(self.database, deletion, settings, self.clock)
+        self.accounts = UnverifiedAccounts(
+            database=self.database, deletion=deletion, settings=settings, clock=self.clock
+        )
 
     async def age(self, days: float = 61) -> None:
         """Let time pass, and all that ends by itself be removed."""
         self.clock.advance(timedelta(days=days))
-        await Retention(self.database, RetentionSettings(), self.clock).run_once()
+        await Retention(
+            database=self.database, settings=RetentionSettings(), clock=self.clock
+        ).run_once()
 
     async def left(self) -> int:
         return int(await self.coded.fetchval("SELECT count(*) FROM users"))
@@ -94,7 +102,9 @@ async def test_audit_events_tell_of_the_longest_period(coded: Coded) -> None:
     settings = RetentionSettings.model_validate(longest)
     removing = Removing(coded, settings)
     others = {"unverified_accounts": removing.accounts.remove}
-    retention = Retention(removing.database, settings, removing.clock, others)
+    retention = Retention(
+        database=removing.database, settings=settings, clock=removing.clock, others=others
+    )
     removing.clock.advance(timedelta(days=59))
     assert (await retention.run_once())["unverified_accounts"] == 0
     removing.clock.advance(timedelta(days=1))

@@ -28,10 +28,10 @@ async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, Rev
     """Start a replica that hears of revocations as the service does."""
     replica = world.replica(is_fresh=lambda: listener.is_fresh())  # noqa: PLW0108 - made below
     listener = RevocationListener(
-        settings_for(dsn),
-        _STALENESS,
-        replica.sessions.cache.on_revocation,
-        replica.sessions.cache.drop_all,
+        database=settings_for(dsn),
+        staleness=_STALENESS,
+        on_event=replica.sessions.cache.on_revocation,
+        on_gap=replica.sessions.cache.drop_all,
     )
     running = asyncio.create_task(listener.run())
     try:
