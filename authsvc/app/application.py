@@ -1,7 +1,6 @@
 """Owns the life of the running service: everything opened in order, and closed in reverse."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any, Self
@@ -9,6 +8,7 @@ from typing import Any, Self
 import structlog
 
 from authsvc.app.addresses import with_port
+from authsvc.app.background import Background, background_jobs
 from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
 from authsvc.app.server import Server
 from authsvc.app.web import Web
@@ -20,12 +20,10 @@ from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
-from authsvc.store.postgres.database import Database
 
 log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
-_RESTART_DELAY = 1.0
 # How long a stop waits for messages that are being handed over.
 _LAST_MESSAGES = timedelta(seconds=5)
 
@@ -44,7 +42,6 @@ class Application:
         self._settings = settings
         self._clock = clock
         self._stack = AsyncExitStack()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
@@ -119,15 +116,10 @@ class Application:
         )
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
-        self._stack.push_async_callback(self._cancel_background)
+        background = Background(background_jobs(parts, deliverer, self._watch_health))
+        self._stack.push_async_callback(background.stop)
         self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
-        self._background("revocation-listener", parts.listener.run)
-        self._background("last-use", parts.session_last_use.run)
-        self._background("last-use-of-api-keys", parts.api_key_last_use.run)
-        self._background("signing-keys", parts.use.signing_keys.run)
-        self._background("retention", parts.use.retention.run)
-        self._background("delivery", deliverer.run)
-        self._background("health", lambda: self._probe(parts.database))
+        background.start()
         await self.web.start()
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
@@ -157,19 +149,10 @@ class Application:
         )
         return deliverer
 
-    def _background(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        task = asyncio.create_task(_forever(name, work), name=name)
-        self._tasks.add(task)
-
-    async def _cancel_background(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _probe(self, database: Database) -> None:
+    async def _watch_health(self) -> None:
         while True:
             try:
-                await database.ping()
+                await self._parts.database.ping()
             except StoreUnavailable:
                 self._set_serving(serving=False)
             else:
@@ -202,13 +185,3 @@ async def _flush(last_use: LastUse[Any]) -> None:
         await last_use.flush()
     except StoreUnavailable:
         log.warning("last_use_not_written")
-
-
-async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-        except Exception:
-            # Background work outlives any fault: the next round may find things mended.
-            log.exception("background_job_failed", work=name)
-        await asyncio.sleep(_RESTART_DELAY)
