@@ -7,30 +7,12 @@ Whoever adds, confirms or removes one holds the user's row (`lock_holder`) and e
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 import asyncpg
 
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.store.postgres.database import Connection
-
-
-class FactorKind(StrEnum):
-    """What a second factor is."""
-
-    TOTP = "totp"
-    PASSKEY = "passkey"
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """A second factor that counts, without its secret; `last_use_time` None: it was not used."""
-
-    factor_id: FactorId
-    kind: FactorKind
-    name: str
-    create_time: datetime
-    last_use_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
+from authsvc.models.federation import Identity
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store.postgres.database import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A user's identity at a provider; `email` is the address that the provider named last."""
-
-    provider: str
-    subject: str
-    email: str = field(repr=False)
-    create_time: datetime
-    last_use_time: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, email_not_verified, limit_reached
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.factors import FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import devices, factors, recovery_codes
-from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.factors import Holder
 from authsvc.store.postgres.database import Connection
 
 

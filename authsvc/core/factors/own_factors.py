@@ -11,11 +11,12 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.store import factors
 from authsvc.store import recovery_codes as store
-from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.factors import Holder
 from authsvc.store.postgres.database import Connection, Database
 
 

@@ -13,10 +13,11 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.errors import credentials_invalid, state_invalid
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
 from authsvc.store import passkeys as store
-from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.factors import Holder
 from authsvc.store.passkeys import NewPasskey, Passkey
 from authsvc.store.postgres.database import Connection, Database
 

@@ -14,10 +14,11 @@ from authsvc.core.factors.totp import Totp
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
+from authsvc.models.factors import FactorKind
 from authsvc.models.ids import FactorId
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
-from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.factors import Holder
 from authsvc.store.postgres.database import Connection
 
 # RFC 8176; a recovery code is a one-time password too.

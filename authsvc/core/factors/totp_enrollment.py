@@ -9,11 +9,11 @@ from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.totp import Totp
 from authsvc.errors import code_invalid, factor_not_found
 from authsvc.models.calls import Call, ClientContext
-from authsvc.models.factors import TotpEnrollment
+from authsvc.models.factors import FactorKind, TotpEnrollment
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
 from authsvc.store import factors
-from authsvc.store.factors import FactorKind, Holder, Seed
+from authsvc.store.factors import Holder, Seed
 from authsvc.store.postgres.database import Connection, Database
 
 

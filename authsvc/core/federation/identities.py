@@ -8,12 +8,12 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, identity_not_found, last_credential, limit_reached
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import factors
 from authsvc.store import identities as store
-from authsvc.store.identities import Identity
 from authsvc.store.postgres.database import Connection, Database
 
 # A list of them is one answer.

@@ -29,10 +29,11 @@ from authsvc.errors import (
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
+from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserStatus
 from authsvc.store import addresses, identities, users
-from authsvc.store.identities import Identity, Owner
+from authsvc.store.identities import Owner
 from authsvc.store.postgres.database import Connection, Database
 
 _METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
