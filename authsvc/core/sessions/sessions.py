@@ -25,7 +25,7 @@ from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
-from authsvc.store import revocations
+from authsvc.store import revocations, users
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 
@@ -102,10 +102,7 @@ class Sessions:
 
         Within the caller's transaction, which found the user active and holds the user's row.
         """
-        owner = store.Owner(user.status, user.roles)
-        return await self._opener.open_for(
-            connection, call, user.user_id, owner, client, methods, AuditType.LOGIN
-        )
+        return await self._opener.open_for(connection, call, user, client, methods, AuditType.LOGIN)
 
     async def refresh(self, call: Call, refresh_token: str, client: ClientContext) -> Tokens:
         """Replace a refresh token; the session token and anti-forgery token are left empty.
@@ -185,7 +182,7 @@ class Sessions:
         except_session_id: SessionId | None = None,
     ) -> int:
         """Do as `revoke_all` within the caller's transaction, for any reason."""
-        if await store.lock_owner(connection, user_id) is None:
+        if await users.lock_user(connection, user_id) is None:
             return 0
         now = self._clock.now()
         ended = await store.revoke_of_user(connection, user_id, now, reason, except_session_id)
