@@ -1,4 +1,7 @@
-"""Owns the rows of users: their making, their reading, and their count of failed logins."""
+"""Owns the rows of users: their making, their reading, and their counts of failed logins.
+
+How failed logins are counted is explained in `failed_logins`.
+"""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -8,6 +11,7 @@ import asyncpg
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import LockedUser, User, UserStatus
+from authsvc.store.failed_logins import FORGET_FAILURES, FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
 
@@ -100,11 +104,11 @@ async def lock_user(
 
 
 # An update locks the row: who logs in or disables at the same time waits for this one's end.
-_SET_STATUS = """
-UPDATE users SET status = $3, failed_logins = 0, failed_device_logins = 0, update_time = $4
+_SET_STATUS = f"""
+UPDATE users SET status = $3, {FORGET_FAILURES}, update_time = $4
 WHERE user_id = $1 OR email_canonical = $2
 RETURNING user_id
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def set_status(
@@ -157,9 +161,8 @@ async def claim_attempt(
 ) -> Credential | None:
     """Count a failed login beforehand and return what the password is to be compared with.
 
-    Those from known devices are counted together, and so are all others. Returns None, and counts
-    nothing, if no active account has the address or `max_failures` logins of that kind failed since
-    the last login of any kind that didn't (SP 800-63B-4, 3.2.2).
+    Returns None, and counts nothing, if no active account has the address or `max_failures` logins
+    of that kind, from known devices or others, failed since the last login that didn't.
     """
     row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
@@ -179,10 +182,8 @@ async def release_attempt(
     await connection.execute(_RELEASE_ATTEMPT, user_id, known_device)
 
 
-# One proof of two resets nothing, or who knows the password could guess codes for ever.
 _CONFIRM_LOGIN = f"""
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
-    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
+UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active' AND password_hash = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
@@ -199,8 +200,7 @@ async def confirm_login(connection: Connection, credential: Credential) -> Locke
 
 
 _CONFIRM = f"""
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
-    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
+UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active'
 RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
@@ -212,9 +212,7 @@ async def confirm(connection: Connection, user_id: UserId) -> LockedUser | None:
     return None if row is None else LockedUser(**_fields(row))
 
 
-_RESET_FAILURES = """
-UPDATE users SET failed_logins = 0, failed_device_logins = 0 WHERE user_id = $1
-"""
+_RESET_FAILURES = f"UPDATE users SET {FORGET_FAILURES} WHERE user_id = $1"  # noqa: S608 - constants
 
 
 async def reset_failures(connection: Connection, user_id: UserId) -> None:
