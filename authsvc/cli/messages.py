@@ -10,7 +10,7 @@ from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.core.messages.stored_messages import MessageRecord, NotRetried
-from authsvc.store.outbox import MessageState
+from authsvc.models.messages import MessageState
 
 app = typer.Typer(help="See what became of messages, and retry some.", no_args_is_help=True)
 

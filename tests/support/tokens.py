@@ -17,9 +17,9 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import Session
+from authsvc.models.signing import KeyState
 from authsvc.models.users import UserStatus
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState
 
 CALL = Call(request_id="request-1", caller="spiffe://test/admin")
 PERMISSIONS = {"user": ("read", "write"), "editor": ("write", "publish")}

@@ -15,12 +15,11 @@ from authsvc.core.factors.totp import Totp
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
-from authsvc.models.factors import MfaChallenge, TotpEnrollment
+from authsvc.models.factors import FactorKind, MfaChallenge, TotpEnrollment
 from authsvc.models.ids import UserId
 from authsvc.models.users import User
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
-from authsvc.store.factors import FactorKind
 from authsvc.store.postgres.database import Connection
 
 _TOKEN_BYTES = 32

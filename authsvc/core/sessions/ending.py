@@ -11,7 +11,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason
-from authsvc.store import revocations
+from authsvc.store import revocations, users
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 
@@ -72,7 +72,7 @@ class SessionEnding:
         except_session_id: SessionId | None = None,
     ) -> int:
         """Do as `revoke_all` within the caller's transaction, for any reason."""
-        if await store.lock_owner(connection, user_id) is None:
+        if await users.lock_user(connection, user_id) is None:
             return 0
         now = self._clock.now()
         ended = await store.revoke_of_user(connection, user_id, now, reason, except_session_id)

@@ -14,8 +14,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
-from authsvc.models.users import User, UserStatus
-from authsvc.store import sessions as store
+from authsvc.models.users import User
+from authsvc.store import users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.session_opening import open_session
 
@@ -62,10 +62,7 @@ class SessionOpening:
 
         Within the caller's transaction, which found the user active and holds the user's row.
         """
-        owner = store.Owner(user.status, user.roles)
-        return await self._open(
-            connection, call, user.user_id, owner, client, methods, AuditType.LOGIN
-        )
+        return await self._open(connection, call, user, client, methods, AuditType.LOGIN)
 
     async def open(
         self,
@@ -80,32 +77,28 @@ class SessionOpening:
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
         """
-        owner = await store.lock_owner(connection, user_id)
-        if owner is None or owner.status is not UserStatus.ACTIVE:
+        user = await users.lock_user(connection, user_id)
+        if user is None or not user.active:
             raise user_not_found()
-        return await self._open(
-            connection, call, user_id, owner, client, methods, AuditType.SESSION_CREATE
-        )
+        return await self._open(connection, call, user, client, methods, AuditType.SESSION_CREATE)
 
     async def _open(
         self,
         connection: Connection,
         call: Call,
-        user_id: UserId,
-        owner: store.Owner,
+        user: User,
         client: ClientContext,
         methods: Sequence[str],
         event_type: AuditType,
     ) -> Tokens:
         session_token, csrf_token = new_session_token(), new_csrf_token()
-        session = self._new_session(user_id, owner, client, methods, csrf_token)
+        session = self._new_session(user, client, methods, csrf_token)
         await self._store(connection, call, session, digest(session_token), event_type)
         return self._issuer.issue(session, session_token, csrf_token)
 
     def _new_session(
         self,
-        user_id: UserId,
-        owner: store.Owner,
+        user: User,
         client: ClientContext,
         methods: Sequence[str],
         csrf_token: str,
@@ -114,7 +107,7 @@ class SessionOpening:
         absolute_expire_time = now + self._absolute_lifetime
         return Session(
             session_id=SessionId(uuid7(now)),
-            user_id=user_id,
+            user_id=user.user_id,
             create_time=now,
             last_use_time=now,
             authentication_time=now,
@@ -126,8 +119,8 @@ class SessionOpening:
             refresh_counter=0,
             revoke_time=None,
             revoke_reason=None,
-            user_status=owner.status,
-            user_roles=owner.roles,
+            user_status=user.status,
+            user_roles=user.roles,
         )
 
     async def _store(

@@ -22,9 +22,9 @@ from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitio
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo
 
 log = structlog.get_logger(__name__)
 

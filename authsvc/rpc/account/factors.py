@@ -1,11 +1,11 @@
 """Owns the handlers of AccountService about second factors, but for passkeys' registration."""
 
 from authsvc.core.use_cases import UseCases
+from authsvc.models.factors import Factor
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
-from authsvc.store.factors import Factor
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_NAME = 64

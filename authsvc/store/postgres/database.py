@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from authsvc.config import DatabaseSettings
-from authsvc.errors import StoreUnavailable, user_not_found
+from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import Connection, Connector
 from authsvc.store.postgres.pool import Pool, Usage
 
@@ -40,8 +40,6 @@ class Database:
     be reached, shuts down, is read-only, does not answer within `command_timeout`, has no free
     connection within `acquire_timeout`, or broke a deadlock. A caller may then try again, but a
     transaction that failed while it committed may have been committed.
-
-    A row for a user who was deleted meanwhile is refused as USER_NOT_FOUND.
 
     Borrowers leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
@@ -132,9 +130,6 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
-        if isinstance(error, asyncpg.ForeignKeyViolationError):
-            # All refer to users or what is theirs: one was deleted while the caller was at work.
-            raise user_not_found() from error
         if failed:
             log.warning("database_failure", error=type(error).__name__)
             raise StoreUnavailable from error

@@ -17,7 +17,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.listener import Revocation
 from authsvc.models.calls import ClientContext
-from authsvc.store import addresses, sessions, users
+from authsvc.store import addresses, users
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.support.clock import FakeClock
 from tests.support.codes import Coded, outcome
@@ -312,7 +312,7 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
             return await waits_for_a_lock(looking)
 
     async with removing.database.transaction() as connection:
-        await sessions.lock_owner(connection, user_id)
+        await users.lock_user(connection, user_id)
         task = asyncio.create_task(removing.accounts.remove())
         await until(waits)
         if way == "verified":

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState
 from tests.support.clock import FakeClock
 from tests.support.tokens import (
     CALL,

@@ -12,10 +12,11 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing import jwk
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.models.tokens import Claims
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.store.signing_keys import SigningKeyRow
 from tests.support.clock import FakeClock
 from tests.support.databases import settings_for
 from tests.support.tokens import (
