@@ -5,7 +5,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.config import Settings
@@ -65,7 +65,7 @@ def revoke(
 
 def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
     async def main() -> Result:
-        async with open_core(settings) as core:
-            return await work(core.base.keys)
+        async with open_parts(settings) as parts:
+            return await work(parts.use.signing_keys)
 
     return run(main)

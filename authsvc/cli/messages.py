@@ -6,11 +6,11 @@ from uuid import UUID
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.core.messages.stored_messages import MessageRecord, NotRetried
-from authsvc.store.outbox import MessageState
+from authsvc.models.messages import MessageState
 
 app = typer.Typer(help="See what became of messages, and retry some.", no_args_is_help=True)
 
@@ -29,8 +29,8 @@ def list_messages(
     settings = settings_of(config, secrets)
 
     async def work() -> list[MessageRecord]:
-        async with open_core(settings) as core:
-            return list(await core.messages.list(state, limit))
+        async with open_parts(settings) as parts:
+            return list(await parts.use.stored_messages.list(state, limit))
 
     rows = [asdict(record) for record in run(work)]
     emit(rows, as_json=as_json, title=f"Messages, {state}")
@@ -46,8 +46,8 @@ def retry(
     settings = settings_of(config, secrets)
 
     async def work() -> None:
-        async with open_core(settings) as core:
-            await core.messages.retry(cli_call(), message_id)
+        async with open_parts(settings) as parts:
+            await parts.use.stored_messages.retry(cli_call(), message_id)
 
     try:
         run(work)

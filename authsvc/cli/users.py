@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.cli.users_export import export_users
@@ -85,7 +85,7 @@ def enable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOpti
 
 def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[Result]]) -> Result:
     async def main() -> Result:
-        async with open_core(settings) as core:
-            return await work(core.account.accounts)
+        async with open_parts(settings) as parts:
+            return await work(parts.use.accounts)
 
     return run(main)

@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 
@@ -33,8 +33,8 @@ def export_users(
 
     async def main(stream: BinaryIO) -> int:
         count = 0
-        async with open_core(settings) as core:
-            lines = core.user_export.lines(cli_call(), with_passwords=not without_passwords)
+        async with open_parts(settings) as parts:
+            lines = parts.use.user_export.lines(cli_call(), with_passwords=not without_passwords)
             async for line in lines:
                 _write(stream, line)
                 count += 1

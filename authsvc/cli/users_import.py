@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters
@@ -75,10 +75,10 @@ def import_users(
     options = ImportOptions(file_format, _firebase(firebase_config), dry_run)
 
     async def main(stream: BinaryIO, failures: _Failures) -> ImportCounts:
-        async with open_core(settings) as core:
+        async with open_parts(settings) as parts:
             with _progress(_size(stream)) as progress:
                 try:
-                    return await core.user_import.run(
+                    return await parts.use.user_import.run(
                         cli_call(), _parts(stream, progress), options, failures.note, progress.count
                     )
                 except ServiceError:

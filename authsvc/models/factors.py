@@ -2,10 +2,29 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import TypeAlias
 
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Tokens
+
+
+class FactorKind(StrEnum):
+    """What a second factor is."""
+
+    TOTP = "totp"
+    PASSKEY = "passkey"
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A second factor that counts, without its secret; `last_use_time` None: it was not used."""
+
+    factor_id: FactorId
+    kind: FactorKind
+    name: str
+    create_time: datetime
+    last_use_time: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

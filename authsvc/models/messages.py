@@ -1,4 +1,4 @@
-"""Owns how a message reaches its user."""
+"""Owns how a message reaches its user, and what became of it."""
 
 from enum import StrEnum
 
@@ -8,3 +8,11 @@ class Delivery(StrEnum):
 
     SEND = "send"
     RETURN = "return"
+
+
+class MessageState(StrEnum):
+    """What became of a message so far."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    ABANDONED = "abandoned"

@@ -26,3 +26,13 @@ class User:
     create_time: datetime
     email_verify_time: datetime | None = None
     has_second_factor: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether the account may be used."""
+        return self.status is UserStatus.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class LockedUser(User):
+    """An account whose row the transaction holds: nobody else changes it until that has ended."""

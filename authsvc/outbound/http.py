@@ -59,8 +59,8 @@ class JsonClient:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
         *,
+        session: aiohttp.ClientSession,
         timeout: float,
         max_bytes: int,
         ca_file: Path | None = None,

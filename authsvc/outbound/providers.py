@@ -15,7 +15,7 @@ def open_providers(settings: OAuthSettings, http: aiohttp.ClientSession, clock: 
 
     def make(provider: ProviderSettings) -> Provider:
         client = JsonClient(
-            http,
+            session=http,
             timeout=settings.timeout.total_seconds(),
             max_bytes=settings.max_answer_bytes,
             ca_file=provider.ca_file,

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models.ids import SessionId, UserId
+from authsvc.models.audit import SecurityEvent
+from authsvc.models.ids import UserId
 from authsvc.store.postgres.database import Connection
 
 _FIRST_ID = UUID(int=0)
@@ -31,17 +32,6 @@ FIRST_EVENT = EventKey(datetime.min.replace(tzinfo=UTC), _FIRST_ID)
 LAST_EVENT = EventKey(datetime.max.replace(tzinfo=UTC), _LAST_ID)
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityEvent:
-    """An audit event as its user may see it."""
-
-    key: EventKey
-    type: str
-    session_id: SessionId | None
-    ip: str | None
-    user_agent: str
-
-
 # The first condition on the time is for the partitions, which the second does not tell apart.
 _LIST_EVENTS = """
 SELECT event_id, occur_time, type, session_id, host(ip) AS ip, user_agent
@@ -58,7 +48,8 @@ async def list_events(
     rows = await connection.fetch(_LIST_EVENTS, user_id, before.occur_time, before.event_id, limit)
     return [
         SecurityEvent(
-            EventKey(row["occur_time"], row["event_id"]),
+            row["event_id"],
+            row["occur_time"],
             row["type"],
             row["session_id"],
             row["ip"],

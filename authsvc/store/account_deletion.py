@@ -1,32 +1,17 @@
 """Owns the statements that erase an account."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store.postgres.database import Connection
 
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """An account to be erased: its address, and its sessions that were not ended."""
-
-    email: str = field(repr=False)
-    session_ids: Sequence[SessionId]
+_LIST_SESSIONS = "SELECT session_id FROM sessions WHERE user_id = $1 AND revoke_time IS NULL"
 
 
-_LOCK = """
-SELECT email, ARRAY(SELECT session_id FROM sessions
-                    WHERE user_id = $1 AND revoke_time IS NULL) AS session_ids
-FROM users WHERE user_id = $1 FOR UPDATE
-"""
-
-
-async def lock(connection: Connection, user_id: UserId) -> Leaving | None:
-    """Hold the user's row until the transaction ends; None: no such user."""
-    row = await connection.fetchrow(_LOCK, user_id)
-    return None if row is None else Leaving(row["email"], row["session_ids"])
+async def list_sessions(connection: Connection, user_id: UserId) -> Sequence[SessionId]:
+    """Return the user's sessions that were not ended; the caller holds the user's row."""
+    return [SessionId(row["session_id"]) for row in await connection.fetch(_LIST_SESSIONS, user_id)]
 
 
 _DELETE_CODES_OF_NOBODY = """

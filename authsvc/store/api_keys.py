@@ -29,26 +29,6 @@ class StoredApiKey:
     user_roles: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """How to tell a user of a key."""
-
-    email: str = field(repr=False)
-    display_name: str = field(repr=False)
-
-
-_LOCK_OWNER = """
-SELECT email, display_name FROM users
-WHERE user_id = $1 AND status = 'active' FOR NO KEY UPDATE
-"""
-
-
-async def lock_owner(connection: Connection, user_id: UserId) -> Owner | None:
-    """Hold an active user's row until the transaction ends; None: there is no such user."""
-    row = await connection.fetchrow(_LOCK_OWNER, user_id)
-    return None if row is None else Owner(row["email"], row["display_name"])
-
-
 _INSERT = """
 INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, policy, create_time,
                       expire_time)

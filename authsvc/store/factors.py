@@ -1,47 +1,18 @@
 """Owns the rows of factors: enrolled, confirmed, used, removed.
 
-Whoever adds, confirms or removes one holds the user's row (`lock_holder`) and ends with
+Whoever adds, confirms or removes one holds the user's row (`users.lock_user`) and ends with
 `update_flag`, so that `users.has_second_factor` is always what the rows say.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 import asyncpg
 
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.store.postgres.database import Connection
-
-
-class FactorKind(StrEnum):
-    """What a second factor is."""
-
-    TOTP = "totp"
-    PASSKEY = "passkey"
-
-
-@dataclass(frozen=True, slots=True)
-class Factor:
-    """A second factor that counts, without its secret; `last_use_time` None: it was not used."""
-
-    factor_id: FactorId
-    kind: FactorKind
-    name: str
-    create_time: datetime
-    last_use_time: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """An active user, whose row is held, as far as second factors depend on it."""
-
-    user_id: UserId
-    email: str
-    email_verified: bool
-    roles: frozenset[str]
-    has_second_factor: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,26 +21,6 @@ class Seed:
 
     factor_id: FactorId
     sealed: bytes = field(repr=False)
-
-
-_LOCK_HOLDER = """
-SELECT user_id, email, email_verify_time IS NOT NULL AS email_verified, roles, has_second_factor
-FROM users WHERE user_id = $1 AND status = 'active' FOR NO KEY UPDATE
-"""
-
-
-async def lock_holder(connection: Connection, user_id: UserId) -> Holder | None:
-    """Hold the row of an active user until the transaction ends; None: there is no such user."""
-    row = await connection.fetchrow(_LOCK_HOLDER, user_id)
-    if row is None:
-        return None
-    return Holder(
-        UserId(row["user_id"]),
-        row["email"],
-        row["email_verified"],
-        frozenset(row["roles"]),
-        row["has_second_factor"],
-    )
 
 
 _UPDATE_FLAG = """

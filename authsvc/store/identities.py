@@ -2,41 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
+from authsvc.models.federation import Identity
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """A user's identity at a provider; `email` is the address that the provider named last."""
-
-    provider: str
-    subject: str
-    email: str = field(repr=False)
-    create_time: datetime
-    last_use_time: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
+class LinkedAccount:
     """The account that an identity belongs to, or that a session is of."""
 
     user_id: UserId
     email_canonical: str = field(repr=False)
 
 
-_FIND_OWNER = """
+_FIND_ACCOUNT = """
 SELECT users.user_id, users.email_canonical FROM identities JOIN users USING (user_id)
 WHERE identities.provider = $1 AND identities.subject = $2
 """
 
 
-async def find_owner(connection: Connection, provider: str, subject: str) -> Owner | None:
+async def find_account(connection: Connection, provider: str, subject: str) -> LinkedAccount | None:
     """Return whose an identity is; never found by address (ASVS 6.8.1)."""
-    row = await connection.fetchrow(_FIND_OWNER, provider, subject)
-    return None if row is None else Owner(UserId(row["user_id"]), row["email_canonical"])
+    row = await connection.fetchrow(_FIND_ACCOUNT, provider, subject)
+    return None if row is None else LinkedAccount(UserId(row["user_id"]), row["email_canonical"])
 
 
 _FIND_LINKING = """
@@ -45,21 +34,10 @@ WHERE sessions.session_id = $1 AND sessions.revoke_time IS NULL
 """
 
 
-async def find_linking(connection: Connection, session_id: SessionId) -> Owner | None:
+async def find_linking(connection: Connection, session_id: SessionId) -> LinkedAccount | None:
     """Return whose a session is; None: it has ended."""
     row = await connection.fetchrow(_FIND_LINKING, session_id)
-    return None if row is None else Owner(UserId(row["user_id"]), row["email_canonical"])
-
-
-_LOCK_HOLDER = """
-SELECT email FROM users WHERE user_id = $1 AND status = 'active' FOR NO KEY UPDATE
-"""
-
-
-async def lock_holder(connection: Connection, user_id: UserId) -> str | None:
-    """Hold an active user's row until the transaction ends; return the address, None: no such."""
-    email: str | None = await connection.fetchval(_LOCK_HOLDER, user_id)
-    return email
+    return None if row is None else LinkedAccount(UserId(row["user_id"]), row["email_canonical"])
 
 
 _USE = """

@@ -45,16 +45,23 @@ _REPLACE = """
 WITH owner AS (SELECT FROM users WHERE user_id = $4 FOR NO KEY UPDATE)
 INSERT INTO one_time_codes
     (code_id, purpose, email_canonical, user_id, code_hash, create_time, expire_time)
-SELECT $1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7 FROM (SELECT count(*) FROM owner) AS held
+SELECT $1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7
+FROM (SELECT count(*) FROM owner) AS locked (owners)
+WHERE $4::uuid IS NULL OR locked.owners = 1
 ON CONFLICT (email_canonical, purpose, user_id) DO UPDATE SET
     code_id = excluded.code_id, code_hash = excluded.code_hash, attempts = 0,
     create_time = excluded.create_time, expire_time = excluded.expire_time, use_time = NULL
+RETURNING true
 """
 
 
-async def replace(connection: Connection, row: CodeRow) -> None:
-    """Store a code in place of the one before of the same purpose, address and user."""
-    await connection.execute(
+async def replace(connection: Connection, row: CodeRow) -> bool:
+    """Store a code in place of the one before of the same purpose, address and user.
+
+    Returns False, and stores nothing, if its user is gone. The user's row is locked from then on
+    until the transaction ends.
+    """
+    stored = await connection.fetchval(
         _REPLACE,
         row.code_id,
         row.purpose,
@@ -64,6 +71,7 @@ async def replace(connection: Connection, row: CodeRow) -> None:
         row.create_time,
         row.expire_time,
     )
+    return stored is not None
 
 
 _FIND_ADDRESS = "SELECT email_canonical FROM one_time_codes WHERE code_id = $1 AND purpose = $2"

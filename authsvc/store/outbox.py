@@ -2,21 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from uuid import UUID
 
 import asyncpg
 
 from authsvc.models.ids import UserId
+from authsvc.models.messages import MessageState
 from authsvc.store.postgres.database import Connection
-
-
-class MessageState(StrEnum):
-    """What became of a message so far."""
-
-    PENDING = "pending"
-    SENT = "sent"
-    ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True, slots=True)

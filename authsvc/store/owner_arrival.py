@@ -3,10 +3,11 @@
 from datetime import datetime
 
 from authsvc.models.users import User
+from authsvc.store.failed_logins import FORGET_FAILURES
 from authsvc.store.postgres.database import Connection
 
 # All that whoever made the account could come back with, or wait with for the owner to act upon.
-_TAKE_OVER = """
+_TAKE_OVER = f"""
 WITH factors_gone AS (DELETE FROM factors WHERE user_id = $1),
      recovery_codes_gone AS (DELETE FROM recovery_codes WHERE user_id = $1),
      challenges_gone AS (DELETE FROM challenges WHERE user_id = $1),
@@ -15,10 +16,10 @@ WITH factors_gone AS (DELETE FROM factors WHERE user_id = $1),
      keys_gone AS (DELETE FROM api_keys WHERE user_id = $1),
      devices_gone AS (DELETE FROM devices WHERE user_id = $1)
 UPDATE users SET email = $2, display_name = $3, password_hash = NULL, pepper_id = NULL,
-    has_second_factor = false, failed_logins = 0, failed_device_logins = 0,
+    has_second_factor = false, {FORGET_FAILURES},
     email_verify_time = $4, update_time = $4
 WHERE user_id = $1
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def take_over(connection: Connection, owner: User, now: datetime) -> None:

@@ -8,7 +8,7 @@ from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class PasswordAccount:
     """Whose password is to be changed; the address as given and in its canonical form."""
 
     email: str
@@ -26,16 +26,16 @@ class Replacement:
     pepper_id: str | None
 
 
-_FIND_OWNER = """
+_FIND_ACCOUNT = """
 SELECT email, email_canonical, display_name, password_hash IS NOT NULL AS has_password
 FROM users WHERE user_id = $1 AND status = 'active'
 """
 
 
-async def find_owner(connection: Connection, user_id: UserId) -> Owner | None:
+async def find_account(connection: Connection, user_id: UserId) -> PasswordAccount | None:
     """Return an active account, as far as its password is concerned."""
-    row = await connection.fetchrow(_FIND_OWNER, user_id)
-    return None if row is None else Owner(**row)
+    row = await connection.fetchrow(_FIND_ACCOUNT, user_id)
+    return None if row is None else PasswordAccount(**row)
 
 
 _DELETE_RESET_CODES = """

@@ -3,15 +3,14 @@
 from datetime import datetime
 
 from authsvc.models.ids import UserId
+from authsvc.store.failed_logins import FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
-# One proof of two resets nothing, as in users.py.
-_REPLACE = """
+_REPLACE = f"""
 UPDATE users SET password_hash = $2, pepper_id = $3, update_time = $4,
-    failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
-    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
+    {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def replace(

@@ -39,7 +39,7 @@ async def open_session(
     """Insert a session and end all but the `keep` newest active others; return the ids of these.
 
     They are announced as revoked and added to the event's detail; its time, user, session and
-    client are the session's. The caller holds the user's row (`sessions.lock_owner`), or two
+    client are the session's. The caller holds the user's row (`users.lock_user`), or two
     sessions opened at once don't count each other.
     """
     rows = await connection.fetch(

@@ -1,8 +1,8 @@
 """Owns the rows of sessions: found, kept alive, ended.
 
-Locks: whoever ends or replaces several sessions of a user holds the user's row (`lock_owner`), what
-keeps several sessions alive skips rows that are locked, and all else touches one row. So no two
-statements wait for each other in a circle.
+Locks: whoever ends or replaces several sessions of a user holds the user's row
+(`users.lock_user`), what keeps several sessions alive skips rows that are locked, and all else
+touches one row. So no two statements wait for each other in a circle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,26 +39,6 @@ class StoredSession:
     session: Session
     token_hash: bytes = field(repr=False)
     refresh_time: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """What a session takes over from its user."""
-
-    status: UserStatus
-    roles: tuple[str, ...]
-
-
-_LOCK_OWNER = "SELECT status, roles FROM users WHERE user_id = $1 FOR NO KEY UPDATE"
-
-
-async def lock_owner(connection: Connection, user_id: UserId) -> Owner | None:
-    """Hold the user's row until the transaction ends and return what it says; None: no such user.
-
-    While it is held, no other transaction opens a session of this user, or ends several.
-    """
-    row = await connection.fetchrow(_LOCK_OWNER, user_id)
-    return None if row is None else Owner(UserStatus(row["status"]), tuple(row["roles"]))
 
 
 _HAS_ENDED = """

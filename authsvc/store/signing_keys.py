@@ -6,34 +6,11 @@ not: row locks and the two partial unique indexes (one key is active, one is pre
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 
 import asyncpg
 
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store.postgres.database import Connection
-
-
-class KeyState(StrEnum):
-    """Where a key is in its life: published, signing, verifying only, or not to be trusted."""
-
-    PREPARED = "prepared"
-    ACTIVE = "active"
-    RETIRED = "retired"
-    REVOKED = "revoked"
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKeyInfo:
-    """A signing key without its secret; `expire_time` is when its last token has expired."""
-
-    key_id: str
-    algorithm: str
-    state: KeyState
-    create_time: datetime
-    activate_time: datetime | None = None
-    retire_time: datetime | None = None
-    revoke_time: datetime | None = None
-    expire_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,17 @@
-"""Owns the rows of users: their making, their reading, and their count of failed logins."""
+"""Owns the rows of users: their making, their reading, and their counts of failed logins.
 
-from collections.abc import Sequence
+How failed logins are counted is explained in `failed_logins`.
+"""
+
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import LockedUser, User, UserStatus
+from authsvc.store.failed_logins import FORGET_FAILURES, FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
 
@@ -32,6 +36,9 @@ class Credential:
     pepper_id: str | None
 
 
+_COLUMNS = """
+    user_id, email, display_name, roles, status, create_time, email_verify_time, has_second_factor
+"""
 _INSERT = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
                    roles, status, create_time, update_time, email_verify_time)
@@ -69,25 +76,39 @@ async def insert(
     return inserted is not None
 
 
-_GET = """
-SELECT user_id, email, display_name, roles, status, create_time, email_verify_time,
-    has_second_factor
-FROM users WHERE user_id = $1
-"""
+_GET = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1"  # noqa: S608 - made of constants
 
 
 async def get(connection: Connection, user_id: UserId) -> User | None:
     """Return the account with this id."""
     row = await connection.fetchrow(_GET, user_id)
-    return None if row is None else _user(row)
+    return None if row is None else User(**_fields(row))
+
+
+# The weaker lock lets rows that refer to the user be inserted meanwhile. A deletion conflicts with
+# these, so it takes the stronger one first: to get from one to the other could end in a deadlock.
+_LOCK = f"{_GET} FOR NO KEY UPDATE"
+_LOCK_TO_DELETE = f"{_GET} FOR UPDATE"
+
+
+async def lock_user(
+    connection: Connection, user_id: UserId, *, to_delete: bool = False
+) -> LockedUser | None:
+    """Lock the user's row until the transaction ends; return the account, active or not.
+
+    Returns None if there is no such account. While the row is locked, no other transaction opens a
+    session of this user or ends several, adds or removes a way to log in, or changes the status.
+    """
+    row = await connection.fetchrow(_LOCK_TO_DELETE if to_delete else _LOCK, user_id)
+    return None if row is None else LockedUser(**_fields(row))
 
 
 # An update locks the row: who logs in or disables at the same time waits for this one's end.
-_SET_STATUS = """
-UPDATE users SET status = $3, failed_logins = 0, failed_device_logins = 0, update_time = $4
+_SET_STATUS = f"""
+UPDATE users SET status = $3, {FORGET_FAILURES}, update_time = $4
 WHERE user_id = $1 OR email_canonical = $2
 RETURNING user_id
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def set_status(
@@ -140,9 +161,8 @@ async def claim_attempt(
 ) -> Credential | None:
     """Count a failed login beforehand and return what the password is to be compared with.
 
-    Those from known devices are counted together, and so are all others. Returns None, and counts
-    nothing, if no active account has the address or `max_failures` logins of that kind failed since
-    the last login of any kind that didn't (SP 800-63B-4, 3.2.2).
+    Returns None, and counts nothing, if no active account has the address or `max_failures` logins
+    of that kind, from known devices or others, failed since the last login that didn't.
     """
     row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
@@ -162,44 +182,37 @@ async def release_attempt(
     await connection.execute(_RELEASE_ATTEMPT, user_id, known_device)
 
 
-# One proof of two resets nothing, or who knows the password could guess codes for ever.
-_CONFIRM_LOGIN = """
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
-    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
+_CONFIRM_LOGIN = f"""
+UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active' AND password_hash = $2
-RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
-    has_second_factor
-"""
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - made of constants
 
 
-async def confirm_login(connection: Connection, credential: Credential) -> User | None:
+async def confirm_login(connection: Connection, credential: Credential) -> LockedUser | None:
     """Forget the failures of an account that is still active and still has this password.
 
     With a second factor they stay, for `reset_failures`. Returns None, and changes nothing, if the
     account isn't active or hasn't the password. Its row stays locked until the transaction ends.
     """
     row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
-    return None if row is None else _user(row)
+    return None if row is None else LockedUser(**_fields(row))
 
 
-_CONFIRM = """
-UPDATE users SET failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
-    failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END
+_CONFIRM = f"""
+UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active'
-RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
-    has_second_factor
-"""
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - made of constants
 
 
-async def confirm(connection: Connection, user_id: UserId) -> User | None:
+async def confirm(connection: Connection, user_id: UserId) -> LockedUser | None:
     """Do as `confirm_login` for a user who proved who it is without the password."""
     row = await connection.fetchrow(_CONFIRM, user_id)
-    return None if row is None else _user(row)
+    return None if row is None else LockedUser(**_fields(row))
 
 
-_RESET_FAILURES = """
-UPDATE users SET failed_logins = 0, failed_device_logins = 0 WHERE user_id = $1
-"""
+_RESET_FAILURES = f"UPDATE users SET {FORGET_FAILURES} WHERE user_id = $1"  # noqa: S608 - constants
 
 
 async def reset_failures(connection: Connection, user_id: UserId) -> None:
@@ -230,12 +243,11 @@ async def replace_hash(
     await connection.execute(_REPLACE_HASH, credential.user_id, credential.phc, phc, pepper_id)
 
 
-_SET_DISPLAY_NAME = """
+_SET_DISPLAY_NAME = f"""
 UPDATE users SET display_name = $2, update_time = $3
 WHERE user_id = $1 AND status = 'active'
-RETURNING user_id, email, display_name, roles, status, create_time, email_verify_time,
-    has_second_factor
-"""
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - made of constants
 
 
 async def set_display_name(
@@ -243,7 +255,7 @@ async def set_display_name(
 ) -> User | None:
     """Set the name to show for an active account and return the account."""
     row = await connection.fetchrow(_SET_DISPLAY_NAME, user_id, display_name, now)
-    return None if row is None else _user(row)
+    return None if row is None else User(**_fields(row))
 
 
 def credential_from(row: asyncpg.Record | None) -> Credential | None:
@@ -253,15 +265,6 @@ def credential_from(row: asyncpg.Record | None) -> Credential | None:
     return Credential(UserId(row["user_id"]), row["password_hash"], row["pepper_id"])
 
 
-def _user(row: asyncpg.Record) -> User:
-    roles: Sequence[str] = row["roles"]
-    return User(
-        user_id=UserId(row["user_id"]),
-        email=row["email"],
-        display_name=row["display_name"],
-        roles=tuple(roles),
-        status=UserStatus(row["status"]),
-        create_time=row["create_time"],
-        email_verify_time=row["email_verify_time"],
-        has_second_factor=row["has_second_factor"],
-    )
+def _fields(row: asyncpg.Record) -> dict[str, Any]:
+    """Return what a row of `_COLUMNS` says, by the names of the fields of `User`."""
+    return dict(row) | {"roles": tuple(row["roles"]), "status": UserStatus(row["status"])}

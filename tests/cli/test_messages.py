@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from authsvc.app.build import Core, open_core
+from authsvc.app.build import Parts, open_parts
 from authsvc.cli.output import settings_of
 from authsvc.core.messages.delivery import Deliverer, NotDelivered, Transport
 from authsvc.core.messages.outbox import Message, MessageKind
@@ -32,30 +32,30 @@ class _Outbox:
         self.channel = TestChannel(before=_refuse)
 
     def abandon(self, *messages: Message) -> None:
-        async def work(core: Core) -> None:
-            async with core.base.database.transaction() as connection:
+        async def work(parts: Parts) -> None:
+            async with parts.database.transaction() as connection:
                 for message in messages:
-                    await core.base.outbox.enqueue(connection, message)
-            await self._deliver(core)
+                    await parts.outbox.enqueue(connection, message)
+            await self._deliver(parts)
 
-        asyncio.run(self._with_core(work))
+        asyncio.run(self._with_parts(work))
 
     def deliver(self) -> None:
-        asyncio.run(self._with_core(self._deliver))
+        asyncio.run(self._with_parts(self._deliver))
 
-    async def _deliver(self, core: Core) -> None:
+    async def _deliver(self, parts: Parts) -> None:
         post = Transport(self.channel, PlainRenderer())
         await Deliverer(
-            core.base.database,
-            core.base.keyring,
-            post,
-            self._settings.delivery,
-            core.base.outbox._clock,
+            database=parts.database,
+            keyring=parts.keyring,
+            post=post,
+            settings=self._settings.delivery,
+            clock=parts.outbox._clock,
         ).deliver_due()
 
-    async def _with_core(self, work: Callable[[Core], Awaitable[None]]) -> None:
-        async with open_core(self._settings) as core:
-            await work(core)
+    async def _with_parts(self, work: Callable[[Parts], Awaitable[None]]) -> None:
+        async with open_parts(self._settings) as parts:
+            await work(parts)
 
 
 def _code(lifetime: timedelta = _MINUTES) -> Message:

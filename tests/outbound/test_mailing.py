@@ -49,7 +49,13 @@ def mail(database: Database, clock: FakeClock) -> Mail:
 
 def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
     post = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
-    return Deliverer(mail.database, KEYRING, post, DeliverySettings(), mail.clock)
+    return Deliverer(
+        database=mail.database,
+        keyring=KEYRING,
+        post=post,
+        settings=DeliverySettings(),
+        clock=mail.clock,
+    )
 
 
 async def test_while_the_server_is_down_messages_wait_for_it(

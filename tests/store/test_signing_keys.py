@@ -7,9 +7,10 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.store.signing_keys import SigningKeyRow
 from tests.support.clock import FakeClock
 
 HOUR = timedelta(hours=1)

@@ -1,6 +1,7 @@
 """Users and devices in PostgreSQL: one account an address, and no failure lost or counted twice."""
 
 import asyncio
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -53,6 +54,36 @@ async def test_an_account_is_read_as_it_was_stored(database: Database) -> None:
     async with database.connection() as conn:
         assert await users.get(conn, user.user_id) == user
         assert await users.get(conn, NOBODY) is None
+
+
+@pytest.mark.parametrize(
+    ("to_delete", "left"), [(False, {"FOR KEY SHARE"}), (True, set())], ids=["change", "delete"]
+)
+async def test_a_locked_user_is_left_alone_by_others(
+    to_delete: bool, left: set[str], database: Database
+) -> None:
+    user = await _insert(database)
+    strengths = ("FOR KEY SHARE", "FOR SHARE", "FOR NO KEY UPDATE", "FOR UPDATE")
+    async with database.transaction() as conn, database.connection() as other:
+        locked = await users.lock_user(conn, user.user_id, to_delete=to_delete)
+        assert locked is not None
+        assert asdict(locked) == asdict(user)
+        free = {
+            strength
+            for strength in strengths
+            if await other.fetch(f"SELECT FROM users {strength} SKIP LOCKED")
+        }
+        assert free == left
+
+
+async def test_a_disabled_user_is_locked_too_and_nobody_is_not(database: Database) -> None:
+    user = await _insert(database)
+    async with database.transaction() as conn:
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, NOW)
+        locked = await users.lock_user(conn, user.user_id)
+        assert locked is not None
+        assert not locked.active
+        assert await users.lock_user(conn, NOBODY) is None
 
 
 async def test_an_address_has_one_account(database: Database) -> None:
@@ -158,7 +189,9 @@ async def test_a_confirmed_login_forgets_the_failures(database: Database) -> Non
         await _claim(conn, known_device=True)
         credential = await _claim(conn)
         assert credential is not None
-        assert await users.confirm_login(conn, credential) == user
+        confirmed = await users.confirm_login(conn, credential)
+        assert confirmed is not None
+        assert asdict(confirmed) == asdict(user)
         assert await _failures(conn) == (0, 0)
 
 

@@ -13,8 +13,9 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims
+from authsvc.models.users import LockedUser
 from authsvc.store import account_deletion as store
-from authsvc.store import revocations
+from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 
 # Of an event's details: what a chain of events can't be understood without, and nobody known by.
@@ -32,6 +33,7 @@ class AccountDeletion:
 
     def __init__(
         self,
+        *,
         database: Database,
         recent_login: RecentLogin,
         outbox: Outbox,
@@ -79,10 +81,10 @@ class AccountDeletion:
         while after := await self._scrub_batch(user_id, after, only_if):
             pass
         async with self._database.transaction() as connection:
-            leaving = await self._lock(connection, user_id, only_if)
+            user = await self._lock(connection, user_id, only_if)
             if session_id is not None:
                 await self._recent_login.require_live(connection, session_id)
-            await self._erase(connection, call, user_id, session_id, leaving)
+            await self._erase(connection, call, user, session_id)
         self._forget(Revocation("user", str(user_id)))
 
     async def _scrub_batch(
@@ -100,15 +102,16 @@ class AccountDeletion:
         self,
         connection: Connection,
         call: Call,
-        user_id: UserId,
+        user: LockedUser,
         session_id: SessionId | None,
-        leaving: store.Leaving,
     ) -> None:
+        user_id = user.user_id
         # Without the user's id, or it would go with the user.
-        notice = Message(MessageKind.ACCOUNT_DELETED, leaving.email, None)
+        notice = Message(MessageKind.ACCOUNT_DELETED, user.email, None)
         await self._outbox.enqueue(connection, notice)
         now = self._clock.now()
-        await revocations.append(connection, now, session_ids=leaving.session_ids, user_id=user_id)
+        session_ids = await store.list_sessions(connection, user_id)
+        await revocations.append(connection, now, session_ids=session_ids, user_id=user_id)
         event = AuditEvent(AuditType.ACCOUNT_DELETE, call, user_id, session_id)
         await record_event(connection, now, event)
         # All of them, as some may have been committed later than others of their time.
@@ -118,8 +121,8 @@ class AccountDeletion:
 
     async def _lock(
         self, connection: Connection, user_id: UserId, only_if: Condition | None
-    ) -> store.Leaving:
-        leaving = await store.lock(connection, user_id)
-        if leaving is None or (only_if is not None and not await only_if(connection)):
+    ) -> LockedUser:
+        user = await users.lock_user(connection, user_id, to_delete=True)
+        if user is None or (only_if is not None and not await only_if(connection)):
             raise user_not_found()
-        return leaving
+        return user

@@ -11,6 +11,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib import base64url
 from authsvc.errors import FieldInvalid, Overloaded, user_not_found
+from authsvc.models.audit import SecurityEvent
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -18,7 +19,7 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import UserStatus
 from authsvc.store import account_data as store
 from authsvc.store import users
-from authsvc.store.account_data import EventKey, Row, SecurityEvent
+from authsvc.store.account_data import EventKey, Row
 from authsvc.store.postgres.database import Database
 
 _BATCH = 500
@@ -55,8 +56,10 @@ class AccountData:
         async with self._database.connection() as connection:
             found = await store.list_events(connection, user_id, before, page_size + 1)
         page = found[:page_size]
-        more = len(found) > page_size
-        return EventPage(page, _page_token(user_id, page[-1].key) if more else "")
+        if len(found) == len(page):
+            return EventPage(page, "")
+        last = EventKey(page[-1].occur_time, page[-1].event_id)
+        return EventPage(page, _page_token(user_id, last))
 
     async def export(self, call: Call, claims: Claims) -> AsyncGenerator[list[bytes], None]:
         """Yield everything held on the token's user, but for secrets: JSON objects, one a line.

@@ -14,7 +14,7 @@ from authsvc.core.login.password import stored_hash
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -22,7 +22,7 @@ from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
 from authsvc.store import devices, users
 from authsvc.store import password_change as store
-from authsvc.store.password_change import Owner, Replacement
+from authsvc.store.password_change import PasswordAccount, Replacement
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
 
@@ -45,12 +45,13 @@ class PasswordChange:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
         attempts: Attempts,
         recent_login: RecentLogin,
-        sessions: Sessions,
+        sessions: SessionEnding,
         outbox: Outbox,
         clock: Clock,
     ) -> None:
@@ -75,18 +76,18 @@ class PasswordChange:
             Overloaded: Too many passwords wait to be hashed.
         """
         async with self._database.connection() as connection:
-            owner = await store.find_owner(connection, claims.subject)
-        if owner is None:
+            account = await store.find_account(connection, claims.subject)
+        if account is None:
             raise user_not_found()
-        await self._check(owner, asked)
-        change = _Change(call, claims, asked, owner)
-        if not owner.has_password and not asked.current:
+        await self._check(account, asked)
+        change = _Change(call, claims, asked, account)
+        if not account.has_password and not asked.current:
             return await self._set_first(change)
-        async with self._attempts.evaluate(call, owner.email_canonical, asked.client) as attempt:
+        async with self._attempts.evaluate(call, account.email_canonical, asked.client) as attempt:
             return await self._replace(change, attempt)
 
-    async def _check(self, owner: Owner, asked: NewPassword) -> None:
-        if owner.has_password and not asked.current:
+    async def _check(self, account: PasswordAccount, asked: NewPassword) -> None:
+        if account.has_password and not asked.current:
             raise FieldInvalid(_CURRENT, "must not be empty")
         # Before the current one is judged: told after it, this would tell a thief of the token
         # that a guess is right, and nobody else.
@@ -96,8 +97,8 @@ class PasswordChange:
             self._policy.check,
             asked.new,
             field=_NEW,
-            email=owner.email,
-            display_name=owner.display_name,
+            email=account.email,
+            display_name=account.display_name,
         )
 
     async def _set_first(self, change: "_Change") -> int:
@@ -152,7 +153,7 @@ class PasswordChange:
             ended = await self._sessions.revoke_in(
                 connection, call, claims.subject, RevokeReason.PASSWORD_CHANGED, claims.session_id
             )
-        notice = Message(MessageKind.PASSWORD_CHANGED, change.owner.email, claims.subject)
+        notice = Message(MessageKind.PASSWORD_CHANGED, change.account.email, claims.subject)
         await self._outbox.enqueue(connection, notice)
         event = AuditEvent(
             AuditType.PASSWORD_CHANGE, call, claims.subject, claims.session_id, asked.client
@@ -166,7 +167,7 @@ class _Change:
     call: Call
     claims: Claims
     asked: NewPassword
-    owner: Owner
+    account: PasswordAccount
 
 
 def _same(one: str, other: str) -> bool:

@@ -26,8 +26,9 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, UserId
 from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import api_keys as store
-from authsvc.store import revocations
+from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 
 _MIN_LIFETIME = timedelta(minutes=1)
@@ -70,6 +71,7 @@ class ApiKeys:
 
     def __init__(
         self,
+        *,
         database: Database,
         outbox: Outbox,
         limiter: RateLimiter,
@@ -143,14 +145,14 @@ class ApiKeys:
 
     async def _store(self, call: Call, claims: Claims, key: ApiKey, key_hash: bytes) -> None:
         async with self._database.transaction() as connection:
-            owner = await store.lock_owner(connection, key.user_id)
-            if owner is None:
+            user = await users.lock_user(connection, key.user_id)
+            if user is None or not user.active:
                 raise bearer_invalid()
             await self._recent_login.require_live(connection, claims.session_id)
             limit = self._settings.max_per_user
             if not await store.insert(connection, key, key_hash, limit):
                 raise limit_reached(limit)
-            await self._tell(connection, call, key, owner)
+            await self._tell(connection, call, key, user)
 
     def _new_key(self, claims: Claims, wanted: NewApiKey, prefix: str) -> ApiKey:
         now = self._clock.now()
@@ -180,9 +182,7 @@ class ApiKeys:
             raise FieldInvalid("lifetime", f"must be from 60 to {most} seconds")
         return wanted
 
-    async def _tell(
-        self, connection: Connection, call: Call, key: ApiKey, owner: store.Owner
-    ) -> None:
+    async def _tell(self, connection: Connection, call: Call, key: ApiKey, user: User) -> None:
         """Record the making of a key and tell its user."""
         detail = {
             "key_id": str(key.key_id),
@@ -192,8 +192,8 @@ class ApiKeys:
         }
         event = AuditEvent(AuditType.API_KEY_CREATE, call, key.user_id, detail=detail)
         await record_event(connection, key.create_time, event)
-        values = {"display_name": owner.display_name, "key_name": key.name}
-        notice = Message(MessageKind.API_KEY_CREATED, owner.email, key.user_id, values=values)
+        values = {"display_name": user.display_name, "key_name": key.name}
+        notice = Message(MessageKind.API_KEY_CREATED, user.email, key.user_id, values=values)
         await self._outbox.enqueue(connection, notice)
 
 

@@ -137,9 +137,6 @@ class Attempts:
             # Overloaded, StoreUnavailable: not the user's failure.
             await self._release(attempt)
             await receipt.refund()
-            if error.reason is Reason.USER_NOT_FOUND:
-                # The account was deleted meanwhile: the answer is that of one that never was.
-                raise failure() from None
             if error.reason is Reason.EMAIL_NOT_VERIFIED:
                 await self._record_failure(attempt, Cause.UNVERIFIED)
             raise

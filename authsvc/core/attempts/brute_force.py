@@ -58,14 +58,16 @@ class BruteForce:
     def __init__(self, database: Database, settings: BruteForceSettings, keyring: Keyring) -> None:
         self._settings = settings
         # No rejection is remembered in this process: a refund elsewhere may have undone it.
-        self._limiter = RateLimiter(database, _policies(settings), rejected_cache_size=0)
+        self._limiter = RateLimiter(
+            database=database, policies=_policies(settings), rejected_cache_size=0
+        )
         self._key = keyring.derive("brute-force")[0]
 
     def max_failures(self, *, known_device: bool) -> int:
         """Return how many logins may fail since the last one that didn't.
 
-        All known devices of an account share one half of what the account may bear, everybody else
-        the other: so strangers can't use up what is for the user (ASVS 6.1.1).
+        Known devices share one half of the limit and everybody else the other (ASVS 6.1.1), for the
+        reasons in `store.failed_logins`.
         """
         most = self._settings.max_consecutive_failures
         return most // 2 if known_device else most - most // 2

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 from authsvc.config import CodeSettings
 from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.lib.sealing import Keyring
+from authsvc.errors import user_not_found
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import one_time_codes as store
@@ -65,7 +66,10 @@ class OneTimeCodes:
         """Make a code for an address in place of the user's one before of the same purpose.
 
         With the `user_id` None, or not `usable`, it looks like any other and never works. Within
-        the caller's transaction.
+        the caller's transaction, which holds the user's row from then on.
+
+        Raises:
+            NotFound: USER_NOT_FOUND: the user was deleted meanwhile.
         """
         now = self._clock.now()
         # Not a UUIDv7, which can be guessed: a code to log in with is of use to those only who
@@ -81,7 +85,8 @@ class OneTimeCodes:
             create_time=now,
             expire_time=issued.expire_time,
         )
-        await store.replace(connection, row)
+        if not await store.replace(connection, row):
+            raise user_not_found()
         return issued
 
     async def find_account(self, connection: Connection, purpose: Purpose, code_id: UUID) -> str:

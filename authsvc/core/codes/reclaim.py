@@ -7,11 +7,11 @@ Paverd, "Pre-hijacked accounts", 2022): nothing of it stays that could be come b
 from dataclasses import replace
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
-from authsvc.models.users import User
+from authsvc.models.users import LockedUser
 from authsvc.store import owner_arrival, revocations
 from authsvc.store.postgres.database import Connection
 
@@ -19,12 +19,12 @@ from authsvc.store.postgres.database import Connection
 class AccountReclaim:
     """Hands accounts over to the owners of their addresses."""
 
-    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, sessions: SessionEnding, clock: Clock) -> None:
         self._sessions = sessions
         self._clock = clock
 
     async def reclaim(
-        self, connection: Connection, call: Call, owner: User, client: ClientContext
+        self, connection: Connection, call: Call, owner: LockedUser, client: ClientContext
     ) -> None:
         """Leave of the account of `owner`, whose address was never proved, but what this says.
 
@@ -40,8 +40,8 @@ class AccountReclaim:
         await record_event(connection, now, event)
 
     async def claim(
-        self, connection: Connection, call: Call, user: User, client: ClientContext
-    ) -> User:
+        self, connection: Connection, call: Call, user: LockedUser, client: ClientContext
+    ) -> LockedUser:
         """Hand an account over to who just proved its address, for the first time, by a code.
 
         Return the account as it is then: without a name, as that may be somebody else's.

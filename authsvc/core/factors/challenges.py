@@ -15,12 +15,11 @@ from authsvc.core.factors.totp import Totp
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
-from authsvc.models.factors import MfaChallenge, TotpEnrollment
+from authsvc.models.factors import FactorKind, MfaChallenge, TotpEnrollment
 from authsvc.models.ids import UserId
 from authsvc.models.users import User
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
-from authsvc.store.factors import FactorKind
 from authsvc.store.postgres.database import Connection
 
 _TOKEN_BYTES = 32
@@ -31,7 +30,7 @@ class SecondFactors:
     """Decides whether one proof is enough, and makes challenges where it is not."""
 
     def __init__(
-        self, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
+        self, *, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
     ) -> None:
         self._lifetime = settings.challenge_lifetime
         self._required_for_roles = settings.required_for_roles

@@ -8,10 +8,11 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, email_not_verified, limit_reached
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.factors import FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
-from authsvc.store import devices, factors, recovery_codes
-from authsvc.store.factors import FactorKind, Holder
+from authsvc.models.users import LockedUser
+from authsvc.store import devices, factors, recovery_codes, users
 from authsvc.store.postgres.database import Connection
 
 
@@ -73,7 +74,7 @@ class FactorChanges:
 
 async def lock_user_for_new_factor(
     connection: Connection, claims: Claims, recent_login: RecentLogin, max_factors: int
-) -> Holder:
+) -> LockedUser:
     """Hold the row of the token's user, who may have one more factor, and return what it says.
 
     The address has to be proved: no code goes around a second factor (ASVS 6.4.3), so whoever
@@ -83,12 +84,12 @@ async def lock_user_for_new_factor(
         Unauthenticated: BEARER_INVALID: the user is disabled or gone, or the session has ended.
         FailedPrecondition: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
     """
-    holder = await factors.lock_holder(connection, claims.subject)
-    if holder is None:
+    user = await users.lock_user(connection, claims.subject)
+    if user is None or not user.active:
         raise bearer_invalid()
     await recent_login.require_live(connection, claims.session_id)
-    if not holder.email_verified:
+    if user.email_verify_time is None:
         raise email_not_verified()
-    if await factors.count(connection, holder.user_id) >= max_factors:
+    if await factors.count(connection, user.user_id) >= max_factors:
         raise limit_reached(max_factors)
-    return holder
+    return user

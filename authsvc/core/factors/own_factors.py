@@ -11,11 +11,12 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
-from authsvc.store import factors
+from authsvc.models.users import LockedUser
+from authsvc.store import factors, users
 from authsvc.store import recovery_codes as store
-from authsvc.store.factors import Factor, FactorKind, Holder
 from authsvc.store.postgres.database import Connection, Database
 
 
@@ -24,6 +25,7 @@ class Factors:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         recent_login: RecentLogin,
@@ -58,13 +60,13 @@ class Factors:
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
-            holder = await self._lock(connection, claims)
+            user = await self._lock(connection, claims)
             removed = await factors.remove(connection, factor_id, user_id)
             if removed is None:
                 raise factor_not_found()
-            change = FactorChange(call, user_id, holder.email, factor_id, removed.kind)
+            change = FactorChange(call, user_id, user.email, factor_id, removed.kind)
             left = await self._changes.removed(connection, change)
-            if not left and not self._required_for_roles.isdisjoint(holder.roles):
+            if not left and not self._required_for_roles.isdisjoint(user.roles):
                 raise last_credential()
             if removed.kind is FactorKind.PASSKEY and not await factors.can_begin_login(
                 connection, user_id
@@ -82,19 +84,19 @@ class Factors:
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
-            holder = await self._lock(connection, claims)
-            if not holder.has_second_factor:
+            user = await self._lock(connection, claims)
+            if not user.has_second_factor:
                 raise factor_not_found()
             codes = await self._recovery_codes.generate(connection, user_id)
             event = AuditEvent(AuditType.RECOVERY_CODES_GENERATE, call, user_id)
             await record_event(connection, self._clock.now(), event)
-            message = Message(MessageKind.RECOVERY_CODES_GENERATED, holder.email, user_id)
+            message = Message(MessageKind.RECOVERY_CODES_GENERATED, user.email, user_id)
             await self._outbox.enqueue(connection, message)
             return codes
 
-    async def _lock(self, connection: Connection, claims: Claims) -> Holder:
-        holder = await factors.lock_holder(connection, claims.subject)
-        if holder is None:
+    async def _lock(self, connection: Connection, claims: Claims) -> LockedUser:
+        user = await users.lock_user(connection, claims.subject)
+        if user is None or not user.active:
             raise bearer_invalid()
         await self._recent_login.require_live(connection, claims.session_id)
-        return holder
+        return user

@@ -13,10 +13,11 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.errors import credentials_invalid, state_invalid
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.factors import Factor, FactorKind
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
+from authsvc.models.users import LockedUser
 from authsvc.store import passkeys as store
-from authsvc.store.factors import Factor, FactorKind, Holder
 from authsvc.store.passkeys import NewPasskey, Passkey
 from authsvc.store.postgres.database import Connection, Database
 
@@ -37,11 +38,12 @@ class RegisteredPasskey:
     recovery_codes: list[str] = field(repr=False)
 
 
-class BeginPasskeyRegistration:
+class PasskeyRegistrationStart:
     """Starts the registration of passkeys."""
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,
@@ -66,25 +68,24 @@ class BeginPasskeyRegistration:
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
         async with self._database.transaction() as connection:
-            holder = await lock_user_for_new_factor(
+            user = await lock_user_for_new_factor(
                 connection, claims, self._recent_login, self._max_factors
             )
-            passkeys = await store.list_of_user(connection, holder.user_id)
+            passkeys = await store.list_of_user(connection, user.user_id)
             await store.replace_registration(
-                connection, challenge_id, holder.user_id, challenge, now, expire_time
+                connection, challenge_id, user.user_id, challenge, now, expire_time
             )
         known = [descriptor(passkey.credential_id, passkey.transports) for passkey in passkeys]
-        options = self._relying_party.creation_options(
-            challenge, holder.user_id, holder.email, known
-        )
+        options = self._relying_party.creation_options(challenge, user.user_id, user.email, known)
         return CreationRequest(challenge_id, options)
 
 
-class FinishPasskeyRegistration:
+class PasskeyRegistration:
     """Completes the registration of passkeys."""
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,
@@ -124,21 +125,21 @@ class FinishPasskeyRegistration:
         if created is None:
             raise credentials_invalid()
         async with self._database.transaction() as connection:
-            holder = await lock_user_for_new_factor(
+            user = await lock_user_for_new_factor(
                 connection, claims, self._recent_login, self._max_factors
             )
-            return await self._store(connection, call, holder, created, name, now)
+            return await self._store(connection, call, user, created, name, now)
 
     async def _store(
         self,
         connection: Connection,
         call: Call,
-        holder: Holder,
+        user: LockedUser,
         created: Created,
         name: str,
         now: datetime,
     ) -> RegisteredPasskey:
-        user_id = holder.user_id
+        user_id = user.user_id
         passkey = Passkey(
             FactorId(uuid7(now)),
             user_id,
@@ -149,7 +150,7 @@ class FinishPasskeyRegistration:
         if not await store.insert(connection, NewPasskey(passkey, name, created.sign_count, now)):
             raise credentials_invalid()
         factor = Factor(passkey.factor_id, FactorKind.PASSKEY, name, now, None)
-        change = FactorChange(call, user_id, holder.email, factor.factor_id, factor.kind)
+        change = FactorChange(call, user_id, user.email, factor.factor_id, factor.kind)
         await self._changes.added(connection, change)
         codes = await self._recovery_codes.ensure(connection, user_id)
         return RegisteredPasskey(factor, codes)

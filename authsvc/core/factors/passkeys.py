@@ -9,8 +9,8 @@ from authsvc.core.factors.relying_party import Assertion, RelyingParty, descript
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import FactorId, UserId
-from authsvc.store import factors
 from authsvc.store import passkeys as store
+from authsvc.store import users
 from authsvc.store.passkeys import Passkey
 from authsvc.store.postgres.database import Connection
 
@@ -97,7 +97,8 @@ class Passkeys:
         )
         if passkey is None or signed is None or not _names_its_user(assertion, passkey, user_id):
             return None
-        if await factors.lock_holder(connection, passkey.user_id) is None:
+        user = await users.lock_user(connection, passkey.user_id)
+        if user is None or not user.active:
             return None
         now = self._clock.now()
         if not await store.advance(connection, passkey.factor_id, signed.sign_count, now):

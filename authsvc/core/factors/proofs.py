@@ -14,10 +14,11 @@ from authsvc.core.factors.totp import Totp
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
+from authsvc.models.factors import FactorKind
 from authsvc.models.ids import FactorId
+from authsvc.models.users import LockedUser
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
-from authsvc.store.factors import FactorKind, Holder
 from authsvc.store.postgres.database import Connection
 
 # RFC 8176; a recovery code is a one-time password too.
@@ -53,6 +54,7 @@ class FactorProofs:
 
     def __init__(
         self,
+        *,
         totp: Totp,
         recovery_codes: RecoveryCodes,
         passkeys: Passkeys,
@@ -71,13 +73,13 @@ class FactorProofs:
         self,
         connection: Connection,
         attempt: Attempt,
-        holder: Holder | None,
+        user: LockedUser | None,
         challenge: Challenge,
         factor: SecondFactor,
     ) -> tuple[str, ...] | None:
         """Use up the factor and return by which methods (RFC 8176) it proves; None: it is wrong.
 
-        `holder` is the challenge's user, held by the transaction; None: there is none, and what is
+        `user` is the challenge's user, held by the transaction; None: there is none, and what is
         used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
 
         Raises:
@@ -85,12 +87,12 @@ class FactorProofs:
         """
         match factor:
             case TotpCode(code):
-                right = await self._judge_totp(connection, attempt, holder, challenge, code)
+                right = await self._judge_totp(connection, attempt, user, challenge, code)
                 return _OTP if right else None
             case RecoveryCode(code):
                 right = await self._recovery_codes.claim(connection, challenge.user_id, code)
-                if right and holder is not None:
-                    await self._note_recovery_code(connection, attempt, holder)
+                if right and user is not None:
+                    await self._note_recovery_code(connection, attempt, user)
                 return _OTP if right else None
             case PasskeyAssertion(json):
                 proof = await self._passkeys.verify(
@@ -108,43 +110,43 @@ class FactorProofs:
         self,
         connection: Connection,
         attempt: Attempt,
-        holder: Holder | None,
+        user: LockedUser | None,
         challenge: Challenge,
         code: str,
     ) -> bool:
         # Who has a factor by now has to give it: an enrolment begun before is no way round.
-        if holder is None or holder.has_second_factor or challenge.factor_id is None:
+        if user is None or user.has_second_factor or challenge.factor_id is None:
             return await self._totp.verify(connection, challenge.user_id, code)
-        return await self._enroll(connection, attempt, holder, challenge.factor_id, code)
+        return await self._enroll(connection, attempt, user, challenge.factor_id, code)
 
     async def _enroll(
         self,
         connection: Connection,
         attempt: Attempt,
-        holder: Holder,
+        user: LockedUser,
         factor_id: FactorId,
         code: str,
     ) -> bool:
-        if not holder.email_verified:
+        if user.email_verify_time is None:
             raise email_not_verified()
-        found = await factors.find_unconfirmed(connection, factor_id, holder.user_id)
+        found = await factors.find_unconfirmed(connection, factor_id, user.user_id)
         if found is None:
             return False
         seed, _ = found
-        if not await self._totp.confirm(connection, holder.user_id, seed, code):
+        if not await self._totp.confirm(connection, user.user_id, seed, code):
             return False
         change = FactorChange(
-            attempt.call, holder.user_id, holder.email, factor_id, FactorKind.TOTP, attempt.client
+            attempt.call, user.user_id, user.email, factor_id, FactorKind.TOTP, attempt.client
         )
         await self._changes.added(connection, change)
         return True
 
     async def _note_recovery_code(
-        self, connection: Connection, attempt: Attempt, holder: Holder
+        self, connection: Connection, attempt: Attempt, user: LockedUser
     ) -> None:
         event = AuditEvent(
-            AuditType.RECOVERY_CODE_USE, attempt.call, holder.user_id, client=attempt.client
+            AuditType.RECOVERY_CODE_USE, attempt.call, user.user_id, client=attempt.client
         )
         await record_event(connection, self._clock.now(), event)
-        message = Message(MessageKind.RECOVERY_CODE_USED, holder.email, holder.user_id)
+        message = Message(MessageKind.RECOVERY_CODE_USED, user.email, user.user_id)
         await self._outbox.enqueue(connection, message)

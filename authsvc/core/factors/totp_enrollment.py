@@ -9,11 +9,12 @@ from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.totp import Totp
 from authsvc.errors import code_invalid, factor_not_found
 from authsvc.models.calls import Call, ClientContext
-from authsvc.models.factors import TotpEnrollment
+from authsvc.models.factors import FactorKind, TotpEnrollment
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
+from authsvc.models.users import LockedUser
 from authsvc.store import factors
-from authsvc.store.factors import FactorKind, Holder, Seed
+from authsvc.store.factors import Seed
 from authsvc.store.postgres.database import Connection, Database
 
 
@@ -22,6 +23,7 @@ class TotpEnrollments:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         recent_login: RecentLogin,
@@ -47,8 +49,8 @@ class TotpEnrollments:
         """
         self._recent_login.require(claims)
         async with self._database.transaction() as connection:
-            holder = await self._lock_user(connection, claims)
-            return await self._totp.enroll(connection, holder.user_id, holder.email, name)
+            user = await self._lock_user(connection, claims)
+            return await self._totp.enroll(connection, user.user_id, user.email, name)
 
     async def confirm(
         self, call: Call, claims: Claims, factor_id: FactorId, code: str, client: ClientContext
@@ -80,7 +82,7 @@ class TotpEnrollments:
         self, connection: Connection, attempt: Attempt, claims: Claims, seed: Seed, code: str
     ) -> list[str]:
         user_id = claims.subject
-        holder = await self._lock_user(connection, claims)
+        user = await self._lock_user(connection, claims)
         if await factors.find_unconfirmed(connection, seed.factor_id, user_id) is None:
             raise factor_not_found()  # A parallel call confirmed or replaced it.
         right = await self._totp.confirm(connection, user_id, seed, code)
@@ -89,12 +91,12 @@ class TotpEnrollments:
         # No failure; but neither was it a login, to make up for those before.
         await counting.release(connection, attempt)
         change = FactorChange(
-            attempt.call, user_id, holder.email, seed.factor_id, FactorKind.TOTP, attempt.client
+            attempt.call, user_id, user.email, seed.factor_id, FactorKind.TOTP, attempt.client
         )
         await self._changes.added(connection, change)
         return await self._recovery_codes.ensure(connection, user_id)
 
-    async def _lock_user(self, connection: Connection, claims: Claims) -> Holder:
+    async def _lock_user(self, connection: Connection, claims: Claims) -> LockedUser:
         return await lock_user_for_new_factor(
             connection, claims, self._recent_login, self._max_per_user
         )

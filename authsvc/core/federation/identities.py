@@ -8,12 +8,12 @@ from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, identity_not_found, last_credential, limit_reached
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
+from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User
-from authsvc.store import factors
+from authsvc.store import factors, users
 from authsvc.store import identities as store
-from authsvc.store.identities import Identity
 from authsvc.store.postgres.database import Connection, Database
 
 # A list of them is one answer.
@@ -24,7 +24,7 @@ class Identities:
     """The identities of all users."""
 
     def __init__(
-        self, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
+        self, *, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
     ) -> None:
         self._database = database
         self._recent_login = recent_login
@@ -57,8 +57,8 @@ class Identities:
         self._recent_login.require(claims)
         async with self._database.transaction() as connection:
             user_id = claims.subject
-            email = await store.lock_holder(connection, user_id)
-            if email is None:
+            user = await users.lock_user(connection, user_id)
+            if user is None or not user.active:
                 raise bearer_invalid()
             await self._recent_login.require_live(connection, claims.session_id)
             if not await store.delete(connection, user_id, provider, subject):
@@ -66,7 +66,9 @@ class Identities:
             if not await factors.can_begin_login(connection, user_id):
                 raise last_credential()
             await self._record(connection, call, AuditType.IDENTITY_UNLINK, user_id, provider)
-            await self._tell(connection, MessageKind.IDENTITY_UNLINKED, user_id, email, provider)
+            await self._tell(
+                connection, MessageKind.IDENTITY_UNLINKED, user_id, user.email, provider
+            )
 
     async def add(
         self,

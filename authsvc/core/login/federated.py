@@ -29,10 +29,11 @@ from authsvc.errors import (
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
+from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import LockedUser, User, UserStatus
 from authsvc.store import addresses, identities, users
-from authsvc.store.identities import Identity, Owner
+from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
 _METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
@@ -71,6 +72,7 @@ class OAuthLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         states: OAuthStates,
         providers: Providers,
@@ -150,9 +152,9 @@ class OAuthLogin:
                 if linking is None:
                     raise state_invalid()
                 return linking.email_canonical, self._link
-            owner = await identities.find_owner(connection, pending.provider, external.subject)
-        if owner is not None:
-            return owner.email_canonical, self._log_in
+            linked = await identities.find_account(connection, pending.provider, external.subject)
+        if linked is not None:
+            return linked.email_canonical, self._log_in
         return _verified_email(external).canonical, self._arrive
 
     async def _log_in(
@@ -179,15 +181,19 @@ class OAuthLogin:
         return await self._finish(connection, attempt, user)
 
     async def _note_address(
-        self, connection: Connection, user: User, owner: Owner, external: ExternalIdentity
-    ) -> User:
+        self,
+        connection: Connection,
+        user: LockedUser,
+        account: LinkedAccount,
+        external: ExternalIdentity,
+    ) -> LockedUser:
         """Take the provider's word that the address of the account is its user's."""
         now = self._clock.now()
         if (
             user.email_verify_time is None
             and external.email_verified
-            and _canonical(external) == owner.email_canonical
-            and await addresses.verify(connection, user.user_id, owner.email_canonical, now)
+            and _canonical(external) == account.email_canonical
+            and await addresses.verify(connection, user.user_id, account.email_canonical, now)
         ):
             return replace(user, email_verify_time=now)
         return user
@@ -240,7 +246,7 @@ class OAuthLogin:
         if not await self._linked.add(connection, login.call, user, identity, login.client):
             raise _StaleDecision
 
-    async def _confirm(self, connection: Connection, attempt: Attempt) -> User:
+    async def _confirm(self, connection: Connection, attempt: Attempt) -> LockedUser:
         """Return the active account that it is about, whose row is held from now on."""
         if attempt.subject is None:
             raise _StaleDecision

@@ -23,6 +23,7 @@ class PasswordLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         attempts: Attempts,
@@ -33,7 +34,7 @@ class PasswordLogin:
         self._attempts = attempts
         self._completion = completion
 
-    async def login(
+    async def log_in(
         self, call: Call, email: str, password: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user with this e-mail address and password.

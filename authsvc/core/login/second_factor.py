@@ -13,7 +13,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
-from authsvc.store import challenges, devices, factors, users
+from authsvc.store import challenges, devices, users
 from authsvc.store.challenges import Challenge
 from authsvc.store.postgres.database import Connection, Database
 
@@ -27,6 +27,7 @@ class MfaVerification:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         attempts: Attempts,
@@ -104,13 +105,14 @@ class MfaVerification:
 
         A right one that is of no use because of something else is rolled back, and so not used up.
         """
-        holder = await factors.lock_holder(connection, challenge.user_id)
-        methods = await self._proofs.judge(connection, attempt, holder, challenge, factor)
+        found = await users.lock_user(connection, challenge.user_id)
+        locked = found if found is not None and found.active else None
+        methods = await self._proofs.judge(connection, attempt, locked, challenge, factor)
         if methods is None:
             return None
         finished = await challenges.finish(connection, challenge.challenge_id)
-        # Nobody's row is locked that was not locked before the factor.
-        user = await users.confirm(connection, holder.user_id if holder else UserId(_NOBODY))
+        # Locks no row that was not locked before the factor was judged.
+        user = await users.confirm(connection, locked.user_id if locked else UserId(_NOBODY))
         if user is None or not finished:
             raise Rejected(attempt.cause(Cause.FACTOR))
         every = (*challenge.methods, *methods)

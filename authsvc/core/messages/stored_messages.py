@@ -11,8 +11,8 @@ from authsvc.core.messages.outbox import MessageKind, unseal
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
+from authsvc.models.messages import MessageState
 from authsvc.store import outbox
-from authsvc.store.outbox import MessageState
 from authsvc.store.postgres.database import Database
 
 
@@ -39,7 +39,7 @@ class StoredMessages:
     """Lists messages and lets abandoned ones be delivered after all."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, abandon_after: timedelta, clock: Clock
+        self, *, database: Database, keyring: Keyring, abandon_after: timedelta, clock: Clock
     ) -> None:
         self._database = database
         self._keyring = keyring

@@ -33,6 +33,7 @@ class UnverifiedAccounts:
 
     def __init__(
         self,
+        *,
         database: Database,
         deletion: AccountDeletion,
         settings: RetentionSettings,

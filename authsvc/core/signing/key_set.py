@@ -11,7 +11,8 @@ import structlog
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.signing import jwk
 from authsvc.core.signing.jwk import SigningKey
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.models.signing import KeyState, SigningKeyInfo
+from authsvc.store.signing_keys import SigningKeyRow
 
 log = structlog.get_logger(__name__)
 

@@ -12,10 +12,11 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.signing import jwk, key_set
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import revocations
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Connection, Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.store.signing_keys import SigningKeyRow
 
 # How long a replica may sign on with a key before it hears that the key has retired.
 PROPAGATION_GRACE = timedelta(minutes=1)
@@ -25,7 +26,7 @@ class KeyTransitions:
     """Moves signing keys from state to state; new ones are of the algorithm in `settings`."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
+        self, *, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
     ) -> None:
         self._database = database
         self._keyring = keyring

@@ -22,9 +22,9 @@ from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitio
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +43,7 @@ class SigningKeys:
 
     def __init__(
         self,
+        *,
         database: Database,
         keyring: Keyring,
         settings: TokenSettings,
@@ -54,7 +55,9 @@ class SigningKeys:
         self._settings = settings
         self._clock = clock
         self._hears_revocations = is_fresh
-        self._transitions = KeyTransitions(database, keyring, settings, clock)
+        self._transitions = KeyTransitions(
+            database=database, keyring=keyring, settings=settings, clock=clock
+        )
         self._keys = KeySet()
         self._verifying: dict[str, VerifyingKey] = {}
         self._active: SigningKey | None = None

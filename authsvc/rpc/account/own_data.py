@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from authsvc.core.use_cases import UseCases
+from authsvc.models.audit import SecurityEvent
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
-from authsvc.rpc.use_cases import AccountUseCases
-from authsvc.store.account_data import SecurityEvent
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_CHUNK = 60 * 1_024
@@ -15,7 +15,7 @@ _MAX_CHUNK = 60 * 1_024
 class DataRpcs:
     """The RPCs about what is held on the user."""
 
-    _use: AccountUseCases
+    _use: UseCases
 
     async def ListSecurityEvents(
         self, request: pb.ListSecurityEventsRequest, _context: Context
@@ -56,8 +56,8 @@ class DataRpcs:
 
 def _event_message(event: SecurityEvent) -> pb.SecurityEvent:
     return pb.SecurityEvent(
-        event_id=str(event.key.event_id),
-        occur_time=convert.timestamp(event.key.occur_time),
+        event_id=str(event.event_id),
+        occur_time=convert.timestamp(event.occur_time),
         type=event.type,
         session_id=str(event.session_id) if event.session_id else "",
         ip=event.ip or "",

@@ -8,7 +8,7 @@ import asyncpg
 import structlog
 
 from authsvc.config import DatabaseSettings
-from authsvc.errors import StoreUnavailable, user_not_found
+from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import Connection, Connector
 from authsvc.store.postgres.pool import Pool, Usage
 
@@ -41,8 +41,6 @@ class Database:
     connection within `acquire_timeout`, or broke a deadlock. A caller may then try again, but a
     transaction that failed while it committed may have been committed.
 
-    A row for a user who was deleted meanwhile is refused as USER_NOT_FOUND.
-
     Borrowers leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
 
@@ -53,13 +51,13 @@ class Database:
     async def open(cls, settings: DatabaseSettings) -> "Database":
         """Connect `pool_min` times, at least once; raises StoreUnavailable when that fails."""
         connector = Connector(
-            settings.url.get_secret_value(),
+            address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=settings.command_timeout.total_seconds(),
             statement_cache_size=settings.statement_cache_size,
         )
         pool = Pool(
-            connector,
+            connector=connector,
             minimum=settings.pool_min,
             maximum=settings.pool_max,
             acquire_timeout=settings.acquire_timeout.total_seconds(),
@@ -132,9 +130,6 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
-        if isinstance(error, asyncpg.ForeignKeyViolationError):
-            # All refer to users or what is theirs: one was deleted while the caller was at work.
-            raise user_not_found() from error
         if failed:
             log.warning("database_failure", error=type(error).__name__)
             raise StoreUnavailable from error

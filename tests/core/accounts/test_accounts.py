@@ -270,7 +270,7 @@ async def test_disabling_ends_every_session(service: Service, database: Database
     assert revoked == 1
     await service.accounts.enable(CLI, user_id)
     with pytest.raises(ServiceError) as refused:
-        await service.sessions.refresh(CALL, tokens.refresh_token, ClientContext(IP))
+        await service.sessions.refreshing.refresh(CALL, tokens.refresh_token, ClientContext(IP))
     assert refused.value.reason is Reason.REFRESH_TOKEN_INVALID
 
 

@@ -35,7 +35,11 @@ class Erasing:
         outbox = Outbox(KEYRING, timedelta(hours=1), clock)
         recent = RecentLogin(timedelta(minutes=10), clock)
         self.deletion = AccountDeletion(
-            service.database, recent, outbox, clock, self.forgotten.append
+            database=service.database,
+            recent_login=recent,
+            outbox=outbox,
+            clock=clock,
+            forget=self.forgotten.append,
         )
 
     async def user(self) -> UserId:

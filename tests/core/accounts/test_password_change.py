@@ -39,14 +39,14 @@ class World:
     def __post_init__(self) -> None:
         service = self.service
         self.change = PasswordChange(
-            service.database,
-            service.hasher,
-            PasswordPolicy("standard"),
-            service.attempts,
-            RecentLogin(timedelta(minutes=10), self.clock),
-            service.sessions,
-            Outbox(KEYRING, timedelta(hours=1), self.clock),
-            self.clock,
+            database=service.database,
+            hasher=service.hasher,
+            policy=PasswordPolicy("standard"),
+            attempts=service.attempts,
+            recent_login=RecentLogin(timedelta(minutes=10), self.clock),
+            sessions=service.sessions.ending,
+            outbox=Outbox(KEYRING, timedelta(hours=1), self.clock),
+            clock=self.clock,
         )
 
     async def log_in(self, device: str = "") -> Tokens:

@@ -42,7 +42,7 @@ async def test_it_logs_nobody_in_and_ends_all_sessions(coded: Coded) -> None:
     tokens = [await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT) for _ in range(3)]
     await coded.reset((await coded.request(RESET)).code)
     for session_id in (token.session_id for token in tokens):
-        session = await coded.service.sessions.get(session_id)
+        session = await coded.service.sessions.listing.get(session_id)
         assert session.revoke_reason is RevokeReason.PASSWORD_CHANGED
     assert await coded.fetchval("SELECT count(*) FROM sessions WHERE revoke_time IS NULL") == 0
     assert await coded.fetchval("SELECT count(*) FROM revocations") == 3
@@ -140,7 +140,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     # Who reads the mail must not get new guesses at the second factor by it.
     assert await failures(coded.database) == 7
     assert await failures_of_devices(coded.database) == 8
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     assert await outcome(secured.verify(waiting.mfa_token, app.code())) == "CREDENTIALS_INVALID"
 
@@ -151,7 +151,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
 async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.reset((await coded.request(RESET)).code)
-    session = await coded.service.sessions.get(tokens.session_id)
+    session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert await coded.service.login(NEW_PASSWORD) == "OK"
@@ -163,7 +163,7 @@ async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded:
     secured = Secured(coded.service)
     await secured.secure_unproved(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)

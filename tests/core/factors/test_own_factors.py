@@ -10,6 +10,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import FactorId
 from authsvc.store import factors as store
+from authsvc.store import users
 from tests.support.accounts import CALL, unlimited
 from tests.support.databases import until
 from tests.support.factors import App, Secured, reason, reasons, used
@@ -89,7 +90,7 @@ async def test_flag_overlooks_no_removal_under_way(secured: Secured) -> None:
         return await secured.fetchval(query) == 1
 
     async with secured.service.database.transaction() as connection:
-        await store.lock_holder(connection, ada)
+        await users.lock_user(connection, ada)
         await store.remove(connection, first.factor_id, ada)
         assert await store.update_flag(connection, ada) is True
         other = asyncio.create_task(secured.own.remove(CALL, secured.claims(ada), second.factor_id))

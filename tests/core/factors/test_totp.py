@@ -9,7 +9,7 @@ import pyotp
 import pytest
 
 from authsvc.core.lib.sealing import SealError
-from authsvc.store.factors import FactorKind
+from authsvc.models.factors import FactorKind
 from tests.support.accounts import EMAIL, KEYRING
 from tests.support.factors import STEP, Secured, reason, reasons
 

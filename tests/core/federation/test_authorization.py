@@ -251,7 +251,9 @@ async def test_abandoned_logins_are_removed(federated: Federated, clock: FakeClo
     federated.told.codes["code"] = ADA
     young = await federated.begin()
     clock.advance(federated.settings.state_lifetime / 2 + timedelta(seconds=1))
-    retention = Retention(federated.service.database, RetentionSettings(batch_size=3), clock)
+    retention = Retention(
+        database=federated.service.database, settings=RetentionSettings(batch_size=3), clock=clock
+    )
     assert (await retention.run_once())["oauth_states"] == 7
     assert await reason(federated, young) == "OK"
 

@@ -121,7 +121,7 @@ async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated)
     sessions = federated.service.sessions
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
-    await sessions.revoke(CALL, mine.session_id)
+    await sessions.ending.revoke(CALL, mine.session_id)
     with pytest.raises(ServiceError) as refused:
         await federated.complete(state, WORK)
     assert refused.value.reason == "STATE_INVALID"
@@ -143,7 +143,7 @@ async def test_sessions_that_end_while_it_is_being_linked(
     async def end_after(login: object) -> object:
         chosen = await choose(login)  # type: ignore[arg-type]
         async with service.database.transaction() as connection:
-            await service.sessions.revoke_in(
+            await service.sessions.ending.revoke_in(
                 connection, CALL, mine.user_id, RevokeReason.PASSWORD_CHANGED
             )
         return chosen

@@ -36,7 +36,11 @@ async def databases(database_dsn: str) -> AsyncIterator[list[Database]]:
 
 
 def _limiters(databases: list[Database], each: int = 1) -> list[RateLimiter]:
-    return [RateLimiter(database, _POLICIES, 0) for database in databases for _ in range(each)]
+    return [
+        RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=0)
+        for database in databases
+        for _ in range(each)
+    ]
 
 
 def _granted(results: list[CheckResult]) -> int:

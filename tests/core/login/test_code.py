@@ -36,7 +36,7 @@ async def test_a_code_logs_in_and_proves_the_address(coded: Coded, clock: FakeCl
     tokens = await coded.log_in(issued.code_id, message.code, ClientContext(IP, "Test", PHONE))
     assert isinstance(tokens, Tokens)
     assert tokens.user_id == await coded.user_id()
-    session = await coded.service.sessions.get(tokens.session_id)
+    session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("otp",)
     assert (await coded.user()).email_verify_time == clock.now()
     events = await coded.events()
@@ -162,7 +162,7 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), Tokens)
-    session = await coded.service.sessions.get(tokens.session_id)
+    session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert (await coded.events())["user.owner_arrived"] == 1

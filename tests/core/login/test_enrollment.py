@@ -23,7 +23,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert await reason(required.verify(challenge.mfa_token, app.wrong())) == REFUSED
     assert (await required.own.list(ada))[0] == []
     tokens = await required.verify(challenge.mfa_token, app.code())
-    session = await required.service.sessions.get(tokens.session_id)
+    session = await required.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
     (factor,), codes_left = await required.own.list(ada)
     assert (factor.factor_id, codes_left) == (app.factor_id, 0)
@@ -44,7 +44,7 @@ async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
     assert await service.login() == "OK"
     await Secured(service).fetchval("UPDATE users SET roles = '{user,operator}'")
     client = ClientContext(IP)
-    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    outcome = await service.password_login.log_in(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
 
 
@@ -54,7 +54,7 @@ async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
 ) -> None:
     email, client = "grace@example.test", ClientContext(IP)
     await required.service.accounts.create_user(CALL, email, PASSWORD, verified=verified)
-    login = required.service.password_login.login(CALL, email, PASSWORD, client)
+    login = required.service.password_login.log_in(CALL, email, PASSWORD, client)
     assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 
 

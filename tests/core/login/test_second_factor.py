@@ -41,10 +41,10 @@ async def test_challenge_names_what_the_user_has(secured: Secured) -> None:
 async def test_session_tells_how_its_user_logged_in(secured: Secured) -> None:
     app, (code, *_) = await secured.secure(await secured.user())
     tokens = await secured.verify((await secured.challenge()).mfa_token, app.code())
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
     tokens = await secured.verify((await secured.challenge()).mfa_token, used(code))
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
 
 
@@ -213,7 +213,7 @@ async def test_second_step_may_come_from_elsewhere(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE, ip=IP)).mfa_token
     tokens = await secured.verify(token, app.code(), device="laptop", ip=OTHER_IP)
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert (session.client.device_id, session.client.ip) == ("laptop", OTHER_IP)
 
 

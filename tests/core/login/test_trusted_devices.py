@@ -29,7 +29,7 @@ async def trusted(secured: Secured, email: str = EMAIL) -> App:
 async def is_trusted(secured: Secured, email: str = EMAIL, device: str = PHONE) -> bool:
     """Return whether the password is enough on this device."""
     client = ClientContext(OTHER_IP, "Test", device)
-    outcome = await secured.service.password_login.login(CALL, email, PASSWORD, client)
+    outcome = await secured.service.password_login.log_in(CALL, email, PASSWORD, client)
     return isinstance(outcome, Tokens)
 
 
@@ -37,7 +37,7 @@ async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
     await trusted(secured)
     client = ClientContext(IP, "Test", PHONE)
     tokens = await secured.service.log_in(CALL, EMAIL, PASSWORD, client)
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     # It is one factor all the same.
     assert session.authentication_methods == ("pwd",)
     assert await secured.events("factor.device_trust") == {"factor.device_trust": 1}
@@ -123,6 +123,6 @@ async def test_trust_spares_nobody_an_enrolment(replicas: Replicas) -> None:
     await secured.fetchval("DELETE FROM factors")
     await secured.fetchval("UPDATE users SET has_second_factor = false")
     client = ClientContext(IP, "Test", PHONE)
-    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    outcome = await service.password_login.log_in(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
     assert outcome.totp_enrollment is not None

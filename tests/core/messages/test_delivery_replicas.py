@@ -169,7 +169,10 @@ async def test_a_notification_wakes_the_one_that_waits(
     deliverer = mail.deliverer()
     heard = asyncio.Event()
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=10), lambda _: None, heard.set
+        database=settings_for(database_dsn),
+        staleness=timedelta(seconds=10),
+        on_event=lambda _: None,
+        on_gap=heard.set,
     )
     listener.subscribe(CHANNEL, deliverer.wake)
 

@@ -17,7 +17,7 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.listener import Revocation
 from authsvc.models.calls import ClientContext
-from authsvc.store import addresses, sessions, users
+from authsvc.store import addresses, users
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.support.clock import FakeClock
 from tests.support.codes import Coded, outcome
@@ -38,14 +38,22 @@ class Removing:
         self.forgotten: list[Revocation] = []
         recent = RecentLogin(timedelta(minutes=10), self.clock)
         deletion = AccountDeletion(
-            self.database, recent, coded.service.outbox, self.clock, self.forgotten.append
+            database=self.database,
+            recent_login=recent,
+            outbox=coded.service.outbox,
+            clock=self.clock,
+            forget=self.forgotten.append,
         )
-        self.accounts = UnverifiedAccounts(self.database, deletion, settings, self.clock)
+        self.accounts = UnverifiedAccounts(
+            database=self.database, deletion=deletion, settings=settings, clock=self.clock
+        )
 
     async def age(self, days: float = 61) -> None:
         """Let time pass, and all that ends by itself be removed."""
         self.clock.advance(timedelta(days=days))
-        await Retention(self.database, RetentionSettings(), self.clock).run_once()
+        await Retention(
+            database=self.database, settings=RetentionSettings(), clock=self.clock
+        ).run_once()
 
     async def left(self) -> int:
         return int(await self.coded.fetchval("SELECT count(*) FROM users"))
@@ -94,7 +102,9 @@ async def test_audit_events_tell_of_the_longest_period(coded: Coded) -> None:
     settings = RetentionSettings.model_validate(longest)
     removing = Removing(coded, settings)
     others = {"unverified_accounts": removing.accounts.remove}
-    retention = Retention(removing.database, settings, removing.clock, others)
+    retention = Retention(
+        database=removing.database, settings=settings, clock=removing.clock, others=others
+    )
     removing.clock.advance(timedelta(days=59))
     assert (await retention.run_once())["unverified_accounts"] == 0
     removing.clock.advance(timedelta(days=1))
@@ -123,7 +133,7 @@ async def verify(removing: Removing) -> None:
 async def log_in(removing: Removing) -> None:
     client = ClientContext(IP, "Browser", "")
     tokens = await removing.coded.service.log_in(CALL, EMAIL, PASSWORD, client)
-    await removing.coded.service.sessions.logout(CALL, tokens.refresh_token)
+    await removing.coded.service.sessions.ending.log_out(CALL, tokens.refresh_token)
 
 
 async def begin_login(removing: Removing) -> None:
@@ -137,15 +147,15 @@ async def begin_login(removing: Removing) -> None:
 
 async def create_session(removing: Removing) -> None:
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
-    await service.sessions.revoke_all(CALL, user_id)
+    await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
+    await service.sessions.ending.revoke_all(CALL, user_id)
 
 
 async def refresh(removing: Removing) -> None:
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    tokens = await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
+    tokens = await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
     await removing.coded.fetch("DELETE FROM audit_events WHERE type = 'session.create'")
-    await service.sessions.refresh(CALL, tokens.refresh_token, ClientContext())
+    await service.sessions.refreshing.refresh(CALL, tokens.refresh_token, ClientContext())
 
 
 async def rename(removing: Removing) -> None:
@@ -302,7 +312,7 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
             return await waits_for_a_lock(looking)
 
     async with removing.database.transaction() as connection:
-        await sessions.lock_owner(connection, user_id)
+        await users.lock_user(connection, user_id)
         task = asyncio.create_task(removing.accounts.remove())
         await until(waits)
         if way == "verified":
@@ -311,7 +321,9 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
         else:
             user = await users.get(connection, user_id)
             assert user is not None
-            await coded.service.sessions.log_in(connection, CALL, user, ClientContext(), ["pwd"])
+            await coded.service.sessions.opening.log_in(
+                connection, CALL, user, ClientContext(), ["pwd"]
+            )
     assert await task == 0
     assert await removing.left() == 1
     assert removing.forgotten == []

@@ -50,7 +50,10 @@ async def _listening(
     dsn: str, cache: Cache, staleness: float = 10
 ) -> AsyncIterator[RevocationListener]:
     listener = RevocationListener(
-        settings_for(dsn), timedelta(seconds=staleness), cache.on_event, cache.on_gap
+        database=settings_for(dsn),
+        staleness=timedelta(seconds=staleness),
+        on_event=cache.on_event,
+        on_gap=cache.on_gap,
     )
     cache.listener = listener
     assert not listener.is_fresh()
@@ -191,7 +194,10 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
 
     gaps: list[None] = []
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=10), fail, lambda: gaps.append(None)
+        database=settings_for(database_dsn),
+        staleness=timedelta(seconds=10),
+        on_event=fail,
+        on_gap=lambda: gaps.append(None),
     )
     task = asyncio.create_task(listener.run())
     await _until(listener.is_fresh)

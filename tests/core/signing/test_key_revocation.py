@@ -11,9 +11,9 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
+from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState
 from tests.support.clock import FakeClock
 from tests.support.tokens import (
     CALL,

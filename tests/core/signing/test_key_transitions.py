@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState
 from tests.support.clock import FakeClock
 from tests.support.tokens import (
     CALL,
@@ -100,7 +100,7 @@ async def test_many_rotations_at_once_leave_one_active_key(
 async def test_rotation_of_a_database_without_keys_makes_the_first(
     database: Database, clock: FakeClock
 ) -> None:
-    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     assert await keys.rotate(CALL) == keys.active.key_id
 
 

@@ -12,10 +12,11 @@ from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing import jwk
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
+from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.models.tokens import Claims
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
-from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from authsvc.store.signing_keys import SigningKeyRow
 from tests.support.clock import FakeClock
 from tests.support.databases import settings_for
 from tests.support.tokens import (
@@ -68,13 +69,15 @@ async def test_key_that_the_keyring_does_not_open_stops_the_start(
     database: Database, clock: FakeClock
 ) -> None:
     await load_keys(database, clock)
-    stranger = SigningKeys(database, keyring("other"), token_settings(), clock)
+    stranger = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     with pytest.raises(RuntimeError, match="keyring"):
         await stranger.load()
 
 
 async def test_nothing_signs_before_the_start(database: Database, clock: FakeClock) -> None:
-    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     with pytest.raises(StoreUnavailable):
         _ = keys.active
     assert json.loads(keys.jwks()) == {"keys": []}
@@ -179,7 +182,9 @@ async def test_key_sealed_under_an_older_entry_of_the_keyring_still_signs(
     database: Database, clock: FakeClock
 ) -> None:
     old = await load_keys(database, clock)
-    both = SigningKeys(database, keyring("ring2", "ring1"), token_settings(), clock)
+    both = SigningKeys(
+        database=database, keyring=keyring("ring2", "ring1"), settings=token_settings(), clock=clock
+    )
     await both.load()
     assert both.active.key_id == old.active.key_id
 
@@ -228,13 +233,17 @@ async def test_unreadable_active_key_can_be_rotated_away(
     database: Database, clock: FakeClock
 ) -> None:
     await load_keys(database, clock)
-    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    keys = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     assert await keys.rotate(CALL) == keys.active.key_id
 
 
 async def test_unreadable_key_is_logged_once(database: Database, clock: FakeClock) -> None:
     await load_keys(database, clock)
-    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    keys = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     with capture_logs() as logs:
         for _ in range(3):
             await keys.refresh()

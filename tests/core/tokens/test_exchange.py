@@ -147,7 +147,7 @@ async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> 
     tokens = await issuing.login()
     exchanged = (await issuing.exchange(tokens.access_token, "billing")).text
     if end == "revoke":
-        await issuing.replica.sessions.revoke(CALL, tokens.session_id)
+        await issuing.replica.sessions.ending.revoke(CALL, tokens.session_id)
     elif end == "delete":
         await world.execute("DELETE FROM sessions")
     else:

@@ -91,7 +91,12 @@ async def _peak_of_import(importer: Importer, rows: int) -> int:
                 for n in range(start, start + 100)
             )
 
-    work = UserImport(importer.database, importer.hasher, importer.settings, importer.clock)
+    work = UserImport(
+        database=importer.database,
+        hasher=importer.hasher,
+        settings=importer.settings,
+        clock=importer.clock,
+    )
     return await _peak(work.run(CLI, parts(), ImportOptions(), importer.failures.append))
 
 

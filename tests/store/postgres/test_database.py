@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from authsvc.errors import NotFound, Reason, StoreUnavailable, session_not_found
+from authsvc.errors import StoreUnavailable, session_not_found
 from authsvc.store.postgres.database import Database
 from tests.support.databases import backends, opened, until
 
@@ -52,16 +52,16 @@ async def test_a_statements_own_fault_is_no_outage(numbers: Database) -> None:
     assert await _count(numbers) == 0
 
 
-async def test_a_row_for_a_deleted_user_tells_that_there_is_no_such_user(
+async def test_a_row_that_refers_to_nothing_is_the_statements_own_fault(
     database: Database,
 ) -> None:
-    with pytest.raises(NotFound) as refused:
+    with pytest.raises(asyncpg.ForeignKeyViolationError) as refused:
         async with database.transaction() as connection:
             await connection.execute(
                 "INSERT INTO devices (user_id, device_hash, last_use_time)"
                 " VALUES (gen_random_uuid(), '', now())"
             )
-    assert refused.value.reason is Reason.USER_NOT_FOUND
+    assert refused.value.detail is None
 
 
 async def test_foreign_keys_refer_to_what_goes_with_its_user(database: Database) -> None:
