@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,8 +22,8 @@ from pydantic import SecretStr
 
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store.database import Database
-from authsvc.store.migrator import migrate
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import migrate
 
 _SELECT = "SELECT user_id, status FROM users WHERE user_id = $1"
 _NOBODY = UUID(int=0)
@@ -56,11 +57,16 @@ async def measure(loan: Loan, callers: int, seconds: float) -> tuple[float, floa
 async def compare(dsn: str, seconds: float, rounds: int) -> None:
     """Print a line for each kind of pool and number of callers."""
     settings = DatabaseSettings(url=SecretStr(dsn), pool_min=_SIZE, pool_max=_SIZE)
-    cache = settings.statement_cache_size
-    sizes = {"min_size": _SIZE, "max_size": _SIZE, "statement_cache_size": cache}
     database = await Database.open(settings)
-    plain = await asyncpg.create_pool(dsn, command_timeout=5, **sizes)
-    kept = await asyncpg.create_pool(dsn, command_timeout=5, reset=_keep_session, **sizes)
+    alike = partial(
+        asyncpg.create_pool,
+        dsn,
+        min_size=_SIZE,
+        max_size=_SIZE,
+        command_timeout=settings.command_timeout.total_seconds(),
+        statement_cache_size=settings.statement_cache_size,
+    )
+    plain, kept = await alike(), await alike(reset=_keep_session)
 
     async def ours() -> None:
         async with database.connection() as connection:

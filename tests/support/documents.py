@@ -60,9 +60,7 @@ class Page:
     def names(self) -> list[str]:
         """Return what stands between backticks in the prose, but for what is called new."""
         text = self.prose
-        return [
-            match[1] for match in _CODE.finditer(text) if not text.startswith(NEW, match.end())
-        ]
+        return [match[1] for match in _CODE.finditer(text) if not text.startswith(NEW, match.end())]
 
 
 def page(name: str) -> Page:

@@ -9,7 +9,14 @@ from pydantic import TypeAdapter
 from authsvc.config import PolicySettings, Settings
 
 _DURATION = TypeAdapter(timedelta)
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
+_TYPES = {
+    ("boolean", ""): "true or false",
+    ("string", ""): "text",
+    ("string", "duration"): "duration",
+    ("string", "password"): "secret",
+    ("string", "path"): "path",
+}
 # How tables are written whose keys are for the operator to choose.
 _CHOSEN = {"rate_limits.policies": "NAME", "oauth.providers": "NAME", "permissions": "ROLE"}
 _POLICY = f"#/$defs/{PolicySettings.__name__}"
@@ -75,24 +82,22 @@ def _table(value: Schema, defs: Schema) -> Schema | None:
 def _kind(value: Schema, defs: Schema) -> str:
     if value.get("$ref") == _POLICY:
         return "policy"
-    if "$ref" in value:
-        value = defs[value["$ref"].rpartition("/")[2]]
-    if "enum" in value:
-        return " or ".join(f"`{choice}`" for choice in value["enum"])
-    match value["type"]:
-        case "integer":
-            least, most = value["minimum"], value.get("maximum")
-            return f"{least} or more" if most is None else f"{least} to {most}"
-        case "boolean":
-            return "true or false"
-        case "array":
-            return f"list of {_kind(value['items'], defs)}"
-        case "object":
-            return f"table of {_kind(value['additionalProperties'], defs)}"
-        case _:
-            formats = {"password": "secret"}
-            name = value.get("format", "text")
-            return formats.get(name, name)
+    plain = defs[value["$ref"].rpartition("/")[2]] if "$ref" in value else value
+    match plain:
+        case {"enum": choices}:
+            return " or ".join(f"`{choice}`" for choice in choices)
+        case {"type": "integer"}:
+            return _range(plain)
+        case {"type": "array", "items": items}:
+            return f"list of {_kind(items, defs)}"
+        case {"type": "object", "additionalProperties": items}:
+            return f"table of {_kind(items, defs)}"
+    return _TYPES[plain["type"], plain.get("format", "")]
+
+
+def _range(value: Schema) -> str:
+    least, most = value["minimum"], value.get("maximum")
+    return f"{least} or more" if most is None else f"{least} to {most}"
 
 
 def _default(plain: Schema, value: Schema) -> str:
@@ -118,7 +123,6 @@ def _plain(value: object) -> str:
 
 def _duration(text: str) -> str:
     """Return a duration in the largest unit that it is a whole number of."""
-    seconds = int(_DURATION.validate_python(text).total_seconds())
-    # A day may be said in hours where that is how it is thought of: the reference says days.
-    unit, length = next(one for one in _UNITS if seconds % one[1] == 0)
-    return f"{seconds // length}{unit}"
+    milliseconds = _DURATION.validate_python(text) // timedelta(milliseconds=1)
+    unit, length = next(one for one in _UNITS if milliseconds % one[1] == 0)
+    return f"{milliseconds // length}{unit}"
