@@ -88,7 +88,10 @@ def test_an_abandoned_message_is_delivered_after_all(
     outbox.abandon(_code())
     (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
     result = command("messages", "retry", row["message_id"])
-    assert (result.exit_code, result.output) == (0, f"{row['message_id']} is tried again.\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{row['message_id']} will be delivered again.\n",
+    )
 
     outbox.channel.before = None
     outbox.deliver()

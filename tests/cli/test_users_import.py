@@ -206,7 +206,7 @@ def test_an_export_that_fails_leaves_what_was_there(
 
 def test_the_help_tells_the_fields_and_the_forms(command: Command) -> None:
     text = " ".join(plain(command("users", "import", "--help").output).split())
-    for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit code 0"):
+    for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit codes: 0"):
         assert word in text
     text = " ".join(plain(command("users", "export", "--help").output).split())
     assert "as secret as the database" in text
