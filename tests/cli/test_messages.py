@@ -137,5 +137,5 @@ def test_config_check_finds_a_broken_template(command: Command, workspace: Works
     result = command("config", "check")
     assert result.exit_code == 1
     assert result.output == (
-        "error: delivery.templates: login_code.txt: it does not show the code\n"
+        "error: delivery.templates: login_code.txt: it does not contain the code\n"
     )
