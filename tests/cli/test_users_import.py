@@ -162,7 +162,7 @@ def test_what_is_too_much_says_how_far_it_came(
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         "500 rows: 500 imported, 0 skipped, 0 failed",
-        "error: There may be at most 600 of these.",
+        "error: At most 600 of these are allowed.",
     ]
 
 
