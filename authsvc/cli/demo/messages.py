@@ -18,7 +18,7 @@ async def messages(tour: Tour) -> None:
 
     tour.title("A new user gets a message, here in a folder instead of by e-mail")
     await tour.register(email, password, "Grace")
-    mail = await _arrived(tour, email, "verify_email")
+    mail = await _wait_for_message(tour, email, "verify_email")
     tour.say("file", mail.name)
     tour.say("subject", _subject(mail))
     await tour.auth().VerifyEmail(
@@ -33,7 +33,7 @@ async def messages(tour: Tour) -> None:
     tour.title("A login code goes to the address as it is stored")
     request = auth_service_pb2.RequestLoginCodeRequest(email=email.upper(), client=tour.client)
     asked = await tour.auth().RequestLoginCode(request)
-    mail = await _arrived(tour, email, "login_code")
+    mail = await _wait_for_message(tour, email, "login_code")
     tour.say("requested for", email.upper())
     tour.say("sent to", _address(mail))
     outcome = await tour.auth().LoginWithCode(
@@ -51,7 +51,7 @@ async def messages(tour: Tour) -> None:
     tour.say("messages to it", len(_files(tour, nobody, "*")))
 
 
-async def _arrived(tour: Tour, email: str, kind: str) -> Path:
+async def _wait_for_message(tour: Tour, email: str, kind: str) -> Path:
     """Wait for a message of this kind to this address and return it."""
     try:
         async with asyncio.timeout(_TIMEOUT):
@@ -70,17 +70,17 @@ def _files(tour: Tour, email: str, kind: str) -> list[Path]:
 
 
 def _subject(mail: Path) -> str:
-    return _found(r"^Subject: (.*)$", mail)
+    return _search(r"^Subject: (.*)$", mail)
 
 
 def _address(mail: Path) -> str:
-    return _found(r"^To: (.*)$", mail)
+    return _search(r"^To: (.*)$", mail)
 
 
 def _code(mail: Path) -> str:
-    return _found(r"^ {4}(\S+)\s*$", mail)
+    return _search(r"^ {4}(\S+)\s*$", mail)
 
 
-def _found(pattern: str, mail: Path) -> str:
+def _search(pattern: str, mail: Path) -> str:
     match = re.search(pattern, mail.read_text(encoding="utf-8"), re.MULTILINE)
     return match[1] if match else fail(f"{mail} does not match {pattern}")

@@ -73,14 +73,14 @@ async def _problem_of_service(tour: Tour) -> str:
 async def _first_login(tour: Tour) -> None:
     tour.title("Mary logs in there for the first time")
     email = new_email("mary")
-    back = await _come_back(tour, email, "Mary")
+    back = await _log_in_at_provider(tour, email, "Mary")
     answer = await tour.auth().CompleteOAuth(back)
     tour.say("session", answer.tokens.session_id)
     tour.say("an account was created", answer.new_user)
-    again = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Mary"))
+    again = await tour.auth().CompleteOAuth(await _log_in_at_provider(tour, email, "Mary"))
     tour.say("the next login gets the same one", again.tokens.user_id == answer.tokens.user_id)
     await tour.rejected("the same state and code again", tour.auth().CompleteOAuth(back))
-    forged = await _come_back(tour, email, "Mary")
+    forged = await _log_in_at_provider(tour, email, "Mary")
     forged.code = "guessed"
     await tour.rejected("a made-up code", tour.auth().CompleteOAuth(forged))
     await tour.rejected("a redirect to another page", _begin(tour, redirect_uri=f"{REDIRECT_URI}/"))
@@ -91,10 +91,10 @@ async def _owner(tour: Tour) -> None:
     email, password = new_email("rosa"), f"Waiting-For-Rosa-{secrets.token_hex(4)}"
     waiting = await tour.register(email, password)
     tour.say("registered, never verified", waiting)
-    answer = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Rosa"))
+    answer = await tour.auth().CompleteOAuth(await _log_in_at_provider(tour, email, "Rosa"))
     tour.say("Rosa logs in and gets the account", answer.tokens.user_id == waiting)
     await tour.rejected("the password it was registered with", tour.login(email, password))
-    back = await _come_back(tour, email, "Rosa", subject="somebody else")
+    back = await _log_in_at_provider(tour, email, "Rosa", subject="somebody else")
     await tour.rejected("her address with another subject", tour.auth().CompleteOAuth(back))
 
 
@@ -102,7 +102,7 @@ async def _link(tour: Tour) -> None:
     tour.title("Ada links an identity to her account, and unlinks it")
     tokens = await tour.tokens()
     work = new_email("ada.at.work")
-    back = await _come_back(tour, work, "Ada", link=tokens.access_token)
+    back = await _log_in_at_provider(tour, work, "Ada", link=tokens.access_token)
     linked = await tour.auth().CompleteOAuth(back)
     tour.say("logged in to her account", linked.tokens.user_id == tokens.user_id)
     metadata = bearer(tokens)
@@ -131,7 +131,7 @@ async def _begin(
     )
 
 
-async def _come_back(
+async def _log_in_at_provider(
     tour: Tour, email: str, name: str, *, subject: str = "", link: str = ""
 ) -> auth_service_pb2.CompleteOAuthRequest:
     """Log in on the provider's page like a browser, and return the request that completes it."""
