@@ -241,7 +241,7 @@ def test_reasons_are_documented_with_their_code_and_details(reason: Reason) -> N
     comments = commented(PROTOS / "error_reason.proto", r"ERROR_REASON_(\w+) = \d+;")
     comment = comments[reason.value]
     assert comment.startswith(f"{CODES[reason].name}. ")
-    assert re.search(r"[Rr]etry|Ask the user|Nothing else is told", comment)
+    assert re.search(r"[Rr]etry|Ask the user|The error says nothing else", comment)
     mentioned = set(re.findall(r"google\.rpc\.(\w+)", comment))
     error = ERRORS.get(reason)
     sent = {

@@ -39,7 +39,7 @@ def test_version() -> None:
 
 def test_config_check_says_good(command: Command) -> None:
     result = command("config", "check")
-    assert (result.exit_code, result.output) == (0, "The settings are good.\n")
+    assert (result.exit_code, result.output) == (0, "The settings are valid.\n")
 
 
 def test_config_check_names_each_fault_in_a_line(command: Command, workspace: Workspace) -> None:

@@ -88,7 +88,10 @@ def test_an_abandoned_message_is_delivered_after_all(
     outbox.abandon(_code())
     (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
     result = command("messages", "retry", row["message_id"])
-    assert (result.exit_code, result.output) == (0, f"{row['message_id']} is tried again.\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{row['message_id']} will be delivered again.\n",
+    )
 
     outbox.channel.before = None
     outbox.deliver()
@@ -134,5 +137,5 @@ def test_config_check_finds_a_broken_template(command: Command, workspace: Works
     result = command("config", "check")
     assert result.exit_code == 1
     assert result.output == (
-        "error: delivery.templates: login_code.txt: it does not show the code\n"
+        "error: delivery.templates: login_code.txt: it does not contain the code\n"
     )

@@ -140,7 +140,7 @@ def test_a_server_that_outlived_its_supervisor_is_stopped(
         dsn = announced_dsn(supervisor)
         supervisor.kill()
     assert asyncio.run(one(dsn)) == 1
-    monkeypatch.setattr(locks, "_PATIENCE", 1)
+    monkeypatch.setattr(locks, "_TIMEOUT", 1)
     server = make_postgres(state_dir)
     server.start()
     assert asyncio.run(one(server.dsn())) == 1
