@@ -6,6 +6,8 @@ from hypothesis import settings
 from tests.clock import FakeClock
 
 pytest_plugins = [
+    "tests.support.selection",
+    "tests.support.timeouts",
     "tests.postgres",
     "tests.databases",
     "tests.ports",
