@@ -13,6 +13,8 @@ from tests.clock import FakeClock
 from tests.databases import opened, settings_for, until
 from tests.delivering import Mail, TestChannel, forever
 
+pytestmark = pytest.mark.slow
+
 _LEASE = timedelta(seconds=41)
 _PATIENCE = 30
 

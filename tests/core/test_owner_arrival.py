@@ -14,6 +14,8 @@ from tests.clock import FakeClock
 from tests.factors import Secured
 from tests.oauth import ADA, CLIENT, Federated
 
+pytestmark = pytest.mark.slow
+
 HIJACKER = replace(ADA, subject="666", email="mallory@example.test")
 TABLES = (
     *("factors", "recovery_codes", "challenges", "one_time_codes"),

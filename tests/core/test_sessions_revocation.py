@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import pytest
+
 from authsvc.core.revocations import RevocationListener
 from authsvc.models import InactiveReason, RevokeReason
 from tests.databases import settings_for
@@ -65,6 +67,7 @@ async def test_a_revocation_reaches_the_other_replicas(world: World, database_ds
             assert result.reason is InactiveReason.SESSION_REVOKED
 
 
+@pytest.mark.slow
 async def test_while_nothing_is_heard_the_cache_is_not_used(
     world: World, database_dsn: str, postgres_server: PostgresServer
 ) -> None:
@@ -106,6 +109,7 @@ async def _end_listener(world: World) -> None:
     assert ended
 
 
+@pytest.mark.slow
 async def test_each_replica_and_the_database_agree_in_the_end(
     world: World, database_dsn: str
 ) -> None:

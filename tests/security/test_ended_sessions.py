@@ -18,6 +18,8 @@ from tests.rpc import code_requests, factor_requests
 from tests.rpc.probe import reason_of
 from tests.rpc.service import Service
 
+pytestmark = pytest.mark.fast
+
 Make: TypeAlias = Callable[[Service, Tokens], Awaitable[Any]]
 
 GITHUB = """

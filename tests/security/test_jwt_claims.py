@@ -5,6 +5,8 @@ import pytest
 from authsvc.models import Claims, InactiveReason, ServiceClaims
 from tests.forging import NOW, World
 
+pytestmark = pytest.mark.fast
+
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
 
