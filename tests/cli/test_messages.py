@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from authsvc.app.build import Parts, open_parts
 from authsvc.cli.output import settings_of
@@ -63,6 +64,7 @@ def _code(lifetime: timedelta = _MINUTES) -> Message:
     return Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, expire_time)
 
 
+@pytest.mark.slow
 def test_abandoned_messages_are_seen_without_what_they_tell(
     command: Command, workspace: Workspace
 ) -> None:
@@ -81,6 +83,7 @@ def test_abandoned_messages_are_seen_without_what_they_tell(
     assert len(json.loads(limited.output)) == 1
 
 
+@pytest.mark.slow
 def test_an_abandoned_message_is_delivered_after_all(
     command: Command, workspace: Workspace, database_dsn: str
 ) -> None:
@@ -88,7 +91,10 @@ def test_an_abandoned_message_is_delivered_after_all(
     outbox.abandon(_code())
     (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
     result = command("messages", "retry", row["message_id"])
-    assert (result.exit_code, result.output) == (0, f"{row['message_id']} is tried again.\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{row['message_id']} will be delivered again.\n",
+    )
 
     outbox.channel.before = None
     outbox.deliver()
@@ -98,6 +104,7 @@ def test_an_abandoned_message_is_delivered_after_all(
     assert "message.retry" in asyncio.run(_audit_types(database_dsn))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_retried_says_why(command: Command, workspace: Workspace) -> None:
     unknown = command("messages", "retry", str(uuid4()))
     assert (unknown.exit_code, unknown.output) == (1, "error: No abandoned message has this id.\n")
@@ -134,5 +141,5 @@ def test_config_check_finds_a_broken_template(command: Command, workspace: Works
     result = command("config", "check")
     assert result.exit_code == 1
     assert result.output == (
-        "error: delivery.templates: login_code.txt: it does not show the code\n"
+        "error: delivery.templates: login_code.txt: it does not contain the code\n"
     )

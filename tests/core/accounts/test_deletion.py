@@ -91,6 +91,7 @@ async def test_others_keep_theirs(erasing: Erasing) -> None:
     assert await erasing.value("SELECT count(*) FROM users") == 1
 
 
+@pytest.mark.slow
 async def test_what_was_cut_off_is_resumed(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ async def test_a_failure_at_the_end_undoes_the_end(
     assert erasing.forgotten == []
 
 
+@pytest.mark.slow
 async def test_nobody_is_not_erased(erasing: Erasing) -> None:
     user_id = await erasing.user()
     await erasing.live(30)

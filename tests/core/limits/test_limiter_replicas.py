@@ -14,6 +14,8 @@ from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Database
 from tests.support.databases import opened
 
+pytestmark = pytest.mark.slow
+
 _DAY = timedelta(days=1)
 # Long windows, so that nothing drains while a test runs.
 _POLICIES = {

@@ -14,6 +14,7 @@ from tests.support.logins import Replicas, causes
 REFUSED = "CREDENTIALS_INVALID"
 
 
+@pytest.mark.slow
 async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secured) -> None:
     ada = await required.user()
     challenge = await required.challenge()
@@ -58,6 +59,7 @@ async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
     assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 
 
+@pytest.mark.slow
 async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -96,6 +98,7 @@ async def test_later_enrolment_replaces_the_one_of_another_login(required: Secur
     await required.verify(second.mfa_token, new.code())
 
 
+@pytest.mark.slow
 async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -106,6 +109,7 @@ async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> Non
     assert 5 <= json.loads(str(await required.failed())) <= 20
 
 
+@pytest.mark.slow
 async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secured) -> None:
     ada = await required.user()
     await required.prove(ada, proved=False)
@@ -121,6 +125,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     await required.challenge()
 
 
+@pytest.mark.slow
 async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
     required: Secured,
 ) -> None:

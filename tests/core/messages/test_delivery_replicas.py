@@ -13,6 +13,8 @@ from tests.support.clock import FakeClock
 from tests.support.databases import opened, settings_for, until
 from tests.support.delivering import Mail, TestChannel, forever
 
+pytestmark = pytest.mark.slow
+
 _LEASE = timedelta(seconds=41)
 _PATIENCE = 30
 

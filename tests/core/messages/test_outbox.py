@@ -94,6 +94,7 @@ def test_no_representation_shows_what_is_told(clock: FakeClock) -> None:
     assert not any(text in shown for text in ("ada@example.test", _CODE, "Lovelace"))
 
 
+@pytest.mark.slow
 async def test_what_has_ended_is_kept_for_a_while_and_what_has_not_for_as_long_as_it_takes(
     database: Database, clock: FakeClock
 ) -> None:

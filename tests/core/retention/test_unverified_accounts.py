@@ -83,6 +83,7 @@ async def test_an_account_that_nobody_verified_goes_when_it_is_due(removing: Rem
     assert await outcome(coded.service.register()) == "OK"
 
 
+@pytest.mark.slow
 async def test_it_is_off_unless_it_is_set(coded: Coded) -> None:
     removing = Removing(coded, RetentionSettings())
     await removing.age(399)
@@ -96,6 +97,7 @@ def test_the_period_is_one_that_audit_events_tell_of(period: str) -> None:
         RetentionSettings.model_validate({"unverified_accounts": period, "audit_events": "60d"})
 
 
+@pytest.mark.slow
 async def test_audit_events_tell_of_the_longest_period(coded: Coded) -> None:
     """They go first, and with them what tells who made an account."""
     longest = {"unverified_accounts": "59d", "audit_events": "60d"}
@@ -173,6 +175,7 @@ USES: dict[str, Callable[[Removing], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 async def test_an_account_in_use_stays(use: str, removing: Removing) -> None:
     await removing.age(50)
@@ -238,6 +241,7 @@ KEEPING: dict[str, Callable[[Removing], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", KEEPING)
 async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removing) -> None:
     await KEEPING[reason](removing)
@@ -246,6 +250,7 @@ async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removi
     assert await removing.left() == 1
 
 
+@pytest.mark.slow
 async def test_strangers_keep_no_account(removing: Removing) -> None:
     await removing.age()
     for purpose in (Purpose.VERIFY_EMAIL, Purpose.LOGIN, Purpose.RESET_PASSWORD):
@@ -254,6 +259,7 @@ async def test_strangers_keep_no_account(removing: Removing) -> None:
     assert await removing.accounts.remove() == 1
 
 
+@pytest.mark.slow
 async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> None:
     for number in range(19):
         await removing.coded.service.register(f"{number}@example.test")
@@ -265,6 +271,7 @@ async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> Non
     assert (await removing.coded.events())["user.delete"] == 10
 
 
+@pytest.mark.slow
 async def test_it_goes_on_where_it_stopped(
     removing: Removing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +289,7 @@ async def test_it_goes_on_where_it_stopped(
     assert await removing.accounts.remove() == 1
 
 
+@pytest.mark.slow
 async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removing) -> None:
     await removing.coded.service.register("next@example.test")
     await removing.age()
@@ -301,6 +309,7 @@ async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removin
     assert await removing.left() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["verified", "logged in"])
 async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removing) -> None:
     coded = removing.coded
@@ -329,6 +338,7 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
     assert removing.forgotten == []
 
 
+@pytest.mark.slow
 async def test_who_is_told_to_be_verified_or_logged_in_is_there(removing: Removing) -> None:
     coded = removing.coded
     for number in range(10):

@@ -51,6 +51,7 @@ async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None
     assert len(await second.list()) == 1
 
 
+@pytest.mark.slow
 async def test_many_replicas_that_start_at_once_make_one_key(
     database_dsn: str, clock: FakeClock
 ) -> None:
@@ -114,6 +115,7 @@ async def test_symmetric_key_is_never_published(database: Database, clock: FakeC
     assert keys.active.public_jwk is None
 
 
+@pytest.mark.slow
 async def test_another_algorithm_is_taken_up_at_the_start(
     database: Database, clock: FakeClock
 ) -> None:
@@ -127,6 +129,7 @@ async def test_another_algorithm_is_taken_up_at_the_start(
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
 
 
+@pytest.mark.slow
 async def test_replicas_with_different_algorithms_take_no_turns(
     database: Database, clock: FakeClock
 ) -> None:
