@@ -186,6 +186,7 @@ async def exported(service: Service, tokens: Tokens) -> dict[str, list[dict[str,
     return held
 
 
+@pytest.mark.fast
 async def test_all_that_is_held_is_in_it(service: Service) -> None:
     tokens = await service.new_session(device_id="phone", ip="192.0.2.1", user_agent="é")
     await give_everything(service, tokens.user_id)

@@ -81,6 +81,7 @@ async def test_login_with_a_recovery_code(timed: Service, clock: FakeClock) -> N
     assert await outcome(verify(timed, token, recovery_code=codes[0])) == REFUSED
 
 
+@pytest.mark.fast
 async def test_login_with_a_passkey_as_second_factor(service: Service) -> None:
     device = Authenticator(ORIGIN)
     await passkeys.new_holder(service, EMAIL, device)

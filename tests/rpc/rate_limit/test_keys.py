@@ -110,6 +110,7 @@ async def test_looking_uses_nothing_up(service: Service) -> None:
 # RefundRateLimit
 
 
+@pytest.mark.fast
 async def test_refund_gives_back_never_more_than_the_limit(service: Service) -> None:
     await batch(service, one(LOGIN, "ada", 5))
     given = await refund(service, LOGIN, "ada", 2)
