@@ -1,17 +1,17 @@
-"""Owns how a message reaches its user, and what became of it."""
+"""Owns how a message reaches its user, and the states of its delivery."""
 
 from enum import StrEnum
 
 
 class Delivery(StrEnum):
-    """What becomes of a code that is made; RETURN is for callers with the role issuer."""
+    """Whether a new code is sent or returned; RETURN requires the role issuer."""
 
     SEND = "send"
     RETURN = "return"
 
 
 class MessageState(StrEnum):
-    """What became of a message so far."""
+    """The delivery state of a message."""
 
     PENDING = "pending"
     SENT = "sent"

@@ -40,11 +40,11 @@ class PasswordLogin:
         """Log in the user with this e-mail address and password.
 
         Raises:
-            FieldInvalid: It can't be an address or a password, whosever.
+            FieldInvalid: The address or the password is not valid, whoever's it is.
             Unauthenticated: CREDENTIALS_INVALID.
             FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
-            Overloaded: Too many passwords wait to be hashed.
+            Overloaded: Too many passwords are waiting to be hashed.
         """
         normalize_password(password)
         account = parse_email(email).canonical
@@ -62,8 +62,8 @@ class PasswordLogin:
                 if verification.rehash:
                     await self._rehash(current, password)
                 return outcome
-            # The stored hash was replaced meanwhile: by another password, or by a parallel login
-            # that hashed the same one anew. So the password is compared with what stands now.
+            # The stored hash was replaced in the meantime: by another password, or by a parallel
+            # login that rehashed the same one. So the password is compared with the current hash.
             async with self._database.connection() as connection:
                 current = await users.get_credential(connection, current.user_id)
             if current is None:
@@ -89,7 +89,7 @@ class PasswordLogin:
 
 
 def stored_hash(credential: Credential | None) -> PasswordHash | None:
-    """Return the hash to compare a password with; None: there is none."""
+    """Return the hash to compare a password with, or None if there is none."""
     if credential is None or credential.phc is None:
         return None
     return PasswordHash(credential.phc, credential.pepper_id)

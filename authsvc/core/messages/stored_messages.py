@@ -1,4 +1,4 @@
-"""Owns what operators may know of messages and do with them: never what they tell, nor whom."""
+"""Owns operators' access to messages, which never shows their content or recipients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from authsvc.store.postgres.database import Database
 
 
 class NotRetried(Exception):
-    """A message can't be delivered again; the message says why in one sentence."""
+    """A message can't be retried; the exception's text says why in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message without its content; `last_error` is a word for why the last attempt failed."""
+    """A message without its content; `last_error` says in a word why the last attempt failed."""
 
     message_id: UUID
     kind: str
@@ -36,7 +36,7 @@ class MessageRecord:
 
 
 class StoredMessages:
-    """Lists messages and lets abandoned ones be delivered after all."""
+    """Lists messages and retries abandoned ones."""
 
     def __init__(
         self, *, database: Database, keyring: Keyring, abandon_after: timedelta, clock: Clock
@@ -66,7 +66,7 @@ class StoredMessages:
         ]
 
     async def retry(self, call: Call, message_id: UUID) -> None:
-        """Let an abandoned message be delivered, from now on until it is abandoned again.
+        """Make an abandoned message due again, until it is sent or abandoned again.
 
         Raises:
             NotRetried: No abandoned message has this id, or its code has expired.
@@ -82,7 +82,7 @@ class StoredMessages:
             last = now + self._abandon_after
             expire_time = min(last, message.expire_time or last)
             if expire_time <= now:
-                raise NotRetried("Its code has expired, so that it would be of no use.")
+                raise NotRetried("Its code has expired, so it would be useless.")
             await outbox.revive(connection, message_id, now, expire_time)
             detail = {"message_id": str(message_id), "kind": row.kind}
             event = AuditEvent(AuditType.MESSAGE_RETRY, call, user_id=row.user_id, detail=detail)

@@ -1,4 +1,4 @@
-"""Logging in by a code: as good as a password, and no better."""
+"""Login by a code: as good as a password, and no better."""
 
 from datetime import timedelta
 from typing import Any
