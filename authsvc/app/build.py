@@ -160,7 +160,7 @@ def _compose(base: Foundation, http: aiohttp.ClientSession) -> Core:
     passkeys = _passkeys(base, proofs)
     oauth = _oauth(base, proofs, http)
     auth = AuthUseCases(
-        login=PasswordLogin(database, base.hasher, base.attempts, proofs.completion),
+        login=PasswordLogin(database, base.hasher, base.attempts, proofs.completion, clock),
         accounts=accounts,
         sessions=base.sessions,
         tokens=base.validation,
@@ -180,7 +180,7 @@ def _compose(base: Foundation, http: aiohttp.ClientSession) -> Core:
         auth=auth,
         account=account,
         unverified_accounts=UnverifiedAccounts(
-            database, account.account_deletion, settings.retention, clock
+            database, account.account_deletion, settings.retention, settings.sessions, clock
         ),
         code_limits=proofs.code_limits,
         passkeys=proofs.passkeys,

@@ -29,9 +29,9 @@ class UserRow:
 # of arrays would be flattened.
 _INSERT_NEW = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
-                   roles, status, create_time, email_verify_time, update_time)
+                   roles, status, origin, create_time, email_verify_time, update_time)
 SELECT user_id, email, email_canonical, display_name, password_hash, pepper_id,
-    string_to_array(roles, ' '), status, create_time, email_verify_time, $11
+    string_to_array(roles, ' '), status, 'import', create_time, email_verify_time, $11
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
             $8::text[], $9::timestamptz[], $10::timestamptz[])
     AS new (user_id, email, email_canonical, display_name, password_hash, pepper_id, roles, status,

@@ -170,7 +170,7 @@ class Service:
             self.sessions, second_factors, self.code_settings, self.clock
         )
         self.password_login = PasswordLogin(
-            self.database, self.hasher, self.attempts, self.completion
+            self.database, self.hasher, self.attempts, self.completion, self.clock
         )
         return self
 

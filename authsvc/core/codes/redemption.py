@@ -55,7 +55,10 @@ class CodeProofs:
         counted in it. The user's row is held from then on.
         """
         user_id = await self._codes.claim(connection, attempt, purpose, code, code_id=code_id)
-        user = await users.confirm(connection, user_id) if user_id is not None else None
+        if user_id is None:
+            return None
+        login_time = self._clock.now() if purpose is Purpose.LOGIN else None
+        user = await users.confirm(connection, user_id, login_time)
         if user is None:
             return None
         if user.email_verify_time is None and user.has_second_factor:

@@ -31,7 +31,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
-from authsvc.models.users import LockedUser, User, UserStatus
+from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
 from authsvc.store import addresses, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
@@ -230,7 +230,9 @@ class OAuthLogin:
             create_time=now,
             email_verify_time=now,
         )
-        if not await users.insert(connection, user, email_canonical=attempt.account):
+        if not await users.insert(
+            connection, user, email_canonical=attempt.account, origin=UserOrigin.FEDERATED
+        ):
             raise _StaleDecision
         detail = {"provider": login.pending.provider}
         event = AuditEvent(
@@ -249,7 +251,7 @@ class OAuthLogin:
         """Return the active account that it is about, whose row is held from now on."""
         if attempt.subject is None:
             raise _StaleDecision
-        user = await users.confirm(connection, attempt.subject.user_id)
+        user = await users.confirm(connection, attempt.subject.user_id, self._clock.now())
         if user is None:
             raise Rejected(Cause.DISABLED)
         return user
