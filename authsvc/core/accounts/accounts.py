@@ -23,7 +23,7 @@ from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import devices, revocations, users
-from authsvc.store.addresses import Addressee
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 _DEFAULT_ROLES = ("user",)

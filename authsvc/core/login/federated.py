@@ -32,7 +32,7 @@ from authsvc.models.factors import LoginOutcome
 from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
 from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
-from authsvc.store import addresses, identities, users
+from authsvc.store import emails, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
@@ -192,7 +192,7 @@ class OAuthLogin:
             user.email_verify_time is None
             and external.email_verified
             and _canonical(external) == account.email_canonical
-            and await addresses.verify(connection, user.user_id, account.email_canonical, now)
+            and await emails.verify(connection, user.user_id, account.email_canonical, now)
         ):
             return replace(user, email_verify_time=now)
         return user

@@ -18,8 +18,8 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.listener import Revocation
 from authsvc.models.calls import ClientContext
 from authsvc.models.users import UserStatus
-from authsvc.store import addresses, users
-from authsvc.store.user_import import UserRow, insert_new
+from authsvc.store import emails, users
+from authsvc.store.user_transfer import UserRow, insert_new
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD
 from tests.support.clock import FakeClock
 from tests.support.codes import Coded, outcome
@@ -342,7 +342,7 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
         await until(waits)
         if way == "verified":
             now = removing.clock.now()
-            assert await addresses.verify(connection, user_id, EMAIL.lower(), now)
+            assert await emails.verify(connection, user_id, EMAIL.lower(), now)
         else:
             user = await users.get(connection, user_id)
             assert user is not None

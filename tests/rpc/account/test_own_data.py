@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from authsvc.store import account_data as store
+from authsvc.store import own_data as store
 from authsvc.v1.account_service_pb2 import (
     ExportDataRequest,
     ListSecurityEventsRequest,
