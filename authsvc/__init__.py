@@ -1,3 +1,3 @@
-"""authsvc: who is this, is this session still good, may this happen now."""
+"""authsvc: authentication, sessions and rate limits over gRPC."""
 
 __version__ = "0.1.0"

@@ -1,14 +1,14 @@
-"""Owns the error family: every failure a caller can meet, and its reason. It knows no gRPC.
+"""Owns the errors: every failure that a caller can get, and its reason. It is independent of gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: what
-│                         was sent can't be used
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
+│                         request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
-├── FailedPrecondition        STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
+├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
 │                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 
 class Reason(StrEnum):
-    """Why a call failed; each is documented in `error_reason.proto` under the same name."""
+    """Why a call failed; each value is documented in `error_reason.proto` under the same name."""
 
     FIELD_INVALID = "FIELD_INVALID"
     PASSWORD_WEAK = "PASSWORD_WEAK"  # noqa: S105 - a reason's name, not a password
@@ -57,17 +57,17 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that is wrong with one field: `field` is its path, such as `charges[2].cost`."""
+    """One problem with one field; `field` is its path, such as `charges[2].cost`."""
 
     field: str
     description: str
 
 
 class ServiceError(Exception):
-    """A failure that the caller is told of.
+    """A failure that is reported to the caller.
 
-    `message` is one sentence that may be shown to the caller: it never holds a secret, a cause or
-    another user's data. `metadata` goes into ErrorInfo.
+    `message` is one sentence for the caller: it never contains a secret, a cause or another user's
+    data. `metadata` goes into ErrorInfo.
     """
 
     reason: Reason
@@ -84,7 +84,7 @@ class ServiceError(Exception):
 
 
 class FieldInvalid(ServiceError):
-    """Something sent can't be used; `violations` says what, field by field."""
+    """The request is invalid; `violations` lists the problems by field."""
 
     violations: Sequence[Violation]
 
@@ -103,30 +103,30 @@ class FieldInvalid(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The credentials don't prove who the user is; which part of them failed is never told."""
+    """The credentials don't authenticate the user; the error never says which part failed."""
 
 
 class CallerNotAllowed(ServiceError):
-    """The calling service may not do this; who may is never told."""
+    """The calling service may not do this; the error never says who may."""
 
     def __init__(self, message: str = "The caller is not allowed to do this.") -> None:
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
 
 
 class AlreadyExists(ServiceError):
-    """What was to be created is there already."""
+    """The object to create already exists."""
 
 
 class NotFound(ServiceError):
-    """What was asked for is not there."""
+    """The requested object does not exist."""
 
 
 class FailedPrecondition(ServiceError):
-    """Something else has to happen first; the reason says what."""
+    """The call requires something else to happen first; the reason says what."""
 
 
 class TooManyAttempts(ServiceError):
-    """Too many of `subject` of late; `retry_after` seconds from now one is possible again."""
+    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds."""
 
     retry_after: float
     subject: str
@@ -138,7 +138,7 @@ class TooManyAttempts(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """A bounded queue is full; `retry_after` seconds from now it may not be."""
+    """A bounded queue is full; a retry after `retry_after` seconds may succeed."""
 
     retry_after: float
 
@@ -155,118 +155,119 @@ class StoreUnavailable(ServiceError):
 
 
 class ProviderUnavailable(ServiceError):
-    """A provider of identities did not answer in time, or not as it should."""
+    """An identity provider did not answer in time, or gave an invalid answer."""
 
-    def __init__(self, message: str = "The provider did not answer as it should.") -> None:
+    def __init__(
+        self, message: str = "The provider did not answer in time or gave an invalid answer."
+    ) -> None:
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
 
 
 def credentials_invalid() -> Unauthenticated:
-    """Return the one answer to every login that fails, whatever the cause (ASVS 6.3.8)."""
+    """Return the error for every failed login, which is the same for all causes (ASVS 6.3.8)."""
     return Unauthenticated(Reason.CREDENTIALS_INVALID, "The credentials are not valid.")
 
 
 def refresh_token_invalid() -> Unauthenticated:
-    """Return the answer to a refresh token that is malformed, forged, expired or ended."""
+    """Return the error for a refresh token that is malformed, forged, expired or ended."""
     return Unauthenticated(Reason.REFRESH_TOKEN_INVALID, "The refresh token is not valid.")
 
 
 def refresh_token_reused() -> Unauthenticated:
-    """Return the answer to a refresh token that was replaced longer ago than the grace window."""
+    """Return the error for a refresh token that was replaced longer ago than the grace window."""
     return Unauthenticated(
-        Reason.REFRESH_TOKEN_REUSED, "The refresh token was used before; its session has ended."
+        Reason.REFRESH_TOKEN_REUSED, "The refresh token was already used; its session has ended."
     )
 
 
 def bearer_invalid() -> Unauthenticated:
-    """Return the answer to a call that lacks an active access token of its user."""
-    return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is needed.")
+    """Return the error for a call without an active access token of its user."""
+    return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
 
 
 def user_not_found() -> NotFound:
-    """Return the answer to a user id that nobody has."""
+    """Return the error for an unknown user id."""
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
 
 
 def session_not_found() -> NotFound:
-    """Return the answer to a session id that no session has."""
+    """Return the error for an unknown session id."""
     return NotFound(Reason.SESSION_NOT_FOUND, "No session has this id.")
 
 
 def policy_unknown(policy: str) -> NotFound:
-    """Return the answer to a rate-limit policy that does not exist."""
+    """Return the error for an unknown rate-limit policy."""
     return NotFound(
         Reason.POLICY_UNKNOWN, "No rate-limit policy has this name.", {"policy": policy}
     )
 
 
 def email_taken() -> AlreadyExists:
-    """Return the answer to a registration with an address that another account has."""
+    """Return the error for an address that another account has."""
     return AlreadyExists(Reason.EMAIL_TAKEN, "Another account has this e-mail address.")
 
 
 def code_invalid() -> Unauthenticated:
-    """Return the one answer to every one-time code that does not work, whatever the cause."""
+    """Return the error for every invalid one-time code, which is the same for all causes."""
     return Unauthenticated(Reason.CODE_INVALID, "The code is not valid.")
 
 
 def state_invalid() -> FailedPrecondition:
-    """Return the answer to a state or challenge that is unknown, used or expired."""
-    return FailedPrecondition(Reason.STATE_INVALID, "This is unknown, was used or has expired.")
+    """Return the error for a state or challenge that is unknown, used or expired."""
+    return FailedPrecondition(
+        Reason.STATE_INVALID, "The state or challenge is unknown, used or expired."
+    )
 
 
 def link_requires_login() -> FailedPrecondition:
-    """Return the answer to a stranger's identity whose address an account has."""
+    """Return the error for an unlinked identity whose address an account has."""
     return FailedPrecondition(
-        Reason.LINK_REQUIRES_LOGIN, "Log in to the account that has this address, then link."
+        Reason.LINK_REQUIRES_LOGIN,
+        "Log in to the account with this address, then link the identity.",
     )
 
 
 def reauthentication_required(max_age: float) -> FailedPrecondition:
-    """Return the answer to a sensitive change by a login older than `max_age` seconds."""
+    """Return the error for a sensitive change with a login older than `max_age` seconds."""
     return FailedPrecondition(
         Reason.REAUTHENTICATION_REQUIRED,
-        "This needs a more recent login.",
+        "This requires a more recent login.",
         {"max_age": str(int(max_age))},
     )
 
 
 def redirect_not_allowed(field: str = "redirect_uri") -> FieldInvalid:
-    """Return the answer to a redirect address that is none of the settings'."""
-    return FieldInvalid(
-        field, "is none of the allowed addresses", reason=Reason.REDIRECT_NOT_ALLOWED
-    )
+    """Return the error for a redirect URI that is not in the settings."""
+    return FieldInvalid(field, "is not an allowed redirect URI", reason=Reason.REDIRECT_NOT_ALLOWED)
 
 
 def key_not_found() -> NotFound:
-    """Return the answer to an API key's id that the user has not."""
+    """Return the error for an API key's id that is not one of the user's."""
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
 
 
 def factor_not_found() -> NotFound:
-    """Return the answer to a factor's id that the user has not."""
+    """Return the error for a factor's id that is not one of the user's."""
     return NotFound(Reason.FACTOR_NOT_FOUND, "No factor has this id.")
 
 
 def identity_not_found() -> NotFound:
-    """Return the answer to an identity that the user has not."""
+    """Return the error for an identity that is not one of the user's."""
     return NotFound(Reason.IDENTITY_NOT_FOUND, "No such identity is linked.")
 
 
 def email_not_verified() -> FailedPrecondition:
-    """Return the answer to what waits for the proof that the address is the user's."""
+    """Return the error for a call that requires a verified address."""
     return FailedPrecondition(Reason.EMAIL_NOT_VERIFIED, "The e-mail address is not verified.")
 
 
 def last_credential() -> FailedPrecondition:
-    """Return the answer to the removal of the only way to log in."""
-    return FailedPrecondition(
-        Reason.LAST_CREDENTIAL, "Without it nobody could log in to the account any more."
-    )
+    """Return the error for the removal of the only way to log in."""
+    return FailedPrecondition(Reason.LAST_CREDENTIAL, "Without it the user could no longer log in.")
 
 
 def limit_reached(limit: int) -> FailedPrecondition:
-    """Return the answer to one more of something of which there may be `limit`."""
+    """Return the error for exceeding a maximum of `limit`."""
     return FailedPrecondition(
-        Reason.LIMIT_REACHED, f"There may be at most {limit} of these.", {"limit": str(limit)}
+        Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
     )

@@ -1,6 +1,6 @@
-"""Owns the log: one JSON line an event, in UTC, with the request id, and without secrets.
+"""Owns the log: one line of JSON per event, in UTC, with the request id, and without secrets.
 
-Whatever the standard library's loggers (asyncio, aiohttp, grpc) say goes the same way.
+Events from loggers of the standard library (asyncio, aiohttp, grpc) are written the same way.
 """
 
 import json
@@ -32,14 +32,14 @@ _SECRET_KEY = re.compile(
 _HARMLESS_KEY = re.compile(r"(_id|_ids|_time|_count|_seconds)\Z", re.IGNORECASE)
 _SECRET_TEXT = re.compile(
     r"eyJ[\w-]+\.[\w-]+\.[\w-]*"  # a JWT
-    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user and password of an address
+    r"|(?<=://)[^\s/@:]*:[^\s/@]+(?=@)"  # user and password of a URL
     r"|(?<=[Bb]earer )\S+"
     r"|\$argon2\S+"
 )
 
 
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send the whole process's log to `stream` (standard error) as the settings say."""
+    """Send the log of the whole process to `stream` (default: standard error)."""
     stream = stream or sys.stderr
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     pretty = settings.format == "pretty" or (settings.format == "auto" and stream.isatty())
@@ -49,7 +49,7 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         _add_request_id,
     ]
     render: list[Processor] = [
-        # Here and plain: structlog's own way of showing errors prints local variables.
+        # Plain tracebacks, as structlog's own would show local variables.
         structlog.processors.format_exc_info,
         redact,
         _pretty(colors=stream.isatty()) if pretty else _render_json,
@@ -64,14 +64,14 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
 
 
 class _Lines:
-    """Writes whole lines; `name` is what `structlog.get_logger(name)` was given."""
+    """Writes whole lines; `name` is the argument of `structlog.get_logger(name)`."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
         self.name = name
 
     def msg(self, line: str) -> None:
-        """Write a line; a log that can't be written must not fail the call that it is about."""
+        """Write a line; failing to write the log must not fail the call that it concerns."""
         with suppress(OSError, ValueError):
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -80,7 +80,7 @@ class _Lines:
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask what looks like a secret, by its key or its form: the last resort, not the rule."""
+    """Mask values that look like secrets by key or form: a last resort, not the rule."""
     for key, value in event.items():
         event[key] = _redacted(key, value)
     return event
@@ -116,7 +116,7 @@ def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return the text of a value of known kind, of any other its type: it might hold a secret."""
+    """Return a value of a known type as text, or only its type: others may contain secrets."""
     if isinstance(value, Enum | UUID | PurePath | date):
         return str(value)
     return f"<{type(value).__name__}>"

@@ -1,6 +1,6 @@
-"""Owns the metrics: one registry, the counts of calls, and hooks for what others measure.
+"""Owns the metrics: one registry, the counts of calls, and hooks for metrics of other modules.
 
-Labels are method names, gRPC codes and reasons only: never an id, an address or a key.
+Labels are only method names, gRPC codes and reasons, never ids, addresses or keys.
 """
 
 from bisect import bisect_left
@@ -22,7 +22,7 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class MethodMeter:
-    """Counts the calls of one RPC. It belongs to the event loop's thread, so it needs no lock."""
+    """Counts the calls of one RPC. Only the event loop's thread uses it, so it needs no lock."""
 
     __slots__ = ("_buckets", "_outcomes", "_seconds", "method")
 
@@ -40,7 +40,7 @@ class MethodMeter:
         self._seconds += seconds
 
     def add_to(self, calls: CounterMetricFamily, durations: HistogramMetricFamily) -> None:
-        """Add what was counted to the two families."""
+        """Add the counts to the two metric families."""
         for (code, reason), count in self._outcomes.items():
             calls.add_metric((self.method, code, reason), count)
         running, buckets = 0, []
@@ -51,25 +51,25 @@ class MethodMeter:
 
 
 class CallMetrics(Collector):
-    """Counts calls by method, code and reason, and how long they took.
+    """Counts calls by method, code and reason, and measures their duration.
 
-    A plain count costs a tenth of prometheus-client's, which matters on every call.
+    A plain count costs a tenth of prometheus-client's, which matters for every call.
     """
 
     def __init__(self) -> None:
         self._meters: dict[str, MethodMeter] = {}
 
     def method(self, method: str) -> MethodMeter:
-        """Return the meter of an RPC, by its full name; keep it, don't ask on each call."""
+        """Return the meter of an RPC by its full name; callers should keep it."""
         return self._meters.setdefault(method, MethodMeter(method))
 
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
-        """Yield the two families for a scrape."""
+        """Yield the two metric families for a scrape."""
         calls = CounterMetricFamily(
             "authsvc_rpc_calls", "Finished calls.", labels=("method", "code", "reason")
         )
         durations = HistogramMetricFamily(
-            "authsvc_rpc_duration_seconds", "How long calls took.", labels=("method",)
+            "authsvc_rpc_duration_seconds", "Duration of calls.", labels=("method",)
         )
         for meter in self._meters.values():
             meter.add_to(calls, durations)
@@ -78,7 +78,7 @@ class CallMetrics(Collector):
 
 
 class _Gauge(Collector):
-    """Asks for a value at each scrape."""
+    """Reads a value at each scrape."""
 
     def __init__(self, name: str, documentation: str, read: Callable[[], float]) -> None:
         self._name, self._documentation, self._read = name, documentation, read
@@ -91,7 +91,7 @@ class _Gauge(Collector):
 
 
 class Metrics:
-    """Everything that one process measures."""
+    """All metrics of a process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -102,11 +102,13 @@ class Metrics:
         GCCollector(registry=self.registry)
         started = perf_counter()
         self.add_gauge(
-            "authsvc_uptime_seconds", "Time since the start.", lambda: perf_counter() - started
+            "authsvc_uptime_seconds",
+            "Time since the process started.",
+            lambda: perf_counter() - started,
         )
 
     def add_gauge(self, name: str, documentation: str, read: Callable[[], float]) -> None:
-        """Add a value that `read` returns at each scrape; `name` is `authsvc_…` with its unit."""
+        """Add a gauge read by `read` at each scrape; `name` is `authsvc_…` with its unit."""
         self.registry.register(_Gauge(name, documentation, read))
 
     def add_counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Counter:
@@ -114,5 +116,5 @@ class Metrics:
         return Counter(name, documentation, labels, registry=self.registry)
 
     def render(self) -> bytes:
-        """Return everything in the Prometheus text format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self.registry)

@@ -73,6 +73,7 @@ class Server:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         handlers: Iterable[object],
         authenticate_bearer: Callable[[str], Awaitable[Claims]],

@@ -32,7 +32,7 @@ class Web:
     port: int
 
     def __init__(
-        self, settings: Settings, keys: SigningKeys, clock: Clock, metrics: Metrics
+        self, *, settings: Settings, keys: SigningKeys, clock: Clock, metrics: Metrics
     ) -> None:
         self._address = settings.http.address
         self._issuer = settings.tokens.issuer

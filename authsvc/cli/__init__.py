@@ -2,6 +2,6 @@
 
 import os
 
-# Said before gRPC is imported: each failed handshake, which anybody can cause, would be a line on
-# standard error that is no JSON.
+# Set before gRPC is imported: otherwise each failed handshake, which anybody can cause, would write
+# a line to standard error that is not JSON.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -1,4 +1,4 @@
-"""Owns how commands appear in the audit log."""
+"""Owns the caller's identity of commands in the audit log."""
 
 import getpass
 import secrets
@@ -7,9 +7,9 @@ from authsvc.models.calls import Call
 
 
 def cli_call() -> Call:
-    """Return the call of whoever runs this command."""
+    """Return a call by the operating system user who runs this command."""
     try:
-        who = getpass.getuser()
+        user = getpass.getuser()
     except (KeyError, OSError):
-        who = "unknown"
-    return Call(request_id=secrets.token_hex(16), caller=f"cli:{who}")
+        user = "unknown"
+    return Call(request_id=secrets.token_hex(16), caller=f"cli:{user}")

@@ -17,20 +17,20 @@ app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help
 
 @app.command()
 def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
-    """Say whether the settings can be used; exit code 1 and a line for each fault if not."""
+    """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
     settings = settings_of(config, secrets)
     try:
         build_transport(settings.delivery, SystemClock())
     except ConfigError as error:
         fail(*error.problems)
-    print("The settings are good.")
+    print("The settings are valid.")
 
 
 @app.command()
 def show(
     config: ConfigOption = None, secrets: SecretsOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print every setting in force, defaults included; secrets are masked."""
+    """Print all settings in effect, including defaults, with secrets masked."""
     values = _plain(settings_of(config, secrets))
     if as_json:
         print(json.dumps(values, indent=2))
@@ -42,7 +42,7 @@ def show(
 
 @app.command()
 def schema() -> None:
-    """Print the settings' JSON Schema: names, kinds, defaults and bounds."""
+    """Print the JSON Schema of the settings: names, types, defaults and bounds."""
     print(json.dumps(Settings.model_json_schema(), indent=2, default=str))
 
 

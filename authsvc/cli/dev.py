@@ -1,4 +1,4 @@
-"""Owns `authsvc dev`: the whole service on a developer's machine in one command."""
+"""Owns `authsvc dev`: runs the whole service on a developer's machine in one command."""
 
 import asyncio
 import os
@@ -31,31 +31,31 @@ _BANNER = """
   settings           {config}
   messages           {messages}
 
-A first call, to paste into another terminal:
+Make a first call from another terminal:
 
   {call}
 
-or take the tour:  [bold]make demo[/]        stop with Ctrl+C; the data stay.
+or take the tour:  [bold]make demo[/]        Ctrl+C stops the service and keeps its data.
 """
 
 
 def dev(
     folder: Annotated[
-        Path, typer.Option("--state", help="Where certificates, settings and data are kept.")
+        Path, typer.Option("--state", help="The folder for certificates, settings and data.")
     ] = DEVELOPMENT,
     database: Annotated[
         str | None,
         typer.Option(
             "--database",
             envvar="AUTHSVC_DATABASE__URL",
-            help="A PostgreSQL to use instead of the embedded one: postgresql://…",
+            help="The URL of a PostgreSQL to use instead of the embedded one: postgresql://…",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Run everything: PostgreSQL, certificates for each role, migrations, the service.
+    """Run everything: PostgreSQL, certificates for each role, migrations and the service.
 
-    What it makes stays in the state folder, so it can be stopped, killed and started again.
+    All state is kept in the state folder, so the command can be stopped, killed and restarted.
     """
     workspace = Workspace(folder)
     try:
@@ -106,7 +106,7 @@ def _print_banner(
         _BANNER.format(
             grpc=app.grpc_address,
             http=app.http_address,
-            database="embedded PostgreSQL" if embedded else "the given PostgreSQL",
+            database="embedded PostgreSQL" if embedded else "the PostgreSQL in --database",
             certs=certs,
             config=workspace.config,
             messages=_messages(settings),

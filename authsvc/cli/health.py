@@ -1,4 +1,4 @@
-"""Owns `authsvc health`: asks a service over mutual TLS whether it serves."""
+"""Owns `authsvc health`: checks the health of a service over mutual TLS."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,19 +13,19 @@ _CERTS = DEVELOPMENT / "certs"
 
 
 def health(
-    target: Annotated[str, typer.Option(help="Where the service listens.")] = "127.0.0.1:8443",
-    ca: Annotated[Path, typer.Option(help="Who signed its certificate.")] = _CERTS / "ca.crt",
-    cert: Annotated[Path, typer.Option(help="The certificate to call with.")] = (
+    target: Annotated[str, typer.Option(help="The address of the service.")] = "127.0.0.1:8443",
+    ca: Annotated[Path, typer.Option(help="The CA certificate.")] = _CERTS / "ca.crt",
+    cert: Annotated[Path, typer.Option(help="The client certificate.")] = (
         _CERTS / "clients" / "app.crt"
     ),
-    key: Annotated[Path, typer.Option(help="That certificate's key.")] = (
+    key: Annotated[Path, typer.Option(help="The key of the client certificate.")] = (
         _CERTS / "clients" / "app.key"
     ),
     timeout: Annotated[float, typer.Option(help="How long to wait, in seconds.")] = 5.0,
 ) -> None:
-    """Ask a service whether it serves; exit code 0 if it does, 1 if not.
+    """Check the health of a service; exit code 0 if it is serving, 1 if not.
 
-    Any certificate that the service's authority signed for clients will do.
+    Any client certificate signed by the service's CA is accepted.
     """
     try:
         credentials = grpc.ssl_channel_credentials(
@@ -39,11 +39,11 @@ def health(
     print(status)
 
 
-async def _status(target: str, credentials: grpc.ChannelCredentials, patience: float) -> str:
+async def _status(target: str, credentials: grpc.ChannelCredentials, deadline: float) -> str:
     async with grpc.aio.secure_channel(target, credentials) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=patience)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=deadline)
         except grpc.aio.AioRpcError as error:
             fail(f"{target} does not answer: {error.code().name}: {error.details()}")
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -5,7 +5,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.config import Settings
@@ -24,8 +24,8 @@ def list_keys(
 ) -> None:
     """List the signing keys and their states.
 
-    prepared: published, signs next. active: signs. retired: verifies until its last token has
-    expired. revoked: neither.
+    prepared: published, signs next. active: signs. retired: only verifies, until its last token has
+    expired. revoked: neither signs nor verifies.
     """
     infos = _with_keys(settings_of(config, secrets), lambda keys: keys.list())
     rows = [
@@ -43,9 +43,9 @@ def list_keys(
 
 @app.command()
 def rotate(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
-    """Make a new key sign from now on; tokens signed before stay valid until they expire."""
+    """Start signing with a new key; tokens signed before stay valid until they expire."""
     key_id = _with_keys(settings_of(config, secrets), lambda keys: keys.rotate(cli_call()))
-    print(f"{key_id} signs now.")
+    print(f"{key_id} is now the signing key.")
 
 
 @app.command()
@@ -54,18 +54,18 @@ def revoke(
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Trust a key no more, at once: what it signed is refused everywhere within a second.
+    """Revoke a key: all tokens that it signed are rejected everywhere within a second.
 
-    For a key that leaked. If it was the one that signs, a new one takes its place.
+    For a compromised key. If it is the active one, a new key replaces it.
     """
     if not _with_keys(settings_of(config, secrets), lambda keys: keys.revoke(cli_call(), key_id)):
-        fail(f"no key has the id {key_id}, or it is revoked already")
+        fail(f"no key has the id {key_id}, or it is already revoked")
     print(f"{key_id} is revoked.")
 
 
 def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
     async def main() -> Result:
-        async with open_core(settings) as core:
-            return await work(core.base.keys)
+        async with open_parts(settings) as parts:
+            return await work(parts.use.signing_keys)
 
     return run(main)

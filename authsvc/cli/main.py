@@ -1,4 +1,4 @@
-"""Owns the `authsvc` command as a whole: which commands there are and what they share."""
+"""Owns the `authsvc` command as a whole: its subcommands and what they share."""
 
 import io
 from typing import Annotated
@@ -17,7 +17,7 @@ from authsvc.config import LogSettings
 
 app = typer.Typer(
     name="authsvc",
-    help="Who is this, is this session still good, may this happen now: one gRPC service.",
+    help="Authentication, sessions and rate limits in one gRPC service.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,8 +25,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"authsvc {__version__}")
         raise typer.Exit
 
@@ -34,11 +34,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Authentication, sessions and rate limits over mutual TLS."""
-    # A command's output is its own; what is worth a line in the service's log is not said here.
+    # A command prints its own output; what the service would log is not printed.
     logs.configure(LogSettings(level="error"), io.StringIO())
 
 

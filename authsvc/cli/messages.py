@@ -1,4 +1,4 @@
-"""Owns `authsvc messages`: what became of messages to users, without what they tell."""
+"""Owns `authsvc messages`: lists messages to users without their content, and retries them."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -6,31 +6,33 @@ from uuid import UUID
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.core.messages.stored_messages import NotRetried
 from authsvc.models.messages import MessageRecord, MessageState
 
-app = typer.Typer(help="See what became of messages, and retry some.", no_args_is_help=True)
+app = typer.Typer(help="List messages to users and retry abandoned ones.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_messages(
     state: Annotated[
-        MessageState, typer.Option("--state", help="Which messages.")
+        MessageState, typer.Option("--state", help="Which messages to list.")
     ] = MessageState.PENDING,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many.")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10_000, help="How many to list.")
+    ] = 100,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """List messages, the newest first; never what they tell, nor to what address."""
+    """List messages, newest first, without their content and recipient."""
     settings = settings_of(config, secrets)
 
     async def work() -> list[MessageRecord]:
-        async with open_core(settings) as core:
-            return list(await core.messages.list(state, limit))
+        async with open_parts(settings) as parts:
+            return list(await parts.use.stored_messages.list(state, limit))
 
     rows = [asdict(record) for record in run(work)]
     emit(rows, as_json=as_json, title=f"Messages, {state}")
@@ -42,15 +44,15 @@ def retry(
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Deliver an abandoned message after all, if its code has not expired."""
+    """Deliver an abandoned message again, unless its code has expired."""
     settings = settings_of(config, secrets)
 
     async def work() -> None:
-        async with open_core(settings) as core:
-            await core.messages.retry(cli_call(), message_id)
+        async with open_parts(settings) as parts:
+            await parts.use.stored_messages.retry(cli_call(), message_id)
 
     try:
         run(work)
     except NotRetried as error:
         fail(str(error))
-    print(f"{message_id} is tried again.")
+    print(f"{message_id} will be delivered again.")

@@ -1,4 +1,4 @@
-"""Owns `authsvc migrate`: brings the database's schema to this version's."""
+"""Owns `authsvc migrate`: migrates the database to this version's schema."""
 
 from typing import Annotated
 
@@ -12,13 +12,13 @@ def migrate(
     config: ConfigOption = None,
     secrets: SecretsOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is and what is missing.")
+        bool, typer.Option("--dry-run", help="Only list applied and pending migrations.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring the database to this version's schema.
+    """Migrate the database to this version's schema.
 
-    Safe to run again, by several at once, and while the previous version is serving.
+    Safe to repeat, to run several times at once, and while the previous version is serving.
     """
     settings = settings_of(config, secrets)
     url = (settings.database.listener_url or settings.database.url).get_secret_value()

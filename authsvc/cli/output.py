@@ -1,4 +1,4 @@
-"""Owns how commands speak: tables or JSON on standard output, an error in one line beside it."""
+"""Owns the output of commands: tables or JSON on standard output, errors on standard error."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ ConfigOption = Annotated[
         "--config",
         "-c",
         envvar="AUTHSVC_CONFIG",
-        help="The settings file (TOML). Without it: the environment alone.",
+        help="The settings file (TOML). Without it, settings come from the environment.",
         show_default=False,
     ),
 ]
@@ -38,7 +38,7 @@ SecretsOption = Annotated[
     typer.Option(
         "--secrets",
         envvar="AUTHSVC_SECRETS_DIR",
-        help="A folder with a file for each secret setting, such as database__url.",
+        help="A folder with one file per secret setting, such as database__url.",
         show_default=False,
     ),
 ]
@@ -53,9 +53,9 @@ def fail(*problems: str) -> NoReturn:
 
 
 def settings_of(config: Path | None, secrets: Path | None) -> Settings:
-    """Return the settings that a command works with, or end it saying what is wrong with them.
+    """Return the settings for a command, or end it with the problems found in them.
 
-    Where nothing is named and `authsvc dev` has run in this folder, its settings are meant.
+    Without any arguments, the settings of `authsvc dev` are used if it has run in this folder.
     """
     if config is None and secrets is None and (DEVELOPMENT / "config.toml").exists():
         config, secrets = DEVELOPMENT / "config.toml", DEVELOPMENT / "secrets"
@@ -66,7 +66,7 @@ def settings_of(config: Path | None, secrets: Path | None) -> Settings:
 
 
 def run(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Run asynchronous work; a failure that an operator can mend ends in one line."""
+    """Run asynchronous work; print a failure that an operator can fix as one line."""
 
     async def main() -> Result:
         return await work()
@@ -74,7 +74,7 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     try:
         return uvloop.run(main())
     except ServiceError as error:
-        # What others say may quote the database's address, with its password.
+        # Other exceptions may quote the database's URL with its password.
         cause = error.__cause__
         known = isinstance(cause, OSError | asyncpg.PostgresError)
         fail(f"{error.message} ({cause})" if known else error.message)
@@ -83,13 +83,13 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     except (ServerError, SchemaError, SealError) as error:
         fail(str(error))
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        fail(f"the database can't be used: {error}")
+        fail(f"cannot use the database: {error}")
 
 
 def emit(
     rows: Sequence[Mapping[str, Any]], *, as_json: bool, title: str, empty: str = "none"
 ) -> None:
-    """Print rows, all with the same keys, as JSON or as a table."""
+    """Print rows, which all have the same keys, as JSON or as a table."""
     if as_json:
         print(json.dumps([dict(row) for row in rows], default=_plain, indent=2))
         return
@@ -101,7 +101,7 @@ def emit(
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    # Without a terminal, as in a pipe, nothing is folded.
+    # Without a terminal, as in a pipe, lines are not folded.
     Console(width=None if sys.stdout.isatty() else 1_000).print(table)
 
 

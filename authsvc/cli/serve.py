@@ -1,4 +1,4 @@
-"""Owns `authsvc serve`: runs the service until it is told to stop, and takes over new settings."""
+"""Owns `authsvc serve`: runs the service until a signal stops it, and reloads settings."""
 
 import asyncio
 import gc
@@ -20,9 +20,10 @@ _WATCH_INTERVAL = 5.0
 def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Run the service.
 
-    SIGTERM and SIGINT drain it: new calls are refused, those in flight finish, exit code 0.
-    Callers and limits are taken over from a changed settings file within five seconds, or at once
-    on SIGHUP; certificates reload by themselves. What can't be used is logged and left.
+    SIGTERM and SIGINT drain it: new calls are rejected, calls in flight finish, and it exits with
+    code 0. Callers and limits are reloaded within five seconds of a change to the settings file, or
+    at once on SIGHUP; certificates reload by themselves. Invalid settings are logged and not
+    applied.
     """
     settings = settings_of(config, secrets)
     logs.configure(settings.log)
@@ -37,7 +38,7 @@ async def _serve(settings: Settings, config: Path | None, secrets: Path | None) 
 
 
 class Signals:
-    """What the process is told while it runs; made first, so that no signal comes too early."""
+    """The signals that the process received; created first, so that no signal comes too early."""
 
     def __init__(self) -> None:
         self.stop, self.reload = asyncio.Event(), asyncio.Event()
@@ -50,8 +51,8 @@ class Signals:
 async def serve_until_signal(
     app: Application, signals: Signals, config: Path | None, secrets: Path | None
 ) -> None:
-    """Serve, reload and, when told to stop, drain."""
-    _spare_garbage_collection()
+    """Serve, reload and, when a signal says stop, drain."""
+    _tune_garbage_collection()
     watcher = asyncio.create_task(_reload_on_change(app, config, secrets, signals.reload))
     try:
         await signals.stop.wait()
@@ -63,10 +64,10 @@ async def serve_until_signal(
         log.info("stopped")
 
 
-def _spare_garbage_collection() -> None:
-    """Keep what has been loaded out of the collector's sight, and let it look less often.
+def _tune_garbage_collection() -> None:
+    """Exempt everything loaded so far from garbage collection, and collect less often.
 
-    Otherwise a batch of a thousand makes it look at everything there is several times.
+    Otherwise a batch of a thousand makes the collector scan all objects several times.
     """
     gc.collect()
     gc.freeze()
@@ -74,22 +75,22 @@ def _spare_garbage_collection() -> None:
 
 
 async def _reload_on_change(
-    app: Application, config: Path | None, secrets: Path | None, wanted: asyncio.Event
+    app: Application, config: Path | None, secrets: Path | None, reload: asyncio.Event
 ) -> None:
     seen = _stamp(config)
     while True:
         try:
             async with asyncio.timeout(_WATCH_INTERVAL):
-                await wanted.wait()
+                await reload.wait()
         except TimeoutError:
             if _stamp(config) == seen:
                 continue
-        wanted.clear()
+        reload.clear()
         seen = _stamp(config)
         try:
             app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
-            log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - says it all
+            log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - no traceback
         else:
             log.info("settings_reloaded")
 

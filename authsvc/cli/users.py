@@ -1,4 +1,4 @@
-"""Owns `authsvc users`: creates, disables and enables accounts, takes many over, gives all back."""
+"""Owns `authsvc users`: creates, disables, enables, imports and exports accounts."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
 from authsvc.cli.users_export import export_users
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 app = typer.Typer(help="Create, disable, enable, import and export accounts.", no_args_is_help=True)
 for _name, _command in (("import", import_users), ("export", export_users)):
-    # A line's end would be kept where it is in the source.
+    # Typer would keep the line breaks of the source.
     app.command(_name, help=re.sub(r"(?<!\n)\n(?!\n)", " ", getdoc(_command) or ""))(_command)
 
 UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or id.")]
@@ -29,12 +29,12 @@ UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or 
 @app.command()
 def create(
     email: Annotated[str, typer.Argument(help="The new user's e-mail address.")],
-    name: Annotated[str, typer.Option("--name", help="The name to show for the user.")] = "",
+    name: Annotated[str, typer.Option("--name", help="The user's display name.")] = "",
     role: Annotated[
-        list[str] | None, typer.Option("--role", help="A role of the user; may be repeated.")
+        list[str] | None, typer.Option("--role", help="A role of the user (repeatable).")
     ] = None,
     verified: Annotated[
-        bool, typer.Option("--verified", help="The address is known to be the user's.")
+        bool, typer.Option("--verified", help="Mark the address as verified.")
     ] = False,
     password_stdin: Annotated[
         bool, typer.Option("--password-stdin", help="Read the password from standard input.")
@@ -42,11 +42,11 @@ def create(
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Create an account; the password is asked for, or read from standard input.
+    """Create an account; prompt for the password or read it from standard input.
 
-    It has to meet the service's policy, like anybody's. Without a role the user gets "user".
+    The password has to meet the password policy. Without --role, the user gets the role "user".
 
-    A user of a role that needs a second factor can't log in before the address is verified.
+    A user with a role that requires a second factor can't log in until the address is verified.
     """
     settings = settings_of(config, secrets)
     if password_stdin:
@@ -69,7 +69,7 @@ def create(
 
 @app.command()
 def disable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOption = None) -> None:
-    """Disable an account: its sessions end at once and nobody can log in to it."""
+    """Disable an account: its sessions end at once and it can't be logged in to."""
     _with_accounts(
         settings_of(config, secrets), lambda accounts: accounts.disable(cli_call(), user)
     )
@@ -85,7 +85,7 @@ def enable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOpti
 
 def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[Result]]) -> Result:
     async def main() -> Result:
-        async with open_core(settings) as core:
-            return await work(core.account.accounts)
+        async with open_parts(settings) as parts:
+            return await work(parts.use.accounts)
 
     return run(main)

@@ -1,4 +1,4 @@
-"""Owns `authsvc users export`: gives users back, as a file that the import takes."""
+"""Owns `authsvc users export`: writes users to a file that the import reads."""
 
 import os
 import sys
@@ -10,31 +10,32 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from authsvc.app.build import open_core
+from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 
 
 def export_users(
-    file: Annotated[Path, typer.Argument(help="The file; - is standard output.")] = Path("-"),
+    file: Annotated[Path, typer.Argument(help="The file (- for standard output).")] = Path("-"),
     without_passwords: Annotated[
-        bool, typer.Option("--without-passwords", help="Leave the password hashes out.")
+        bool, typer.Option("--without-passwords", help="Omit the password hashes.")
     ] = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Give back all users, as JSON Lines that `users import` takes.
+    """Export all users as JSON Lines, which `users import` reads.
 
-    With the password hashes the file is as secret as the database: only its owner may read it, and
-    whoever has it can try passwords. This service's own hashes work only where the settings have
-    the pepper that they were made with. Second factors, identities and sessions are not part of it.
+    With the password hashes, the file is as secret as the database: it is readable by its owner
+    only, and anyone who has it can guess passwords offline. Hashes made by this service work only
+    where the settings contain the same pepper. Second factors, identities and sessions are not
+    exported.
     """
     settings = settings_of(config, secrets)
 
     async def main(stream: BinaryIO) -> int:
         count = 0
-        async with open_core(settings) as core:
-            lines = core.user_export.lines(cli_call(), with_passwords=not without_passwords)
+        async with open_parts(settings) as parts:
+            lines = parts.use.user_export.lines(cli_call(), with_passwords=not without_passwords)
             async for line in lines:
                 _write(stream, line)
                 count += 1
@@ -52,12 +53,12 @@ def _write(stream: BinaryIO, line: bytes) -> None:
     try:
         stream.write(line)
     except OSError as error:
-        fail(f"the output can't be written: {error.strerror}")
+        fail(f"cannot write the output: {error.strerror}")
 
 
 @contextmanager
 def _replacing(file: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `file` in the end, and that only its owner may read."""
+    """Open a file, readable by its owner only, that replaces `file` once it is complete."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     except OSError as error:

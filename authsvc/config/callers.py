@@ -12,8 +12,8 @@ class CallerSettings(Section):
     identity: str = Field(pattern=r"^(spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)+|dns:[a-z0-9.-]+)$")
     roles: frozenset[Role] = Field(min_length=1)
     audiences: frozenset[Audience] = Field(
-        frozenset(), description="Whom it may ask tokens for; none: nobody."
+        frozenset(), description="The audiences it may request tokens for; by default none."
     )
     scopes: frozenset[PermissionName] = Field(
-        frozenset(), max_length=64, description="What tokens of its own may do."
+        frozenset(), max_length=64, description="The scopes it may request for its own tokens."
     )

@@ -10,7 +10,7 @@ from authsvc.config.types import Duration, Section
 
 
 class CodeSettings(Section):
-    """One-time codes: how long they work, and how often they may be tried and sent."""
+    """One-time codes: how long they are valid, and how often they may be tried and sent."""
 
     lifetime: Duration = timedelta(minutes=10)
     verification_lifetime: Duration = timedelta(hours=24)
@@ -19,12 +19,12 @@ class CodeSettings(Section):
     requests_per_address: PolicySettings = PolicySettings(requests=5, window=timedelta(hours=1))
     requests_per_ip: PolicySettings = PolicySettings(requests=30, window=timedelta(hours=1))
     require_verified_email: bool = Field(
-        default=False, description="Refuse logins until the e-mail address is verified."
+        default=False, description="Reject logins until the e-mail address is verified."
     )
 
     @model_validator(mode="after")
     def _lifetimes_are_sane(self) -> Self:
-        # ASVS 6.5.5: what authenticates lasts ten minutes at most.
+        # ASVS 6.5.5: codes that authenticate are valid for at most ten minutes.
         if not timedelta(seconds=30) <= self.lifetime <= timedelta(minutes=10):
             raise ValueError("lifetime must be from 30s to 10m")
         if not timedelta(minutes=1) <= self.verification_lifetime <= timedelta(days=7):

@@ -1,4 +1,4 @@
-"""Owns the settings of the database: its address, the pool, and how long to wait for either."""
+"""Owns the settings of the database: its URL, the pool, and the timeouts of both."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from authsvc.config.types import Duration, Section
 
 
 class DatabaseSettings(Section):
-    """PostgreSQL: the address, the pool, and how long to wait for either."""
+    """PostgreSQL: its URL, the pool, and the timeouts of both."""
 
     url: SecretStr
     listener_url: SecretStr | None = None

@@ -1,4 +1,4 @@
-"""Owns the settings of the delivery of messages to users."""
+"""Owns the settings of message delivery to users."""
 
 import base64
 import re
@@ -21,15 +21,15 @@ def _is_loopback(host: str) -> bool:
 
 
 class SmtpSettings(Section):
-    """The mail server that messages are handed to."""
+    """The mail server that delivers messages."""
 
     host: str = Field(pattern=r"^[A-Za-z0-9._:-]+$")
     port: int = Field(587, ge=1, le=65_535)
     tls: Literal["starttls", "implicit", "off"] = Field(
-        default="starttls", description="off is for a mail server on this machine."
+        default="starttls", description="off is only allowed for a mail server on this machine."
     )
     ca_file: Path | None = Field(
-        default=None, description="Authorities to trust; unset: the system's."
+        default=None, description="The CAs to trust; by default the system's."
     )
     username: str = ""
     password: SecretStr | None = None
@@ -38,7 +38,7 @@ class SmtpSettings(Section):
         description='The From address, such as "Example <login@example.com>".',
     )
     timeout: Duration = Field(
-        default=timedelta(seconds=30), description="For handing over one message, in all."
+        default=timedelta(seconds=30), description="For the whole delivery of one message."
     )
 
     @model_validator(mode="after")
@@ -59,7 +59,7 @@ def _webhook_secret(secret: SecretStr) -> SecretStr:
 
 
 def webhook_key(secret: SecretStr) -> bytes:
-    """Return the key of a secret as Standard Webhooks write it; raises ValueError."""
+    """Return the key of a secret in the form of Standard Webhooks; raises ValueError."""
     scheme, separator, encoded = secret.get_secret_value().partition("whsec_")
     try:
         key = base64.b64decode(encoded, validate=True)
@@ -71,7 +71,7 @@ def webhook_key(secret: SecretStr) -> bytes:
 
 
 class WebhookSettings(Section):
-    """The HTTP endpoint that messages are posted to, signed as Standard Webhooks say."""
+    """The HTTP endpoint that messages are posted to, signed by Standard Webhooks."""
 
     url: Address
     secrets: tuple[Annotated[SecretStr, AfterValidator(_webhook_secret)], ...] = Field(
@@ -80,28 +80,28 @@ class WebhookSettings(Section):
         description='Newest first, "whsec_" and 24 to 64 bytes in base64; each signs all messages.',
     )
     ca_file: Path | None = Field(
-        default=None, description="Authorities to trust; unset: the system's."
+        default=None, description="The CAs to trust; by default the system's."
     )
     timeout: Duration = timedelta(seconds=10)
 
 
 class DeliverySettings(Section):
-    """Messages to users: the channel, their looks, and how long delivery is tried."""
+    """Messages to users: the channel, the templates, and how long delivery is attempted."""
 
     channel: Literal["none", "folder", "smtp", "webhook"] = Field(
         default="none",
-        description="none: messages wait, and are abandoned when they have waited too long.",
+        description="none: messages are kept undelivered, and abandoned after abandon_after.",
     )
-    folder: Path | None = Field(default=None, description="For development: a file a message.")
+    folder: Path | None = Field(default=None, description="For development: one file per message.")
     smtp: SmtpSettings | None = None
     webhook: WebhookSettings | None = None
     product: str = Field("authsvc", min_length=1, max_length=64)
     templates: Path | None = Field(
-        default=None, description="Templates that are used in place of the shipped ones."
+        default=None, description="A folder of templates that replace the shipped ones."
     )
     links: dict[str, Link] = Field(
         default_factory=dict,
-        description="Addresses by kind of message; {code} and {email} are put in.",
+        description="Links by kind of message; {code} and {email} are replaced.",
     )
     first_retry: Duration = timedelta(seconds=5)
     longest_retry: Duration = timedelta(minutes=15)

@@ -15,8 +15,8 @@ class SecondFactorSettings(Section):
     required_for_roles: frozenset[str] = Field(
         default=frozenset(),
         description=(
-            "Users with one of these roles enrol a factor at their next login;"
-            " before, they have to verify their address."
+            "Users with one of these roles have to enrol a factor at their next login,"
+            " and to verify their address before."
         ),
     )
     issuer: str = Field("authsvc", min_length=1, max_length=64, pattern=r"^[^:]+$")
@@ -28,7 +28,7 @@ class SecondFactorSettings(Section):
 
     @model_validator(mode="after")
     def _lifetimes_are_sane(self) -> Self:
-        # ASVS 6.5.5: what authenticates lasts ten minutes at most.
+        # ASVS 6.5.5: codes that authenticate are valid for at most ten minutes.
         if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
             raise ValueError("challenge_lifetime must be from 30s to 10m")
         if self.trusted_device_lifetime > timedelta(days=365):
@@ -39,27 +39,27 @@ class SecondFactorSettings(Section):
 
 
 class PasskeySettings(Section):
-    """Passkeys (WebAuthn): for which domain, and from which pages."""
+    """Passkeys (WebAuthn): their domain, and the origins that may use them."""
 
     relying_party_id: Annotated[str, Field(pattern=rf"^{_DOMAIN}$", max_length=253)] = Field(
-        "localhost", description="The domain that passkeys belong to; it can't be changed later."
+        "localhost", description="The domain that passkeys belong to; changing it invalidates them."
     )
     relying_party_name: str = Field("authsvc", min_length=1, max_length=64)
     origins: tuple[Origin, ...] = Field(
         ("http://localhost:8080",),
         min_length=1,
-        description="Pages that may use passkeys, at that domain or below it.",
+        description="Origins that may use passkeys, at that domain or a subdomain.",
     )
     challenge_lifetime: Duration = timedelta(minutes=5)
 
     @model_validator(mode="after")
     def _origins_are_of_the_domain(self) -> Self:
-        # WebAuthn Level 3, section 5.1.2: browsers refuse all others.
+        # WebAuthn Level 3, section 5.1.2: browsers reject all others.
         domain = self.relying_party_id
         for origin in self.origins:
             host = urlsplit(origin).hostname or ""
             if host != domain and not host.endswith(f".{domain}"):
-                raise ValueError(f"origins must be at {domain} or below it")
+                raise ValueError(f"origins must be at {domain} or a subdomain")
         if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
             raise ValueError("challenge_lifetime must be from 30s to 10m")
         return self

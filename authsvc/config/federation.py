@@ -10,17 +10,17 @@ from authsvc.config.types import Address, Duration, ProviderName, RedirectUri, S
 
 
 class ProviderSettings(Section):
-    """A provider of identities."""
+    """An identity provider."""
 
     kind: Literal["github", "oidc"]
     client_id: str = Field(min_length=1, max_length=256)
     client_secret: SecretStr
     address: Address = Field(
-        "https://github.com", description="Its base address; for oidc exactly the issuer."
+        "https://github.com", description="Its base URL; for oidc exactly the issuer."
     )
-    api_address: Address = Field("https://api.github.com", description="GitHub's API.")
+    api_address: Address = Field("https://api.github.com", description="The URL of GitHub's API.")
     ca_file: Path | None = Field(
-        default=None, description="Authorities to trust; unset: the system's."
+        default=None, description="The CAs to trust; by default the system's."
     )
 
     @model_validator(mode="after")
@@ -35,10 +35,11 @@ class OAuthSettings(Section):
 
     providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
     redirect_uris: tuple[RedirectUri, ...] = Field(
-        default=(), description="Where providers may send browsers back to, letter for letter."
+        default=(),
+        description="The URIs that providers may redirect browsers to, compared exactly.",
     )
     state_lifetime: Duration = timedelta(minutes=10)
     timeout: Duration = Field(
-        timedelta(seconds=5), description="For all that one login asks of a provider."
+        timedelta(seconds=5), description="For all requests to a provider during one login."
     )
     max_answer_bytes: int = Field(262_144, ge=1_024, le=4_194_304)

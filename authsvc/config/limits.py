@@ -1,4 +1,4 @@
-"""Owns the settings of rate limits and of the limits on guessing."""
+"""Owns the settings of rate limits and of brute-force protection."""
 
 from datetime import timedelta
 from typing import Annotated, Self
@@ -11,7 +11,7 @@ from authsvc.models.limits import Algorithm
 
 def _check_policy_name(name: str) -> str:
     if name.startswith("authsvc."):
-        raise ValueError('names that start with "authsvc." are the service\'s own')
+        raise ValueError('names that start with "authsvc." are reserved')
     return name
 
 
@@ -45,18 +45,18 @@ def _shipped_policies() -> dict[str, PolicySettings]:
 
 
 class RateLimitSettings(Section):
-    """Rate-limit policies by name; those given are added to the shipped ones or replace them."""
+    """Rate-limit policies by name, which add to the shipped ones or replace them."""
 
     policies: dict[PolicyName, PolicySettings] = Field(default_factory=dict)
     rejected_cache_size: int = Field(100_000, ge=0)
 
     def all_policies(self) -> dict[str, PolicySettings]:
-        """Return the shipped policies with the given ones over them."""
+        """Return the shipped policies merged with the configured ones, which take precedence."""
         return _shipped_policies() | self.policies
 
 
 class BruteForceSettings(Section):
-    """How many failed logins are borne, and where."""
+    """How many failed logins are allowed per account, address and device."""
 
     per_account_and_ip: PolicySettings = PolicySettings(requests=5, window=timedelta(minutes=5))
     per_account: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
@@ -75,7 +75,7 @@ class BruteForceSettings(Section):
         100,
         ge=2,
         le=100,
-        description="Of an account: half for its known devices together, half for everybody else.",
+        description="Per account: half for all its known devices together, half for all others.",
     )
     ipv4_prefix: int = Field(32, ge=8, le=32)
     ipv6_prefix: int = Field(64, ge=16, le=128)

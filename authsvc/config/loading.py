@@ -1,7 +1,8 @@
-"""Owns the loading of settings: their sources, and what is said when one can't be used.
+"""Owns the loading of settings: their sources, and the problems reported for invalid ones.
 
-Later sources win: defaults, a TOML file, environment variables (`AUTHSVC_TOKENS__ISSUER`), files in
-a secrets folder (`database__url`). Keys that nobody knows are refused, wherever they stand.
+Later sources override earlier ones: defaults, a TOML file, environment variables
+(`AUTHSVC_TOKENS__ISSUER`), files in a secrets folder (`database__url`). Unknown keys are rejected
+in all sources.
 """
 
 import os
@@ -21,12 +22,12 @@ from pydantic_settings import (
 from authsvc.config.settings import PREFIX, Settings
 from authsvc.config.types import Section
 
-# Variables of this prefix that are no settings: they say where settings are, or serve tests.
+# Variables with this prefix that are not settings: they say where settings are, or are for tests.
 _NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE"}
 
 
 class ConfigError(Exception):
-    """The settings can't be used; `problems` says what is wrong, a line each, without values."""
+    """The settings are invalid; `problems` has a line for each problem, without values."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -36,10 +37,10 @@ class ConfigError(Exception):
 def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settings:
     """Return the settings from `file`, the environment and `secrets_dir`.
 
-    Without `file` or `secrets_dir`, AUTHSVC_CONFIG and AUTHSVC_SECRETS_DIR name them, if set.
+    `file` and `secrets_dir` default to AUTHSVC_CONFIG and AUTHSVC_SECRETS_DIR, if set.
 
     Raises:
-        ConfigError: A source can't be read, a key is unknown, or a value is not what it should be.
+        ConfigError: A source can't be read, a key is unknown, or a value is invalid.
     """
     file = file or _path("AUTHSVC_CONFIG")
     secrets_dir = secrets_dir or _path("AUTHSVC_SECRETS_DIR")
@@ -52,7 +53,7 @@ def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settin
     except ValidationError as error:
         raise ConfigError([_problem(item) for item in error.errors()]) from None
     except SettingsError as error:
-        raise ConfigError([f"{error}; a list or table has to be written as JSON"]) from None
+        raise ConfigError([f"{error}; write lists and tables as JSON"]) from None
 
 
 def _path(name: str) -> Path | None:
@@ -62,7 +63,7 @@ def _path(name: str) -> Path | None:
 
 def _check_sources(file: Path | None, secrets_dir: Path | None) -> None:
     if secrets_dir is not None and not secrets_dir.is_dir():
-        raise ConfigError([f"secrets folder {secrets_dir}: there is no such folder"])
+        raise ConfigError([f"secrets folder {secrets_dir}: no such folder"])
     if file is None:
         return
     try:
@@ -106,7 +107,7 @@ def _unknown_variables() -> list[str]:
     for name, field in Settings.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             known |= {f"{PREFIX}{name}__{key}".upper() for key in field.annotation.model_fields}
-    # What stands deeper is refused by the section that it is in.
+    # Unknown keys at deeper levels are rejected by their section.
     free = tuple(f"{name}__" for name in known if "__" in name) + tuple(
         f"{PREFIX}{name}__"
         for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS", "OAUTH")
@@ -136,7 +137,7 @@ def _problem(item: Any) -> str:
 
 
 def _kind(value: object) -> str:
-    # The kind only: the value may be a secret in the wrong place.
+    # Only the type: the value may be a misplaced secret.
     names = {str: "a string", bool: "a boolean", int: "an integer", float: "a number"}
     names |= {dict: "a table", list: "a list", tuple: "a list", type(None): "nothing"}
     return names.get(type(value), f"a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Owns the settings of how long what has ended is kept."""
+"""Owns the settings of data retention."""
 
 from datetime import timedelta
 from typing import Self
@@ -9,7 +9,7 @@ from authsvc.config.types import Duration, Section
 
 
 class RetentionSettings(Section):
-    """How long what has ended is kept."""
+    """How long data is kept after it has ended."""
 
     sessions: Duration = timedelta(days=30)
     api_keys: Duration = timedelta(days=90)
@@ -19,7 +19,7 @@ class RetentionSettings(Section):
     messages: Duration = timedelta(days=7)
     unverified_accounts: Duration | None = Field(
         None,
-        description="When to remove accounts that nobody verified or logged in to; none: never.",
+        description="Age at which unverified accounts without a login are removed; unset: never.",
     )
     interval: Duration = timedelta(minutes=5)
     batch_size: int = Field(500, ge=1, le=10_000)

@@ -8,9 +8,9 @@ from authsvc.config.types import KeySettings, Section
 
 
 class SecretSettings(Section):
-    """The keyring that seals secrets at rest and the peppers of passwords, newest first.
+    """The keyring that encrypts secrets at rest and the peppers of passwords, newest first.
 
-    What an older entry made stays usable; what is made anew uses the first.
+    Existing secrets and hashes stay usable with older entries; new ones use the first entry.
     """
 
     keyring: tuple[KeySettings, ...] = Field(min_length=1)

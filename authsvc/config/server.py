@@ -10,7 +10,7 @@ from authsvc.config.types import Duration, Section
 
 
 class GrpcSettings(Section):
-    """The gRPC port and what one client may take of it."""
+    """The gRPC port and its limits."""
 
     address: str = "127.0.0.1:8443"
     max_message_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
@@ -30,13 +30,13 @@ class GrpcSettings(Section):
 
 
 class HttpSettings(Section):
-    """The small HTTP port: JWKS, discovery, metrics, livez, readyz."""
+    """The HTTP port: JWKS, discovery, metrics, livez, readyz."""
 
     address: str = "127.0.0.1:8081"
 
 
 class TlsSettings(Section):
-    """The server's certificate and the authorities that client certificates must come from."""
+    """The server's certificate and the CAs that must have issued client certificates."""
 
     certificate_file: Path
     key_file: Path

@@ -9,7 +9,7 @@ from authsvc.config.types import Duration, Section
 
 
 class SessionSettings(Section):
-    """Sessions: how long, how many, bound to what."""
+    """Sessions: their lifetime, number, binding and caching."""
 
     absolute_lifetime: Duration = timedelta(days=30)
     max_per_user: int = Field(5, ge=1, le=1_000)

@@ -1,4 +1,4 @@
-"""Owns the settings as a whole: all sections, and what has to hold between them."""
+"""Owns the settings as a whole: all sections, and the constraints between them."""
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,7 +29,7 @@ def _shipped_permissions() -> dict[str, tuple[str, ...]]:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """All settings."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     tls: TlsSettings
     callers: tuple[CallerSettings, ...] = Field(
-        default=(), description="The services that may call, and what each may do."
+        default=(), description="The services that may call, with their roles."
     )
     database: DatabaseSettings
     secrets: SecretSettings
@@ -63,19 +63,19 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,
-        description="What each role of a user may do: put into access tokens.",
+        description="The permissions of each user role, which are put into access tokens.",
     )
 
     @model_validator(mode="after")
     def _identities_are_unique(self) -> "Settings":
         identities = [caller.identity for caller in self.callers]
-        twice = sorted({name for name in identities if identities.count(name) > 1})
-        if twice:
-            raise ValueError(f"callers names an identity twice: {', '.join(twice)}")
+        repeated = sorted({name for name in identities if identities.count(name) > 1})
+        if repeated:
+            raise ValueError(f"callers has duplicate identities: {', '.join(repeated)}")
         return self
 
     @model_validator(mode="after")
     def _policy_of_api_keys_exists(self) -> "Settings":
         if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
-            raise ValueError("api_keys.policy is none of rate_limits.policies")
+            raise ValueError("api_keys.policy is not one of rate_limits.policies")
         return self

@@ -29,6 +29,6 @@ class TokenSettings(Section):
         lifetimes = (self.access_lifetime, self.refresh_lifetime, self.service_lifetime)
         if min(lifetimes) < timedelta(seconds=1):
             raise ValueError(
-                "access_lifetime, refresh_lifetime and service_lifetime must be 1s or more"
+                "access_lifetime, refresh_lifetime and service_lifetime must be at least 1s"
             )
         return self

@@ -1,4 +1,4 @@
-"""Owns the kinds of values that settings have, and what all sections have in common."""
+"""Owns the types of settings' values, and the base class of all sections."""
 
 import base64
 import re
@@ -29,7 +29,7 @@ def _key_bytes(secret: SecretStr) -> bytes:
 
 
 class Section(BaseModel):
-    """A part of the settings: frozen, unknown keys refused."""
+    """A section of the settings: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ Audience = Annotated[str, Field(pattern=r"^[!-~]{1,256}$")]
 
 
 class KeySettings(Section):
-    """A 32-byte key in base64 and the id that what it made is marked with."""
+    """A 32-byte key in base64, and the id stored with everything encrypted or hashed with it."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
     key: SecretStr
@@ -56,11 +56,11 @@ class KeySettings(Section):
         return _key_bytes(self.key)
 
 
-# An https address, or http on this machine, without a query or a fragment.
+# An https URL, or http on this machine, without a query or a fragment.
 Address = Annotated[
     str, Field(pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?)(/[^\s?#]*)?$")
 ]
-# As Address, but with a query if need be; or of a scheme of an app's own (RFC 8252, section 7.1).
+# Like Address, optionally with a query; or with an app's private scheme (RFC 8252, section 7.1).
 RedirectUri = Annotated[
     str,
     Field(
@@ -69,7 +69,7 @@ RedirectUri = Annotated[
         r"|[a-z][a-z0-9+-]*(\.[a-z0-9+-]+)+:)(/[^\s#]*)?$",
     ),
 ]
-# As Address, with a query or a fragment, in which {code} and {email} may stand.
+# Like Address, optionally with a query or a fragment, which may contain {code} and {email}.
 Link = Annotated[
     str,
     Field(
@@ -77,7 +77,7 @@ Link = Annotated[
         r"([/?#]([^\s{}]|\{code\}|\{email\})*)?$"
     ),
 ]
-# As browsers write them: in lower case, IDNA in ASCII, and no address in place of a domain.
+# As browsers write them: in lower case, IDNA in ASCII, and no IP addresses.
 _DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?"
 
 

@@ -1,1 +1,1 @@
-"""What a developer's machine needs and production does not: PostgreSQL and certificates."""
+"""Development only: an embedded PostgreSQL, a CA, an identity provider, an authenticator."""

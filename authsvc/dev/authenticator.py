@@ -1,7 +1,7 @@
-"""Owns an authenticator made of software: it creates passkeys and signs with them (WebAuthn).
+"""Owns a software authenticator, which creates passkeys and signs with them (WebAuthn).
 
-For demonstrations and tests, so it does as it is told: `client_data` replaces what a browser would
-say, and flags say what nobody checked. Its keys are nowhere but in this process.
+It is for the demo and tests, so it checks nothing: `client_data` replaces what a browser would
+send, and the flags claim checks that nobody made. Its keys exist only in this process.
 """
 
 import base64
@@ -43,7 +43,7 @@ class Credential:
     sign_count: int = 0
 
     def public_key(self) -> dict[int, Any]:
-        """Return the public key as COSE_Key (RFC 9052)."""
+        """Return the public key as a COSE_Key (RFC 9052)."""
         numbers = self.private_key.public_key().public_numbers()
         x, y = numbers.x.to_bytes(32, "big"), numbers.y.to_bytes(32, "big")
         return {1: 2, 3: -7, -1: 1, -2: x, -3: y}
@@ -52,9 +52,9 @@ class Credential:
 class Authenticator:
     """A device and its browser, on a page of `origin`.
 
-    `synced`: its passkeys are on other devices too, so that their signature counters stay 0.
-    `present` and `verifies_user` are what it claims of its user, and `next_id` is the id of the
-    next passkey, random if None.
+    If `synced`, its passkeys exist on other devices too, so their signature counters stay 0.
+    `present` and `verifies_user` are its claims about the user; `next_id` is the id of the next
+    passkey, random if None.
     """
 
     def __init__(self, origin: str, *, synced: bool = False) -> None:
@@ -99,21 +99,21 @@ class Authenticator:
         """Sign PublicKeyCredentialRequestOptions; return a PublicKeyCredential.
 
         Raises:
-            LookupError: None of the passkeys is asked for.
+            LookupError: The options allow none of its passkeys.
         """
         options = json.loads(options_json)
         credential = self._find(options)
         if not self.synced:
             credential.sign_count += 1
-        said = self._client_data("webauthn.get", options, client_data)
+        signed = self._client_data("webauthn.get", options, client_data)
         data = self._authenticator_data(credential)
         signature = credential.private_key.sign(
-            data + hashlib.sha256(said).digest(), ECDSA(hashes.SHA256())
+            data + hashlib.sha256(signed).digest(), ECDSA(hashes.SHA256())
         )
         return _public_key_credential(
             credential.credential_id,
             {
-                "clientDataJSON": said,
+                "clientDataJSON": signed,
                 "authenticatorData": data,
                 "signature": signature,
                 "userHandle": credential.user_handle,
@@ -126,7 +126,7 @@ class Authenticator:
             of_this_party = credential.relying_party_id == options["rpId"]
             if of_this_party and (not allowed or credential.credential_id in allowed):
                 return credential
-        raise LookupError("no passkey for this")
+        raise LookupError("no passkey matches the options")
 
     def _authenticator_data(self, credential: Credential, flags: int = 0) -> bytes:
         flags |= self.present * _PRESENT | self.verifies_user * _VERIFIED
@@ -135,15 +135,15 @@ class Authenticator:
         return relying_party + bytes([flags]) + credential.sign_count.to_bytes(4, "big")
 
     def _client_data(
-        self, kind: str, options: Mapping[str, Any], instead: Mapping[str, Any] | None
+        self, kind: str, options: Mapping[str, Any], overrides: Mapping[str, Any] | None
     ) -> bytes:
-        said = {
+        client_data = {
             "type": kind,
             "challenge": options["challenge"],
             "origin": self.origin,
             "crossOrigin": False,
         }
-        return json.dumps(said | dict(instead or {})).encode()
+        return json.dumps(client_data | dict(overrides or {})).encode()
 
 
 def encode(raw: bytes) -> str:
@@ -152,7 +152,7 @@ def encode(raw: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Return what unpadded base64url stands for."""
+    """Return the bytes encoded as unpadded base64url."""
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 

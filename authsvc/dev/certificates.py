@@ -1,6 +1,6 @@
-"""The certificate authority of a development machine: its files, and what is issued when.
+"""Owns the CA of a development machine: its files, and when certificates are issued.
 
-For production take certificates from a real authority: whoever reads `ca.key` can be anyone.
+For production, use a real CA: anybody who can read `ca.key` can impersonate any client.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate and its key on disk; `made` tells whether they were made just now."""
+    """A certificate and its key on disk; `made` tells whether they were just created."""
 
     certificate: Path
     key: Path
@@ -49,7 +49,7 @@ class Issued:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Spec:
     name: str
     names: Names
     usage: Usage
@@ -60,29 +60,29 @@ class _Wanted:
         return parent / f"{self.name}.crt", parent / f"{self.name}.key"
 
 
-_SERVER = _Wanted(
+_SERVER = _Spec(
     "server",
     Names((f"spiffe://{TRUST_DOMAIN}/server",), ("localhost",), ("127.0.0.1", "::1")),
     Usage(client=False, server=True),
 )
 _CLIENTS = tuple(
-    _Wanted(role, Names((f"spiffe://{TRUST_DOMAIN}/{role}",)), Usage(client=True, server=False))
+    _Spec(role, Names((f"spiffe://{TRUST_DOMAIN}/{role}",)), Usage(client=True, server=False))
     for role in ROLES
 )
 
 
 def init(folder: Path) -> tuple[Issued, ...]:
-    """Make the authority, the server's certificate and one client certificate for each role.
+    """Create the CA, the server's certificate and one client certificate for each role.
 
-    What is there and good for another week is kept. A certificate is made anew when it is about
-    to expire, does not fit its key, has other names or comes from another authority. Nothing
-    else in the folder is touched.
+    Certificates valid for another week are kept. A certificate is replaced if it is about to
+    expire, does not match its key, has other names or was issued by another CA. Other files in the
+    folder are not touched.
 
-    Returns the authority first, then the server, then the clients. Raises CertificateError.
+    Returns the CA first, then the server, then the clients. Raises CertificateError.
     """
     with _locked(folder):
         authority, issued = _authority(folder)
-        return issued, *(_ensure(folder, authority, wanted) for wanted in (_SERVER, *_CLIENTS))
+        return issued, *(_ensure(folder, authority, spec) for spec in (_SERVER, *_CLIENTS))
 
 
 def issue(
@@ -96,26 +96,26 @@ def issue(
     server: bool = False,
     lifetime: timedelta = LIFETIME,
 ) -> tuple[Path, Path]:
-    """Issue a certificate and return its path and its key's.
+    """Issue a certificate and return its path and that of its key.
 
-    They are `folder`/`name`.crt and .key for a server, the same below `folder`/clients for
-    others, and replace an earlier certificate of that name. The authority is made when there is
-    none. The certificate never outlives its authority. Raises CertificateError.
+    They are `folder`/`name`.crt and .key for a server, the same in `folder`/clients for others, and
+    replace an earlier certificate of that name. The CA is created if there is none. The certificate
+    never outlives its CA. Raises CertificateError.
     """
     names = Names(tuple(uris), tuple(dns), tuple(ips))
-    wanted = _Wanted(name, names, Usage(client=client, server=server), lifetime)
+    spec = _Spec(name, names, Usage(client=client, server=server), lifetime)
     if not _NAME.fullmatch(name) or (server and name == "ca"):
         raise CertificateError(f"{name!r} can't be the name of a certificate's files")
     if lifetime <= timedelta(0) or not (client or server):
-        raise CertificateError("a certificate needs a purpose and a time to live")
+        raise CertificateError("a certificate needs a purpose and a positive lifetime")
     with _locked(folder):
         authority, _ = _authority(folder)
-        issued = _issue(folder, authority, wanted)
+        issued = _issue(folder, authority, spec)
     return issued.certificate, issued.key
 
 
 def describe(certificate: Path, key: Path, *, made: bool = False) -> Issued:
-    """Return what the certificate in a file says. Raises CertificateError."""
+    """Return a description of the certificate in a file. Raises CertificateError."""
     try:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError) as error:
@@ -125,7 +125,7 @@ def describe(certificate: Path, key: Path, *, made: bool = False) -> Issued:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from issuing into `folder` meanwhile."""
+    """Keep other processes from issuing into `folder` at the same time."""
     try:
         (folder / "clients").mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -142,7 +142,7 @@ def _authority(folder: Path) -> tuple[Pair, Issued]:
     paths = folder / "ca.crt", folder / "ca.key"
     if paths[0].exists() and not paths[1].exists():
         raise CertificateError(
-            f"{paths[0]} has no key beside it: remove it and a new authority is made"
+            f"{paths[0]} has no key beside it: remove it to have a new CA created"
         )
     pair = _load(*paths)
     if pair is not None and _is_fresh(pair.certificate):
@@ -152,32 +152,30 @@ def _authority(folder: Path) -> tuple[Pair, Issued]:
     return pair, _issued(paths, pair.certificate, made=True)
 
 
-def _ensure(folder: Path, authority: Pair, wanted: _Wanted) -> Issued:
-    paths = wanted.paths(folder)
+def _ensure(folder: Path, authority: Pair, spec: _Spec) -> Issued:
+    paths = spec.paths(folder)
     pair = _load(*paths)
-    if pair is not None and _is_as_wanted(pair.certificate, authority.certificate, wanted):
+    if pair is not None and _matches(pair.certificate, authority.certificate, spec):
         return _issued(paths, pair.certificate, made=False)
-    return _issue(folder, authority, wanted)
+    return _issue(folder, authority, spec)
 
 
-def _issue(folder: Path, authority: Pair, wanted: _Wanted) -> Issued:
+def _issue(folder: Path, authority: Pair, spec: _Spec) -> Issued:
     try:
-        pair = make_leaf(authority, wanted.name, wanted.names, wanted.usage, wanted.lifetime)
+        pair = make_leaf(authority, spec.name, spec.names, spec.usage, spec.lifetime)
     except ValueError as error:
-        raise CertificateError(f"{wanted.name} can't be issued: {error}") from error
-    paths = wanted.paths(folder)
+        raise CertificateError(f"{spec.name} can't be issued: {error}") from error
+    paths = spec.paths(folder)
     _write(*paths, pair)
     return _issued(paths, pair.certificate, made=True)
 
 
-def _is_as_wanted(
-    certificate: x509.Certificate, authority: x509.Certificate, wanted: _Wanted
-) -> bool:
+def _matches(certificate: x509.Certificate, authority: x509.Certificate, spec: _Spec) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         return False
-    return _is_fresh(certificate) and names_of(certificate) == wanted.names
+    return _is_fresh(certificate) and names_of(certificate) == spec.names
 
 
 def _is_fresh(certificate: x509.Certificate) -> bool:
@@ -185,7 +183,7 @@ def _is_fresh(certificate: x509.Certificate) -> bool:
 
 
 def _load(certificate: Path, key: Path) -> Pair | None:
-    """Return what is in the files, or None if they don't hold a certificate and its key."""
+    """Return the certificate and key in the files, or None if they are not a valid pair."""
     try:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
         private = load_pem_private_key(key.read_bytes(), password=None)
@@ -211,7 +209,7 @@ def _write(certificate: Path, key: Path, pair: Pair) -> None:
 
 
 def _replace(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file that is there completely or not at all, and never with a looser mode."""
+    """Write a file atomically, and never with a less strict mode."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

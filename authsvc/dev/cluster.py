@@ -1,4 +1,4 @@
-"""Making the data of a new PostgreSQL server: all of it or nothing."""
+"""Owns the creation of a PostgreSQL cluster, all or nothing."""
 
 import os
 import re
@@ -20,16 +20,16 @@ _UNFINISHED = "unfinished-"
 
 
 class StartFailedError(EmbeddedPostgresError):
-    """PostgreSQL could not be made or started."""
+    """PostgreSQL could not be initialised or started."""
 
 
 def make_cluster(
     home: Path, binaries: Path, launcher: Launcher, user: User | None, *, lock: int, durable: bool
 ) -> None:
-    """Make `home`/data and `home`/password, if `home`/data isn't there.
+    """Create `home`/data and `home`/password unless `home`/data exists.
 
     The role `authsvc` owns the database of that name and may create others. It and the superuser
-    `postgres` have the same random password. `lock` is a descriptor that the programs inherit.
+    `postgres` have the same random password. `lock` is a file descriptor that the programs inherit.
     """
     for leftover in home.glob(f"{_UNFINISHED}*"):
         shutil.rmtree(leftover)
@@ -59,7 +59,7 @@ def make_cluster(
 
 
 def _first_statements(password: str) -> bytes:
-    # The single-user mode reads one statement from each line.
+    # Single-user mode reads one statement per line.
     return (
         f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{password}'\n"
         f"CREATE DATABASE {DATABASE} OWNER {ROLE}\n"
@@ -78,25 +78,25 @@ def _run(
             process.wait()
             raise
         output.seek(0)
-        complaint = last_complaint(output.read())
-    if process.returncode != 0 or complaint:
+        error = last_error(output.read())
+    if process.returncode != 0 or error:
         name = Path(command[0]).name
-        raise StartFailedError(f"{name} failed: {complaint or f'status {process.returncode}'}")
+        raise StartFailedError(f"{name} failed: {error or f'status {process.returncode}'}")
 
 
-def last_complaint(output: bytes) -> str | None:
-    """Return the last error among a program's messages, without its prefix."""
-    complaints = re.findall(rb"(?:PANIC|FATAL|ERROR|[Ee]rror):\s*(.+)", output)
-    return complaints[-1].decode(errors="replace") if complaints else None
+def last_error(output: bytes) -> str | None:
+    """Return the last error message in a program's output, without its prefix."""
+    errors = re.findall(rb"(?:PANIC|FATAL|ERROR|[Ee]rror):\s*(.+)", output)
+    return errors[-1].decode(errors="replace") if errors else None
 
 
 def _check_version(data: Path, binaries: Path) -> None:
-    made_by = (data / "PG_VERSION").read_text().strip()
+    created_by = (data / "PG_VERSION").read_text().strip()
     version = major_version(binaries)
-    if made_by != str(version):
+    if created_by != str(version):
         raise StartFailedError(
-            f"the data in {data.parent} were made by PostgreSQL {made_by} and this is"
-            f" PostgreSQL {version}: remove that folder to begin anew"
+            f"the data in {data.parent} was created by PostgreSQL {created_by} and this is"
+            f" PostgreSQL {version}: remove that folder to start over"
         )
 
 

@@ -1,4 +1,4 @@
-"""Making X.509 certificates: what an authority, a server and a client of ours look like.
+"""Owns the X.509 certificates of the development CA, its server and its clients.
 
 ECDSA on P-256 throughout; the extensions follow RFC 5280 and the X.509-SVID specification.
 """
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _AUTHORITY_LIFETIME = timedelta(days=3650)
-# Machines and containers disagree a little about the time.
+# The clocks of machines and containers differ slightly.
 _CLOCK_SKEW = timedelta(minutes=5)
 
 
@@ -28,13 +28,13 @@ class Names:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All of them, a DNS name written `dns:name` as in the settings."""
+        """All names, with DNS names written `dns:name` as in the settings."""
         return *self.uris, *(f"dns:{name}" for name in self.dns), *self.ips
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a certificate may be shown for."""
+    """The purposes of a certificate."""
 
     client: bool
     server: bool
@@ -49,9 +49,9 @@ class Pair:
 
 
 def make_authority() -> Pair:
-    """Make a self-signed authority that issues leaf certificates only."""
+    """Create a self-signed CA that issues only leaf certificates."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own lets software that knows several such authorities tell them apart.
+    # A unique name lets software that knows several such CAs tell them apart.
     subject = _subject(f"authsvc development CA {secrets.token_hex(4)}")
     builder = (
         _builder(subject, subject, key, _AUTHORITY_LIFETIME)
@@ -64,9 +64,9 @@ def make_authority() -> Pair:
 def make_leaf(
     authority: Pair, common_name: str, names: Names, usage: Usage, lifetime: timedelta
 ) -> Pair:
-    """Make a certificate that expires after `lifetime`, but not after its authority.
+    """Create a certificate that expires after `lifetime`, but not after its CA.
 
-    Raises ValueError for names that have not the form of their kind.
+    Raises ValueError for malformed names.
     """
     issuer = authority.certificate
     key = ec.generate_private_key(ec.SECP256R1())
@@ -85,7 +85,7 @@ def make_leaf(
 
 
 def names_of(certificate: x509.Certificate) -> Names:
-    """Return the alternative names that `certificate` carries."""
+    """Return the alternative names in `certificate`."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

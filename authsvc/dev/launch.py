@@ -1,8 +1,8 @@
-"""Becoming a program that runs as another user and ends with its parent.
+"""Owns a script that executes a program as another user and makes it end with its parent.
 
-Run as a script by `authsvc.dev.postgres`, never imported: `launch.py PARENT UID GID PROGRAM …`.
-It is a program of its own because doing this between fork and exec of a process with threads
-(`preexec_fn`) can deadlock. UID and GID are -1 when the user stays the same.
+`authsvc.dev.process` runs it as `launch.py PARENT UID GID PROGRAM …`. It is a script of its own
+because doing this between fork and exec of a process with threads (`preexec_fn`) can deadlock. UID
+and GID are -1 to keep the user.
 """
 
 import ctypes
@@ -26,11 +26,11 @@ def _end_with(parent: int) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
     if os.getppid() != parent:
-        sys.exit("the parent is gone already")
+        sys.exit("the parent process has already ended")
 
 
 def main() -> None:
-    """Become the program that the arguments name."""
+    """Execute the program in the arguments."""
     parent, uid, gid = (int(word) for word in sys.argv[1:4])
     program = sys.argv[4:]
     os.umask(0o077)
@@ -38,7 +38,7 @@ def main() -> None:
         _drop_to(uid, gid)
     # A change of user clears the parent-death signal (prctl(2)), so it is set afterwards.
     _end_with(parent)
-    os.execv(program[0], program)  # noqa: S606 -- there is no shell to want
+    os.execv(program[0], program)  # noqa: S606 -- no shell needed
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who may run the PostgreSQL of a folder: one supervisor, and one server at a time."""
+"""Owns the locks of a PostgreSQL folder: one supervisor, and one server at a time."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from pathlib import Path
 from authsvc.dev.binaries import EmbeddedPostgresError
 from authsvc.dev.cluster import StartFailedError
 
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 _POLL = 0.01
 
 
@@ -22,7 +22,7 @@ class AlreadyRunningError(EmbeddedPostgresError):
 def lock_supervisor(home: Path) -> int:
     """Return a descriptor that keeps other supervisors out of `home` until it is closed.
 
-    Raises AlreadyRunningError when there is another one.
+    Raises AlreadyRunningError if there is another one.
     """
     descriptor = os.open(home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
     if locked_within(descriptor, 0):
@@ -36,28 +36,28 @@ def lock_supervisor(home: Path) -> int:
 
 @contextlib.contextmanager
 def server_lock(home: Path) -> Iterator[int]:
-    """Give a locked descriptor for the next server to inherit.
+    """Yield a locked descriptor for the next server to inherit.
 
-    The server and its children hold it as long as any of them lives. So having it proves that
-    nobody writes to the data: neither a previous server nor what it left behind. A previous
-    server that does not end by itself is told to.
+    The server and its children hold the lock as long as any of them runs, so holding it proves that
+    nobody writes to the data, neither a previous server nor its remaining children. A previous
+    server that does not end by itself is sent signals.
     """
     descriptor = os.open(home / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         for number in (None, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             if number is not None:
                 _signal_leftover(home / "data", number)
-            if locked_within(descriptor, _PATIENCE):
+            if locked_within(descriptor, _TIMEOUT):
                 break
         else:
-            raise StartFailedError(f"a previous PostgreSQL in {home} does not end")
+            raise StartFailedError(f"a previous PostgreSQL in {home} does not stop")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 def locked_within(descriptor: int, seconds: float) -> bool:
-    """Lock the file behind `descriptor`, waiting up to `seconds`, and tell whether it worked."""
+    """Lock the file of `descriptor`, waiting up to `seconds`; return whether it worked."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -73,6 +73,6 @@ def locked_within(descriptor: int, seconds: float) -> bool:
 def _signal_leftover(data: Path, number: signal.Signals) -> None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         pid = int((data / "postmaster.pid").read_text().split()[0])
-        # The process id may have a new owner; a server's working directory is its data.
+        # The process id may have been reused; a server's working directory is its data folder.
         if not Path("/proc/self/cwd").exists() or Path(f"/proc/{pid}/cwd").samefile(data):
             os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL server of a development machine: started, watched and stopped."""
+"""Owns the embedded PostgreSQL server of a development machine: starts, watches and stops it."""
 
 import asyncio
 import math
@@ -21,7 +21,7 @@ from authsvc.dev.binaries import (
     find_binaries,
     is_reachable,
 )
-from authsvc.dev.cluster import DATABASE, ROLE, StartFailedError, last_complaint, make_cluster
+from authsvc.dev.cluster import DATABASE, ROLE, StartFailedError, last_error, make_cluster
 from authsvc.dev.locks import AlreadyRunningError, lock_supervisor, server_lock
 from authsvc.dev.process import Launcher, User, end, server_user, visible
 
@@ -56,7 +56,8 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # In the data folder: /dev/shm is small in containers, and what a killed server has there stays.
+    # In the data folder: /dev/shm is small in containers, and keeps what a killed server leaves
+    # there.
     "dynamic_shared_memory_type": "mmap",
 }
 _NOT_DURABLE = {
@@ -70,11 +71,11 @@ _NOT_DURABLE = {
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server of this process's own, in `state_dir`/postgres, on a unix socket only.
+    """A private PostgreSQL server of this process, in `state_dir`/postgres, on a Unix socket only.
 
-    The server ends with this process, however that ends (on Linux; elsewhere the next start
-    stops it). With `durable=False` it may lose everything in a crash of the machine: for tests.
-    Run by root, the server runs as the owner of its data, which is `nobody` when they are new.
+    The server ends when this process ends for any reason (on Linux; elsewhere the next start stops
+    it). With `durable=False`, which is for tests, a crash of the machine may lose all data. If this
+    process runs as root, the server runs as the owner of its data, and as `nobody` for new data.
 
     `start` and `stop` block for up to about 90 and 20 seconds; any thread may call them.
     """
@@ -85,7 +86,7 @@ class EmbeddedPostgres:
         self._run = self._home / "run"
         self._log = self._home / "server.log"
         self._durable = durable
-        self._guard = threading.RLock()
+        self._mutex = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._launcher: Launcher | None = None
         self._lock: int | None = None
@@ -99,11 +100,11 @@ class EmbeddedPostgres:
         return process.pid if process is not None and process.poll() is None else None
 
     def is_running(self) -> bool:
-        """Tell whether the server's process lives."""
+        """Return whether the server's process is running."""
         return self.pid is not None
 
     def dsn(self, database: str = DATABASE, *, user: str = ROLE) -> str:
-        """Return the address of `database`, password included, as a postgresql:// URL.
+        """Return the postgresql:// URL of `database`, including the password.
 
         The role `authsvc` owns the database `authsvc` and may create others; `postgres` is the
         superuser. Raises EmbeddedPostgresError before the first start.
@@ -111,16 +112,16 @@ class EmbeddedPostgres:
         try:
             password = (self._home / "password").read_text()
         except OSError as error:
-            raise EmbeddedPostgresError(f"the password was not found: {error}") from error
+            raise EmbeddedPostgresError(f"cannot read the password: {error}") from error
         where = urlencode({"host": str(self._sockets()), "port": _PORT}, safe="/", quote_via=quote)
         return f"postgresql://{quote(user)}:{quote(password)}@/{quote(database)}?{where}"
 
     def start(self) -> None:
-        """Start the server, making its data first when there are none; return when it answers.
+        """Start the server, creating its data if there is none; return when it accepts connections.
 
         Raises AlreadyRunningError, BinariesNotFoundError, StartFailedError.
         """
-        with self._guard:
+        with self._mutex:
             if self.is_running():
                 return
             try:
@@ -136,7 +137,7 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server: connections are closed, transactions in progress rolled back."""
-        with self._guard:
+        with self._mutex:
             if self._process is not None:
                 end(self._process)
                 self._process = None
@@ -150,11 +151,11 @@ class EmbeddedPostgres:
                 self._lock = None
 
     async def supervise(self) -> None:
-        """Start the server again whenever it dies, until cancelled; then leave it running.
+        """Restart the server whenever it dies, until cancelled; then leave it running.
 
-        A server that was stopped with `stop`, or not started yet, is left alone. The first start
-        comes at once; when that fails or does not last for 10 seconds, the next comes 0.1 seconds
-        later, then 0.2, up to 5.
+        A server that was stopped with `stop`, or not started yet, is left alone. The first restart
+        is immediate; if it fails or the server does not stay up for 10 seconds, the next one
+        follows after 0.1 seconds, then 0.2, up to 5.
         """
         backoff, last_start = 0.0, -math.inf
         while True:
@@ -173,7 +174,7 @@ class EmbeddedPostgres:
             last_start = time.monotonic()
 
     def _restart(self) -> None:
-        with self._guard:
+        with self._mutex:
             if self._process is not None and not self.is_running():
                 self._launch()
 
@@ -195,7 +196,7 @@ class EmbeddedPostgres:
         temp_folders.remove(self._run)
         shutil.rmtree(self._run, ignore_errors=True)
         path = str(self._run)
-        # A comma would read as a list of hosts in the address.
+        # In a URL, a comma would separate hosts.
         if len(os.fsencode(f"{path}/.s.PGSQL.{_PORT}")) > _SOCKET_PATH_LIMIT or "," in path:
             temp_folders.make(self._run)
         else:
@@ -215,7 +216,7 @@ class EmbeddedPostgres:
                 lock=lock,
                 durable=self._durable,
             )
-            # Whoever wrote these is gone, and its process id may have a new owner.
+            # The server that wrote these has ended, and its process id may have been reused.
             for stale in (self._data / "postmaster.pid", *self._run.iterdir()):
                 stale.unlink(missing_ok=True)
             folders = self._data, self._sockets()
@@ -247,10 +248,10 @@ class EmbeddedPostgres:
                 return
             if process.poll() is not None:
                 output = self._log.read_bytes()[start_of_log:]
-                reason = last_complaint(output) or f"it ended with status {process.returncode}"
+                reason = last_error(output) or f"it exited with status {process.returncode}"
                 raise StartFailedError(f"PostgreSQL did not start: {reason} (see {self._log})")
             time.sleep(_POLL)
-        raise StartFailedError(f"PostgreSQL did not answer in time: see {self._log}")
+        raise StartFailedError(f"PostgreSQL was not ready in time (see {self._log})")
 
 
 def _is_ready(data: Path, pid: int) -> bool:

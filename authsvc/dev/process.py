@@ -1,4 +1,4 @@
-"""Running PostgreSQL's programs: as a user that may run them, and not longer than this process."""
+"""Runs PostgreSQL's programs as a user that may run them, and no longer than this process."""
 
 import contextlib
 import os
@@ -22,35 +22,35 @@ _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Whom the server runs as when this process is root, which PostgreSQL refuses to be."""
+    """The user of the server when this process is root, as which PostgreSQL refuses to run."""
 
     uid: int
     gid: int
 
 
 def server_user(data: Path) -> User | None:
-    """Return the owner of `data`, or `nobody` when it is new; None when this process isn't root."""
+    """Return the owner of `data`, `nobody` if it is new, or None if this process isn't root."""
     if os.geteuid() != 0:
         return None
     if sys.platform != "linux":
-        raise EmbeddedPostgresError("the embedded PostgreSQL does not run as root on this system")
+        raise EmbeddedPostgresError("the embedded PostgreSQL can't run as root on this system")
     if data.exists() and data.stat().st_uid != 0:
         return User(data.stat().st_uid, data.stat().st_gid)
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
         raise EmbeddedPostgresError(
-            "PostgreSQL does not run as root and there is no user `nobody` to run it"
+            "PostgreSQL can't run as root, and there is no user `nobody` to run it"
         ) from None
     return User(nobody.pw_uid, nobody.pw_gid)
 
 
 @contextlib.contextmanager
 def visible(user: User | None, *folders: Path) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
-    """Give paths by which `user` reaches `folders`, and the descriptors that make them work.
+    """Yield paths by which `user` can reach `folders`, and the descriptors that they depend on.
 
-    The folders above may be closed to another user and stay so: a path through an inherited
-    descriptor skips them.
+    The parent folders may be inaccessible to that user: a path through an inherited descriptor
+    bypasses them.
     """
     if user is None:
         yield tuple(str(folder) for folder in folders), ()
@@ -65,7 +65,7 @@ def visible(user: User | None, *folders: Path) -> Iterator[tuple[tuple[str, ...]
 
 
 class Launcher:
-    """Starts programs that get SIGINT when this process ends, however it ends (Linux only).
+    """Starts programs that get SIGINT when this process ends for any reason (Linux only).
 
     The kernel sends that signal when the *thread* that started the program ends (prctl(2)), so
     one thread that lives as long as the launcher starts them all.
@@ -96,21 +96,21 @@ class Launcher:
             stderr=subprocess.STDOUT,
             cwd="/",
             env=_environment(),
-            # Ctrl-C in a terminal is for the service, which still needs the database to drain.
+            # Ctrl+C in a terminal must not reach it: the service needs the database to drain.
             start_new_session=True,
         ).result()
 
     def close(self) -> None:
-        """End the thread, and with it what it started."""
+        """End the thread, and with it the programs that it started."""
         self._thread.shutdown()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a server: rolling back its transactions, then at once, then by force."""
-    for number, patience in ((signal.SIGINT, _STOP_TIMEOUT), (signal.SIGQUIT, _QUIT_TIMEOUT)):
+    """Stop a server: fast shutdown, then immediate shutdown, then SIGKILL."""
+    for number, timeout in ((signal.SIGINT, _STOP_TIMEOUT), (signal.SIGQUIT, _QUIT_TIMEOUT)):
         process.send_signal(number)
         try:
-            process.wait(patience)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
             continue
         return

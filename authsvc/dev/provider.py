@@ -1,6 +1,6 @@
-"""Owns a small provider of identities for development: OpenID Connect on this machine only.
+"""Owns a small identity provider for development: OpenID Connect on this machine only.
 
-Anybody is whoever they say they are. It keeps nothing, and ends with the process.
+It believes any identity that a user claims, stores nothing, and ends with its parent process.
 """
 
 import argparse
@@ -34,13 +34,13 @@ _PAGE = """<!doctype html><title>Local provider</title>
 <form method="post" action="/authorize?{query}">
 <p><label>E-mail <input name="email" type="email" value="ada@example.com" required></label></p>
 <p><label>Name <input name="name" value="Ada"></label></p>
-<p><label>User id, if not that of the address <input name="subject"></label></p>
+<p><label>User id, if not derived from the address <input name="subject"></label></p>
 <p><button>Log in</button></p></form>"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """What a code was given for."""
+    """The login that a code was issued for."""
 
     query: Mapping[str, str]
     subject: str
@@ -50,7 +50,7 @@ class _Login:
 
 
 class DevProvider:
-    """The provider, for the one client with this secret."""
+    """The provider, with a single client, which has this secret."""
 
     def __init__(self, issuer: str, client_secret: str) -> None:
         self._issuer = issuer
@@ -62,7 +62,7 @@ class DevProvider:
         self._jwk = public | {"kid": self._key_id, "alg": "ES256", "use": "sig"}
 
     def app(self) -> web.Application:
-        """Return the provider's pages."""
+        """Return the provider's web application."""
         app = web.Application(client_max_size=65_536)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/jwks", self._jwks)
@@ -98,7 +98,7 @@ class DevProvider:
         _check(request.query)
         form = await request.post()
         email, code = str(form.get("email", "")), secrets.token_urlsafe()
-        # Whoever comes with the same address is the same user.
+        # By default, the same address is the same user.
         subject = str(form.get("subject", "")) or hashlib.sha256(email.encode()).hexdigest()[:16]
         name = str(form.get("name", ""))
         self._logins[code] = _Login(dict(request.query), subject, email, name)
@@ -140,21 +140,21 @@ class DevProvider:
 
 
 def _check(query: Mapping[str, str]) -> None:
-    """Refuse what is no request of the one client for a code with PKCE."""
-    wanted = {
+    """Reject anything but the client's request for a code with PKCE."""
+    expected = {
         "response_type": "code",
         "client_id": PROVIDER_CLIENT,
         "redirect_uri": REDIRECT_URI,
         "code_challenge_method": "S256",
     }
-    if any(query.get(name) != value for name, value in wanted.items()):
+    if any(query.get(name) != value for name, value in expected.items()):
         raise web.HTTPBadRequest
     if not query.get("code_challenge"):
         raise web.HTTPBadRequest
 
 
 def _basic(request: web.Request) -> str:
-    """Return the client's id and secret (RFC 6749, section 2.3.1)."""
+    """Return the client's id and secret as "id:secret" (RFC 6749, section 2.3.1)."""
     scheme, _, pair = request.headers.get("Authorization", "").partition(" ")
     try:
         return unquote_plus(base64.b64decode(pair).decode()) if scheme == "Basic" else ""
@@ -170,16 +170,17 @@ async def _serve(secret: str) -> None:
         await web.TCPSite(runner, PROVIDER_HOST, PROVIDER_PORT).start()
         sys.stdout.write(READY + "\n")
         sys.stdout.flush()
-        # Whoever started it holds the other end: it ends with that one, however that one ends.
+        # The parent process holds the other end of the pipe, which closes when it ends for any
+        # reason.
         await asyncio.to_thread(sys.stdin.read)
     finally:
         await runner.cleanup()
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input is closed."""
     parser = argparse.ArgumentParser(
-        description=f"A provider of identities at {PROVIDER_HOST}:{PROVIDER_PORT}."
+        description=f"An identity provider at {PROVIDER_HOST}:{PROVIDER_PORT}."
     )
     parser.add_argument("secret_file", type=Path, help="The file with the client's secret.")
     secret = parser.parse_args().secret_file.read_text().strip()

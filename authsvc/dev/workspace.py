@@ -1,6 +1,6 @@
-"""Owns `.authsvc/`: the settings and secrets that a developer's service runs with.
+"""Owns `.authsvc/`: the settings and secrets of a developer's service.
 
-What is there is kept, so it may be edited; what is missing is made.
+Existing files are kept, so they can be edited; missing ones are created.
 """
 
 import base64
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from authsvc.dev import certificates
 
-# The provider of identities that is `authsvc.dev.provider`, and the service as its client.
+# The identity provider `authsvc.dev.provider`, and the service as its client.
 PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8090
 PROVIDER_CLIENT = "authsvc-dev"
 REDIRECT_URI = "http://localhost:8080/callback"
 
 _CONFIG = """\
-# Made by `authsvc dev`. Change what you like: it is kept, and callers and limits are taken over
-# while the service runs. `authsvc config schema` describes every setting.
+# Created by `authsvc dev`, which keeps your changes. Changes to callers and limits take effect
+# while the service runs. `authsvc config schema` describes all settings.
 
 [tls]
 certificate_file = {certificate}
@@ -28,12 +28,12 @@ client_ca_file = {ca}
 [tokens]
 issuer = "http://127.0.0.1:8081"
 
-# A file for each message to a user; what it says is in the log too.
+# One file per message to a user; its text is logged too.
 [delivery]
 channel = "folder"
 folder = {messages}
 
-# `make demo` runs this provider of identities; the secret of the client is in secrets/.
+# `make demo` runs this identity provider; the client secret is in secrets/.
 [oauth]
 redirect_uris = [{redirect_uri}]
 
@@ -48,7 +48,7 @@ _CALLER = """
 identity = "spiffe://authsvc.dev/{name}"
 roles = {roles}
 {tokens}"""
-# In development each client holds its own role; an issuer has to be an app too.
+# In development each client has the role of its name; the issuer also needs the role app.
 _ROLES = {
     "app": ["app"],
     "edge": ["edge"],
@@ -56,7 +56,7 @@ _ROLES = {
     "admin": ["admin"],
     "observer": ["observer"],
 }
-# What tokens for themselves they may ask for, and for whom: a service of the tour.
+# The tokens of their own that clients may request, for a service in the demo.
 _TOKENS = {
     "app": 'audiences = ["billing"]\nscopes = ["invoices.read", "invoices.write"]\n',
     "edge": 'audiences = ["billing"]\nscopes = ["invoices.read"]\n',
@@ -73,7 +73,7 @@ class Workspace:
         self.secrets = folder / "secrets"
 
     def prepare(self) -> None:
-        """Make certificates, secrets and settings where they are missing."""
+        """Create certificates, secrets and settings that are missing."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         certificates.init(self.certificates)
@@ -85,18 +85,18 @@ class Workspace:
                 write_private(path, json.dumps([{"id": "dev1", "key": key}]))
         if not self.config.exists():
             write_private(self.config, self._default_config())
-        # Settings of a provider that are only its secret would be refused.
+        # Settings of a provider that consist only of its secret would be invalid.
         in_settings = "[oauth.providers.local]" in self.config.read_text()
         if in_settings and not self.provider_secret.exists():
             write_private(self.provider_secret, secrets.token_urlsafe())
 
     @property
     def provider_secret(self) -> Path:
-        """The secret of the service at the provider of identities of `authsvc.dev.provider`."""
+        """The file with the client secret for `authsvc.dev.provider`."""
         return self.secrets / _PROVIDER_SECRET
 
     def set_database(self, url: str) -> None:
-        """Keep the database's address for the other commands."""
+        """Store the database's URL for the other commands."""
         write_private(self.secrets / "database__url", url)
 
     def _default_config(self) -> str:
@@ -117,7 +117,7 @@ class Workspace:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, in one step and never half."""
+    """Write a file that only its owner may read, atomically."""
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as stream:

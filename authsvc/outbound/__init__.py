@@ -1,1 +1,1 @@
-"""Owns what the service calls: mail servers, web hooks, providers of identities."""
+"""Owns the calls to other servers: mail servers, webhooks, identity providers."""

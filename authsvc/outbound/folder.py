@@ -18,7 +18,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9.+_-]+")
 
 
 class FolderChannel:
-    """Writes each message into a file of its own, whose name tells when, what and to whom."""
+    """Writes each message to a file of its own, named by time, kind and address."""
 
     name = "folder"
     limit = timedelta(seconds=10)
@@ -27,7 +27,7 @@ class FolderChannel:
         self._folder = folder
 
     async def send(self, rendered: RenderedMessage) -> None:
-        """Write the file and log what it says: here a developer has to find the code.
+        """Write the file and log its text, so that a developer finds the code.
 
         Raises:
             NotDelivered: The file can't be written.
@@ -46,10 +46,10 @@ class FolderChannel:
         )
 
     async def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Do nothing, as nothing is open."""
 
     def _write(self, path: Path, rendered: RenderedMessage) -> None:
-        """Write a file that only its owner may read, in one step and never half."""
+        """Write a file that only its owner may read, atomically."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = path.with_name(f".{secrets.token_hex(8)}")
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -62,7 +62,7 @@ class FolderChannel:
 
 
 def file_name(rendered: RenderedMessage) -> str:
-    """Return the name of a message's file, the same however often it is delivered."""
+    """Return the name of a message's file, which is the same for each delivery of it."""
     address = _UNSAFE.sub("_", rendered.message.address.replace("@", "_at_"))[:80]
     return (
         f"{rendered.create_time:%Y%m%dT%H%M%SZ}-{rendered.message.kind}-{address}"

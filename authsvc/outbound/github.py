@@ -1,4 +1,4 @@
-"""Owns logins at GitHub, or a GitHub Enterprise Server.
+"""Owns logins at GitHub or a GitHub Enterprise Server.
 
 Sources: docs.github.com, "Authorizing OAuth apps" and the REST API's "users" and "emails".
 """
@@ -16,7 +16,7 @@ _SCOPE = "read:user user:email"
 
 
 class GitHub:
-    """GitHub as a provider of identities."""
+    """GitHub as an identity provider."""
 
     def __init__(self, settings: ProviderSettings, client: JsonClient) -> None:
         self._settings = settings
@@ -27,11 +27,11 @@ class GitHub:
     async def authorization_url(
         self,
         state: str,
-        nonce: str,  # noqa: ARG002 - belongs to OpenID Connect
+        nonce: str,  # noqa: ARG002 - only in OpenID Connect
         code_challenge: str,
         redirect_uri: str,
     ) -> str:
-        """Return the page to send the user's browser to."""
+        """Return the URL to send the user's browser to."""
         query = {
             "client_id": self._settings.client_id,
             "redirect_uri": redirect_uri,
@@ -46,10 +46,10 @@ class GitHub:
         self,
         code: str,
         verifier: str,
-        nonce: str,  # noqa: ARG002 - belongs to OpenID Connect
+        nonce: str,  # noqa: ARG002 - only in OpenID Connect
         redirect_uri: str,
     ) -> ExternalIdentity:
-        """Return the user whom the code was given for; the address is the verified primary one."""
+        """Return the user that the code was issued for, with the verified primary address."""
         token = await self._token(code, verifier, redirect_uri)
         headers = {
             "Authorization": f"Bearer {token}",
@@ -71,10 +71,10 @@ class GitHub:
         return identity
 
     async def _address_of_user(self, headers: Mapping[str, str]) -> str:
-        """Return the one address that is primary and verified, "" if there is none or more."""
+        """Return the primary verified address, or "" unless there is exactly one."""
         answer = await self._client.get(f"{self._api_address}/user/emails", headers)
         if answer.status in {403, 404}:
-            # The user didn't grant the scope.
+            # The user did not grant the scope.
             return ""
         if answer.status != 200 or not isinstance(answer.content, list):
             raise ProviderUnavailable
@@ -91,7 +91,7 @@ class GitHub:
         }
         answer = await self._client.post(f"{self._address}/login/oauth/access_token", form)
         content = answer.object()
-        # GitHub says 200 also when it refuses.
+        # GitHub returns 200 even for errors.
         if content.get("error") in {"bad_verification_code", "invalid_grant"}:
             raise credentials_invalid()
         token = content.get("access_token")

@@ -1,6 +1,6 @@
-"""Owns asking HTTP servers for JSON: within bounds of time and size, and no further than asked.
+"""Owns JSON requests to HTTP servers, bounded in time and size, without redirects.
 
-What a server answers is never logged and never in an error.
+The content of responses is never logged and never part of an error.
 """
 
 import json
@@ -25,16 +25,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered, a JSON object or array; `content` may hold secrets."""
+    """A server's response, any JSON; `content` may contain secrets."""
 
     status: int
     content: Any = field(repr=False)
 
     def object(self) -> JsonObject:
-        """Return the content of an answer that says 200 and holds an object.
+        """Return the content, if the status is 200 and it is an object.
 
         Raises:
-            ProviderUnavailable: It is another.
+            ProviderUnavailable: Otherwise.
         """
         if self.status != 200 or not isinstance(self.content, dict):
             raise ProviderUnavailable
@@ -42,25 +42,25 @@ class Answer:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Return the session whose connections all clients share: no cookies, no proxy of a variable.
+    """Return a session for all clients to share, without cookies or proxies from the environment.
 
-    Whoever opens it closes it.
+    The caller has to close it.
     """
-    # What is small must not grow large here: compressed answers, never asked for, stay so.
+    # Compressed responses, which are never requested, are not expanded: they could be huge.
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
 
 
 class JsonClient:
-    """Asks one provider's servers.
+    """Sends requests to one provider's servers.
 
-    A request takes `timeout` seconds at most, and an answer is at most `max_bytes`. No redirect is
-    followed. Certificates are verified against `ca_file`, or the system's authorities.
+    A request takes at most `timeout` seconds, and a response has at most `max_bytes`. Redirects are
+    not followed. Certificates are verified against `ca_file`, or the system's CAs.
     """
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
         *,
+        session: aiohttp.ClientSession,
         timeout: float,
         max_bytes: int,
         ca_file: Path | None = None,
@@ -71,20 +71,20 @@ class JsonClient:
         self._tls = ssl.create_default_context(cafile=ca_file)
 
     async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Return the answer to a GET, whatever its status, if it is JSON.
+        """Return the response to a GET, whatever its status, if it is JSON.
 
         Raises:
-            ProviderUnavailable: There is no such answer.
+            ProviderUnavailable: The request failed, or the response is not JSON.
         """
-        return await self._ask("GET", url, headers or {}, None)
+        return await self._request("GET", url, headers or {}, None)
 
     async def post(
         self, url: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """Return the answer to a POST of a form; as `get`."""
-        return await self._ask("POST", url, headers or {}, form)
+        """Return the response to a POST of a form, as in `get`."""
+        return await self._request("POST", url, headers or {}, form)
 
-    async def _ask(
+    async def _request(
         self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
     ) -> Answer:
         try:
@@ -98,7 +98,7 @@ class JsonClient:
                 ssl=self._tls,
             ) as response:
                 return Answer(response.status, json.loads(await self._read(response)))
-        # ValueError: no JSON, or an address that is none; RecursionError: JSON that is too deep.
+        # ValueError: not JSON, or an invalid URL; RecursionError: JSON nested too deeply.
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             log.warning("provider_failed", host=_host(url), error=type(error).__name__)
             raise ProviderUnavailable from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import jwt
 
-# Asymmetric ones only: what a public key verifies can't have been signed with it.
+# Asymmetric ones only, so that a public key can't be used to sign.
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 )
@@ -17,16 +17,16 @@ _REQUIRED = ["iss", "sub", "aud", "exp", "iat", "nonce"]
 
 
 class IdTokenInvalid(Exception):
-    """An id_token is not to be trusted; the text says why, without its content."""
+    """An id_token can't be trusted; the message says why, without its content."""
 
 
 class KeyUnknown(IdTokenInvalid):
-    """It is signed with a key that is not among the provider's."""
+    """The id_token is signed with a key that is not among the provider's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an id_token must say."""
+    """The values that an id_token must have."""
 
     issuer: str
     client_id: str
@@ -35,15 +35,15 @@ class Expected:
 
 
 def verify(token: str, keys: Sequence[Mapping[str, Any]], expected: Expected) -> Mapping[str, Any]:
-    """Return what an id_token says; `keys` are the provider's JSON Web Keys.
+    """Return the claims of an id_token; `keys` are the provider's JSON Web Keys.
 
     Raises:
         KeyUnknown: No key has its `kid`.
-        IdTokenInvalid: Its signature, or anything that it says, is not as it must be.
+        IdTokenInvalid: Its signature or one of its claims is invalid.
     """
     try:
         key = _key(jwt.get_unverified_header(token), keys)
-        # Times are judged below, by the service's clock.
+        # Times are checked below, by the service's clock.
         claims: Mapping[str, Any] = jwt.decode(
             token,
             key,
@@ -76,7 +76,7 @@ def verify(token: str, keys: Sequence[Mapping[str, Any]], expected: Expected) ->
 
 
 def _key(header: Mapping[str, Any], keys: Sequence[Mapping[str, Any]]) -> jwt.PyJWK:
-    """Return the one key that the header names, with the one algorithm that it is used with."""
+    """Return the key that the header names, bound to the header's algorithm."""
     algorithm, key_id = header.get("alg"), header.get("kid")
     if algorithm not in ALGORITHMS or "crit" in header:
         raise IdTokenInvalid("alg or crit")
@@ -103,8 +103,8 @@ def _check_times(claims: Mapping[str, Any], now: float) -> None:
     for time in (expire, issue, start):
         if isinstance(time, bool) or not isinstance(time, (int, float)):
             raise IdTokenInvalid("time")
-    # The service's own times are moved, as no arithmetic can be done with some of the provider's;
-    # and NaN fails both comparisons.
+    # The leeway is applied to the service's own time, as arithmetic could fail with some of the
+    # provider's; NaN fails both comparisons.
     latest, earliest = now + _LEEWAY, now - _LEEWAY
     if not (expire > earliest and issue <= latest and start <= latest):
         raise IdTokenInvalid("time")

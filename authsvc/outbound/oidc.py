@@ -1,4 +1,4 @@
-"""Owns logins at any provider that speaks OpenID Connect (Core 1.0)."""
+"""Owns logins at any OpenID Connect provider (Core 1.0)."""
 
 import base64
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class OpenIdConnect:
-    """A provider of identities; its settings' address is its issuer."""
+    """An OpenID Connect provider; the address in its settings is its issuer."""
 
     def __init__(self, settings: ProviderSettings, client: JsonClient, clock: Clock) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class OpenIdConnect:
     async def authorization_url(
         self, state: str, nonce: str, code_challenge: str, redirect_uri: str
     ) -> str:
-        """Return the page to send the user's browser to."""
+        """Return the URL to send the user's browser to."""
         page = (await self._metadata.get()).authorization_endpoint
         query = {
             "response_type": "code",
@@ -49,7 +49,7 @@ class OpenIdConnect:
     async def identify(
         self, code: str, verifier: str, nonce: str, redirect_uri: str
     ) -> ExternalIdentity:
-        """Return the user whom the code was given for, as the id_token says."""
+        """Return the user that the code was issued for, from the id_token."""
         metadata = await self._metadata.get()
         form = {
             "grant_type": "authorization_code",
@@ -74,7 +74,7 @@ class OpenIdConnect:
         return identity
 
     async def _exchange(self, metadata: Metadata, form: dict[str, str]) -> str:
-        """Return the id_token that comes for the code in the form."""
+        """Return the id_token for the code in the form."""
         client_id = self._settings.client_id
         secret = self._settings.client_secret.get_secret_value()
         headers = {}
@@ -85,7 +85,7 @@ class OpenIdConnect:
         else:
             form |= {"client_id": client_id, "client_secret": secret}
         answer = await self._client.post(metadata.token_endpoint, form, headers)
-        # RFC 6749, section 5.2. All other errors are about this service, not about the code.
+        # RFC 6749, section 5.2. All other errors concern this service, not the code.
         if answer.status == 400 and _error(answer.content) == "invalid_grant":
             raise credentials_invalid()
         token = answer.object().get("id_token")
@@ -101,8 +101,8 @@ class OpenIdConnect:
         try:
             return id_tokens.verify(token, metadata.keys, expected)
         except id_tokens.KeyUnknown:
-            # The provider may have begun to use a new one.
-            metadata = await self._metadata.get(unfit=metadata)
+            # The provider may have started to use a new key.
+            metadata = await self._metadata.get(stale=metadata)
             return id_tokens.verify(token, metadata.keys, expected)
 
 

@@ -1,6 +1,6 @@
-"""Owns what an OpenID Connect provider says of itself (Discovery 1.0), and for how long it is used.
+"""Owns the metadata of OpenID Connect providers (Discovery 1.0) and its caching.
 
-Every member comes from the provider: none is used that is not of its kind.
+All members come from the provider, so their types are checked before use.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """A provider's pages, its keys (JSON Web Keys), and when it told of them.
+    """A provider's endpoints and keys (JSON Web Keys), and when they were fetched.
 
-    `basic` says that clients log in to the token endpoint by HTTP's Basic scheme, and not by form.
+    `basic` tells whether clients authenticate to the token endpoint with HTTP Basic or in the form.
     """
 
     fetch_time: datetime
@@ -37,34 +37,34 @@ class Metadata:
 
 
 class MetadataCache:
-    """Asks a provider what it says of itself, and uses it for an hour."""
+    """Fetches a provider's metadata and caches it for an hour."""
 
     def __init__(self, issuer: str, client: JsonClient, clock: Clock) -> None:
         self._issuer = issuer
         self._client = client
         self._clock = clock
-        self._known: Metadata | None = None
+        self._cached: Metadata | None = None
         self._fetching = asyncio.Lock()
 
-    async def get(self, unfit: Metadata | None = None) -> Metadata:
-        """Return what the provider says of itself; asked anew if what is known is `unfit`.
+    async def get(self, stale: Metadata | None = None) -> Metadata:
+        """Return the metadata, fetched again if the cached one is `stale`.
 
         Raises:
-            ProviderUnavailable: It doesn't say so in time, or is another issuer.
+            ProviderUnavailable: The provider doesn't answer in time, or is another issuer.
         """
         async with self._fetching:
-            known = self._known
-            if known is None or known is unfit or self._is_old(known):
-                self._known = known = await self._fetch()
-            return known
+            cached = self._cached
+            if cached is None or cached is stale or self._is_expired(cached):
+                self._cached = cached = await self._fetch()
+            return cached
 
-    def _is_old(self, known: Metadata) -> bool:
-        return self._clock.now() - known.fetch_time >= _MAX_AGE
+    def _is_expired(self, metadata: Metadata) -> bool:
+        return self._clock.now() - metadata.fetch_time >= _MAX_AGE
 
     async def _fetch(self) -> Metadata:
         address = self._issuer.rstrip("/") + "/.well-known/openid-configuration"
         document = (await self._client.get(address)).object()
-        # Section 4.3: identical, or who answers could pass for another provider.
+        # Section 4.3: they must be identical, or the server could pass for another provider.
         if document.get("issuer") != self._issuer:
             log.warning("issuer_differs", issuer=self._issuer)
             raise ProviderUnavailable
@@ -81,7 +81,7 @@ class MetadataCache:
         )
 
     def _endpoint(self, document: JsonObject, name: str) -> str:
-        """Return an address: https, or on this machine if the issuer itself is there."""
+        """Return the URL of an endpoint, which must be https or on the issuer's own origin."""
         address, issuer = document.get(name), urlsplit(self._issuer)
         origin = f"{issuer.scheme}://{issuer.netloc}/"
         if not isinstance(address, str) or not address.startswith(("https://", origin)):

@@ -1,4 +1,4 @@
-"""Owns the choice of who answers for each provider of identities, as the settings say."""
+"""Owns the choice of the implementation for each identity provider, by the settings."""
 
 import aiohttp
 
@@ -11,11 +11,11 @@ from authsvc.outbound.oidc import OpenIdConnect
 
 
 def open_providers(settings: OAuthSettings, http: aiohttp.ClientSession, clock: Clock) -> Providers:
-    """Return the providers of the settings; all are asked through `http`."""
+    """Return the providers in the settings; all send their requests through `http`."""
 
-    def make(provider: ProviderSettings) -> Provider:
+    def build(provider: ProviderSettings) -> Provider:
         client = JsonClient(
-            http,
+            session=http,
             timeout=settings.timeout.total_seconds(),
             max_bytes=settings.max_answer_bytes,
             ca_file=provider.ca_file,
@@ -24,5 +24,5 @@ def open_providers(settings: OAuthSettings, http: aiohttp.ClientSession, clock: 
             return GitHub(provider, client)
         return OpenIdConnect(provider, client, clock)
 
-    made = {name: make(provider) for name, provider in settings.providers.items()}
-    return Providers(made, settings.timeout)
+    providers = {name: build(provider) for name, provider in settings.providers.items()}
+    return Providers(providers, settings.timeout)

@@ -1,7 +1,7 @@
-"""Owns the making of texts from templates: the shipped ones, or an operator's in their place.
+"""Owns the rendering of messages from templates: the shipped ones, or an operator's replacements.
 
-Every kind of message has KIND.txt, whose first line is "Subject: …" and whose second is empty, and
-KIND.html, whose values are escaped. What is wrong with a template is found at the start.
+Each kind of message has KIND.txt, whose first line is "Subject: …" and whose second is empty, and
+KIND.html, whose values are escaped. Errors in templates are found when the service starts.
 """
 
 import re
@@ -28,13 +28,13 @@ _SAMPLE_CODE = "83120476"
 
 
 class TemplateRenderer:
-    """Makes texts of views by templates; `folder` holds those used in place of shipped ones."""
+    """Renders messages; templates in `folder` replace the shipped ones."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Load and try every template.
+        """Load and test all templates.
 
         Raises:
-            ConfigError: The folder or a template in it can't be used; it says which and why.
+            ConfigError: The folder or a template in it is invalid; the problems say why.
         """
         self._folder = folder
         folders = [folder, _SHIPPED] if folder else [_SHIPPED]
@@ -50,12 +50,12 @@ class TemplateRenderer:
         if problems:
             raise ConfigError(problems)
 
-    def render(self, view: TemplateContext) -> MessageBody:
-        """Return what the message says; its subject is one line, whatever the values hold."""
-        values = asdict(view)
-        headed = self._environment.get_template(f"{view.kind}.txt").render(values)
-        html = self._environment.get_template(f"{view.kind}.html").render(values)
-        first, _, text = headed.lstrip().partition("\n\n")
+    def render(self, context: TemplateContext) -> MessageBody:
+        """Return the rendered message; its subject is one line, whatever the values contain."""
+        values = asdict(context)
+        rendered = self._environment.get_template(f"{context.kind}.txt").render(values)
+        html = self._environment.get_template(f"{context.kind}.html").render(values)
+        first, _, text = rendered.lstrip().partition("\n\n")
         subject = " ".join(_CONTROL.sub(" ", first.removeprefix(_SUBJECT)).split())
         return MessageBody(subject, text.strip() + "\n", html)
 
@@ -63,13 +63,13 @@ class TemplateRenderer:
         if self._folder is None:
             return
         if not self._folder.is_dir():
-            yield f"delivery.templates: {self._folder}: there is no such folder"
+            yield f"delivery.templates: {self._folder}: no such folder"
             return
         shipped = {path.name for path in _SHIPPED.iterdir()}
         for path in sorted(self._folder.iterdir()):
-            # What begins so is the operator's own part of several templates.
+            # These prefixes mark the operator's own files, such as parts shared by templates.
             if path.name not in shipped and not path.name.startswith(("_", ".")):
-                yield f"delivery.templates: {path.name}: no message has a template of this name"
+                yield f"delivery.templates: {path.name}: no message uses a template of this name"
 
     def _broken(self) -> Iterator[str]:
         for kind in MessageKind:
@@ -86,18 +86,18 @@ class TemplateRenderer:
         carries_code = kind in CODE_KINDS
         empty = TemplateContext(kind, "P", "a@b.test", **_code(kind))
         full = TemplateContext(kind, "P", "a@b.test", "N", link="https://l", **_code(kind) | _REST)
-        for view in (empty, full):
-            headed = self._environment.get_template(f"{kind}.txt").render(asdict(view))
-            text = self.render(view)
-            if not re.match(r"\s*Subject:[^\n]*\S[^\n]*\n\n", headed):
+        for context in (empty, full):
+            rendered = self._environment.get_template(f"{kind}.txt").render(asdict(context))
+            body = self.render(context)
+            if not re.match(r"\s*Subject:[^\n]*\S[^\n]*\n\n", rendered):
                 yield (
                     f'delivery.templates: {kind}.txt: it has to begin with a line "Subject: …" '
-                    "and an empty one"
+                    "followed by an empty line"
                 )
                 return
-            for suffix, part in (("txt", text.text), ("html", text.html)):
+            for suffix, part in (("txt", body.text), ("html", body.html)):
                 if carries_code and _SAMPLE_CODE not in part:
-                    yield f"delivery.templates: {kind}.{suffix}: it does not show the code"
+                    yield f"delivery.templates: {kind}.{suffix}: it does not contain the code"
                     return
 
 

@@ -1,4 +1,4 @@
-"""Owns the handing over of messages to a mail server (RFC 5321, RFC 6531)."""
+"""Owns the delivery of messages to a mail server (RFC 5321, RFC 6531)."""
 
 import asyncio
 import re
@@ -28,12 +28,12 @@ from authsvc.config import SmtpSettings
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
 
-_GOODBYE_SECONDS = 1.0
-# Who is refused for want of a login says nothing about the message (RFC 4954 section 6).
-_WANTS_LOGIN = frozenset({530, 534, 535, 538})
-# RFC 6532 section 3.2: what an unquoted local part is of, and everything beyond ASCII.
+_QUIT_SECONDS = 1.0
+# Rejections for lack of a login, which say nothing about the message (RFC 4954 section 6).
+_LOGIN_REQUIRED = frozenset({530, 534, 535, 538})
+# RFC 6532 section 3.2: the characters of an unquoted local part, and all beyond ASCII.
 _INTERNATIONAL_LOCAL = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\]\\]+")
-# The first that fits; no STARTTLS or no AUTH is the last but one.
+# The first match counts; a server without STARTTLS or AUTH raises SMTPException.
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
     (SMTPNotSupported, "smtputf8_unsupported", True),
     (TimeoutError, "timeout", False),
@@ -46,24 +46,24 @@ _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
 
 
 class SmtpChannel:
-    """Hands messages over to one mail server, each on a connection of its own."""
+    """Delivers messages to one mail server, each on a connection of its own."""
 
     name = "smtp"
 
     def __init__(self, settings: SmtpSettings) -> None:
-        """Take over the settings; raises OSError if the authorities' file can't be used."""
+        """Prepare the channel; raises OSError if the CA file can't be used."""
         self._settings = settings
         self._context = ssl.create_default_context(cafile=settings.ca_file)
         self._sender = parseaddr(settings.sender)
         self.limit = settings.timeout
 
     async def send(self, rendered: RenderedMessage) -> None:
-        """Hand the message over, within the time that is set for it as a whole.
+        """Deliver the message within the configured timeout.
 
         Raises:
-            NotDelivered: The server could not be reached or trusted, or refused it. What was
-                refused for good (5xx, RFC 5321 section 4.2.1) is not to be tried again; who
-                refuses the login or the sender may accept them once the settings are mended.
+            NotDelivered: The server could not be reached or trusted, or rejected the message. A
+                permanent rejection (5xx, RFC 5321 section 4.2.1) is not retried; a rejected login
+                or sender is retried, as it may be accepted once the settings are corrected.
         """
         client = self._client()
         try:
@@ -78,38 +78,38 @@ class SmtpChannel:
         except BaseException:
             client.close()
             raise
-        await _say_goodbye(client)
+        await _quit(client)
 
     async def close(self) -> None:
-        """Do nothing: nothing is open."""
+        """Do nothing, as nothing is open."""
 
     def _client(self) -> SMTP:
         settings = self._settings
         return SMTP(
             hostname=settings.host,
             port=settings.port,
-            # Otherwise a name server is asked for it, and everything else waits.
+            # Otherwise it is looked up in DNS, which blocks the event loop.
             local_hostname=socket.gethostname(),
             username=settings.username or None,
             password=settings.password.get_secret_value() if settings.password else None,
             timeout=self.limit.total_seconds(),
             use_tls=settings.tls == "implicit",
-            # Never "if the server has it": whoever sits in between would say that it has not.
+            # Never opportunistic: an attacker in between could claim that the server lacks it.
             start_tls=settings.tls == "starttls",
             tls_context=self._context,
         )
 
 
-async def _say_goodbye(client: SMTP) -> None:
-    """End the connection: whatever happens now, the server has the message."""
+async def _quit(client: SMTP) -> None:
+    """Close the connection; errors don't matter, as the server already has the message."""
     with suppress(SMTPException, OSError):
-        async with asyncio.timeout(_GOODBYE_SECONDS):
+        async with asyncio.timeout(_QUIT_SECONDS):
             await client.quit()
     client.close()
 
 
 def envelope_address(address: str) -> str:
-    """Return the address with its domain in ASCII, which every server understands (RFC 5891)."""
+    """Return the address with its domain in ASCII, which every server accepts (RFC 5891)."""
     local, _, domain = address.rpartition("@")
     if not local or not address.isprintable():
         raise ValueError("not an address")
@@ -117,30 +117,30 @@ def envelope_address(address: str) -> str:
 
 
 def mail(rendered: RenderedMessage, sender: tuple[str, str], recipient: str) -> EmailMessage:
-    """Return the mail of a message: plain text and HTML, with the message's id as its own.
+    """Return the e-mail of a message, in plain text and HTML, with the message's id as Message-ID.
 
     Raises:
-        ValueError: An address is none, or what is to be a header has several lines.
+        ValueError: An address is invalid, or a header value has several lines.
     """
     needs_utf8 = not recipient.isascii()
-    made = EmailMessage(policy=MAIL_POLICY_UTF8 if needs_utf8 else MAIL_POLICY)
+    email = EmailMessage(policy=MAIL_POLICY_UTF8 if needs_utf8 else MAIL_POLICY)
     name, address = sender
-    made["From"] = Address(name, addr_spec=address)
-    made["To"] = _address(recipient)
-    made["Subject"] = rendered.content.subject
-    made["Date"] = format_datetime(rendered.create_time)
-    made["Message-ID"] = f"<{rendered.message_id}@{address.rpartition('@')[2]}>"
-    # So that nobody's absence is announced to it (RFC 3834 section 5).
-    made["Auto-Submitted"] = "auto-generated"
-    made.set_content(rendered.content.text)
-    made.add_alternative(rendered.content.html, subtype="html")
-    return made
+    email["From"] = Address(name, addr_spec=address)
+    email["To"] = _address(recipient)
+    email["Subject"] = rendered.content.subject
+    email["Date"] = format_datetime(rendered.create_time)
+    email["Message-ID"] = f"<{rendered.message_id}@{address.rpartition('@')[2]}>"
+    # Prevents automatic replies, such as out-of-office notices (RFC 3834 section 5).
+    email["Auto-Submitted"] = "auto-generated"
+    email.set_content(rendered.content.text)
+    email.add_alternative(rendered.content.html, subtype="html")
+    return email
 
 
 def _address(address: str) -> Address:
-    """Return the address for a header; raises ValueError or MessageError if it is not exactly one.
+    """Return the address for a header; raises ValueError or MessageError unless it is exactly one.
 
-    The library reads only ASCII; of others it takes the parts as they are.
+    The library parses only ASCII addresses; for others it takes the parts unchecked.
     """
     if address.isascii():
         return Address(addr_spec=address)
@@ -154,7 +154,7 @@ def _not_delivered(error: Exception) -> NotDelivered:
     if isinstance(error, SMTPRecipientsRefused):
         error = error.recipients[0]
     if isinstance(error, SMTPResponseException):
-        return _refused(error)
+        return _rejection(error)
     cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
     for kind, failure, permanent in _FAILURES:
         if isinstance(cause, kind):
@@ -162,8 +162,8 @@ def _not_delivered(error: Exception) -> NotDelivered:
     raise error
 
 
-def _refused(error: SMTPResponseException) -> NotDelivered:
-    if isinstance(error, SMTPAuthenticationError) or error.code in _WANTS_LOGIN:
+def _rejection(error: SMTPResponseException) -> NotDelivered:
+    if isinstance(error, SMTPAuthenticationError) or error.code in _LOGIN_REQUIRED:
         return NotDelivered("login")
     permanent = 500 <= error.code < 600
     if isinstance(error, SMTPRecipientRefused):

@@ -1,4 +1,4 @@
-"""Owns the choice of the way that messages go, as the settings say."""
+"""Owns the choice of the transport for messages, by the settings."""
 
 from authsvc.config import ConfigError, DeliverySettings
 from authsvc.core.messages.delivery import Channel, Transport
@@ -11,10 +11,10 @@ from authsvc.outbound.webhook import WebhookChannel
 
 
 def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | None:
-    """Return the way that messages go, with every template tried; None: there is none.
+    """Return the transport with all templates tested, or None if messages are not sent.
 
     Raises:
-        ConfigError: A template, a link or a file of authorities can't be used.
+        ConfigError: A template, a link or a CA file is invalid.
     """
     renderer = TemplateRenderer(settings.templates)
     problems = _misnamed_links(settings)
@@ -23,7 +23,7 @@ def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | Non
     try:
         channel = _channel(settings, clock)
     except OSError as error:
-        # ssl's own errors are OSErrors too; neither tells what is in the file.
+        # Errors of ssl are OSErrors, too; neither contains anything from the file.
         reason = error.strerror or type(error).__name__
         raise ConfigError([f"delivery.{settings.channel}.ca_file: {reason}"]) from None
     return Transport(channel, renderer) if channel else None
@@ -43,8 +43,7 @@ def _misnamed_links(settings: DeliverySettings) -> list[str]:
     known = {kind.value for kind in MessageKind}
     with_code = {kind.value for kind in CODE_KINDS}
     problems = [
-        f"delivery.links.{name}: there is no such kind of message; known are "
-        + ", ".join(sorted(known))
+        f"delivery.links.{name}: no such kind of message; the kinds are " + ", ".join(sorted(known))
         for name in sorted(settings.links.keys() - known)
     ]
     problems += [

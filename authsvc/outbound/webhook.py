@@ -1,4 +1,4 @@
-"""Owns the posting of messages to an HTTP endpoint, signed as Standard Webhooks 1.0 say."""
+"""Owns the webhook channel: posts messages to an HTTP endpoint, signed by Standard Webhooks 1.0."""
 
 import asyncio
 import base64
@@ -17,19 +17,19 @@ from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
 from authsvc.models.clock import Clock
 
-# Of all 4xx only these may change by themselves (RFC 9110 section 15.5.9, RFC 6585 section 4).
-_PASSING = frozenset({408, 429})
-# Kept short: of an answer only the status is of use.
+# The only 4xx statuses that are temporary (RFC 9110 section 15.5.9, RFC 6585 section 4).
+_TEMPORARY = frozenset({408, 429})
+# Small, because only the status of a response is used.
 _MAX_HEADER_BYTES = 8_190
 
 
 class WebhookChannel:
-    """Posts messages to one address."""
+    """Posts messages to one URL."""
 
     name = "webhook"
 
     def __init__(self, settings: WebhookSettings, clock: Clock) -> None:
-        """Take over the settings; raises OSError if the authorities' file can't be used."""
+        """Prepare the channel; raises OSError if the CA file can't be used."""
         self._url = settings.url
         self._keys = [webhook_key(secret) for secret in settings.secrets]
         self._clock = clock
@@ -38,11 +38,11 @@ class WebhookChannel:
         self.limit = settings.timeout
 
     async def send(self, rendered: RenderedMessage) -> None:
-        """Post the message; any 2xx says that it is taken care of.
+        """Post the message; any 2xx means that the endpoint has accepted it.
 
         Raises:
-            NotDelivered: The endpoint could not be reached or trusted, or answered otherwise. A
-                4xx is for good, but for 408 and 429; a redirect is never followed.
+            NotDelivered: The endpoint could not be reached or trusted, or returned another status.
+                A 4xx other than 408 and 429 is permanent; redirects are never followed.
         """
         body = payload(rendered)
         message_id = f"msg_{rendered.message_id}"
@@ -55,11 +55,11 @@ class WebhookChannel:
         try:
             async with (
                 asyncio.timeout(self.limit.total_seconds()),
-                self._opened().post(
+                self._open_session().post(
                     self._url, data=body, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                # The connection goes with the rest of the answer, which is of no use.
+                # Closes the connection; the rest of the response is not needed.
                 response.close()
                 status, retry_after = response.status, response.headers.get("retry-after", "")
         except TimeoutError as error:
@@ -68,14 +68,14 @@ class WebhookChannel:
             raise NotDelivered("tls") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NotDelivered("connection") from error
-        _judge(status, retry_after)
+        _check(status, retry_after)
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Close the session."""
         if self._session:
             await self._session.close()
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, force_close=True, limit=0),
@@ -88,7 +88,7 @@ class WebhookChannel:
 
 
 def payload(rendered: RenderedMessage) -> bytes:
-    """Return the body: the same bytes however often the message is posted."""
+    """Return the body, which is the same each time that the message is posted."""
     message, content = rendered.message, rendered.content
     data = {
         "message_id": str(rendered.message_id),
@@ -112,7 +112,7 @@ def payload(rendered: RenderedMessage) -> bytes:
 def signature_headers(
     keys: Sequence[bytes], message_id: str, now: datetime, body: bytes
 ) -> dict[str, str]:
-    """Return the headers that prove who posts what and when: a signature by each key."""
+    """Return the headers that sign the body, its id and the time with each key."""
     timestamp = str(int(now.timestamp()))
     signed = f"{message_id}.{timestamp}.".encode() + body
     macs = (hmac.digest(key, signed, hashlib.sha256) for key in keys)
@@ -122,10 +122,10 @@ def signature_headers(
     }
 
 
-def _judge(status: int, retry_after: str) -> None:
+def _check(status: int, retry_after: str) -> None:
     if 200 <= status < 300:
         return
-    permanent = 400 <= status < 500 and status not in _PASSING
-    # The other form, a date, is as good as none: the usual pauses grow by themselves.
+    permanent = 400 <= status < 500 and status not in _TEMPORARY
+    # The other form, a date, is ignored: the usual delays grow by themselves.
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
     raise NotDelivered(f"status_{status}", permanent=permanent, retry_after=seconds)

@@ -71,7 +71,7 @@ class Subscription:
         """
         address = settings.listener_url or settings.url
         connector = Connector(
-            address.get_secret_value(),
+            address=address.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=patience,
         )

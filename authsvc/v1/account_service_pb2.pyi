@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetAccountRequest(_message.Message):
-    """A request for one's own account."""
+    """A request for the user's account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -40,7 +40,7 @@ Global___GetAccountRequest: _TypeAlias = GetAccountRequest  # noqa: Y015
 
 @_typing.final
 class GetAccountResponse(_message.Message):
-    """One's own account."""
+    """The user's account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -80,7 +80,7 @@ class Account(_message.Message):
     email: _builtins.str
     """The e-mail address as the user gave it."""
     display_name: _builtins.str
-    """The name to show for the user. May be empty."""
+    """The user's display name. May be empty."""
     has_second_factor: _builtins.bool
     """Whether a login needs a second factor."""
     @_builtins.property
@@ -93,7 +93,7 @@ class Account(_message.Message):
 
     @_builtins.property
     def email_verify_time(self) -> _timestamp_pb2.Timestamp:
-        """When the address was proved to be the user's; absent: not yet."""
+        """When the user proved to own the address; absent if not yet."""
 
     def __init__(
         self,
@@ -116,13 +116,13 @@ Global___Account: _TypeAlias = Account  # noqa: Y015
 
 @_typing.final
 class UpdateAccountRequest(_message.Message):
-    """A change of one's own account."""
+    """A change of the user's account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """The name to show; at most 256 bytes, without control characters and line
+    """The display name; at most 256 bytes, without control characters or line
     breaks. May be empty.
     """
     def __init__(
@@ -140,7 +140,7 @@ Global___UpdateAccountRequest: _TypeAlias = UpdateAccountRequest  # noqa: Y015
 
 @_typing.final
 class UpdateAccountResponse(_message.Message):
-    """The account as it is now."""
+    """The account after the change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -173,14 +173,14 @@ class ChangePasswordRequest(_message.Message):
     END_OTHER_SESSIONS_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     current_password: _builtins.str
-    """The password so far, 1 to 1024 bytes; empty if there is none."""
+    """The current password, 1 to 1024 bytes; empty if the account has none."""
     new_password: _builtins.str
     """The new password, as in RegisterRequest. Required."""
     end_other_sessions: _builtins.bool
-    """Whether to end all of the user's sessions but the token's."""
+    """Whether to end all of the user's sessions except the token's."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -232,10 +232,10 @@ class RequestEmailChangeRequest(_message.Message):
     new_email: _builtins.str
     """The new e-mail address; at most 254 bytes. Required."""
     delivery: _common_pb2.Delivery.ValueType
-    """What becomes of the code; RETURN is for the role issuer."""
+    """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -254,14 +254,14 @@ Global___RequestEmailChangeRequest: _TypeAlias = RequestEmailChangeRequest  # no
 
 @_typing.final
 class RequestEmailChangeResponse(_message.Message):
-    """A code was made if the address is free."""
+    """A code was issued if no other account has the address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """The code; only with the delivery RETURN. One that will not work, if
-    another account has the address.
+    """The code, only with the delivery RETURN. If another account has the
+    address, the code does not work.
     """
     def __init__(
         self,
@@ -288,10 +288,12 @@ class ConfirmEmailChangeRequest(_message.Message):
     new_email: _builtins.str
     """The new e-mail address; at most 254 bytes. Required."""
     code: _builtins.str
-    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    """The code; spaces and hyphens in it are ignored. At most 64 bytes.
+    Required.
+    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -334,7 +336,7 @@ Global___ConfirmEmailChangeResponse: _TypeAlias = ConfirmEmailChangeResponse  # 
 
 @_typing.final
 class ListFactorsRequest(_message.Message):
-    """A request for one's factors."""
+    """A request for the user's factors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,7 +374,7 @@ class Factor(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last used; absent: never."""
+        """When it was last used; absent if never."""
 
     def __init__(
         self,
@@ -393,7 +395,7 @@ Global___Factor: _TypeAlias = Factor  # noqa: Y015
 
 @_typing.final
 class ListFactorsResponse(_message.Message):
-    """One's factors."""
+    """The user's factors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,7 +405,7 @@ class ListFactorsResponse(_message.Message):
     """How many recovery codes are left."""
     @_builtins.property
     def factors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Factor]:
-        """The factors that count, oldest first."""
+        """The enrolled factors, oldest first."""
 
     def __init__(
         self,
@@ -421,7 +423,7 @@ Global___ListFactorsResponse: _TypeAlias = ListFactorsResponse  # noqa: Y015
 
 @_typing.final
 class EnrollTotpRequest(_message.Message):
-    """An authenticator app to be enrolled."""
+    """An authenticator app to enrol."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -450,7 +452,7 @@ class EnrollTotpResponse(_message.Message):
     ENROLLMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def enrollment(self) -> _common_pb2.TotpEnrollment:
-        """The shared secret; shown this once."""
+        """The shared secret; returned only this once."""
 
     def __init__(
         self,
@@ -480,7 +482,7 @@ class ConfirmTotpRequest(_message.Message):
     """The six digits that the app shows. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -499,14 +501,16 @@ Global___ConfirmTotpRequest: _TypeAlias = ConfirmTotpRequest  # noqa: Y015
 
 @_typing.final
 class ConfirmTotpResponse(_message.Message):
-    """The authenticator app counts from now on."""
+    """The authenticator app is enrolled."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECOVERY_CODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recovery_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ten recovery codes, if this is the user's first factor; shown this once."""
+        """Ten recovery codes if this is the user's first factor; returned only this
+        once.
+        """
 
     def __init__(
         self,
@@ -523,7 +527,7 @@ Global___ConfirmTotpResponse: _TypeAlias = ConfirmTotpResponse  # noqa: Y015
 
 @_typing.final
 class BeginPasskeyRegistrationRequest(_message.Message):
-    """A passkey to be registered."""
+    """A passkey to register."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -540,7 +544,7 @@ Global___BeginPasskeyRegistrationRequest: _TypeAlias = BeginPasskeyRegistrationR
 
 @_typing.final
 class BeginPasskeyRegistrationResponse(_message.Message):
-    """What the browser is to create."""
+    """The options with which the browser creates the passkey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -549,7 +553,7 @@ class BeginPasskeyRegistrationResponse(_message.Message):
     challenge_id: _builtins.str
     """For FinishPasskeyRegistration, a UUID."""
     options_json: _builtins.str
-    """PublicKeyCredentialCreationOptions of WebAuthn as JSON, for the browser."""
+    """WebAuthn's PublicKeyCredentialCreationOptions as JSON, for the browser."""
     def __init__(
         self,
         *,
@@ -566,7 +570,7 @@ Global___BeginPasskeyRegistrationResponse: _TypeAlias = BeginPasskeyRegistration
 
 @_typing.final
 class FinishPasskeyRegistrationRequest(_message.Message):
-    """What the browser created."""
+    """The passkey that the browser created."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -574,9 +578,9 @@ class FinishPasskeyRegistrationRequest(_message.Message):
     CREDENTIAL_JSON_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """From BeginPasskeyRegistration, a UUID; works once. Required."""
+    """From BeginPasskeyRegistration, a UUID; can be used once. Required."""
     credential_json: _builtins.str
-    """A PublicKeyCredential of WebAuthn as JSON, at most 16 KiB. Required."""
+    """WebAuthn's PublicKeyCredential as JSON, at most 16 KiB. Required."""
     name: _builtins.str
     """A name for it; at most 64 bytes. May be empty."""
     def __init__(
@@ -596,7 +600,7 @@ Global___FinishPasskeyRegistrationRequest: _TypeAlias = FinishPasskeyRegistratio
 
 @_typing.final
 class FinishPasskeyRegistrationResponse(_message.Message):
-    """The passkey counts from now on."""
+    """The passkey is registered."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -608,7 +612,9 @@ class FinishPasskeyRegistrationResponse(_message.Message):
 
     @_builtins.property
     def recovery_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ten recovery codes, if this is the user's first factor; shown this once."""
+        """Ten recovery codes if this is the user's first factor; returned only this
+        once.
+        """
 
     def __init__(
         self,
@@ -626,7 +632,7 @@ Global___FinishPasskeyRegistrationResponse: _TypeAlias = FinishPasskeyRegistrati
 
 @_typing.final
 class RemoveFactorRequest(_message.Message):
-    """A factor to be removed."""
+    """A factor to remove."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -689,7 +695,7 @@ class GenerateRecoveryCodesResponse(_message.Message):
     RECOVERY_CODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recovery_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ten codes; shown this once."""
+        """Ten codes; returned only this once."""
 
     def __init__(
         self,
@@ -706,7 +712,7 @@ Global___GenerateRecoveryCodesResponse: _TypeAlias = GenerateRecoveryCodesRespon
 
 @_typing.final
 class ListIdentitiesRequest(_message.Message):
-    """A request for one's identities at other providers."""
+    """A request for the user's identities at other providers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -737,7 +743,7 @@ class Identity(_message.Message):
     subject: _builtins.str
     """The user's id there."""
     email: _builtins.str
-    """The e-mail address that the provider named last."""
+    """The e-mail address that the provider reported last."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was linked."""
@@ -765,7 +771,7 @@ Global___Identity: _TypeAlias = Identity  # noqa: Y015
 
 @_typing.final
 class ListIdentitiesResponse(_message.Message):
-    """One's identities."""
+    """The user's identities."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -789,7 +795,7 @@ Global___ListIdentitiesResponse: _TypeAlias = ListIdentitiesResponse  # noqa: Y0
 
 @_typing.final
 class UnlinkIdentityRequest(_message.Message):
-    """An identity to be unlinked."""
+    """An identity to unlink."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -832,7 +838,7 @@ Global___UnlinkIdentityResponse: _TypeAlias = UnlinkIdentityResponse  # noqa: Y0
 
 @_typing.final
 class CreateApiKeyRequest(_message.Message):
-    """An API key to be made."""
+    """An API key to create."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -843,19 +849,19 @@ class CreateApiKeyRequest(_message.Message):
     name: _builtins.str
     """A name for it; at most 64 bytes. Required."""
     policy: _builtins.str
-    """The rate-limit policy that its uses are charged to; empty: the one of the
-    settings, if any.
+    """The rate-limit policy that its uses are charged to. Empty means the
+    default in the settings, if any.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may do: some of the token's scopes; at most 64 of at most 128
-        bytes. Empty: all of them.
+        """The key's scopes, a subset of the token's; at most 64 of at most 128 bytes
+        each. Empty means all of them.
         """
 
     @_builtins.property
     def lifetime(self) -> _duration_pb2.Duration:
-        """How long it lasts: one minute to the most that the settings allow (365 d).
-        Absent: the most.
+        """How long it is valid: from one minute to the maximum in the settings (365
+        days by default). Absent means the maximum.
         """
 
     def __init__(
@@ -894,16 +900,16 @@ class ApiKey(_message.Message):
     name: _builtins.str
     """Its name."""
     prefix: _builtins.str
-    """The beginning of the key, to be recognised by."""
+    """The first characters of the key, by which it can be recognised."""
     policy: _builtins.str
-    """The rate-limit policy that its uses are charged to; empty: none."""
+    """The rate-limit policy that its uses are charged to; empty if none."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may do."""
+        """The key's scopes."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made."""
+        """When it was created."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -911,11 +917,11 @@ class ApiKey(_message.Message):
 
     @_builtins.property
     def last_use_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was last used, to the minute; absent: never."""
+        """When it was last used, to the minute; absent if never."""
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was revoked; absent: it was not."""
+        """When it was revoked; absent if it is not revoked."""
 
     def __init__(
         self,
@@ -947,10 +953,10 @@ class CreateApiKeyResponse(_message.Message):
     API_KEY_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
-    """The key itself; shown this once."""
+    """The key itself; returned only this once."""
     @_builtins.property
     def key(self) -> Global___ApiKey:
-        """What is known of it later."""
+        """The key without its secret, as ListApiKeys returns it."""
 
     def __init__(
         self,
@@ -968,16 +974,16 @@ Global___CreateApiKeyResponse: _TypeAlias = CreateApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListApiKeysRequest(_message.Message):
-    """A request for one's API keys."""
+    """A request for the user's API keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 1 to 1000; 0: 50."""
+    """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; empty: the first page."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -994,14 +1000,14 @@ Global___ListApiKeysRequest: _TypeAlias = ListApiKeysRequest  # noqa: Y015
 
 @_typing.final
 class ListApiKeysResponse(_message.Message):
-    """Some of one's API keys."""
+    """A page of the user's API keys."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty: these were the last."""
+    """The token of the next page; empty if this is the last."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ApiKey]:
         """The keys, newest first."""
@@ -1022,7 +1028,7 @@ Global___ListApiKeysResponse: _TypeAlias = ListApiKeysResponse  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyRequest(_message.Message):
-    """An API key to be revoked."""
+    """An API key to revoke."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1044,7 +1050,7 @@ Global___RevokeApiKeyRequest: _TypeAlias = RevokeApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class RevokeApiKeyResponse(_message.Message):
-    """The API key has ended."""
+    """The API key is revoked."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1061,16 +1067,16 @@ Global___RevokeApiKeyResponse: _TypeAlias = RevokeApiKeyResponse  # noqa: Y015
 
 @_typing.final
 class ListSecurityEventsRequest(_message.Message):
-    """A request for what happened to one's account."""
+    """A request for the security events of the user's account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most: 1 to 1000; 0: 50."""
+    """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
-    """From the answer before; empty: the first page."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -1087,7 +1093,7 @@ Global___ListSecurityEventsRequest: _TypeAlias = ListSecurityEventsRequest  # no
 
 @_typing.final
 class SecurityEvent(_message.Message):
-    """Something that happened to an account."""
+    """A security event of an account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1100,16 +1106,16 @@ class SecurityEvent(_message.Message):
     event_id: _builtins.str
     """The event's id, a UUID."""
     type: _builtins.str
-    """What, such as "user.login" or "factor.enroll"."""
+    """The type of event, such as "user.login" or "factor.enroll"."""
     session_id: _builtins.str
-    """The session that it was in or about, a UUID. May be empty."""
+    """The session that it occurred in or concerns, a UUID. May be empty."""
     ip: _builtins.str
-    """The end user's ip address. May be empty."""
+    """The end user's IP address. May be empty."""
     user_agent: _builtins.str
     """The end user's User-Agent. May be empty."""
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
-        """When."""
+        """When it occurred."""
 
     def __init__(
         self,
@@ -1131,14 +1137,14 @@ Global___SecurityEvent: _TypeAlias = SecurityEvent  # noqa: Y015
 
 @_typing.final
 class ListSecurityEventsResponse(_message.Message):
-    """What happened to one's account."""
+    """A page of the account's security events."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """For the next page; empty: these were the last."""
+    """The token of the next page; empty if this is the last."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SecurityEvent]:
         """The events, newest first."""
@@ -1159,7 +1165,7 @@ Global___ListSecurityEventsResponse: _TypeAlias = ListSecurityEventsResponse  # 
 
 @_typing.final
 class ExportDataRequest(_message.Message):
-    """A request for everything that is held on oneself."""
+    """A request for all data that the service holds on the user."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1176,14 +1182,14 @@ Global___ExportDataRequest: _TypeAlias = ExportDataRequest  # noqa: Y015
 
 @_typing.final
 class ExportDataResponse(_message.Message):
-    """A part of what is held."""
+    """Part of the data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     JSON_LINES_FIELD_NUMBER: _builtins.int
     json_lines: _builtins.bytes
-    """One or more whole lines, each a JSON object with the member `kind`; at most
-    60 KiB, or a single longer line.
+    """One or more whole lines, each a JSON object with the member `kind`; at
+    most 60 KiB unless a single line is longer.
     """
     def __init__(
         self,
@@ -1200,7 +1206,7 @@ Global___ExportDataResponse: _TypeAlias = ExportDataResponse  # noqa: Y015
 
 @_typing.final
 class DeleteAccountRequest(_message.Message):
-    """The account is to be erased."""
+    """A request to erase the account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

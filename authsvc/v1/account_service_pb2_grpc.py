@@ -154,17 +154,17 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAccount(self, request, context):
-        """Changes the name to show for the user. Roles: app. Reasons:
-        BEARER_INVALID, FIELD_INVALID.
+        """Changes the user's display name. Roles: app. Reasons: BEARER_INVALID,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ChangePassword(self, request, context):
-        """Sets a new password and tells the user so. Without a password so far, as
-        after a login at a provider, it needs a recent login instead. Trusted
-        devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+        """Sets a new password and notifies the user. If the account has no password
+        yet, as after a login at a provider, a recent login is required instead of
+        it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
         CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
         FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
@@ -174,19 +174,20 @@ class AccountServiceServicer:
 
     def RequestEmailChange(self, request, context):
         """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
-        old one. Needs a recent login. Answers alike if another account has the
-        new address: its owner gets a notice instead. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        old one. Requires a recent login. The answer is the same if another
+        account has the new address: its owner gets a notice instead of the code.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmEmailChange(self, request, context):
-        """Makes the new address the account's. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Replaces the account's address by the one that the code was sent to.
+        Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -200,31 +201,31 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnrollTotp(self, request, context):
-        """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-        on; one that was not confirmed is replaced. Needs a verified address, as
-        whoever made an account for somebody else's could keep its owner out by a
-        factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
-        FIELD_INVALID.
+        """Starts the enrolment of an authenticator app, which takes effect with
+        ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
+        verified address: otherwise somebody could register another person's
+        address and lock them out with a second factor. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmTotp(self, request, context):
-        """Completes the enrolment of an authenticator app with its first code, and
-        tells the user so. Needs a verified address and a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        """Completes the enrolment of an authenticator app with its first code and
+        notifies the user. Requires a verified address and a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BeginPasskeyRegistration(self, request, context):
-        """Starts the registration of a passkey; one that the user started before is
-        given up. Needs a verified address and a recent login. Roles: app. Reasons:
+        """Starts the registration of a passkey and cancels one that is pending.
+        Requires a verified address and a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
         LIMIT_REACHED.
         """
@@ -233,32 +234,33 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FinishPasskeyRegistration(self, request, context):
-        """Completes the registration of a passkey, and tells the user so. What was
-        created works once; one that is registered already, by whomever, is
-        refused. Needs a verified address and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def RemoveFactor(self, request, context):
-        """Removes a factor and tells the user so. No device is trusted any longer,
-        and with the last factor the recovery codes go. The last one stays if a
-        role of the user needs one, and a passkey that is the only way to begin a
-        login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+        """Completes the registration of a passkey and notifies the user. The
+        browser's response is accepted once; a passkey that any user has
+        registered already is rejected. Requires a verified address and a recent
+        login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
         FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveFactor(self, request, context):
+        """Removes a factor and notifies the user. Trusted devices are forgotten, and
+        removing the last factor also removes the recovery codes. The last factor
+        can't be removed if one of the user's roles requires one, nor a passkey
+        that is the user's only way to log in. Requires a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
+        LAST_CREDENTIAL, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GenerateRecoveryCodes(self, request, context):
-        """Makes ten new recovery codes and tells the user so; those before stop to
-        work. Needs a second factor and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        """Generates ten new recovery codes and notifies the user; the previous codes
+        stop working. Requires a second factor and a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,21 +275,21 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnlinkIdentity(self, request, context):
-        """Unlinks an identity at another provider and tells the user so. Needs a
-        recent login; a password, a passkey or another identity must be left.
-        Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
-        FIELD_INVALID.
+        """Unlinks an identity at another provider and notifies the user. Requires a
+        recent login; a password, a passkey or another identity must remain.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateApiKey(self, request, context):
-        """Makes an API key, shown this once. Needs a recent login. How many a user
-        makes in a day is limited, too, whether they are revoked by then or not.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Creates an API key, which is returned only this once. Requires a recent
+        login. The number of keys that a user creates per day is limited as well,
+        including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,35 +304,36 @@ class AccountServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Ends an API key at once. Succeeds also if it had ended. Roles: app.
-        Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        """Revokes an API key at once. Succeeds even if the key was no longer active.
+        Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSecurityEvents(self, request, context):
-        """Returns what happened to the account, newest first. Roles: app. Reasons:
-        BEARER_INVALID, FIELD_INVALID.
+        """Returns the security events of the account, newest first. Roles: app.
+        Reasons: BEARER_INVALID, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportData(self, request, context):
-        """Streams everything that the service holds on the user, as JSON lines, but
-        for secrets. It is not one moment's: what changes meanwhile may be in it
-        or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, OVERLOADED.
+        """Streams all data that the service holds on the user, except secrets, as
+        JSON lines. It is not a snapshot: changes made during the export may or
+        may not be included. Requires a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAccount(self, request, context):
-        """Erases the account: sessions and keys end at once, and what was stored is
-        gone but for audit events without personal fields. Needs a recent login.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+        """Erases the account: sessions and API keys end at once, and all data is
+        deleted except audit events, which lose their personal fields. Requires a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,110 +41,113 @@ class AccountServiceStub:
     BEARER_INVALID.
     """
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]
-    """Changes the name to show for the user. Roles: app. Reasons:
-    BEARER_INVALID, FIELD_INVALID.
+    """Changes the user's display name. Roles: app. Reasons: BEARER_INVALID,
+    FIELD_INVALID.
     """
     ChangePassword: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]
-    """Sets a new password and tells the user so. Without a password so far, as
-    after a login at a provider, it needs a recent login instead. Trusted
-    devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+    """Sets a new password and notifies the user. If the account has no password
+    yet, as after a login at a provider, a recent login is required instead of
+    it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
     CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
     FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RequestEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
-    old one. Needs a recent login. Answers alike if another account has the
-    new address: its owner gets a notice instead. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    old one. Requires a recent login. The answer is the same if another
+    account has the new address: its owner gets a notice instead of the code.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ConfirmEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]
-    """Makes the new address the account's. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Replaces the account's address by the one that the code was sent to.
+    Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
     EnrollTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]
-    """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-    on; one that was not confirmed is replaced. Needs a verified address, as
-    whoever made an account for somebody else's could keep its owner out by a
-    factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
-    FIELD_INVALID.
+    """Starts the enrolment of an authenticator app, which takes effect with
+    ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
+    verified address: otherwise somebody could register another person's
+    address and lock them out with a second factor. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    LIMIT_REACHED, FIELD_INVALID.
     """
     ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]
-    """Completes the enrolment of an authenticator app with its first code, and
-    tells the user so. Needs a verified address and a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    """Completes the enrolment of an authenticator app with its first code and
+    notifies the user. Requires a verified address and a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
-    """Starts the registration of a passkey; one that the user started before is
-    given up. Needs a verified address and a recent login. Roles: app. Reasons:
+    """Starts the registration of a passkey and cancels one that is pending.
+    Requires a verified address and a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
     LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
-    """Completes the registration of a passkey, and tells the user so. What was
-    created works once; one that is registered already, by whomever, is
-    refused. Needs a verified address and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
-    """
-    RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
-    """Removes a factor and tells the user so. No device is trusted any longer,
-    and with the last factor the recovery codes go. The last one stays if a
-    role of the user needs one, and a passkey that is the only way to begin a
-    login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    """Completes the registration of a passkey and notifies the user. The
+    browser's response is accepted once; a passkey that any user has
+    registered already is rejected. Requires a verified address and a recent
+    login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
     FIELD_INVALID.
     """
+    RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
+    """Removes a factor and notifies the user. Trusted devices are forgotten, and
+    removing the last factor also removes the recovery codes. The last factor
+    can't be removed if one of the user's roles requires one, nor a passkey
+    that is the user's only way to log in. Requires a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
+    LAST_CREDENTIAL, FIELD_INVALID.
+    """
     GenerateRecoveryCodes: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]
-    """Makes ten new recovery codes and tells the user so; those before stop to
-    work. Needs a second factor and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    """Generates ten new recovery codes and notifies the user; the previous codes
+    stop working. Requires a second factor and a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
     """
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]
     """Returns the user's identities at other providers. Roles: app. Reasons:
     BEARER_INVALID.
     """
     UnlinkIdentity: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]
-    """Unlinks an identity at another provider and tells the user so. Needs a
-    recent login; a password, a passkey or another identity must be left.
-    Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
-    FIELD_INVALID.
+    """Unlinks an identity at another provider and notifies the user. Requires a
+    recent login; a password, a passkey or another identity must remain.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
-    """Makes an API key, shown this once. Needs a recent login. How many a user
-    makes in a day is limited, too, whether they are revoked by then or not.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Creates an API key, which is returned only this once. Requires a recent
+    login. The number of keys that a user creates per day is limited as well,
+    including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
     """Returns the user's API keys, newest first, without the secrets. Roles:
     app. Reasons: BEARER_INVALID, FIELD_INVALID.
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]
-    """Ends an API key at once. Succeeds also if it had ended. Roles: app.
-    Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    """Revokes an API key at once. Succeeds even if the key was no longer active.
+    Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
     """
     ListSecurityEvents: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]
-    """Returns what happened to the account, newest first. Roles: app. Reasons:
-    BEARER_INVALID, FIELD_INVALID.
+    """Returns the security events of the account, newest first. Roles: app.
+    Reasons: BEARER_INVALID, FIELD_INVALID.
     """
     ExportData: _grpc.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]
-    """Streams everything that the service holds on the user, as JSON lines, but
-    for secrets. It is not one moment's: what changes meanwhile may be in it
-    or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, OVERLOADED.
+    """Streams all data that the service holds on the user, except secrets, as
+    JSON lines. It is not a snapshot: changes made during the export may or
+    may not be included. Requires a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
     """
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
-    """Erases the account: sessions and keys end at once, and what was stored is
-    gone but for audit events without personal fields. Needs a recent login.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+    """Erases the account: sessions and API keys end at once, and all data is
+    deleted except audit events, which lose their personal fields. Requires a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED.
     """
 
 @_typing.type_check_only
@@ -160,110 +163,113 @@ class AccountServiceAsyncStub(AccountServiceStub):
     BEARER_INVALID.
     """
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UpdateAccountRequest, _account_service_pb2.UpdateAccountResponse]  # type: ignore[assignment]
-    """Changes the name to show for the user. Roles: app. Reasons:
-    BEARER_INVALID, FIELD_INVALID.
+    """Changes the user's display name. Roles: app. Reasons: BEARER_INVALID,
+    FIELD_INVALID.
     """
     ChangePassword: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ChangePasswordRequest, _account_service_pb2.ChangePasswordResponse]  # type: ignore[assignment]
-    """Sets a new password and tells the user so. Without a password so far, as
-    after a login at a provider, it needs a recent login instead. Trusted
-    devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+    """Sets a new password and notifies the user. If the account has no password
+    yet, as after a login at a provider, a recent login is required instead of
+    it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
     CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
     FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RequestEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]  # type: ignore[assignment]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
-    old one. Needs a recent login. Answers alike if another account has the
-    new address: its owner gets a notice instead. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    old one. Requires a recent login. The answer is the same if another
+    account has the new address: its owner gets a notice instead of the code.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ConfirmEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]  # type: ignore[assignment]
-    """Makes the new address the account's. Needs a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Replaces the account's address by the one that the code was sent to.
+    Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
     EnrollTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.EnrollTotpRequest, _account_service_pb2.EnrollTotpResponse]  # type: ignore[assignment]
-    """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-    on; one that was not confirmed is replaced. Needs a verified address, as
-    whoever made an account for somebody else's could keep its owner out by a
-    factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
-    FIELD_INVALID.
+    """Starts the enrolment of an authenticator app, which takes effect with
+    ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
+    verified address: otherwise somebody could register another person's
+    address and lock them out with a second factor. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+    LIMIT_REACHED, FIELD_INVALID.
     """
     ConfirmTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
-    """Completes the enrolment of an authenticator app with its first code, and
-    tells the user so. Needs a verified address and a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    """Completes the enrolment of an authenticator app with its first code and
+    notifies the user. Requires a verified address and a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
-    """Starts the registration of a passkey; one that the user started before is
-    given up. Needs a verified address and a recent login. Roles: app. Reasons:
+    """Starts the registration of a passkey and cancels one that is pending.
+    Requires a verified address and a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
     LIMIT_REACHED.
     """
     FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
-    """Completes the registration of a passkey, and tells the user so. What was
-    created works once; one that is registered already, by whomever, is
-    refused. Needs a verified address and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
-    """
-    RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
-    """Removes a factor and tells the user so. No device is trusted any longer,
-    and with the last factor the recovery codes go. The last one stays if a
-    role of the user needs one, and a passkey that is the only way to begin a
-    login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    """Completes the registration of a passkey and notifies the user. The
+    browser's response is accepted once; a passkey that any user has
+    registered already is rejected. Requires a verified address and a recent
+    login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
     FIELD_INVALID.
     """
+    RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
+    """Removes a factor and notifies the user. Trusted devices are forgotten, and
+    removing the last factor also removes the recovery codes. The last factor
+    can't be removed if one of the user's roles requires one, nor a passkey
+    that is the user's only way to log in. Requires a recent login. Roles:
+    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
+    LAST_CREDENTIAL, FIELD_INVALID.
+    """
     GenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]  # type: ignore[assignment]
-    """Makes ten new recovery codes and tells the user so; those before stop to
-    work. Needs a second factor and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    """Generates ten new recovery codes and notifies the user; the previous codes
+    stop working. Requires a second factor and a recent login. Roles: app.
+    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
     """
     ListIdentities: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     """Returns the user's identities at other providers. Roles: app. Reasons:
     BEARER_INVALID.
     """
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]  # type: ignore[assignment]
-    """Unlinks an identity at another provider and tells the user so. Needs a
-    recent login; a password, a passkey or another identity must be left.
-    Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
-    FIELD_INVALID.
+    """Unlinks an identity at another provider and notifies the user. Requires a
+    recent login; a password, a passkey or another identity must remain.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
-    """Makes an API key, shown this once. Needs a recent login. How many a user
-    makes in a day is limited, too, whether they are revoked by then or not.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Creates an API key, which is returned only this once. Requires a recent
+    login. The number of keys that a user creates per day is limited as well,
+    including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Returns the user's API keys, newest first, without the secrets. Roles:
     app. Reasons: BEARER_INVALID, FIELD_INVALID.
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Ends an API key at once. Succeeds also if it had ended. Roles: app.
-    Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    """Revokes an API key at once. Succeeds even if the key was no longer active.
+    Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
     """
     ListSecurityEvents: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]  # type: ignore[assignment]
-    """Returns what happened to the account, newest first. Roles: app. Reasons:
-    BEARER_INVALID, FIELD_INVALID.
+    """Returns the security events of the account, newest first. Roles: app.
+    Reasons: BEARER_INVALID, FIELD_INVALID.
     """
     ExportData: _aio.UnaryStreamMultiCallable[_account_service_pb2.ExportDataRequest, _account_service_pb2.ExportDataResponse]  # type: ignore[assignment]
-    """Streams everything that the service holds on the user, as JSON lines, but
-    for secrets. It is not one moment's: what changes meanwhile may be in it
-    or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, OVERLOADED.
+    """Streams all data that the service holds on the user, except secrets, as
+    JSON lines. It is not a snapshot: changes made during the export may or
+    may not be included. Requires a recent login. Roles: app. Reasons:
+    BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
-    """Erases the account: sessions and keys end at once, and what was stored is
-    gone but for audit events without personal fields. Needs a recent login.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+    """Erases the account: sessions and API keys end at once, and all data is
+    deleted except audit events, which lose their personal fields. Requires a
+    recent login. Roles: app. Reasons: BEARER_INVALID,
+    REAUTHENTICATION_REQUIRED.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -288,8 +294,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UpdateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UpdateAccountResponse, _abc.Awaitable[_account_service_pb2.UpdateAccountResponse]]:
-        """Changes the name to show for the user. Roles: app. Reasons:
-        BEARER_INVALID, FIELD_INVALID.
+        """Changes the user's display name. Roles: app. Reasons: BEARER_INVALID,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -298,9 +304,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ChangePasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ChangePasswordResponse, _abc.Awaitable[_account_service_pb2.ChangePasswordResponse]]:
-        """Sets a new password and tells the user so. Without a password so far, as
-        after a login at a provider, it needs a recent login instead. Trusted
-        devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
+        """Sets a new password and notifies the user. If the account has no password
+        yet, as after a login at a provider, a recent login is required instead of
+        it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
         CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
         FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
@@ -312,10 +318,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RequestEmailChangeResponse, _abc.Awaitable[_account_service_pb2.RequestEmailChangeResponse]]:
         """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
-        old one. Needs a recent login. Answers alike if another account has the
-        new address: its owner gets a notice instead. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        old one. Requires a recent login. The answer is the same if another
+        account has the new address: its owner gets a notice instead of the code.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -324,9 +330,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ConfirmEmailChangeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ConfirmEmailChangeResponse, _abc.Awaitable[_account_service_pb2.ConfirmEmailChangeResponse]]:
-        """Makes the new address the account's. Needs a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, CODE_INVALID,
-        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Replaces the account's address by the one that the code was sent to.
+        Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -343,12 +350,12 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.EnrollTotpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.EnrollTotpResponse, _abc.Awaitable[_account_service_pb2.EnrollTotpResponse]]:
-        """Starts the enrolment of an authenticator app. It counts from ConfirmTotp
-        on; one that was not confirmed is replaced. Needs a verified address, as
-        whoever made an account for somebody else's could keep its owner out by a
-        factor, and a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED,
-        FIELD_INVALID.
+        """Starts the enrolment of an authenticator app, which takes effect with
+        ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
+        verified address: otherwise somebody could register another person's
+        address and lock them out with a second factor. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
+        LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -357,11 +364,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ConfirmTotpRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ConfirmTotpResponse, _abc.Awaitable[_account_service_pb2.ConfirmTotpResponse]]:
-        """Completes the enrolment of an authenticator app with its first code, and
-        tells the user so. Needs a verified address and a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        """Completes the enrolment of an authenticator app with its first code and
+        notifies the user. Requires a verified address and a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -370,8 +377,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.BeginPasskeyRegistrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.BeginPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.BeginPasskeyRegistrationResponse]]:
-        """Starts the registration of a passkey; one that the user started before is
-        given up. Needs a verified address and a recent login. Roles: app. Reasons:
+        """Starts the registration of a passkey and cancels one that is pending.
+        Requires a verified address and a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
         LIMIT_REACHED.
         """
@@ -382,11 +389,12 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.FinishPasskeyRegistrationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.FinishPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.FinishPasskeyRegistrationResponse]]:
-        """Completes the registration of a passkey, and tells the user so. What was
-        created works once; one that is registered already, by whomever, is
-        refused. Needs a verified address and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
+        """Completes the registration of a passkey and notifies the user. The
+        browser's response is accepted once; a passkey that any user has
+        registered already is rejected. Requires a verified address and a recent
+        login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -395,12 +403,12 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.RemoveFactorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RemoveFactorResponse, _abc.Awaitable[_account_service_pb2.RemoveFactorResponse]]:
-        """Removes a factor and tells the user so. No device is trusted any longer,
-        and with the last factor the recovery codes go. The last one stays if a
-        role of the user needs one, and a passkey that is the only way to begin a
-        login. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
-        FIELD_INVALID.
+        """Removes a factor and notifies the user. Trusted devices are forgotten, and
+        removing the last factor also removes the recovery codes. The last factor
+        can't be removed if one of the user's roles requires one, nor a passkey
+        that is the user's only way to log in. Requires a recent login. Roles:
+        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
+        LAST_CREDENTIAL, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -409,9 +417,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.GenerateRecoveryCodesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.GenerateRecoveryCodesResponse, _abc.Awaitable[_account_service_pb2.GenerateRecoveryCodesResponse]]:
-        """Makes ten new recovery codes and tells the user so; those before stop to
-        work. Needs a second factor and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        """Generates ten new recovery codes and notifies the user; the previous codes
+        stop working. Requires a second factor and a recent login. Roles: app.
+        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -430,11 +438,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.UnlinkIdentityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.UnlinkIdentityResponse, _abc.Awaitable[_account_service_pb2.UnlinkIdentityResponse]]:
-        """Unlinks an identity at another provider and tells the user so. Needs a
-        recent login; a password, a passkey or another identity must be left.
-        Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
-        FIELD_INVALID.
+        """Unlinks an identity at another provider and notifies the user. Requires a
+        recent login; a password, a passkey or another identity must remain.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -443,10 +450,11 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.CreateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.CreateApiKeyResponse, _abc.Awaitable[_account_service_pb2.CreateApiKeyResponse]]:
-        """Makes an API key, shown this once. Needs a recent login. How many a user
-        makes in a day is limited, too, whether they are revoked by then or not.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        POLICY_UNKNOWN, LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Creates an API key, which is returned only this once. Requires a recent
+        login. The number of keys that a user creates per day is limited as well,
+        including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -465,8 +473,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_account_service_pb2.RevokeApiKeyResponse]]:
-        """Ends an API key at once. Succeeds also if it had ended. Roles: app.
-        Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        """Revokes an API key at once. Succeeds even if the key was no longer active.
+        Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -475,8 +483,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ListSecurityEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.ListSecurityEventsResponse, _abc.Awaitable[_account_service_pb2.ListSecurityEventsResponse]]:
-        """Returns what happened to the account, newest first. Roles: app. Reasons:
-        BEARER_INVALID, FIELD_INVALID.
+        """Returns the security events of the account, newest first. Roles: app.
+        Reasons: BEARER_INVALID, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -485,10 +493,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.ExportDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_account_service_pb2.ExportDataResponse], _abc.AsyncIterator[_account_service_pb2.ExportDataResponse]]:
-        """Streams everything that the service holds on the user, as JSON lines, but
-        for secrets. It is not one moment's: what changes meanwhile may be in it
-        or not. Needs a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, OVERLOADED.
+        """Streams all data that the service holds on the user, except secrets, as
+        JSON lines. It is not a snapshot: changes made during the export may or
+        may not be included. Requires a recent login. Roles: app. Reasons:
+        BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -497,9 +505,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_service_pb2.DeleteAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.DeleteAccountResponse, _abc.Awaitable[_account_service_pb2.DeleteAccountResponse]]:
-        """Erases the account: sessions and keys end at once, and what was stored is
-        gone but for audit events without personal fields. Needs a recent login.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED.
+        """Erases the account: sessions and API keys end at once, and all data is
+        deleted except audit events, which lose their personal fields. Requires a
+        recent login. Roles: app. Reasons: BEARER_INVALID,
+        REAUTHENTICATION_REQUIRED.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

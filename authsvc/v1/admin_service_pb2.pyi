@@ -20,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ImportUsersRequest(_message.Message):
-    """A part of a file of users."""
+    """Part of a file of users."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -28,17 +28,19 @@ class ImportUsersRequest(_message.Message):
     FIREBASE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """The next bytes of the file, JSON Lines or CSV in UTF-8, cut anywhere; at
-    most 60 KiB a message. `authsvc users import --help` tells the fields.
+    """The next bytes of the file, JSON Lines or CSV in UTF-8, split at any byte;
+    at most 60 KiB per message. `authsvc users import --help` lists the
+    fields.
     """
     dry_run: _builtins.bool
-    """Nothing is stored, and the answer is what it would be; but an address
-    that the file has twice counts as new twice. In the first message only.
+    """Stores nothing and returns what an import would, except that an address
+    that occurs twice in the file counts as new both times. In the first
+    message only.
     """
     @_builtins.property
     def firebase(self) -> Global___FirebaseScrypt:
-        """For hashes of Firebase: the project's parameters. In the first message
-        only.
+        """The parameters of the Firebase project, for Firebase hashes. In the first
+        message only.
         """
 
     def __init__(
@@ -58,8 +60,8 @@ Global___ImportUsersRequest: _TypeAlias = ImportUsersRequest  # noqa: Y015
 
 @_typing.final
 class FirebaseScrypt(_message.Message):
-    """The parameters of a Firebase project's modified scrypt, as its console
-    shows them.
+    """The parameters of a Firebase project's modified scrypt, as shown in its
+    console.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -69,15 +71,15 @@ class FirebaseScrypt(_message.Message):
     ROUNDS_FIELD_NUMBER: _builtins.int
     MEM_COST_FIELD_NUMBER: _builtins.int
     base64_signer_key: _builtins.str
-    """The key that hashes are encrypted with: 16 to 128 bytes in base64. It is
-    used for the import and not stored.
+    """The signer key, which encrypts the hashes: 16 to 128 bytes in base64. It
+    is used for the import and not stored.
     """
     base64_salt_separator: _builtins.str
-    """What is put behind each salt, in base64."""
+    """The bytes that follow each salt, in base64."""
     rounds: _builtins.int
-    """scrypt's block size, 1 to 64; 8 as Firebase ships it."""
+    """The block size of scrypt, 1 to 64; Firebase's default is 8."""
     mem_cost: _builtins.int
-    """The binary logarithm of scrypt's cost, 1 to 18; 14 as Firebase ships it."""
+    """The binary logarithm of scrypt's cost, 1 to 18; Firebase's default is 14."""
     def __init__(
         self,
         *,
@@ -96,7 +98,7 @@ Global___FirebaseScrypt: _TypeAlias = FirebaseScrypt  # noqa: Y015
 
 @_typing.final
 class ImportUsersResponse(_message.Message):
-    """What became of the file."""
+    """The result of an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -107,12 +109,12 @@ class ImportUsersResponse(_message.Message):
     imported_count: _builtins.int
     """How many users were imported."""
     skipped_count: _builtins.int
-    """How many rows were skipped as an account has their address."""
+    """How many rows were skipped because an account has their address."""
     failed_count: _builtins.int
-    """How many rows could not be used."""
+    """How many rows were invalid."""
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportFailure]:
-        """Why, for the first 1000 of them."""
+        """The reasons, for the first 1000 invalid rows."""
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ Global___ImportUsersResponse: _TypeAlias = ImportUsersResponse  # noqa: Y015
 
 @_typing.final
 class ImportFailure(_message.Message):
-    """A row that could not be used."""
+    """An invalid row."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -140,11 +142,11 @@ class ImportFailure(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     line: _builtins.int
-    """The row's line in the file, from 1."""
+    """The row's line number in the file, from 1."""
     field: _builtins.str
-    """The field that is wrong. Empty: the row as a whole."""
+    """The invalid field. Empty if the row as a whole is invalid."""
     description: _builtins.str
-    """What is wrong with it, fit to be shown; never the value."""
+    """What is wrong with it, worded for display; never contains the value."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub:
-    """What operators do.
+    """Operations for the operators of the service.
     """
 
     def __init__(self, channel):
@@ -43,18 +43,18 @@ class AdminServiceStub:
 
 
 class AdminServiceServicer:
-    """What operators do.
+    """Operations for the operators of the service.
     """
 
     def ImportUsers(self, request_iterator, context):
-        """Takes over users from elsewhere, with their password hashes, each of
-        which is hashed anew at its user's first login. Rows that can't be used
-        are reported, the others are imported; a row whose address an account has
-        already is skipped, so that an import that broke off can be sent again.
-        What was imported before an error stays. The stream may last as long as
-        its connection, if each message comes within 30 seconds of the one before
-        (imports.idle_timeout); then STORE_UNAVAILABLE ends it. Roles: admin.
-        Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """Imports users from another system with their password hashes; each
+        password is rehashed at its user's first login. Invalid rows are reported
+        and the others imported. A row whose address already has an account is
+        skipped, so that an interrupted import can be sent again. Users imported
+        before an error remain. The stream may last as long as its connection,
+        provided that each message follows the previous one within 30 seconds
+        (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
+        admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +77,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService:
-    """What operators do.
+    """Operations for the operators of the service.
     """
 
     @staticmethod

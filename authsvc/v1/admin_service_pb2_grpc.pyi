@@ -27,41 +27,41 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdminServiceStub:
-    """What operators do."""
+    """Operations for the operators of the service."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     ImportUsers: _grpc.StreamUnaryMultiCallable[_admin_service_pb2.ImportUsersRequest, _admin_service_pb2.ImportUsersResponse]
-    """Takes over users from elsewhere, with their password hashes, each of
-    which is hashed anew at its user's first login. Rows that can't be used
-    are reported, the others are imported; a row whose address an account has
-    already is skipped, so that an import that broke off can be sent again.
-    What was imported before an error stays. The stream may last as long as
-    its connection, if each message comes within 30 seconds of the one before
-    (imports.idle_timeout); then STORE_UNAVAILABLE ends it. Roles: admin.
-    Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+    """Imports users from another system with their password hashes; each
+    password is rehashed at its user's first login. Invalid rows are reported
+    and the others imported. A row whose address already has an account is
+    skipped, so that an interrupted import can be sent again. Users imported
+    before an error remain. The stream may last as long as its connection,
+    provided that each message follows the previous one within 30 seconds
+    (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
+    admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
     """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
-    """What operators do."""
+    """Operations for the operators of the service."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ImportUsers: _aio.StreamUnaryMultiCallable[_admin_service_pb2.ImportUsersRequest, _admin_service_pb2.ImportUsersResponse]  # type: ignore[assignment]
-    """Takes over users from elsewhere, with their password hashes, each of
-    which is hashed anew at its user's first login. Rows that can't be used
-    are reported, the others are imported; a row whose address an account has
-    already is skipped, so that an import that broke off can be sent again.
-    What was imported before an error stays. The stream may last as long as
-    its connection, if each message comes within 30 seconds of the one before
-    (imports.idle_timeout); then STORE_UNAVAILABLE ends it. Roles: admin.
-    Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+    """Imports users from another system with their password hashes; each
+    password is rehashed at its user's first login. Invalid rows are reported
+    and the others imported. A row whose address already has an account is
+    skipped, so that an interrupted import can be sent again. Users imported
+    before an error remain. The stream may last as long as its connection,
+    provided that each message follows the previous one within 30 seconds
+    (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
+    admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What operators do."""
+    """Operations for the operators of the service."""
 
     @_abc_1.abstractmethod
     def ImportUsers(
@@ -69,14 +69,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_admin_service_pb2.ImportUsersRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ImportUsersResponse, _abc.Awaitable[_admin_service_pb2.ImportUsersResponse]]:
-        """Takes over users from elsewhere, with their password hashes, each of
-        which is hashed anew at its user's first login. Rows that can't be used
-        are reported, the others are imported; a row whose address an account has
-        already is skipped, so that an import that broke off can be sent again.
-        What was imported before an error stays. The stream may last as long as
-        its connection, if each message comes within 30 seconds of the one before
-        (imports.idle_timeout); then STORE_UNAVAILABLE ends it. Roles: admin.
-        Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """Imports users from another system with their password hashes; each
+        password is rehashed at its user's first login. Invalid rows are reported
+        and the others imported. A row whose address already has an account is
+        skipped, so that an interrupted import can be sent again. Users imported
+        before an error remain. The stream may last as long as its connection,
+        provided that each message follows the previous one within 30 seconds
+        (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
+        admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -33,22 +33,22 @@ class RegisterRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The user's e-mail address, kept as given and compared in its canonical
-    form (NFKC, IDNA, case folded); at most 254 bytes. Required.
+    """The user's e-mail address, stored as given and compared in canonical form
+    (NFKC, IDNA, case-folded); at most 254 bytes. Required.
     """
     password: _builtins.str
     """The user's password, 1 to 1024 bytes of UTF-8 without NUL; must meet the
-    service's policy. Required.
+    password policy. Required.
     """
     display_name: _builtins.str
-    """The name to show for the user; at most 256 bytes, without control
-    characters and line breaks. May be empty.
+    """The user's display name; at most 256 bytes, without control characters or
+    line breaks. May be empty.
     """
     delivery: _common_pb2.Delivery.ValueType
-    """What becomes of the code; RETURN is for the role issuer."""
+    """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ Global___RegisterRequest: _TypeAlias = RegisterRequest  # noqa: Y015
 
 @_typing.final
 class RegisterResponse(_message.Message):
-    """The account that was made."""
+    """The new account."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -78,7 +78,7 @@ class RegisterResponse(_message.Message):
     user_id: _builtins.str
     """The new user's id, a UUID."""
     code: _builtins.str
-    """The code for VerifyEmail; only with the delivery RETURN."""
+    """The code for VerifyEmail, only with the delivery RETURN."""
     def __init__(
         self,
         *,
@@ -105,10 +105,12 @@ class VerifyEmailRequest(_message.Message):
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     code: _builtins.str
-    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    """The code; spaces and hyphens in it are ignored. At most 64 bytes.
+    Required.
+    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ Global___VerifyEmailResponse: _TypeAlias = VerifyEmailResponse  # noqa: Y015
 
 @_typing.final
 class ResendVerificationRequest(_message.Message):
-    """An address that is to get a new code."""
+    """The address to send a new code to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,10 +156,10 @@ class ResendVerificationRequest(_message.Message):
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     delivery: _common_pb2.Delivery.ValueType
-    """What becomes of the code; RETURN is for the role issuer."""
+    """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -176,14 +178,14 @@ Global___ResendVerificationRequest: _TypeAlias = ResendVerificationRequest  # no
 
 @_typing.final
 class ResendVerificationResponse(_message.Message):
-    """A code was made if the address can be verified."""
+    """A code was issued if the address is an account's and is not yet verified."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """The code; only with the delivery RETURN. One that will not work, if there
-    is nothing to verify.
+    """The code, only with the delivery RETURN. If there is nothing to verify,
+    the code does not work.
     """
     def __init__(
         self,
@@ -200,7 +202,7 @@ Global___ResendVerificationResponse: _TypeAlias = ResendVerificationResponse  # 
 
 @_typing.final
 class LoginRequest(_message.Message):
-    """An e-mail address and a password to be checked."""
+    """An e-mail address and a password to check."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -213,7 +215,7 @@ class LoginRequest(_message.Message):
     """The user's password, 1 to 1024 bytes. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -232,7 +234,7 @@ Global___LoginRequest: _TypeAlias = LoginRequest  # noqa: Y015
 
 @_typing.final
 class LoginResponse(_message.Message):
-    """What the login led to."""
+    """The outcome of the login."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -275,22 +277,23 @@ class VerifyMfaRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     TRUST_DEVICE_FIELD_NUMBER: _builtins.int
     mfa_token: _builtins.str
-    """From the login that this completes; at most 8 KiB. Required."""
+    """From the login to complete; at most 8 KiB. Required."""
     totp_code: _builtins.str
     """The six digits that the authenticator app shows."""
     recovery_code: _builtins.str
-    """One of the user's recovery codes; it works once. At most 64 bytes."""
+    """One of the user's recovery codes; each works once. At most 64 bytes."""
     passkey_assertion: _builtins.str
-    """What the passkey signed for MfaChallenge.passkey_options_json: a
-    PublicKeyCredential of WebAuthn as JSON, at most 16 KiB. One attempt.
+    """The passkey's assertion for MfaChallenge.passkey_options_json:
+    WebAuthn's PublicKeyCredential as JSON, at most 16 KiB. Only one attempt
+    is allowed.
     """
     trust_device: _builtins.bool
-    """Ask for no second factor from this device for the next 30 days. Needs
+    """Skip the second factor on this device for the next 30 days. Requires
     client.device_id.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -338,7 +341,7 @@ Global___VerifyMfaResponse: _TypeAlias = VerifyMfaResponse  # noqa: Y015
 
 @_typing.final
 class RequestLoginCodeRequest(_message.Message):
-    """An address that is to get a code to log in with."""
+    """The address to send a login code to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -348,10 +351,10 @@ class RequestLoginCodeRequest(_message.Message):
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     delivery: _common_pb2.Delivery.ValueType
-    """What becomes of the code; RETURN is for the role issuer."""
+    """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -370,17 +373,17 @@ Global___RequestLoginCodeRequest: _TypeAlias = RequestLoginCodeRequest  # noqa: 
 
 @_typing.final
 class RequestLoginCodeResponse(_message.Message):
-    """A code was made if an account has the address."""
+    """A code was issued if an account has the address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CHALLENGE_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """For LoginWithCode: the code works with this request only. A UUID."""
+    """For LoginWithCode: the code works only with this id. A UUID."""
     code: _builtins.str
-    """The code; only with the delivery RETURN. One that will not work, if there
-    is no such account.
+    """The code, only with the delivery RETURN. If no account has the address,
+    the code does not work.
     """
     def __init__(
         self,
@@ -398,7 +401,7 @@ Global___RequestLoginCodeResponse: _TypeAlias = RequestLoginCodeResponse  # noqa
 
 @_typing.final
 class LoginWithCodeRequest(_message.Message):
-    """A code to log in with."""
+    """A login code."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -408,10 +411,12 @@ class LoginWithCodeRequest(_message.Message):
     challenge_id: _builtins.str
     """From RequestLoginCode, a UUID. Required."""
     code: _builtins.str
-    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    """The code; spaces and hyphens in it are ignored. At most 64 bytes.
+    Required.
+    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -430,7 +435,7 @@ Global___LoginWithCodeRequest: _TypeAlias = LoginWithCodeRequest  # noqa: Y015
 
 @_typing.final
 class LoginWithCodeResponse(_message.Message):
-    """What the login led to."""
+    """The outcome of the login."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -462,20 +467,20 @@ Global___LoginWithCodeResponse: _TypeAlias = LoginWithCodeResponse  # noqa: Y015
 
 @_typing.final
 class BeginPasskeyLoginRequest(_message.Message):
-    """A login with a passkey is to start."""
+    """A login with a passkey to start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     EMAIL_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     email: _builtins.str
-    """The user's e-mail address; at most 254 bytes. Empty: the user picks one of
-    the passkeys that the device holds for this service. Whether an account
-    has the address can't be seen from the answer.
+    """The user's e-mail address; at most 254 bytes. Empty lets the user pick one
+    of the passkeys that the device holds for this service. The answer does
+    not reveal whether an account has the address.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -493,7 +498,7 @@ Global___BeginPasskeyLoginRequest: _TypeAlias = BeginPasskeyLoginRequest  # noqa
 
 @_typing.final
 class BeginPasskeyLoginResponse(_message.Message):
-    """What the passkey is to sign."""
+    """The challenge that the passkey signs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -502,7 +507,7 @@ class BeginPasskeyLoginResponse(_message.Message):
     challenge_id: _builtins.str
     """For LoginWithPasskey, a UUID."""
     options_json: _builtins.str
-    """PublicKeyCredentialRequestOptions of WebAuthn as JSON, for the browser."""
+    """WebAuthn's PublicKeyCredentialRequestOptions as JSON, for the browser."""
     def __init__(
         self,
         *,
@@ -519,7 +524,7 @@ Global___BeginPasskeyLoginResponse: _TypeAlias = BeginPasskeyLoginResponse  # no
 
 @_typing.final
 class LoginWithPasskeyRequest(_message.Message):
-    """What a passkey signed."""
+    """The assertion of a passkey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,12 +532,12 @@ class LoginWithPasskeyRequest(_message.Message):
     ASSERTION_JSON_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     challenge_id: _builtins.str
-    """From BeginPasskeyLogin, a UUID; works once. Required."""
+    """From BeginPasskeyLogin, a UUID; can be used once. Required."""
     assertion_json: _builtins.str
-    """A PublicKeyCredential of WebAuthn as JSON, at most 16 KiB. Required."""
+    """WebAuthn's PublicKeyCredential as JSON, at most 16 KiB. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -551,7 +556,7 @@ Global___LoginWithPasskeyRequest: _TypeAlias = LoginWithPasskeyRequest  # noqa: 
 
 @_typing.final
 class LoginWithPasskeyResponse(_message.Message):
-    """What the login led to."""
+    """The outcome of the login."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -583,7 +588,7 @@ Global___LoginWithPasskeyResponse: _TypeAlias = LoginWithPasskeyResponse  # noqa
 
 @_typing.final
 class BeginOAuthRequest(_message.Message):
-    """A login at another provider is to start."""
+    """A login at another provider to start."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -594,16 +599,17 @@ class BeginOAuthRequest(_message.Message):
     provider: _builtins.str
     """The provider's name in the settings, such as "github". Required."""
     redirect_uri: _builtins.str
-    """Where the provider sends the user's browser back to: equal to one of the
-    addresses in the settings, letter for letter. At most 2048 bytes. Required.
+    """The URI to which the provider redirects the user's browser: must equal one
+    of the redirect URIs in the settings exactly. At most 2048 bytes.
+    Required.
     """
     link_access_token: _builtins.str
-    """An access token of a user who is logged in: the identity at the provider
-    is linked to this account. Empty: a login. At most 8 KiB.
+    """The access token of a logged-in user, to whose account the identity at the
+    provider will be linked. Empty for a login. At most 8 KiB.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -630,10 +636,11 @@ class BeginOAuthResponse(_message.Message):
     AUTHORIZATION_URL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     authorization_url: _builtins.str
-    """The provider's page."""
+    """The URL of the provider's login page."""
     state: _builtins.str
-    """Comes back with the browser; the calling service keeps it with the
-    browser (a cookie) and compares. Works once, for ten minutes.
+    """The provider returns it with the browser; the calling service stores it in
+    the browser (a cookie) and compares the two. Can be used once, within ten
+    minutes.
     """
     def __init__(
         self,
@@ -651,7 +658,7 @@ Global___BeginOAuthResponse: _TypeAlias = BeginOAuthResponse  # noqa: Y015
 
 @_typing.final
 class CompleteOAuthRequest(_message.Message):
-    """What the provider sent the browser back with."""
+    """The parameters that the provider added to the redirect URI."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -664,7 +671,7 @@ class CompleteOAuthRequest(_message.Message):
     """The authorization code; at most 2048 bytes. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -683,7 +690,7 @@ Global___CompleteOAuthRequest: _TypeAlias = CompleteOAuthRequest  # noqa: Y015
 
 @_typing.final
 class CompleteOAuthResponse(_message.Message):
-    """What the login led to."""
+    """The outcome of the login."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -691,7 +698,7 @@ class CompleteOAuthResponse(_message.Message):
     MFA_FIELD_NUMBER: _builtins.int
     NEW_USER_FIELD_NUMBER: _builtins.int
     new_user: _builtins.bool
-    """Whether the account was made by this login."""
+    """Whether this login created the account."""
     @_builtins.property
     def tokens(self) -> _common_pb2.Tokens:
         """The user is logged in."""
@@ -719,7 +726,7 @@ Global___CompleteOAuthResponse: _TypeAlias = CompleteOAuthResponse  # noqa: Y015
 
 @_typing.final
 class RequestPasswordResetRequest(_message.Message):
-    """An address that is to get a code to set a new password with."""
+    """The address to send a password reset code to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -729,10 +736,10 @@ class RequestPasswordResetRequest(_message.Message):
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     delivery: _common_pb2.Delivery.ValueType
-    """What becomes of the code; RETURN is for the role issuer."""
+    """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -751,14 +758,14 @@ Global___RequestPasswordResetRequest: _TypeAlias = RequestPasswordResetRequest  
 
 @_typing.final
 class RequestPasswordResetResponse(_message.Message):
-    """A code was made if an account has the address."""
+    """A code was issued if an account has the address."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CODE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """The code; only with the delivery RETURN. One that will not work, if there
-    is no such account.
+    """The code, only with the delivery RETURN. If no account has the address,
+    the code does not work.
     """
     def __init__(
         self,
@@ -775,7 +782,7 @@ Global___RequestPasswordResetResponse: _TypeAlias = RequestPasswordResetResponse
 
 @_typing.final
 class ResetPasswordRequest(_message.Message):
-    """A new password and the code that allows it."""
+    """A new password and the code that authorizes it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -786,12 +793,14 @@ class ResetPasswordRequest(_message.Message):
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     code: _builtins.str
-    """The code; blanks and hyphens in it are ignored. At most 64 bytes. Required."""
+    """The code; spaces and hyphens in it are ignored. At most 64 bytes.
+    Required.
+    """
     new_password: _builtins.str
     """The new password, as in RegisterRequest. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     def __init__(
         self,
@@ -828,18 +837,18 @@ Global___ResetPasswordResponse: _TypeAlias = ResetPasswordResponse  # noqa: Y015
 
 @_typing.final
 class RefreshTokensRequest(_message.Message):
-    """A refresh token to be replaced."""
+    """A refresh token to exchange."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
-    """The refresh token as it was given; at most 8 KiB. Required."""
+    """The refresh token as it was issued; at most 8 KiB. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request; checked against the session's
-        binding, if that is on.
+        """The end user behind the request; checked against the session's binding if
+        that is enabled.
         """
 
     def __init__(
@@ -858,16 +867,14 @@ Global___RefreshTokensRequest: _TypeAlias = RefreshTokensRequest  # noqa: Y015
 
 @_typing.final
 class RefreshTokensResponse(_message.Message):
-    """The new pair."""
+    """The new pair of tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _common_pb2.Tokens:
-        """The new tokens; session_token and csrf_token are empty, as they stay the
-        same.
-        """
+        """The new tokens; session_token and csrf_token don't change and are empty."""
 
     def __init__(
         self,
@@ -884,7 +891,7 @@ Global___RefreshTokensResponse: _TypeAlias = RefreshTokensResponse  # noqa: Y015
 
 @_typing.final
 class LogoutRequest(_message.Message):
-    """A session to be ended."""
+    """A session to end."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -925,7 +932,7 @@ Global___LogoutResponse: _TypeAlias = LogoutResponse  # noqa: Y015
 
 @_typing.final
 class ValidateTokenRequest(_message.Message):
-    """An access token to be judged."""
+    """An access token to validate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -935,23 +942,25 @@ class ValidateTokenRequest(_message.Message):
     STRICT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """The access token. One that is longer than 8 KiB is not active. Required."""
+    """The access token. One longer than 8 KiB is not active. Required."""
     audience: _builtins.str
-    """Whom the token must be for: one of the token's `aud` values has to equal
-    it. Empty: the service's own default audience. At most 256 bytes.
+    """The required audience: one of the token's `aud` values has to equal it.
+    Empty means the service's default audience. At most 256 bytes.
     """
     strict: _builtins.bool
-    """Ask the database about the session instead of the cache, which may be up
-    to one second behind a revocation. Costs a database look-up.
+    """Look up the session in the database instead of the cache, which may lag up
+    to one second behind a revocation.
     """
     certificate_thumbprint: _builtins.bytes
-    """The SHA-256 of the client certificate (its DER form) that the token was
-    presented with, 32 bytes; empty: none. A token that is bound to a
-    certificate (RFC 8705) is active only with that one.
+    """The SHA-256 of the client certificate (its DER form) with which the token
+    was presented, 32 bytes; empty if there was none. A token bound to a
+    certificate (RFC 8705) is active only with that certificate.
     """
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Scopes that the token must all have; at most 64 of at most 128 bytes."""
+        """Scopes that the token must have, all of them; at most 64 of at most 128
+        bytes each.
+        """
 
     def __init__(
         self,
@@ -972,7 +981,7 @@ Global___ValidateTokenRequest: _TypeAlias = ValidateTokenRequest  # noqa: Y015
 
 @_typing.final
 class ValidateTokenResponse(_message.Message):
-    """What became of an access token."""
+    """Whether an access token is active, and its claims."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -980,12 +989,12 @@ class ValidateTokenResponse(_message.Message):
     INACTIVE_REASON_FIELD_NUMBER: _builtins.int
     CLAIMS_FIELD_NUMBER: _builtins.int
     active: _builtins.bool
-    """Whether the token may be trusted now."""
+    """Whether the token is active now."""
     inactive_reason: _common_pb2.InactiveReason.ValueType
-    """Why not, if it may not."""
+    """Why it is not active; unspecified if it is."""
     @_builtins.property
     def claims(self) -> _common_pb2.Claims:
-        """What the token says; only if it is active."""
+        """The token's claims; only if it is active."""
 
     def __init__(
         self,
@@ -1004,14 +1013,14 @@ Global___ValidateTokenResponse: _TypeAlias = ValidateTokenResponse  # noqa: Y015
 
 @_typing.final
 class BatchValidateTokensRequest(_message.Message):
-    """Several access tokens to be judged."""
+    """Access tokens to validate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCESS_TOKENS_FIELD_NUMBER: _builtins.int
     AUDIENCE_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """As in ValidateTokenRequest, for all of them."""
+    """As in ValidateTokenRequest, for all tokens."""
     @_builtins.property
     def access_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The access tokens, 1 to 1000."""
@@ -1032,14 +1041,14 @@ Global___BatchValidateTokensRequest: _TypeAlias = BatchValidateTokensRequest  # 
 
 @_typing.final
 class BatchValidateTokensResponse(_message.Message):
-    """What became of them."""
+    """The results for the access tokens."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidateTokenResponse]:
-        """One result for each token, in their order."""
+        """One result per token, in the order of the request."""
 
     def __init__(
         self,
@@ -1056,7 +1065,7 @@ Global___BatchValidateTokensResponse: _TypeAlias = BatchValidateTokensResponse  
 
 @_typing.final
 class ExchangeTokenRequest(_message.Message):
-    """A token to be exchanged."""
+    """A token to exchange."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1066,13 +1075,13 @@ class ExchangeTokenRequest(_message.Message):
     subject_token: _builtins.str
     """An active access token of this service; at most 8 KiB. Required."""
     audience: _builtins.str
-    """Whom the new token is for; at most 256 bytes. Empty: as the old one.
-    Settings say which audiences the caller may name.
+    """The audience of the new token; at most 256 bytes. Empty keeps the old
+    token's. The settings list the audiences that the caller may request.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the new token may do: some of the old one's scopes; at most 64 of at
-        most 128 bytes. Empty: all of them.
+        """The scopes of the new token, a subset of the old token's; at most 64 of at
+        most 128 bytes each. Empty means all of them.
         """
 
     def __init__(
@@ -1099,10 +1108,10 @@ class ExchangeTokenResponse(_message.Message):
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """A signed JWT, as Tokens.access_token."""
+    """A signed JWT, like Tokens.access_token."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it expires: never after the old one."""
+        """When it expires: never later than the old token."""
 
     def __init__(
         self,
@@ -1127,13 +1136,14 @@ class IssueServiceTokenRequest(_message.Message):
     AUDIENCE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
-    """Whom the token is for; at most 256 bytes. Empty: the service's default,
-    which has to be among those of the caller as any other.
+    """The audience of the token; at most 256 bytes. Empty means the service's
+    default audience, which the settings have to allow the caller like any
+    other.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may do: some of the scopes that the settings give the caller; at
-        most 64 of at most 128 bytes. Empty: all of them.
+        """The scopes of the token, a subset of those that the settings allow the
+        caller; at most 64 of at most 128 bytes each. Empty means all of them.
         """
 
     def __init__(
@@ -1160,7 +1170,7 @@ class IssueServiceTokenResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """A signed JWT; its subject is the caller's identity, and `cnf` names the
-    certificate that it has to be presented with.
+    certificate with which it has to be presented.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -1182,17 +1192,19 @@ Global___IssueServiceTokenResponse: _TypeAlias = IssueServiceTokenResponse  # no
 
 @_typing.final
 class ValidateApiKeyRequest(_message.Message):
-    """An API key to be judged."""
+    """An API key to validate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     API_KEY_FIELD_NUMBER: _builtins.int
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
-    """The key. One that is longer than 256 bytes is not active. Required."""
+    """The key. One longer than 256 bytes is not active. Required."""
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Scopes that the key must all have; at most 64 of at most 128 bytes."""
+        """Scopes that the key must have, all of them; at most 64 of at most 128
+        bytes each.
+        """
 
     def __init__(
         self,
@@ -1210,7 +1222,7 @@ Global___ValidateApiKeyRequest: _TypeAlias = ValidateApiKeyRequest  # noqa: Y015
 
 @_typing.final
 class ValidateApiKeyResponse(_message.Message):
-    """What became of an API key."""
+    """Whether an API key is active, and what it allows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1222,16 +1234,18 @@ class ValidateApiKeyResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     active: _builtins.bool
-    """Whether the key may be trusted now."""
+    """Whether the key is active now."""
     inactive_reason: _common_pb2.InactiveReason.ValueType
-    """Why not, if it may not."""
+    """Why it is not active; unspecified if it is."""
     user_id: _builtins.str
-    """Whose key it is, a UUID; only if it is active, as all that follows."""
+    """The key's user, a UUID. This field and key_id, scopes and expire_time are
+    set only if the key is active.
+    """
     key_id: _builtins.str
     """The key's public id, a UUID."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may do: those of its scopes that its user has at present."""
+        """The key's scopes, limited to those that its user has at present."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -1239,8 +1253,8 @@ class ValidateApiKeyResponse(_message.Message):
 
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long to wait, with the reason RATE_LIMITED; absent: it does not help,
-        as the settings know the key's policy no longer.
+        """How long to wait, with the reason RATE_LIMITED. Absent if waiting does not
+        help, because the key's policy is no longer in the settings.
         """
 
     def __init__(
@@ -1289,12 +1303,12 @@ class GetJwksResponse(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     jwks_json: _builtins.str
     """A JSON Web Key Set (RFC 7517) as JSON text: the keys that verify tokens
-    now and the one that will sign next.
+    now and the next signing key.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when the answer may be kept; a key id that is not in it is worth
-        one early look.
+        """Until when the answer may be cached. On an unknown key id, fetch once
+        before that.
         """
 
     def __init__(

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuthServiceStub:
-    """Credentials in, tokens out; and the question whether a token is still good.
+    """Turns credentials into tokens and validates tokens.
     """
 
     def __init__(self, channel):
@@ -143,13 +143,13 @@ class AuthServiceStub:
 
 
 class AuthServiceServicer:
-    """Credentials in, tokens out; and the question whether a token is still good.
+    """Turns credentials into tokens and validates tokens.
     """
 
     def Register(self, request, context):
         """Creates an account with an e-mail address and a password and sends a code
-        to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
-        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        for VerifyEmail to the address. It does not log the user in. Roles: app.
+        Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
         CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -157,18 +157,18 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def VerifyEmail(self, request, context):
-        """Proves with the code that was sent to an address that it belongs to its
-        account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Verifies the account's e-mail address with the code that was sent to it.
+        Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResendVerification(self, request, context):
-        """Sends a new code for VerifyEmail; the one before stops to work. Answers
-        alike for addresses that no account has or that are verified: those get
-        nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        """Sends a new code for VerifyEmail; the previous code stops working. The
+        answer is the same for unknown and already verified addresses, to which
+        nothing is sent. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
         CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -177,12 +177,12 @@ class AuthServiceServicer:
 
     def Login(self, request, context):
         """Checks an e-mail address and a password. Creates a session, or asks for a
-        second factor if the user has one, or needs one by the settings and has to
-        enrol it: for that, the address has to be verified. Failures are counted
-        per account, per address and per both, over all ways to log in and across
-        all replicas.
-        Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
-        TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+        second factor if the user has one or the settings require one. In the
+        latter case the user has to enrol one, which requires a verified address.
+        Failures are counted per account, per IP address and per combination of
+        the two, over all login methods and all replicas. Roles: app. Reasons:
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
+        EMAIL_INVALID, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,8 +198,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequestLoginCode(self, request, context):
-        """Sends a code to log in with instead of a password. Answers alike for
-        addresses that no account has: those get nothing. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. The answer is the
+        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -207,31 +207,30 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LoginWithCode(self, request, context):
-        """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-        that the address is the user's. If nobody had proved it before, whoever
-        made the account may be another, so its password, sessions and keys are
-        gone, unless it has a second factor, which is asked for. Roles: app.
-        Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-        FIELD_INVALID.
+        """Checks a code from RequestLoginCode, then continues like Login. The code
+        also verifies the address. If the address was not verified before,
+        somebody else may have created the account, so its password, sessions and
+        API keys are removed, unless it has a second factor, which is then asked
+        for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BeginPasskeyLogin(self, request, context):
-        """Starts a login with a passkey, which may take 5 minutes unless set
-        otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        """Starts a login with a passkey, which may take 5 minutes by default. Roles:
+        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LoginWithPasskey(self, request, context):
-        """Checks what the passkey signed; goes on as Login. The passkey has to verify
-        its user and so counts as both factors. An answer, right or wrong, uses up
-        the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Checks the passkey's assertion, then continues like Login. The passkey has
+        to verify its user and therefore counts as both factors. Any assertion,
+        valid or not, uses up the challenge. Roles: app. Reasons:
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,8 +238,8 @@ class AuthServiceServicer:
 
     def BeginOAuth(self, request, context):
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
-        and RFC 7636), or, with an access token of a recent login, the linking of
-        an identity to the token's account. Roles: app. Reasons:
+        and RFC 7636), or, given an access token from a recent login, starts
+        linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
@@ -249,43 +248,44 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompleteOAuth(self, request, context):
-        """Completes a login at another provider; goes on as Login. A user who is new
-        here gets an account, if the provider says that the address is verified;
-        or the account that has the address, if it was never verified there: then
-        it is emptied first, as somebody else may have made it. The state is used
-        up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
-        LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Completes a login at another provider, then continues like Login. A new
+        user gets an account if the provider reports the address as verified. If
+        an account already has the address but never verified it, the user gets
+        that account; its credentials are removed first, as somebody else may have
+        created it. The state is used up even if the call fails. Roles: app.
+        Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RequestPasswordReset(self, request, context):
-        """Sends a code to set a new password with. Answers alike for addresses that
-        no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
-        FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """Sends a code that allows setting a new password. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetPassword(self, request, context):
-        """Sets a new password with a code that RequestPasswordReset sent, and ends
-        all sessions. It does not log in, and second factors stay. If nobody had
-        proved the address before, API keys end too, as in LoginWithCode. Roles: app.
-        Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS, OVERLOADED.
+        """Sets a new password with a code from RequestPasswordReset and ends all
+        sessions. It does not log the user in, and second factors remain. If the
+        address was not verified before, API keys are revoked too, as in
+        LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RefreshTokens(self, request, context):
-        """Replaces a refresh token by a new pair of tokens. The replaced token,
-        sent again within the grace window (10 s unless set otherwise), gets the
-        current pair again, so that parallel and repeated calls are harmless;
-        later it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        """Exchanges a refresh token for a new pair of tokens. Sending the replaced
+        token again within the grace window (10 s by default) returns the current
+        pair again, so that parallel and repeated calls are harmless; after that
+        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
         REFRESH_TOKEN_REUSED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -293,37 +293,39 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Logout(self, request, context):
-        """Ends the session of a refresh token. Succeeds also if the session had
-        ended before. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
+        """Ends the session of a refresh token. Succeeds even if the session had
+        already ended. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ValidateToken(self, request, context):
-        """Says whether an access token is active, and what it says. A bad token is
-        an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+        """Returns whether an access token is active, and its claims. An invalid
+        token is an answer, not an error. Roles: app, edge. Reasons:
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchValidateTokens(self, request, context):
-        """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
-        certificate are not active here, as none comes along. Roles: app, edge.
-        Reasons: FIELD_INVALID.
+        """Like ValidateToken, for up to 1000 tokens at once. Tokens bound to a
+        certificate are never active here, as the request carries no certificates.
+        Roles: app, edge. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExchangeToken(self, request, context):
-        """Exchanges a user's token for one that may do less or is for somebody else,
-        in the name of the caller (RFC 8693): the new token's `act` names it. It
-        ends with the same session, never lasts longer, is no bearer for
-        AccountService, and can be exchanged on, four times in a row. A token that
-        is bound to a certificate can be exchanged with that one only. Roles: app.
-        Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """Exchanges a user's token for one with fewer scopes or another audience, on
+        behalf of the caller (RFC 8693), whom the new token names in `act`. The
+        new token ends with the same session, never lasts longer, is not accepted
+        by AccountService, and can itself be exchanged, up to four exchanges in a
+        row. A token bound to a certificate can be exchanged only with that
+        certificate. Roles: app. Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -331,8 +333,8 @@ class AuthServiceServicer:
 
     def IssueServiceToken(self, request, context):
         """Issues a token for the calling service itself, bound to the certificate of
-        this call (RFC 8705). Settings say which audiences and scopes a caller may
-        ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+        this call (RFC 8705). The settings list the audiences and scopes that a
+        caller may request. Roles: app, edge, issuer, admin, observer. Reasons:
         CALLER_NOT_ALLOWED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -340,19 +342,18 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ValidateApiKey(self, request, context):
-        """Says whether an API key is active, whose it is and what it may do. A bad
-        key is an answer, not an error. If the key has a rate-limit policy, each
-        call takes 1 of it (its key is the API key's id), as long as the API key is
-        neither ended nor its user disabled. Roles: app, edge. Reasons:
-        FIELD_INVALID.
+        """Returns whether an API key is active, its user and its scopes. An invalid
+        key is an answer, not an error. If the API key has a rate-limit policy,
+        each call charges 1 to it under the API key's id, unless the API key has
+        ended or its user is disabled. Roles: app, edge. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetJwks(self, request, context):
-        """Returns the public keys that verify access tokens, for callers that
-        verify them on their own. Roles: app, edge, issuer, admin, observer.
+        """Returns the public keys that verify access tokens, for callers that verify
+        tokens themselves. Roles: app, edge, issuer, admin, observer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -475,7 +476,7 @@ def add_AuthServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuthService:
-    """Credentials in, tokens out; and the question whether a token is still good.
+    """Turns credentials into tokens and validates tokens.
     """
 
     @staticmethod

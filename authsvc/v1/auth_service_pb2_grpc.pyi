@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AuthServiceStub:
-    """Credentials in, tokens out; and the question whether a token is still good."""
+    """Turns credentials into tokens and validates tokens."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,29 +35,29 @@ class AuthServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AuthServiceAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]
     """Creates an account with an e-mail address and a password and sends a code
-    to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
-    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    for VerifyEmail to the address. It does not log the user in. Roles: app.
+    Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
     CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
-    """Proves with the code that was sent to an address that it belongs to its
-    account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Verifies the account's e-mail address with the code that was sent to it.
+    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     ResendVerification: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]
-    """Sends a new code for VerifyEmail; the one before stops to work. Answers
-    alike for addresses that no account has or that are verified: those get
-    nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    """Sends a new code for VerifyEmail; the previous code stops working. The
+    answer is the same for unknown and already verified addresses, to which
+    nothing is sent. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
     CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     Login: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]
     """Checks an e-mail address and a password. Creates a session, or asks for a
-    second factor if the user has one, or needs one by the settings and has to
-    enrol it: for that, the address has to be verified. Failures are counted
-    per account, per address and per both, over all ways to log in and across
-    all replicas.
-    Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
-    TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+    second factor if the user has one or the settings require one. In the
+    latter case the user has to enrol one, which requires a verified address.
+    Failures are counted per account, per IP address and per combination of
+    the two, over all login methods and all replicas. Roles: app. Reasons:
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
+    EMAIL_INVALID, FIELD_INVALID.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
@@ -65,133 +65,134 @@ class AuthServiceStub:
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
-    """Sends a code to log in with instead of a password. Answers alike for
-    addresses that no account has: those get nothing. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. The answer is the
+    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
-    """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-    that the address is the user's. If nobody had proved it before, whoever
-    made the account may be another, so its password, sessions and keys are
-    gone, unless it has a second factor, which is asked for. Roles: app.
-    Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-    FIELD_INVALID.
+    """Checks a code from RequestLoginCode, then continues like Login. The code
+    also verifies the address. If the address was not verified before,
+    somebody else may have created the account, so its password, sessions and
+    API keys are removed, unless it has a second factor, which is then asked
+    for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
-    """Starts a login with a passkey, which may take 5 minutes unless set
-    otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    """Starts a login with a passkey, which may take 5 minutes by default. Roles:
+    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
-    """Checks what the passkey signed; goes on as Login. The passkey has to verify
-    its user and so counts as both factors. An answer, right or wrong, uses up
-    the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Checks the passkey's assertion, then continues like Login. The passkey has
+    to verify its user and therefore counts as both factors. Any assertion,
+    valid or not, uses up the challenge. Roles: app. Reasons:
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
-    and RFC 7636), or, with an access token of a recent login, the linking of
-    an identity to the token's account. Roles: app. Reasons:
+    and RFC 7636), or, given an access token from a recent login, starts
+    linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
-    """Completes a login at another provider; goes on as Login. A user who is new
-    here gets an account, if the provider says that the address is verified;
-    or the account that has the address, if it was never verified there: then
-    it is emptied first, as somebody else may have made it. The state is used
-    up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
-    LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Completes a login at another provider, then continues like Login. A new
+    user gets an account if the provider reports the address as verified. If
+    an account already has the address but never verified it, the user gets
+    that account; its credentials are removed first, as somebody else may have
+    created it. The state is used up even if the call fails. Roles: app.
+    Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
-    """Sends a code to set a new password with. Answers alike for addresses that
-    no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
-    FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """Sends a code that allows setting a new password. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]
-    """Sets a new password with a code that RequestPasswordReset sent, and ends
-    all sessions. It does not log in, and second factors stay. If nobody had
-    proved the address before, API keys end too, as in LoginWithCode. Roles: app.
-    Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS, OVERLOADED.
+    """Sets a new password with a code from RequestPasswordReset and ends all
+    sessions. It does not log the user in, and second factors remain. If the
+    address was not verified before, API keys are revoked too, as in
+    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
-    """Replaces a refresh token by a new pair of tokens. The replaced token,
-    sent again within the grace window (10 s unless set otherwise), gets the
-    current pair again, so that parallel and repeated calls are harmless;
-    later it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    """Exchanges a refresh token for a new pair of tokens. Sending the replaced
+    token again within the grace window (10 s by default) returns the current
+    pair again, so that parallel and repeated calls are harmless; after that
+    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
     REFRESH_TOKEN_REUSED, FIELD_INVALID.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
-    """Ends the session of a refresh token. Succeeds also if the session had
-    ended before. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
+    """Ends the session of a refresh token. Succeeds even if the session had
+    already ended. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
     """
     ValidateToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateTokenRequest, _auth_service_pb2.ValidateTokenResponse]
-    """Says whether an access token is active, and what it says. A bad token is
-    an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    """Returns whether an access token is active, and its claims. An invalid
+    token is an answer, not an error. Roles: app, edge. Reasons:
+    FIELD_INVALID.
     """
     BatchValidateTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BatchValidateTokensRequest, _auth_service_pb2.BatchValidateTokensResponse]
-    """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
-    certificate are not active here, as none comes along. Roles: app, edge.
-    Reasons: FIELD_INVALID.
+    """Like ValidateToken, for up to 1000 tokens at once. Tokens bound to a
+    certificate are never active here, as the request carries no certificates.
+    Roles: app, edge. Reasons: FIELD_INVALID.
     """
     ExchangeToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]
-    """Exchanges a user's token for one that may do less or is for somebody else,
-    in the name of the caller (RFC 8693): the new token's `act` names it. It
-    ends with the same session, never lasts longer, is no bearer for
-    AccountService, and can be exchanged on, four times in a row. A token that
-    is bound to a certificate can be exchanged with that one only. Roles: app.
-    Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """Exchanges a user's token for one with fewer scopes or another audience, on
+    behalf of the caller (RFC 8693), whom the new token names in `act`. The
+    new token ends with the same session, never lasts longer, is not accepted
+    by AccountService, and can itself be exchanged, up to four exchanges in a
+    row. A token bound to a certificate can be exchanged only with that
+    certificate. Roles: app. Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED,
+    FIELD_INVALID.
     """
     IssueServiceToken: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]
     """Issues a token for the calling service itself, bound to the certificate of
-    this call (RFC 8705). Settings say which audiences and scopes a caller may
-    ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+    this call (RFC 8705). The settings list the audiences and scopes that a
+    caller may request. Roles: app, edge, issuer, admin, observer. Reasons:
     CALLER_NOT_ALLOWED, FIELD_INVALID.
     """
     ValidateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]
-    """Says whether an API key is active, whose it is and what it may do. A bad
-    key is an answer, not an error. If the key has a rate-limit policy, each
-    call takes 1 of it (its key is the API key's id), as long as the API key is
-    neither ended nor its user disabled. Roles: app, edge. Reasons:
-    FIELD_INVALID.
+    """Returns whether an API key is active, its user and its scopes. An invalid
+    key is an answer, not an error. If the API key has a rate-limit policy,
+    each call charges 1 to it under the API key's id, unless the API key has
+    ended or its user is disabled. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     GetJwks: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]
-    """Returns the public keys that verify access tokens, for callers that
-    verify them on their own. Roles: app, edge, issuer, admin, observer.
+    """Returns the public keys that verify access tokens, for callers that verify
+    tokens themselves. Roles: app, edge, issuer, admin, observer.
     """
 
 @_typing.type_check_only
 class AuthServiceAsyncStub(AuthServiceStub):
-    """Credentials in, tokens out; and the question whether a token is still good."""
+    """Turns credentials into tokens and validates tokens."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RegisterRequest, _auth_service_pb2.RegisterResponse]  # type: ignore[assignment]
     """Creates an account with an e-mail address and a password and sends a code
-    to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
-    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    for VerifyEmail to the address. It does not log the user in. Roles: app.
+    Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
     CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
-    """Proves with the code that was sent to an address that it belongs to its
-    account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    """Verifies the account's e-mail address with the code that was sent to it.
+    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
+    TOO_MANY_ATTEMPTS.
     """
     ResendVerification: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]  # type: ignore[assignment]
-    """Sends a new code for VerifyEmail; the one before stops to work. Answers
-    alike for addresses that no account has or that are verified: those get
-    nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+    """Sends a new code for VerifyEmail; the previous code stops working. The
+    answer is the same for unknown and already verified addresses, to which
+    nothing is sent. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
     CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     Login: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginRequest, _auth_service_pb2.LoginResponse]  # type: ignore[assignment]
     """Checks an e-mail address and a password. Creates a session, or asks for a
-    second factor if the user has one, or needs one by the settings and has to
-    enrol it: for that, the address has to be verified. Failures are counted
-    per account, per address and per both, over all ways to log in and across
-    all replicas.
-    Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
-    TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+    second factor if the user has one or the settings require one. In the
+    latter case the user has to enrol one, which requires a verified address.
+    Failures are counted per account, per IP address and per combination of
+    the two, over all login methods and all replicas. Roles: app. Reasons:
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
+    EMAIL_INVALID, FIELD_INVALID.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
@@ -199,105 +200,106 @@ class AuthServiceAsyncStub(AuthServiceStub):
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
-    """Sends a code to log in with instead of a password. Answers alike for
-    addresses that no account has: those get nothing. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. The answer is the
+    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
-    """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-    that the address is the user's. If nobody had proved it before, whoever
-    made the account may be another, so its password, sessions and keys are
-    gone, unless it has a second factor, which is asked for. Roles: app.
-    Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-    FIELD_INVALID.
+    """Checks a code from RequestLoginCode, then continues like Login. The code
+    also verifies the address. If the address was not verified before,
+    somebody else may have created the account, so its password, sessions and
+    API keys are removed, unless it has a second factor, which is then asked
+    for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
-    """Starts a login with a passkey, which may take 5 minutes unless set
-    otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    """Starts a login with a passkey, which may take 5 minutes by default. Roles:
+    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
-    """Checks what the passkey signed; goes on as Login. The passkey has to verify
-    its user and so counts as both factors. An answer, right or wrong, uses up
-    the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Checks the passkey's assertion, then continues like Login. The passkey has
+    to verify its user and therefore counts as both factors. Any assertion,
+    valid or not, uses up the challenge. Roles: app. Reasons:
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
-    and RFC 7636), or, with an access token of a recent login, the linking of
-    an identity to the token's account. Roles: app. Reasons:
+    and RFC 7636), or, given an access token from a recent login, starts
+    linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
-    """Completes a login at another provider; goes on as Login. A user who is new
-    here gets an account, if the provider says that the address is verified;
-    or the account that has the address, if it was never verified there: then
-    it is emptied first, as somebody else may have made it. The state is used
-    up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
-    LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    """Completes a login at another provider, then continues like Login. A new
+    user gets an account if the provider reports the address as verified. If
+    an account already has the address but never verified it, the user gets
+    that account; its credentials are removed first, as somebody else may have
+    created it. The state is used up even if the call fails. Roles: app.
+    Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
+    TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
-    """Sends a code to set a new password with. Answers alike for addresses that
-    no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
-    FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    """Sends a code that allows setting a new password. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
-    """Sets a new password with a code that RequestPasswordReset sent, and ends
-    all sessions. It does not log in, and second factors stay. If nobody had
-    proved the address before, API keys end too, as in LoginWithCode. Roles: app.
-    Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS, OVERLOADED.
+    """Sets a new password with a code from RequestPasswordReset and ends all
+    sessions. It does not log the user in, and second factors remain. If the
+    address was not verified before, API keys are revoked too, as in
+    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
-    """Replaces a refresh token by a new pair of tokens. The replaced token,
-    sent again within the grace window (10 s unless set otherwise), gets the
-    current pair again, so that parallel and repeated calls are harmless;
-    later it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    """Exchanges a refresh token for a new pair of tokens. Sending the replaced
+    token again within the grace window (10 s by default) returns the current
+    pair again, so that parallel and repeated calls are harmless; after that
+    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
     REFRESH_TOKEN_REUSED, FIELD_INVALID.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]  # type: ignore[assignment]
-    """Ends the session of a refresh token. Succeeds also if the session had
-    ended before. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
+    """Ends the session of a refresh token. Succeeds even if the session had
+    already ended. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
     """
     ValidateToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateTokenRequest, _auth_service_pb2.ValidateTokenResponse]  # type: ignore[assignment]
-    """Says whether an access token is active, and what it says. A bad token is
-    an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+    """Returns whether an access token is active, and its claims. An invalid
+    token is an answer, not an error. Roles: app, edge. Reasons:
+    FIELD_INVALID.
     """
     BatchValidateTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BatchValidateTokensRequest, _auth_service_pb2.BatchValidateTokensResponse]  # type: ignore[assignment]
-    """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
-    certificate are not active here, as none comes along. Roles: app, edge.
-    Reasons: FIELD_INVALID.
+    """Like ValidateToken, for up to 1000 tokens at once. Tokens bound to a
+    certificate are never active here, as the request carries no certificates.
+    Roles: app, edge. Reasons: FIELD_INVALID.
     """
     ExchangeToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ExchangeTokenRequest, _auth_service_pb2.ExchangeTokenResponse]  # type: ignore[assignment]
-    """Exchanges a user's token for one that may do less or is for somebody else,
-    in the name of the caller (RFC 8693): the new token's `act` names it. It
-    ends with the same session, never lasts longer, is no bearer for
-    AccountService, and can be exchanged on, four times in a row. A token that
-    is bound to a certificate can be exchanged with that one only. Roles: app.
-    Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """Exchanges a user's token for one with fewer scopes or another audience, on
+    behalf of the caller (RFC 8693), whom the new token names in `act`. The
+    new token ends with the same session, never lasts longer, is not accepted
+    by AccountService, and can itself be exchanged, up to four exchanges in a
+    row. A token bound to a certificate can be exchanged only with that
+    certificate. Roles: app. Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED,
+    FIELD_INVALID.
     """
     IssueServiceToken: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.IssueServiceTokenRequest, _auth_service_pb2.IssueServiceTokenResponse]  # type: ignore[assignment]
     """Issues a token for the calling service itself, bound to the certificate of
-    this call (RFC 8705). Settings say which audiences and scopes a caller may
-    ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+    this call (RFC 8705). The settings list the audiences and scopes that a
+    caller may request. Roles: app, edge, issuer, admin, observer. Reasons:
     CALLER_NOT_ALLOWED, FIELD_INVALID.
     """
     ValidateApiKey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ValidateApiKeyRequest, _auth_service_pb2.ValidateApiKeyResponse]  # type: ignore[assignment]
-    """Says whether an API key is active, whose it is and what it may do. A bad
-    key is an answer, not an error. If the key has a rate-limit policy, each
-    call takes 1 of it (its key is the API key's id), as long as the API key is
-    neither ended nor its user disabled. Roles: app, edge. Reasons:
-    FIELD_INVALID.
+    """Returns whether an API key is active, its user and its scopes. An invalid
+    key is an answer, not an error. If the API key has a rate-limit policy,
+    each call charges 1 to it under the API key's id, unless the API key has
+    ended or its user is disabled. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.GetJwksRequest, _auth_service_pb2.GetJwksResponse]  # type: ignore[assignment]
-    """Returns the public keys that verify access tokens, for callers that
-    verify them on their own. Roles: app, edge, issuer, admin, observer.
+    """Returns the public keys that verify access tokens, for callers that verify
+    tokens themselves. Roles: app, edge, issuer, admin, observer.
     """
 
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Credentials in, tokens out; and the question whether a token is still good."""
+    """Turns credentials into tokens and validates tokens."""
 
     @_abc_1.abstractmethod
     def Register(
@@ -306,8 +308,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RegisterResponse, _abc.Awaitable[_auth_service_pb2.RegisterResponse]]:
         """Creates an account with an e-mail address and a password and sends a code
-        to the address, for VerifyEmail. It does not log in. Roles: app. Reasons:
-        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        for VerifyEmail to the address. It does not log the user in. Roles: app.
+        Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
         CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 
@@ -317,9 +319,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.VerifyEmailRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_service_pb2.VerifyEmailResponse]]:
-        """Proves with the code that was sent to an address that it belongs to its
-        account's user. Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        """Verifies the account's e-mail address with the code that was sent to it.
+        Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
+        TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -328,9 +330,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ResendVerificationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ResendVerificationResponse, _abc.Awaitable[_auth_service_pb2.ResendVerificationResponse]]:
-        """Sends a new code for VerifyEmail; the one before stops to work. Answers
-        alike for addresses that no account has or that are verified: those get
-        nothing. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
+        """Sends a new code for VerifyEmail; the previous code stops working. The
+        answer is the same for unknown and already verified addresses, to which
+        nothing is sent. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
         CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
@@ -341,12 +343,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginResponse, _abc.Awaitable[_auth_service_pb2.LoginResponse]]:
         """Checks an e-mail address and a password. Creates a session, or asks for a
-        second factor if the user has one, or needs one by the settings and has to
-        enrol it: for that, the address has to be verified. Failures are counted
-        per account, per address and per both, over all ways to log in and across
-        all replicas.
-        Roles: app. Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
-        TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID, FIELD_INVALID.
+        second factor if the user has one or the settings require one. In the
+        latter case the user has to enrol one, which requires a verified address.
+        Failures are counted per account, per IP address and per combination of
+        the two, over all login methods and all replicas. Roles: app. Reasons:
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
+        EMAIL_INVALID, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -366,8 +368,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RequestLoginCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RequestLoginCodeResponse, _abc.Awaitable[_auth_service_pb2.RequestLoginCodeResponse]]:
-        """Sends a code to log in with instead of a password. Answers alike for
-        addresses that no account has: those get nothing. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. The answer is the
+        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
@@ -377,12 +379,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LoginWithCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginWithCodeResponse, _abc.Awaitable[_auth_service_pb2.LoginWithCodeResponse]]:
-        """Checks a code that RequestLoginCode sent; goes on as Login. It also proves
-        that the address is the user's. If nobody had proved it before, whoever
-        made the account may be another, so its password, sessions and keys are
-        gone, unless it has a second factor, which is asked for. Roles: app.
-        Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-        FIELD_INVALID.
+        """Checks a code from RequestLoginCode, then continues like Login. The code
+        also verifies the address. If the address was not verified before,
+        somebody else may have created the account, so its password, sessions and
+        API keys are removed, unless it has a second factor, which is then asked
+        for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -391,9 +393,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.BeginPasskeyLoginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BeginPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.BeginPasskeyLoginResponse]]:
-        """Starts a login with a passkey, which may take 5 minutes unless set
-        otherwise. Roles: app. Reasons: EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        """Starts a login with a passkey, which may take 5 minutes by default. Roles:
+        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -402,10 +403,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LoginWithPasskeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LoginWithPasskeyResponse, _abc.Awaitable[_auth_service_pb2.LoginWithPasskeyResponse]]:
-        """Checks what the passkey signed; goes on as Login. The passkey has to verify
-        its user and so counts as both factors. An answer, right or wrong, uses up
-        the challenge. Roles: app. Reasons: CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Checks the passkey's assertion, then continues like Login. The passkey has
+        to verify its user and therefore counts as both factors. Any assertion,
+        valid or not, uses up the challenge. Roles: app. Reasons:
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -415,8 +416,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BeginOAuthResponse, _abc.Awaitable[_auth_service_pb2.BeginOAuthResponse]]:
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
-        and RFC 7636), or, with an access token of a recent login, the linking of
-        an identity to the token's account. Roles: app. Reasons:
+        and RFC 7636), or, given an access token from a recent login, starts
+        linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
@@ -427,13 +428,14 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.CompleteOAuthRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.CompleteOAuthResponse, _abc.Awaitable[_auth_service_pb2.CompleteOAuthResponse]]:
-        """Completes a login at another provider; goes on as Login. A user who is new
-        here gets an account, if the provider says that the address is verified;
-        or the account that has the address, if it was never verified there: then
-        it is emptied first, as somebody else may have made it. The state is used
-        up whatever comes of it. Roles: app. Reasons: STATE_INVALID,
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, LINK_REQUIRES_LOGIN,
-        LIMIT_REACHED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        """Completes a login at another provider, then continues like Login. A new
+        user gets an account if the provider reports the address as verified. If
+        an account already has the address but never verified it, the user gets
+        that account; its credentials are removed first, as somebody else may have
+        created it. The state is used up even if the call fails. Roles: app.
+        Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
+        TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -442,9 +444,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RequestPasswordResetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RequestPasswordResetResponse, _abc.Awaitable[_auth_service_pb2.RequestPasswordResetResponse]]:
-        """Sends a code to set a new password with. Answers alike for addresses that
-        no account has: those get nothing. Roles: app. Reasons: EMAIL_INVALID,
-        FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        """Sends a code that allows setting a new password. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -453,11 +455,11 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ResetPasswordRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ResetPasswordResponse, _abc.Awaitable[_auth_service_pb2.ResetPasswordResponse]]:
-        """Sets a new password with a code that RequestPasswordReset sent, and ends
-        all sessions. It does not log in, and second factors stay. If nobody had
-        proved the address before, API keys end too, as in LoginWithCode. Roles: app.
-        Reasons: CODE_INVALID, PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS, OVERLOADED.
+        """Sets a new password with a code from RequestPasswordReset and ends all
+        sessions. It does not log the user in, and second factors remain. If the
+        address was not verified before, API keys are revoked too, as in
+        LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -466,10 +468,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RefreshTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RefreshTokensResponse, _abc.Awaitable[_auth_service_pb2.RefreshTokensResponse]]:
-        """Replaces a refresh token by a new pair of tokens. The replaced token,
-        sent again within the grace window (10 s unless set otherwise), gets the
-        current pair again, so that parallel and repeated calls are harmless;
-        later it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        """Exchanges a refresh token for a new pair of tokens. Sending the replaced
+        token again within the grace window (10 s by default) returns the current
+        pair again, so that parallel and repeated calls are harmless; after that
+        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
         REFRESH_TOKEN_REUSED, FIELD_INVALID.
         """
 
@@ -479,8 +481,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.LogoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.LogoutResponse, _abc.Awaitable[_auth_service_pb2.LogoutResponse]]:
-        """Ends the session of a refresh token. Succeeds also if the session had
-        ended before. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
+        """Ends the session of a refresh token. Succeeds even if the session had
+        already ended. Roles: app. Reasons: REFRESH_TOKEN_INVALID, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -489,8 +491,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ValidateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ValidateTokenResponse, _abc.Awaitable[_auth_service_pb2.ValidateTokenResponse]]:
-        """Says whether an access token is active, and what it says. A bad token is
-        an answer, not an error. Roles: app, edge. Reasons: FIELD_INVALID.
+        """Returns whether an access token is active, and its claims. An invalid
+        token is an answer, not an error. Roles: app, edge. Reasons:
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -499,9 +502,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.BatchValidateTokensRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BatchValidateTokensResponse, _abc.Awaitable[_auth_service_pb2.BatchValidateTokensResponse]]:
-        """As ValidateToken, for up to 1000 tokens at once. Tokens that are bound to a
-        certificate are not active here, as none comes along. Roles: app, edge.
-        Reasons: FIELD_INVALID.
+        """Like ValidateToken, for up to 1000 tokens at once. Tokens bound to a
+        certificate are never active here, as the request carries no certificates.
+        Roles: app, edge. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -510,12 +513,13 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ExchangeTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ExchangeTokenResponse, _abc.Awaitable[_auth_service_pb2.ExchangeTokenResponse]]:
-        """Exchanges a user's token for one that may do less or is for somebody else,
-        in the name of the caller (RFC 8693): the new token's `act` names it. It
-        ends with the same session, never lasts longer, is no bearer for
-        AccountService, and can be exchanged on, four times in a row. A token that
-        is bound to a certificate can be exchanged with that one only. Roles: app.
-        Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """Exchanges a user's token for one with fewer scopes or another audience, on
+        behalf of the caller (RFC 8693), whom the new token names in `act`. The
+        new token ends with the same session, never lasts longer, is not accepted
+        by AccountService, and can itself be exchanged, up to four exchanges in a
+        row. A token bound to a certificate can be exchanged only with that
+        certificate. Roles: app. Reasons: CREDENTIALS_INVALID, CALLER_NOT_ALLOWED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -525,8 +529,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.IssueServiceTokenResponse, _abc.Awaitable[_auth_service_pb2.IssueServiceTokenResponse]]:
         """Issues a token for the calling service itself, bound to the certificate of
-        this call (RFC 8705). Settings say which audiences and scopes a caller may
-        ask for. Roles: app, edge, issuer, admin, observer. Reasons:
+        this call (RFC 8705). The settings list the audiences and scopes that a
+        caller may request. Roles: app, edge, issuer, admin, observer. Reasons:
         CALLER_NOT_ALLOWED, FIELD_INVALID.
         """
 
@@ -536,11 +540,10 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.ValidateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.ValidateApiKeyResponse, _abc.Awaitable[_auth_service_pb2.ValidateApiKeyResponse]]:
-        """Says whether an API key is active, whose it is and what it may do. A bad
-        key is an answer, not an error. If the key has a rate-limit policy, each
-        call takes 1 of it (its key is the API key's id), as long as the API key is
-        neither ended nor its user disabled. Roles: app, edge. Reasons:
-        FIELD_INVALID.
+        """Returns whether an API key is active, its user and its scopes. An invalid
+        key is an answer, not an error. If the API key has a rate-limit policy,
+        each call charges 1 to it under the API key's id, unless the API key has
+        ended or its user is disabled. Roles: app, edge. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -549,8 +552,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.GetJwksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.GetJwksResponse, _abc.Awaitable[_auth_service_pb2.GetJwksResponse]]:
-        """Returns the public keys that verify access tokens, for callers that
-        verify them on their own. Roles: app, edge, issuer, admin, observer.
+        """Returns the public keys that verify access tokens, for callers that verify
+        tokens themselves. Roles: app, edge, issuer, admin, observer.
         """
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,24 +27,28 @@ class _Delivery:
 class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
-    """As SEND."""
+    """Same as SEND."""
     DELIVERY_SEND: _Delivery.ValueType  # 1
-    """The code is sent to the address that is stored with the account."""
+    """The service sends the code: to the new address for a change of address, to
+    the account's address otherwise.
+    """
     DELIVERY_RETURN: _Delivery.ValueType  # 2
-    """The code is returned, and nothing is sent: the caller delivers it on its
-    own. Only for the role issuer.
+    """The service returns the code and sends nothing: the caller delivers it.
+    Requires the role issuer.
     """
 
 class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
-    """What becomes of a code that is made."""
+    """How a one-time code reaches the user."""
 
 DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
-"""As SEND."""
+"""Same as SEND."""
 DELIVERY_SEND: Delivery.ValueType  # 1
-"""The code is sent to the address that is stored with the account."""
+"""The service sends the code: to the new address for a change of address, to
+the account's address otherwise.
+"""
 DELIVERY_RETURN: Delivery.ValueType  # 2
-"""The code is returned, and nothing is sent: the caller delivers it on its
-own. Only for the role issuer.
+"""The service returns the code and sends nothing: the caller delivers it.
+Requires the role issuer.
 """
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
@@ -55,13 +59,15 @@ class _InactiveReason:
 class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InactiveReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INACTIVE_REASON_UNSPECIFIED: _InactiveReason.ValueType  # 0
-    """The token or session is active."""
+    """It is active."""
     INACTIVE_REASON_MALFORMED: _InactiveReason.ValueType  # 1
     """It is not a token of this kind: garbage, truncated, re-encoded, too long,
     unsigned, or a token of another kind.
     """
     INACTIVE_REASON_SIGNATURE_INVALID: _InactiveReason.ValueType  # 2
-    """The signature is wrong, or made by a key that is not (or no longer) ours."""
+    """The signature is wrong, or made by a key that this service does not trust
+    or no longer trusts.
+    """
     INACTIVE_REASON_EXPIRED: _InactiveReason.ValueType  # 3
     """It has expired; a refresh may help."""
     INACTIVE_REASON_NOT_YET_VALID: _InactiveReason.ValueType  # 4
@@ -69,7 +75,7 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     INACTIVE_REASON_ISSUER_MISMATCH: _InactiveReason.ValueType  # 5
     """It was issued by another issuer."""
     INACTIVE_REASON_AUDIENCE_MISMATCH: _InactiveReason.ValueType  # 6
-    """It is for another audience."""
+    """It was issued for another audience."""
     INACTIVE_REASON_SCOPE_MISSING: _InactiveReason.ValueType  # 7
     """It lacks a required scope."""
     INACTIVE_REASON_SESSION_REVOKED: _InactiveReason.ValueType  # 8
@@ -81,7 +87,7 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     INACTIVE_REASON_SESSION_UNKNOWN: _InactiveReason.ValueType  # 10
     """No such session is known."""
     INACTIVE_REASON_USER_DISABLED: _InactiveReason.ValueType  # 11
-    """The account is disabled or gone."""
+    """The account is disabled or deleted."""
     INACTIVE_REASON_IP_MISMATCH: _InactiveReason.ValueType  # 12
     """The session is bound to another ip address or network."""
     INACTIVE_REASON_USER_AGENT_MISMATCH: _InactiveReason.ValueType  # 13
@@ -93,21 +99,23 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     INACTIVE_REASON_KEY_REVOKED: _InactiveReason.ValueType  # 16
     """The API key was revoked."""
     INACTIVE_REASON_RATE_LIMITED: _InactiveReason.ValueType  # 17
-    """The API key's own limit is used up; see retry_after."""
+    """The API key's own rate limit is exhausted; see retry_after."""
 
 class InactiveReason(_InactiveReason, metaclass=_InactiveReasonEnumTypeWrapper):
-    """Why a token or a session is not active. Enough for a caller to choose what
-    to do next (refresh, log in again, refuse) and no more.
+    """Why a token, session or API key is not active: enough for a caller to choose
+    what to do next (refresh, log in again, reject) and no more.
     """
 
 INACTIVE_REASON_UNSPECIFIED: InactiveReason.ValueType  # 0
-"""The token or session is active."""
+"""It is active."""
 INACTIVE_REASON_MALFORMED: InactiveReason.ValueType  # 1
 """It is not a token of this kind: garbage, truncated, re-encoded, too long,
 unsigned, or a token of another kind.
 """
 INACTIVE_REASON_SIGNATURE_INVALID: InactiveReason.ValueType  # 2
-"""The signature is wrong, or made by a key that is not (or no longer) ours."""
+"""The signature is wrong, or made by a key that this service does not trust
+or no longer trusts.
+"""
 INACTIVE_REASON_EXPIRED: InactiveReason.ValueType  # 3
 """It has expired; a refresh may help."""
 INACTIVE_REASON_NOT_YET_VALID: InactiveReason.ValueType  # 4
@@ -115,7 +123,7 @@ INACTIVE_REASON_NOT_YET_VALID: InactiveReason.ValueType  # 4
 INACTIVE_REASON_ISSUER_MISMATCH: InactiveReason.ValueType  # 5
 """It was issued by another issuer."""
 INACTIVE_REASON_AUDIENCE_MISMATCH: InactiveReason.ValueType  # 6
-"""It is for another audience."""
+"""It was issued for another audience."""
 INACTIVE_REASON_SCOPE_MISSING: InactiveReason.ValueType  # 7
 """It lacks a required scope."""
 INACTIVE_REASON_SESSION_REVOKED: InactiveReason.ValueType  # 8
@@ -127,7 +135,7 @@ INACTIVE_REASON_SESSION_EXPIRED: InactiveReason.ValueType  # 9
 INACTIVE_REASON_SESSION_UNKNOWN: InactiveReason.ValueType  # 10
 """No such session is known."""
 INACTIVE_REASON_USER_DISABLED: InactiveReason.ValueType  # 11
-"""The account is disabled or gone."""
+"""The account is disabled or deleted."""
 INACTIVE_REASON_IP_MISMATCH: InactiveReason.ValueType  # 12
 """The session is bound to another ip address or network."""
 INACTIVE_REASON_USER_AGENT_MISMATCH: InactiveReason.ValueType  # 13
@@ -139,12 +147,12 @@ INACTIVE_REASON_KEY_UNKNOWN: InactiveReason.ValueType  # 15
 INACTIVE_REASON_KEY_REVOKED: InactiveReason.ValueType  # 16
 """The API key was revoked."""
 INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
-"""The API key's own limit is used up; see retry_after."""
+"""The API key's own rate limit is exhausted; see retry_after."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
 @_typing.final
 class ClientContext(_message.Message):
-    """The end user's side of a request, as the calling service saw it. The
+    """The end user behind a request, as the calling service sees them. The
     transport peer is the calling service itself and is never taken for the
     user.
     """
@@ -155,18 +163,18 @@ class ClientContext(_message.Message):
     USER_AGENT_FIELD_NUMBER: _builtins.int
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
-    """The end user's IPv4 or IPv6 address in text form, such as "203.0.113.7"
-    or "2001:db8::1". Empty if unknown; then nothing that depends on the
-    address is limited or bound by it.
+    """The end user's IPv4 or IPv6 address in text form, such as "203.0.113.7" or
+    "2001:db8::1". Empty if unknown: limits per address and the binding of
+    sessions to addresses then do not apply.
     """
     user_agent: _builtins.str
     """The end user's User-Agent header; at most 1024 bytes. May be empty."""
     device_id: _builtins.str
-    """An opaque name for the end user's device that the calling service keeps
-    for it (a long-lived cookie, an installation id); at most 256 bytes. May
-    be empty. Devices that logged in before are not locked out by attempts
-    made elsewhere, so it must be hard to guess and each device's own: one
-    name for all would make a known device of every stranger's.
+    """An opaque identifier of the end user's device, kept by the calling service
+    (a long-lived cookie, an installation id); at most 256 bytes. May be
+    empty. Failed attempts made elsewhere don't lock out devices that have
+    logged in before, so it must be hard to guess and unique to the device: a
+    shared one would make every stranger's device a known one.
     """
     def __init__(
         self,
@@ -195,14 +203,18 @@ class MfaChallenge(_message.Message):
     TOTP_ENROLLMENT_FIELD_NUMBER: _builtins.int
     PASSKEY_OPTIONS_JSON_FIELD_NUMBER: _builtins.int
     mfa_token: _builtins.str
-    """For VerifyMfa; works until it expires, once, for at most five attempts."""
+    """For VerifyMfa. Completes one login, before it expires and within five
+    attempts.
+    """
     passkey_options_json: _builtins.str
-    """Set if the user has passkeys: PublicKeyCredentialRequestOptions of
-    WebAuthn as JSON, for the browser.
+    """Set if the user has passkeys: WebAuthn's PublicKeyCredentialRequestOptions
+    as JSON, for the browser.
     """
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What may complete the login: "totp", "passkey", "recovery_code"."""
+        """The methods that can complete the login: "totp", "passkey",
+        "recovery_code".
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -210,9 +222,9 @@ class MfaChallenge(_message.Message):
 
     @_builtins.property
     def totp_enrollment(self) -> Global___TotpEnrollment:
-        """Set if one of the user's roles needs a second factor and the user has
-        none: show it, and complete the login with the first code; the
-        authenticator app is enrolled by that.
+        """Set if one of the user's roles requires a second factor and the user has
+        none. Show it to the user: the first code from the authenticator app
+        enrols the app and completes the login.
         """
 
     def __init__(
@@ -234,7 +246,7 @@ Global___MfaChallenge: _TypeAlias = MfaChallenge  # noqa: Y015
 
 @_typing.final
 class TotpEnrollment(_message.Message):
-    """What an authenticator app needs to know."""
+    """The data that sets up an authenticator app."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -244,9 +256,9 @@ class TotpEnrollment(_message.Message):
     factor_id: _builtins.str
     """For ConfirmTotp and RemoveFactor, a UUID."""
     secret: _builtins.str
-    """The shared secret in Base32, to be typed in."""
+    """The shared secret in Base32, for typing in."""
     otpauth_uri: _builtins.str
-    """The same as an otpauth:// address, to be shown as a QR code."""
+    """The same secret as an otpauth:// URI, for a QR code."""
     def __init__(
         self,
         *,
@@ -264,7 +276,7 @@ Global___TotpEnrollment: _TypeAlias = TotpEnrollment  # noqa: Y015
 
 @_typing.final
 class Tokens(_message.Message):
-    """What a user gets by logging in."""
+    """The tokens that a login issues."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -277,21 +289,21 @@ class Tokens(_message.Message):
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """A signed JWT (RFC 9068, `typ` at+jwt) that proves who the user is until
-    it expires; at most 8 KiB.
+    """A signed JWT (RFC 9068, `typ` at+jwt) that identifies the user until it
+    expires; at most 8 KiB.
     """
     refresh_token: _builtins.str
-    """An opaque token for RefreshTokens. Each use replaces it."""
+    """An opaque token for RefreshTokens; each use replaces it."""
     session_id: _builtins.str
     """The session's public id, a UUID. Not a secret."""
     session_token: _builtins.str
-    """The session's secret, for ValidateSession (a cookie's value). Given when
-    a session is created and never again: RefreshTokens leaves it empty, and
-    the one handed out first stays valid.
+    """The session's secret, for ValidateSession (the value of a cookie).
+    Returned only when the session is created: RefreshTokens leaves it empty,
+    and the original stays valid.
     """
     csrf_token: _builtins.str
-    """The session's anti-forgery token, to be echoed by forms and checked with
-    ValidateSession. Given and left empty as session_token.
+    """The session's CSRF token, which forms send back and ValidateSession
+    checks. Returned only when the session is created, like session_token.
     """
     user_id: _builtins.str
     """The user's id, a UUID."""
@@ -301,7 +313,7 @@ class Tokens(_message.Message):
 
     @_builtins.property
     def refresh_token_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the refresh token expires if it is not used before."""
+        """When the refresh token expires unless it is used first."""
 
     def __init__(
         self,
@@ -325,7 +337,7 @@ Global___Tokens: _TypeAlias = Tokens  # noqa: Y015
 
 @_typing.final
 class Claims(_message.Message):
-    """What a verified access token says."""
+    """The claims of a verified access token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,22 +357,25 @@ class Claims(_message.Message):
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
     ACTORS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
-    """`sub`: the user's id, a UUID; for a service's own token its identity."""
+    """`sub`: the user's id, a UUID; in a service's own token, the identity of
+    the service.
+    """
     issuer: _builtins.str
-    """`iss`: who signed the token, an https address."""
+    """`iss`: the issuer of the token, an https URL."""
     token_id: _builtins.str
     """`jti`: the token's own id."""
     session_id: _builtins.str
-    """`sid`: the session that the token belongs to, a UUID; empty for a
-    service's own token, as all that follows but for the scopes.
+    """`sid`: the session that the token belongs to, a UUID. A service's own
+    token has none; of the fields below, it has only the scopes and the
+    certificate's thumbprint.
     """
     certificate_thumbprint: _builtins.bytes
     """`cnf.x5t#S256` (RFC 8705): the SHA-256 of the certificate that the token
-    is bound to, 32 bytes; empty: none.
+    is bound to, 32 bytes. Empty if it is not bound.
     """
     @_builtins.property
     def audiences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`aud`: whom the token is for."""
+        """`aud`: the audiences of the token."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
@@ -372,23 +387,23 @@ class Claims(_message.Message):
 
     @_builtins.property
     def not_before_time(self) -> _timestamp_pb2.Timestamp:
-        """`nbf`: when the token starts to be valid."""
+        """`nbf`: when the token becomes valid."""
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`roles`: the user's roles when the token was issued; none in an exchanged
+        """`roles`: the user's roles when the token was issued; empty in an exchanged
         token.
         """
 
     @_builtins.property
     def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`permissions`: what the user's roles may do, by the service's settings; in
-        an exchanged token those of its scopes.
+        """`permissions`: the permissions that the settings give the user's roles; in
+        an exchanged token, only those among its scopes.
         """
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`scope`, split: what this token may be used for."""
+        """`scope`, split: the scopes of the token."""
 
     @_builtins.property
     def authentication_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -400,8 +415,8 @@ class Claims(_message.Message):
 
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`act` (RFC 8693): the services that act in the user's name, the present
-        one first. Empty: nobody but the user.
+        """`act` (RFC 8693): the services that act on behalf of the user, the current
+        one first. Empty if none does.
         """
 
     def __init__(

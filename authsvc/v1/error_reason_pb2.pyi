@@ -25,94 +25,95 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_FIELD_INVALID: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field is empty, too long, out of range, not of its
-    form, or the message could not be parsed at all. Detail:
-    google.rpc.BadRequest with the field's path. Don't retry unchanged.
+    """INVALID_ARGUMENT. A field is empty, too long, out of range or malformed,
+    or the message could not be parsed at all. Detail: google.rpc.BadRequest
+    with the field's path. Don't retry unchanged.
     """
     ERROR_REASON_PASSWORD_WEAK: _ErrorReason.ValueType  # 2
     """INVALID_ARGUMENT. The new password does not meet the policy. Detail:
-    google.rpc.BadRequest, one violation for each rule that it breaks, fit to
-    be shown to the user. Don't retry unchanged.
+    google.rpc.BadRequest, one violation for each rule that it breaks, worded
+    for display to the user. Don't retry unchanged.
     """
     ERROR_REASON_EMAIL_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The e-mail address can't be one. Detail:
+    """INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
     google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 4
-    """UNAUTHENTICATED. Unknown user, wrong password, locked and disabled
-    accounts alike: which of them is never told. Ask the user again.
+    """UNAUTHENTICATED. The user is unknown, the password or another proof is
+    wrong, or the account is locked or disabled: the error never says which.
+    Ask the user again.
     """
     ERROR_REASON_REFRESH_TOKEN_INVALID: _ErrorReason.ValueType  # 5
-    """UNAUTHENTICATED. The refresh token is malformed, forged, expired, or its
+    """UNAUTHENTICATED. The refresh token is malformed, forged or expired, or its
     session has ended. Ask the user to log in. Don't retry.
     """
     ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 6
-    """UNAUTHENTICATED. The refresh token was used before, longer ago than the
-    grace window: it may have been stolen, so its session has been ended.
+    """UNAUTHENTICATED. The refresh token had already been used, longer ago than
+    the grace window: it may have been stolen, so its session has been ended.
     Ask the user to log in. Don't retry.
     """
     ERROR_REASON_BEARER_INVALID: _ErrorReason.ValueType  # 7
-    """UNAUTHENTICATED. The RPC acts for a user and needs the metadata
-    `authorization: Bearer <access token>`; it is missing, given twice, or
-    its token is not active. Refresh the token and retry once.
+    """UNAUTHENTICATED. The RPC acts for a user and requires the metadata
+    `authorization: Bearer <access token>`; it is missing, given twice, or its
+    token is not active. Refresh the token and retry once.
     """
     ERROR_REASON_CALLER_NOT_ALLOWED: _ErrorReason.ValueType  # 8
-    """PERMISSION_DENIED. The caller's certificate carries no identity that this
-    service knows, or its roles don't include this RPC. Don't retry.
+    """PERMISSION_DENIED. The caller's certificate has no identity known to this
+    service, or the caller's roles don't allow this call. Don't retry.
     """
     ERROR_REASON_EMAIL_TAKEN: _ErrorReason.ValueType  # 9
     """ALREADY_EXISTS. Another account has this e-mail address. Don't retry."""
     ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 10
     """NOT_FOUND. No user has this id. Don't retry."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 11
-    """NOT_FOUND. No session has this id (ended sessions are forgotten after a
-    while). Don't retry.
+    """NOT_FOUND. No session has this id (ended sessions are deleted after some
+    time). Don't retry.
     """
     ERROR_REASON_POLICY_UNKNOWN: _ErrorReason.ValueType  # 12
     """NOT_FOUND. No rate-limit policy has this name; see ListPolicies.
     Metadata: `policy`. Don't retry.
     """
     ERROR_REASON_TOO_MANY_ATTEMPTS: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED. Too many of late for this account or from this
-    address. Details: google.rpc.QuotaFailure, whose subject says of what:
-    `login` (failed attempts to prove who one is), `registration`, `code`
-    (requests for one) or `api_key` (keys made), and google.rpc.RetryInfo.
-    Retry after the delay that RetryInfo names.
+    """RESOURCE_EXHAUSTED. Too many recent attempts for this account or from this
+    address. Details: google.rpc.QuotaFailure, whose subject names the kind:
+    `login` (failed attempts to authenticate), `registration`, `code`
+    (requests for a code) or `api_key` (keys created), and
+    google.rpc.RetryInfo. Retry after the delay in RetryInfo.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 14
-    """RESOURCE_EXHAUSTED. The service sheds load: a bounded queue is full.
+    """RESOURCE_EXHAUSTED. The service is shedding load: a bounded queue is full.
     Detail: google.rpc.RetryInfo. Retry with backoff.
     """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 15
     """UNAVAILABLE. The database did not answer in time; the call may or may not
-    have been carried out. Detail: google.rpc.RetryInfo. Retry with backoff.
+    have taken effect. Detail: google.rpc.RetryInfo. Retry with backoff.
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 16
-    """INTERNAL. A fault of the service; the cause is in its log under the
-    request id. Nothing else is told.
+    """INTERNAL. A fault in the service; its log has the cause under the request
+    id. The error says nothing else.
     """
     ERROR_REASON_CODE_INVALID: _ErrorReason.ValueType  # 17
-    """UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
-    replaced by a newer one, had too many attempts or was made for something
-    else: which of it is never told. Don't retry; let the user ask for a new
-    code.
+    """UNAUTHENTICATED. The one-time code is wrong, used, expired, replaced by a
+    newer one, out of attempts, or issued for another purpose: the error never
+    says which. Don't retry; let the user request a new code.
     """
     ERROR_REASON_STATE_INVALID: _ErrorReason.ValueType  # 18
-    """FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
-    Don't retry; begin anew.
+    """FAILED_PRECONDITION. The `state` is unknown, used or expired. Don't retry;
+    start again from the beginning.
     """
     ERROR_REASON_LINK_REQUIRES_LOGIN: _ErrorReason.ValueType  # 19
-    """FAILED_PRECONDITION. An account has the address that the provider named,
-    but not this identity; or the identity to be linked is another account's.
-    Ask the user to log in to the account and link the identity from there.
+    """FAILED_PRECONDITION. An account has the e-mail address that the provider
+    reported, but is not linked to this identity; or the identity to link
+    belongs to another account. Ask the user to log in to the account and link
+    the identity from there.
     """
     ERROR_REASON_REAUTHENTICATION_REQUIRED: _ErrorReason.ValueType  # 20
-    """FAILED_PRECONDITION. The change needs a login that is more recent than the
+    """FAILED_PRECONDITION. The change requires a login more recent than the
     token's `auth_time`. Ask the user to log in again. Metadata: `max_age`, in
     seconds.
     """
     ERROR_REASON_REDIRECT_NOT_ALLOWED: _ErrorReason.ValueType  # 21
-    """INVALID_ARGUMENT. The redirect address is none of those in the settings.
+    """INVALID_ARGUMENT. The redirect URI is not one of those in the settings.
     Detail: google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
@@ -120,22 +121,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
     """NOT_FOUND. The user has no factor with this id. Don't retry."""
     ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
-    """NOT_FOUND. The user has no such identity at a provider. Don't retry."""
+    """NOT_FOUND. The user has no such identity at this provider. Don't retry."""
     ERROR_REASON_EMAIL_NOT_VERIFIED: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
-    or at the provider. Don't retry before.
+    """FAILED_PRECONDITION. The e-mail address has to be verified first, by
+    VerifyEmail or at the provider. Don't retry before that.
     """
     ERROR_REASON_LAST_CREDENTIAL: _ErrorReason.ValueType  # 26
-    """FAILED_PRECONDITION. Without it the user could not log in any more. Add
-    another way to log in first; don't retry before.
+    """FAILED_PRECONDITION. Without this credential the user could no longer log
+    in. Add another way to log in first; don't retry before that.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 27
-    """FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
-    first; don't retry before. Metadata: `limit`.
+    """FAILED_PRECONDITION. The user has the maximum number of these. Remove one
+    first; don't retry before that. Metadata: `limit`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
-    """UNAVAILABLE. The provider did not answer in time or not as it should.
-    Detail: google.rpc.RetryInfo. Don't retry; begin anew after the delay.
+    """UNAVAILABLE. The provider did not answer in time or gave an invalid
+    answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
+    beginning after the delay.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -144,101 +146,102 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     name of one of these values without its `ERROR_REASON_` prefix, and a
     google.rpc.RequestInfo with the request id to quote to the operators.
 
-    Each value says its gRPC code, the metadata and further details that come
-    with it, and whether sending the same call again can help.
+    The comment of each value gives its gRPC code, the metadata and further
+    details that come with it, and whether a retry can help.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_FIELD_INVALID: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field is empty, too long, out of range, not of its
-form, or the message could not be parsed at all. Detail:
-google.rpc.BadRequest with the field's path. Don't retry unchanged.
+"""INVALID_ARGUMENT. A field is empty, too long, out of range or malformed,
+or the message could not be parsed at all. Detail: google.rpc.BadRequest
+with the field's path. Don't retry unchanged.
 """
 ERROR_REASON_PASSWORD_WEAK: ErrorReason.ValueType  # 2
 """INVALID_ARGUMENT. The new password does not meet the policy. Detail:
-google.rpc.BadRequest, one violation for each rule that it breaks, fit to
-be shown to the user. Don't retry unchanged.
+google.rpc.BadRequest, one violation for each rule that it breaks, worded
+for display to the user. Don't retry unchanged.
 """
 ERROR_REASON_EMAIL_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The e-mail address can't be one. Detail:
+"""INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
 google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 4
-"""UNAUTHENTICATED. Unknown user, wrong password, locked and disabled
-accounts alike: which of them is never told. Ask the user again.
+"""UNAUTHENTICATED. The user is unknown, the password or another proof is
+wrong, or the account is locked or disabled: the error never says which.
+Ask the user again.
 """
 ERROR_REASON_REFRESH_TOKEN_INVALID: ErrorReason.ValueType  # 5
-"""UNAUTHENTICATED. The refresh token is malformed, forged, expired, or its
+"""UNAUTHENTICATED. The refresh token is malformed, forged or expired, or its
 session has ended. Ask the user to log in. Don't retry.
 """
 ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 6
-"""UNAUTHENTICATED. The refresh token was used before, longer ago than the
-grace window: it may have been stolen, so its session has been ended.
+"""UNAUTHENTICATED. The refresh token had already been used, longer ago than
+the grace window: it may have been stolen, so its session has been ended.
 Ask the user to log in. Don't retry.
 """
 ERROR_REASON_BEARER_INVALID: ErrorReason.ValueType  # 7
-"""UNAUTHENTICATED. The RPC acts for a user and needs the metadata
-`authorization: Bearer <access token>`; it is missing, given twice, or
-its token is not active. Refresh the token and retry once.
+"""UNAUTHENTICATED. The RPC acts for a user and requires the metadata
+`authorization: Bearer <access token>`; it is missing, given twice, or its
+token is not active. Refresh the token and retry once.
 """
 ERROR_REASON_CALLER_NOT_ALLOWED: ErrorReason.ValueType  # 8
-"""PERMISSION_DENIED. The caller's certificate carries no identity that this
-service knows, or its roles don't include this RPC. Don't retry.
+"""PERMISSION_DENIED. The caller's certificate has no identity known to this
+service, or the caller's roles don't allow this call. Don't retry.
 """
 ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 9
 """ALREADY_EXISTS. Another account has this e-mail address. Don't retry."""
 ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 10
 """NOT_FOUND. No user has this id. Don't retry."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 11
-"""NOT_FOUND. No session has this id (ended sessions are forgotten after a
-while). Don't retry.
+"""NOT_FOUND. No session has this id (ended sessions are deleted after some
+time). Don't retry.
 """
 ERROR_REASON_POLICY_UNKNOWN: ErrorReason.ValueType  # 12
 """NOT_FOUND. No rate-limit policy has this name; see ListPolicies.
 Metadata: `policy`. Don't retry.
 """
 ERROR_REASON_TOO_MANY_ATTEMPTS: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED. Too many of late for this account or from this
-address. Details: google.rpc.QuotaFailure, whose subject says of what:
-`login` (failed attempts to prove who one is), `registration`, `code`
-(requests for one) or `api_key` (keys made), and google.rpc.RetryInfo.
-Retry after the delay that RetryInfo names.
+"""RESOURCE_EXHAUSTED. Too many recent attempts for this account or from this
+address. Details: google.rpc.QuotaFailure, whose subject names the kind:
+`login` (failed attempts to authenticate), `registration`, `code`
+(requests for a code) or `api_key` (keys created), and
+google.rpc.RetryInfo. Retry after the delay in RetryInfo.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 14
-"""RESOURCE_EXHAUSTED. The service sheds load: a bounded queue is full.
+"""RESOURCE_EXHAUSTED. The service is shedding load: a bounded queue is full.
 Detail: google.rpc.RetryInfo. Retry with backoff.
 """
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 15
 """UNAVAILABLE. The database did not answer in time; the call may or may not
-have been carried out. Detail: google.rpc.RetryInfo. Retry with backoff.
+have taken effect. Detail: google.rpc.RetryInfo. Retry with backoff.
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
-"""INTERNAL. A fault of the service; the cause is in its log under the
-request id. Nothing else is told.
+"""INTERNAL. A fault in the service; its log has the cause under the request
+id. The error says nothing else.
 """
 ERROR_REASON_CODE_INVALID: ErrorReason.ValueType  # 17
-"""UNAUTHENTICATED. The one-time code is wrong, was used, has expired, was
-replaced by a newer one, had too many attempts or was made for something
-else: which of it is never told. Don't retry; let the user ask for a new
-code.
+"""UNAUTHENTICATED. The one-time code is wrong, used, expired, replaced by a
+newer one, out of attempts, or issued for another purpose: the error never
+says which. Don't retry; let the user request a new code.
 """
 ERROR_REASON_STATE_INVALID: ErrorReason.ValueType  # 18
-"""FAILED_PRECONDITION. The `state` is unknown, was used or has expired.
-Don't retry; begin anew.
+"""FAILED_PRECONDITION. The `state` is unknown, used or expired. Don't retry;
+start again from the beginning.
 """
 ERROR_REASON_LINK_REQUIRES_LOGIN: ErrorReason.ValueType  # 19
-"""FAILED_PRECONDITION. An account has the address that the provider named,
-but not this identity; or the identity to be linked is another account's.
-Ask the user to log in to the account and link the identity from there.
+"""FAILED_PRECONDITION. An account has the e-mail address that the provider
+reported, but is not linked to this identity; or the identity to link
+belongs to another account. Ask the user to log in to the account and link
+the identity from there.
 """
 ERROR_REASON_REAUTHENTICATION_REQUIRED: ErrorReason.ValueType  # 20
-"""FAILED_PRECONDITION. The change needs a login that is more recent than the
+"""FAILED_PRECONDITION. The change requires a login more recent than the
 token's `auth_time`. Ask the user to log in again. Metadata: `max_age`, in
 seconds.
 """
 ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
-"""INVALID_ARGUMENT. The redirect address is none of those in the settings.
+"""INVALID_ARGUMENT. The redirect URI is not one of those in the settings.
 Detail: google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
@@ -246,21 +249,22 @@ ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
 ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
 """NOT_FOUND. The user has no factor with this id. Don't retry."""
 ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
-"""NOT_FOUND. The user has no such identity at a provider. Don't retry."""
+"""NOT_FOUND. The user has no such identity at this provider. Don't retry."""
 ERROR_REASON_EMAIL_NOT_VERIFIED: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION. The address has to be verified first: by VerifyEmail,
-or at the provider. Don't retry before.
+"""FAILED_PRECONDITION. The e-mail address has to be verified first, by
+VerifyEmail or at the provider. Don't retry before that.
 """
 ERROR_REASON_LAST_CREDENTIAL: ErrorReason.ValueType  # 26
-"""FAILED_PRECONDITION. Without it the user could not log in any more. Add
-another way to log in first; don't retry before.
+"""FAILED_PRECONDITION. Without this credential the user could no longer log
+in. Add another way to log in first; don't retry before that.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
-"""FAILED_PRECONDITION. The user has as many of these as allowed. Remove one
-first; don't retry before. Metadata: `limit`.
+"""FAILED_PRECONDITION. The user has the maximum number of these. Remove one
+first; don't retry before that. Metadata: `limit`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
-"""UNAVAILABLE. The provider did not answer in time or not as it should.
-Detail: google.rpc.RetryInfo. Don't retry; begin anew after the delay.
+"""UNAVAILABLE. The provider did not answer in time or gave an invalid
+answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
+beginning after the delay.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -31,19 +31,19 @@ class _RateLimitAlgorithmEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Ra
     RATE_LIMIT_ALGORITHM_TOKEN_BUCKET: _RateLimitAlgorithm.ValueType  # 1
     """A bucket that holds `requests`, refilled evenly over `window` (GCRA)."""
     RATE_LIMIT_ALGORITHM_SLIDING_WINDOW: _RateLimitAlgorithm.ValueType  # 2
-    """Never more than `requests` in any stretch of time as long as `window`."""
+    """At most `requests` in any period as long as `window`."""
     RATE_LIMIT_ALGORITHM_FIXED_WINDOW: _RateLimitAlgorithm.ValueType  # 3
     """`requests` in each calendar-aligned window (UTC)."""
 
 class RateLimitAlgorithm(_RateLimitAlgorithm, metaclass=_RateLimitAlgorithmEnumTypeWrapper):
-    """How a policy counts."""
+    """The algorithm of a policy."""
 
 RATE_LIMIT_ALGORITHM_UNSPECIFIED: RateLimitAlgorithm.ValueType  # 0
 """Never sent."""
 RATE_LIMIT_ALGORITHM_TOKEN_BUCKET: RateLimitAlgorithm.ValueType  # 1
 """A bucket that holds `requests`, refilled evenly over `window` (GCRA)."""
 RATE_LIMIT_ALGORITHM_SLIDING_WINDOW: RateLimitAlgorithm.ValueType  # 2
-"""Never more than `requests` in any stretch of time as long as `window`."""
+"""At most `requests` in any period as long as `window`."""
 RATE_LIMIT_ALGORITHM_FIXED_WINDOW: RateLimitAlgorithm.ValueType  # 3
 """`requests` in each calendar-aligned window (UTC)."""
 Global___RateLimitAlgorithm: _TypeAlias = RateLimitAlgorithm  # noqa: Y015
@@ -62,11 +62,11 @@ class Policy(_message.Message):
     name: _builtins.str
     """The policy's name: 1 to 64 of a-z, 0-9, "_", "-", "."."""
     algorithm: Global___RateLimitAlgorithm.ValueType
-    """How it counts."""
+    """The algorithm."""
     requests: _builtins.int
-    """How much may be used within a window."""
+    """The amount allowed within a window."""
     burst: _builtins.int
-    """How much may be used within any one second. 0: no such limit."""
+    """The amount allowed within any one second; 0 means no such limit."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """The window's length."""
@@ -90,7 +90,7 @@ Global___Policy: _TypeAlias = Policy  # noqa: Y015
 
 @_typing.final
 class Charge(_message.Message):
-    """One thing to be counted."""
+    """An amount to charge to a key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -100,11 +100,11 @@ class Charge(_message.Message):
     policy: _builtins.str
     """The policy's name. Required."""
     key: _builtins.str
-    """Whom or what to count: a user id, an address, a tenant and a route …; 1
-    to 512 bytes without NUL. Required.
+    """The key to charge: a user id, an address, a tenant and a route …; 1 to 512
+    bytes without NUL. Required.
     """
     cost: _builtins.int
-    """How much to take, 1 to 1,000,000; 0 means 1."""
+    """The amount to take, 1 to 1,000,000; 0 means 1."""
     def __init__(
         self,
         *,
@@ -122,7 +122,7 @@ Global___Charge: _TypeAlias = Charge  # noqa: Y015
 
 @_typing.final
 class RateLimitVerdict(_message.Message):
-    """How a key stands with a policy."""
+    """The state of a key under a policy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -142,18 +142,18 @@ class RateLimitVerdict(_message.Message):
     fits is still not taken unless all fit.
     """
     limit: _builtins.int
-    """How much the policy grants within a window."""
+    """The amount that the policy allows within a window."""
     remaining: _builtins.int
-    """How much could be used now, after this call."""
+    """The amount that is still available after this call."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long until this charge would fit; zero if it does. Absent if it never
-        will, as it costs more than the policy grants at once.
+        """How long until this charge would fit; zero if it fits. Absent if it never
+        will, because it exceeds what the policy allows at once.
         """
 
     @_builtins.property
     def reset_after(self) -> _duration_pb2.Duration:
-        """How long until all that was used is forgotten."""
+        """How long until the key is back to its full limit."""
 
     def __init__(
         self,
@@ -183,11 +183,11 @@ class CheckRateLimitRequest(_message.Message):
     CHARGES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
-    """Decide, but take nothing."""
+    """Decide, but charge nothing."""
     @_builtins.property
     def charges(self) -> _containers.RepeatedCompositeFieldContainer[Global___Charge]:
-        """What to take, all or none; 1 to 16 charges, no two with the same policy
-        and key.
+        """The charges, taken all or none; 1 to 16, no two with the same policy and
+        key.
         """
 
     def __init__(
@@ -213,10 +213,10 @@ class CheckRateLimitResponse(_message.Message):
     ALLOWED_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
     allowed: _builtins.bool
-    """Whether every charge fits (and, unless it was a dry run, was taken)."""
+    """Whether all charges fit (and, except in a dry run, were taken)."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimitVerdict]:
-        """One verdict for each charge, in their order."""
+        """One verdict per charge, in the order of the request."""
 
     def __init__(
         self,
@@ -241,8 +241,8 @@ class BatchCheckRateLimitsRequest(_message.Message):
     CHECKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRateLimitRequest]:
-        """The checks, 1 to 1000, each decided on its own; at most 2000 charges in
-        all.
+        """The checks, 1 to 1000, each decided independently; at most 2000 charges in
+        total.
         """
 
     def __init__(
@@ -267,7 +267,7 @@ class BatchCheckRateLimitsResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRateLimitResponse]:
-        """One result for each check, in their order."""
+        """One result per check, in the order of the request."""
 
     def __init__(
         self,
@@ -284,7 +284,7 @@ Global___BatchCheckRateLimitsResponse: _TypeAlias = BatchCheckRateLimitsResponse
 
 @_typing.final
 class GetRateLimitRequest(_message.Message):
-    """A key to look at."""
+    """A key to look up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -310,7 +310,7 @@ Global___GetRateLimitRequest: _TypeAlias = GetRateLimitRequest  # noqa: Y015
 
 @_typing.final
 class GetRateLimitResponse(_message.Message):
-    """How the key stands."""
+    """The state of the key."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,7 +334,7 @@ Global___GetRateLimitResponse: _TypeAlias = GetRateLimitResponse  # noqa: Y015
 
 @_typing.final
 class RefundRateLimitRequest(_message.Message):
-    """A charge to be given back."""
+    """A charge to refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -346,7 +346,7 @@ class RefundRateLimitRequest(_message.Message):
     key: _builtins.str
     """The key, 1 to 512 bytes without NUL. Required."""
     cost: _builtins.int
-    """How much to give back, 1 to 1,000,000; 0 means 1."""
+    """The amount to refund, 1 to 1,000,000; 0 means 1."""
     def __init__(
         self,
         *,
@@ -364,7 +364,7 @@ Global___RefundRateLimitRequest: _TypeAlias = RefundRateLimitRequest  # noqa: Y0
 
 @_typing.final
 class RefundRateLimitResponse(_message.Message):
-    """How the key stands after the refund."""
+    """The state of the key after the refund."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -388,7 +388,7 @@ Global___RefundRateLimitResponse: _TypeAlias = RefundRateLimitResponse  # noqa: 
 
 @_typing.final
 class ResetRateLimitRequest(_message.Message):
-    """A key to be forgotten."""
+    """A key to reset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -414,7 +414,7 @@ Global___ResetRateLimitRequest: _TypeAlias = ResetRateLimitRequest  # noqa: Y015
 
 @_typing.final
 class ResetRateLimitResponse(_message.Message):
-    """The key has been forgotten."""
+    """The key is reset."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -438,9 +438,9 @@ class ListPoliciesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at the most, 1 to 1000; 0 means 50."""
+    """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty: the first page."""
+    """next_page_token of the previous page; empty for the first page."""
     def __init__(
         self,
         *,
@@ -464,10 +464,10 @@ class ListPoliciesResponse(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token of the next page. Empty: this was the last."""
+    """The token of the next page; empty if this is the last."""
     @_builtins.property
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Policy]:
-        """The policies in the order of their names."""
+        """The policies, ordered by name."""
 
     def __init__(
         self,

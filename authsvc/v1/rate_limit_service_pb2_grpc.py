@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RateLimitServiceStub:
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     def __init__(self, channel):
@@ -69,13 +69,13 @@ class RateLimitServiceStub:
 
 
 class RateLimitServiceServicer:
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     def CheckRateLimit(self, request, context):
-        """Takes every charge of a check, or none of them if one does not fit. A
-        refusal is an answer, not an error, and uses nothing up. Roles: app,
+        """Takes all charges of a check, or none if one of them does not fit. A
+        rejection is an answer, not an error, and consumes nothing. Roles: app,
         edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -83,40 +83,40 @@ class RateLimitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchCheckRateLimits(self, request, context):
-        """As CheckRateLimit, for up to 1000 checks that don't depend on one
-        another. Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def GetRateLimit(self, request, context):
-        """Returns a key's present state; nothing is used up. Roles: app, edge.
+        """Like CheckRateLimit, for up to 1000 independent checks. Roles: app, edge.
         Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRateLimit(self, request, context):
+        """Returns a key's current state without consuming anything. Roles: app,
+        edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RefundRateLimit(self, request, context):
-        """Gives back what an earlier check took, never more than the limit. Roles:
-        app. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """Returns what an earlier check took, never beyond the limit. Roles: app.
+        Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResetRateLimit(self, request, context):
-        """Forgets all that a key has used. Roles: app. Reasons: POLICY_UNKNOWN,
-        FIELD_INVALID.
+        """Resets a key as if it had never been charged. Roles: app. Reasons:
+        POLICY_UNKNOWN, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListPolicies(self, request, context):
-        """Lists the policies that checks may name, in the order of their names.
-        Roles: app, edge. Reasons: FIELD_INVALID.
+        """Lists the policies that checks may name, ordered by name. Roles: app,
+        edge. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,8 +164,8 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RateLimitService:
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RateLimitServiceStub:
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     @_typing.overload
@@ -36,67 +36,67 @@ class RateLimitServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RateLimitServiceAsyncStub: ...
     CheckRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.CheckRateLimitRequest, _rate_limit_service_pb2.CheckRateLimitResponse]
-    """Takes every charge of a check, or none of them if one does not fit. A
-    refusal is an answer, not an error, and uses nothing up. Roles: app,
+    """Takes all charges of a check, or none if one of them does not fit. A
+    rejection is an answer, not an error, and consumes nothing. Roles: app,
     edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
     BatchCheckRateLimits: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.BatchCheckRateLimitsRequest, _rate_limit_service_pb2.BatchCheckRateLimitsResponse]
-    """As CheckRateLimit, for up to 1000 checks that don't depend on one
-    another. Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
-    """
-    GetRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GetRateLimitRequest, _rate_limit_service_pb2.GetRateLimitResponse]
-    """Returns a key's present state; nothing is used up. Roles: app, edge.
+    """Like CheckRateLimit, for up to 1000 independent checks. Roles: app, edge.
     Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
+    GetRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GetRateLimitRequest, _rate_limit_service_pb2.GetRateLimitResponse]
+    """Returns a key's current state without consuming anything. Roles: app,
+    edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """
     RefundRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.RefundRateLimitRequest, _rate_limit_service_pb2.RefundRateLimitResponse]
-    """Gives back what an earlier check took, never more than the limit. Roles:
-    app. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """Returns what an earlier check took, never beyond the limit. Roles: app.
+    Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
     ResetRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ResetRateLimitRequest, _rate_limit_service_pb2.ResetRateLimitResponse]
-    """Forgets all that a key has used. Roles: app. Reasons: POLICY_UNKNOWN,
-    FIELD_INVALID.
+    """Resets a key as if it had never been charged. Roles: app. Reasons:
+    POLICY_UNKNOWN, FIELD_INVALID.
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]
-    """Lists the policies that checks may name, in the order of their names.
-    Roles: app, edge. Reasons: FIELD_INVALID.
+    """Lists the policies that checks may name, ordered by name. Roles: app,
+    edge. Reasons: FIELD_INVALID.
     """
 
 @_typing.type_check_only
 class RateLimitServiceAsyncStub(RateLimitServiceStub):
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.CheckRateLimitRequest, _rate_limit_service_pb2.CheckRateLimitResponse]  # type: ignore[assignment]
-    """Takes every charge of a check, or none of them if one does not fit. A
-    refusal is an answer, not an error, and uses nothing up. Roles: app,
+    """Takes all charges of a check, or none if one of them does not fit. A
+    rejection is an answer, not an error, and consumes nothing. Roles: app,
     edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
     BatchCheckRateLimits: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.BatchCheckRateLimitsRequest, _rate_limit_service_pb2.BatchCheckRateLimitsResponse]  # type: ignore[assignment]
-    """As CheckRateLimit, for up to 1000 checks that don't depend on one
-    another. Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
-    """
-    GetRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GetRateLimitRequest, _rate_limit_service_pb2.GetRateLimitResponse]  # type: ignore[assignment]
-    """Returns a key's present state; nothing is used up. Roles: app, edge.
+    """Like CheckRateLimit, for up to 1000 independent checks. Roles: app, edge.
     Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
+    GetRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.GetRateLimitRequest, _rate_limit_service_pb2.GetRateLimitResponse]  # type: ignore[assignment]
+    """Returns a key's current state without consuming anything. Roles: app,
+    edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """
     RefundRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.RefundRateLimitRequest, _rate_limit_service_pb2.RefundRateLimitResponse]  # type: ignore[assignment]
-    """Gives back what an earlier check took, never more than the limit. Roles:
-    app. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """Returns what an earlier check took, never beyond the limit. Roles: app.
+    Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
     ResetRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ResetRateLimitRequest, _rate_limit_service_pb2.ResetRateLimitResponse]  # type: ignore[assignment]
-    """Forgets all that a key has used. Roles: app. Reasons: POLICY_UNKNOWN,
-    FIELD_INVALID.
+    """Resets a key as if it had never been charged. Roles: app. Reasons:
+    POLICY_UNKNOWN, FIELD_INVALID.
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
-    """Lists the policies that checks may name, in the order of their names.
-    Roles: app, edge. Reasons: FIELD_INVALID.
+    """Lists the policies that checks may name, ordered by name. Roles: app,
+    edge. Reasons: FIELD_INVALID.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
-    """May this happen now? Limits that all replicas share, decided and charged in
-    one step by the database's clock.
+    """Rate limits shared by all replicas; each check is decided and charged in one
+    step, by the database's clock.
     """
 
     @_abc_1.abstractmethod
@@ -105,8 +105,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.CheckRateLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.CheckRateLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.CheckRateLimitResponse]]:
-        """Takes every charge of a check, or none of them if one does not fit. A
-        refusal is an answer, not an error, and uses nothing up. Roles: app,
+        """Takes all charges of a check, or none if one of them does not fit. A
+        rejection is an answer, not an error, and consumes nothing. Roles: app,
         edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
 
@@ -116,8 +116,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.BatchCheckRateLimitsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.BatchCheckRateLimitsResponse, _abc.Awaitable[_rate_limit_service_pb2.BatchCheckRateLimitsResponse]]:
-        """As CheckRateLimit, for up to 1000 checks that don't depend on one
-        another. Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """Like CheckRateLimit, for up to 1000 independent checks. Roles: app, edge.
+        Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -126,8 +126,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.GetRateLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.GetRateLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.GetRateLimitResponse]]:
-        """Returns a key's present state; nothing is used up. Roles: app, edge.
-        Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """Returns a key's current state without consuming anything. Roles: app,
+        edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -136,8 +136,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.RefundRateLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.RefundRateLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.RefundRateLimitResponse]]:
-        """Gives back what an earlier check took, never more than the limit. Roles:
-        app. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """Returns what an earlier check took, never beyond the limit. Roles: app.
+        Reasons: POLICY_UNKNOWN, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -146,8 +146,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.ResetRateLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.ResetRateLimitResponse, _abc.Awaitable[_rate_limit_service_pb2.ResetRateLimitResponse]]:
-        """Forgets all that a key has used. Roles: app. Reasons: POLICY_UNKNOWN,
-        FIELD_INVALID.
+        """Resets a key as if it had never been charged. Roles: app. Reasons:
+        POLICY_UNKNOWN, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -156,8 +156,8 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rate_limit_service_pb2.ListPoliciesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.ListPoliciesResponse, _abc.Awaitable[_rate_limit_service_pb2.ListPoliciesResponse]]:
-        """Lists the policies that checks may name, in the order of their names.
-        Roles: app, edge. Reasons: FIELD_INVALID.
+        """Lists the policies that checks may name, ordered by name. Roles: app,
+        edge. Reasons: FIELD_INVALID.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

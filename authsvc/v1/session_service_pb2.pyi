@@ -32,7 +32,7 @@ class _RevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevokeRe
     REVOKE_REASON_LOGOUT: _RevokeReason.ValueType  # 1
     """The user logged out."""
     REVOKE_REASON_REVOKED: _RevokeReason.ValueType  # 2
-    """A service ended it by its id, or all of the user's."""
+    """A service ended it by its id, or with all of the user's sessions."""
     REVOKE_REASON_REPLACED: _RevokeReason.ValueType  # 3
     """The user had too many sessions and this one was the oldest."""
     REVOKE_REASON_REFRESH_TOKEN_REUSED: _RevokeReason.ValueType  # 4
@@ -42,8 +42,8 @@ class _RevokeReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RevokeRe
     REVOKE_REASON_PASSWORD_CHANGED: _RevokeReason.ValueType  # 6
     """The password was changed or reset."""
     REVOKE_REASON_OWNER_ARRIVED: _RevokeReason.ValueType  # 7
-    """The account was opened by somebody who had not proved that the address is
-    theirs, and its owner arrived.
+    """Somebody created the account without verifying the address, and the owner
+    of the address has claimed it.
     """
 
 class RevokeReason(_RevokeReason, metaclass=_RevokeReasonEnumTypeWrapper):
@@ -54,7 +54,7 @@ REVOKE_REASON_UNSPECIFIED: RevokeReason.ValueType  # 0
 REVOKE_REASON_LOGOUT: RevokeReason.ValueType  # 1
 """The user logged out."""
 REVOKE_REASON_REVOKED: RevokeReason.ValueType  # 2
-"""A service ended it by its id, or all of the user's."""
+"""A service ended it by its id, or with all of the user's sessions."""
 REVOKE_REASON_REPLACED: RevokeReason.ValueType  # 3
 """The user had too many sessions and this one was the oldest."""
 REVOKE_REASON_REFRESH_TOKEN_REUSED: RevokeReason.ValueType  # 4
@@ -64,14 +64,14 @@ REVOKE_REASON_USER_DISABLED: RevokeReason.ValueType  # 5
 REVOKE_REASON_PASSWORD_CHANGED: RevokeReason.ValueType  # 6
 """The password was changed or reset."""
 REVOKE_REASON_OWNER_ARRIVED: RevokeReason.ValueType  # 7
-"""The account was opened by somebody who had not proved that the address is
-theirs, and its owner arrived.
+"""Somebody created the account without verifying the address, and the owner
+of the address has claimed it.
 """
 Global___RevokeReason: _TypeAlias = RevokeReason  # noqa: Y015
 
 @_typing.final
 class Session(_message.Message):
-    """A session as others may see it; it holds no secret."""
+    """A session without its secrets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,11 +109,11 @@ class Session(_message.Message):
 
     @_builtins.property
     def idle_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it expires if it is not used before."""
+        """When it expires unless it is used first."""
 
     @_builtins.property
     def absolute_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it expires however much it is used."""
+        """When it expires regardless of use."""
 
     @_builtins.property
     def authentication_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -121,7 +121,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was ended; absent while it has not been."""
+        """When it was ended; absent if it has not been."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ Global___Session: _TypeAlias = Session  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
-    """A user whom the caller authenticated."""
+    """A user authenticated by the caller."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,12 +160,13 @@ class CreateSessionRequest(_message.Message):
     """The user's id, a UUID. Required."""
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request."""
+        """The end user behind the request."""
 
     @_builtins.property
     def authentication_methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """How the user was authenticated, as RFC 8176 values ("pwd", "otp", "hwk",
-        "mfa" …); 1 to 8 of at most 32 bytes, lower case letters, digits and "-".
+        "mfa" …); 1 to 8 of at most 32 bytes each, lower-case letters, digits and
+        "-".
         """
 
     def __init__(
@@ -192,7 +193,7 @@ class CreateSessionResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tokens(self) -> _common_pb2.Tokens:
-        """The tokens, as from a login."""
+        """The same tokens that a login issues."""
 
     def __init__(
         self,
@@ -209,7 +210,7 @@ Global___CreateSessionResponse: _TypeAlias = CreateSessionResponse  # noqa: Y015
 
 @_typing.final
 class ValidateSessionRequest(_message.Message):
-    """A session to be judged."""
+    """A session to validate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -220,17 +221,17 @@ class ValidateSessionRequest(_message.Message):
     session_token: _builtins.str
     """The session's secret token. Required."""
     csrf_token: _builtins.str
-    """The anti-forgery token that came with the user's request. Empty: not
-    checked, and csrf_valid is false.
+    """The CSRF token that came with the user's request. If empty, csrf_valid is
+    false.
     """
     strict: _builtins.bool
-    """Ask the database instead of the cache, which may be up to one second
-    behind a revocation. Costs a database look-up.
+    """Look up the session in the database instead of the cache, which may lag up
+    to one second behind a revocation.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
-        """The end user's side of the request; its address and user agent are
-        compared with the session's, as far as binding is on.
+        """The end user behind the request. The address and user agent are compared
+        with the session's if the binding is enabled.
         """
 
     def __init__(
@@ -251,7 +252,7 @@ Global___ValidateSessionRequest: _TypeAlias = ValidateSessionRequest  # noqa: Y0
 
 @_typing.final
 class ValidateSessionResponse(_message.Message):
-    """What became of a session."""
+    """Whether a session is active."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,12 +261,12 @@ class ValidateSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     CSRF_VALID_FIELD_NUMBER: _builtins.int
     active: _builtins.bool
-    """Whether the session may be trusted now."""
+    """Whether the session is active now."""
     inactive_reason: _common_pb2.InactiveReason.ValueType
-    """Why not, if it may not."""
+    """Why it is not active; unspecified if it is."""
     csrf_valid: _builtins.bool
-    """Whether csrf_token was given and belongs to the session. A caller that
-    guards a state-changing request must require it.
+    """Whether csrf_token was given and belongs to the session. A caller must
+    require it for state-changing requests.
     """
     @_builtins.property
     def session(self) -> Global___Session:
@@ -289,7 +290,7 @@ Global___ValidateSessionResponse: _TypeAlias = ValidateSessionResponse  # noqa: 
 
 @_typing.final
 class BatchValidateSessionsRequest(_message.Message):
-    """Several sessions to be judged."""
+    """Several sessions to validate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,14 +314,14 @@ Global___BatchValidateSessionsRequest: _TypeAlias = BatchValidateSessionsRequest
 
 @_typing.final
 class BatchValidateSessionsResponse(_message.Message):
-    """What became of them."""
+    """The results for the sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ValidateSessionResponse]:
-        """One result for each check, in their order."""
+        """One result per check, in the order of the request."""
 
     def __init__(
         self,
@@ -337,7 +338,7 @@ Global___BatchValidateSessionsResponse: _TypeAlias = BatchValidateSessionsRespon
 
 @_typing.final
 class GetSessionRequest(_message.Message):
-    """A session to be looked up."""
+    """A session to look up."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -359,7 +360,7 @@ Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
 
 @_typing.final
 class GetSessionResponse(_message.Message):
-    """The session that was found."""
+    """The session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -383,7 +384,7 @@ Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
 
 @_typing.final
 class ListSessionsRequest(_message.Message):
-    """A user whose sessions are wanted."""
+    """A user whose sessions to list."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -393,10 +394,10 @@ class ListSessionsRequest(_message.Message):
     user_id: _builtins.str
     """The user's id, a UUID. Required."""
     page_size: _builtins.int
-    """How many at the most, 1 to 1000; 0 means 50."""
+    """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
-    """next_page_token of the page before, for the same user. Empty: the first
-    page.
+    """next_page_token of the previous page, for the same user; empty for the
+    first page.
     """
     def __init__(
         self,
@@ -422,7 +423,7 @@ class ListSessionsResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token of the next page. Empty: this was the last."""
+    """The token of the next page; empty if this is the last."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
         """The user's active sessions, newest first."""
@@ -443,7 +444,7 @@ Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class RevokeSessionRequest(_message.Message):
-    """A session to be ended."""
+    """A session to end."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -482,7 +483,7 @@ Global___RevokeSessionResponse: _TypeAlias = RevokeSessionResponse  # noqa: Y015
 
 @_typing.final
 class RevokeUserSessionsRequest(_message.Message):
-    """A user whose sessions are to be ended."""
+    """A user whose sessions to end."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -491,7 +492,7 @@ class RevokeUserSessionsRequest(_message.Message):
     user_id: _builtins.str
     """The user's id, a UUID. Required."""
     except_session_id: _builtins.str
-    """The one session to spare, a UUID. Empty: none."""
+    """The session to keep, a UUID; empty for none."""
     def __init__(
         self,
         *,
@@ -514,7 +515,7 @@ class RevokeUserSessionsResponse(_message.Message):
 
     REVOKED_COUNT_FIELD_NUMBER: _builtins.int
     revoked_count: _builtins.int
-    """How many sessions were active and have been ended."""
+    """How many active sessions were ended."""
     def __init__(
         self,
         *,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     def __init__(self, channel):
@@ -74,31 +74,31 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     def CreateSession(self, request, context):
         """Creates a session for a user whom the caller authenticated itself. If the
-        user has as many sessions as allowed, the oldest ends. Roles: issuer.
-        Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        user has the maximum number of sessions, the oldest one ends. Roles:
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ValidateSession(self, request, context):
-        """Says whether a session is active, by its secret token. A dead session is
-        an answer, not an error. Keeps the session alive: past half of its idle
-        life it is extended, never past its absolute end. Roles: app, edge.
-        Reasons: FIELD_INVALID.
+        """Returns whether a session is active, given its secret token. An inactive
+        session is an answer, not an error. The call counts as a use: once half of
+        the idle timeout has passed, it extends the session, but never beyond its
+        absolute expiry. Roles: app, edge. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchValidateSessions(self, request, context):
-        """As ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
+        """Like ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
         Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -106,31 +106,31 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """Returns a session by its public id, ended ones included until they are
-        forgotten. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+        """Returns a session by its public id, including ended sessions until they
+        are deleted. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists a user's active sessions, newest first. An unknown user has none.
-        Roles: app. Reasons: FIELD_INVALID.
+        """Lists a user's active sessions, newest first; the list is empty for an
+        unknown user. Roles: app. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeSession(self, request, context):
-        """Ends a session by its public id; ending it twice is harmless. Roles: app.
-        Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+        """Ends a session by its public id. Succeeds even if the session has already
+        ended. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeUserSessions(self, request, context):
-        """Ends all sessions of a user, but for one if wanted. Roles: app. Reasons:
+        """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
         FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -184,8 +184,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     @staticmethod

@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     @_typing.overload
@@ -37,78 +37,78 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session for a user whom the caller authenticated itself. If the
-    user has as many sessions as allowed, the oldest ends. Roles: issuer.
-    Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    user has the maximum number of sessions, the oldest one ends. Roles:
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
-    """Says whether a session is active, by its secret token. A dead session is
-    an answer, not an error. Keeps the session alive: past half of its idle
-    life it is extended, never past its absolute end. Roles: app, edge.
-    Reasons: FIELD_INVALID.
+    """Returns whether a session is active, given its secret token. An inactive
+    session is an answer, not an error. The call counts as a use: once half of
+    the idle timeout has passed, it extends the session, but never beyond its
+    absolute expiry. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     BatchValidateSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.BatchValidateSessionsRequest, _session_service_pb2.BatchValidateSessionsResponse]
-    """As ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
+    """Like ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
-    """Returns a session by its public id, ended ones included until they are
-    forgotten. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+    """Returns a session by its public id, including ended sessions until they
+    are deleted. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """Lists a user's active sessions, newest first. An unknown user has none.
-    Roles: app. Reasons: FIELD_INVALID.
+    """Lists a user's active sessions, newest first; the list is empty for an
+    unknown user. Roles: app. Reasons: FIELD_INVALID.
     """
     RevokeSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]
-    """Ends a session by its public id; ending it twice is harmless. Roles: app.
-    Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+    """Ends a session by its public id. Succeeds even if the session has already
+    ended. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
     """
     RevokeUserSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]
-    """Ends all sessions of a user, but for one if wanted. Roles: app. Reasons:
+    """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session for a user whom the caller authenticated itself. If the
-    user has as many sessions as allowed, the oldest ends. Roles: issuer.
-    Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    user has the maximum number of sessions, the oldest one ends. Roles:
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
-    """Says whether a session is active, by its secret token. A dead session is
-    an answer, not an error. Keeps the session alive: past half of its idle
-    life it is extended, never past its absolute end. Roles: app, edge.
-    Reasons: FIELD_INVALID.
+    """Returns whether a session is active, given its secret token. An inactive
+    session is an answer, not an error. The call counts as a use: once half of
+    the idle timeout has passed, it extends the session, but never beyond its
+    absolute expiry. Roles: app, edge. Reasons: FIELD_INVALID.
     """
     BatchValidateSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.BatchValidateSessionsRequest, _session_service_pb2.BatchValidateSessionsResponse]  # type: ignore[assignment]
-    """As ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
+    """Like ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
     Reasons: FIELD_INVALID.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """Returns a session by its public id, ended ones included until they are
-    forgotten. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+    """Returns a session by its public id, including ended sessions until they
+    are deleted. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists a user's active sessions, newest first. An unknown user has none.
-    Roles: app. Reasons: FIELD_INVALID.
+    """Lists a user's active sessions, newest first; the list is empty for an
+    unknown user. Roles: app. Reasons: FIELD_INVALID.
     """
     RevokeSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeSessionRequest, _session_service_pb2.RevokeSessionResponse]  # type: ignore[assignment]
-    """Ends a session by its public id; ending it twice is harmless. Roles: app.
-    Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+    """Ends a session by its public id. Succeeds even if the session has already
+    ended. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
     """
     RevokeUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]  # type: ignore[assignment]
-    """Ends all sessions of a user, but for one if wanted. Roles: app. Reasons:
+    """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Sessions: made by a login or by a service that authenticated the user
-    itself, validated by the edge, listed and ended.
+    """Sessions: created by a login or by a service that authenticated the user
+    itself, validated at the edge, listed and revoked.
     """
 
     @_abc_1.abstractmethod
@@ -118,8 +118,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session for a user whom the caller authenticated itself. If the
-        user has as many sessions as allowed, the oldest ends. Roles: issuer.
-        Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        user has the maximum number of sessions, the oldest one ends. Roles:
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -128,10 +128,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ValidateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ValidateSessionResponse, _abc.Awaitable[_session_service_pb2.ValidateSessionResponse]]:
-        """Says whether a session is active, by its secret token. A dead session is
-        an answer, not an error. Keeps the session alive: past half of its idle
-        life it is extended, never past its absolute end. Roles: app, edge.
-        Reasons: FIELD_INVALID.
+        """Returns whether a session is active, given its secret token. An inactive
+        session is an answer, not an error. The call counts as a use: once half of
+        the idle timeout has passed, it extends the session, but never beyond its
+        absolute expiry. Roles: app, edge. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -140,7 +140,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.BatchValidateSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.BatchValidateSessionsResponse, _abc.Awaitable[_session_service_pb2.BatchValidateSessionsResponse]]:
-        """As ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
+        """Like ValidateSession, for up to 1000 sessions at once. Roles: app, edge.
         Reasons: FIELD_INVALID.
         """
 
@@ -150,8 +150,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
-        """Returns a session by its public id, ended ones included until they are
-        forgotten. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+        """Returns a session by its public id, including ended sessions until they
+        are deleted. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -160,8 +160,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """Lists a user's active sessions, newest first. An unknown user has none.
-        Roles: app. Reasons: FIELD_INVALID.
+        """Lists a user's active sessions, newest first; the list is empty for an
+        unknown user. Roles: app. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -170,8 +170,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RevokeSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeSessionResponse, _abc.Awaitable[_session_service_pb2.RevokeSessionResponse]]:
-        """Ends a session by its public id; ending it twice is harmless. Roles: app.
-        Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
+        """Ends a session by its public id. Succeeds even if the session has already
+        ended. Roles: app. Reasons: SESSION_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -180,7 +180,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RevokeUserSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeUserSessionsResponse]]:
-        """Ends all sessions of a user, but for one if wanted. Roles: app. Reasons:
+        """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
         FIELD_INVALID.
         """
 

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
-from authsvc.app.build import Core, open_core
+from authsvc.app.build import Parts, open_parts
 from authsvc.cli.output import settings_of
 from authsvc.core.messages.delivery import Deliverer, NotDelivered, Transport
 from authsvc.core.messages.outbox import Message, MessageKind
@@ -32,30 +33,30 @@ class _Outbox:
         self.channel = TestChannel(before=_refuse)
 
     def abandon(self, *messages: Message) -> None:
-        async def work(core: Core) -> None:
-            async with core.base.database.transaction() as connection:
+        async def work(parts: Parts) -> None:
+            async with parts.database.transaction() as connection:
                 for message in messages:
-                    await core.base.outbox.enqueue(connection, message)
-            await self._deliver(core)
+                    await parts.outbox.enqueue(connection, message)
+            await self._deliver(parts)
 
-        asyncio.run(self._with_core(work))
+        asyncio.run(self._with_parts(work))
 
     def deliver(self) -> None:
-        asyncio.run(self._with_core(self._deliver))
+        asyncio.run(self._with_parts(self._deliver))
 
-    async def _deliver(self, core: Core) -> None:
+    async def _deliver(self, parts: Parts) -> None:
         post = Transport(self.channel, PlainRenderer())
         await Deliverer(
-            core.base.database,
-            core.base.keyring,
-            post,
-            self._settings.delivery,
-            core.base.outbox._clock,
+            database=parts.database,
+            keyring=parts.keyring,
+            post=post,
+            settings=self._settings.delivery,
+            clock=parts.outbox._clock,
         ).deliver_due()
 
-    async def _with_core(self, work: Callable[[Core], Awaitable[None]]) -> None:
-        async with open_core(self._settings) as core:
-            await work(core)
+    async def _with_parts(self, work: Callable[[Parts], Awaitable[None]]) -> None:
+        async with open_parts(self._settings) as parts:
+            await work(parts)
 
 
 def _code(lifetime: timedelta = _MINUTES) -> Message:
@@ -63,6 +64,7 @@ def _code(lifetime: timedelta = _MINUTES) -> Message:
     return Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, expire_time)
 
 
+@pytest.mark.slow
 def test_abandoned_messages_are_seen_without_what_they_tell(
     command: Command, workspace: Workspace
 ) -> None:
@@ -81,6 +83,7 @@ def test_abandoned_messages_are_seen_without_what_they_tell(
     assert len(json.loads(limited.output)) == 1
 
 
+@pytest.mark.slow
 def test_an_abandoned_message_is_delivered_after_all(
     command: Command, workspace: Workspace, database_dsn: str
 ) -> None:
@@ -88,7 +91,10 @@ def test_an_abandoned_message_is_delivered_after_all(
     outbox.abandon(_code())
     (row,) = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
     result = command("messages", "retry", row["message_id"])
-    assert (result.exit_code, result.output) == (0, f"{row['message_id']} is tried again.\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{row['message_id']} will be delivered again.\n",
+    )
 
     outbox.channel.before = None
     outbox.deliver()
@@ -98,6 +104,7 @@ def test_an_abandoned_message_is_delivered_after_all(
     assert "message.retry" in asyncio.run(_audit_types(database_dsn))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_retried_says_why(command: Command, workspace: Workspace) -> None:
     unknown = command("messages", "retry", str(uuid4()))
     assert (unknown.exit_code, unknown.output) == (1, "error: No abandoned message has this id.\n")
@@ -134,5 +141,5 @@ def test_config_check_finds_a_broken_template(command: Command, workspace: Works
     result = command("config", "check")
     assert result.exit_code == 1
     assert result.output == (
-        "error: delivery.templates: login_code.txt: it does not show the code\n"
+        "error: delivery.templates: login_code.txt: it does not contain the code\n"
     )

@@ -13,6 +13,8 @@ from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command, plain
 from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 
+pytestmark = pytest.mark.slow
+
 HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
 ROW = {"email": "ada@example.test", "display_name": "Ada", "password_hash": HASH}
 FIREBASE_CONSOLE = f"""hash_config {{
@@ -162,7 +164,7 @@ def test_what_is_too_much_says_how_far_it_came(
     assert result.exit_code == 1
     assert result.stderr.splitlines() == [
         "500 rows: 500 imported, 0 skipped, 0 failed",
-        "error: There may be at most 600 of these.",
+        "error: At most 600 of these are allowed.",
     ]
 
 
@@ -206,7 +208,7 @@ def test_an_export_that_fails_leaves_what_was_there(
 
 def test_the_help_tells_the_fields_and_the_forms(command: Command) -> None:
     text = " ".join(plain(command("users", "import", "--help").output).split())
-    for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit code 0"):
+    for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit codes: 0"):
         assert word in text
     text = " ".join(plain(command("users", "export", "--help").output).split())
     assert "as secret as the database" in text

@@ -24,6 +24,8 @@ from authsvc.dev.postgres import (
 )
 from tests.dev.conftest import MakePostgres
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 # What a connection says whose server died while it was made.
 _CUT_OFF = asyncpg.PostgresConnectionError
@@ -259,7 +261,7 @@ def test_what_an_interrupted_start_left_is_removed(
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("PG_VERSION", "14\n", "were made by PostgreSQL 14 and this is"),
+        ("PG_VERSION", "14\n", "was created by PostgreSQL 14 and this is"),
         ("postgresql.conf", "nonsense = yes\n", "did not start: .* contains errors"),
     ],
 )

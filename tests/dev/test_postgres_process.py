@@ -17,6 +17,8 @@ from authsvc.dev import postgres as postgres_module
 from authsvc.dev.binaries import find_binaries, is_reachable
 from tests.dev.conftest import MakePostgres
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's parent-death signal")
@@ -140,7 +142,7 @@ def test_a_server_that_outlived_its_supervisor_is_stopped(
         dsn = announced_dsn(supervisor)
         supervisor.kill()
     assert asyncio.run(one(dsn)) == 1
-    monkeypatch.setattr(locks, "_PATIENCE", 1)
+    monkeypatch.setattr(locks, "_TIMEOUT", 1)
     server = make_postgres(state_dir)
     server.start()
     assert asyncio.run(one(server.dsn())) == 1

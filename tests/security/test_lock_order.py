@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from authsvc.app.build import Core, open_core
+from authsvc.app.build import Parts, open_parts
 from authsvc.config import Settings
 from authsvc.store.postgres.database import Connection
 from tests.support.accounts import cheap_passwords, unlimited
@@ -33,9 +33,9 @@ _OF_USERS = (
 
 
 @pytest_asyncio.fixture
-async def core(
+async def parts(
     live_settings: Settings, provider: LocalProvider, clock: FakeClock
-) -> AsyncIterator[Core]:
+) -> AsyncIterator[Parts]:
     """All use cases, under no limits, with a connection for everybody."""
     changes = {
         "brute_force": unlimited(),
@@ -50,16 +50,16 @@ async def core(
         command_timeout=_PATIENCE,
         pool_max=_AT_ONCE,
     )
-    async with open_core(settings, clock) as core:
-        await core.base.keys.load()
-        yield core
+    async with open_parts(settings, clock) as parts:
+        await parts.use.signing_keys.load()
+        yield parts
 
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_no_crowd_on_one_account_gets_into_a_deadlock(
-    seed: int, core: Core, provider: LocalProvider, clock: FakeClock
+    seed: int, parts: Parts, provider: LocalProvider, clock: FakeClock
 ) -> None:
-    crowd = Crowd(core, provider, clock, random.Random(seed))
+    crowd = Crowd(parts, provider, clock, random.Random(seed))
     with capture_logs() as logs:
         await crowd.act(_THINGS, _AT_ONCE)
     # What the database says, as some use cases try again.
@@ -80,11 +80,11 @@ async def _held(connection: Connection) -> list[str]:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_who_waits_for_the_users_row_holds_no_other(
-    way: str, core: Core, provider: LocalProvider, clock: FakeClock
+    way: str, parts: Parts, provider: LocalProvider, clock: FakeClock
 ) -> None:
-    crowd = Crowd(core, provider, clock, Steady())
+    crowd = Crowd(parts, provider, clock, Steady())
     await crowd.settle()
-    database = core.base.database
+    database = parts.database
     async with database.connection() as looking, database.transaction() as blocking:
         await blocking.execute("SELECT FROM users FOR UPDATE")
         trying = asyncio.create_task(outcome(WAYS[way](crowd)))

@@ -108,7 +108,7 @@ async def test_whatever_a_provider_answers_is_refused_with_a_reason(
             request = pb.CompleteOAuthRequest(state=state, code=code)
             error = await failure(service.auth().CompleteOAuth(request))
             assert details_of(error).message in {
-                "The provider did not answer as it should.",
+                "The provider did not answer in time or gave an invalid answer.",
                 "The credentials are not valid.",
                 "The e-mail address is not verified.",
             }

@@ -226,7 +226,7 @@ async def test_a_counter_that_does_not_grow_is_an_alert(
     )
     assert len(rows) == 3
     assert {str(row["user_id"]) for row in rows} == {tokens.user_id}
-    assert free.app._core.passkeys.counter_alerts == 3
+    assert free.app._parts.passkeys.counter_alerts == 3
     (counter,) = await free.fetch("SELECT sign_count FROM factors")
     assert counter["sign_count"] == 7
 

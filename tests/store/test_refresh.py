@@ -35,6 +35,7 @@ async def test_a_counter_is_advanced_once_and_recorded_once(world: World) -> Non
     assert (await world.row(session_id))["refresh_counter"] == 2
 
 
+@pytest.mark.slow
 async def test_the_event_is_of_the_session_and_its_user(world: World) -> None:
     session_id = await _opened(world)
     await _advance(world, session_id, 0)

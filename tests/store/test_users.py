@@ -156,6 +156,7 @@ async def test_attempts_are_claimed_up_to_the_limit(database: Database, known: b
         assert await _claim(conn, known_device=not known) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 async def test_parallel_claims_stay_within_the_limit(database: Database, known: bool) -> None:
     await _insert(database)

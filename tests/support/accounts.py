@@ -33,8 +33,6 @@ from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServiceError
@@ -43,6 +41,7 @@ from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
+from tests.support.sessions import build_sessions
 
 CALL = Call("request-1", "spiffe://authsvc.dev/app")
 CLI = Call("request-2", "cli")
@@ -132,45 +131,66 @@ class Service:
     async def start(self) -> "Service":
         """Build the accounts; the hasher is the test's to close."""
         tokens = TokenSettings()
-        keys = SigningKeys(self.database, KEYRING, tokens, self.clock)
+        keys = SigningKeys(
+            database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
+        )
         await keys.load()
-        self.access_tokens = AccessTokens(keys, tokens, {"user": ("read",)}, self.clock)
-        self.sessions = Sessions(
-            self.database,
+        self.access_tokens = AccessTokens(
+            keys=keys, settings=tokens, permissions={"user": ("read",)}, clock=self.clock
+        )
+        self.sessions = build_sessions(
             self.access_tokens,
-            RefreshTokenCodec(KEYRING.derive("refresh-token")),
-            SessionSettings(max_per_user=1_000),
-            tokens,
+            self.database,
             self.clock,
-            lambda: True,
+            ring=KEYRING,
+            settings=SessionSettings(max_per_user=1_000),
+            tokens=tokens,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         brute_force = BruteForce(self.database, self.limits, KEYRING)
         self.outbox = Outbox(KEYRING, timedelta(hours=24), self.clock)
         self.codes = OneTimeCodes(KEYRING, self.code_settings, self.clock)
-        self.code_limits = CodeLimits(self.database, self.code_settings, self.limits, KEYRING)
+        self.code_limits = CodeLimits(
+            database=self.database,
+            settings=self.code_settings,
+            networks=self.limits,
+            keyring=KEYRING,
+        )
         self.code_requests = CodeRequests(
-            self.database, self.codes, self.outbox, self.code_limits, self.clock
+            database=self.database,
+            codes=self.codes,
+            outbox=self.outbox,
+            limits=self.code_limits,
+            clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
         self.accounts = Accounts(
-            self.database,
-            self.hasher,
-            self.policy,
-            self.sessions,
-            brute_force,
-            self.code_requests,
-            self.clock,
+            database=self.database,
+            hasher=self.hasher,
+            policy=self.policy,
+            sessions=self.sessions.ending,
+            brute_force=brute_force,
+            codes=self.code_requests,
+            clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
-        second_factors = SecondFactors(self.factor_settings, self.totp, self.passkeys, self.clock)
+        second_factors = SecondFactors(
+            settings=self.factor_settings, totp=self.totp, passkeys=self.passkeys, clock=self.clock
+        )
         self.completion = LoginCompletion(
-            self.sessions, second_factors, self.code_settings, self.clock
+            sessions=self.sessions.opening,
+            second_factors=second_factors,
+            codes=self.code_settings,
+            clock=self.clock,
         )
         self.password_login = PasswordLogin(
-            self.database, self.hasher, self.attempts, self.completion, self.clock
+            database=self.database,
+            hasher=self.hasher,
+            attempts=self.attempts,
+            completion=self.completion,
+            clock=self.clock,
         )
         return self
 
@@ -190,6 +210,6 @@ class Service:
 
     async def log_in(self, call: Call, email: str, password: str, client: ClientContext) -> Tokens:
         """Log in a user without a second factor."""
-        outcome = await self.password_login.login(call, email, password, client)
+        outcome = await self.password_login.log_in(call, email, password, client)
         assert isinstance(outcome, Tokens)
         return outcome

@@ -12,7 +12,7 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.email_verification import EmailVerification
@@ -69,29 +69,35 @@ class Coded:
         self.service = service
         self.database, self.clock = service.database, service.clock
         self.verification = EmailVerification(
-            self.database, service.codes, service.attempts, self.clock
+            database=self.database, codes=service.codes, attempts=service.attempts, clock=self.clock
         )
-        arrival = AccountReclaim(service.sessions, self.clock)
+        arrival = AccountReclaim(service.sessions.ending, self.clock)
         proofs = CodeProofs(service.codes, arrival, self.clock)
-        self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
-        self.recovery = PasswordRecovery(
-            self.database,
-            proofs,
-            service.attempts,
-            service.hasher,
-            service.policy,
-            service.sessions,
-            service.outbox,
-            self.clock,
+        self.code_login = CodeLogin(
+            database=self.database,
+            codes=service.codes,
+            proofs=proofs,
+            attempts=service.attempts,
+            completion=service.completion,
+        )
+        self.recovery = PasswordReset(
+            database=self.database,
+            proofs=proofs,
+            attempts=service.attempts,
+            hasher=service.hasher,
+            policy=service.policy,
+            sessions=service.sessions.ending,
+            outbox=service.outbox,
+            clock=self.clock,
         )
         self.email_change = EmailChange(
-            self.database,
-            service.codes,
-            service.code_limits,
-            service.attempts,
-            service.outbox,
-            RecentLogin(timedelta(minutes=10), self.clock),
-            self.clock,
+            database=self.database,
+            codes=service.codes,
+            limits=service.code_limits,
+            attempts=service.attempts,
+            outbox=service.outbox,
+            recent_login=RecentLogin(timedelta(minutes=10), self.clock),
+            clock=self.clock,
         )
 
     async def request(
@@ -110,7 +116,7 @@ class Coded:
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT
     ) -> LoginOutcome:
-        return await self.code_login.login(CALL, challenge_id, code, client)
+        return await self.code_login.log_in(CALL, challenge_id, code, client)
 
     async def reset(
         self,

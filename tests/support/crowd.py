@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from authsvc.app.build import Core
+from authsvc.app.build import Parts
 from authsvc.models.ids import UserId
 from tests.support.clock import FakeClock
 from tests.support.factors import STEP
@@ -44,9 +44,9 @@ class Crowd(Tries):
     """Tries this and that; `outcomes` counts what came of it."""
 
     def __init__(
-        self, core: Core, provider: LocalProvider, clock: FakeClock, chance: random.Random
+        self, parts: Parts, provider: LocalProvider, clock: FakeClock, chance: random.Random
     ) -> None:
-        super().__init__(core, provider, clock, chance)
+        super().__init__(parts, provider, clock, chance)
         self.outcomes: Counter[tuple[str, str]] = Counter()
 
     async def settle(self) -> None:
@@ -76,7 +76,7 @@ class Crowd(Tries):
 
     async def _look(self) -> None:
         """Note which account there is now; one is made if there is none."""
-        async with self._core.base.database.connection() as connection:
+        async with self._parts.database.connection() as connection:
             found = await connection.fetchrow(_NEWEST)
         if found is None:
             await outcome(self.try_register())

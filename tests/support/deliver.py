@@ -19,7 +19,13 @@ async def main(dsn: str, port: str, ca_file: str) -> None:
     )
     async with opened(dsn) as database:
         post = Transport(SmtpChannel(smtp), TemplateRenderer())
-        await Deliverer(database, KEYRING, post, DeliverySettings(), FakeClock()).run()
+        await Deliverer(
+            database=database,
+            keyring=KEYRING,
+            post=post,
+            settings=DeliverySettings(),
+            clock=FakeClock(),
+        ).run()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,14 @@ class Mail:
         def count(outcome: str) -> None:
             self.outcomes[outcome] += 1
 
-        return Deliverer(self.database, KEYRING, post, made, self.clock, count)
+        return Deliverer(
+            database=self.database,
+            keyring=KEYRING,
+            post=post,
+            settings=made,
+            clock=self.clock,
+            count=count,
+        )
 
     async def write(
         self, kind: MessageKind = MessageKind.PASSWORD_CHANGED, user_id: UserId | None = None

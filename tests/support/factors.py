@@ -70,16 +70,38 @@ class Secured:
         recent = RecentLogin(settings.recent_login, clock)
         changes = FactorChanges(self.outbox, clock)
         proofs = FactorProofs(
-            service.totp, self.recovery_codes, service.passkeys, changes, self.outbox, clock
+            totp=service.totp,
+            recovery_codes=self.recovery_codes,
+            passkeys=service.passkeys,
+            changes=changes,
+            outbox=self.outbox,
+            clock=clock,
         )
         self.verification = MfaVerification(
-            database, settings, service.attempts, service.completion, proofs, clock
+            database=database,
+            settings=settings,
+            attempts=service.attempts,
+            completion=service.completion,
+            proofs=proofs,
+            clock=clock,
         )
         self.own = Factors(
-            database, settings, recent, self.recovery_codes, changes, self.outbox, clock
+            database=database,
+            settings=settings,
+            recent_login=recent,
+            recovery_codes=self.recovery_codes,
+            changes=changes,
+            outbox=self.outbox,
+            clock=clock,
         )
         self.totp = TotpEnrollments(
-            database, settings, recent, service.attempts, service.totp, self.recovery_codes, changes
+            database=database,
+            settings=settings,
+            recent_login=recent,
+            attempts=service.attempts,
+            totp=service.totp,
+            recovery_codes=self.recovery_codes,
+            changes=changes,
         )
 
     async def user(self, email: str = EMAIL) -> UserId:
@@ -132,7 +154,7 @@ class Secured:
     async def challenge(self, email: str = EMAIL, device: str = "", ip: str = IP) -> MfaChallenge:
         """Log in by password; the outcome has to be a challenge."""
         client = ClientContext(ip, "Test", device)
-        outcome = await self.service.password_login.login(CALL, email, PASSWORD, client)
+        outcome = await self.service.password_login.log_in(CALL, email, PASSWORD, client)
         assert isinstance(outcome, MfaChallenge)
         return outcome
 

@@ -105,7 +105,12 @@ def open_world(server: PostgresServer, algorithm: str) -> World:
 
     keys = asyncio.run(load())
     server.drop(name)
-    tokens = AccessTokens(keys, token_settings(algorithm=algorithm), PERMISSIONS, CLOCK)
+    tokens = AccessTokens(
+        keys=keys,
+        settings=token_settings(algorithm=algorithm),
+        permissions=PERMISSIONS,
+        clock=CLOCK,
+    )
     token, _ = tokens.issue(make_session(CLOCK))
     header, payload, _ = (base64.urlsafe_b64decode(part + "==") for part in token.split("."))
     return World(keys, tokens, token, json.loads(header), json.loads(payload))

@@ -40,7 +40,9 @@ class Importer:
             yield data
 
         self.failures.clear()
-        work = UserImport(self.database, self.hasher, self.settings, self.clock)
+        work = UserImport(
+            database=self.database, hasher=self.hasher, settings=self.settings, clock=self.clock
+        )
         return await work.run(CLI, parts(), options, self.failures.append)
 
     async def export(self, *, with_passwords: bool = True) -> list[dict[str, Any]]:

@@ -37,10 +37,16 @@ class Issuing:
         tokens = TokenSettings.model_validate(settings)
         self.world = world
         self.replica: Replica = world.replica(tokens=tokens)
-        self.access_tokens = AccessTokens(world._keys, tokens, PERMISSIONS, world.clock)
-        self.validation = TokenValidation(self.access_tokens, self.replica.sessions)
+        self.access_tokens = AccessTokens(
+            keys=world._keys, settings=tokens, permissions=PERMISSIONS, clock=world.clock
+        )
+        self.validation = TokenValidation(self.access_tokens, self.replica.sessions.validation)
         self.tokens = ServiceTokens(
-            world.database, self.access_tokens, self.validation, tokens, world.clock
+            database=world.database,
+            access_tokens=self.access_tokens,
+            validation=self.validation,
+            settings=tokens,
+            clock=world.clock,
         )
 
     async def issue(

@@ -7,14 +7,21 @@ from typing import Any
 
 from authsvc.config import ApiKeySettings, BruteForceSettings, PolicySettings
 from authsvc.core.api_keys.keys import ApiKeys, CreatedApiKey, NewApiKey
-from authsvc.core.api_keys.validation import ApiKeyCheck, ApiKeyResult, ApiKeyValidation
+from authsvc.core.api_keys.validation import (
+    ApiKeyCache,
+    ApiKeyCheck,
+    ApiKeyResult,
+    ApiKeyValidation,
+)
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
-from authsvc.models.ids import SessionId, UserId
+from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.models.tokens import Claims, InactiveReason
+from authsvc.store import api_keys as store
 from authsvc.store.postgres.database import Database
 from tests.support.sessions import CALL, DAY, World
 from tests.support.tokens import PERMISSIONS, keyring
@@ -58,6 +65,8 @@ class Replica:
     world: World
     keys: ApiKeys
     validation: ApiKeyValidation
+    cache: ApiKeyCache
+    last_use: LastUse[ApiKeyId]
     limiter: RateLimiter
 
     async def create(
@@ -87,17 +96,32 @@ def replica(
 ) -> Replica:
     """Return a replica with these settings of API keys; nobody tells it of revocations."""
     database = database or world.database
-    limiter = RateLimiter(database, policies_from(POLICIES if policies is None else policies), 100)
-    own = ApiKeySettings.model_validate(settings)
-    validation = ApiKeyValidation(database, limiter, permissions_of, own, world.clock, is_fresh)
-    keys = ApiKeys(
-        database,
-        Outbox(keyring(), DAY, world.clock),
-        limiter,
-        BruteForce(database, limits or BruteForceSettings(), keyring()),
-        RecentLogin(timedelta(minutes=10), world.clock),
-        own,
-        world.clock,
-        validation.forget,
+    limiter = RateLimiter(
+        database=database,
+        policies=policies_from(POLICIES if policies is None else policies),
+        rejected_cache_size=100,
     )
-    return Replica(world, keys, validation, limiter)
+    own = ApiKeySettings.model_validate(settings)
+    cache = ApiKeyCache(own.cache_size)
+    last_use = LastUse(database, store.touch, own.last_use_interval)
+    validation = ApiKeyValidation(
+        database=database,
+        cache=cache,
+        last_use=last_use,
+        limiter=limiter,
+        permissions_of=permissions_of,
+        settings=own,
+        clock=world.clock,
+        is_fresh=is_fresh,
+    )
+    keys = ApiKeys(
+        database=database,
+        outbox=Outbox(keyring(), DAY, world.clock),
+        limiter=limiter,
+        brute_force=BruteForce(database, limits or BruteForceSettings(), keyring()),
+        recent_login=RecentLogin(timedelta(minutes=10), world.clock),
+        settings=own,
+        clock=world.clock,
+        forget=cache.drop,
+    )
+    return Replica(world, keys, validation, cache, last_use, limiter)

@@ -70,24 +70,33 @@ class Federated:
         self.told = ToldProvider()
         self.settings = OAuthSettings(redirect_uris=(REDIRECT, f"{REDIRECT}?app=2"))
         providers = Providers({"github": self.told, "other": self.told}, timedelta(seconds=60))
-        states = OAuthStates(database, KEYRING, self.settings.state_lifetime, clock)
+        states = OAuthStates(
+            database=database, keyring=KEYRING, lifetime=self.settings.state_lifetime, clock=clock
+        )
         brute_force = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)
-        self.validation = TokenValidation(service.access_tokens, service.sessions)
-        self.identities = Identities(database, recent_login, service.outbox, clock)
+        self.validation = TokenValidation(service.access_tokens, service.sessions.validation)
+        self.identities = Identities(
+            database=database, recent_login=recent_login, outbox=service.outbox, clock=clock
+        )
         self.states = states
         self.start = OAuthStart(
-            states, providers, self.settings, brute_force, self.validation, recent_login
+            states=states,
+            providers=providers,
+            settings=self.settings,
+            brute_force=brute_force,
+            tokens=self.validation,
+            recent_login=recent_login,
         )
         self.login = OAuthLogin(
-            database,
-            states,
-            providers,
-            service.attempts,
-            service.completion,
-            self.identities,
-            AccountReclaim(service.sessions, clock),
-            clock,
+            database=database,
+            states=states,
+            providers=providers,
+            attempts=service.attempts,
+            completion=service.completion,
+            linked=self.identities,
+            arrival=AccountReclaim(service.sessions.ending, clock),
+            clock=clock,
         )
 
     async def begin(self, provider: str = "github", *, link: str = "", ip: str | None = IP) -> str:

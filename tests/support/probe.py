@@ -214,7 +214,11 @@ class ProbeServer:
         self.probe = Probe()  # type: ignore[abstract]  # a test calls what is there
         self.metrics = Metrics()
         self.server = Server(
-            settings, [self.probe], self.probe.authenticate_bearer, clock, self.metrics
+            settings=settings,
+            handlers=[self.probe],
+            authenticate_bearer=self.probe.authenticate_bearer,
+            clock=clock,
+            metrics=self.metrics,
         )
         self._authority = authority
         self.clients: Clients

@@ -284,4 +284,4 @@ def json_client(
     session: aiohttp.ClientSession, patience: float = 60, *, ca_file: Path | None = None
 ) -> JsonClient:
     """Return a client that waits longer than any test takes."""
-    return JsonClient(session, timeout=patience, max_bytes=MAX_BYTES, ca_file=ca_file)
+    return JsonClient(session=session, timeout=patience, max_bytes=MAX_BYTES, ca_file=ca_file)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -11,14 +12,24 @@ import pytest_asyncio
 
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.ending import SessionEnding
+from authsvc.core.sessions.listing import SessionListing
+from authsvc.core.sessions.opening import SessionOpening
+from authsvc.core.sessions.reading import SessionReader
+from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
+from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.validation import SessionCheck, SessionResult, SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Tokens
+from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from tests.support.clock import FakeClock
 from tests.support.tokens import PERMISSIONS, keyring, load_keys
@@ -52,6 +63,64 @@ class HeldDatabase(Database):
         await self.go_on.wait()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sessions:
+    """One replica's use cases of sessions, on one cache."""
+
+    opening: SessionOpening
+    validation: SessionValidation
+    refreshing: SessionRefresh
+    ending: SessionEnding
+    listing: SessionListing
+    cache: SessionCache
+    last_use: LastUse[SessionId]
+
+
+def build_sessions(
+    access_tokens: AccessTokens,
+    database: Database,
+    clock: FakeClock,
+    *,
+    ring: Keyring,
+    settings: SessionSettings,
+    tokens: TokenSettings,
+    is_fresh: Callable[[], bool] = lambda: True,
+) -> Sessions:
+    """Return the use cases of a replica; nobody tells it of revocations."""
+    codec = RefreshTokenCodec(ring.derive("refresh-token"))
+    issuer = TokenIssuer(access_tokens, codec)
+    cache = SessionCache(settings.cache_size)
+    last_use = LastUse(database, store.touch, settings.last_use_interval)
+    return Sessions(
+        opening=SessionOpening(
+            database=database, issuer=issuer, settings=settings, tokens=tokens, clock=clock
+        ),
+        validation=SessionValidation(
+            reader=SessionReader(
+                database=database, cache=cache, settings=settings, tokens=tokens, clock=clock
+            ),
+            cache=cache,
+            last_use=last_use,
+            settings=settings,
+            clock=clock,
+            is_fresh=is_fresh,
+        ),
+        refreshing=SessionRefresh(
+            database=database,
+            cache=cache,
+            codec=codec,
+            issuer=issuer,
+            sessions=settings,
+            tokens=tokens,
+            clock=clock,
+        ),
+        ending=SessionEnding(database=database, cache=cache, codec=codec, clock=clock),
+        listing=SessionListing(database, clock),
+        cache=cache,
+        last_use=last_use,
+    )
+
+
 class Replica:
     """One replica's sessions and the judging of their access tokens."""
 
@@ -67,10 +136,12 @@ class Replica:
         *,
         strict: bool = False,
     ) -> SessionResult:
-        return await self.sessions.validate(SessionCheck(session_token, client, csrf_token, strict))
+        return await self.sessions.validation.validate(
+            SessionCheck(session_token, client, csrf_token, strict)
+        )
 
     async def refresh(self, refresh_token: str, client: ClientContext = CLIENT) -> Tokens:
-        return await self.sessions.refresh(CALL, refresh_token, client)
+        return await self.sessions.refreshing.refresh(CALL, refresh_token, client)
 
 
 class World:
@@ -92,17 +163,19 @@ class World:
     ) -> Replica:
         """Return a replica with these settings of sessions; nobody tells it of revocations."""
         token_settings = tokens or TokenSettings()
-        access_tokens = AccessTokens(self._keys, token_settings, PERMISSIONS, self.clock)
-        sessions = Sessions(
-            database or self.database,
-            access_tokens,
-            RefreshTokenCodec(keyring().derive("refresh-token")),
-            SessionSettings.model_validate(settings),
-            token_settings,
-            self.clock,
-            is_fresh,
+        access_tokens = AccessTokens(
+            keys=self._keys, settings=token_settings, permissions=PERMISSIONS, clock=self.clock
         )
-        return Replica(sessions, TokenValidation(access_tokens, sessions))
+        sessions = build_sessions(
+            access_tokens,
+            database or self.database,
+            self.clock,
+            ring=keyring(),
+            settings=SessionSettings.model_validate(settings),
+            tokens=token_settings,
+            is_fresh=is_fresh,
+        )
+        return Replica(sessions, TokenValidation(access_tokens, sessions.validation))
 
     async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:
         self._users += 1
@@ -121,7 +194,7 @@ class World:
     async def open(self, replica: Replica, user_id: UserId | None = None) -> Tokens:
         """Open a session; without a user, a new one's."""
         owner = user_id or await self.add_user()
-        return await replica.sessions.create(CALL, owner, CLIENT, METHODS)
+        return await replica.sessions.opening.create(CALL, owner, CLIENT, METHODS)
 
     async def disable(self, user_id: UserId) -> None:
         """Disable a user behind the service's back: no session is revoked."""

@@ -27,7 +27,7 @@ class Statements:
     async def take(self, service: Service) -> list[str]:
         """Return what the service has run on its one connection since the last time."""
         # An answer may come before what was begun is undone.
-        async with service.app._core.base.database.connection():
+        async with service.app._parts.database.connection():
             # Loggers are called in the loop's next round.
             await asyncio.sleep(0)
         taken, self._noted = self._noted, []

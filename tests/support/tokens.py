@@ -42,7 +42,9 @@ def token_settings(**changes: object) -> TokenSettings:
 
 async def load_keys(database: Database, clock: Clock, **settings: object) -> SigningKeys:
     """Return the signing keys of one replica, as after its start."""
-    keys = SigningKeys(database, keyring(), token_settings(**settings), clock)
+    keys = SigningKeys(
+        database=database, keyring=keyring(), settings=token_settings(**settings), clock=clock
+    )
     await keys.load()
     return keys
 
@@ -86,7 +88,7 @@ async def audited(database: Database, event: AuditType) -> list[tuple[str, str]]
 
 def tokens_of(keys: SigningKeys, clock: Clock) -> AccessTokens:
     """Return a replica's access tokens, by the shipped settings."""
-    return AccessTokens(keys, token_settings(), PERMISSIONS, clock)
+    return AccessTokens(keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock)
 
 
 def published(keys: SigningKeys) -> list[str]:

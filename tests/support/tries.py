@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import timedelta
 
-from authsvc.app.build import Core
+from authsvc.app.build import Parts
 from authsvc.config import RetentionSettings
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.accounts.password_change import NewPassword
@@ -45,11 +45,11 @@ class Tries:
     """What is tried, by chance, at the account that was seen last."""
 
     def __init__(
-        self, core: Core, provider: LocalProvider, clock: FakeClock, chance: random.Random
+        self, parts: Parts, provider: LocalProvider, clock: FakeClock, chance: random.Random
     ) -> None:
-        self._core, self._provider, self._clock = core, provider, clock
+        self._parts, self._provider, self._clock = parts, provider, clock
         self._random = chance
-        self._retention = Retention(core.base.database, _AT_ONCE, clock)
+        self._retention = Retention(database=parts.database, settings=_AT_ONCE, clock=clock)
         self._user_id, self._email = CLAIMS.subject, EMAIL
         self._codes: dict[Purpose, list[tuple[str, IssuedCode]]] = {way: [] for way in Purpose}
         self._tokens: list[Tokens] = []
@@ -62,18 +62,18 @@ class Tries:
         registration = Registration(
             self._random.choice(_ADDRESSES), PASSWORD, client=self._client()
         )
-        await self._core.auth.accounts.register(CALL, registration)
+        await self._parts.use.accounts.register(CALL, registration)
 
     async def try_rename(self) -> None:
-        await self._core.account.accounts.rename(CALL, self._claims(), "Ada")
+        await self._parts.use.accounts.rename(CALL, self._claims(), "Ada")
 
     async def try_disable_and_enable(self) -> None:
         user_id = self._user_id
-        await self._core.auth.accounts.disable(CALL, user_id)
-        await self._core.auth.accounts.enable(CALL, user_id)
+        await self._parts.use.accounts.disable(CALL, user_id)
+        await self._parts.use.accounts.enable(CALL, user_id)
 
     async def try_delete(self) -> None:
-        await self._core.account.account_deletion.delete(CALL, self._claims())
+        await self._parts.use.account_deletion.delete(CALL, self._claims())
 
     async def try_retention(self) -> None:
         await self._retention.run_once()
@@ -84,33 +84,33 @@ class Tries:
         await self.request(self._random.choice(BY_ADDRESS))
 
     async def request(self, purpose: Purpose) -> None:
-        email, requests = self._email, self._core.auth.codes.requests
+        email, requests = self._email, self._parts.use.code_requests
         issued = await requests.request(CALL, purpose, email, Delivery.SEND, self._client())
         self._codes[purpose].append((email, issued))
 
     async def try_request_change(self) -> None:
         email = self._random.choice([other for other in _ADDRESSES if other != self._email])
-        change = self._core.account.email_change
+        change = self._parts.use.email_change
         issued = await change.request(CALL, self._claims(), email, Delivery.SEND, self._client())
         self._codes[Purpose.CHANGE_EMAIL].append((email, issued))
 
     async def try_verify(self) -> None:
         email, _, code = self._code(Purpose.VERIFY_EMAIL)
-        await self._core.auth.codes.verification.verify(CALL, email, code, self._client())
+        await self._parts.use.email_verification.verify(CALL, email, code, self._client())
 
     async def try_code_login(self) -> None:
         _, issued, code = self._code(Purpose.LOGIN)
-        login = self._core.auth.codes.login
-        self._logged_in(await login.login(CALL, issued.code_id, code, self._client()))
+        login = self._parts.use.code_login
+        self._logged_in(await login.log_in(CALL, issued.code_id, code, self._client()))
 
     async def try_reset(self) -> None:
         email, _, code = self._code(Purpose.RESET_PASSWORD)
-        recovery = self._core.auth.codes.recovery
+        recovery = self._parts.use.password_reset
         await recovery.reset(CALL, email, code, self._password(), self._client())
 
     async def try_change(self) -> None:
         email, _, code = self._code(Purpose.CHANGE_EMAIL)
-        change = self._core.account.email_change
+        change = self._parts.use.email_change
         await change.confirm(CALL, self._claims(), email, code, self._client())
 
     def _code(self, purpose: Purpose) -> tuple[str, IssuedCode, str]:
@@ -121,35 +121,35 @@ class Tries:
     # Passwords and sessions
 
     async def try_login(self) -> None:
-        login = self._core.auth.login
-        self._logged_in(await login.login(CALL, self._email, self._password(), self._client()))
+        login = self._parts.use.password_login
+        self._logged_in(await login.log_in(CALL, self._email, self._password(), self._client()))
 
     async def try_change_password(self) -> None:
         old, new = self._random.sample(_PASSWORDS, 2)
         asked = NewPassword(old, new, self._random.random() < 0.5, self._client())
-        await self._core.account.password_change.change(CALL, self._claims(), asked)
+        await self._parts.use.password_change.change(CALL, self._claims(), asked)
 
     async def try_create_session(self) -> None:
-        sessions = self._core.base.sessions
-        created = await sessions.create(CALL, self._user_id, self._client(), ("hwk",))
+        opening = self._parts.use.session_opening
+        created = await opening.create(CALL, self._user_id, self._client(), ("hwk",))
         self._tokens.append(created)
 
     async def try_refresh(self) -> None:
         token = self._random.choice(self._tokens[-5:]).refresh_token
-        refreshed = await self._core.base.sessions.refresh(CALL, token, self._client())
+        refreshed = await self._parts.use.session_refresh.refresh(CALL, token, self._client())
         self._tokens.append(refreshed)
 
     async def try_logout(self) -> None:
         token = self._random.choice(self._tokens[-5:]).refresh_token
-        await self._core.base.sessions.logout(CALL, token)
+        await self._parts.use.session_ending.log_out(CALL, token)
 
     async def try_revoke_all(self) -> None:
-        await self._core.base.sessions.revoke_all(CALL, self._user_id)
+        await self._parts.use.session_ending.revoke_all(CALL, self._user_id)
 
     # Second factors
 
     async def try_enroll(self) -> None:
-        totp = self._core.account.factors.totp
+        totp = self._parts.use.totp_enrollments
         app = App.scan(await totp.enroll(self._claims(), ""), self._clock)
         self._apps.append(app)
         await totp.confirm(CALL, self._claims(), app.factor_id, app.code(), self._client())
@@ -166,31 +166,29 @@ class Tries:
         await self._verify(challenge, PasskeyAssertion(answer))
 
     async def _verify(self, challenge: MfaChallenge, factor: SecondFactor) -> None:
-        client, verification = self._client(), self._core.auth.factors.verification
+        client, verification = self._client(), self._parts.use.mfa_verification
         trust = bool(client.device_id)
         await verification.verify(CALL, challenge.mfa_token, factor, client, trust_device=trust)
 
     async def try_recovery_codes(self) -> None:
-        await self._core.account.factors.own.generate_recovery_codes(CALL, self._claims())
+        await self._parts.use.factors.generate_recovery_codes(CALL, self._claims())
 
     async def try_remove_factor(self) -> None:
-        factors, _ = await self._core.account.factors.own.list(self._user_id)
+        factors, _ = await self._parts.use.factors.list(self._user_id)
         for factor in factors:
-            await self._core.account.factors.own.remove(CALL, self._claims(), factor.factor_id)
+            await self._parts.use.factors.remove(CALL, self._claims(), factor.factor_id)
 
     async def try_passkey(self) -> None:
-        passkeys = self._core.account.passkeys
-        begun = await passkeys.begin_registration.begin(self._claims())
+        use = self._parts.use
+        begun = await use.passkey_registration_start.begin(self._claims())
         created = json.dumps(self._device.create(begun.options))
-        await passkeys.finish_registration.finish(
-            CALL, self._claims(), begun.challenge_id, created, ""
-        )
+        await use.passkey_registration.finish(CALL, self._claims(), begun.challenge_id, created, "")
 
     async def try_passkey_login(self) -> None:
-        passkeys = self._core.auth.passkeys
-        begun = await passkeys.begin_login.begin("", self._client())
+        use = self._parts.use
+        begun = await use.passkey_login_start.begin("", self._client())
         answer = json.dumps(self._device.get(begun.options))
-        outcome = await passkeys.login.login(CALL, begun.challenge_id, answer, self._client())
+        outcome = await use.passkey_login.log_in(CALL, begun.challenge_id, answer, self._client())
         self._logged_in(outcome)
 
     # Identities and keys
@@ -202,23 +200,23 @@ class Tries:
         await self._log_in_elsewhere(self._random.choice(self._tokens[-3:]).access_token)
 
     async def try_unlink(self) -> None:
-        identities = self._core.account.oauth.identities
+        identities = self._parts.use.identities
         await identities.unlink(CALL, self._claims(), "local", "ada")
 
     async def _log_in_elsewhere(self, link: str) -> None:
-        oauth, client = self._core.auth.oauth, self._client()
-        begun = await oauth.start.begin("local", REDIRECT, client, link)
+        use, client = self._parts.use, self._client()
+        begun = await use.oauth_start.begin("local", REDIRECT, client, link)
         code, state = self._provider.log_in(begun.url)
-        completed = await oauth.login.complete(CALL, state, code, client)
+        completed = await use.oauth_login.complete(CALL, state, code, client)
         self._logged_in(completed.outcome)
 
     async def try_create_key(self) -> None:
-        created = await self._core.account.api_keys.create(CALL, self._claims(), NewApiKey("ci"))
+        created = await self._parts.use.api_keys.create(CALL, self._claims(), NewApiKey("ci"))
         self._keys.append(created.key.key_id)
 
     async def try_revoke_key(self) -> None:
         key_id = self._random.choice(self._keys[-5:])
-        await self._core.account.api_keys.revoke(CALL, self._user_id, key_id)
+        await self._parts.use.api_keys.revoke(CALL, self._user_id, key_id)
 
     def _logged_in(self, outcome: LoginOutcome) -> None:
         if isinstance(outcome, Tokens):

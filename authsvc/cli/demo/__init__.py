@@ -1,4 +1,4 @@
-"""Owns `authsvc demo`: a tour of the service, chapter by chapter, told as it happens."""
+"""Owns `authsvc demo`: a tour of the service in chapters, narrated as it runs."""
 
 import importlib
 from pathlib import Path
@@ -9,8 +9,8 @@ import typer
 from authsvc.cli.demo.tour import Tour, new_client
 from authsvc.cli.output import DEVELOPMENT, fail, run
 
-# In the order of the tour: modules of this package, each with a function of its own name. They are
-# imported when they are told, as other commands start faster without them.
+# In the order of the tour: modules of this package, each with a function of the same name. They are
+# imported when they run, so that other commands start faster.
 _CHAPTERS = (
     "main_job",
     "messages",
@@ -28,25 +28,25 @@ _CHAPTERS = (
 def demo(
     chapters: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Which chapters; all if none is named: {', '.join(_CHAPTERS)}."),
+        typer.Argument(help=f"The chapters to run (default: all): {', '.join(_CHAPTERS)}."),
     ] = None,
     folder: Annotated[
         Path, typer.Option("--state", help="The state folder of the running `authsvc dev`.")
     ] = DEVELOPMENT,
-    target: Annotated[str, typer.Option(help="Where the service listens.")] = "127.0.0.1:8443",
+    target: Annotated[str, typer.Option(help="The address of the service.")] = "127.0.0.1:8443",
 ) -> None:
-    """Walk through what the service does, against the running one, and print what happens."""
+    """Run a tour of the features against the running service, and print what happens."""
     unknown = [name for name in chapters or () if name not in _CHAPTERS]
     if unknown:
-        fail(f"no such chapter: {', '.join(unknown)}; there are: {', '.join(_CHAPTERS)}")
+        fail(f"unknown chapter: {', '.join(unknown)}; the chapters are: {', '.join(_CHAPTERS)}")
     certs = folder / "certs"
     if not (certs / "clients" / "app.crt").exists():
-        fail(f"no certificates in {certs}; start the service first: make run")
+        fail(f"no certificates in {certs}; start the service first with: make run")
 
     async def walk() -> None:
         tour = Tour(certs, target)
         try:
-            await tour.arrive()
+            await tour.check_health()
             for name in chapters or _CHAPTERS:
                 tour.client = new_client()
                 chapter = importlib.import_module(f"authsvc.cli.demo.{name}")

@@ -1,4 +1,4 @@
-"""Owns the chapter of the tour about a user's own account: its password, its data, its end."""
+"""Owns the chapter about a user's own account: its password, its data and its deletion."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ from authsvc.v1 import auth_service_pb2, common_pb2
 
 
 async def account(tour: Tour) -> None:
-    """Tell what users do with their own accounts."""
+    """Show what users can do with their own accounts."""
     email, password = new_email("charles"), f"Difference-Engine-{secrets.token_hex(4)}"
     await tour.register(email, password, "Charles")
     tokens = (await tour.login(email, password)).tokens
@@ -35,14 +35,14 @@ async def _password(tour: Tour, tokens: common_pb2.Tokens, email: str, password:
 
     stub = tour.account()
     guess = stub.ChangePassword(request("Wrong-Password-1"), metadata=bearer(tokens))
-    await tour.refused("somebody with his token guesses the current one", guess)
+    await tour.rejected("somebody with his token guesses the current password", guess)
     answer = await stub.ChangePassword(request(password), metadata=bearer(tokens))
-    tour.say("he knows it; other sessions that ended", answer.ended_session_count)
-    await tour.refused("the old one", tour.login(email, password))
+    tour.say("he knows it; other sessions ended", answer.ended_session_count)
+    await tour.rejected("the old password", tour.login(email, password))
 
 
 async def _events(tour: Tour, tokens: common_pb2.Tokens) -> None:
-    tour.title("He looks at what happened to his account")
+    tour.title("He reviews the recent events of his account")
     request = pb.ListSecurityEventsRequest(page_size=4)
     page = await tour.account().ListSecurityEvents(request, metadata=bearer(tokens))
     for event in page.events:
@@ -50,7 +50,7 @@ async def _events(tour: Tour, tokens: common_pb2.Tokens) -> None:
 
 
 async def _export(tour: Tour, tokens: common_pb2.Tokens) -> None:
-    tour.title("He takes along all that is held on him")
+    tour.title("He exports all data that the service holds on him")
     call = tour.account().ExportData(pb.ExportDataRequest(), metadata=bearer(tokens))
     lines = b"".join([chunk.json_lines async for chunk in call]).splitlines()
     for kind, count in Counter(json.loads(line)["kind"] for line in lines).items():
@@ -58,17 +58,17 @@ async def _export(tour: Tour, tokens: common_pb2.Tokens) -> None:
 
 
 async def _delete(tour: Tour, tokens: common_pb2.Tokens, email: str) -> None:
-    tour.title("He has his account erased")
+    tour.title("He deletes his account")
     await tour.account().DeleteAccount(pb.DeleteAccountRequest(), metadata=bearer(tokens))
     request = auth_service_pb2.ValidateTokenRequest(access_token=tokens.access_token, strict=True)
     answer = await tour.auth("edge").ValidateToken(request)
     reason = common_pb2.InactiveReason.Name(answer.inactive_reason)
     tour.say("his access token", reason.removeprefix("INACTIVE_REASON_"))
-    await tour.refused(
+    await tour.rejected(
         "his refresh token",
         tour.auth().RefreshTokens(
             auth_service_pb2.RefreshTokensRequest(refresh_token=tokens.refresh_token)
         ),
     )
     user_id = await tour.register(email, f"Mechanical-Notation-{secrets.token_hex(4)}")
-    tour.say("the address is free: its next user id", user_id)
+    tour.say("the address is free again; the next account has the user id", user_id)

@@ -1,4 +1,4 @@
-"""Owns the chapter of the tour about API keys: made, used within their limits, revoked."""
+"""Owns the chapter about API keys: creation, use within limits, revocation."""
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -11,47 +11,50 @@ _DAYS = 24 * 60 * 60
 
 
 async def api_keys(tour: Tour) -> None:
-    """Tell the life of an API key."""
+    """Show the life cycle of an API key."""
     tokens = await tour.tokens()
-    tour.title("Ada makes an API key for her nightly job")
+    tour.title("Ada creates an API key for her nightly job")
     request = pb.CreateApiKeyRequest(
         name="nightly job", scopes=["read"], lifetime=Duration(seconds=30 * _DAYS), policy="upload"
     )
     account = tour.account()
     created = await account.CreateApiKey(request, metadata=bearer(tokens))
-    tour.say("the key, shown this once", f"{created.key.prefix}…")
-    tour.say("it may", ", ".join(created.key.scopes))
+    tour.say("the key, shown only this once", f"{created.key.prefix}…")
+    tour.say("its scopes", ", ".join(created.key.scopes))
     tour.say("it expires", created.key.expire_time.ToJsonString())
     too_much = pb.CreateApiKeyRequest(name="more", scopes=["admin"])
-    await tour.refused(
-        "one that may do more than she", account.CreateApiKey(too_much, metadata=bearer(tokens))
+    await tour.rejected(
+        "a key with more scopes than she has",
+        account.CreateApiKey(too_much, metadata=bearer(tokens)),
     )
 
-    tour.title("The job comes to the gateway with it")
-    answer = await _judge(tour, created.api_key, "read")
-    tour.say("it reads, as the user", answer.user_id)
-    answer = await _judge(tour, created.api_key, "write")
-    tour.say("it writes", inactive(answer.inactive_reason), good=False)
+    tour.title("The job presents it to the gateway")
+    answer = await _validate(tour, created.api_key, "read")
+    tour.say("it reads as the user", answer.user_id)
+    answer = await _validate(tour, created.api_key, "write")
+    tour.say("it tries to write", inactive(answer.inactive_reason), good=False)
     typo = created.api_key[:-1] + ("0" if created.api_key[-1] != "0" else "1")
-    answer = await _judge(tour, typo, "read")
-    tour.say("one character is wrong", inactive(answer.inactive_reason), good=False)
+    answer = await _validate(tour, typo, "read")
+    tour.say("one wrong character", inactive(answer.inactive_reason), good=False)
     uses = 0
     while answer.inactive_reason != INACTIVE_REASON_RATE_LIMITED and uses < 100:
-        answer = await _judge(tour, created.api_key, "read")
+        answer = await _validate(tour, created.api_key, "read")
         uses += answer.active
     wait = f"{answer.retry_after.ToMilliseconds() / 1_000:.0f} s"
-    tour.say(f"after {uses} uses more its own limit is reached; come back in", wait, good=False)
+    tour.say(f"after {uses} more uses its own limit is reached; retry after", wait, good=False)
 
     tour.title("She revokes it")
     revoke = pb.RevokeApiKeyRequest(key_id=created.key.key_id)
     await account.RevokeApiKey(revoke, metadata=bearer(tokens))
-    answer = await _judge(tour, created.api_key, "read")
-    tour.say("the job comes again", inactive(answer.inactive_reason), good=False)
+    answer = await _validate(tour, created.api_key, "read")
+    tour.say("the job tries again", inactive(answer.inactive_reason), good=False)
     listed = await account.ListApiKeys(pb.ListApiKeysRequest(), metadata=bearer(tokens))
     for key in listed.keys:
         tour.say(key.name, f"revoked {key.revoke_time.ToJsonString()}")
 
 
-async def _judge(tour: Tour, api_key: str, scope: str) -> auth_service_pb2.ValidateApiKeyResponse:
+async def _validate(
+    tour: Tour, api_key: str, scope: str
+) -> auth_service_pb2.ValidateApiKeyResponse:
     request = auth_service_pb2.ValidateApiKeyRequest(api_key=api_key, required_scopes=[scope])
     return await tour.auth("edge").ValidateApiKey(request)

@@ -1,4 +1,4 @@
-"""Owns the chapter on taking users over from elsewhere, with the passwords that they have."""
+"""Owns the chapter about importing users from another system with their passwords."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ import bcrypt
 from authsvc.cli.demo.tour import Tour, new_email
 from authsvc.v1.admin_service_pb2 import ImportUsersRequest, ImportUsersResponse
 
-# Of the old system, which took what authsvc would not.
-_PASSWORD = "rosebud"  # noqa: S105 - the demo's own
+# From the old system, which accepted passwords that authsvc would not.
+_PASSWORD = "rosebud"  # noqa: S105 - only for the demo
 
 
 async def importing(tour: Tour) -> None:
-    """Tell how users come from another system and log in as before."""
-    tour.title("Users come from another system, with their password hashes")
+    """Show how users are imported from another system and log in as before."""
+    tour.title("Users are imported from another system with their password hashes")
     emails = {name: new_email(name) for name in ("bcrypt", "scrypt", "pbkdf2")}
     hashes = _hashes()
     rows = [
@@ -32,13 +32,13 @@ async def importing(tour: Tour) -> None:
     for failure in answer.failures:
         tour.say(f"line {failure.line}, {failure.field}", failure.description, good=False)
     answer = await _send(tour, file)
-    tour.say("the same file again", f"{answer.skipped_count} skipped: they are here already")
+    tour.say("the same file again", f"{answer.skipped_count} skipped: they already have accounts")
 
-    tour.title("They log in as before, and are hashed anew by that")
-    await tour.refused("with a wrong password", tour.login(emails["scrypt"], "rosebuds"))
+    tour.title("They log in as before, and their passwords are rehashed")
+    await tour.rejected("with a wrong password", tour.login(emails["scrypt"], "rosebuds"))
     for name, email in emails.items():
         tokens = (await tour.login(email, _PASSWORD)).tokens
-        tour.say(f"the one with {name}, session", tokens.session_id)
+        tour.say(f"the user with a {name} hash, session", tokens.session_id)
 
 
 async def _send(tour: Tour, file: bytes) -> ImportUsersResponse:
@@ -50,7 +50,7 @@ async def _send(tour: Tour, file: bytes) -> ImportUsersResponse:
 
 
 def _hashes() -> dict[str, str]:
-    """Return the password's hashes as other systems keep them."""
+    """Return hashes of the password as other systems store them."""
     password, salt = _PASSWORD.encode(), os.urandom(16)
     scrypt = hashlib.scrypt(password, salt=salt, n=2**14, r=8, p=1)
     pbkdf2 = hashlib.pbkdf2_hmac("sha256", password, salt, 100_000)

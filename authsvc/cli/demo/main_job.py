@@ -1,4 +1,4 @@
-"""Owns the first chapter of the tour: register, log in, validate, refresh, revoke, limit."""
+"""Owns the first chapter: register, log in, validate, refresh, revoke, limit."""
 
 import asyncio
 import secrets
@@ -16,7 +16,7 @@ from authsvc.v1 import (
 
 
 async def main_job(tour: Tour) -> None:
-    """Tell what every service uses authsvc for."""
+    """Show what every service uses authsvc for."""
     await _register(tour)
     tokens = await _login(tour)
     await _validate(tour, tokens)
@@ -24,37 +24,37 @@ async def main_job(tour: Tour) -> None:
     await _refresh(tour, tokens)
     await _sessions(tour)
     await _limits(tour)
-    tour.title("Each caller may do what its role says")
+    tour.title("A caller may do only what its roles allow")
     request = auth_service_pb2.LoginRequest(email=tour.email, password="x")  # noqa: S106 - not a password
-    await tour.refused("the gateway tries to log somebody in", tour.auth("edge").Login(request))
-    tour.title("Guessing passwords, with an account that does not exist")
+    await tour.rejected("the gateway tries to log somebody in", tour.auth("edge").Login(request))
+    tour.title("Somebody guesses passwords of an account that does not exist")
     nobody = new_email("nobody")
     for number in range(1, 7):
-        await tour.refused(f"guess {number}", tour.login(nobody, "Guess-Me-123456"))
+        await tour.rejected(f"guess {number}", tour.login(nobody, "Guess-Me-123456"))
 
 
 async def _register(tour: Tour) -> None:
     tour.title("A user registers")
-    await tour.refused("a weak password", tour.register(tour.email, "password1234"))
+    await tour.rejected("a weak password", tour.register(tour.email, "password1234"))
     user_id = await tour.register(tour.email, tour.password, "Ada")
     tour.say(f"{tour.email} has the user id", user_id)
-    await tour.refused("the same address again", tour.register(tour.email, tour.password))
+    await tour.rejected("the same address again", tour.register(tour.email, tour.password))
 
 
 async def _login(tour: Tour) -> common_pb2.Tokens:
     tour.title("She logs in")
-    await tour.refused("with a wrong password", tour.login(tour.email, "Wrong-Password-1"))
+    await tour.rejected("with a wrong password", tour.login(tour.email, "Wrong-Password-1"))
     tokens = await tour.tokens()
     tour.say("with the right one, session", tokens.session_id)
     return tokens
 
 
 async def _validate(tour: Tour, tokens: common_pb2.Tokens) -> None:
-    tour.title("A gateway asks whether her access token is good")
+    tour.title("A gateway validates her access token")
     for what, token in (
-        ("hers", tokens.access_token),
+        ("her access token", tokens.access_token),
         ("a forged one", tokens.access_token[:-8] + "AAAAAAAA"),
-        ("her refresh token in its place", tokens.refresh_token),
+        ("her refresh token instead", tokens.refresh_token),
     ):
         request = auth_service_pb2.ValidateTokenRequest(access_token=token)
         answer = await tour.auth("edge").ValidateToken(request)
@@ -72,15 +72,15 @@ async def _validate(tour: Tour, tokens: common_pb2.Tokens) -> None:
 
 
 async def _account(tour: Tour, tokens: common_pb2.Tokens) -> None:
-    tour.title("A service acts for her, with her token")
+    tour.title("A service acts for her with her token")
     request = account_service_pb2.GetAccountRequest()
-    await tour.refused("without it", tour.account().GetAccount(request))
+    await tour.rejected("without it", tour.account().GetAccount(request))
     answer = await tour.account().GetAccount(request, metadata=bearer(tokens))
     tour.say("with it, the account of", answer.account.email)
 
 
 async def _refresh(tour: Tour, first: common_pb2.Tokens) -> None:
-    tour.title("Her tokens are refreshed; a stolen one gives itself away")
+    tour.title("Her tokens are refreshed, and reuse of an old one is detected")
 
     async def refresh(token: str) -> common_pb2.Tokens:
         request = auth_service_pb2.RefreshTokensRequest(refresh_token=token, client=tour.client)
@@ -88,18 +88,18 @@ async def _refresh(tour: Tour, first: common_pb2.Tokens) -> None:
 
     pairs = await asyncio.gather(*(refresh(first.refresh_token) for _ in range(10)))
     distinct = len({pair.refresh_token for pair in pairs})
-    tour.say("ten parallel refreshes of one token, new refresh tokens", distinct)
+    tour.say("new refresh tokens from ten parallel refreshes of one token", distinct)
     latest = await refresh(pairs[0].refresh_token)
-    await tour.refused("the very first one, much later", refresh(first.refresh_token))
-    await tour.refused("and with that the session is over", refresh(latest.refresh_token))
+    await tour.rejected("the first token, used again later", refresh(first.refresh_token))
+    await tour.rejected("which ends the session: its latest token", refresh(latest.refresh_token))
     answer = await tour.auth("edge").ValidateToken(
         auth_service_pb2.ValidateTokenRequest(access_token=latest.access_token, strict=True)
     )
-    tour.say("its access token too", _activity(answer), good=answer.active)
+    tour.say("and its access token", _activity(answer), good=answer.active)
 
 
 async def _sessions(tour: Tour) -> None:
-    tour.title("Sessions: validated by their cookie, listed, ended")
+    tour.title("Sessions: validated by cookie, listed, revoked")
     tokens = await tour.tokens()
     request = session_service_pb2.ValidateSessionRequest(
         session_token=tokens.session_token, csrf_token=tokens.csrf_token, client=tour.client
@@ -115,25 +115,25 @@ async def _sessions(tour: Tour) -> None:
     )
     request.strict = True
     answer = await tour.sessions("edge").ValidateSession(request)
-    tour.say("after it was revoked", _activity(answer), good=answer.active)
+    tour.say("after it is revoked", _activity(answer), good=answer.active)
 
 
 async def _limits(tour: Tour) -> None:
-    tour.title("Limits: the policy “login” lets five pass in five minutes")
+    tour.title("Rate limits: the policy “login” allows five in five minutes")
     limits = tour.limits("edge")
     login = rate_limit_service_pb2.Charge(policy="login", key=secrets.token_hex(8))
     request = rate_limit_service_pb2.CheckRateLimitRequest(charges=[login])
     answers = [await limits.CheckRateLimit(request) for _ in range(6)]
     for number, answer in enumerate(answers, start=1):
         verdict = answer.verdicts[0]
-        wait = f", again in {verdict.retry_after.ToTimedelta().total_seconds():.0f} s"
-        text = f"{verdict.remaining} left" if answer.allowed else f"refused{wait}"
+        wait = f", retry after {verdict.retry_after.ToTimedelta().total_seconds():.0f} s"
+        text = f"{verdict.remaining} left" if answer.allowed else f"rejected{wait}"
         tour.say(f"check {number}", text, good=answer.allowed)
     api = rate_limit_service_pb2.Charge(policy="api", key=secrets.token_hex(8))
     both = await limits.CheckRateLimit(
         rate_limit_service_pb2.CheckRateLimitRequest(charges=[login, api])
     )
-    text = f"refused, and “api” keeps all of its {both.verdicts[1].remaining}"
+    text = f"rejected, and “api” still has all of its {both.verdicts[1].remaining}"
     tour.say("two charges at once, all or none", text, good=both.allowed)
 
 

@@ -1,4 +1,4 @@
-"""Owns the chapter on messages to users: what arrives where, and what a code in it is good for."""
+"""Owns the chapter about messages to users: where they arrive, and what their codes do."""
 
 import asyncio
 import re
@@ -9,16 +9,16 @@ from authsvc.cli.demo.tour import Tour, new_email
 from authsvc.cli.output import fail
 from authsvc.v1 import auth_service_pb2
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 async def messages(tour: Tour) -> None:
-    """Tell how codes come to the user, and to nobody else."""
+    """Show how codes reach the user and nobody else."""
     email, password = new_email("grace"), f"Compiler-A0-{secrets.token_hex(4)}"
 
-    tour.title("Who signs up gets a message, here into a folder instead of by mail")
+    tour.title("A new user gets a message, here in a folder instead of by e-mail")
     await tour.register(email, password, "Grace")
-    mail = await _arrived(tour, email, "verify_email")
+    mail = await _wait_for_message(tour, email, "verify_email")
     tour.say("file", mail.name)
     tour.say("subject", _subject(mail))
     await tour.auth().VerifyEmail(
@@ -28,13 +28,13 @@ async def messages(tour: Tour) -> None:
     again = tour.auth().VerifyEmail(
         auth_service_pb2.VerifyEmailRequest(email=email, code=_code(mail), client=tour.client)
     )
-    await tour.refused("the same code again", again)
+    await tour.rejected("the same code again", again)
 
-    tour.title("A code instead of the password goes to the address as it was stored")
+    tour.title("A login code goes to the address as it is stored")
     request = auth_service_pb2.RequestLoginCodeRequest(email=email.upper(), client=tour.client)
     asked = await tour.auth().RequestLoginCode(request)
-    mail = await _arrived(tour, email, "login_code")
-    tour.say("asked for", email.upper())
+    mail = await _wait_for_message(tour, email, "login_code")
+    tour.say("requested for", email.upper())
     tour.say("sent to", _address(mail))
     outcome = await tour.auth().LoginWithCode(
         auth_service_pb2.LoginWithCodeRequest(
@@ -43,7 +43,7 @@ async def messages(tour: Tour) -> None:
     )
     tour.say("session", outcome.tokens.session_id)
 
-    tour.title("For an address that nobody has the answer is the same, and nothing is sent")
+    tour.title("For an unknown address the answer is the same, and nothing is sent")
     nobody = new_email("nobody")
     await tour.auth().RequestLoginCode(
         auth_service_pb2.RequestLoginCodeRequest(email=nobody, client=tour.client)
@@ -51,15 +51,15 @@ async def messages(tour: Tour) -> None:
     tour.say("messages to it", len(_files(tour, nobody, "*")))
 
 
-async def _arrived(tour: Tour, email: str, kind: str) -> Path:
-    """Return the message of this kind to this address, when it is there."""
+async def _wait_for_message(tour: Tour, email: str, kind: str) -> Path:
+    """Wait for a message of this kind to this address and return it."""
     try:
-        async with asyncio.timeout(_PATIENCE):
-            while not (files := _files(tour, email, kind)):  # noqa: ASYNC110 - a folder tells nobody
+        async with asyncio.timeout(_TIMEOUT):
+            while not (files := _files(tour, email, kind)):  # noqa: ASYNC110 - a folder has no event
                 await asyncio.sleep(0.05)
     except TimeoutError:
         fail(
-            f"no message came into {tour.messages}; the settings of the state folder need:"
+            f"no message arrived in {tour.messages}; the settings in the state folder need:"
             f' [delivery] channel = "folder", folder = "{tour.messages}"'
         )
     return files[-1]
@@ -70,17 +70,17 @@ def _files(tour: Tour, email: str, kind: str) -> list[Path]:
 
 
 def _subject(mail: Path) -> str:
-    return _found(r"^Subject: (.*)$", mail)
+    return _search(r"^Subject: (.*)$", mail)
 
 
 def _address(mail: Path) -> str:
-    return _found(r"^To: (.*)$", mail)
+    return _search(r"^To: (.*)$", mail)
 
 
 def _code(mail: Path) -> str:
-    return _found(r"^ {4}(\S+)\s*$", mail)
+    return _search(r"^ {4}(\S+)\s*$", mail)
 
 
-def _found(pattern: str, mail: Path) -> str:
+def _search(pattern: str, mail: Path) -> str:
     match = re.search(pattern, mail.read_text(encoding="utf-8"), re.MULTILINE)
-    return match[1] if match else fail(f"{mail} is not what was expected")
+    return match[1] if match else fail(f"{mail} does not match {pattern}")

@@ -1,4 +1,4 @@
-"""Owns the chapter on logins at other providers: a first login, attacks, an owner, a link."""
+"""Owns the chapter about login at other providers: first login, attacks, reclaiming, linking."""
 
 import asyncio
 import secrets
@@ -21,18 +21,18 @@ _PROVIDER = "local"
 
 
 async def oauth(tour: Tour) -> None:
-    """Tell how users log in elsewhere, with a provider that runs while this is told."""
-    tour.title("A provider of identities: OpenID Connect, on this machine, for this chapter")
+    """Show how users log in at a provider, which runs during the chapter."""
+    tour.title("An OpenID Connect provider runs on this machine during the chapter")
     folder = tour.messages.parent
     secret = Workspace(folder).provider_secret
     if not _exists(secret):
-        tour.say("left out", f"not in {folder}/config.toml, which is an older one", good=False)
+        tour.say("skipped", f"{folder}/config.toml is too old to configure it", good=False)
         return
-    async with _provider(secret) as why_not:
-        if why_not or (why_not := await _unknown(tour)):
-            tour.say("left out", why_not, good=False)
+    async with _provider(secret) as problem:
+        if problem or (problem := await _problem_of_service(tour)):
+            tour.say("skipped", problem, good=False)
             return
-        tour.say("running", "everybody is whoever they say")
+        tour.say("running", "users are who they claim to be")
         await _first_login(tour)
         await _owner(tour)
         await _link(tour)
@@ -44,7 +44,7 @@ def _exists(file: Path) -> bool:
 
 @asynccontextmanager
 async def _provider(secret: Path) -> AsyncIterator[str]:
-    """Run the provider; yield why it can't be run, "" if it is."""
+    """Run the provider; yield why it can't run, or "" if it does."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "authsvc.dev.provider", str(secret)),
@@ -54,15 +54,15 @@ async def _provider(secret: Path) -> AsyncIterator[str]:
     )
     assert process.stdin and process.stdout and process.stderr  # noqa: PT018, S101 - all are pipes
     try:
-        said = (await process.stdout.readline()).decode().strip()
-        yield "" if said == READY else (await process.stderr.read()).decode().strip()
+        line = (await process.stdout.readline()).decode().strip()
+        yield "" if line == READY else (await process.stderr.read()).decode().strip()
     finally:
         process.stdin.close()
         await process.wait()
 
 
-async def _unknown(tour: Tour) -> str:
-    """Return why the service doesn't work with the provider, "" if it does."""
+async def _problem_of_service(tour: Tour) -> str:
+    """Return why the service doesn't work with the provider, or "" if it does."""
     try:
         await _begin(tour)
     except grpc.aio.AioRpcError as error:
@@ -71,38 +71,38 @@ async def _unknown(tour: Tour) -> str:
 
 
 async def _first_login(tour: Tour) -> None:
-    tour.title("Mary comes from there for the first time")
+    tour.title("Mary logs in there for the first time")
     email = new_email("mary")
-    back = await _come_back(tour, email, "Mary")
+    back = await _log_in_at_provider(tour, email, "Mary")
     answer = await tour.auth().CompleteOAuth(back)
     tour.say("session", answer.tokens.session_id)
-    tour.say("an account was made", answer.new_user)
-    again = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Mary"))
-    tour.say("the next time it is the same", again.tokens.user_id == answer.tokens.user_id)
-    await tour.refused("what came back, used again", tour.auth().CompleteOAuth(back))
-    forged = await _come_back(tour, email, "Mary")
+    tour.say("an account was created", answer.new_user)
+    again = await tour.auth().CompleteOAuth(await _log_in_at_provider(tour, email, "Mary"))
+    tour.say("the next login gets the same one", again.tokens.user_id == answer.tokens.user_id)
+    await tour.rejected("the same state and code again", tour.auth().CompleteOAuth(back))
+    forged = await _log_in_at_provider(tour, email, "Mary")
     forged.code = "guessed"
-    await tour.refused("a made-up code", tour.auth().CompleteOAuth(forged))
-    await tour.refused("a redirect to another page", _begin(tour, redirect_uri=f"{REDIRECT_URI}/"))
+    await tour.rejected("a made-up code", tour.auth().CompleteOAuth(forged))
+    await tour.rejected("a redirect to another page", _begin(tour, redirect_uri=f"{REDIRECT_URI}/"))
 
 
 async def _owner(tour: Tour) -> None:
-    tour.title("Somebody made an account with Rosa's address, and waits for her")
+    tour.title("Somebody registers an account with Rosa's address before she does")
     email, password = new_email("rosa"), f"Waiting-For-Rosa-{secrets.token_hex(4)}"
     waiting = await tour.register(email, password)
-    tour.say("made, never verified", waiting)
-    answer = await tour.auth().CompleteOAuth(await _come_back(tour, email, "Rosa"))
-    tour.say("Rosa comes, and it is hers", answer.tokens.user_id == waiting)
-    await tour.refused("the password that it was made with", tour.login(email, password))
-    back = await _come_back(tour, email, "Rosa", subject="somebody else")
-    await tour.refused("her address, as somebody else", tour.auth().CompleteOAuth(back))
+    tour.say("registered, never verified", waiting)
+    answer = await tour.auth().CompleteOAuth(await _log_in_at_provider(tour, email, "Rosa"))
+    tour.say("Rosa logs in and gets the account", answer.tokens.user_id == waiting)
+    await tour.rejected("the password it was registered with", tour.login(email, password))
+    back = await _log_in_at_provider(tour, email, "Rosa", subject="somebody else")
+    await tour.rejected("her address with another subject", tour.auth().CompleteOAuth(back))
 
 
 async def _link(tour: Tour) -> None:
-    tour.title("Ada links an identity to the account that she has, and unlinks it")
+    tour.title("Ada links an identity to her account, and unlinks it")
     tokens = await tour.tokens()
     work = new_email("ada.at.work")
-    back = await _come_back(tour, work, "Ada", link=tokens.access_token)
+    back = await _log_in_at_provider(tour, work, "Ada", link=tokens.access_token)
     linked = await tour.auth().CompleteOAuth(back)
     tour.say("logged in to her account", linked.tokens.user_id == tokens.user_id)
     metadata = bearer(tokens)
@@ -115,7 +115,7 @@ async def _link(tour: Tour) -> None:
             provider=identity.provider, subject=identity.subject
         )
         await tour.account().UnlinkIdentity(request, metadata=metadata)
-    tour.say("unlinked; she is told of both by mail", len(listed.identities))
+    tour.say("unlinked, with an e-mail about both changes", len(listed.identities))
 
 
 async def _begin(
@@ -131,10 +131,10 @@ async def _begin(
     )
 
 
-async def _come_back(
+async def _log_in_at_provider(
     tour: Tour, email: str, name: str, *, subject: str = "", link: str = ""
 ) -> auth_service_pb2.CompleteOAuthRequest:
-    """Go to the provider's page as a browser does, log in, and return what comes back."""
+    """Log in on the provider's page like a browser, and return the request that completes it."""
     begun = await _begin(tour, link)
     form = {"email": email, "name": name, "subject": subject}
     async with (
@@ -143,7 +143,7 @@ async def _come_back(
     ):
         back = parse_qs(urlsplit(response.headers["Location"]).query)
     if back["state"] != [begun.state]:
-        fail("the provider sent another state back")
+        fail("the provider returned another state")
     return auth_service_pb2.CompleteOAuthRequest(
         state=begun.state, code=back["code"][0], client=tour.client
     )

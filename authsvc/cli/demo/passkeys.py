@@ -1,4 +1,4 @@
-"""Owns the chapter on passkeys: registered, used alone, used as a second factor, attacked."""
+"""Owns the chapter about passkeys: registration, login, use as a second factor, attacks."""
 
 import json
 import secrets
@@ -11,21 +11,21 @@ _ORIGIN = "http://localhost:8080"
 
 
 async def passkeys(tour: Tour) -> None:
-    """Tell how users log in without a password."""
+    """Show how users log in without a password."""
     email, password = new_email("grace"), f"Compiler-Nano-{secrets.token_hex(4)}"
     await tour.verify(email, await tour.register_for_code(email, password, "Grace"))
     tokens = (await tour.login(email, password)).tokens
     phone = Authenticator(_ORIGIN)
     await _register(tour, tokens, phone)
 
-    tour.title("She logs in with it: no address, no password, both factors at once")
+    tour.title("She logs in with it: no address, no password, two factors in one")
     begun = await _begin(tour)
     request = _answer(tour, begun, phone)
     answer = await tour.auth().LoginWithPasskey(request)
     tour.say("session", answer.tokens.session_id)
-    await tour.refused("the same answer again", tour.auth().LoginWithPasskey(request))
+    await tour.rejected("the same assertion again", tour.auth().LoginWithPasskey(request))
 
-    tour.title("From now on her password is one factor of two")
+    tour.title("From now on her password is only one of two factors")
     challenge = (await tour.login(email, password)).mfa
     tour.say("asked for one of", ", ".join(challenge.methods))
     verified = await tour.auth().VerifyMfa(
@@ -50,21 +50,21 @@ async def _register(tour: Tour, tokens: common_pb2.Tokens, phone: Authenticator)
         name="Phone",
     )
     registered = await tour.account().FinishPasskeyRegistration(request, metadata=bearer(tokens))
-    tour.say(f"{registered.factor.name} counts, id", registered.factor.factor_id)
+    tour.say(f"“{registered.factor.name}” is registered, id", registered.factor.factor_id)
     tour.say("recovery codes", len(registered.recovery_codes))
 
 
 async def _attack(tour: Tour, email: str, phone: Authenticator) -> None:
-    tour.title("A page at another address asks her phone to sign")
+    tour.title("A phishing page at another origin asks her phone for an assertion")
     begun = await _begin(tour, email)
     phishing = {"origin": "https://localhost.example"}
     request = _answer(tour, begun, phone, phishing)
-    await tour.refused("what it signed there", tour.auth().LoginWithPasskey(request))
+    await tour.rejected("the assertion for that origin", tour.auth().LoginWithPasskey(request))
 
-    tour.title("Nobody sees who has an account")
+    tour.title("The answer does not reveal who has an account")
     nobody = await _begin(tour, new_email("nobody"))
     asked = json.loads(nobody.options_json)["allowCredentials"]
-    tour.say("passkeys that an unknown address is asked for", len(asked))
+    tour.say("passkeys requested for an unknown address", len(asked))
 
 
 async def _begin(tour: Tour, email: str = "") -> auth_service_pb2.BeginPasskeyLoginResponse:

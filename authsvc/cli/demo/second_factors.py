@@ -1,4 +1,4 @@
-"""Owns the chapter on second factors: an app enrolled, asked for, guessed, lost and removed."""
+"""Owns the chapter about second factors: an app is enrolled, used, guessed, lost and removed."""
 
 import secrets
 import time
@@ -10,48 +10,48 @@ from authsvc.v1 import account_service_pb2, auth_service_pb2, common_pb2
 
 
 async def second_factors(tour: Tour) -> None:
-    """Tell how a password alone stops to be enough."""
+    """Show how a password alone stops being enough."""
     email, password = new_email("alan"), f"Enigma-Bombe-{secrets.token_hex(4)}"
-    tokens = await _arrive(tour, email, password)
+    tokens = await _register(tour, email, password)
     app, factor_id, recovery_codes = await _enroll(tour, tokens)
 
-    tour.title("From now on his password leads to a question, not to a session")
+    tour.title("From now on his password alone does not open a session")
     challenge = (await tour.login(email, password)).mfa
     tour.say("asked for one of", ", ".join(challenge.methods))
     wrong = f"{(int(app.now()) + 1) % 10**6:06}"
-    await tour.refused("a wrong code", _verify(tour, challenge, totp_code=wrong))
+    await tour.rejected("a wrong code", _verify(tour, challenge, totp_code=wrong))
     code = app.at(int(time.time()), counter_offset=1)
     verified = await _verify(tour, challenge, totp_code=code, trust_device=True)
     tour.say("session", verified.tokens.session_id)
 
-    tour.title("Somebody looked over his shoulder")
+    tour.title("Somebody has looked over his shoulder")
     device, tour.client.device_id = tour.client.device_id, secrets.token_hex(8)
     challenge = (await tour.login(email, password)).mfa
-    await tour.refused("the same code again", _verify(tour, challenge, totp_code=code))
+    await tour.rejected("the same code again", _verify(tour, challenge, totp_code=code))
 
-    tour.title("His phone is in the river: a recovery code helps, once")
+    tour.title("He has lost his phone: a recovery code works once")
     await _verify(tour, challenge, recovery_code=recovery_codes[0])
     tour.say("recovery codes left", await _recovery_codes_left(tour, tokens))
     challenge = (await tour.login(email, password)).mfa
     again = _verify(tour, challenge, recovery_code=recovery_codes[0])
-    await tour.refused("the same recovery code again", again)
+    await tour.rejected("the same recovery code again", again)
 
-    tour.title("The device that he trusted is asked for nothing, until a factor is removed")
+    tour.title("His trusted device needs no second factor until one is removed")
     tour.client.device_id = device
-    tour.say("password alone", (await tour.login(email, password)).WhichOneof("result"))
+    tour.say("the password alone gives", (await tour.login(email, password)).WhichOneof("result"))
     await tour.account().RemoveFactor(
         account_service_pb2.RemoveFactorRequest(factor_id=factor_id), metadata=bearer(tokens)
     )
     tour.say("the app is removed; recovery codes left", await _recovery_codes_left(tour, tokens))
 
 
-async def _arrive(tour: Tour, email: str, password: str) -> common_pb2.Tokens:
-    tour.title("Alan has to prove his address before he gets a second factor")
+async def _register(tour: Tour, email: str, password: str) -> common_pb2.Tokens:
+    tour.title("Alan has to verify his address before he can enrol a second factor")
     code = await tour.register_for_code(email, password, "Alan")
     tokens = (await tour.login(email, password)).tokens
     request = account_service_pb2.EnrollTotpRequest(name="Phone")
     early = tour.account().EnrollTotp(request, metadata=bearer(tokens))
-    await tour.refused("an app for an address that may be another's", early)
+    await tour.rejected("an app before the address is verified", early)
     await tour.verify(email, code)
     tour.say("his address", "verified")
     return tokens
@@ -63,13 +63,13 @@ async def _enroll(tour: Tour, tokens: common_pb2.Tokens) -> tuple[pyotp.TOTP, st
     enrolled = await tour.account().EnrollTotp(
         account_service_pb2.EnrollTotpRequest(name="Phone"), metadata=metadata
     )
-    tour.say("to be scanned", enrolled.enrollment.otpauth_uri.split("?")[0])
+    tour.say("the URI to scan", enrolled.enrollment.otpauth_uri.split("?")[0])
     app = pyotp.TOTP(enrolled.enrollment.secret)
     request = account_service_pb2.ConfirmTotpRequest(
         factor_id=enrolled.enrollment.factor_id, code=app.now(), client=tour.client
     )
     confirmed = await tour.account().ConfirmTotp(request, metadata=metadata)
-    tour.say("it counts; recovery codes", len(confirmed.recovery_codes))
+    tour.say("it is enrolled; recovery codes", len(confirmed.recovery_codes))
     return app, request.factor_id, list(confirmed.recovery_codes)
 
 

@@ -1,4 +1,4 @@
-"""Owns the tour itself: the connections as each client, the user it follows, and how it speaks."""
+"""Owns the tour itself: the connections of each client, its user Ada, and its output."""
 
 import secrets
 from collections.abc import Awaitable
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceAsyncStub
     from authsvc.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 
 
 class Tour:
-    """What every chapter works with: Ada, and stubs to call the service as any client."""
+    """What all chapters share: the user Ada, and stubs to call the service as any client."""
 
     def __init__(self, certs: Path, target: str) -> None:
         self._certs = certs
-        # Where `authsvc dev` puts what it has to tell users.
+        # The folder where `authsvc dev` puts messages to users.
         self.messages = certs.parent / "messages"
         self.target = target
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -47,25 +47,25 @@ class Tour:
         self.email = new_email("ada")
         self.password = f"Correct-Horse-{secrets.token_hex(4)}"
         self.client = new_client()
-        self._ada_is_here = False
+        self._ada_is_registered = False
 
     async def close(self) -> None:
         """Close the connections."""
         for channel in self._channels.values():
             await channel.close()
 
-    async def arrive(self) -> None:
-        """See that the service is up, or end the tour saying how to start it."""
-        self.title("The service is up, and speaks mutual TLS only")
+    async def check_health(self) -> None:
+        """Check that the service is up, or end the tour and say how to start it."""
+        self.title("The service is up, and accepts only mutual TLS")
         health = health_pb2_grpc.HealthStub(self.channel())
         try:
-            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE)
+            answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             fail(f"{self.target} does not answer ({error.details()}); start it with: make run")
         self.say("health", health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
     def channel(self, client: str = "app") -> grpc.aio.Channel:
-        """Return the connection as one of the development clients."""
+        """Return the connection of one of the development clients."""
         if client not in self._channels:
             path = self._certs / "clients" / client
             credentials = grpc.ssl_channel_credentials(
@@ -77,55 +77,55 @@ class Tour:
         return self._channels[client]
 
     def thumbprint(self, client: str = "app") -> bytes:
-        """Return the SHA-256 of a client's certificate, as TLS shows it to whom it calls."""
+        """Return the SHA-256 of a client's certificate, as its TLS peer sees it."""
         pem = (self._certs / "clients" / f"{client}.crt").read_bytes()
         return x509.load_pem_x509_certificate(pem).fingerprint(SHA256())
 
     def auth(self, client: str = "app") -> "AuthServiceAsyncStub":
-        """Return AuthService as one of the clients."""
+        """Return the stub of AuthService for one of the clients."""
         return auth_service_pb2_grpc.AuthServiceStub(self.channel(client))
 
     def account(self, client: str = "app") -> "AccountServiceAsyncStub":
-        """Return AccountService as one of the clients."""
+        """Return the stub of AccountService for one of the clients."""
         return account_service_pb2_grpc.AccountServiceStub(self.channel(client))
 
     def sessions(self, client: str = "app") -> "SessionServiceAsyncStub":
-        """Return SessionService as one of the clients."""
+        """Return the stub of SessionService for one of the clients."""
         return session_service_pb2_grpc.SessionServiceStub(self.channel(client))
 
     def limits(self, client: str = "app") -> "RateLimitServiceAsyncStub":
-        """Return RateLimitService as one of the clients."""
+        """Return the stub of RateLimitService for one of the clients."""
         return rate_limit_service_pb2_grpc.RateLimitServiceStub(self.channel(client))
 
     def admin(self, client: str = "admin") -> "AdminServiceAsyncStub":
-        """Return AdminService as one of the clients."""
+        """Return the stub of AdminService for one of the clients."""
         return admin_service_pb2_grpc.AdminServiceStub(self.channel(client))
 
     def title(self, text: str) -> None:
-        """Begin a scene."""
+        """Print the title of a scene."""
         self._console.print(f"\n[bold]{text}[/]")
 
     def say(self, what: str, outcome: object, *, good: bool = True) -> None:
-        """Tell what happened."""
+        """Print a step and its outcome."""
         mark = "[green]✓[/]" if good else "[yellow]✗[/]"
         self._console.print(f"  {mark} {what}: [cyan]{outcome}[/]")
 
     def end(self, text: str) -> None:
-        """Say the last word."""
+        """Print the closing line."""
         self._console.print(f"\n[bold green]{text}[/]")
 
-    async def refused(self, what: str, call: Awaitable[Any]) -> None:
-        """Make a call that has to be refused, and tell the reason."""
+    async def rejected(self, what: str, call: Awaitable[Any]) -> None:
+        """Make a call that must be rejected, and print the reason."""
         try:
             await call
         except grpc.aio.AioRpcError as error:
             self.say(what, f"{error.code().name} {_reason(error)}", good=False)
         else:
-            fail(f"{what}: was expected to be refused, but was done")
+            fail(f"{what}: should have been rejected, but succeeded")
 
     async def register(self, email: str, password: str, name: str = "") -> str:
-        """Make an account; return its user's id."""
-        self._ada_is_here |= email == self.email
+        """Register an account and return its user id."""
+        self._ada_is_registered |= email == self.email
         answer = await self.auth().Register(
             auth_service_pb2.RegisterRequest(
                 email=email, password=password, display_name=name, client=self.client
@@ -134,7 +134,7 @@ class Tour:
         return answer.user_id
 
     async def register_for_code(self, email: str, password: str, name: str) -> str:
-        """Make an account; return the code that verifies its address instead of sending it."""
+        """Register an account and return the code that verifies its address, which is not sent."""
         answer = await self.auth("issuer").Register(
             auth_service_pb2.RegisterRequest(
                 email=email,
@@ -147,31 +147,31 @@ class Tour:
         return answer.code
 
     async def verify(self, email: str, code: str) -> None:
-        """Prove by a code that an address is its user's."""
+        """Verify an address with a code."""
         await self.auth().VerifyEmail(
             auth_service_pb2.VerifyEmailRequest(email=email, code=code, client=self.client)
         )
 
     async def login(self, email: str, password: str) -> auth_service_pb2.LoginResponse:
-        """Log in by password; the outcome is tokens, or a second factor to be given."""
+        """Log in with a password; the result is tokens or a request for a second factor."""
         return await self.auth().Login(
             auth_service_pb2.LoginRequest(email=email, password=password, client=self.client)
         )
 
     async def tokens(self) -> common_pb2.Tokens:
-        """Log Ada in; register her if no chapter did."""
-        if not self._ada_is_here:
+        """Log Ada in, after registering her if no chapter has done so."""
+        if not self._ada_is_registered:
             await self.register(self.email, self.password, "Ada")
         return (await self.login(self.email, self.password)).tokens
 
 
 def new_email(name: str) -> str:
-    """Return an address that nobody has yet."""
+    """Return an address that is not yet in use."""
     return f"{name}.{secrets.token_hex(4)}@example.com"
 
 
 def new_client() -> common_pb2.ClientContext:
-    """Return a device at an address (of the documentation range, RFC 3849) seen never before."""
+    """Return a new device at a new address from the documentation range (RFC 3849)."""
     network = ":".join(f"{secrets.randbelow(0x10000):x}" for _ in range(2))
     return common_pb2.ClientContext(
         ip=f"2001:db8:{network}::1", user_agent="authsvc-demo/1", device_id=secrets.token_hex(8)
@@ -179,7 +179,7 @@ def new_client() -> common_pb2.ClientContext:
 
 
 def bearer(tokens: common_pb2.Tokens) -> tuple[tuple[str, str], ...]:
-    """Return the metadata by which a call acts for the tokens' user."""
+    """Return the metadata that makes a call act for the tokens' user."""
     return (("authorization", f"Bearer {tokens.access_token}"),)
 
 

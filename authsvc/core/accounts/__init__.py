@@ -1,4 +1,4 @@
 """Owns accounts: created, read, changed, exported and deleted.
 
-Entry classes: `Accounts`, `AccountData`, `AccountDeletion`, `PasswordChange`, `PasswordRecovery`.
+Entry classes: `Accounts`, `AccountData`, `AccountDeletion`, `PasswordChange`, `PasswordReset`.
 """

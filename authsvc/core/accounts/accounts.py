@@ -13,7 +13,7 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import email_taken, user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -62,10 +62,11 @@ class Accounts:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
-        sessions: Sessions,
+        sessions: SessionEnding,
         brute_force: BruteForce,
         codes: CodeRequests,
         clock: Clock,

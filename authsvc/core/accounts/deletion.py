@@ -33,6 +33,7 @@ class AccountDeletion:
 
     def __init__(
         self,
+        *,
         database: Database,
         recent_login: RecentLogin,
         outbox: Outbox,

@@ -14,7 +14,7 @@ from authsvc.core.login.password import stored_hash
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -45,12 +45,13 @@ class PasswordChange:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
         attempts: Attempts,
         recent_login: RecentLogin,
-        sessions: Sessions,
+        sessions: SessionEnding,
         outbox: Outbox,
         clock: Clock,
     ) -> None:

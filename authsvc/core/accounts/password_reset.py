@@ -10,7 +10,7 @@ from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -21,17 +21,18 @@ from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 
-class PasswordRecovery:
+class PasswordReset:
     """Sets passwords for those who can't log in."""
 
     def __init__(
         self,
+        *,
         database: Database,
         proofs: CodeProofs,
         attempts: Attempts,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
-        sessions: Sessions,
+        sessions: SessionEnding,
         outbox: Outbox,
         clock: Clock,
     ) -> None:

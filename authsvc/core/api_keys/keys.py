@@ -71,6 +71,7 @@ class ApiKeys:
 
     def __init__(
         self,
+        *,
         database: Database,
         outbox: Outbox,
         limiter: RateLimiter,

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
-from uuid import UUID
 
 import structlog
 
@@ -20,7 +19,6 @@ from authsvc.core.lib.batching import Batcher
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.revocations.cache import RevocableCache
-from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.clock import Clock
@@ -93,17 +91,27 @@ class LoadedKey:
         return InactiveReason.EXPIRED if now >= self.key.expire_time else None
 
 
+class ApiKeyCache(RevocableCache[LoadedKey]):
+    """The active keys that were used last, up to `max_size`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__("api_key", max_size)
+
+
 class ApiKeyValidation:
     """Judges API keys.
 
-    `permissions_of` says what users with some roles may do. `is_fresh` says whether `on_revocation`
-    would have been called by now for whatever was revoked a short while ago; while it says no, the
-    cache is not used.
+    `permissions_of` says what users with some roles may do. `is_fresh` says whether the cache would
+    have been told by now of whatever was revoked a short while ago; while it says no, the cache is
+    not used.
     """
 
     def __init__(
         self,
+        *,
         database: Database,
+        cache: ApiKeyCache,
+        last_use: LastUse[ApiKeyId],
         limiter: RateLimiter,
         permissions_of: Callable[[Iterable[str]], Sequence[str]],
         settings: ApiKeySettings,
@@ -111,14 +119,14 @@ class ApiKeyValidation:
         is_fresh: Callable[[], bool],
     ) -> None:
         self._database = database
+        self._cache = cache
+        self._last_use = last_use
         self._limiter = limiter
         self._permissions_of = permissions_of
         self._interval = settings.last_use_interval
         self._clock = clock
         self._is_fresh = is_fresh
-        self._cache: RevocableCache[LoadedKey] = RevocableCache(settings.cache_size)
-        self._reads = Batcher(self._read, _MAX_BATCH, _MAX_WAITING)
-        self._last_use = LastUse(database, store.touch, settings.last_use_interval)
+        self._reads = Batcher(run=self._read, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
 
     async def validate(self, check: ApiKeyCheck) -> ApiKeyResult:
         """Judge an API key; if it is in force, its use is charged to its own limit.
@@ -142,29 +150,6 @@ class ApiKeyValidation:
         if not set(check.required_scopes).issubset(loaded.scopes):
             return _INACTIVE[InactiveReason.SCOPE_MISSING]
         return ApiKeyResult(active=True, key=loaded.key, scopes=loaded.scopes)
-
-    def forget(self, key_id: ApiKeyId) -> None:
-        """Forget a key, also if it is being read."""
-        self._cache.drop(key_id)
-
-    def on_revocation(self, revocation: Revocation) -> None:
-        """Forget what was revoked; called for every announcement."""
-        if revocation.kind == "api_key":
-            self._cache.drop(UUID(revocation.id))
-        elif revocation.kind == "user":
-            self._cache.drop_user(UserId(UUID(revocation.id)))
-
-    def on_gap(self) -> None:
-        """Forget everything; called when announcements may have been missed."""
-        self._cache.drop_all()
-
-    async def flush(self) -> None:
-        """Write when keys were last used; the last thing before the database is closed."""
-        await self._last_use.flush()
-
-    async def run(self) -> None:
-        """Write when keys were last used, every second, until cancelled."""
-        await self._last_use.run()
 
     def _cached(self, token_hash: bytes) -> LoadedKey | None:
         if not self._is_fresh():

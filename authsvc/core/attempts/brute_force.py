@@ -58,7 +58,9 @@ class BruteForce:
     def __init__(self, database: Database, settings: BruteForceSettings, keyring: Keyring) -> None:
         self._settings = settings
         # No rejection is remembered in this process: a refund elsewhere may have undone it.
-        self._limiter = RateLimiter(database, _policies(settings), rejected_cache_size=0)
+        self._limiter = RateLimiter(
+            database=database, policies=_policies(settings), rejected_cache_size=0
+        )
         self._key = keyring.derive("brute-force")[0]
 
     def max_failures(self, *, known_device: bool) -> int:

@@ -28,6 +28,7 @@ class EmailChange:
 
     def __init__(
         self,
+        *,
         database: Database,
         codes: OneTimeCodes,
         limits: CodeLimits,

@@ -17,7 +17,7 @@ class EmailVerification:
     """Verifies addresses."""
 
     def __init__(
-        self, database: Database, codes: OneTimeCodes, attempts: Attempts, clock: Clock
+        self, *, database: Database, codes: OneTimeCodes, attempts: Attempts, clock: Clock
     ) -> None:
         self._database = database
         self._codes = codes

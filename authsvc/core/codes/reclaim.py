@@ -7,7 +7,7 @@ Paverd, "Pre-hijacked accounts", 2022): nothing of it stays that could be come b
 from dataclasses import replace
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.ending import SessionEnding
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
@@ -19,7 +19,7 @@ from authsvc.store.postgres.database import Connection
 class AccountReclaim:
     """Hands accounts over to the owners of their addresses."""
 
-    def __init__(self, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, sessions: SessionEnding, clock: Clock) -> None:
         self._sessions = sessions
         self._clock = clock
 

@@ -36,10 +36,6 @@ class CodeProofs:
         self._arrival = arrival
         self._clock = clock
 
-    async def find_account(self, connection: Connection, purpose: Purpose, code_id: UUID) -> str:
-        """Do as `OneTimeCodes.find_account`."""
-        return await self._codes.find_account(connection, purpose, code_id)
-
     async def claim(
         self,
         connection: Connection,

@@ -52,6 +52,7 @@ class CodeLimits:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: CodeSettings,
         networks: BruteForceSettings,
@@ -59,7 +60,9 @@ class CodeLimits:
     ) -> None:
         self._networks = networks
         self._interval = settings.resend_interval
-        self._limiter = RateLimiter(database, _policies(settings), _REMEMBERED)
+        self._limiter = RateLimiter(
+            database=database, policies=_policies(settings), rejected_cache_size=_REMEMBERED
+        )
         self._key = keyring.derive("code-requests")[0]
 
     def replace_settings(self, settings: CodeSettings, networks: BruteForceSettings) -> None:
@@ -101,6 +104,7 @@ class CodeRequests:
 
     def __init__(
         self,
+        *,
         database: Database,
         codes: OneTimeCodes,
         outbox: Outbox,

@@ -30,7 +30,7 @@ class SecondFactors:
     """Decides whether one proof is enough, and makes challenges where it is not."""
 
     def __init__(
-        self, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
+        self, *, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
     ) -> None:
         self._lifetime = settings.challenge_lifetime
         self._required_for_roles = settings.required_for_roles

@@ -25,6 +25,7 @@ class Factors:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         recent_login: RecentLogin,

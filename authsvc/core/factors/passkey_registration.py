@@ -38,11 +38,12 @@ class RegisteredPasskey:
     recovery_codes: list[str] = field(repr=False)
 
 
-class BeginPasskeyRegistration:
+class PasskeyRegistrationStart:
     """Starts the registration of passkeys."""
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,
@@ -79,11 +80,12 @@ class BeginPasskeyRegistration:
         return CreationRequest(challenge_id, options)
 
 
-class FinishPasskeyRegistration:
+class PasskeyRegistration:
     """Completes the registration of passkeys."""
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         recent_login: RecentLogin,

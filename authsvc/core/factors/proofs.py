@@ -54,6 +54,7 @@ class FactorProofs:
 
     def __init__(
         self,
+        *,
         totp: Totp,
         recovery_codes: RecoveryCodes,
         passkeys: Passkeys,

@@ -23,6 +23,7 @@ class TotpEnrollments:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         recent_login: RecentLogin,

@@ -26,6 +26,7 @@ class OAuthStart:
 
     def __init__(
         self,
+        *,
         states: OAuthStates,
         providers: Providers,
         settings: OAuthSettings,

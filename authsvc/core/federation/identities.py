@@ -24,7 +24,7 @@ class Identities:
     """The identities of all users."""
 
     def __init__(
-        self, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
+        self, *, database: Database, recent_login: RecentLogin, outbox: Outbox, clock: Clock
     ) -> None:
         self._database = database
         self._recent_login = recent_login

@@ -49,7 +49,7 @@ class OAuthStates:
     """Keeps logins under way until they are completed, for `lifetime` at most."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, lifetime: timedelta, clock: Clock
+        self, *, database: Database, keyring: Keyring, lifetime: timedelta, clock: Clock
     ) -> None:
         self._database = database
         self._keyring = keyring

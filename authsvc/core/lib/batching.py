@@ -33,6 +33,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
+        *,
         run: Callable[[list[Item]], Awaitable[Sequence[Result | Exception]]],
         max_batch: int = 500,
         max_waiting: int = 10_000,

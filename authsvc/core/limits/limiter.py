@@ -31,16 +31,16 @@ class RateLimiter:
 
     def __init__(
         self,
+        *,
         database: Database,
         policies: Mapping[str, Policy],
         rejected_cache_size: int,
-        *,
         clock: Callable[[], int] | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._rejected = RejectedCache(rejected_cache_size)
-        self._batcher = Batcher(self._decide, _MAX_BATCH, _MAX_WAITING)
+        self._batcher = Batcher(run=self._decide, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
         self.replace_policies(policies)
 
     def replace_policies(self, policies: Mapping[str, Policy]) -> None:

@@ -3,7 +3,7 @@
 from uuid import UUID
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
-from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import code_invalid
@@ -19,17 +19,20 @@ class CodeLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
+        codes: OneTimeCodes,
         proofs: CodeProofs,
         attempts: Attempts,
         completion: LoginCompletion,
     ) -> None:
         self._database = database
+        self._codes = codes
         self._proofs = proofs
         self._attempts = attempts
         self._completion = completion
 
-    async def login(
+    async def log_in(
         self, call: Call, challenge_id: UUID, code: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user whose code was made by the request `challenge_id`.
@@ -44,7 +47,7 @@ class CodeLogin:
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         async with self._database.connection() as connection:
-            account = await self._proofs.find_account(connection, Purpose.LOGIN, challenge_id)
+            account = await self._codes.find_account(connection, Purpose.LOGIN, challenge_id)
         async with self._attempts.evaluate(call, account, client, failure=code_invalid) as attempt:
             outcome = await self._claim(attempt, challenge_id, code)
             if outcome is None:

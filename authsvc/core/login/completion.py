@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from authsvc.config import CodeSettings
 from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.factors.challenges import SecondFactors
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.opening import SessionOpening
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
@@ -22,7 +22,8 @@ class LoginCompletion:
 
     def __init__(
         self,
-        sessions: Sessions,
+        *,
+        sessions: SessionOpening,
         second_factors: SecondFactors,
         codes: CodeSettings,
         clock: Clock,

@@ -72,6 +72,7 @@ class OAuthLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         states: OAuthStates,
         providers: Providers,

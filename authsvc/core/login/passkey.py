@@ -75,11 +75,12 @@ class BoundAccounts:
         ]
 
 
-class BeginPasskeyLogin:
+class PasskeyLoginStart:
     """Starts logins by passkey."""
 
     def __init__(
         self,
+        *,
         database: Database,
         relying_party: RelyingParty,
         accounts: BoundAccounts,
@@ -125,11 +126,12 @@ class BeginPasskeyLogin:
         return PasskeyRequest(challenge.challenge_id, options)
 
 
-class LoginWithPasskey:
+class PasskeyLogin:
     """Completes logins by passkey."""
 
     def __init__(
         self,
+        *,
         database: Database,
         passkeys: Passkeys,
         accounts: BoundAccounts,
@@ -144,7 +146,7 @@ class LoginWithPasskey:
         self._completion = completion
         self._clock = clock
 
-    async def login(
+    async def log_in(
         self, call: Call, challenge_id: UUID, assertion_json: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user whose passkey signed the challenge, which is used up by that.

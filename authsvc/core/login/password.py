@@ -24,6 +24,7 @@ class PasswordLogin:
 
     def __init__(
         self,
+        *,
         database: Database,
         hasher: PasswordHasher,
         attempts: Attempts,
@@ -36,7 +37,7 @@ class PasswordLogin:
         self._completion = completion
         self._clock = clock
 
-    async def login(
+    async def log_in(
         self, call: Call, email: str, password: str, client: ClientContext
     ) -> LoginOutcome:
         """Log in the user with this e-mail address and password.

@@ -27,6 +27,7 @@ class MfaVerification:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: SecondFactorSettings,
         attempts: Attempts,

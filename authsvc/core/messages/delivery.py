@@ -85,6 +85,7 @@ class Deliverer:
 
     def __init__(
         self,
+        *,
         database: Database,
         keyring: Keyring,
         post: Transport | None,

@@ -22,7 +22,7 @@ class StoredMessages:
     """Lists messages and lets abandoned ones be delivered after all."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, abandon_after: timedelta, clock: Clock
+        self, *, database: Database, keyring: Keyring, abandon_after: timedelta, clock: Clock
     ) -> None:
         self._database = database
         self._keyring = keyring

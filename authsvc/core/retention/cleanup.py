@@ -36,6 +36,7 @@ class Retention:
 
     def __init__(
         self,
+        *,
         database: Database,
         settings: RetentionSettings,
         clock: Clock,

@@ -25,6 +25,7 @@ class UnverifiedAccounts:
 
     def __init__(
         self,
+        *,
         database: Database,
         deletion: AccountDeletion,
         settings: RetentionSettings,

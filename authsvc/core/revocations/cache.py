@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+from authsvc.core.revocations.listener import Kind, Revocation
 from authsvc.models.ids import UserId
 
 
@@ -59,9 +60,13 @@ class Loading(Generic[Entry]):
 
 
 class RevocableCache(Generic[Entry]):
-    """The most recently used entries, up to `max_size` (0: none), by token hash and by id."""
+    """The most recently used entries, up to `max_size` (0: none), by token hash and by id.
 
-    def __init__(self, max_size: int) -> None:
+    `kind` is how revocations call its entries.
+    """
+
+    def __init__(self, kind: Kind, max_size: int) -> None:
+        self._kind = kind
         self._max_size = max_size
         self._by_token: OrderedDict[bytes, Entry] = OrderedDict()
         self._by_id: dict[UUID, Entry] = {}
@@ -104,6 +109,13 @@ class RevocableCache(Generic[Entry]):
         if len(self._by_token) > self._max_size:
             self._forget(next(iter(self._by_token.values())))
 
+    def on_revocation(self, revocation: Revocation) -> None:
+        """Forget what was revoked; called for every announcement."""
+        if revocation.kind == self._kind:
+            self.drop(UUID(revocation.id))
+        elif revocation.kind == "user":
+            self.drop_user(UserId(UUID(revocation.id)))
+
     def drop(self, key: UUID) -> None:
         """Forget what has this id, also if it is being read."""
         for loading in self._loadings:
@@ -120,7 +132,7 @@ class RevocableCache(Generic[Entry]):
             self._forget(self._by_id[key])
 
     def drop_all(self) -> None:
-        """Forget everything, also what is being read."""
+        """Forget everything, also what is being read: revocations may have been missed."""
         for loading in self._loadings:
             loading.drop_all()
         self._by_token.clear()

@@ -44,6 +44,7 @@ class RevocationListener:
 
     def __init__(
         self,
+        *,
         database: DatabaseSettings,
         staleness: timedelta,
         on_event: Callable[[Revocation], None],

@@ -1,4 +1,5 @@
 """Owns sessions: opened, validated, refreshed, listed and ended.
 
-Entry class: `Sessions`.
+Entry classes: `SessionOpening`, `SessionValidation`, `SessionRefresh`, `SessionEnding` and
+`SessionListing`.
 """

@@ -1,7 +1,6 @@
 """Owns what the cache of sessions holds: a session in force, and when its use matters again."""
 
 from datetime import datetime
-from typing import TypeAlias
 
 from authsvc.core.revocations.cache import RevocableCache
 from authsvc.models.ids import SessionId, UserId
@@ -17,7 +16,7 @@ class CachedSession:
     __slots__ = ("session", "slide_time", "token_hash", "touch_time")
 
     def __init__(
-        self, session: Session, token_hash: bytes, touch_time: datetime, slide_time: datetime
+        self, *, session: Session, token_hash: bytes, touch_time: datetime, slide_time: datetime
     ) -> None:
         self.session = session
         self.token_hash = token_hash
@@ -35,4 +34,8 @@ class CachedSession:
         return self.session.user_id
 
 
-SessionCache: TypeAlias = RevocableCache[CachedSession]
+class SessionCache(RevocableCache[CachedSession]):
+    """The sessions in force that were used last, up to `max_size`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__("session", max_size)

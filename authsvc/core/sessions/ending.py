@@ -1,21 +1,93 @@
-"""Owns the ending of one session: the row, the revocation and the audit event, all or nothing."""
+"""Owns the ending of sessions: the row, the revocation and the audit event, all or nothing."""
 
 from collections.abc import Mapping
 from datetime import datetime
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.errors import session_not_found
 from authsvc.models.calls import Call, ClientContext
-from authsvc.models.ids import SessionId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason
-from authsvc.store import revocations
+from authsvc.store import revocations, users
 from authsvc.store import sessions as store
-from authsvc.store.postgres.database import Connection
+from authsvc.store.postgres.database import Connection, Database
 
 _EVENT_TYPES: Mapping[RevokeReason, AuditType] = {
     RevokeReason.LOGOUT: AuditType.LOGOUT,
     RevokeReason.REVOKED: AuditType.REVOKE,
     RevokeReason.REFRESH_TOKEN_REUSED: AuditType.REFRESH_REUSE,
 }
+
+
+class SessionEnding:
+    """Ends sessions, one or all of a user's."""
+
+    def __init__(
+        self, *, database: Database, cache: SessionCache, codec: RefreshTokenCodec, clock: Clock
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._codec = codec
+        self._clock = clock
+
+    async def log_out(self, call: Call, refresh_token: str) -> None:
+        """End the session of a refresh token, current or not; harmless if it has ended.
+
+        Raises:
+            Unauthenticated: REFRESH_TOKEN_INVALID: it is not one of ours.
+        """
+        session_id, _ = self._codec.decode(refresh_token)
+        await self._end(call, session_id, RevokeReason.LOGOUT)
+
+    async def revoke(self, call: Call, session_id: SessionId) -> None:
+        """End a session; harmless if it has ended.
+
+        Raises:
+            NotFound: SESSION_NOT_FOUND.
+        """
+        if await self._end(call, session_id, RevokeReason.REVOKED):
+            return
+        async with self._database.connection() as connection:
+            if not await store.find(connection, [session_id]):
+                raise session_not_found()
+
+    async def revoke_all(
+        self, call: Call, user_id: UserId, except_session_id: SessionId | None = None
+    ) -> int:
+        """End all sessions of a user but one; return how many were active, 0 for unknown users."""
+        async with self._database.transaction() as connection:
+            return await self.revoke_in(
+                connection, call, user_id, RevokeReason.REVOKED, except_session_id
+            )
+
+    async def revoke_in(
+        self,
+        connection: Connection,
+        call: Call,
+        user_id: UserId,
+        reason: RevokeReason,
+        except_session_id: SessionId | None = None,
+    ) -> int:
+        """Do as `revoke_all` within the caller's transaction, for any reason."""
+        if await users.lock_user(connection, user_id) is None:
+            return 0
+        now = self._clock.now()
+        ended = await store.revoke_of_user(connection, user_id, now, reason, except_session_id)
+        if ended:
+            await revocations.append(connection, now, session_ids=list(ended))
+            detail = {"reason": reason.value, "sessions": [str(key) for key in ended]}
+            event = AuditEvent(AuditType.REVOKE, call, user_id, detail=detail)
+            await record_event(connection, now, event)
+        return sum(ended.values())
+
+    async def _end(self, call: Call, session_id: SessionId, reason: RevokeReason) -> bool:
+        async with self._database.transaction() as connection:
+            ended = await end_session(connection, call, self._clock.now(), session_id, reason)
+        self._cache.drop(session_id)
+        return ended
 
 
 async def end_session(

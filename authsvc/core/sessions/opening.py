@@ -16,25 +16,53 @@ from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
 from authsvc.store import users
-from authsvc.store.postgres.database import Connection
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.session_opening import open_session
 
 
-class SessionOpener:
+class SessionOpening:
     """Opens sessions."""
 
     def __init__(
         self,
+        *,
+        database: Database,
         issuer: TokenIssuer,
         settings: SessionSettings,
         tokens: TokenSettings,
         clock: Clock,
     ) -> None:
+        self._database = database
         self._issuer = issuer
         self._max_per_user = settings.max_per_user
         self._absolute_lifetime = settings.absolute_lifetime
         self._idle_lifetime = tokens.refresh_lifetime
         self._clock = clock
+
+    async def create(
+        self, call: Call, user_id: UserId, client: ClientContext, methods: Sequence[str]
+    ) -> Tokens:
+        """Open a session for a user who was authenticated by `methods` (RFC 8176).
+
+        Raises:
+            NotFound: USER_NOT_FOUND, also if the account is disabled.
+        """
+        async with self._database.transaction() as connection:
+            return await self.open(connection, call, user_id, client, methods)
+
+    async def log_in(
+        self,
+        connection: Connection,
+        call: Call,
+        user: User,
+        client: ClientContext,
+        methods: Sequence[str],
+    ) -> Tokens:
+        """Open a session for a user who just logged in, and record that in the same event.
+
+        Within the caller's transaction, which found the user active and holds the user's row.
+        """
+        return await self._open(connection, call, user, client, methods, AuditType.LOGIN)
 
     async def open(
         self,
@@ -52,11 +80,9 @@ class SessionOpener:
         user = await users.note_login(connection, user_id, self._clock.now())
         if user is None:
             raise user_not_found()
-        return await self.open_for(
-            connection, call, user, client, methods, AuditType.SESSION_CREATE
-        )
+        return await self._open(connection, call, user, client, methods, AuditType.SESSION_CREATE)
 
-    async def open_for(
+    async def _open(
         self,
         connection: Connection,
         call: Call,
@@ -65,7 +91,6 @@ class SessionOpener:
         methods: Sequence[str],
         event_type: AuditType,
     ) -> Tokens:
-        """Do as `open` for an active user whose row the caller's transaction holds."""
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
         await self._store(connection, call, session, digest(session_token), event_type)

@@ -31,6 +31,7 @@ class SessionReader:
 
     def __init__(
         self,
+        *,
         database: Database,
         cache: SessionCache,
         settings: SessionSettings,
@@ -42,9 +43,11 @@ class SessionReader:
         self._touch_interval = settings.last_use_interval
         self._idle_lifetime = tokens.refresh_lifetime
         self._clock = clock
-        self._by_token = Batcher(self._read_by_token, _MAX_BATCH, _MAX_WAITING)
-        self._by_id = Batcher(self._read_by_id, _MAX_BATCH, _MAX_WAITING)
-        self._extensions = Batcher(self._extend, _MAX_BATCH, _MAX_WAITING)
+        self._by_token = Batcher(
+            run=self._read_by_token, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING
+        )
+        self._by_id = Batcher(run=self._read_by_id, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
+        self._extensions = Batcher(run=self._extend, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
 
     async def by_token(self, token_hash: bytes) -> CachedSession | None:
         """Return the session whose token has this SHA-256, ended or not."""
@@ -95,7 +98,12 @@ class SessionReader:
         if slide_time < session.absolute_expire_time:
             slide_time -= self._idle_lifetime / 2
         touch_time = session.last_use_time + self._touch_interval
-        return CachedSession(session, stored.token_hash, touch_time, slide_time)
+        return CachedSession(
+            session=session,
+            token_hash=stored.token_hash,
+            touch_time=touch_time,
+            slide_time=slide_time,
+        )
 
 
 def is_in_force(session: Session, now: datetime) -> bool:

@@ -34,6 +34,7 @@ class SessionRefresh:
 
     def __init__(
         self,
+        *,
         database: Database,
         cache: SessionCache,
         codec: RefreshTokenCodec,

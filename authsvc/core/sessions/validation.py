@@ -50,10 +50,15 @@ _INACTIVE: Final = {reason: SessionResult(active=False, reason=reason) for reaso
 
 
 class SessionValidation:
-    """Judges sessions, by their secret token or for an access token by their id."""
+    """Judges sessions, by their secret token or for an access token by their id.
+
+    `is_fresh` says whether the cache would have been told by now of whatever was revoked
+    `cache_staleness` ago; while it says no, the cache is not used.
+    """
 
     def __init__(
         self,
+        *,
         reader: SessionReader,
         cache: SessionCache,
         last_use: LastUse[SessionId],
@@ -70,18 +75,21 @@ class SessionValidation:
         self._is_fresh = is_fresh
 
     async def validate(self, check: SessionCheck) -> SessionResult:
-        """Judge a session token, and keep its session alive if that is active."""
+        """Say whether a session is active, by its token, and keep it alive if it is."""
         return self._judge_cached(check) or await self._judge_stored(check)
 
     async def validate_many(self, checks: Sequence[SessionCheck]) -> list[SessionResult]:
-        """Judge several session tokens; the results are in their order."""
+        """Do as `validate` for several; the results are in the order of the checks."""
         cached = [self._judge_cached(check) for check in checks]
         missing = [check for check, found in zip(checks, cached, strict=True) if found is None]
         stored = iter(await asyncio.gather(*map(self._judge_stored, missing)))
         return [result or next(stored) for result in cached]
 
     def find_cached(self, session_id: SessionId) -> Session | None:
-        """Return a session in force that an access token is used for, if the cache has it."""
+        """Return a session that an access token is used for, if it is in force and in the cache.
+
+        None says nothing but that `find` has to be asked.
+        """
         if not self._is_fresh():
             return None
         entry = self._cache.by_id(session_id)
@@ -92,10 +100,11 @@ class SessionValidation:
             self._note_use(entry, now)
         return entry.session
 
-    async def find(self, session_id: SessionId, *, strict: bool) -> Session | None:
+    async def find(self, session_id: SessionId, *, strict: bool = False) -> Session | None:
         """Return a session that an access token is used for, ended or not; None: unknown.
 
-        An access token does not extend its session: refreshing does.
+        With `strict` it is never from the cache. An access token does not extend its session:
+        refreshing does.
         """
         if not strict and (session := self.find_cached(session_id)):
             return session

@@ -49,6 +49,7 @@ class AccessTokens:
 
     def __init__(
         self,
+        *,
         keys: SigningKeys,
         settings: TokenSettings,
         permissions: Mapping[str, tuple[str, ...]],

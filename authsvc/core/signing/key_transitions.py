@@ -26,7 +26,7 @@ class KeyTransitions:
     """Moves signing keys from state to state; new ones are of the algorithm in `settings`."""
 
     def __init__(
-        self, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
+        self, *, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
     ) -> None:
         self._database = database
         self._keyring = keyring

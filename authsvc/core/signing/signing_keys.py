@@ -43,6 +43,7 @@ class SigningKeys:
 
     def __init__(
         self,
+        *,
         database: Database,
         keyring: Keyring,
         settings: TokenSettings,
@@ -54,7 +55,9 @@ class SigningKeys:
         self._settings = settings
         self._clock = clock
         self._hears_revocations = is_fresh
-        self._transitions = KeyTransitions(database, keyring, settings, clock)
+        self._transitions = KeyTransitions(
+            database=database, keyring=keyring, settings=settings, clock=clock
+        )
         self._keys = KeySet()
         self._verifying: dict[str, VerifyingKey] = {}
         self._active: SigningKey | None = None

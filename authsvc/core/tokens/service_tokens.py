@@ -26,6 +26,7 @@ class ServiceTokens:
 
     def __init__(
         self,
+        *,
         database: Database,
         access_tokens: AccessTokens,
         validation: TokenValidation,

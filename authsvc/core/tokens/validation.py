@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from authsvc.core.sessions.sessions import Sessions
+from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid
 from authsvc.models.sessions import Session
@@ -51,7 +51,7 @@ _INACTIVE: Final = {reason: TokenResult(active=False, reason=reason) for reason 
 class TokenValidation:
     """Judges access tokens."""
 
-    def __init__(self, access_tokens: AccessTokens, sessions: Sessions) -> None:
+    def __init__(self, access_tokens: AccessTokens, sessions: SessionValidation) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
 

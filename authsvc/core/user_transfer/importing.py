@@ -57,7 +57,7 @@ class UserImport:
     """Takes over users from elsewhere, with their password hashes; `settings` bound it."""
 
     def __init__(
-        self, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
+        self, *, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
     ) -> None:
         self._database = database
         self._hasher = hasher
@@ -81,7 +81,14 @@ class UserImport:
             FieldInvalid: The file as a whole can't be used.
             FailedPrecondition: LIMIT_REACHED: too many rows or bytes; the first are imported.
         """
-        work = _Import(self._database, self._clock, call, options, on_failure, on_batch)
+        work = _Import(
+            database=self._database,
+            clock=self._clock,
+            call=call,
+            options=options,
+            on_failure=on_failure,
+            on_batch=on_batch,
+        )
         parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())
         reader = RowReader(self.settings.max_row_bytes, options.file_format)
         size = count = 0
@@ -114,6 +121,7 @@ class _Import:
 
     def __init__(
         self,
+        *,
         database: Database,
         clock: Clock,
         call: Call,

@@ -5,13 +5,13 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from authsvc.core.api_keys.keys import NewApiKey
+from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.rate_limit.messages import policy_name
-from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_NAME = 64
@@ -23,7 +23,7 @@ _NANOS = 1_000_000_000
 class ApiKeyRpcs:
     """A user's API keys."""
 
-    _use: AccountUseCases
+    _use: UseCases
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, _context: Context

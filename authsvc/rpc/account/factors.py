@@ -1,11 +1,11 @@
 """Owns the handlers of AccountService about second factors, but for passkeys' registration."""
 
+from authsvc.core.use_cases import UseCases
 from authsvc.models.factors import Factor
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
-from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_NAME = 64
@@ -15,13 +15,13 @@ _MAX_CODE = 64
 class FactorRpcs:
     """The RPCs about the user's second factors."""
 
-    _use: AccountUseCases
+    _use: UseCases
 
     async def ListFactors(
         self, _request: pb.ListFactorsRequest, _context: Context
     ) -> pb.ListFactorsResponse:
         """Return the factors that count."""
-        found, recovery_codes_left = await self._use.factors.own.list(current_claims().subject)
+        found, recovery_codes_left = await self._use.factors.list(current_claims().subject)
         return pb.ListFactorsResponse(
             factors=map(factor_message, found), recovery_codes_left=recovery_codes_left
         )
@@ -31,14 +31,14 @@ class FactorRpcs:
     ) -> pb.EnrollTotpResponse:
         """Start the enrolment of an authenticator app."""
         name = convert.text(request.name, "name", _MAX_NAME)
-        enrollment = await self._use.factors.totp.enroll(current_claims(), name)
+        enrollment = await self._use.totp_enrollments.enroll(current_claims(), name)
         return pb.EnrollTotpResponse(enrollment=enrollment_message(enrollment))
 
     async def ConfirmTotp(
         self, request: pb.ConfirmTotpRequest, _context: Context
     ) -> pb.ConfirmTotpResponse:
         """Complete the enrolment of an authenticator app."""
-        codes = await self._use.factors.totp.confirm(
+        codes = await self._use.totp_enrollments.confirm(
             current_call(),
             current_claims(),
             _factor_id(request.factor_id),
@@ -52,16 +52,14 @@ class FactorRpcs:
     ) -> pb.RemoveFactorResponse:
         """Remove a factor."""
         factor_id = _factor_id(request.factor_id)
-        await self._use.factors.own.remove(current_call(), current_claims(), factor_id)
+        await self._use.factors.remove(current_call(), current_claims(), factor_id)
         return pb.RemoveFactorResponse()
 
     async def GenerateRecoveryCodes(
         self, _request: pb.GenerateRecoveryCodesRequest, _context: Context
     ) -> pb.GenerateRecoveryCodesResponse:
         """Make ten new recovery codes."""
-        codes = await self._use.factors.own.generate_recovery_codes(
-            current_call(), current_claims()
-        )
+        codes = await self._use.factors.generate_recovery_codes(current_call(), current_claims())
         return pb.GenerateRecoveryCodesResponse(recovery_codes=codes)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from authsvc.core.use_cases import UseCases
 from authsvc.models.audit import SecurityEvent
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
-from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_CHUNK = 60 * 1_024
@@ -15,7 +15,7 @@ _MAX_CHUNK = 60 * 1_024
 class DataRpcs:
     """The RPCs about what is held on the user."""
 
-    _use: AccountUseCases
+    _use: UseCases
 
     async def ListSecurityEvents(
         self, request: pb.ListSecurityEventsRequest, _context: Context

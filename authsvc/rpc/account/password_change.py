@@ -1,9 +1,9 @@
 """Owns the handler of AccountService that changes a password."""
 
 from authsvc.core.accounts.password_change import NewPassword
+from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
-from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_PASSWORD = 1_024
@@ -12,7 +12,7 @@ _MAX_PASSWORD = 1_024
 class PasswordRpcs:
     """The RPC about the user's password."""
 
-    _use: AccountUseCases
+    _use: UseCases
 
     async def ChangePassword(
         self, request: pb.ChangePasswordRequest, _context: Context

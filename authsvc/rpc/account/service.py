@@ -1,5 +1,6 @@
 """Owns the handlers of AccountService: a user's own account, by that user's access token."""
 
+from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context
 from authsvc.rpc.account.api_keys import ApiKeyRpcs
 from authsvc.rpc.account.email_change import EmailChangeRpcs
@@ -10,7 +11,6 @@ from authsvc.rpc.account.own_data import DataRpcs
 from authsvc.rpc.account.passkeys import PasskeyRegistrationRpcs
 from authsvc.rpc.account.password_change import PasswordRpcs
 from authsvc.rpc.call_context import current_call, current_claims
-from authsvc.rpc.use_cases import AccountUseCases
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1 import account_service_pb2_grpc as rpc
 
@@ -27,7 +27,7 @@ class AccountHandler(
 ):
     """A user's own account."""
 
-    def __init__(self, use: AccountUseCases) -> None:
+    def __init__(self, use: UseCases) -> None:
         self._use = use
 
     async def GetAccount(

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+from authsvc.core.use_cases import UseCases
 from authsvc.core.user_transfer.import_fields import firebase_parameters
 from authsvc.core.user_transfer.import_rows import RowFailure
-from authsvc.core.user_transfer.importing import ImportOptions, UserImport
+from authsvc.core.user_transfer.importing import ImportOptions
 from authsvc.errors import FieldInvalid, Overloaded, StoreUnavailable
 from authsvc.rpc import Context
 from authsvc.rpc.call_context import current_call
@@ -19,8 +20,8 @@ _MAX_FAILURES = 1_000
 class AdminHandler(rpc.AdminServiceServicer):
     """What operators do."""
 
-    def __init__(self, user_import: UserImport) -> None:
-        self._user_import = user_import
+    def __init__(self, use: UseCases) -> None:
+        self._use = use
         self._imports = 0
 
     async def ImportUsers(
@@ -41,7 +42,7 @@ class AdminHandler(rpc.AdminServiceServicer):
             first = await self._next(requests)
             if first is None:
                 return pb.ImportUsersResponse()
-            counts = await self._user_import.run(
+            counts = await self._use.user_import.run(
                 current_call(), self._parts(first, requests), _options(first), note
             )
         return pb.ImportUsersResponse(
@@ -53,7 +54,7 @@ class AdminHandler(rpc.AdminServiceServicer):
 
     @contextmanager
     def _import_slot(self) -> Iterator[None]:
-        if self._imports >= self._user_import.settings.max_parallel:
+        if self._imports >= self._use.user_import.settings.max_parallel:
             raise Overloaded("Other imports are under way.", retry_after=10)
         self._imports += 1
         try:
@@ -74,7 +75,7 @@ class AdminHandler(rpc.AdminServiceServicer):
         self, requests: AsyncIterator[pb.ImportUsersRequest]
     ) -> pb.ImportUsersRequest | None:
         """Return the next message, None after the last; who idles has to start again."""
-        seconds = self._user_import.settings.idle_timeout.total_seconds()
+        seconds = self._use.user_import.settings.idle_timeout.total_seconds()
         try:
             async with asyncio.timeout(seconds):
                 return await anext(requests, None)

@@ -1,15 +1,15 @@
 """Owns the RPC of AuthService about API keys: whether one is active."""
 
 from authsvc.core.api_keys.validation import ApiKeyCheck
+from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 
 
 class KeyRpcs:
     """API keys, judged."""
 
-    _use: AuthUseCases
+    _use: UseCases
 
     async def ValidateApiKey(
         self, request: pb.ValidateApiKeyRequest, _context: Context
@@ -19,7 +19,7 @@ class KeyRpcs:
             convert.token(request.api_key, "api_key"),
             convert.scopes(request.required_scopes, "required_scopes"),
         )
-        result = await self._use.api_keys.validate(check)
+        result = await self._use.api_key_validation.validate(check)
         if result.key is None:
             wait = result.retry_after
             return pb.ValidateApiKeyResponse(

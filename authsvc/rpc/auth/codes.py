@@ -1,12 +1,12 @@
 """Owns the handlers of AuthService about one-time codes."""
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
+from authsvc.core.use_cases import UseCases
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_EMAIL = 254
@@ -17,13 +17,13 @@ _MAX_PASSWORD = 1_024
 class CodeRpcs:
     """The RPCs by which codes are asked for and used."""
 
-    _use: AuthUseCases
+    _use: UseCases
 
     async def VerifyEmail(
         self, request: pb.VerifyEmailRequest, _context: Context
     ) -> pb.VerifyEmailResponse:
         """Prove that an address belongs to its account's user."""
-        await self._use.codes.verification.verify(
+        await self._use.email_verification.verify(
             current_call(),
             convert.text(request.email, "email", _MAX_EMAIL, required=True),
             convert.text(request.code, "code", _MAX_CODE, required=True),
@@ -51,7 +51,7 @@ class CodeRpcs:
         self, request: pb.LoginWithCodeRequest, _context: Context
     ) -> pb.LoginWithCodeResponse:
         """Check a code and go on as Login."""
-        outcome = await self._use.codes.login.login(
+        outcome = await self._use.code_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),
             convert.text(request.code, "code", _MAX_CODE, required=True),
@@ -72,7 +72,7 @@ class CodeRpcs:
         self, request: pb.ResetPasswordRequest, _context: Context
     ) -> pb.ResetPasswordResponse:
         """Set a new password."""
-        await self._use.codes.recovery.reset(
+        await self._use.password_reset.reset(
             current_call(),
             convert.text(request.email, "email", _MAX_EMAIL, required=True),
             convert.text(request.code, "code", _MAX_CODE, required=True),
@@ -93,5 +93,5 @@ class CodeRpcs:
         wanted: Delivery = delivery(request.delivery)
         client: ClientContext = convert.client_context(request.client)
         email = convert.text(request.email, "email", _MAX_EMAIL, required=True)
-        requests = self._use.codes.requests
+        requests = self._use.code_requests
         return wanted, await requests.request(current_call(), purpose, email, wanted, client)

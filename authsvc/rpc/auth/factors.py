@@ -1,10 +1,10 @@
 """Owns the handler of AuthService that takes a second factor."""
 
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
+from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_TOKEN = 8_192
@@ -15,13 +15,13 @@ _MAX_ASSERTION = 16_384
 class MfaRpcs:
     """The RPC that completes a login with a second factor."""
 
-    _use: AuthUseCases
+    _use: UseCases
 
     async def VerifyMfa(
         self, request: pb.VerifyMfaRequest, _context: Context
     ) -> pb.VerifyMfaResponse:
         """Complete a login with a second factor."""
-        tokens = await self._use.factors.verification.verify(
+        tokens = await self._use.mfa_verification.verify(
             current_call(),
             convert.text(request.mfa_token, "mfa_token", _MAX_TOKEN, required=True),
             _factor(request),

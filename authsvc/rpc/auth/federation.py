@@ -1,22 +1,22 @@
 """Owns the handlers of AuthService for logins at other providers."""
 
+from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 
 
 class OAuthRpcs:
     """Logins at other providers."""
 
-    _use: AuthUseCases
+    _use: UseCases
 
     async def BeginOAuth(
         self, request: pb.BeginOAuthRequest, _context: Context
     ) -> pb.BeginOAuthResponse:
         """Say where to send a user's browser to."""
-        authorization = await self._use.oauth.start.begin(
+        authorization = await self._use.oauth_start.begin(
             convert.text(request.provider, "provider", 64, required=True),
             convert.text(request.redirect_uri, "redirect_uri", 2_048, required=True),
             convert.client_context(request.client),
@@ -28,7 +28,7 @@ class OAuthRpcs:
         self, request: pb.CompleteOAuthRequest, _context: Context
     ) -> pb.CompleteOAuthResponse:
         """Log in a user whom a provider sent back."""
-        result = await self._use.oauth.login.complete(
+        result = await self._use.oauth_login.complete(
             current_call(),
             convert.text(request.state, "state", 256, required=True),
             convert.text(request.code, "code", 2_048, required=True),

@@ -4,6 +4,7 @@ from weakref import WeakKeyDictionary
 
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.tokens.validation import TokenCheck, TokenResult
+from authsvc.core.use_cases import UseCases
 from authsvc.models.tokens import TokenClaims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account.messages import display_name
@@ -15,7 +16,6 @@ from authsvc.rpc.auth.passkeys import PasskeyRpcs
 from authsvc.rpc.auth.tokens import TokenRpcs
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import auth_service_pb2_grpc as rpc
 
@@ -30,7 +30,7 @@ class AuthHandler(
 ):
     """Credentials in, tokens out; and the question whether a token is still good."""
 
-    def __init__(self, use: AuthUseCases) -> None:
+    def __init__(self, use: UseCases) -> None:
         self._use = use
         # Making a message costs more than judging a cached token, so it is kept beside its claims.
         self._active: WeakKeyDictionary[TokenClaims, pb.ValidateTokenResponse] = WeakKeyDictionary()
@@ -50,7 +50,7 @@ class AuthHandler(
 
     async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
         """Check an e-mail address and a password and create a session."""
-        outcome = await self._use.login.login(
+        outcome = await self._use.password_login.log_in(
             current_call(),
             convert.text(request.email, "email", _MAX_EMAIL, required=True),
             convert.text(request.password, "password", _MAX_PASSWORD, required=True),
@@ -64,7 +64,7 @@ class AuthHandler(
         self, request: pb.RefreshTokensRequest, _context: Context
     ) -> pb.RefreshTokensResponse:
         """Replace a refresh token by a new pair of tokens."""
-        tokens = await self._use.sessions.refresh(
+        tokens = await self._use.session_refresh.refresh(
             current_call(),
             convert.text(request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True),
             convert.client_context(request.client),
@@ -76,7 +76,7 @@ class AuthHandler(
         token = convert.text(
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
         )
-        await self._use.sessions.logout(current_call(), token)
+        await self._use.session_ending.log_out(current_call(), token)
         return pb.LogoutResponse()
 
     async def ValidateToken(
@@ -90,7 +90,7 @@ class AuthHandler(
             request.strict,
             convert.thumbprint(request.certificate_thumbprint, "certificate_thumbprint"),
         )
-        return self._result(await self._use.tokens.validate(check))
+        return self._result(await self._use.token_validation.validate(check))
 
     async def BatchValidateTokens(
         self, request: pb.BatchValidateTokensRequest, _context: Context
@@ -101,7 +101,7 @@ class AuthHandler(
             convert.token(token, f"access_tokens[{index}]")
             for index, token in enumerate(request.access_tokens)
         ]
-        results = await self._use.tokens.validate_many(
+        results = await self._use.token_validation.validate_many(
             tokens, convert.text(request.audience, "audience", 256)
         )
         return pb.BatchValidateTokensResponse(results=map(self._result, results))
@@ -109,8 +109,8 @@ class AuthHandler(
     async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
         """Return the public keys that verify access tokens."""
         return pb.GetJwksResponse(
-            jwks_json=self._use.keys.jwks(),
-            expire_time=convert.timestamp(self._use.keys.jwks_expire_time()),
+            jwks_json=self._use.signing_keys.jwks(),
+            expire_time=convert.timestamp(self._use.signing_keys.jwks_expire_time()),
         )
 
     def _result(self, result: TokenResult) -> pb.ValidateTokenResponse:

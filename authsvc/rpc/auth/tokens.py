@@ -1,8 +1,8 @@
 """Owns the RPCs of AuthService about tokens for services: their own, and exchanged ones."""
 
+from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_caller
-from authsvc.rpc.use_cases import AuthUseCases
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_AUDIENCE = 256
@@ -11,7 +11,7 @@ _MAX_AUDIENCE = 256
 class TokenRpcs:
     """Tokens for services."""
 
-    _use: AuthUseCases
+    _use: UseCases
 
     async def IssueServiceToken(
         self, request: pb.IssueServiceTokenRequest, _context: Context

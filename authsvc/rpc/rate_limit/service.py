@@ -1,6 +1,7 @@
 """Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
 
-from authsvc.core.limits.limiter import Check, RateLimiter
+from authsvc.core.limits.limiter import Check
+from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.rate_limit import messages
@@ -11,15 +12,15 @@ from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 class RateLimitHandler(rpc.RateLimitServiceServicer):
     """May this happen now? Limits that all replicas share."""
 
-    def __init__(self, limiter: RateLimiter) -> None:
-        self._limiter = limiter
+    def __init__(self, use: UseCases) -> None:
+        self._use = use
 
     async def CheckRateLimit(
         self, request: pb.CheckRateLimitRequest, _context: Context
     ) -> pb.CheckRateLimitResponse:
         """Take every charge of a check, or none."""
         charges = messages.charges(request.charges)
-        result = await self._limiter.check(charges, dry_run=request.dry_run)
+        result = await self._use.rate_limiter.check(charges, dry_run=request.dry_run)
         return messages.fill_check(pb.CheckRateLimitResponse(), result)
 
     async def BatchCheckRateLimits(
@@ -37,7 +38,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
             at_most = f"must hold at most {messages.MAX_BATCH_CHARGES} charges in all"
             raise FieldInvalid("checks", at_most)
         response = pb.BatchCheckRateLimitsResponse()
-        for result in await self._limiter.check_many(checks):
+        for result in await self._use.rate_limiter.check_many(checks):
             messages.fill_check(response.results.add(), result)
         return response
 
@@ -45,7 +46,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self, request: pb.GetRateLimitRequest, _context: Context
     ) -> pb.GetRateLimitResponse:
         """Return a key's state and take nothing."""
-        verdict = await self._limiter.get(
+        verdict = await self._use.rate_limiter.get(
             messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
         response = pb.GetRateLimitResponse()
@@ -56,7 +57,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self, request: pb.RefundRateLimitRequest, _context: Context
     ) -> pb.RefundRateLimitResponse:
         """Give back what an earlier check took."""
-        verdict = await self._limiter.refund(
+        verdict = await self._use.rate_limiter.refund(
             messages.policy_name(request.policy, "policy"),
             messages.limit_key(request.key, "key"),
             messages.cost(request.cost, "cost"),
@@ -69,7 +70,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self, request: pb.ResetRateLimitRequest, _context: Context
     ) -> pb.ResetRateLimitResponse:
         """Forget what a key has used."""
-        await self._limiter.reset(
+        await self._use.rate_limiter.reset(
             messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
         return pb.ResetRateLimitResponse()
@@ -85,7 +86,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
                 messages.policy_name(after, "page_token")
             except FieldInvalid:
                 raise FieldInvalid("page_token", "is not a token of this list") from None
-        rest = [policy for policy in self._limiter.policies() if policy.name > after]
+        rest = [policy for policy in self._use.rate_limiter.policies() if policy.name > after]
         page = rest[:size]
         return pb.ListPoliciesResponse(
             policies=messages.policy_messages(page),

@@ -2,7 +2,8 @@
 
 from weakref import WeakKeyDictionary
 
-from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
+from authsvc.core.sessions.validation import SessionCheck, SessionResult
+from authsvc.core.use_cases import UseCases
 from authsvc.models.sessions import Session
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -13,8 +14,8 @@ from authsvc.v1 import session_service_pb2_grpc as rpc
 class SessionHandler(rpc.SessionServiceServicer):
     """Sessions: created, validated, listed and ended."""
 
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
+    def __init__(self, use: UseCases) -> None:
+        self._use = use
         # Making a message costs more than judging a cached session, so it is kept beside it.
         self._messages: WeakKeyDictionary[Session, pb.Session] = WeakKeyDictionary()
 
@@ -22,7 +23,7 @@ class SessionHandler(rpc.SessionServiceServicer):
         self, request: pb.CreateSessionRequest, _context: Context
     ) -> pb.CreateSessionResponse:
         """Create a session for a user whom the caller authenticated."""
-        tokens = await self._sessions.create(
+        tokens = await self._use.session_opening.create(
             current_call(),
             convert.user_id(request.user_id),
             convert.client_context(request.client),
@@ -36,7 +37,7 @@ class SessionHandler(rpc.SessionServiceServicer):
         self, request: pb.ValidateSessionRequest, _context: Context
     ) -> pb.ValidateSessionResponse:
         """Say whether a session is active."""
-        return self._result(await self._sessions.validate(_check(request, "")))
+        return self._result(await self._use.session_validation.validate(_check(request, "")))
 
     async def BatchValidateSessions(
         self, request: pb.BatchValidateSessionsRequest, _context: Context
@@ -44,21 +45,21 @@ class SessionHandler(rpc.SessionServiceServicer):
         """Say of up to 1000 sessions whether they are active."""
         convert.batch_size(request.checks, "checks")
         checks = [_check(check, f"checks[{index}].") for index, check in enumerate(request.checks)]
-        results = await self._sessions.validate_many(checks)
+        results = await self._use.session_validation.validate_many(checks)
         return pb.BatchValidateSessionsResponse(results=map(self._result, results))
 
     async def GetSession(
         self, request: pb.GetSessionRequest, _context: Context
     ) -> pb.GetSessionResponse:
         """Return a session by its public id."""
-        session = await self._sessions.get(convert.session_id(request.session_id))
+        session = await self._use.session_listing.get(convert.session_id(request.session_id))
         return pb.GetSessionResponse(session=convert.session_message(session))
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, _context: Context
     ) -> pb.ListSessionsResponse:
         """List a user's active sessions, newest first."""
-        page = await self._sessions.list(
+        page = await self._use.session_listing.list(
             convert.user_id(request.user_id),
             convert.page_size(request.page_size),
             convert.text(request.page_token, "page_token", 512),
@@ -72,7 +73,9 @@ class SessionHandler(rpc.SessionServiceServicer):
         self, request: pb.RevokeSessionRequest, _context: Context
     ) -> pb.RevokeSessionResponse:
         """End a session by its public id."""
-        await self._sessions.revoke(current_call(), convert.session_id(request.session_id))
+        await self._use.session_ending.revoke(
+            current_call(), convert.session_id(request.session_id)
+        )
         return pb.RevokeSessionResponse()
 
     async def RevokeUserSessions(
@@ -80,7 +83,7 @@ class SessionHandler(rpc.SessionServiceServicer):
     ) -> pb.RevokeUserSessionsResponse:
         """End all sessions of a user, but for one if wanted."""
         spared = request.except_session_id
-        count = await self._sessions.revoke_all(
+        count = await self._use.session_ending.revoke_all(
             current_call(),
             convert.user_id(request.user_id),
             convert.session_id(spared, "except_session_id") if spared else None,

@@ -27,8 +27,8 @@ class Connector:
 
     def __init__(
         self,
-        address: str,
         *,
+        address: str,
         timeout: float = _DEFAULT_TIMEOUT,
         command_timeout: float | None = None,
         statement_cache_size: int = 0,

@@ -51,13 +51,13 @@ class Database:
     async def open(cls, settings: DatabaseSettings) -> "Database":
         """Connect `pool_min` times, at least once; raises StoreUnavailable when that fails."""
         connector = Connector(
-            settings.url.get_secret_value(),
+            address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=settings.command_timeout.total_seconds(),
             statement_cache_size=settings.statement_cache_size,
         )
         pool = Pool(
-            connector,
+            connector=connector,
             minimum=settings.pool_min,
             maximum=settings.pool_max,
             acquire_timeout=settings.acquire_timeout.total_seconds(),

@@ -94,7 +94,7 @@ async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> li
     """
     wanted = shipped() if migrations is None else migrations
     applied = []
-    connection = await Connector(dsn).connect()
+    connection = await Connector(address=dsn).connect()
     try:
         while (version := await _apply_next(connection, wanted)) is not None:
             applied.append(version)
@@ -108,7 +108,7 @@ async def pending(dsn: str) -> list[MigrationStatus]:
 
     Changes nothing. Raises as `migrate`.
     """
-    connection = await Connector(dsn).connect()
+    connection = await Connector(address=dsn).connect()
     try:
         rows = await _rows(connection)
     finally:

@@ -43,7 +43,7 @@ class Pool:
     """
 
     def __init__(
-        self, connector: Connector, *, minimum: int, maximum: int, acquire_timeout: float
+        self, *, connector: Connector, minimum: int, maximum: int, acquire_timeout: float
     ) -> None:
         self._connector = connector
         self._minimum = minimum

@@ -35,7 +35,11 @@ class Erasing:
         outbox = Outbox(KEYRING, timedelta(hours=1), clock)
         recent = RecentLogin(timedelta(minutes=10), clock)
         self.deletion = AccountDeletion(
-            service.database, recent, outbox, clock, self.forgotten.append
+            database=service.database,
+            recent_login=recent,
+            outbox=outbox,
+            clock=clock,
+            forget=self.forgotten.append,
         )
 
     async def user(self) -> UserId:
@@ -87,6 +91,7 @@ async def test_others_keep_theirs(erasing: Erasing) -> None:
     assert await erasing.value("SELECT count(*) FROM users") == 1
 
 
+@pytest.mark.slow
 async def test_what_was_cut_off_is_resumed(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +136,7 @@ async def test_a_failure_at_the_end_undoes_the_end(
     assert erasing.forgotten == []
 
 
+@pytest.mark.slow
 async def test_nobody_is_not_erased(erasing: Erasing) -> None:
     user_id = await erasing.user()
     await erasing.live(30)

@@ -39,14 +39,14 @@ class World:
     def __post_init__(self) -> None:
         service = self.service
         self.change = PasswordChange(
-            service.database,
-            service.hasher,
-            PasswordPolicy("standard"),
-            service.attempts,
-            RecentLogin(timedelta(minutes=10), self.clock),
-            service.sessions,
-            Outbox(KEYRING, timedelta(hours=1), self.clock),
-            self.clock,
+            database=service.database,
+            hasher=service.hasher,
+            policy=PasswordPolicy("standard"),
+            attempts=service.attempts,
+            recent_login=RecentLogin(timedelta(minutes=10), self.clock),
+            sessions=service.sessions.ending,
+            outbox=Outbox(KEYRING, timedelta(hours=1), self.clock),
+            clock=self.clock,
         )
 
     async def log_in(self, device: str = "") -> Tokens:
@@ -175,6 +175,7 @@ async def test_a_stolen_token_is_no_way_to_guess(world: World) -> None:
     assert await world.value(TOLD) == 0
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_dont_overtake_the_limit(world: World) -> None:
     tokens = await world.log_in()
     before = world.service.hasher.compared
@@ -275,6 +276,7 @@ async def test_the_current_one_is_needed(world: World) -> None:
 # Races
 
 
+@pytest.mark.slow
 async def test_of_parallel_changes_one_wins(free_world: World) -> None:
     tokens = await free_world.log_in()
     news = [f"{ANOTHER}-{n}" for n in range(100)]

@@ -43,7 +43,7 @@ async def test_it_logs_nobody_in_and_ends_all_sessions(coded: Coded) -> None:
     tokens = [await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT) for _ in range(3)]
     await coded.reset((await coded.request(RESET)).code)
     for session_id in (token.session_id for token in tokens):
-        session = await coded.service.sessions.get(session_id)
+        session = await coded.service.sessions.listing.get(session_id)
         assert session.revoke_reason is RevokeReason.PASSWORD_CHANGED
     assert await coded.fetchval("SELECT count(*) FROM sessions WHERE revoke_time IS NULL") == 0
     assert await coded.fetchval("SELECT count(*) FROM revocations") == 3
@@ -63,6 +63,7 @@ async def test_the_user_is_told_and_it_is_recorded(coded: Coded) -> None:
     assert not any(text in shown for text in (EMAIL, EMAIL.lower(), issued.code, NEW_PASSWORD))
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_reset_once(coded: Coded) -> None:
     issued = await coded.request(RESET)
     results = await outcomes(coded.reset(issued.code) for _ in range(100))
@@ -141,7 +142,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     # Who reads the mail must not get new guesses at the second factor by it.
     assert await failures(coded.database) == 7
     assert await failures_of_devices(coded.database) == 8
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     assert await outcome(secured.verify(waiting.mfa_token, app.code())) == "CREDENTIALS_INVALID"
 
@@ -152,7 +153,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
 async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.reset((await coded.request(RESET)).code)
-    session = await coded.service.sessions.get(tokens.session_id)
+    session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.OWNER_ARRIVED
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert await coded.service.login(NEW_PASSWORD) == "OK"
@@ -160,11 +161,12 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
     assert (await coded.events())["user.owner_arrived"] == 1
 
 
+@pytest.mark.slow
 async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded: Coded) -> None:
     secured = Secured(coded.service)
     await secured.secure_unproved(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
-    login = coded.service.password_login.login(CALL, EMAIL, NEW_PASSWORD, CLIENT)
+    login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
     assert isinstance(await login, MfaChallenge)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)
@@ -208,6 +210,7 @@ async def test_an_account_disabled_while_the_password_is_hashed_stays_as_it_is(
     assert await coded.mailbox(MessageKind.PASSWORD_CHANGED) == []
 
 
+@pytest.mark.slow
 async def test_a_login_with_the_old_password_meanwhile_is_ended_or_refused(coded: Coded) -> None:
     issued = await coded.request(RESET)
 

@@ -56,7 +56,7 @@ async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
     world.clock.advance(MICROSECOND)
     assert await keys.reason(created.text) is InactiveReason.EXPIRED
     await world.disable(user_id)
-    keys.validation.on_gap()
+    keys.cache.drop_all()
     assert await keys.reason(created.text) is InactiveReason.USER_DISABLED
     await keys.keys.revoke(CALL, user_id, created.key.key_id)
     assert await keys.reason(created.text) is InactiveReason.KEY_REVOKED
@@ -81,7 +81,7 @@ async def test_a_key_may_do_no_more_than_its_user_at_present(world: World) -> No
     created = await keys.create(user_id, "read", "write")
     assert (await keys.judge(created.text)).scopes == ("read", "write")
     await set_roles(world, user_id, "editor")
-    keys.validation.on_revocation(Revocation("user", str(user_id)))
+    keys.cache.on_revocation(Revocation("user", str(user_id)))
     assert (await keys.judge(created.text)).scopes == ("write",)
     assert await keys.reason(created.text, "read") is InactiveReason.SCOPE_MISSING
     await set_roles(world, user_id)
@@ -140,11 +140,9 @@ async def test_a_key_revoked_elsewhere_is_dropped_when_told(world: World, how: s
     await there.keys.revoke(CALL, user_id, created.key.key_id)
     assert await here.reason(created.text) is None
     events: dict[str, Callable[[], None]] = {
-        "key": lambda: here.validation.on_revocation(
-            Revocation("api_key", str(created.key.key_id))
-        ),
-        "user": lambda: here.validation.on_revocation(Revocation("user", str(user_id))),
-        "gap": here.validation.on_gap,
+        "key": lambda: here.cache.on_revocation(Revocation("api_key", str(created.key.key_id))),
+        "user": lambda: here.cache.on_revocation(Revocation("user", str(user_id))),
+        "gap": here.cache.drop_all,
     }
     events[how]()
     assert await here.reason(created.text) is InactiveReason.KEY_REVOKED
@@ -157,8 +155,8 @@ async def test_revocations_of_other_kinds_leave_keys_alone(world: World) -> None
     keys = replica(world)
     created = await keys.create(await world.add_user())
     assert await keys.reason(created.text) is None
-    keys.validation.on_revocation(Revocation("session", str(created.key.key_id)))
-    keys.validation.on_revocation(Revocation("key", str(created.key.key_id)))
+    keys.cache.on_revocation(Revocation("session", str(created.key.key_id)))
+    keys.cache.on_revocation(Revocation("key", str(created.key.key_id)))
     await world.database.close()
     assert await keys.reason(created.text) is None
 
@@ -193,11 +191,11 @@ async def test_what_is_revoked_while_it_is_read_is_not_cached(world: World, how:
     await there.keys.revoke(CALL, user_id, created.key.key_id)
     match how:
         case "key":
-            here.validation.on_revocation(Revocation("api_key", str(created.key.key_id)))
+            here.cache.on_revocation(Revocation("api_key", str(created.key.key_id)))
         case "user":
-            here.validation.on_revocation(Revocation("user", str(user_id)))
+            here.cache.on_revocation(Revocation("user", str(user_id)))
         case _:
-            here.validation.on_gap()
+            here.cache.drop_all()
     held.go_on.set()
     assert await reading is None  # It was active when it was read.
     assert await here.reason(created.text) is InactiveReason.KEY_REVOKED
@@ -242,7 +240,7 @@ async def test_every_use_of_a_key_in_force_is_charged_and_no_other(world: World)
     assert await keys.reason(created.text, "write") is InactiveReason.SCOPE_MISSING
     assert (await keys.limiter.get("two", str(created.key.key_id))).remaining == 1
     await world.disable(user_id)
-    keys.validation.on_gap()
+    keys.cache.drop_all()
     assert await keys.reason(created.text) is InactiveReason.USER_DISABLED
     assert (await keys.limiter.get("two", str(created.key.key_id))).remaining == 1
 
@@ -273,15 +271,15 @@ async def test_the_last_use_is_noted_once_a_minute(world: World) -> None:
     first = world.clock.now()
     await keys.reason(created.text)
     assert await last_use(world, created.key.key_id) is None
-    await keys.validation.flush()
+    await keys.last_use.flush()
     assert await last_use(world, created.key.key_id) == first
     world.clock.advance(59)
     await keys.reason(created.text)
-    await keys.validation.flush()
+    await keys.last_use.flush()
     assert await last_use(world, created.key.key_id) == first
     world.clock.advance(1)
     await keys.reason(created.text)
-    await keys.validation.flush()
+    await keys.last_use.flush()
     assert await last_use(world, created.key.key_id) == first + MINUTE
 
 
@@ -292,7 +290,7 @@ async def test_the_last_use_of_inactive_keys_is_not_noted(world: World) -> None:
     world.clock.advance(MINUTE)
     for created in (revoked, expired):
         await keys.reason(created.text)
-        await keys.validation.flush()
+        await keys.last_use.flush()
         assert await last_use(world, created.key.key_id) is None
 
 
@@ -300,11 +298,11 @@ async def test_unheard_revocations_don_t_make_more_writes(world: World) -> None:
     keys = replica(world, is_fresh=lambda: False)
     created = await keys.create(await world.add_user())
     await keys.reason(created.text)
-    await keys.validation.flush()
+    await keys.last_use.flush()
     before = await _version(world, created.key.key_id)
     world.clock.advance(59)
     await keys.reason(created.text)
-    await keys.validation.flush()
+    await keys.last_use.flush()
     assert await _version(world, created.key.key_id) == before
 
 

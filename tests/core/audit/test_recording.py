@@ -33,14 +33,14 @@ async def _live(service: Service, clock: FakeClock) -> list[Tokens]:
     for email, password in ((EMAIL, WRONG), (f"{PASSWORD}@nobody.example", PASSWORD)):
         assert await service.login(password, email=email) == "CREDENTIALS_INVALID"
     first = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
-    second = await sessions.refresh(CALL, first.refresh_token, _CLIENT)
+    second = await sessions.refreshing.refresh(CALL, first.refresh_token, _CLIENT)
     clock.advance(timedelta(minutes=5))
     with pytest.raises(ServiceError, match="used before"):
-        await sessions.refresh(CALL, first.refresh_token, _CLIENT)
+        await sessions.refreshing.refresh(CALL, first.refresh_token, _CLIENT)
     third = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
-    await sessions.logout(CALL, third.refresh_token)
+    await sessions.ending.log_out(CALL, third.refresh_token)
     fourth = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
-    await sessions.revoke(CALL, fourth.session_id)
+    await sessions.ending.revoke(CALL, fourth.session_id)
     await accounts.disable(CLI, user_id)
     await accounts.enable(CLI, user_id)
     return [first, second, third, fourth]

@@ -235,6 +235,7 @@ async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: 
         assert await connection.fetchval("SELECT pg_current_xact_id_if_assigned()") is None
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_with_the_right_code_are_one(
     world: World, clock: FakeClock
 ) -> None:
@@ -244,6 +245,7 @@ async def test_a_hundred_at_once_with_the_right_code_are_one(
     assert [claim for claim in claims if claim is not None] == [world.ada]
 
 
+@pytest.mark.slow
 async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
     issued = await world.issue()
     claims = await asyncio.gather(*(world.claim(wrong(issued)) for _ in range(100)))
@@ -252,6 +254,7 @@ async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
     assert await world.claim(issued.code) is None
 
 
+@pytest.mark.slow
 async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
     made = await asyncio.gather(*(world.issue() for _ in range(20)))
     claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]

@@ -17,7 +17,12 @@ REFUSED = "TOO_MANY_ATTEMPTS"
 
 
 def limits(database: Database, **changes: object) -> CodeLimits:
-    return CodeLimits(database, unlimited_codes(**changes), BruteForceSettings(), KEYRING)
+    return CodeLimits(
+        database=database,
+        settings=unlimited_codes(**changes),
+        networks=BruteForceSettings(),
+        keyring=KEYRING,
+    )
 
 
 async def charged(made: CodeLimits, *mailed: str, ip: str | None = None, user: int = 0) -> str:

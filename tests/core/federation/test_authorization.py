@@ -49,6 +49,7 @@ async def test_a_login_begins(federated: Federated) -> None:
     assert authorization.state not in repr(authorization)
 
 
+@pytest.mark.slow
 async def test_no_two_logins_share_a_secret(federated: Federated) -> None:
     seen: Counter[str] = Counter()
     for _ in range(20):
@@ -135,6 +136,7 @@ async def test_unknown_providers(provider: str, federated: Federated) -> None:
     assert await pending(federated) == 0
 
 
+@pytest.mark.slow
 async def test_of_parallel_completions_one_logs_in(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
@@ -183,6 +185,7 @@ async def test_what_failed_cant_be_tried_again(federated: Federated) -> None:
     assert len(federated.told.asked) == 1
 
 
+@pytest.mark.slow
 async def test_a_provider_that_hangs_is_left(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ async def test_nothing_stored_is_of_use(federated: Federated) -> None:
             assert text not in row[0]
 
 
+@pytest.mark.slow
 async def test_logins_begun_are_counted_by_ip(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
@@ -244,6 +248,7 @@ async def test_logins_begun_are_counted_by_ip(
     assert await limited.service.login() == "OK"
 
 
+@pytest.mark.slow
 async def test_abandoned_logins_are_removed(federated: Federated, clock: FakeClock) -> None:
     for _ in range(7):
         await federated.begin()
@@ -251,7 +256,9 @@ async def test_abandoned_logins_are_removed(federated: Federated, clock: FakeClo
     federated.told.codes["code"] = ADA
     young = await federated.begin()
     clock.advance(federated.settings.state_lifetime / 2 + timedelta(seconds=1))
-    retention = Retention(federated.service.database, RetentionSettings(batch_size=3), clock)
+    retention = Retention(
+        database=federated.service.database, settings=RetentionSettings(batch_size=3), clock=clock
+    )
     assert (await retention.run_once())["oauth_states"] == 7
     assert await reason(federated, young) == "OK"
 

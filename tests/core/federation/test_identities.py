@@ -96,6 +96,7 @@ async def test_an_identity_of_another_user_is_not_linked(federated: Federated) -
     assert await notices(federated) == []
 
 
+@pytest.mark.slow
 async def test_one_identity_linked_by_many_at_once_is_one_s(federated: Federated) -> None:
     owners = [await log_in(federated, f"u{n}@example.test") for n in range(10)]
     ends = await asyncio.gather(
@@ -117,11 +118,12 @@ async def test_linking_needs_a_recent_login(federated: Federated, clock: FakeClo
     assert await linked(federated) == []
 
 
+@pytest.mark.slow
 async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated) -> None:
     sessions = federated.service.sessions
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
-    await sessions.revoke(CALL, mine.session_id)
+    await sessions.ending.revoke(CALL, mine.session_id)
     with pytest.raises(ServiceError) as refused:
         await federated.complete(state, WORK)
     assert refused.value.reason == "STATE_INVALID"
@@ -132,6 +134,7 @@ async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated)
     assert refused.value.reason == "BEARER_INVALID"
 
 
+@pytest.mark.slow
 async def test_sessions_that_end_while_it_is_being_linked(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +146,7 @@ async def test_sessions_that_end_while_it_is_being_linked(
     async def end_after(login: object) -> object:
         chosen = await choose(login)  # type: ignore[arg-type]
         async with service.database.transaction() as connection:
-            await service.sessions.revoke_in(
+            await service.sessions.ending.revoke_in(
                 connection, CALL, mine.user_id, RevokeReason.PASSWORD_CHANGED
             )
         return chosen
@@ -168,6 +171,7 @@ async def test_a_user_who_is_gone_links_nothing(statement: str, federated: Feder
     assert refused.value.reason == "BEARER_INVALID"
 
 
+@pytest.mark.slow
 async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
@@ -178,6 +182,7 @@ async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
     assert await linked(federated) == []
 
 
+@pytest.mark.slow
 async def test_there_may_be_twenty(federated: Federated) -> None:
     mine = await log_in(federated)
     ends = [
@@ -205,6 +210,7 @@ async def test_identities_are_listed_oldest_first(federated: Federated, clock: F
     assert "work.test" not in repr(first)
 
 
+@pytest.mark.slow
 async def test_unlinking_tells(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK, link=mine.access_token)
@@ -221,6 +227,7 @@ async def test_unlinking_tells(federated: Federated) -> None:
     assert tokens.user_id != mine.user_id
 
 
+@pytest.mark.slow
 async def test_only_one_s_own_is_unlinked(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK)
@@ -261,6 +268,7 @@ async def test_a_passkey_is_another_way(confirmed: bool, end: str, federated: Fe
     assert await unlink(federated, mine) == end
 
 
+@pytest.mark.slow
 async def test_of_two_unlinked_at_once_one_stays(federated: Federated) -> None:
     mine, _ = await federated.log_in(WORK)
     subjects = [str(n) for n in range(10)]

@@ -47,7 +47,7 @@ async def _begin(worker: Worker, coalescer: Batcher[int, int]) -> asyncio.Task[i
 
 
 async def test_what_arrives_while_a_batch_is_in_flight_forms_the_next(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 3, 1, 2)
     await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def _work() -> None:
 
 
 async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker: Worker) -> None:
-    coalescer = Batcher(worker, max_hold=60)
+    coalescer = Batcher(run=worker, max_hold=60)
     for _ in range(3):
         worker.may_finish.release()
 
@@ -82,7 +82,7 @@ async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker
 
 
 async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) -> None:
-    coalescer = Batcher(worker, max_hold=0.001)
+    coalescer = Batcher(run=worker, max_hold=0.001)
     worker.may_finish.release()
 
     async def stay_busy() -> None:
@@ -96,7 +96,7 @@ async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) ->
 
 
 async def test_a_batch_has_a_limit(worker: Worker) -> None:
-    coalescer = Batcher(worker, max_batch=2)
+    coalescer = Batcher(run=worker, max_batch=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2, 3)
     for _ in range(3):
@@ -106,7 +106,7 @@ async def test_a_batch_has_a_limit(worker: Worker) -> None:
 
 
 async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     one, two, three = _submit(coalescer, 1, 2, 3)
     await asyncio.sleep(0)
@@ -122,7 +122,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker
 
 
 async def test_an_item_may_fail_alone(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     worker.may_finish.release()
     good, bad = await asyncio.gather(*_submit(coalescer, 4, -4), return_exceptions=True)
     assert good == 8
@@ -131,7 +131,7 @@ async def test_an_item_may_fail_alone(worker: Worker) -> None:
 
 
 async def test_a_failing_batch_fails_for_each_of_its_items_and_for_no_other(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     failing = _submit(coalescer, 1, 666)
     await worker.started.acquire()
     others = _submit(coalescer, 5)
@@ -146,13 +146,13 @@ async def test_a_run_that_forgets_a_result_fails_instead_of_leaving_its_callers_
     async def forgetful(items: list[int]) -> Sequence[int | Exception]:
         return items[1:]
 
-    coalescer = Batcher(forgetful)
+    coalescer = Batcher(run=forgetful)
     outcomes = await asyncio.gather(*_submit(coalescer, 1, 2), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
 
 
 async def test_too_many_waiting_are_refused(worker: Worker) -> None:
-    coalescer = Batcher(worker, max_waiting=2)
+    coalescer = Batcher(run=worker, max_waiting=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2)
     await asyncio.sleep(0)
@@ -164,7 +164,7 @@ async def test_too_many_waiting_are_refused(worker: Worker) -> None:
 
 
 async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     (second,) = _submit(coalescer, 1)
     await asyncio.sleep(0)
@@ -179,7 +179,7 @@ async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> N
 
 
 async def test_a_batch_sees_nothing_of_the_caller_that_started_it(worker: Worker) -> None:
-    coalescer = Batcher(worker)
+    coalescer = Batcher(run=worker)
     _who.set("somebody")
     worker.may_finish.release()
     await coalescer.submit(1)

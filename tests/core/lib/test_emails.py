@@ -133,6 +133,7 @@ domains = st.lists(st.text(min_size=1, max_size=10), min_size=1, max_size=3).map
 near_addresses = st.builds("{}@{}.com".format, local_parts, domains)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.one_of(st.text(), near_addresses, st.emails()))
 def test_any_text_is_an_address_with_one_canonical_form_or_refused(text: str) -> None:
@@ -142,6 +143,7 @@ def test_any_text_is_an_address_with_one_canonical_form_or_refused(text: str) ->
         assert parse_email(email.canonical) == Email(email.canonical, email.canonical)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.characters(exclude_categories=["Cs"]))
 def test_every_character_folds_for_good(character: str) -> None:

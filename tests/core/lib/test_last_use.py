@@ -48,6 +48,7 @@ async def test_what_waits_is_bounded(world: World, monkeypatch: pytest.MonkeyPat
     assert noting._waiting[first] == world.clock.now()
 
 
+@pytest.mark.slow
 async def test_what_could_not_be_written_is_written_later(
     world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

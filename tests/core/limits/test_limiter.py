@@ -49,12 +49,14 @@ def ticker() -> Ticker:
 
 @pytest.fixture
 def limiter(database: Database, ticker: Ticker) -> RateLimiter:
-    return RateLimiter(database, _POLICIES, 0, clock=ticker)
+    return RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=0, clock=ticker)
 
 
 @pytest.fixture
 def remembering(database: Database, ticker: Ticker) -> RateLimiter:
-    limiter = RateLimiter(database, _POLICIES, 100, clock=ticker)
+    limiter = RateLimiter(
+        database=database, policies=_POLICIES, rejected_cache_size=100, clock=ticker
+    )
     # What is remembered is so for a second at most.
     limiter._rejected = RejectedCache(100, lambda: ticker.now / 1_000_000)
     return limiter
@@ -66,7 +68,7 @@ def _allowed(results: Sequence[CheckResult]) -> list[bool]:
 
 async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> None:
     policies = policies_from(RateLimitSettings().all_policies())
-    limiter = RateLimiter(database, policies, 100)
+    limiter = RateLimiter(database=database, policies=policies, rejected_cache_size=100)
     charge = Charge("login", "203.0.113.7")
     for left in (4, 3, 2, 1, 0):
         result = await limiter.check([charge])
@@ -85,7 +87,7 @@ async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> No
 
 async def test_a_burst_passes_at_once_and_no_more(database: Database, ticker: Ticker) -> None:
     policies = policies_from(RateLimitSettings().all_policies())
-    limiter = RateLimiter(database, policies, 0, clock=ticker)
+    limiter = RateLimiter(database=database, policies=policies, rejected_cache_size=0, clock=ticker)
     charge = Charge("api", "tenant")
     results = await asyncio.gather(*(limiter.check([charge]) for _ in range(101)))
     assert _allowed(results) == [True] * 100 + [False]
@@ -290,7 +292,7 @@ async def test_a_replaced_policy_is_free_at_once(remembering: RateLimiter) -> No
 
 
 async def test_without_the_database_nothing_is_decided(database: Database) -> None:
-    limiter = RateLimiter(database, _POLICIES, 100)
+    limiter = RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=100)
     await database.close()
     for call in (
         limiter.check([Charge("five", "k")]),

@@ -14,6 +14,8 @@ from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Database
 from tests.support.databases import opened
 
+pytestmark = pytest.mark.slow
+
 _DAY = timedelta(days=1)
 # Long windows, so that nothing drains while a test runs.
 _POLICIES = {
@@ -36,7 +38,11 @@ async def databases(database_dsn: str) -> AsyncIterator[list[Database]]:
 
 
 def _limiters(databases: list[Database], each: int = 1) -> list[RateLimiter]:
-    return [RateLimiter(database, _POLICIES, 0) for database in databases for _ in range(each)]
+    return [
+        RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=0)
+        for database in databases
+        for _ in range(each)
+    ]
 
 
 def _granted(results: list[CheckResult]) -> int:

@@ -14,6 +14,7 @@ from tests.support.logins import Replicas, causes
 REFUSED = "CREDENTIALS_INVALID"
 
 
+@pytest.mark.slow
 async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secured) -> None:
     ada = await required.user()
     challenge = await required.challenge()
@@ -23,7 +24,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert await reason(required.verify(challenge.mfa_token, app.wrong())) == REFUSED
     assert (await required.own.list(ada))[0] == []
     tokens = await required.verify(challenge.mfa_token, app.code())
-    session = await required.service.sessions.get(tokens.session_id)
+    session = await required.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
     (factor,), codes_left = await required.own.list(ada)
     assert (factor.factor_id, codes_left) == (app.factor_id, 0)
@@ -44,7 +45,7 @@ async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
     assert await service.login() == "OK"
     await Secured(service).fetchval("UPDATE users SET roles = '{user,operator}'")
     client = ClientContext(IP)
-    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    outcome = await service.password_login.log_in(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
 
 
@@ -54,10 +55,11 @@ async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
 ) -> None:
     email, client = "grace@example.test", ClientContext(IP)
     await required.service.accounts.create_user(CALL, email, PASSWORD, verified=verified)
-    login = required.service.password_login.login(CALL, email, PASSWORD, client)
+    login = required.service.password_login.log_in(CALL, email, PASSWORD, client)
     assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 
 
+@pytest.mark.slow
 async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -96,6 +98,7 @@ async def test_later_enrolment_replaces_the_one_of_another_login(required: Secur
     await required.verify(second.mfa_token, new.code())
 
 
+@pytest.mark.slow
 async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -106,6 +109,7 @@ async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> Non
     assert 5 <= json.loads(str(await required.failed())) <= 20
 
 
+@pytest.mark.slow
 async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secured) -> None:
     ada = await required.user()
     await required.prove(ada, proved=False)
@@ -121,6 +125,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     await required.challenge()
 
 
+@pytest.mark.slow
 async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
     required: Secured,
 ) -> None:

@@ -40,6 +40,7 @@ async def verified(federated: Federated, email: str = EMAIL) -> None:
         assert await emails.verify(connection, user_id, email.lower(), now)
 
 
+@pytest.mark.slow
 async def test_a_new_user_gets_an_account(federated: Federated, clock: FakeClock) -> None:
     tokens, new_user = await federated.log_in()
     assert new_user
@@ -174,6 +175,7 @@ async def test_a_second_factor_is_still_asked_for(federated: Federated) -> None:
     assert challenge["methods"] == ["fed"]
 
 
+@pytest.mark.slow
 async def test_guesses_by_strangers_dont_keep_out_who_cant_be_guessed(
     federated: Federated,
 ) -> None:
@@ -203,12 +205,14 @@ async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[s
     return Counter(await asyncio.gather(*map(complete, states, identities)))
 
 
+@pytest.mark.slow
 async def test_parallel_first_logins_make_one_account(federated: Federated) -> None:
     assert await race(federated, *[ADA] * 50) == {"new": 1, "OK": 49}
     assert len(await federated.fetch("SELECT FROM users")) == 1
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 
 
+@pytest.mark.slow
 async def test_one_identity_with_changing_addresses_makes_one_account(
     federated: Federated,
 ) -> None:
@@ -217,6 +221,7 @@ async def test_one_identity_with_changing_addresses_makes_one_account(
     assert len(await federated.fetch("SELECT FROM users")) == 1
 
 
+@pytest.mark.slow
 async def test_of_many_identities_with_one_address_one_gets_the_account(
     federated: Federated,
 ) -> None:
@@ -225,6 +230,7 @@ async def test_of_many_identities_with_one_address_one_gets_the_account(
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 
 
+@pytest.mark.slow
 async def test_of_many_owners_one_arrives(federated: Federated) -> None:
     await federated.service.register()
     many = [replace(ADA, subject=str(n)) for n in range(20)]

@@ -12,6 +12,8 @@ from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG, Service, cheap_p
 from tests.support.databases import giving_up_locks, opened
 from tests.support.logins import ONE, PHONE, Replicas, causes, failures, failures_of_devices, value
 
+pytestmark = pytest.mark.slow
+
 NEW_PASSWORD = "Bernoulli-Numbers-1843"
 
 

@@ -19,12 +19,13 @@ async def test_each_login_opens_a_session_of_its_own(free: Service) -> None:
     second = await free.log_in(CALL, EMAIL.upper(), PASSWORD, client)
     for name in ("session_id", "session_token", "csrf_token", "refresh_token", "access_token"):
         assert getattr(first, name) != getattr(second, name)
-    session = await free.sessions.get(first.session_id)
+    session = await free.sessions.listing.get(first.session_id)
     assert session.user_id == first.user_id
     assert session.client == client
     assert session.authentication_methods == ("pwd",)
 
 
+@pytest.mark.slow
 async def test_the_shipped_cost_of_a_hash_is_paid(replicas: Replicas, database: Database) -> None:
     service = await replicas.start(unlimited(), PasswordSettings())
     await service.register()

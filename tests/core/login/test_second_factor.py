@@ -41,10 +41,10 @@ async def test_challenge_names_what_the_user_has(secured: Secured) -> None:
 async def test_session_tells_how_its_user_logged_in(secured: Secured) -> None:
     app, (code, *_) = await secured.secure(await secured.user())
     tokens = await secured.verify((await secured.challenge()).mfa_token, app.code())
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
     tokens = await secured.verify((await secured.challenge()).mfa_token, used(code))
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
 
 
@@ -56,6 +56,7 @@ async def test_password_alone_opens_no_session(secured: Secured) -> None:
     assert await secured.events("user.login", "user.mfa_required") == {"user.mfa_required": 1}
 
 
+@pytest.mark.slow
 async def test_token_works_once(secured: Secured) -> None:
     app, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -65,6 +66,7 @@ async def test_token_works_once(secured: Secured) -> None:
     assert await secured.fetchval("SELECT count(*) FROM recovery_codes") == 10
 
 
+@pytest.mark.slow
 async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> None:
     """With recovery codes: each would be right by itself."""
     _, codes = await secured.secure(await secured.user())
@@ -77,6 +79,7 @@ async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> 
     assert await secured.events("factor.recovery_code_use") == {"factor.recovery_code_use": 1}
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -134,6 +137,7 @@ async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
     assert await secured.fetchval(query, "eve@example.test") == 0
 
 
+@pytest.mark.slow
 async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
     """Or who knows the password could guess codes for ever (SP 800-63B-4, 3.2.2)."""
     app, _ = await secured.secure(await secured.user())
@@ -162,6 +166,7 @@ async def test_locked_account_takes_no_factor(secured: Secured) -> None:
     await secured.verify(token, app.code())
 
 
+@pytest.mark.slow
 async def test_factors_are_guessed_under_the_limits_of_all_logins(replicas: Replicas) -> None:
     secured = Secured(await replicas.start())
     app, _ = await secured.secure(await secured.user())
@@ -200,6 +205,7 @@ async def test_logins_under_way_end_with_what_they_were_begun_with(secured: Secu
     await secured.verify((await secured.challenge()).mfa_token, app.code())
 
 
+@pytest.mark.slow
 async def test_challenges_don_t_pile_up(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     first = await secured.challenge()
@@ -213,7 +219,7 @@ async def test_second_step_may_come_from_elsewhere(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE, ip=IP)).mfa_token
     tokens = await secured.verify(token, app.code(), device="laptop", ip=OTHER_IP)
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     assert (session.client.device_id, session.client.ip) == ("laptop", OTHER_IP)
 
 
@@ -229,6 +235,7 @@ async def test_known_device_gives_its_factor_while_strangers_fail(replicas: Repl
     await secured.verify(token, app.code(), device=PHONE)
 
 
+@pytest.mark.slow
 async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured: Secured) -> None:
     """Either the login was completed before, or it is refused: no third way, and no deadlock."""
     ada = await secured.user()

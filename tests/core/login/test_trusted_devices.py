@@ -29,15 +29,16 @@ async def trusted(secured: Secured, email: str = EMAIL) -> App:
 async def is_trusted(secured: Secured, email: str = EMAIL, device: str = PHONE) -> bool:
     """Return whether the password is enough on this device."""
     client = ClientContext(OTHER_IP, "Test", device)
-    outcome = await secured.service.password_login.login(CALL, email, PASSWORD, client)
+    outcome = await secured.service.password_login.log_in(CALL, email, PASSWORD, client)
     return isinstance(outcome, Tokens)
 
 
+@pytest.mark.slow
 async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
     await trusted(secured)
     client = ClientContext(IP, "Test", PHONE)
     tokens = await secured.service.log_in(CALL, EMAIL, PASSWORD, client)
-    session = await secured.service.sessions.get(tokens.session_id)
+    session = await secured.service.sessions.listing.get(tokens.session_id)
     # It is one factor all the same.
     assert session.authentication_methods == ("pwd",)
     assert await secured.events("factor.device_trust") == {"factor.device_trust": 1}
@@ -51,6 +52,7 @@ async def test_without_being_asked_for_no_device_is_trusted(secured: Secured) ->
     assert not await is_trusted(secured)
 
 
+@pytest.mark.slow
 async def test_wrong_factor_earns_no_trust(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE)).mfa_token
@@ -59,6 +61,7 @@ async def test_wrong_factor_earns_no_trust(secured: Secured) -> None:
     assert not await is_trusted(secured)
 
 
+@pytest.mark.slow
 async def test_trust_is_the_device_s_that_gave_the_factor(secured: Secured) -> None:
     await trusted(secured)
     assert await is_trusted(secured)
@@ -66,6 +69,7 @@ async def test_trust_is_the_device_s_that_gave_the_factor(secured: Secured) -> N
     assert not await is_trusted(secured, device="")
 
 
+@pytest.mark.slow
 async def test_trust_is_one_user_s(secured: Secured) -> None:
     await trusted(secured)
     eves, _ = await secured.secure(await secured.user(EVE))
@@ -76,6 +80,7 @@ async def test_trust_is_one_user_s(secured: Secured) -> None:
     assert not await is_trusted(secured, EVE)
 
 
+@pytest.mark.slow
 async def test_trust_ends_when_its_time_is_over(secured: Secured) -> None:
     await trusted(secured)
     secured.clock.advance(timedelta(days=30) - timedelta(seconds=STEP + 1))
@@ -94,6 +99,7 @@ async def test_trust_ends_with_a_factor(secured: Secured) -> None:
     assert not await is_trusted(secured)
 
 
+@pytest.mark.slow
 async def test_forgotten_trust_is_one_user_s(secured: Secured) -> None:
     await trusted(secured)
     await trusted(secured, EVE)
@@ -103,6 +109,7 @@ async def test_forgotten_trust_is_one_user_s(secured: Secured) -> None:
     assert await is_trusted(secured, EVE)
 
 
+@pytest.mark.slow
 async def test_device_without_a_name_can_t_be_trusted(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -113,6 +120,7 @@ async def test_device_without_a_name_can_t_be_trusted(secured: Secured) -> None:
     await secured.verify(token, app.code(), device=PHONE, trust=True)
 
 
+@pytest.mark.slow
 async def test_trust_spares_nobody_an_enrolment(replicas: Replicas) -> None:
     settings = SecondFactorSettings(required_for_roles=frozenset({"user"}))
     service = await replicas.start(unlimited(), factor_settings=settings)
@@ -123,6 +131,6 @@ async def test_trust_spares_nobody_an_enrolment(replicas: Replicas) -> None:
     await secured.fetchval("DELETE FROM factors")
     await secured.fetchval("UPDATE users SET has_second_factor = false")
     client = ClientContext(IP, "Test", PHONE)
-    outcome = await service.password_login.login(CALL, EMAIL, PASSWORD, client)
+    outcome = await service.password_login.log_in(CALL, EMAIL, PASSWORD, client)
     assert isinstance(outcome, MfaChallenge)
     assert outcome.totp_enrollment is not None

@@ -13,6 +13,8 @@ from tests.support.clock import FakeClock
 from tests.support.databases import opened, settings_for, until
 from tests.support.delivering import Mail, TestChannel, forever
 
+pytestmark = pytest.mark.slow
+
 _LEASE = timedelta(seconds=41)
 _PATIENCE = 30
 
@@ -169,7 +171,10 @@ async def test_a_notification_wakes_the_one_that_waits(
     deliverer = mail.deliverer()
     heard = asyncio.Event()
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=10), lambda _: None, heard.set
+        database=settings_for(database_dsn),
+        staleness=timedelta(seconds=10),
+        on_event=lambda _: None,
+        on_gap=heard.set,
     )
     listener.subscribe(CHANNEL, deliverer.wake)
 

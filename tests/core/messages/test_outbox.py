@@ -94,6 +94,7 @@ def test_no_representation_shows_what_is_told(clock: FakeClock) -> None:
     assert not any(text in shown for text in ("ada@example.test", _CODE, "Lovelace"))
 
 
+@pytest.mark.slow
 async def test_what_has_ended_is_kept_for_a_while_and_what_has_not_for_as_long_as_it_takes(
     database: Database, clock: FakeClock
 ) -> None:
@@ -103,7 +104,7 @@ async def test_what_has_ended_is_kept_for_a_while_and_what_has_not_for_as_long_a
         for kind in MessageKind:
             await outbox.enqueue_decoy(connection, kind)
         await outbox.enqueue(connection, _message(MessageKind.PASSWORD_CHANGED, clock))
-    retention = Retention(database, settings, clock)
+    retention = Retention(database=database, settings=settings, clock=clock)
     clock.advance(settings.messages)
     assert (await retention.run_once())["messages"] == 0
     clock.advance(timedelta(seconds=1))

@@ -88,6 +88,7 @@ HASHES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HASHES.values(), ids=HASHES)
 def test_a_hash_matches_its_password_only_before_and_after_storing(text: str) -> None:
     read = parse(text)

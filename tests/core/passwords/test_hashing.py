@@ -62,6 +62,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[Parameters]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "password",
     [
@@ -118,6 +119,7 @@ async def test_nothing_is_truncated(hasher: PasswordHasher) -> None:
     assert await hasher.verify(stored, "x" * 1023) == NO_MATCH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "password",
     [
@@ -168,6 +170,7 @@ async def test_older_peppers_match_and_ask_for_a_new_hash(hasher: PasswordHasher
     rotated.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"argon2_memory_kib": 20_000}, {"argon2_time_cost": 3}, {"argon2_parallelism": 2}]
 )
@@ -206,6 +209,7 @@ PHC = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stored",
     [

@@ -181,6 +181,7 @@ def test_what_can_not_be_a_password_is_not_called_weak(password: str) -> None:
     assert caught.value.reason is Reason.FIELD_INVALID
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [STANDARD, NIST])
 @settings(max_examples=200)
 @given(

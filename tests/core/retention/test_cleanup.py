@@ -48,7 +48,7 @@ async def _forbid(database: Database, table: str) -> None:
 async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
     database: Database, clock: FakeClock
 ) -> None:
-    retention = Retention(database, _SETTINGS, clock)
+    retention = Retention(database=database, settings=_SETTINGS, clock=clock)
     await _fill(database, clock, 10)
     clock.advance(_SETTINGS.revocations)
     await _fill(database, clock, 2)
@@ -64,10 +64,11 @@ async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
     assert await _count(database, "audit_events") == 0
 
 
+@pytest.mark.slow
 async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
     for purpose in Purpose:
         await coded.issue(purpose)
-    retention = Retention(coded.database, _SETTINGS, coded.clock)
+    retention = Retention(database=coded.database, settings=_SETTINGS, clock=coded.clock)
     assert (await retention.run_once())["one_time_codes"] == 0
     coded.clock.advance(timedelta(minutes=10, seconds=1))
     assert (await retention.run_once())["one_time_codes"] == 3
@@ -75,24 +76,28 @@ async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
     assert (await retention.run_once())["one_time_codes"] == 1
 
 
+@pytest.mark.slow
 async def test_forgets_rate_limits_that_are_as_good_as_new(
     database: Database, clock: FakeClock
 ) -> None:
     hourly = {"hourly": Policy("hourly", 1, timedelta(hours=1))}
-    limiter = RateLimiter(database, hourly, 10)
+    limiter = RateLimiter(database=database, policies=hourly, rejected_cache_size=10)
     await limiter.check([Charge("hourly", "in use")])
-    long_ago = RateLimiter(database, hourly, 10, clock=lambda: 0)
+    long_ago = RateLimiter(
+        database=database, policies=hourly, rejected_cache_size=10, clock=lambda: 0
+    )
     for number in range(10):
         await long_ago.check([Charge("hourly", str(number))])
-    removed = await Retention(database, _SETTINGS, clock).run_once()
+    removed = await Retention(database=database, settings=_SETTINGS, clock=clock).run_once()
     assert removed["rate_limits"] == 10
     assert not (await limiter.get("hourly", "in use")).allowed
 
 
+@pytest.mark.slow
 async def test_two_replicas_share_the_work(database: Database, clock: FakeClock) -> None:
     await _fill(database, clock, 50)
     clock.advance(timedelta(days=10_000))
-    replicas = [Retention(database, _SETTINGS, clock) for _ in range(2)]
+    replicas = [Retention(database=database, settings=_SETTINGS, clock=clock) for _ in range(2)]
     with capture_logs() as logs:
         results = await asyncio.gather(*(replica.run_once() for replica in replicas))
     assert sum(result["revocations"] for result in results) == 50
@@ -100,13 +105,14 @@ async def test_two_replicas_share_the_work(database: Database, clock: FakeClock)
     assert "retention_failed" not in [entry["event"] for entry in logs]
 
 
+@pytest.mark.slow
 async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_next_time(
     database: Database, clock: FakeClock
 ) -> None:
     await _fill(database, clock, 5)
     await _forbid(database, "revocations")
     clock.advance(timedelta(days=10_000))
-    retention = Retention(database, _SETTINGS, clock)
+    retention = Retention(database=database, settings=_SETTINGS, clock=clock)
     with capture_logs() as logs:
         removed = await retention.run_once()
     assert "revocations" not in removed
@@ -120,10 +126,11 @@ async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_
     assert (await retention.run_once())["revocations"] == 5
 
 
+@pytest.mark.slow
 async def test_runs_again_and_again_whatever_fails(database: Database, clock: FakeClock) -> None:
     await _forbid(database, "revocations")
     clock.advance(timedelta(days=10_000))
-    task = asyncio.create_task(Retention(database, _SETTINGS, clock).run())
+    task = asyncio.create_task(Retention(database=database, settings=_SETTINGS, clock=clock).run())
     with capture_logs() as logs:
         async with asyncio.timeout(30):
             while len(logs) < 2:  # noqa: ASYNC110 - the log is all there is to see

@@ -40,16 +40,26 @@ class Removing:
         self.forgotten: list[Revocation] = []
         recent = RecentLogin(timedelta(minutes=10), self.clock)
         deletion = AccountDeletion(
-            self.database, recent, coded.service.outbox, self.clock, self.forgotten.append
+            database=self.database,
+            recent_login=recent,
+            outbox=coded.service.outbox,
+            clock=self.clock,
+            forget=self.forgotten.append,
         )
         self.accounts = UnverifiedAccounts(
-            self.database, deletion, settings, SessionSettings(), self.clock
+            database=self.database,
+            deletion=deletion,
+            settings=settings,
+            sessions=SessionSettings(),
+            clock=self.clock,
         )
 
     async def age(self, days: float = 61) -> None:
         """Let time pass, and all that ends by itself be removed."""
         self.clock.advance(timedelta(days=days))
-        await Retention(self.database, RetentionSettings(), self.clock).run_once()
+        await Retention(
+            database=self.database, settings=RetentionSettings(), clock=self.clock
+        ).run_once()
 
     async def left(self) -> int:
         return int(await self.coded.fetchval("SELECT count(*) FROM users"))
@@ -79,6 +89,7 @@ async def test_an_account_that_nobody_verified_goes_when_it_is_due(removing: Rem
     assert await outcome(coded.service.register()) == "OK"
 
 
+@pytest.mark.slow
 async def test_it_is_off_unless_it_is_set(coded: Coded) -> None:
     removing = Removing(coded, RetentionSettings())
     await removing.age(399)
@@ -93,6 +104,7 @@ def test_the_period_is_a_day_at_least(period: str) -> None:
     RetentionSettings.model_validate({"unverified_accounts": "24h"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audit_events", ["1d", "59d", "400d"])
 async def test_how_long_audit_events_are_kept_makes_no_difference(
     audit_events: str, coded: Coded
@@ -101,7 +113,9 @@ async def test_how_long_audit_events_are_kept_makes_no_difference(
     settings = RetentionSettings.model_validate(periods)
     removing = Removing(coded, settings)
     others = {"unverified_accounts": removing.accounts.remove}
-    retention = Retention(removing.database, settings, removing.clock, others)
+    retention = Retention(
+        database=removing.database, settings=settings, clock=removing.clock, others=others
+    )
     removing.clock.advance(timedelta(days=59))
     assert (await retention.run_once())["unverified_accounts"] == 0
     removing.clock.advance(timedelta(days=1))
@@ -130,7 +144,7 @@ async def verify(removing: Removing) -> None:
 async def log_in(removing: Removing) -> None:
     client = ClientContext(IP, "Browser", "")
     tokens = await removing.coded.service.log_in(CALL, EMAIL, PASSWORD, client)
-    await removing.coded.service.sessions.logout(CALL, tokens.refresh_token)
+    await removing.coded.service.sessions.ending.log_out(CALL, tokens.refresh_token)
 
 
 async def begin_login(removing: Removing) -> None:
@@ -144,17 +158,19 @@ async def begin_login(removing: Removing) -> None:
 
 async def create_session(removing: Removing) -> None:
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
-    await service.sessions.revoke_all(CALL, user_id)
+    await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
+    await service.sessions.ending.revoke_all(CALL, user_id)
 
 
 async def refresh(removing: Removing) -> None:
     """Log in once and refresh that session for as long as it lives."""
     service, user_id = removing.coded.service, await removing.coded.user_id()
-    tokens = await service.sessions.create(CALL, user_id, ClientContext(), ["hwk"])
+    tokens = await service.sessions.opening.create(CALL, user_id, ClientContext(), ["hwk"])
     for _ in range(5):
         removing.clock.advance(timedelta(days=6) - timedelta(seconds=1))
-        tokens = await service.sessions.refresh(CALL, tokens.refresh_token, ClientContext())
+        tokens = await service.sessions.refreshing.refresh(
+            CALL, tokens.refresh_token, ClientContext()
+        )
 
 
 async def rename(removing: Removing) -> None:
@@ -172,6 +188,7 @@ USES: dict[str, Callable[[Removing], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 async def test_an_account_in_use_stays(use: str, removing: Removing) -> None:
     await removing.age(50)
@@ -263,6 +280,7 @@ KEEPING: dict[str, Callable[[Removing], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", KEEPING)
 async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removing) -> None:
     await KEEPING[reason](removing)
@@ -271,6 +289,7 @@ async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removi
     assert await removing.left() == 1
 
 
+@pytest.mark.slow
 async def test_strangers_keep_no_account(removing: Removing) -> None:
     await removing.age()
     for purpose in (Purpose.VERIFY_EMAIL, Purpose.LOGIN, Purpose.RESET_PASSWORD):
@@ -279,6 +298,7 @@ async def test_strangers_keep_no_account(removing: Removing) -> None:
     assert await removing.accounts.remove() == 1
 
 
+@pytest.mark.slow
 async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> None:
     for number in range(19):
         await removing.coded.service.register(f"{number}@example.test")
@@ -290,6 +310,7 @@ async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> Non
     assert (await removing.coded.events())["user.delete"] == 10
 
 
+@pytest.mark.slow
 async def test_it_goes_on_where_it_stopped(
     removing: Removing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +328,7 @@ async def test_it_goes_on_where_it_stopped(
     assert await removing.accounts.remove() == 1
 
 
+@pytest.mark.slow
 async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removing) -> None:
     await removing.coded.service.register("next@example.test")
     await removing.age()
@@ -326,6 +348,7 @@ async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removin
     assert await removing.left() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["verified", "logged in"])
 async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removing) -> None:
     coded = removing.coded
@@ -346,12 +369,15 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
         else:
             user = await users.get(connection, user_id)
             assert user is not None
-            await coded.service.sessions.log_in(connection, CALL, user, ClientContext(), ["pwd"])
+            await coded.service.sessions.opening.log_in(
+                connection, CALL, user, ClientContext(), ["pwd"]
+            )
     assert await task == 0
     assert await removing.left() == 1
     assert removing.forgotten == []
 
 
+@pytest.mark.slow
 async def test_who_is_told_to_be_verified_or_logged_in_is_there(removing: Removing) -> None:
     coded = removing.coded
     for number in range(10):

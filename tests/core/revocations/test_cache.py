@@ -16,7 +16,12 @@ def _entry(clock: FakeClock, user_id: UserId | None = None) -> CachedSession:
     session_id = SessionId(uuid7(clock.now()))
     session = make_session(clock)
     session = replace(session, session_id=session_id, user_id=user_id or UserId(session_id))
-    return CachedSession(session, session_id.bytes, clock.now(), clock.now() + timedelta(days=1))
+    return CachedSession(
+        session=session,
+        token_hash=session_id.bytes,
+        touch_time=clock.now(),
+        slide_time=clock.now() + timedelta(days=1),
+    )
 
 
 def _put(cache: SessionCache, *entries: CachedSession) -> None:
@@ -50,7 +55,12 @@ def test_it_stays_bounded_in_every_index(clock: FakeClock) -> None:
 def test_a_newer_reading_takes_the_place_of_the_older(clock: FakeClock) -> None:
     cache = SessionCache(10)
     old = _entry(clock)
-    new = CachedSession(old.session, old.token_hash, old.touch_time, old.slide_time)
+    new = CachedSession(
+        session=old.session,
+        token_hash=old.token_hash,
+        touch_time=old.touch_time,
+        slide_time=old.slide_time,
+    )
     _put(cache, old, new)
     assert cache.by_token(old.token_hash) is new
     assert cache.by_id(old.session.session_id) is new

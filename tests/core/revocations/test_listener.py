@@ -50,7 +50,10 @@ async def _listening(
     dsn: str, cache: Cache, staleness: float = 10
 ) -> AsyncIterator[RevocationListener]:
     listener = RevocationListener(
-        settings_for(dsn), timedelta(seconds=staleness), cache.on_event, cache.on_gap
+        database=settings_for(dsn),
+        staleness=timedelta(seconds=staleness),
+        on_event=cache.on_event,
+        on_gap=cache.on_gap,
     )
     cache.listener = listener
     assert not listener.is_fresh()
@@ -96,6 +99,7 @@ async def test_events_are_handed_on_as_what_they_are(
     ]
 
 
+@pytest.mark.slow
 async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
@@ -111,6 +115,7 @@ async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(
             assert {f"key:{number}", "gap"} & set(cache.heard[before:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hurt", "mend"), [(kill, EmbeddedPostgres.start), (freeze, resume)], ids=["killed", "frozen"]
 )
@@ -139,6 +144,7 @@ async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
         await _until(lambda: bool({"key:after", "gap"} & set(cache.heard[before:])))
 
 
+@pytest.mark.slow
 async def test_a_silent_network_is_noticed(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
@@ -191,7 +197,10 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
 
     gaps: list[None] = []
     listener = RevocationListener(
-        settings_for(database_dsn), timedelta(seconds=10), fail, lambda: gaps.append(None)
+        database=settings_for(database_dsn),
+        staleness=timedelta(seconds=10),
+        on_event=fail,
+        on_gap=lambda: gaps.append(None),
     )
     task = asyncio.create_task(listener.run())
     await _until(listener.is_fresh)
@@ -203,6 +212,7 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
     await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.slow
 async def test_through_a_pooler_it_is_never_fresh(database_dsn: str, cache: Cache) -> None:
     async with Proxy(database_dsn, process_id=4711) as proxy:
         with capture_logs() as logs:

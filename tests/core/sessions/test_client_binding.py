@@ -70,7 +70,7 @@ async def test_a_session_can_be_bound_to_a_user_agent(
 async def _try_client(
     world: World, replica: Replica, opened: ClientContext, used: ClientContext, accepted: bool
 ) -> None:
-    tokens = await replica.sessions.create(CALL, await world.add_user(), opened, ("pwd",))
+    tokens = await replica.sessions.opening.create(CALL, await world.add_user(), opened, ("pwd",))
     for _ in range(2):
         assert (await replica.validate(tokens.session_token, used)).active is accepted
         assert (await replica.validate(tokens.session_token, opened)).active
@@ -93,5 +93,5 @@ async def test_a_strangers_use_neither_extends_nor_is_noted(world: World) -> Non
         for strict in (False, True):
             stranger = ClientContext("198.51.100.1")
             await replica.validate(tokens.session_token, stranger, strict=strict)
-        await replica.sessions.flush()
+        await replica.sessions.last_use.flush()
         assert await world.row(tokens.session_id) == before

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import pytest
+
 from authsvc.core.revocations.listener import RevocationListener
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
@@ -28,10 +30,10 @@ async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, Rev
     """Start a replica that hears of revocations as the service does."""
     replica = world.replica(is_fresh=lambda: listener.is_fresh())  # noqa: PLW0108 - made below
     listener = RevocationListener(
-        settings_for(dsn),
-        _STALENESS,
-        replica.sessions.on_revocation,
-        replica.sessions.on_gap,
+        database=settings_for(dsn),
+        staleness=_STALENESS,
+        on_event=replica.sessions.cache.on_revocation,
+        on_gap=replica.sessions.cache.drop_all,
     )
     running = asyncio.create_task(listener.run())
     try:
@@ -49,23 +51,24 @@ async def test_a_revocation_reaches_the_other_replicas(world: World, database_ds
         for end in ("revoke", "replace", "disable"):
             tokens = await world.open(there, user_id)
             assert (await here.validate(tokens.session_token)).active
-            assert here.sessions.find_cached(tokens.session_id) is not None
+            assert here.sessions.validation.find_cached(tokens.session_id) is not None
             if end == "revoke":
-                await there.sessions.revoke(CALL, tokens.session_id)
+                await there.sessions.ending.revoke(CALL, tokens.session_id)
             elif end == "replace":
                 for _ in range(2):
                     await world.open(there, user_id)
             else:
                 async with world.database.transaction() as connection:
-                    await there.sessions.revoke_in(
+                    await there.sessions.ending.revoke_in(
                         connection, CALL, user_id, RevokeReason.USER_DISABLED
                     )
-            cached = here.sessions.find_cached
+            cached = here.sessions.validation.find_cached
             await _until(lambda: cached(tokens.session_id) is None)  # noqa: B023 - awaited here
             result = await here.validate(tokens.session_token)
             assert result.reason is InactiveReason.SESSION_REVOKED
 
 
+@pytest.mark.slow
 async def test_while_nothing_is_heard_the_cache_is_not_used(
     world: World, database_dsn: str, postgres_server: PostgresServer
 ) -> None:
@@ -75,26 +78,26 @@ async def test_while_nothing_is_heard_the_cache_is_not_used(
     async with _listening(world, database_dsn) as (here, listener):
         for tokens in (revoked, kept):
             await here.validate(tokens.session_token)
-            assert here.sessions.find_cached(tokens.session_id) is not None
+            assert here.sessions.validation.find_cached(tokens.session_id) is not None
         # From here on it can't come back before it is let.
         postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await _end_listener(world)
         await _until(lambda: not listener.is_fresh())
-        await there.sessions.revoke(CALL, revoked.session_id)
+        await there.sessions.ending.revoke(CALL, revoked.session_id)
         result = await here.validate(revoked.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
         assert (await here.validate(kept.session_token)).active
-        assert here.sessions.find_cached(kept.session_id) is None
+        assert here.sessions.validation.find_cached(kept.session_id) is None
 
         postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         await _until(listener.is_fresh)
         # What was cached before the gap, and may have been revoked within it, is gone.
-        assert here.sessions.find_cached(revoked.session_id) is None
-        assert here.sessions.find_cached(kept.session_id) is None
+        assert here.sessions.validation.find_cached(revoked.session_id) is None
+        assert here.sessions.validation.find_cached(kept.session_id) is None
         result = await here.validate(revoked.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
         assert (await here.validate(kept.session_token)).active
-        assert here.sessions.find_cached(kept.session_id) is not None
+        assert here.sessions.validation.find_cached(kept.session_id) is not None
 
 
 async def _end_listener(world: World) -> None:
@@ -107,6 +110,7 @@ async def _end_listener(world: World) -> None:
     assert ended
 
 
+@pytest.mark.slow
 async def test_each_replica_and_the_database_agree_in_the_end(
     world: World, database_dsn: str
 ) -> None:
@@ -121,7 +125,7 @@ async def test_each_replica_and_the_database_agree_in_the_end(
                 await replica.validate(opened[index].session_token)
 
         async def end(index: int) -> None:
-            await (here, there)[index % 2].sessions.revoke(CALL, opened[index].session_id)
+            await (here, there)[index % 2].sessions.ending.revoke(CALL, opened[index].session_id)
 
         await asyncio.gather(
             *(use(here, index) for index in range(20)),
@@ -130,7 +134,7 @@ async def test_each_replica_and_the_database_agree_in_the_end(
         )
         for replica in (here, there):
             for index, tokens in enumerate(opened):
-                cached = replica.sessions.find_cached
+                cached = replica.sessions.validation.find_cached
                 if index % 2 == 0:
                     await _until(lambda: cached(tokens.session_id) is None)  # noqa: B023
                 active = (await replica.validate(tokens.session_token)).active

@@ -15,12 +15,12 @@ async def test_a_list_has_the_active_sessions_newest_first(world: World) -> None
         opened.append((await world.open(replica, user_id)).session_id)
         world.clock.advance(1)
     await world.open(replica)
-    await replica.sessions.revoke(CALL, opened[1])
-    page = await replica.sessions.list(user_id, 0, "")
+    await replica.sessions.ending.revoke(CALL, opened[1])
+    page = await replica.sessions.listing.list(user_id, 0, "")
     assert [session.session_id for session in page.sessions] == [opened[3], opened[2], opened[0]]
     assert page.next_page_token == ""
     world.clock.advance(7 * DAY - 2 * SECOND)
-    remaining = (await replica.sessions.list(user_id, 0, "")).sessions
+    remaining = (await replica.sessions.listing.list(user_id, 0, "")).sessions
     assert [session.session_id for session in remaining] == [opened[3]]
 
 
@@ -28,7 +28,7 @@ async def test_a_disabled_user_has_no_active_sessions(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await world.disable(tokens.user_id)
-    assert (await replica.sessions.list(tokens.user_id, 0, "")).sessions == []
+    assert (await replica.sessions.listing.list(tokens.user_id, 0, "")).sessions == []
 
 
 async def test_a_list_comes_in_pages_that_neither_skip_nor_repeat(world: World) -> None:
@@ -38,7 +38,7 @@ async def test_a_list_comes_in_pages_that_neither_skip_nor_repeat(world: World) 
     seen: list[SessionId] = []
     token, sizes = "", []
     while token or not seen:
-        page = await replica.sessions.list(user_id, 2, token)
+        page = await replica.sessions.listing.list(user_id, 2, token)
         seen += [session.session_id for session in page.sessions]
         sizes.append(len(page.sessions))
         token = page.next_page_token
@@ -53,13 +53,13 @@ async def test_a_full_last_page_has_no_next(world: World) -> None:
     user_id = await world.add_user()
     for _ in range(2):
         await world.open(replica, user_id)
-    assert (await replica.sessions.list(user_id, 2, "")).next_page_token == ""
+    assert (await replica.sessions.listing.list(user_id, 2, "")).next_page_token == ""
 
 
 @pytest.mark.parametrize("size", [-1, 1_001])
 async def test_a_page_size_out_of_range_is_refused(world: World, size: int) -> None:
     with pytest.raises(FieldInvalid) as caught:
-        await world.replica().sessions.list(await world.add_user(), size, "")
+        await world.replica().sessions.listing.list(await world.add_user(), size, "")
     assert caught.value.violations[0].field == "page_size"
 
 
@@ -69,7 +69,7 @@ async def test_a_page_token_that_is_not_of_this_list_is_refused(world: World, ch
     user_id = await world.add_user()
     for _ in range(2):
         await world.open(replica, user_id)
-    token = (await replica.sessions.list(user_id, 1, "")).next_page_token
+    token = (await replica.sessions.listing.list(user_id, 1, "")).next_page_token
     text = {
         "another's": token,
         "longer": f"{token}AAAA",
@@ -79,5 +79,5 @@ async def test_a_page_token_that_is_not_of_this_list_is_refused(world: World, ch
     }[change]
     asker = await world.add_user() if change == "another's" else user_id
     with pytest.raises(FieldInvalid) as caught:
-        await replica.sessions.list(asker, 1, text)
+        await replica.sessions.listing.list(asker, 1, text)
     assert caught.value.violations[0].field == "page_token"

@@ -27,8 +27,8 @@ _WAITING = (
 async def test_a_session_remembers_how_it_was_opened(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
-    tokens = await replica.sessions.create(CALL, user_id, CLIENT, ("pwd", "otp"))
-    session = await replica.sessions.get(tokens.session_id)
+    tokens = await replica.sessions.opening.create(CALL, user_id, CLIENT, ("pwd", "otp"))
+    session = await replica.sessions.listing.get(tokens.session_id)
     now = world.clock.now()
     assert session.user_id == tokens.user_id == user_id
     assert session.client == CLIENT
@@ -99,7 +99,7 @@ async def test_opening_is_undone_with_the_callers_transaction(world: World) -> N
     user_id = await world.add_user()
     with pytest.raises(_Undone):
         async with _undone_transaction(world) as connection:
-            await replica.sessions._opener.open(connection, CALL, user_id, CLIENT, METHODS)
+            await replica.sessions.opening.open(connection, CALL, user_id, CLIENT, METHODS)
     assert await world.active(user_id) == []
     assert await world.events("session.create") == []
 
@@ -112,7 +112,7 @@ async def test_beyond_the_limit_the_oldest_session_ends(world: World) -> None:
         opened.append((await world.open(replica, user_id)).session_id)
         world.clock.advance(1)
     assert await world.active(user_id) == opened[1:]
-    ended = await replica.sessions.get(opened[0])
+    ended = await replica.sessions.listing.get(opened[0])
     assert ended.revoke_reason is RevokeReason.REPLACED
     assert await world.revoked() == opened[:1]
     details = [json.loads(event["detail"]) for event in await world.events("session.create")]
@@ -123,7 +123,7 @@ async def test_a_session_that_ended_does_not_count(world: World) -> None:
     replica = world.replica(max_per_user=2)
     user_id = await world.add_user()
     kept, ended = [(await world.open(replica, user_id)).session_id for _ in range(2)]
-    await replica.sessions.revoke(CALL, ended)
+    await replica.sessions.ending.revoke(CALL, ended)
     newest = (await world.open(replica, user_id)).session_id
     assert await world.active(user_id) == [kept, newest]
 
@@ -138,6 +138,7 @@ async def test_a_session_that_expired_does_not_count(world: World) -> None:
     assert await world.revoked() == []
 
 
+@pytest.mark.slow
 async def test_racing_logins_leave_exactly_as_many_sessions_as_allowed(world: World) -> None:
     replicas = [world.replica(max_per_user=5) for _ in range(2)]
     user_id = await world.add_user()
@@ -158,7 +159,10 @@ async def test_users_do_not_share_the_limit(world: World) -> None:
 async def test_an_unknown_session_is_not_found(world: World) -> None:
     replica = world.replica()
     unknown = SessionId(uuid7(world.clock.now()))
-    for action in (replica.sessions.get(unknown), replica.sessions.revoke(CALL, unknown)):
+    for action in (
+        replica.sessions.listing.get(unknown),
+        replica.sessions.ending.revoke(CALL, unknown),
+    ):
         with pytest.raises(NotFound) as caught:
             await action
         assert caught.value.reason is Reason.SESSION_NOT_FOUND
@@ -167,11 +171,11 @@ async def test_an_unknown_session_is_not_found(world: World) -> None:
 async def test_revoking_ends_a_session_once(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
-    await replica.sessions.revoke(CALL, tokens.session_id)
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
     time = world.clock.now()
     world.clock.advance(1)
-    await replica.sessions.revoke(CALL, tokens.session_id)
-    session = await replica.sessions.get(tokens.session_id)
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
+    session = await replica.sessions.listing.get(tokens.session_id)
     assert session.revoke_time == time
     assert session.revoke_reason is RevokeReason.REVOKED
     assert await world.revoked() == [tokens.session_id]
@@ -179,10 +183,13 @@ async def test_revoking_ends_a_session_once(world: World) -> None:
     assert [event["session_id"] for event in events] == [tokens.session_id]
 
 
+@pytest.mark.slow
 async def test_racing_revocations_leave_one_trace(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
-    await asyncio.gather(*(replica.sessions.revoke(CALL, tokens.session_id) for _ in range(20)))
+    await asyncio.gather(
+        *(replica.sessions.ending.revoke(CALL, tokens.session_id) for _ in range(20))
+    )
     assert await world.revoked() == [tokens.session_id]
     assert len(await world.events("session.revoke")) == 1
 
@@ -193,11 +200,11 @@ async def test_all_sessions_of_a_user_can_be_ended_but_one(world: World) -> None
     opened = [await world.open(replica, user_id) for _ in range(3)]
     stranger = await world.open(replica)
     spared = opened[1].session_id
-    assert await replica.sessions.revoke_all(CALL, user_id, spared) == 2
+    assert await replica.sessions.ending.revoke_all(CALL, user_id, spared) == 2
     assert await world.active(user_id) == [spared]
     assert (await replica.validate(stranger.session_token)).active
     assert sorted(await world.revoked()) == [opened[0].session_id, opened[2].session_id]
-    assert await replica.sessions.revoke_all(CALL, user_id, spared) == 0
+    assert await replica.sessions.ending.revoke_all(CALL, user_id, spared) == 0
     assert len(await world.events("session.revoke")) == 1
 
 
@@ -209,23 +216,23 @@ async def test_ending_all_sessions_counts_the_active_and_ends_the_expired(world:
     world.clock.advance(60)
     await world.open(replica, user_id)
     assert (await replica.tokens.bearer(expired.access_token)).session_id == expired.session_id
-    assert await replica.sessions.revoke_all(CALL, user_id) == 1
+    assert await replica.sessions.ending.revoke_all(CALL, user_id) == 1
     assert await world.active(user_id) == []
 
 
 async def test_a_user_without_sessions_has_none_to_end(world: World) -> None:
     replica = world.replica()
     unknown = UserId(uuid7(world.clock.now()))
-    assert await replica.sessions.revoke_all(CALL, await world.add_user()) == 0
-    assert await replica.sessions.revoke_all(CALL, unknown) == 0
+    assert await replica.sessions.ending.revoke_all(CALL, await world.add_user()) == 0
+    assert await replica.sessions.ending.revoke_all(CALL, unknown) == 0
 
 
 async def test_no_session_opened_meanwhile_survives_the_ending_of_all(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     async with world.database.transaction() as connection:
-        tokens = await replica.sessions._opener.open(connection, CALL, user_id, CLIENT, METHODS)
-        ending = asyncio.create_task(replica.sessions.revoke_all(CALL, user_id))
+        tokens = await replica.sessions.opening.open(connection, CALL, user_id, CLIENT, METHODS)
+        ending = asyncio.create_task(replica.sessions.ending.revoke_all(CALL, user_id))
         await _until_someone_waits_for_a_lock(world)
     assert await ending == 1
     assert await world.revoked() == [tokens.session_id]
@@ -237,11 +244,15 @@ async def test_sessions_of_a_disabled_user_end_in_the_callers_transaction(world:
     tokens = await world.open(replica, user_id)
     with pytest.raises(_Undone):
         async with _undone_transaction(world) as connection:
-            await replica.sessions.revoke_in(connection, CALL, user_id, RevokeReason.USER_DISABLED)
+            await replica.sessions.ending.revoke_in(
+                connection, CALL, user_id, RevokeReason.USER_DISABLED
+            )
     assert (await replica.validate(tokens.session_token)).active
     async with world.database.transaction() as connection:
-        await replica.sessions.revoke_in(connection, CALL, user_id, RevokeReason.USER_DISABLED)
-    session = await replica.sessions.get(tokens.session_id)
+        await replica.sessions.ending.revoke_in(
+            connection, CALL, user_id, RevokeReason.USER_DISABLED
+        )
+    session = await replica.sessions.listing.get(tokens.session_id)
     assert session.revoke_reason is RevokeReason.USER_DISABLED
 
 
@@ -250,10 +261,10 @@ async def test_logout_ends_the_session_of_any_refresh_token(world: World) -> Non
     old = await world.open(replica)
     await replica.refresh(old.refresh_token)
     world.clock.advance(DAY)
-    await replica.sessions.logout(CALL, old.refresh_token)
-    session = await replica.sessions.get(old.session_id)
+    await replica.sessions.ending.log_out(CALL, old.refresh_token)
+    session = await replica.sessions.listing.get(old.session_id)
     assert session.revoke_reason is RevokeReason.LOGOUT
-    await replica.sessions.logout(CALL, old.refresh_token)
+    await replica.sessions.ending.log_out(CALL, old.refresh_token)
     assert await world.revoked() == [old.session_id]
     assert len(await world.events("session.logout")) == 1
     result = await replica.validate(old.session_token)
@@ -264,7 +275,7 @@ async def test_audit_events_say_who_and_from_where(world: World) -> None:
     replica = world.replica()
     client = ClientContext("2001:db8::1", "Browser/2", "tablet")
     user_id = await world.add_user()
-    tokens = await replica.sessions.create(CALL, user_id, client, METHODS)
+    tokens = await replica.sessions.opening.create(CALL, user_id, client, METHODS)
     (event,) = await world.events("session.create")
     assert (event["user_id"], event["session_id"]) == (user_id, tokens.session_id)
     assert (event["caller"], event["request_id"]) == (CALL.caller, CALL.request_id)

@@ -45,7 +45,7 @@ async def test_a_refresh_gives_the_next_pair(world: World) -> None:
     assert second.access_token_expire_time == world.clock.now() + timedelta(hours=1)
     assert (await replica.tokens.bearer(second.access_token)).session_id == first.session_id
     assert (await replica.validate(first.session_token)).active
-    session = await replica.sessions.get(first.session_id)
+    session = await replica.sessions.listing.get(first.session_id)
     assert session.last_use_time == world.clock.now()
     assert session.authentication_time == world.clock.now() - DAY
     (event,) = await world.events("session.refresh")
@@ -90,6 +90,7 @@ async def test_racing_refreshes_advance_once_and_all_get_the_current_pair(world:
     assert sum("repeated" not in event["detail"] for event in events) == 2
 
 
+@pytest.mark.slow
 async def test_without_grace_racing_refreshes_have_one_winner_and_end_the_session(
     world: World,
 ) -> None:
@@ -140,7 +141,7 @@ async def test_a_token_used_before_ends_the_session(world: World, times: int, se
     for text in (tokens[0].refresh_token, tokens[-1].refresh_token):
         assert await _reason(replica, text) is Reason.REFRESH_TOKEN_INVALID
     session_id = tokens[0].session_id
-    session = await replica.sessions.get(session_id)
+    session = await replica.sessions.listing.get(session_id)
     assert session.revoke_reason is RevokeReason.REFRESH_TOKEN_REUSED
     assert await world.revoked() == [session_id]
     (event,) = await world.events("session.refresh_reuse")
@@ -183,7 +184,7 @@ async def test_a_session_that_is_not_active_refreshes_nothing(
     first = await world.open(replica)
     second = await replica.refresh(first.refresh_token)
     if end == "revoked":
-        await replica.sessions.revoke(CALL, first.session_id)
+        await replica.sessions.ending.revoke(CALL, first.session_id)
     elif end == "expired":
         world.clock.advance(7 * DAY)
     else:
@@ -233,18 +234,19 @@ async def test_tokens_of_other_kinds_are_not_refresh_tokens(world: World) -> Non
     for text in (tokens.access_token, tokens.session_token, tokens.csrf_token, "", "garbage"):
         assert await _reason(replica, text) is Reason.REFRESH_TOKEN_INVALID
         with pytest.raises(ServiceError) as caught:
-            await replica.sessions.logout(CALL, text)
+            await replica.sessions.ending.log_out(CALL, text)
         assert caught.value.reason is Reason.REFRESH_TOKEN_INVALID
     assert await _reason(replica, tokens.refresh_token) is None
 
 
+@pytest.mark.slow
 async def test_a_refresh_that_races_a_revocation_never_revives_the_session(world: World) -> None:
     replica = world.replica()
     for _ in range(20):
         tokens = await world.open(replica)
         await asyncio.gather(
             _reason(replica, tokens.refresh_token),
-            replica.sessions.revoke(CALL, tokens.session_id),
+            replica.sessions.ending.revoke(CALL, tokens.session_id),
             _reason(replica, tokens.refresh_token),
         )
         assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID

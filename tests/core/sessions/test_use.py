@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.sessions.sessions import SessionCheck
+from authsvc.core.sessions.validation import SessionCheck
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
 
@@ -101,7 +101,7 @@ async def test_many_sessions_are_extended_in_few_statements(world: World) -> Non
     opened = [await world.open(replica, user_id) for _ in range(50)]
     world.clock.advance(4 * DAY)
     checks = [SessionCheck(tokens.session_token, CLIENT) for tokens in opened]
-    results = await replica.sessions.validate_many(checks)
+    results = await replica.sessions.validation.validate_many(checks)
     end = world.clock.now() + 7 * DAY
     assert all(result.session and result.session.idle_expire_time == end for result in results)
 
@@ -112,7 +112,7 @@ async def test_last_use_is_written_once_an_interval(world: World) -> None:
     start = world.clock.now()
 
     async def written() -> timedelta:
-        await replica.sessions.flush()
+        await replica.sessions.last_use.flush()
         time: timedelta = (await world.row(tokens.session_id))["last_use_time"] - start
         return time
 
@@ -131,18 +131,19 @@ async def test_replicas_together_write_last_use_once_an_interval(world: World) -
         await replica.validate(tokens.session_token)
     world.clock.advance(MINUTE)
     await here.validate(tokens.session_token)
-    await here.sessions.flush()
+    await here.sessions.last_use.flush()
     first = world.clock.now()
     world.clock.advance(10)
     await there.validate(tokens.session_token)
-    await there.sessions.flush()
+    await there.sessions.last_use.flush()
     assert (await world.row(tokens.session_id))["last_use_time"] == first
 
 
+@pytest.mark.slow
 async def test_last_use_is_written_in_the_background(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
-    running = asyncio.create_task(replica.sessions.run())
+    running = asyncio.create_task(replica.sessions.last_use.run())
     world.clock.advance(MINUTE)
     await replica.validate(tokens.session_token)
     async with asyncio.timeout(30):
@@ -161,9 +162,9 @@ async def test_writing_last_use_brings_nothing_back(world: World) -> None:
     world.clock.advance(MINUTE)
     for tokens in (revoked, gone, kept):
         await replica.validate(tokens.session_token)
-    await replica.sessions.revoke(CALL, revoked.session_id)
+    await replica.sessions.ending.revoke(CALL, revoked.session_id)
     await world.execute("DELETE FROM sessions WHERE session_id = $1", gone.session_id)
-    await replica.sessions.flush()
+    await replica.sessions.last_use.flush()
     assert (await world.row(revoked.session_id))["revoke_time"] == world.clock.now()
     assert (await world.row(revoked.session_id))["last_use_time"] == world.clock.now() - MINUTE
     assert (await world.row(kept.session_id))["last_use_time"] == world.clock.now()

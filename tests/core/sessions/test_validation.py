@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
-from authsvc.core.sessions.sessions import SessionCheck
+from authsvc.core.sessions.validation import SessionCheck
 from authsvc.models.calls import ClientContext
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, CLIENT, DAY, Replica, World
@@ -27,7 +27,7 @@ async def test_an_active_session_is_returned(world: World) -> None:
 
 
 async def _revoke(world: World, replica: Replica, tokens: Tokens) -> None:
-    await replica.sessions.revoke(CALL, tokens.session_id)
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
 
 
 async def _disable(world: World, _replica: Replica, tokens: Tokens) -> None:
@@ -84,7 +84,7 @@ async def test_of_several_reasons_the_weightiest_is_told(world: World) -> None:
     assert await reason() is InactiveReason.SESSION_EXPIRED
     await world.disable(tokens.user_id)
     assert await reason() is InactiveReason.USER_DISABLED
-    await replica.sessions.revoke(CALL, tokens.session_id)
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
     assert await reason() is InactiveReason.SESSION_REVOKED
 
 
@@ -125,7 +125,7 @@ async def test_the_anti_forgery_token_is_its_sessions_own(world: World) -> None:
 async def test_an_inactive_session_has_no_valid_anti_forgery_token(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
-    await replica.sessions.revoke(CALL, tokens.session_id)
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
     result = await replica.validate(tokens.session_token, csrf_token=tokens.csrf_token)
     assert not result.csrf_valid
 
@@ -134,12 +134,12 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
     replica = world.replica()
     opened = [await world.open(replica) for _ in range(4)]
     await replica.validate(opened[1].session_token)
-    await replica.sessions.revoke(CALL, opened[2].session_id)
+    await replica.sessions.ending.revoke(CALL, opened[2].session_id)
     texts = [opened[0], opened[1], opened[2], opened[1]]
     checks = [SessionCheck(tokens.session_token, CLIENT) for tokens in texts]
     checks.insert(2, SessionCheck("garbage", CLIENT))
     checks.append(SessionCheck(opened[3].session_token, CLIENT, opened[3].csrf_token, strict=True))
-    results = await replica.sessions.validate_many(checks)
+    results = await replica.sessions.validation.validate_many(checks)
     ids = [result.session and result.session.session_id for result in results]
     assert ids == [
         opened[0].session_id,
@@ -152,4 +152,4 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
     assert results[2].reason is InactiveReason.MALFORMED
     assert results[3].reason is InactiveReason.SESSION_REVOKED
     assert results[5].csrf_valid
-    assert await replica.sessions.validate_many([]) == []
+    assert await replica.sessions.validation.validate_many([]) == []

@@ -22,7 +22,7 @@ async def test_a_cached_session_costs_no_query(world: World) -> None:
 
 async def _is_cached(replica: Replica, tokens: Tokens) -> bool:
     """Return whether the replica has the session in its cache."""
-    return replica.sessions.find_cached(tokens.session_id) is not None
+    return replica.sessions.validation.find_cached(tokens.session_id) is not None
 
 
 async def test_what_is_not_active_is_not_cached(world: World) -> None:
@@ -30,13 +30,13 @@ async def test_what_is_not_active_is_not_cached(world: World) -> None:
     disabled, expired = await world.open(replica), await world.open(replica)
     revoked = await world.open(replica)
     await world.disable(disabled.user_id)
-    await replica.sessions.revoke(CALL, revoked.session_id)
+    await replica.sessions.ending.revoke(CALL, revoked.session_id)
     for tokens in (disabled, revoked):
         await replica.validate(tokens.session_token)
-        await replica.sessions.find(tokens.session_id)
+        await replica.sessions.validation.find(tokens.session_id)
         assert not await _is_cached(replica, tokens)
     world.clock.advance(30 * DAY)
-    await replica.sessions.find(expired.session_id)
+    await replica.sessions.validation.find(expired.session_id)
     assert not await _is_cached(replica, expired)
 
 
@@ -44,7 +44,7 @@ async def test_the_cache_can_be_switched_off(world: World) -> None:
     here, there = world.replica(cache_size=0), world.replica()
     tokens = await world.open(here)
     assert (await here.validate(tokens.session_token)).active
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     result = await here.validate(tokens.session_token)
     assert result.reason is InactiveReason.SESSION_REVOKED
 
@@ -54,8 +54,8 @@ async def test_the_cache_is_not_used_while_it_may_be_stale(world: World) -> None
     here, there = world.replica(is_fresh=lambda: fresh), world.replica()
     tokens = await world.open(here)
     await here.validate(tokens.session_token)
-    await here.sessions.find(tokens.session_id)
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await here.sessions.validation.find(tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     # Nobody told the replica: what it says now shows that it used its cache.
     assert (await here.validate(tokens.session_token)).active
     assert await _is_cached(here, tokens)
@@ -69,10 +69,10 @@ async def test_strict_never_uses_the_cache(world: World) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(here)
     await here.validate(tokens.session_token)
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     result = await here.validate(tokens.session_token, strict=True)
     assert result.reason is InactiveReason.SESSION_REVOKED
-    found = await here.sessions.find(tokens.session_id, strict=True)
+    found = await here.sessions.validation.find(tokens.session_id, strict=True)
     assert found is not None
     assert found.revoke_time == world.clock.now()
 
@@ -85,7 +85,7 @@ async def test_a_strict_question_is_not_answered_by_a_look_up_that_began_before_
     tokens = await world.open(there)
     early = asyncio.create_task(here.validate(tokens.session_token, strict=True))
     await held.has_read.wait()
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     late = asyncio.create_task(here.validate(tokens.session_token, strict=True))
     held.go_on.set()
     assert (await early).active
@@ -94,11 +94,11 @@ async def test_a_strict_question_is_not_answered_by_a_look_up_that_began_before_
 
 def _announce(replica: Replica, tokens: Tokens, kind: str) -> None:
     if kind == "session":
-        replica.sessions.on_revocation(Revocation("session", str(tokens.session_id)))
+        replica.sessions.cache.on_revocation(Revocation("session", str(tokens.session_id)))
     elif kind == "user":
-        replica.sessions.on_revocation(Revocation("user", str(tokens.user_id)))
+        replica.sessions.cache.on_revocation(Revocation("user", str(tokens.user_id)))
     else:
-        replica.sessions.on_gap()
+        replica.sessions.cache.drop_all()
 
 
 _KINDS = ["session", "user", "gap"]
@@ -110,7 +110,7 @@ async def test_an_announcement_drops_what_is_cached(world: World, kind: str) -> 
     tokens, other = await world.open(here), await world.open(here)
     await here.validate(tokens.session_token)
     await here.validate(other.session_token)
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     _announce(here, tokens, kind)
     result = await here.validate(tokens.session_token)
     assert result.reason is InactiveReason.SESSION_REVOKED
@@ -121,7 +121,7 @@ async def test_the_revocation_of_a_key_drops_no_session(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
-    replica.sessions.on_revocation(Revocation("key", "some-key"))
+    replica.sessions.cache.on_revocation(Revocation("key", "some-key"))
     assert await _is_cached(replica, tokens)
 
 
@@ -140,7 +140,7 @@ async def test_a_row_read_before_a_revocation_is_not_cached_after_its_announceme
     else:
         reading = asyncio.create_task(_validate(here, tokens))
     await held.has_read.wait()
-    await there.sessions.revoke(CALL, tokens.session_id)
+    await there.sessions.ending.revoke(CALL, tokens.session_id)
     _announce(here, tokens, kind)
     held.go_on.set()
     # It was read while the session was active, so this answer is right; to keep it would not be.
@@ -155,11 +155,11 @@ async def _validate(replica: Replica, tokens: Tokens) -> bool:
 
 
 async def _find(replica: Replica, tokens: Tokens) -> bool:
-    return await replica.sessions.find(tokens.session_id) is not None
+    return await replica.sessions.validation.find(tokens.session_id) is not None
 
 
 async def _extend(replica: Replica, tokens: Tokens) -> bool:
-    return await replica.sessions._validation._reader.extend(tokens.session_id) is not None
+    return await replica.sessions.validation._reader.extend(tokens.session_id) is not None
 
 
 async def test_an_announcement_about_others_does_not_keep_a_row_from_being_cached(
@@ -182,9 +182,9 @@ async def test_what_a_replica_revokes_itself_it_forgets_at_once(world: World) ->
         tokens = await world.open(replica)
         await replica.validate(tokens.session_token)
         if end == "revoke":
-            await replica.sessions.revoke(CALL, tokens.session_id)
+            await replica.sessions.ending.revoke(CALL, tokens.session_id)
         elif end == "logout":
-            await replica.sessions.logout(CALL, tokens.refresh_token)
+            await replica.sessions.ending.log_out(CALL, tokens.refresh_token)
         else:
             await replica.refresh(tokens.refresh_token)
             await replica.validate(tokens.session_token)

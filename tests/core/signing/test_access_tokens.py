@@ -32,7 +32,9 @@ def tokens(keys: SigningKeys, clock: FakeClock) -> AccessTokens:
 
 
 def access_tokens(keys: SigningKeys, clock: FakeClock, **settings: object) -> AccessTokens:
-    return AccessTokens(keys, token_settings(**settings), PERMISSIONS, clock)
+    return AccessTokens(
+        keys=keys, settings=token_settings(**settings), permissions=PERMISSIONS, clock=clock
+    )
 
 
 def verified(tokens: AccessTokens, token: str, audience: str = "") -> Claims:
@@ -223,7 +225,9 @@ def test_remembered_token_dies_with_its_key(
 def test_memory_of_tokens_is_bounded_and_keeps_those_in_use(
     keys: SigningKeys, clock: FakeClock
 ) -> None:
-    tokens = AccessTokens(keys, token_settings(), PERMISSIONS, clock, cache_size=10)
+    tokens = AccessTokens(
+        keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock, cache_size=10
+    )
     session = make_session(clock)
     favourite, _ = tokens.issue(session)
     claims = verified(tokens, favourite)
@@ -272,7 +276,13 @@ async def test_key_revoked_elsewhere_is_refused_while_revocations_go_unheard(
     database: Database, clock: FakeClock
 ) -> None:
     heard = True
-    keys = SigningKeys(database, keyring(), token_settings(), clock, lambda: heard)
+    keys = SigningKeys(
+        database=database,
+        keyring=keyring(),
+        settings=token_settings(),
+        clock=clock,
+        is_fresh=lambda: heard,
+    )
     await keys.load()
     tokens = access_tokens(keys, clock)
     token, _ = tokens.issue(make_session(clock))

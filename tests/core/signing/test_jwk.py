@@ -38,6 +38,7 @@ def test_secret_of_another_key_is_refused(algorithm: str) -> None:
         jwk.restore(first.key_id, algorithm, second.secret_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", jwk.ALGORITHMS)
 @pytest.mark.parametrize("algorithm", [*jwk.ALGORITHMS, "PS256", "none"])
 def test_secret_of_another_algorithm_is_refused(kind: str, algorithm: str) -> None:
@@ -57,6 +58,7 @@ def test_rsa_key_has_2048_bits_or_more() -> None:
     assert jwk.generate("RS256")._secret.key_size >= 2048
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", jwk.ALGORITHMS)
 @pytest.mark.parametrize("signature", [b"", b"x", b"\0" * 64, b"\xff" * 64, b"x" * 10_000])
 def test_signature_of_any_form_is_judged(algorithm: str, signature: bytes) -> None:

@@ -168,6 +168,7 @@ async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[
 # What another replica did
 
 
+@pytest.mark.slow
 async def test_unknown_key_is_read_and_known_or_implausible_ones_are_not(
     database: Database, clock: FakeClock
 ) -> None:

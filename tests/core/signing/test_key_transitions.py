@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
+import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
@@ -100,7 +101,7 @@ async def test_many_rotations_at_once_leave_one_active_key(
 async def test_rotation_of_a_database_without_keys_makes_the_first(
     database: Database, clock: FakeClock
 ) -> None:
-    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     assert await keys.rotate(CALL) == keys.active.key_id
 
 
@@ -159,6 +160,7 @@ async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
     assert keys.active.key_id != first
 
 
+@pytest.mark.slow
 async def test_many_replicas_maintain_as_one(database: Database, clock: FakeClock) -> None:
     replicas = [await load_keys(database, clock) for _ in range(8)]
     for _ in range(3):

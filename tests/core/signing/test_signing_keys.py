@@ -51,6 +51,7 @@ async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None
     assert len(await second.list()) == 1
 
 
+@pytest.mark.slow
 async def test_many_replicas_that_start_at_once_make_one_key(
     database_dsn: str, clock: FakeClock
 ) -> None:
@@ -69,13 +70,15 @@ async def test_key_that_the_keyring_does_not_open_stops_the_start(
     database: Database, clock: FakeClock
 ) -> None:
     await load_keys(database, clock)
-    stranger = SigningKeys(database, keyring("other"), token_settings(), clock)
+    stranger = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     with pytest.raises(RuntimeError, match="keyring"):
         await stranger.load()
 
 
 async def test_nothing_signs_before_the_start(database: Database, clock: FakeClock) -> None:
-    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     with pytest.raises(StoreUnavailable):
         _ = keys.active
     assert json.loads(keys.jwks()) == {"keys": []}
@@ -112,6 +115,7 @@ async def test_symmetric_key_is_never_published(database: Database, clock: FakeC
     assert keys.active.public_jwk is None
 
 
+@pytest.mark.slow
 async def test_another_algorithm_is_taken_up_at_the_start(
     database: Database, clock: FakeClock
 ) -> None:
@@ -125,6 +129,7 @@ async def test_another_algorithm_is_taken_up_at_the_start(
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
 
 
+@pytest.mark.slow
 async def test_replicas_with_different_algorithms_take_no_turns(
     database: Database, clock: FakeClock
 ) -> None:
@@ -180,7 +185,9 @@ async def test_key_sealed_under_an_older_entry_of_the_keyring_still_signs(
     database: Database, clock: FakeClock
 ) -> None:
     old = await load_keys(database, clock)
-    both = SigningKeys(database, keyring("ring2", "ring1"), token_settings(), clock)
+    both = SigningKeys(
+        database=database, keyring=keyring("ring2", "ring1"), settings=token_settings(), clock=clock
+    )
     await both.load()
     assert both.active.key_id == old.active.key_id
 
@@ -229,13 +236,17 @@ async def test_unreadable_active_key_can_be_rotated_away(
     database: Database, clock: FakeClock
 ) -> None:
     await load_keys(database, clock)
-    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    keys = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     assert await keys.rotate(CALL) == keys.active.key_id
 
 
 async def test_unreadable_key_is_logged_once(database: Database, clock: FakeClock) -> None:
     await load_keys(database, clock)
-    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    keys = SigningKeys(
+        database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
+    )
     with capture_logs() as logs:
         for _ in range(3):
             await keys.refresh()

@@ -58,6 +58,7 @@ async def test_an_exchanged_token_does_not_outlast_the_old_one(world: World) -> 
     assert (await issuing.judge(token.text)).reason is InactiveReason.EXPIRED
 
 
+@pytest.mark.slow
 async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
@@ -141,13 +142,14 @@ async def test_no_row_of_exchanges_gives_more_than_there_was(world: World, seed:
     assert refused <= {Reason.FIELD_INVALID, Reason.CALLER_NOT_ALLOWED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["revoke", "delete", "disable"])
 async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     exchanged = (await issuing.exchange(tokens.access_token, "billing")).text
     if end == "revoke":
-        await issuing.replica.sessions.revoke(CALL, tokens.session_id)
+        await issuing.replica.sessions.ending.revoke(CALL, tokens.session_id)
     elif end == "delete":
         await world.execute("DELETE FROM sessions")
     else:
@@ -175,6 +177,7 @@ async def test_only_active_tokens_of_users_are_exchanged(world: World) -> None:
     assert told == {(Reason.CREDENTIALS_INVALID, "The credentials are not valid.")}
 
 
+@pytest.mark.slow
 async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -> None:
     issuing = Issuing(world)
     bound = issuing.bound(await issuing.login(), SHOP)
@@ -188,6 +191,7 @@ async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -
     assert result.claims.certificate_thumbprint == SHOP.thumbprint
 
 
+@pytest.mark.slow
 async def test_the_exchange_is_recorded(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()

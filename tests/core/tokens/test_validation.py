@@ -16,6 +16,7 @@ from tests.support.sessions import CALL, DAY, SECOND, World
 MINUTE = timedelta(minutes=1)
 
 
+@pytest.mark.slow
 async def test_an_active_token_gives_its_claims(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
@@ -56,6 +57,7 @@ async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
     assert (await replica.tokens.validate(TokenCheck(text))).reason is InactiveReason.EXPIRED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
@@ -71,14 +73,14 @@ async def test_a_token_ends_with_its_session(
     tokens = await world.open(there)
     await here.tokens.bearer(tokens.access_token)
     if end == "revoke":
-        await there.sessions.revoke(CALL, tokens.session_id)
+        await there.sessions.ending.revoke(CALL, tokens.session_id)
     elif end == "delete":
         await world.execute("DELETE FROM sessions WHERE session_id = $1", tokens.session_id)
     else:
         await world.disable(tokens.user_id)
     check = TokenCheck(tokens.access_token, required_scopes=("admin",), strict=True)
     assert (await here.tokens.validate(check)).reason is reason
-    here.sessions.on_revocation(Revocation("user", str(tokens.user_id)))
+    here.sessions.cache.on_revocation(Revocation("user", str(tokens.user_id)))
     assert (await here.tokens.validate(TokenCheck(tokens.access_token))).reason is reason
     (result,) = await here.tokens.validate_many([tokens.access_token])
     assert result.reason is reason
@@ -128,7 +130,7 @@ async def test_the_use_of_a_token_is_a_use_of_its_session_but_does_not_extend_it
     for _ in range(2):  # from the database, from the cache
         world.clock.advance(3 * DAY)
         await replica.tokens.bearer(tokens.access_token)
-        await replica.sessions.flush()
+        await replica.sessions.last_use.flush()
         row = await world.row(tokens.session_id)
         assert row["last_use_time"] == world.clock.now()
         assert row["idle_expire_time"] == before["idle_expire_time"]
@@ -138,7 +140,7 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
     replica = world.replica()
     cached, stored, revoked = [await world.open(replica) for _ in range(3)]
     await replica.tokens.bearer(cached.access_token)
-    await replica.sessions.revoke(CALL, revoked.session_id)
+    await replica.sessions.ending.revoke(CALL, revoked.session_id)
     texts = [
         stored.access_token,
         revoked.access_token,
@@ -162,6 +164,7 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
     assert mismatch[0].reason is InactiveReason.AUDIENCE_MISMATCH
 
 
+@pytest.mark.slow
 async def test_warm_tokens_cost_no_query(world: World) -> None:
     replica = world.replica()
     opened = [await world.open(replica) for _ in range(5)]
@@ -189,10 +192,10 @@ async def test_a_token_of_a_disabled_user_is_no_bearer(world: World) -> None:
     await replica.tokens.bearer(tokens.access_token)
     await world.disable(tokens.user_id)
     async with world.database.transaction() as connection:
-        await replica.sessions.revoke_in(
+        await replica.sessions.ending.revoke_in(
             connection, CALL, tokens.user_id, RevokeReason.USER_DISABLED
         )
-    replica.sessions.on_revocation(Revocation("session", str(tokens.session_id)))
+    replica.sessions.cache.on_revocation(Revocation("session", str(tokens.session_id)))
     with pytest.raises(ServiceError) as caught:
         await replica.tokens.bearer(tokens.access_token)
     assert caught.value.reason is Reason.BEARER_INVALID
@@ -208,7 +211,7 @@ async def test_strict_answers_are_never_active_once_the_revocation_is_acknowledg
 
     async def revoke_all() -> None:
         for tokens in opened:
-            await there.sessions.revoke(CALL, tokens.session_id)
+            await there.sessions.ending.revoke(CALL, tokens.session_id)
             acknowledged.add(tokens.access_token)
 
     async def ask(text: str) -> None:

@@ -82,6 +82,7 @@ async def add_events(
 # ListSecurityEvents
 
 
+@pytest.mark.fast
 async def test_events_are_told_newest_first(timed: Service, clock: FakeClock) -> None:
     await timed.register()
     await timed.register("b@example.test")

@@ -45,6 +45,7 @@ async def reason(service: Service, api_key: str, *scopes: str) -> str:
     return InactiveReason.Name(response.inactive_reason).removeprefix("INACTIVE_REASON_")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("caller", ["edge", "app"])
 async def test_active_key(caller: str, timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
@@ -133,9 +134,9 @@ async def test_keys_end_on_every_replica(
     assert await reason(here, revoked.api_key) == "KEY_REVOKED"
     await tells(revoked, "KEY_REVOKED")
     assert await reason(there, ended.api_key) == ""
-    await here.app._core.account.accounts.disable(CLI, EMAIL)
+    await here.app._parts.use.accounts.disable(CLI, EMAIL)
     await tells(ended, "USER_DISABLED")
-    await here.app._core.account.accounts.enable(CLI, EMAIL)
+    await here.app._parts.use.accounts.enable(CLI, EMAIL)
     assert await reason(there, ended.api_key) == ""
     await here.account().DeleteAccount(
         account_pb.DeleteAccountRequest(), metadata=bearer(await here.login())

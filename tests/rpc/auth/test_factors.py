@@ -59,6 +59,7 @@ def amr(tokens: Tokens) -> list[str]:
     return list(json.loads(decode(claims))["amr"])
 
 
+@pytest.mark.fast
 async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> None:
     app, _ = await secure(timed, await timed.proved_session(), clock)
     asked = await challenge(timed)

@@ -1,0 +1,67 @@
+"""Owns the background jobs: the table of them, and their supervision."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from authsvc.app.build import Parts
+from authsvc.core.messages.delivery import Deliverer
+
+log = structlog.get_logger("authsvc.service")
+
+_RESTART_DELAY = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that goes on until it is cancelled; `name` is for the log."""
+
+    name: str
+    run: Callable[[], Awaitable[None]]
+
+
+def background_jobs(
+    parts: Parts, deliverer: Deliverer, watch_health: Callable[[], Awaitable[None]]
+) -> Sequence[Job]:
+    """Return every job of the running service."""
+    return (
+        Job("revocation-listener", parts.listener.run),
+        Job("last-use", parts.session_last_use.run),
+        Job("last-use-of-api-keys", parts.api_key_last_use.run),
+        Job("signing-keys", parts.use.signing_keys.run),
+        Job("retention", parts.use.retention.run),
+        Job("delivery", deliverer.run),
+        Job("health", watch_health),
+    )
+
+
+class Background:
+    """Runs jobs side by side, and starts each again that ends or fails, `restart_delay` later."""
+
+    def __init__(self, jobs: Iterable[Job], restart_delay: float = _RESTART_DELAY) -> None:
+        self._jobs = jobs
+        self._restart_delay = restart_delay
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start all jobs."""
+        self._tasks = [
+            asyncio.create_task(self._supervise(job), name=job.name) for job in self._jobs
+        ]
+
+    async def stop(self) -> None:
+        """Cancel all jobs and return when they have ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _supervise(self, job: Job) -> None:
+        while True:
+            try:
+                await job.run()
+            except Exception:
+                # Background work outlives any fault: the next round may find things mended.
+                log.exception("background_job_failed", work=job.name)
+            await asyncio.sleep(self._restart_delay)

@@ -1,0 +1,148 @@
+"""Owns the making of what users do with their accounts, factors and API keys."""
+
+from functools import cached_property
+
+from authsvc.app.build_logins import LoginBuild
+from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.password_change import PasswordChange
+from authsvc.core.accounts.password_reset import PasswordReset
+from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.factors.own_factors import Factors
+from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
+from authsvc.core.factors.totp_enrollment import TotpEnrollments
+
+
+class AccountBuild(LoginBuild):
+    """Makes what accounts need; see `BaseBuild`."""
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        return Accounts(
+            database=self.database,
+            hasher=self.hasher,
+            policy=self.password_policy,
+            sessions=self.session_ending,
+            brute_force=self.brute_force,
+            codes=self.code_requests,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def account_deletion(self) -> AccountDeletion:
+        return AccountDeletion(
+            database=self.database,
+            recent_login=self.recent_login,
+            outbox=self.outbox,
+            clock=self.clock,
+            forget=self.on_revocation,
+        )
+
+    @cached_property
+    def password_change(self) -> PasswordChange:
+        return PasswordChange(
+            database=self.database,
+            hasher=self.hasher,
+            policy=self.password_policy,
+            attempts=self.attempts,
+            recent_login=self.recent_login,
+            sessions=self.session_ending,
+            outbox=self.outbox,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def password_reset(self) -> PasswordReset:
+        return PasswordReset(
+            database=self.database,
+            proofs=self.code_proofs,
+            attempts=self.attempts,
+            hasher=self.hasher,
+            policy=self.password_policy,
+            sessions=self.session_ending,
+            outbox=self.outbox,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def email_verification(self) -> EmailVerification:
+        return EmailVerification(
+            database=self.database, codes=self.codes, attempts=self.attempts, clock=self.clock
+        )
+
+    @cached_property
+    def email_change(self) -> EmailChange:
+        return EmailChange(
+            database=self.database,
+            codes=self.codes,
+            limits=self.code_limits,
+            attempts=self.attempts,
+            outbox=self.outbox,
+            recent_login=self.recent_login,
+            clock=self.clock,
+        )
+
+    # Second factors
+
+    @cached_property
+    def factors(self) -> Factors:
+        return Factors(
+            database=self.database,
+            settings=self.settings.second_factors,
+            recent_login=self.recent_login,
+            recovery_codes=self.recovery_codes,
+            changes=self.factor_changes,
+            outbox=self.outbox,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def totp_enrollments(self) -> TotpEnrollments:
+        return TotpEnrollments(
+            database=self.database,
+            settings=self.settings.second_factors,
+            recent_login=self.recent_login,
+            attempts=self.attempts,
+            totp=self.totp,
+            recovery_codes=self.recovery_codes,
+            changes=self.factor_changes,
+        )
+
+    @cached_property
+    def passkey_registration_start(self) -> PasskeyRegistrationStart:
+        return PasskeyRegistrationStart(
+            database=self.database,
+            relying_party=self.relying_party,
+            recent_login=self.recent_login,
+            max_factors=self.settings.second_factors.max_per_user,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def passkey_registration(self) -> PasskeyRegistration:
+        return PasskeyRegistration(
+            database=self.database,
+            relying_party=self.relying_party,
+            recent_login=self.recent_login,
+            changes=self.factor_changes,
+            recovery_codes=self.recovery_codes,
+            max_factors=self.settings.second_factors.max_per_user,
+            clock=self.clock,
+        )
+
+    # API keys
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        return ApiKeys(
+            database=self.database,
+            outbox=self.outbox,
+            limiter=self.rate_limiter,
+            brute_force=self.brute_force,
+            recent_login=self.recent_login,
+            settings=self.settings.api_keys,
+            clock=self.clock,
+            forget=self.api_key_cache.drop,
+        )

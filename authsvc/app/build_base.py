@@ -1,0 +1,214 @@
+"""Owns the making of what several topics need: keys, caches, tokens, sessions, limits, attempts."""
+
+from functools import cached_property
+
+import aiohttp
+
+from authsvc.config import Settings
+from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
+from authsvc.core.attempts.attempts import Attempts
+from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.revocations.listener import Revocation, RevocationListener
+from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.ending import SessionEnding
+from authsvc.core.sessions.opening import SessionOpening
+from authsvc.core.sessions.reading import SessionReader
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.validation import SessionValidation
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.validation import TokenValidation
+from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.store import api_keys, sessions
+from authsvc.store.postgres.database import Database
+
+
+class BaseBuild:
+    """Makes each part when it is first asked for, and once.
+
+    A part asks for those that it stands on by name, so their order here doesn't matter.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        database: Database,
+        hasher: PasswordHasher,
+        http: aiohttp.ClientSession,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.database = database
+        self.hasher = hasher
+        self.http = http
+
+    @cached_property
+    def keyring(self) -> Keyring:
+        return Keyring(self.settings.secrets.keyring)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        return Outbox(self.keyring, self.settings.delivery.abandon_after, self.clock)
+
+    # Caches, and what clears them
+
+    @cached_property
+    def listener(self) -> RevocationListener:
+        return RevocationListener(
+            database=self.settings.database,
+            staleness=self.settings.sessions.cache_staleness,
+            on_event=self.on_revocation,
+            on_gap=self._on_gap,
+        )
+
+    def on_revocation(self, revocation: Revocation) -> None:
+        """Drop from all caches what was revoked."""
+        self.session_cache.on_revocation(revocation)
+        self.api_key_cache.on_revocation(revocation)
+        self.signing_keys.on_revocation(revocation)
+
+    def _on_gap(self) -> None:
+        """Drop everything from all caches: revocations may have been missed."""
+        self.session_cache.drop_all()
+        self.api_key_cache.drop_all()
+        self.signing_keys.on_gap()
+
+    @cached_property
+    def session_cache(self) -> SessionCache:
+        return SessionCache(self.settings.sessions.cache_size)
+
+    @cached_property
+    def api_key_cache(self) -> ApiKeyCache:
+        return ApiKeyCache(self.settings.api_keys.cache_size)
+
+    # Tokens and sessions
+
+    @cached_property
+    def signing_keys(self) -> SigningKeys:
+        return SigningKeys(
+            database=self.database,
+            keyring=self.keyring,
+            settings=self.settings.tokens,
+            clock=self.clock,
+            is_fresh=self.listener.is_fresh,
+        )
+
+    @cached_property
+    def access_tokens(self) -> AccessTokens:
+        return AccessTokens(
+            keys=self.signing_keys,
+            settings=self.settings.tokens,
+            permissions=self.settings.permissions,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def token_validation(self) -> TokenValidation:
+        return TokenValidation(self.access_tokens, self.session_validation)
+
+    @cached_property
+    def refresh_codec(self) -> RefreshTokenCodec:
+        return RefreshTokenCodec(self.keyring.derive("refresh-token"))
+
+    @cached_property
+    def token_issuer(self) -> TokenIssuer:
+        return TokenIssuer(self.access_tokens, self.refresh_codec)
+
+    @cached_property
+    def session_opening(self) -> SessionOpening:
+        return SessionOpening(
+            database=self.database,
+            issuer=self.token_issuer,
+            settings=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def session_last_use(self) -> LastUse[SessionId]:
+        return LastUse(self.database, sessions.touch, self.settings.sessions.last_use_interval)
+
+    @cached_property
+    def session_validation(self) -> SessionValidation:
+        reader = SessionReader(
+            database=self.database,
+            cache=self.session_cache,
+            settings=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+        return SessionValidation(
+            reader=reader,
+            cache=self.session_cache,
+            last_use=self.session_last_use,
+            settings=self.settings.sessions,
+            clock=self.clock,
+            is_fresh=self.listener.is_fresh,
+        )
+
+    @cached_property
+    def session_ending(self) -> SessionEnding:
+        return SessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            codec=self.refresh_codec,
+            clock=self.clock,
+        )
+
+    # Limits and attempts
+
+    @cached_property
+    def rate_limiter(self) -> RateLimiter:
+        limits = self.settings.rate_limits
+        policies = policies_from(limits.all_policies())
+        return RateLimiter(
+            database=self.database,
+            policies=policies,
+            rejected_cache_size=limits.rejected_cache_size,
+        )
+
+    @cached_property
+    def brute_force(self) -> BruteForce:
+        return BruteForce(self.database, self.settings.brute_force, self.keyring)
+
+    @cached_property
+    def attempts(self) -> Attempts:
+        return Attempts(self.database, self.brute_force, self.clock)
+
+    @cached_property
+    def recent_login(self) -> RecentLogin:
+        return RecentLogin(self.settings.second_factors.recent_login, self.clock)
+
+    @cached_property
+    def password_policy(self) -> PasswordPolicy:
+        return PasswordPolicy(self.settings.passwords.preset)
+
+    # API keys
+
+    @cached_property
+    def api_key_last_use(self) -> LastUse[ApiKeyId]:
+        return LastUse(self.database, api_keys.touch, self.settings.api_keys.last_use_interval)
+
+    @cached_property
+    def api_key_validation(self) -> ApiKeyValidation:
+        return ApiKeyValidation(
+            database=self.database,
+            cache=self.api_key_cache,
+            last_use=self.api_key_last_use,
+            limiter=self.rate_limiter,
+            permissions_of=self.access_tokens.permissions_of,
+            settings=self.settings.api_keys,
+            clock=self.clock,
+            is_fresh=self.listener.is_fresh,
+        )

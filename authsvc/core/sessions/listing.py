@@ -1,0 +1,61 @@
+"""Owns the look-up of sessions for those who manage them: one by its id, or all of a user's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from authsvc.core.lib import paging
+from authsvc.errors import FieldInvalid, session_not_found
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import Session
+from authsvc.store import sessions as store
+from authsvc.store.postgres.database import Database
+
+_DEFAULT_PAGE_SIZE = 50
+_MAX_PAGE_SIZE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a user's sessions; `next_page_token` is "" if these were the last."""
+
+    sessions: Sequence[Session]
+    next_page_token: str
+
+
+class SessionListing:
+    """Returns sessions as the database has them."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def get(self, session_id: SessionId) -> Session:
+        """Return a session, ended or not.
+
+        Raises:
+            NotFound: SESSION_NOT_FOUND.
+        """
+        async with self._database.connection() as connection:
+            found = await store.find(connection, [session_id])
+        if session_id not in found:
+            raise session_not_found()
+        return found[session_id].session
+
+    async def list(self, user_id: UserId, page_size: int, page_token: str) -> Page:
+        """Return a user's active sessions, newest first; `page_size` 0 means 50.
+
+        Raises:
+            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
+        """
+        if not 0 <= page_size <= _MAX_PAGE_SIZE:
+            raise FieldInvalid("page_size", f"Must be 0 to {_MAX_PAGE_SIZE}.")
+        size = page_size or _DEFAULT_PAGE_SIZE
+        before = SessionId(paging.parse_page_token(user_id, page_token)) if page_token else None
+        async with self._database.connection() as connection:
+            found = await store.list_active(
+                connection, user_id, self._clock.now(), before, size + 1
+            )
+        page = found[:size]
+        more = len(found) > size
+        return Page(page, paging.page_token(user_id, page[-1].session_id) if more else "")

@@ -1,0 +1,96 @@
+"""Owns the index of all use cases: one field for each, which handlers, commands and jobs take."""
+
+from dataclasses import dataclass
+
+from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.own_data import AccountData
+from authsvc.core.accounts.password_change import PasswordChange
+from authsvc.core.accounts.password_reset import PasswordReset
+from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.codes.requests import CodeRequests
+from authsvc.core.factors.own_factors import Factors
+from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
+from authsvc.core.factors.totp_enrollment import TotpEnrollments
+from authsvc.core.federation.authorization import OAuthStart
+from authsvc.core.federation.identities import Identities
+from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.login.code import CodeLogin
+from authsvc.core.login.federated import OAuthLogin
+from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
+from authsvc.core.login.password import PasswordLogin
+from authsvc.core.login.second_factor import MfaVerification
+from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.sessions.ending import SessionEnding
+from authsvc.core.sessions.listing import SessionListing
+from authsvc.core.sessions.opening import SessionOpening
+from authsvc.core.sessions.refresh import SessionRefresh
+from authsvc.core.sessions.validation import SessionValidation
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.service_tokens import ServiceTokens
+from authsvc.core.tokens.validation import TokenValidation
+from authsvc.core.user_transfer.exporting import UserExport
+from authsvc.core.user_transfer.importing import UserImport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseCases:
+    """Everything that the service does for its callers, its operators and itself.
+
+    A field has the name of its class.
+    """
+
+    # Logins
+    password_login: PasswordLogin
+    code_login: CodeLogin
+    passkey_login_start: PasskeyLoginStart
+    passkey_login: PasskeyLogin
+    oauth_start: OAuthStart
+    oauth_login: OAuthLogin
+    mfa_verification: MfaVerification
+
+    # Sessions and tokens
+    session_opening: SessionOpening
+    session_validation: SessionValidation
+    session_refresh: SessionRefresh
+    session_ending: SessionEnding
+    session_listing: SessionListing
+    token_validation: TokenValidation
+    service_tokens: ServiceTokens
+    signing_keys: SigningKeys
+
+    # Accounts
+    accounts: Accounts
+    account_data: AccountData
+    account_deletion: AccountDeletion
+    password_change: PasswordChange
+    password_reset: PasswordReset
+
+    # One-time codes
+    code_requests: CodeRequests
+    email_verification: EmailVerification
+    email_change: EmailChange
+
+    # Second factors and identities
+    factors: Factors
+    totp_enrollments: TotpEnrollments
+    passkey_registration_start: PasskeyRegistrationStart
+    passkey_registration: PasskeyRegistration
+    identities: Identities
+
+    # API keys and limits
+    api_keys: ApiKeys
+    api_key_validation: ApiKeyValidation
+    rate_limiter: RateLimiter
+
+    # Operation
+    stored_messages: StoredMessages
+    user_import: UserImport
+    user_export: UserExport
+    retention: Retention
+    unverified_accounts: UnverifiedAccounts

@@ -1,0 +1,97 @@
+"""Background jobs: which there are, and what becomes of one that ends or fails."""
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from authsvc.app.background import Background, Job, background_jobs
+from authsvc.app.build import open_deliverer, open_parts
+from authsvc.config import Settings
+from tests.support.clock import FakeClock
+
+
+class _Work:
+    """Work of some rounds, the first of which end as `rounds` say; the one after them goes on."""
+
+    def __init__(self, *rounds: Exception | None) -> None:
+        self._rounds = list(rounds)
+        self.steady = asyncio.Event()
+        self.cancelled = False
+
+    async def run(self) -> None:
+        if self._rounds:
+            ending = self._rounds.pop(0)
+            if ending is not None:
+                raise ending
+            return
+        self.steady.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def test_failed_job_is_logged_and_started_again() -> None:
+    failing, other = _Work(RuntimeError("first"), ValueError("second")), _Work()
+    background = Background([Job("failing", failing.run), Job("other", other.run)], restart_delay=0)
+    with capture_logs() as logs:
+        background.start()
+        async with asyncio.timeout(30):
+            await asyncio.gather(failing.steady.wait(), other.steady.wait())
+        assert not other.cancelled
+        await background.stop()
+    assert [(entry["event"], entry["work"], entry["log_level"]) for entry in logs] == [
+        ("background_job_failed", "failing", "error")
+    ] * 2
+    assert all(entry["exc_info"] for entry in logs)
+
+
+async def test_job_that_returns_is_started_again_without_a_word() -> None:
+    work = _Work(None)
+    background = Background([Job("returning", work.run)], restart_delay=0)
+    with capture_logs() as logs:
+        background.start()
+        async with asyncio.timeout(30):
+            await work.steady.wait()
+        await background.stop()
+    assert logs == []
+
+
+async def test_stop_cancels_all_jobs_and_waits_for_them() -> None:
+    works = [_Work(), _Work()]
+    background = Background([Job(f"job-{n}", work.run) for n, work in enumerate(works)])
+    background.start()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(work.steady.wait() for work in works))
+    await background.stop()
+    assert [work.cancelled for work in works] == [True, True]
+    running = {task.get_name() for task in asyncio.all_tasks()}
+    assert running.isdisjoint({"job-0", "job-1"})
+
+
+async def test_stop_ends_a_job_that_waits_to_be_started_again() -> None:
+    failed = asyncio.Event()
+
+    async def fail() -> None:
+        failed.set()
+        raise RuntimeError
+
+    background = Background([Job("failing", fail)], restart_delay=3_600)
+    with capture_logs():
+        background.start()
+        async with asyncio.timeout(30):
+            await failed.wait()
+            await background.stop()
+
+
+async def test_background_that_never_started_stops() -> None:
+    await Background([Job("idle", _Work().run)]).stop()
+
+
+async def test_each_job_has_a_name_of_its_own(live_settings: Settings, clock: FakeClock) -> None:
+    async with open_parts(live_settings, clock) as parts:
+        deliverer = open_deliverer(parts, live_settings, clock, lambda _: None)
+        jobs = background_jobs(parts, deliverer, _Work().run)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names)
