@@ -1,6 +1,11 @@
 """Owns how a message reaches its user, and the states of its delivery."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
+
+from authsvc.models.ids import UserId
 
 
 class Delivery(StrEnum):
@@ -16,3 +21,18 @@ class MessageState(StrEnum):
     PENDING = "pending"
     SENT = "sent"
     ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message without its content; `last_error` is a word for why the last attempt failed."""
+
+    message_id: UUID
+    kind: str
+    user_id: UserId | None
+    state: MessageState
+    attempts: int
+    create_time: datetime
+    next_time: datetime
+    end_time: datetime | None
+    last_error: str

@@ -14,6 +14,15 @@ class UserStatus(StrEnum):
     DISABLED = "disabled"
 
 
+class UserOrigin(StrEnum):
+    """How an account was made."""
+
+    REGISTER = "register"
+    FEDERATED = "federated"
+    IMPORT = "import"
+    OPERATOR = "operator"
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """An account without its secrets."""

@@ -32,8 +32,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
-from authsvc.models.users import LockedUser, User, UserStatus
-from authsvc.store import addresses, identities, users
+from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
+from authsvc.store import emails, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
@@ -194,7 +194,7 @@ class OAuthLogin:
             user.email_verify_time is None
             and external.email_verified
             and _canonical(external) == account.email_canonical
-            and await addresses.verify(connection, user.user_id, account.email_canonical, now)
+            and await emails.verify(connection, user.user_id, account.email_canonical, now)
         ):
             return replace(user, email_verify_time=now)
         return user
@@ -232,7 +232,9 @@ class OAuthLogin:
             create_time=now,
             email_verify_time=now,
         )
-        if not await users.insert(connection, user, email_canonical=attempt.account):
+        if not await users.insert(
+            connection, user, email_canonical=attempt.account, origin=UserOrigin.FEDERATED
+        ):
             raise _StaleDecision
         detail = {"provider": login.pending.provider}
         event = AuditEvent(
@@ -251,7 +253,7 @@ class OAuthLogin:
         """Return the attempt's account, which must be active, with its row locked from now on."""
         if attempt.subject is None:
             raise _StaleDecision
-        user = await users.confirm(connection, attempt.subject.user_id)
+        user = await users.confirm(connection, attempt.subject.user_id, self._clock.now())
         if user is None:
             raise Rejected(Cause.DISABLED)
         return user

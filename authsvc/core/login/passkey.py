@@ -204,7 +204,7 @@ class PasskeyLogin:
             )
             if proof is None or not _is_active(attempt, proof.user_id):
                 return None
-            user = await users.confirm(connection, proof.user_id)
+            user = await users.confirm(connection, proof.user_id, self._clock.now())
             if user is None:
                 return None
             return await self._completion.complete(

@@ -8,6 +8,7 @@ from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.errors import ServiceError
 from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
@@ -28,11 +29,13 @@ class PasswordLogin:
         hasher: PasswordHasher,
         attempts: Attempts,
         completion: LoginCompletion,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._hasher = hasher
         self._attempts = attempts
         self._completion = completion
+        self._clock = clock
 
     async def log_in(
         self, call: Call, email: str, password: str, client: ClientContext
@@ -71,7 +74,7 @@ class PasswordLogin:
 
     async def _complete(self, attempt: Attempt, credential: Credential) -> LoginOutcome | None:
         async with self._database.transaction() as connection:
-            user = await users.confirm_login(connection, credential)
+            user = await users.confirm_login(connection, credential, self._clock.now())
             if user is None:
                 return None
             return await self._completion.complete(connection, attempt, user, _METHODS)

@@ -113,7 +113,8 @@ class MfaVerification:
             return None
         finished = await challenges.finish(connection, challenge.challenge_id)
         # Locks only rows that were already locked before the factor was verified.
-        user = await users.confirm(connection, locked.user_id if locked else UserId(_NOBODY))
+        user_id = locked.user_id if locked else UserId(_NOBODY)
+        user = await users.confirm(connection, user_id, self._clock.now())
         if user is None or not finished:
             raise Rejected(attempt.cause(Cause.FACTOR))
         every = (*challenge.methods, *methods)

@@ -9,9 +9,9 @@ from authsvc.core.passwords.hashing import PasswordHash
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.users import UserStatus
-from authsvc.store import user_import
+from authsvc.store import user_transfer
 from authsvc.store.postgres.database import Database
-from authsvc.store.user_import import UserRow
+from authsvc.store.user_transfer import UserRow
 
 _BATCH_ROWS = 1_000
 
@@ -35,7 +35,7 @@ class UserExport:
         last = None
         while True:
             async with self._database.connection() as connection:
-                rows = await user_import.list_after(connection, last, _BATCH_ROWS)
+                rows = await user_transfer.list_after(connection, last, _BATCH_ROWS)
             for row in rows:
                 yield _line(row, with_passwords=with_passwords)
             if len(rows) < _BATCH_ROWS:

@@ -17,9 +17,9 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
-from authsvc.store import user_import
+from authsvc.store import user_transfer
 from authsvc.store.postgres.database import Connection, Database
-from authsvc.store.user_import import UserRow
+from authsvc.store.user_transfer import UserRow
 
 BATCH_ROWS = 500
 # After this many rows, or bytes of blank lines, the event loop runs other work: a row takes a tenth
@@ -174,9 +174,9 @@ class _Import:
     async def _store(self, connection: Connection) -> Sequence[RowFailure]:
         now = self._clock.now()
         rows = [_stored(user, now) for _, user in self._batch.values()]
-        inserted = await user_import.insert_new(connection, rows, now)
+        inserted = await user_transfer.insert_new(connection, rows, now)
         left = [address for address in self._batch if address not in inserted]
-        present = await user_import.find_addresses(connection, left) if left else set()
+        present = await user_transfer.find_addresses(connection, left) if left else set()
         detail = {"imported": len(inserted), "skipped": len(present)}
         event = AuditEvent(AuditType.USERS_IMPORT, self._call, detail=detail)
         await record_event(connection, now, event)
@@ -190,10 +190,10 @@ class _Import:
 
     async def _compare(self, connection: Connection) -> Sequence[RowFailure]:
         """Count the outcomes that storing the batch would have."""
-        present = await user_import.find_addresses(connection, list(self._batch))
+        present = await user_transfer.find_addresses(connection, list(self._batch))
         new = [row for address, row in self._batch.items() if address not in present]
         ids = [user.user_id for _, user in new if user.user_id is not None]
-        taken = await user_import.find_ids(connection, ids)
+        taken = await user_transfer.find_ids(connection, ids)
         failed = [_id_taken(line, user) for line, user in new if user.user_id in taken]
         self.counts.skipped += len(present)
         self.counts.imported += len(new) - len(failed)

@@ -9,7 +9,7 @@ import pytest
 
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
-from authsvc.store import addresses
+from authsvc.store import emails
 from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG
 from tests.support.clock import FakeClock
 from tests.support.factors import Secured
@@ -37,7 +37,7 @@ async def verified(federated: Federated, email: str = EMAIL) -> None:
     user_id = await service.register(email)
     async with service.database.connection() as connection:
         now = service.clock.now()
-        assert await addresses.verify(connection, user_id, email.lower(), now)
+        assert await emails.verify(connection, user_id, email.lower(), now)
 
 
 @pytest.mark.slow

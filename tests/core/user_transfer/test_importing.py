@@ -45,6 +45,8 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "pepper_id": None,
         "roles": ["admin", "user"],
         "status": "disabled",
+        "origin": "import",
+        "last_login_time": None,
         "failed_logins": 0,
         "failed_device_logins": 0,
         "create_time": datetime(2024, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC),
