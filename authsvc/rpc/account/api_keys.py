@@ -5,13 +5,13 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from authsvc.core.api_keys.keys import NewApiKey
-from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.rate_limit.messages import policy_name
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_NAME = 64
@@ -20,10 +20,8 @@ _MAX_SECONDS = 315_576_000_000
 _NANOS = 1_000_000_000
 
 
-class ApiKeyRpcs:
+class ApiKeyRpcs(Topic):
     """A user's API keys."""
-
-    _use: UseCases
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, _context: Context

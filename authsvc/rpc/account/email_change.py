@@ -1,20 +1,18 @@
 """Owns the handlers of AccountService about the change of the user's e-mail address."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account.messages import account_message
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import delivery, returned_code
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_EMAIL = 254
 _MAX_CODE = 64
 
 
-class EmailChangeRpcs:
+class EmailChangeRpcs(Topic):
     """The RPCs by which a user gets another address."""
-
-    _use: UseCases
 
     async def RequestEmailChange(
         self, request: pb.RequestEmailChangeRequest, _context: Context

@@ -1,10 +1,10 @@
 """Owns the handlers of AccountService about second factors, but for passkeys' registration."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
+from authsvc.rpc.topic import Topic
 from authsvc.store.factors import Factor
 from authsvc.v1 import account_service_pb2 as pb
 
@@ -12,10 +12,8 @@ _MAX_NAME = 64
 _MAX_CODE = 64
 
 
-class FactorRpcs:
+class FactorRpcs(Topic):
     """The RPCs about the user's second factors."""
-
-    _use: UseCases
 
     async def ListFactors(
         self, _request: pb.ListFactorsRequest, _context: Context

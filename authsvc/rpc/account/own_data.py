@@ -3,19 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.store.account_data import SecurityEvent
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_CHUNK = 60 * 1_024
 
 
-class DataRpcs:
+class DataRpcs(Topic):
     """The RPCs about what is held on the user."""
-
-    _use: UseCases
 
     async def ListSecurityEvents(
         self, request: pb.ListSecurityEventsRequest, _context: Context

@@ -1,18 +1,16 @@
 """Owns the handlers of AccountService for passkeys."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_CREDENTIAL = 16_384
 _MAX_NAME = 64
 
 
-class PasskeyRegistrationRpcs:
+class PasskeyRegistrationRpcs(Topic):
     """The registration of a user's own passkeys."""
-
-    _use: UseCases
 
     async def BeginPasskeyRegistration(
         self, _request: pb.BeginPasskeyRegistrationRequest, _context: Context

@@ -1,12 +1,12 @@
 """Owns the handlers of AuthService about one-time codes."""
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
-from authsvc.core.use_cases import UseCases
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_EMAIL = 254
@@ -14,10 +14,8 @@ _MAX_CODE = 64
 _MAX_PASSWORD = 1_024
 
 
-class CodeRpcs:
+class CodeRpcs(Topic):
     """The RPCs by which codes are asked for and used."""
-
-    _use: UseCases
 
     async def VerifyEmail(
         self, request: pb.VerifyEmailRequest, _context: Context

@@ -1,10 +1,10 @@
 """Owns the handler of AuthService that takes a second factor."""
 
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
-from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_TOKEN = 8_192
@@ -12,10 +12,8 @@ _MAX_CODE = 64
 _MAX_ASSERTION = 16_384
 
 
-class MfaRpcs:
+class MfaRpcs(Topic):
     """The RPC that completes a login with a second factor."""
-
-    _use: UseCases
 
     async def VerifyMfa(
         self, request: pb.VerifyMfaRequest, _context: Context

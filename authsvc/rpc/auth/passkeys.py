@@ -1,19 +1,17 @@
 """Owns the handlers of AuthService for passkeys."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_EMAIL = 254
 _MAX_CREDENTIAL = 16_384
 
 
-class PasskeyRpcs:
+class PasskeyRpcs(Topic):
     """Logins by passkey."""
-
-    _use: UseCases
 
     async def BeginPasskeyLogin(
         self, request: pb.BeginPasskeyLoginRequest, _context: Context

@@ -7,15 +7,16 @@ from authsvc.core.use_cases import UseCases
 from authsvc.models.sessions import Session
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
 
-class SessionHandler(rpc.SessionServiceServicer):
+class SessionHandler(Topic, rpc.SessionServiceServicer):
     """Sessions: created, validated, listed and ended."""
 
     def __init__(self, use: UseCases) -> None:
-        self._use = use
+        super().__init__(use)
         # Making a message costs more than judging a cached session, so it is kept beside it.
         self._messages: WeakKeyDictionary[Session, pb.Session] = WeakKeyDictionary()
 
