@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from authsvc.config import TokenSettings
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing import jws, token_claims
 from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.signing.jws import Malformed
@@ -43,8 +44,8 @@ class TokenTooLong(ValueError):
 class AccessTokens:
     """Issues access tokens and verifies them from memory.
 
-    `permissions` maps a role to what it may do. Up to twice `cache_size` verified tokens are
-    remembered, so that a token's signature is verified once; all else is checked on every call.
+    Up to twice `cache_size` verified tokens are remembered, so that a token's signature is verified
+    once; all else is checked on every call.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class AccessTokens:
         *,
         keys: SigningKeys,
         settings: TokenSettings,
-        permissions: Mapping[str, tuple[str, ...]],
+        permissions: Permissions,
         clock: Clock,
         cache_size: int = 10_000,
     ) -> None:
@@ -71,7 +72,7 @@ class AccessTokens:
         Raises:
             StoreUnavailable: No key is active: it was revoked a moment ago.
         """
-        permissions = self.permissions_of(session.user_roles)
+        permissions = self._permissions.of(session.user_roles)
         token = self.sign(
             {
                 "sub": str(session.user_id),
@@ -112,11 +113,6 @@ class AccessTokens:
         if len(text) > jws.MAX_TOKEN_BYTES:
             raise TokenTooLong("what the token has to say does not fit in it")
         return SignedToken(text, token_id, expire_time)
-
-    def permissions_of(self, roles: Iterable[str]) -> list[str]:
-        """Return what users with these roles may do."""
-        granted = (self._permissions.get(role, ()) for role in roles)
-        return list(dict.fromkeys(name for names in granted for name in names))
 
     def verify(self, token: str, audience: str | None = "") -> AnyClaims | InactiveReason:
         """Return what a token says, or why it must not be trusted; never raises for a token.

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.roles.permissions import narrow_scopes
 from authsvc.core.signing.access_tokens import AccessTokens, SignedToken, TokenTooLong
 from authsvc.core.signing.token_claims import MAX_ACTORS, acting, confirmation
 from authsvc.core.tokens.validation import TokenCheck, TokenValidation
@@ -96,7 +97,7 @@ class ServiceTokens:
         audiences = (audience,) if audience else claims.audiences
         if not caller.audiences.union(claims.audiences).issuperset(audiences):
             raise CallerNotAllowed("The caller may not ask for this audience.")
-        granted = _narrowed(scopes, claims.scopes)
+        granted = narrow_scopes(scopes, claims.scopes)
         actors = (caller.identity, *claims.actors)
         if len(actors) > MAX_ACTORS:
             raise FieldInvalid("subject_token", f"was exchanged {MAX_ACTORS} times before")
@@ -150,14 +151,6 @@ class ServiceTokens:
     async def _record(self, event: AuditEvent) -> None:
         async with self._database.connection() as connection:
             await record_event(connection, self._clock.now(), event)
-
-
-def _narrowed(wanted: Sequence[str], held: Sequence[str]) -> list[str]:
-    """Return what the new token may do: `wanted`, or all that the old one may."""
-    for index, scope in enumerate(wanted):
-        if scope not in held:
-            raise FieldInvalid(f"scopes[{index}]", "is none of the token's scopes")
-    return list(dict.fromkeys(wanted or held))
 
 
 def _detail(

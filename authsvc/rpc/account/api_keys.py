@@ -14,7 +14,6 @@ from authsvc.rpc.rate_limit.messages import policy_name
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_NAME = 64
 # What a Duration may hold (duration.proto).
 _MAX_SECONDS = 315_576_000_000
 _NANOS = 1_000_000_000
@@ -28,7 +27,7 @@ class ApiKeyRpcs(Topic):
     ) -> pb.CreateApiKeyResponse:
         """Make an API key, shown this once."""
         wanted = NewApiKey(
-            name=convert.text(request.name, "name", _MAX_NAME, required=True),
+            name=convert.label(request.name, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
             lifetime=_lifetime(request.lifetime) if request.HasField("lifetime") else None,
             policy=policy_name(request.policy, "policy") if request.policy else "",
@@ -42,7 +41,7 @@ class ApiKeyRpcs(Topic):
         """Return the user's API keys, newest first."""
         page = await self._use.api_keys.list(
             current_claims().subject,
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListApiKeysResponse(

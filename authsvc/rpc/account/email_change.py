@@ -7,9 +7,6 @@ from authsvc.rpc.login_messages import delivery, returned_code
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_CODE = 64
-
 
 class EmailChangeRpcs(Topic):
     """The RPCs by which a user gets another address."""
@@ -22,7 +19,7 @@ class EmailChangeRpcs(Topic):
         issued = await self._use.email_change.request(
             current_call(),
             current_claims(),
-            convert.text(request.new_email, "new_email", _MAX_EMAIL, required=True),
+            convert.email(request.new_email, "new_email"),
             wanted,
             convert.client_context(request.client),
         )
@@ -35,8 +32,8 @@ class EmailChangeRpcs(Topic):
         user = await self._use.email_change.confirm(
             current_call(),
             current_claims(),
-            convert.text(request.new_email, "new_email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.email(request.new_email, "new_email"),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.ConfirmEmailChangeResponse(account=account_message(user))

@@ -8,9 +8,6 @@ from authsvc.rpc.topic import Topic
 from authsvc.store.factors import Factor
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_NAME = 64
-_MAX_CODE = 64
-
 
 class FactorRpcs(Topic):
     """The RPCs about the user's second factors."""
@@ -28,7 +25,7 @@ class FactorRpcs(Topic):
         self, request: pb.EnrollTotpRequest, _context: Context
     ) -> pb.EnrollTotpResponse:
         """Start the enrolment of an authenticator app."""
-        name = convert.text(request.name, "name", _MAX_NAME)
+        name = convert.label(request.name)
         enrollment = await self._use.totp_enrollments.enroll(current_claims(), name)
         return pb.EnrollTotpResponse(enrollment=enrollment_message(enrollment))
 
@@ -40,7 +37,7 @@ class FactorRpcs(Topic):
             current_call(),
             current_claims(),
             _factor_id(request.factor_id),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.ConfirmTotpResponse(recovery_codes=codes)

@@ -21,7 +21,7 @@ class DataRpcs(Topic):
         """Return what happened to the account, newest first."""
         page = await self._use.account_data.list_events(
             current_claims().subject,
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListSecurityEventsResponse(

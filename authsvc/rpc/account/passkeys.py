@@ -5,9 +5,6 @@ from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_CREDENTIAL = 16_384
-_MAX_NAME = 64
-
 
 class PasskeyRegistrationRpcs(Topic):
     """The registration of a user's own passkeys."""
@@ -29,10 +26,8 @@ class PasskeyRegistrationRpcs(Topic):
             current_call(),
             current_claims(),
             convert.uuid(request.challenge_id, "challenge_id"),
-            convert.text(
-                request.credential_json, "credential_json", _MAX_CREDENTIAL, required=True
-            ),
-            convert.text(request.name, "name", _MAX_NAME),
+            convert.credential_json(request.credential_json, "credential_json"),
+            convert.label(request.name),
         )
         factor = registered.factor
         return pb.FinishPasskeyRegistrationResponse(

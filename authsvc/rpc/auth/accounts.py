@@ -8,9 +8,6 @@ from authsvc.rpc.login_messages import delivery, returned_code
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_PASSWORD = 1_024
-
 
 class RegistrationRpcs(Topic):
     """The making of accounts."""
@@ -19,8 +16,8 @@ class RegistrationRpcs(Topic):
         """Create an account with an e-mail address and a password."""
         wanted = delivery(request.delivery)
         registration = Registration(
-            email=convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            password=convert.text(request.password, "password", _MAX_PASSWORD, required=True),
+            email=convert.email(request.email),
+            password=convert.password(request.password),
             display_name=display_name(request.display_name),
             client=convert.client_context(request.client),
             delivery=wanted,

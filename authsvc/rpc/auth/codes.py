@@ -9,10 +9,6 @@ from authsvc.rpc.login_messages import delivery, fill_login, returned_code
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_CODE = 64
-_MAX_PASSWORD = 1_024
-
 
 class CodeRpcs(Topic):
     """The RPCs by which codes are asked for and used."""
@@ -23,8 +19,8 @@ class CodeRpcs(Topic):
         """Prove that an address belongs to its account's user."""
         await self._use.email_verification.verify(
             current_call(),
-            convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.email(request.email),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.VerifyEmailResponse()
@@ -52,7 +48,7 @@ class CodeRpcs(Topic):
         outcome = await self._use.code_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         response = pb.LoginWithCodeResponse()
@@ -72,9 +68,9 @@ class CodeRpcs(Topic):
         """Set a new password."""
         await self._use.password_reset.reset(
             current_call(),
-            convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
-            convert.text(request.new_password, "new_password", _MAX_PASSWORD, required=True),
+            convert.email(request.email),
+            convert.code(request.code),
+            convert.password(request.new_password, "new_password"),
             convert.client_context(request.client),
         )
         return pb.ResetPasswordResponse()
@@ -90,6 +86,6 @@ class CodeRpcs(Topic):
     ) -> tuple[Delivery, IssuedCode]:
         wanted: Delivery = delivery(request.delivery)
         client: ClientContext = convert.client_context(request.client)
-        email = convert.text(request.email, "email", _MAX_EMAIL, required=True)
+        email = convert.email(request.email)
         requests = self._use.code_requests
         return wanted, await requests.request(current_call(), purpose, email, wanted, client)

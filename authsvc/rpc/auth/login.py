@@ -6,9 +6,6 @@ from authsvc.rpc.login_messages import fill_login
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_PASSWORD = 1_024
-
 
 class PasswordLoginRpcs(Topic):
     """Logins by password."""
@@ -17,8 +14,8 @@ class PasswordLoginRpcs(Topic):
         """Check an e-mail address and a password and create a session."""
         outcome = await self._use.password_login.log_in(
             current_call(),
-            convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            convert.text(request.password, "password", _MAX_PASSWORD, required=True),
+            convert.email(request.email),
+            convert.password(request.password),
             convert.client_context(request.client),
         )
         response = pb.LoginResponse()

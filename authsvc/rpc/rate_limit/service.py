@@ -1,5 +1,6 @@
 """Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
 
+from authsvc.core.lib import paging
 from authsvc.core.limits.limiter import Check
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
@@ -76,7 +77,7 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
         self, request: pb.ListPoliciesRequest, _context: Context
     ) -> pb.ListPoliciesResponse:
         """List the policies by name."""
-        size = convert.page_size(request.page_size)
+        size = paging.page_size(request.page_size)
         after = request.page_token
         if after:
             try:

@@ -62,7 +62,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         """List a user's active sessions, newest first."""
         page = await self._use.session_listing.list(
             convert.user_id(request.user_id),
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListSessionsResponse(
