@@ -22,11 +22,9 @@ class RevokeReason(StrEnum):
     OWNER_ARRIVED = "owner_arrived"
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session, without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
-
-    Compared by identity, so that what is derived from a cached one can be kept beside it.
 
     `refresh_counter` is the number of the one refresh token that is current; `user_status` and
     `user_roles` are the owner's when the row was read.

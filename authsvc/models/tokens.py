@@ -21,13 +21,13 @@ class Tokens:
     user_id: UserId
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenClaims:
     """What every verified access token says (RFC 9068); times are aware, in UTC.
 
     `certificate_thumbprint` is the SHA-256 of the client certificate that the token is bound to
     (RFC 8705), b"": none. `actors` are the services that act in the subject's name, the present one
-    first (`act`, RFC 8693). Compared by identity, as Session.
+    first (`act`, RFC 8693).
     """
 
     issuer: str
@@ -41,7 +41,7 @@ class TokenClaims:
     actors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claims(TokenClaims):
     """What a verified access token of a user says."""
 
@@ -53,7 +53,7 @@ class Claims(TokenClaims):
     authentication_time: datetime
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceClaims(TokenClaims):
     """What a verified access token of a calling service says; `subject` is its identity."""
 

@@ -1,16 +1,16 @@
 """Owns the RPCs of AuthService about access tokens: validated, issued to services, exchanged."""
 
-from weakref import WeakKeyDictionary
-
+from authsvc.core.signing.access_tokens import AnyClaims
 from authsvc.core.tokens.validation import TokenCheck, TokenResult
 from authsvc.core.use_cases import UseCases
-from authsvc.models.tokens import TokenClaims
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_caller
+from authsvc.rpc.message_cache import MessageCache
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_AUDIENCE = 256
+_KEPT = 10_000
 
 
 class TokenRpcs(Topic):
@@ -19,7 +19,7 @@ class TokenRpcs(Topic):
     def __init__(self, use: UseCases) -> None:
         super().__init__(use)
         # Making a message costs more than judging a cached token, so it is kept beside its claims.
-        self._active: WeakKeyDictionary[TokenClaims, pb.ValidateTokenResponse] = WeakKeyDictionary()
+        self._active: MessageCache[AnyClaims, pb.ValidateTokenResponse] = MessageCache(_KEPT)
 
     async def ValidateToken(
         self, request: pb.ValidateTokenRequest, _context: Context
@@ -89,8 +89,8 @@ class TokenRpcs(Topic):
         if claims is None or result.reason is not None:
             reason = convert.inactive_reason(result.reason)
             return pb.ValidateTokenResponse(inactive_reason=reason)
-        message = self._active.get(claims)
+        message = self._active.get(claims.token_id, claims)
         if message is None:
             message = pb.ValidateTokenResponse(active=True, claims=convert.claims_message(claims))
-            self._active[claims] = message
+            self._active.put(claims.token_id, claims, message)
         return message
