@@ -16,6 +16,7 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.listener import Revocation, RevocationListener
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
@@ -105,11 +106,15 @@ class BaseBuild:
         )
 
     @cached_property
+    def permissions(self) -> Permissions:
+        return Permissions(self.settings.permissions)
+
+    @cached_property
     def access_tokens(self) -> AccessTokens:
         return AccessTokens(
             keys=self.signing_keys,
             settings=self.settings.tokens,
-            permissions=self.settings.permissions,
+            permissions=self.permissions,
             clock=self.clock,
         )
 
@@ -207,7 +212,7 @@ class BaseBuild:
             cache=self.api_key_cache,
             last_use=self.api_key_last_use,
             limiter=self.rate_limiter,
-            permissions_of=self.access_tokens.permissions_of,
+            permissions=self.permissions,
             settings=self.settings.api_keys,
             clock=self.clock,
             is_fresh=self.listener.is_fresh,

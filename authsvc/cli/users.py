@@ -15,6 +15,7 @@ from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
 from authsvc.config import Settings
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.roles.permissions import DEFAULT_ROLES
 
 Result = TypeVar("Result")
 
@@ -60,7 +61,7 @@ def create(
             email,
             password,
             display_name=name,
-            roles=tuple(role or ("user",)),
+            roles=tuple(role or DEFAULT_ROLES),
             verified=verified,
         ),
     )

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import InactiveReason
 from authsvc.models.users import UserStatus
 
 
@@ -21,11 +22,9 @@ class RevokeReason(StrEnum):
     OWNER_ARRIVED = "owner_arrived"
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """A session without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
-
-    Compared by identity, so that values derived from a cached session can be cached beside it.
 
     `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
     are those of the user when the row was read.
@@ -46,3 +45,22 @@ class Session:
     revoke_reason: RevokeReason | None
     user_status: UserStatus
     user_roles: tuple[str, ...]
+
+    def end_reason(self) -> InactiveReason | None:
+        """Return why the session is over before its time; None if it isn't."""
+        if self.revoke_time is not None:
+            return InactiveReason.SESSION_REVOKED
+        if self.user_status is not UserStatus.ACTIVE:
+            return InactiveReason.USER_DISABLED
+        return None
+
+    def inactive_reason(self, now: datetime) -> InactiveReason | None:
+        """Return why the session can't be used or refreshed any more; None if it can."""
+        ended = self.end_reason()
+        if ended is None and now >= self.idle_expire_time:
+            return InactiveReason.SESSION_EXPIRED
+        return ended
+
+    def is_in_force(self, now: datetime) -> bool:
+        """Return whether what was issued under the session still counts, be it idle or not."""
+        return self.end_reason() is None and now < self.absolute_expire_time

@@ -21,13 +21,13 @@ class Tokens:
     user_id: UserId
 
 
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenClaims:
     """The claims of every verified access token (RFC 9068); times are aware, in UTC.
 
     `certificate_thumbprint` is the SHA-256 of the client certificate that the token is bound to
     (RFC 8705), or b"" if there is none. `actors` are the services that act for the subject, the
-    current one first (`act`, RFC 8693). Compared by identity, like Session.
+    current one first (`act`, RFC 8693).
     """
 
     issuer: str
@@ -41,7 +41,7 @@ class TokenClaims:
     actors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claims(TokenClaims):
     """The claims of a user's verified access token."""
 
@@ -53,7 +53,7 @@ class Claims(TokenClaims):
     authentication_time: datetime
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceClaims(TokenClaims):
     """The claims of a calling service's verified access token; `subject` is its identity."""
 

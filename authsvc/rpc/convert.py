@@ -13,6 +13,8 @@ from uuid import UUID
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from authsvc.core.lib.emails import MAX_EMAIL_BYTES
+from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
@@ -21,7 +23,9 @@ from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
-DEFAULT_PAGE = 50
+_MAX_CODE = 64
+_MAX_LABEL = 64
+_MAX_CREDENTIAL = 16_384
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -36,6 +40,31 @@ def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> s
     if "\0" in value:
         raise FieldInvalid(field, "must not contain NUL")
     return value
+
+
+def email(value: str, field: str = "email", *, required: bool = True) -> str:
+    """Return what may be an e-mail address by its length."""
+    return text(value, field, MAX_EMAIL_BYTES, required=required)
+
+
+def password(value: str, field: str = "password", *, required: bool = True) -> str:
+    """Return what may be a password by its length."""
+    return text(value, field, MAX_PASSWORD_BYTES, required=required)
+
+
+def code(value: str, field: str = "code") -> str:
+    """Return what may be a code that a user typed in, of whatever kind."""
+    return text(value, field, _MAX_CODE, required=True)
+
+
+def label(value: str, field: str = "name", *, required: bool = False) -> str:
+    """Return the name that a user gives to a factor or a key."""
+    return text(value, field, _MAX_LABEL, required=required)
+
+
+def credential_json(value: str, field: str) -> str:
+    """Return what a browser made of a passkey's answer (WebAuthn), not parsed yet."""
+    return text(value, field, _MAX_CREDENTIAL, required=True)
 
 
 def token(value: str, field: str) -> str:
@@ -71,13 +100,6 @@ def user_id(value: str, field: str = "user_id") -> UserId:
 def session_id(value: str, field: str = "session_id") -> SessionId:
     """Return the session id written in `value`."""
     return SessionId(uuid(value, field))
-
-
-def page_size(value: int, field: str = "page_size") -> int:
-    """Return how many items a page holds: 1 to 1000, and 50 for 0."""
-    if not 0 <= value <= MAX_BATCH:
-        raise FieldInvalid(field, f"must be from 0 to {MAX_BATCH}")
-    return value or DEFAULT_PAGE
 
 
 def batch_size(items: Sequence[object], field: str) -> None:

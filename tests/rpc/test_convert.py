@@ -90,12 +90,6 @@ def test_ids_are_refused_with_their_paths(text: str) -> None:
 # Numbers
 
 
-def test_page_size() -> None:
-    assert [convert.page_size(size) for size in (0, 1, 50, 1_000)] == [50, 1, 50, 1_000]
-    for size in (-1, 1_001, 2**31 - 1, -(2**31)):
-        assert refused(convert.page_size, size) == "page_size"
-
-
 def test_cost() -> None:
     assert [rate_limit_messages.cost(cost, "f") for cost in (0, 1, 1_000_000)] == [1, 1, 1_000_000]
     for cost in (-1, 1_000_001, 2**63 - 1, -(2**63)):

@@ -33,6 +33,7 @@ from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServiceError
@@ -136,7 +137,10 @@ class Service:
         )
         await keys.load()
         self.access_tokens = AccessTokens(
-            keys=keys, settings=tokens, permissions={"user": ("read",)}, clock=self.clock
+            keys=keys,
+            settings=tokens,
+            permissions=Permissions({"user": ("read",)}),
+            clock=self.clock,
         )
         self.sessions = build_sessions(
             self.access_tokens,

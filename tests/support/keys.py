@@ -1,6 +1,6 @@
 """API keys built of real parts: replicas on one database, and their users' tokens."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -31,11 +31,6 @@ POLICIES = {
     "ten": PolicySettings(requests=10, window=timedelta(hours=1)),
     "two": PolicySettings(requests=2, window=timedelta(hours=1)),
 }
-
-
-def permissions_of(roles: Iterable[str]) -> list[str]:
-    """Return what the roles of the tests may do."""
-    return [name for role in roles for name in PERMISSIONS.get(role, ())]
 
 
 def claims_of(world: World, user_id: UserId, *scopes: str, age: timedelta = MINUTE) -> Claims:
@@ -109,7 +104,7 @@ def replica(
         cache=cache,
         last_use=last_use,
         limiter=limiter,
-        permissions_of=permissions_of,
+        permissions=PERMISSIONS,
         settings=own,
         clock=world.clock,
         is_fresh=is_fresh,

@@ -11,6 +11,7 @@ from authsvc.config import KeySettings, TokenSettings
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.calls import Call, ClientContext
@@ -22,7 +23,7 @@ from authsvc.models.users import UserStatus
 from authsvc.store.postgres.database import Database
 
 CALL = Call(request_id="request-1", caller="spiffe://test/admin")
-PERMISSIONS = {"user": ("read", "write"), "editor": ("write", "publish")}
+PERMISSIONS = Permissions({"user": ("read", "write"), "editor": ("write", "publish")})
 
 
 def keyring(*names: str) -> Keyring:

@@ -13,6 +13,7 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import email_taken, user_not_found
 from authsvc.models.calls import Call, ClientContext
@@ -26,7 +27,6 @@ from authsvc.store import devices, revocations, users
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
-_DEFAULT_ROLES = ("user",)
 _EVENTS = {
     UserOrigin.REGISTER: AuditType.REGISTER,
     UserOrigin.OPERATOR: AuditType.USER_CREATE,
@@ -89,7 +89,7 @@ class Accounts:
             Overloaded: Too many passwords wait to be hashed.
         """
         await self._brute_force.charge_registration(registration.client)
-        return await self._create(call, UserOrigin.REGISTER, registration, _DEFAULT_ROLES)
+        return await self._create(call, UserOrigin.REGISTER, registration, DEFAULT_ROLES)
 
     async def create_user(
         self,
@@ -98,7 +98,7 @@ class Accounts:
         password: str,
         *,
         display_name: str = "",
-        roles: Sequence[str] = _DEFAULT_ROLES,
+        roles: Sequence[str] = DEFAULT_ROLES,
         verified: bool = False,
     ) -> UserId:
         """Make an account on an operator's behalf; raises as `register`, without its limit."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
-from authsvc.core.lib import base64url
+from authsvc.core.lib import base64url, paging
 from authsvc.errors import FieldInvalid, Overloaded, user_not_found
 from authsvc.models.audit import SecurityEvent
 from authsvc.models.calls import Call
@@ -47,15 +47,16 @@ class AccountData:
         self._exports = 0
 
     async def list_events(self, user_id: UserId, page_size: int, page_token: str) -> EventPage:
-        """Return what happened to an account, newest first.
+        """Return what happened to an account, newest first; `page_size` 0 means 50.
 
         Raises:
-            FieldInvalid: The token is not one of this user's.
+            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
         """
+        size = paging.page_size(page_size)
         before = _parse_page_token(user_id, page_token) if page_token else store.LAST_EVENT
         async with self._database.connection() as connection:
-            found = await store.list_events(connection, user_id, before, page_size + 1)
-        page = found[:page_size]
+            found = await store.list_events(connection, user_id, before, size + 1)
+        page = found[:size]
         if len(found) == len(page):
             return EventPage(page, "")
         last = EventKey(page[-1].occur_time, page[-1].event_id)

@@ -13,6 +13,7 @@ from authsvc.core.lib import paging
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.roles.permissions import narrow_scopes
 from authsvc.errors import (
     FieldInvalid,
     ServiceError,
@@ -113,16 +114,17 @@ class ApiKeys:
         return CreatedApiKey(text, key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> ApiKeyPage:
-        """Return up to `page_size` keys of a user, ended ones too, newest first.
+        """Return some keys of a user, ended ones too, newest first; `page_size` 0 means 50.
 
         Raises:
-            FieldInvalid: The page token is not one of this user's.
+            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
         """
+        size = paging.page_size(page_size)
         before = ApiKeyId(paging.parse_page_token(user_id, page_token)) if page_token else None
         async with self._database.connection() as connection:
-            found = await store.list_of_user(connection, user_id, before, page_size + 1)
-        page = found[:page_size]
-        more = len(found) > page_size
+            found = await store.list_of_user(connection, user_id, before, size + 1)
+        page = found[:size]
+        more = len(found) > size
         return ApiKeyPage(page, paging.page_token(user_id, page[-1].key_id) if more else "")
 
     async def revoke(self, call: Call, user_id: UserId, key_id: ApiKeyId) -> None:
@@ -161,7 +163,7 @@ class ApiKeys:
             user_id=claims.subject,
             name=wanted.name,
             prefix=prefix,
-            scopes=_scopes(wanted.scopes, claims.scopes),
+            scopes=narrow_scopes(wanted.scopes, claims.scopes),
             policy=self._policy(wanted.policy),
             create_time=now,
             expire_time=now + self._lifetime(wanted.lifetime),
@@ -195,11 +197,3 @@ class ApiKeys:
         values = {"display_name": user.display_name, "key_name": key.name}
         notice = Message(MessageKind.API_KEY_CREATED, user.email, key.user_id, values=values)
         await self._outbox.enqueue(connection, notice)
-
-
-def _scopes(wanted: Sequence[str], held: Sequence[str]) -> tuple[str, ...]:
-    """Return what a key may do: `wanted`, or all that the token may."""
-    for index, scope in enumerate(wanted):
-        if scope not in held:
-            raise FieldInvalid(f"scopes[{index}]", "is none of the token's scopes")
-    return tuple(dict.fromkeys(wanted or held))

@@ -6,7 +6,7 @@ when it is told. What is not active is never cached. A cached key is read again 
 `last_use_interval`, when its use is noted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -19,6 +19,7 @@ from authsvc.core.lib.batching import Batcher
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.revocations.cache import RevocableCache
+from authsvc.core.roles.permissions import Permissions
 from authsvc.errors import NotFound
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.clock import Clock
@@ -101,9 +102,8 @@ class ApiKeyCache(RevocableCache[LoadedKey]):
 class ApiKeyValidation:
     """Judges API keys.
 
-    `permissions_of` says what users with some roles may do. `is_fresh` says whether the cache would
-    have been told by now of whatever was revoked a short while ago; while it says no, the cache is
-    not used.
+    `is_fresh` says whether the cache would have been told by now of whatever was revoked a short
+    while ago; while it says no, the cache is not used.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ApiKeyValidation:
         cache: ApiKeyCache,
         last_use: LastUse[ApiKeyId],
         limiter: RateLimiter,
-        permissions_of: Callable[[Iterable[str]], Sequence[str]],
+        permissions: Permissions,
         settings: ApiKeySettings,
         clock: Clock,
         is_fresh: Callable[[], bool],
@@ -122,7 +122,7 @@ class ApiKeyValidation:
         self._cache = cache
         self._last_use = last_use
         self._limiter = limiter
-        self._permissions_of = permissions_of
+        self._permissions = permissions
         self._interval = settings.last_use_interval
         self._clock = clock
         self._is_fresh = is_fresh
@@ -172,7 +172,7 @@ class ApiKeyValidation:
         return [entries.get(key_hash) for key_hash in hashes]
 
     def _load(self, stored: StoredApiKey, now: datetime) -> LoadedKey:
-        granted = frozenset(self._permissions_of(stored.user_roles))
+        granted = frozenset(self._permissions.of(stored.user_roles))
         return LoadedKey(
             key=stored.key,
             token_hash=stored.key_hash,

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol, Self
 
+from authsvc.core.lib.emails import MAX_EMAIL_BYTES
 from authsvc.errors import ProviderUnavailable
 
 _MAX_SUBJECT = 256
-_MAX_EMAIL = 254
 _MAX_NAME = 256
 
 
@@ -38,7 +38,9 @@ class ExternalIdentity:
         """
         if not isinstance(subject, str) or not subject or _clean(subject, _MAX_SUBJECT) != subject:
             return None
-        address = email if isinstance(email, str) and _clean(email, _MAX_EMAIL) == email else ""
+        address = (
+            email if isinstance(email, str) and _clean(email, MAX_EMAIL_BYTES) == email else ""
+        )
         return cls(
             subject,
             address,

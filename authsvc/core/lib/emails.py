@@ -7,7 +7,7 @@ from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
 from authsvc.errors import FieldInvalid, Reason
 
-MAX_BYTES = 254
+MAX_EMAIL_BYTES = 254
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ def parse_email(text: str, field: str = "email") -> Email:
 
 
 def _validate(text: str) -> ValidatedEmail:
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise EmailNotValidError(f"The email address is longer than {MAX_BYTES} bytes.")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_EMAIL_BYTES:
+        raise EmailNotValidError(f"The email address is longer than {MAX_EMAIL_BYTES} bytes.")
     return validate_email(text, check_deliverability=False, test_environment=True)
 
 

@@ -1,11 +1,25 @@
-"""Owns page tokens: where a list continues, bound to the owner of the list."""
+"""Owns the pages of lists: their sizes, and the tokens by which a list continues."""
 
 from uuid import UUID
 
 from authsvc.core.lib import base64url
 from authsvc.errors import FieldInvalid
 
+DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1_000
+
 _UUID_BYTES = 16
+
+
+def page_size(wanted: int) -> int:
+    """Return how many items a page holds: 1 to 1000, and 50 for 0.
+
+    Raises:
+        FieldInvalid: It is neither.
+    """
+    if not 0 <= wanted <= MAX_PAGE_SIZE:
+        raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
+    return wanted or DEFAULT_PAGE_SIZE
 
 
 def page_token(owner: UUID, last: UUID) -> str:

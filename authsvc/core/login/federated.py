@@ -19,6 +19,7 @@ from authsvc.core.federation.states import OAuthStates, PendingLogin
 from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.login.completion import LoginCompletion
+from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.errors import (
     FieldInvalid,
     StoreUnavailable,
@@ -38,7 +39,6 @@ from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
 _METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
-_DEFAULT_ROLES = ("user",)
 _TRIES = 3
 
 
@@ -227,7 +227,7 @@ class OAuthLogin:
             user_id=UserId(uuid7(now)),
             email=login.external.email,
             display_name=login.external.display_name,
-            roles=_DEFAULT_ROLES,
+            roles=DEFAULT_ROLES,
             status=UserStatus.ACTIVE,
             create_time=now,
             email_verify_time=now,

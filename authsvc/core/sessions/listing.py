@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from authsvc.core.lib import paging
-from authsvc.errors import FieldInvalid, session_not_found
+from authsvc.errors import session_not_found
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import Session
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
-
-_DEFAULT_PAGE_SIZE = 50
-_MAX_PAGE_SIZE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +45,7 @@ class SessionListing:
         Raises:
             FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
         """
-        if not 0 <= page_size <= _MAX_PAGE_SIZE:
-            raise FieldInvalid("page_size", f"Must be 0 to {_MAX_PAGE_SIZE}.")
-        size = page_size or _DEFAULT_PAGE_SIZE
+        size = paging.page_size(page_size)
         before = SessionId(paging.parse_page_token(user_id, page_token)) if page_token else None
         async with self._database.connection() as connection:
             found = await store.list_active(

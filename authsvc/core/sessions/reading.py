@@ -5,7 +5,6 @@ than its question.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
 from typing import TypeVar
 
 from authsvc.config import SessionSettings, TokenSettings
@@ -13,8 +12,6 @@ from authsvc.core.lib.batching import Batcher
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
-from authsvc.models.sessions import Session
-from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
@@ -88,7 +85,7 @@ class SessionReader:
             entries = {key: self._entry(stored) for key, stored in found.items()}
             now = self._clock.now()
             for entry in entries.values():
-                if is_in_force(entry.session, now):
+                if entry.session.is_in_force(now):
                     loading.keep(entry)
         return [entries.get(key) for key in keys]
 
@@ -104,12 +101,3 @@ class SessionReader:
             touch_time=touch_time,
             slide_time=slide_time,
         )
-
-
-def is_in_force(session: Session, now: datetime) -> bool:
-    """Return whether what was issued under the session still counts, be it idle or not."""
-    return (
-        session.revoke_time is None
-        and session.user_status is UserStatus.ACTIVE
-        and now < session.absolute_expire_time
-    )

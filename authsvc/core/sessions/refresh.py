@@ -22,7 +22,6 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Tokens
-from authsvc.models.users import UserStatus
 from authsvc.store import refresh
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
@@ -108,7 +107,7 @@ class SessionRefresh:
     ) -> Session:
         """Return the session as it stands for a token that can't advance it but may be repeated."""
         stored = await self._find(session_id)
-        if stored is None or not _is_refreshable(stored.session, now):
+        if stored is None or stored.session.inactive_reason(now):
             raise refresh_token_invalid()
         session = stored.session
         if counter >= session.refresh_counter:
@@ -140,11 +139,3 @@ class SessionRefresh:
     async def _find(self, session_id: SessionId) -> StoredSession | None:
         async with self._database.connection() as connection:
             return (await store.find(connection, [session_id])).get(session_id)
-
-
-def _is_refreshable(session: Session, now: datetime) -> bool:
-    return (
-        session.revoke_time is None
-        and session.user_status is UserStatus.ACTIVE
-        and now < session.idle_expire_time
-    )

@@ -16,14 +16,13 @@ from authsvc.config import SessionSettings
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
-from authsvc.core.sessions.reading import SessionReader, is_in_force
+from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.secrets import digest, is_csrf_token, is_session_token
 from authsvc.models.calls import ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import InactiveReason
-from authsvc.models.users import UserStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ class SessionValidation:
         if entry is None:
             return None
         now = self._clock.now()
-        if now >= entry.touch_time and is_in_force(entry.session, now):
+        if now >= entry.touch_time and entry.session.is_in_force(now):
             self._note_use(entry, now)
         return entry.session
 
@@ -134,7 +133,7 @@ class SessionValidation:
         if entry is None:
             return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
         now = self._clock.now()
-        reason = _state(entry.session, now) or self._mismatch(entry.session, check.client)
+        reason = entry.session.inactive_reason(now) or self._mismatch(entry.session, check.client)
         if reason is not None:
             return _INACTIVE[reason]
         if now >= entry.slide_time:
@@ -160,11 +159,3 @@ class SessionValidation:
         self._last_use.note(entry.session.session_id, now)
         entry.session = replace(entry.session, last_use_time=now)
         entry.touch_time = now + self._touch_interval
-
-
-def _state(session: Session, now: datetime) -> InactiveReason | None:
-    if session.revoke_time is not None:
-        return InactiveReason.SESSION_REVOKED
-    if session.user_status is not UserStatus.ACTIVE:
-        return InactiveReason.USER_DISABLED
-    return InactiveReason.SESSION_EXPIRED if now >= session.idle_expire_time else None

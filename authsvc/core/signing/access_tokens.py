@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from authsvc.config import TokenSettings
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing import jws, token_claims
 from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.signing.jws import Malformed
@@ -42,8 +43,8 @@ class TokenTooLong(ValueError):
 class AccessTokens:
     """Issues access tokens and verifies them with keys held in memory.
 
-    `permissions` maps a role to what it may do. Up to twice `cache_size` verified tokens are
-    cached, so that a token's signature is verified once; all else is checked on every call.
+    Up to twice `cache_size` verified tokens are cached, so that a token's signature is verified
+    once; all else is checked on every call.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class AccessTokens:
         *,
         keys: SigningKeys,
         settings: TokenSettings,
-        permissions: Mapping[str, tuple[str, ...]],
+        permissions: Permissions,
         clock: Clock,
         cache_size: int = 10_000,
     ) -> None:
@@ -70,7 +71,7 @@ class AccessTokens:
         Raises:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
-        permissions = self.permissions_of(session.user_roles)
+        permissions = self._permissions.of(session.user_roles)
         token = self.sign(
             {
                 "sub": str(session.user_id),
@@ -111,11 +112,6 @@ class AccessTokens:
         if len(text) > jws.MAX_TOKEN_BYTES:
             raise TokenTooLong("the claims do not fit in one token")
         return SignedToken(text, token_id, expire_time)
-
-    def permissions_of(self, roles: Iterable[str]) -> list[str]:
-        """Return the permissions of users with these roles."""
-        granted = (self._permissions.get(role, ()) for role in roles)
-        return list(dict.fromkeys(name for names in granted for name in names))
 
     def verify(self, token: str, audience: str | None = "") -> AnyClaims | InactiveReason:
         """Return a token's claims, or why it must not be trusted; no token makes it raise.

@@ -11,6 +11,7 @@ from datetime import datetime
 
 from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.roles.permissions import narrow_scopes
 from authsvc.core.signing.access_tokens import AccessTokens, SignedToken, TokenTooLong
 from authsvc.core.signing.token_claims import MAX_ACTORS, acting, confirmation
 from authsvc.core.tokens.validation import TokenCheck, TokenValidation
@@ -96,7 +97,7 @@ class ServiceTokens:
         audiences = (audience,) if audience else claims.audiences
         if not caller.audiences.union(claims.audiences).issuperset(audiences):
             raise CallerNotAllowed("The caller may not request this audience.")
-        granted = _narrowed(scopes, claims.scopes)
+        granted = narrow_scopes(scopes, claims.scopes)
         actors = (caller.identity, *claims.actors)
         if len(actors) > MAX_ACTORS:
             raise FieldInvalid("subject_token", f"has already been exchanged {MAX_ACTORS} times")
@@ -150,14 +151,6 @@ class ServiceTokens:
     async def _record(self, event: AuditEvent) -> None:
         async with self._database.connection() as connection:
             await record_event(connection, self._clock.now(), event)
-
-
-def _narrowed(requested: Sequence[str], held: Sequence[str]) -> list[str]:
-    """Return the scopes of the new token: those requested, or all that the old one has."""
-    for index, scope in enumerate(requested):
-        if scope not in held:
-            raise FieldInvalid(f"scopes[{index}]", "is not one of the token's scopes")
-    return list(dict.fromkeys(requested or held))
 
 
 def _detail(

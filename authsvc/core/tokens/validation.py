@@ -17,9 +17,7 @@ from typing import Final
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid
-from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
-from authsvc.models.users import UserStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,8 @@ class TokenValidation:
         if isinstance(claims, Claims) and (
             check.strict or not self._sessions.find_cached(claims.session_id)
         ):
-            reason = _state(await self._sessions.find(claims.session_id, strict=check.strict))
+            session = await self._sessions.find(claims.session_id, strict=check.strict)
+            reason = session.end_reason() if session else InactiveReason.SESSION_UNKNOWN
             if reason is not None:
                 return _INACTIVE[reason]
         if check.required_scopes:
@@ -120,13 +119,3 @@ class TokenValidation:
             else:
                 results.append(TokenResult(active=True, claims=claims))
         return results
-
-
-def _state(session: Session | None) -> InactiveReason | None:
-    if session is None:
-        return InactiveReason.SESSION_UNKNOWN
-    if session.revoke_time is not None:
-        return InactiveReason.SESSION_REVOKED
-    if session.user_status is not UserStatus.ACTIVE:
-        return InactiveReason.USER_DISABLED
-    return None

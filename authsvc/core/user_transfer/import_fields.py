@@ -16,13 +16,13 @@ from uuid import UUID
 from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters, HashRefused, firebase_hash
 from authsvc.core.passwords.hashing import PasswordHash
+from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.core.user_transfer.import_rows import FIELDS
 from authsvc.errors import FieldInvalid
 from authsvc.models.ids import UserId
 
 TakeOver = Callable[[str, str | None], PasswordHash]
 
-_DEFAULT_ROLES = ("user",)
 _MAX_ROLES = 32
 _MAX_DISPLAY_NAME = 256
 _MAX_TEXT = 1024
@@ -220,7 +220,7 @@ def _boolean(values: Mapping[str, Any], name: str) -> bool:
 def _roles(values: Mapping[str, Any]) -> tuple[str, ...]:
     roles = values.get("roles")
     if roles is None:
-        return _DEFAULT_ROLES
+        return DEFAULT_ROLES
     if not isinstance(roles, list) or len(roles) > _MAX_ROLES:
         raise FieldInvalid("roles", f"is not a list of at most {_MAX_ROLES} names")
     if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in roles):

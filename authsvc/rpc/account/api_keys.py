@@ -5,32 +5,29 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from authsvc.core.api_keys.keys import NewApiKey
-from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.rate_limit.messages import policy_name
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_NAME = 64
 # What a Duration may hold (duration.proto).
 _MAX_SECONDS = 315_576_000_000
 _NANOS = 1_000_000_000
 
 
-class ApiKeyRpcs:
+class ApiKeyRpcs(Topic):
     """A user's API keys."""
-
-    _use: UseCases
 
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, _context: Context
     ) -> pb.CreateApiKeyResponse:
         """Make an API key, shown this once."""
         wanted = NewApiKey(
-            name=convert.text(request.name, "name", _MAX_NAME, required=True),
+            name=convert.label(request.name, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
             lifetime=_lifetime(request.lifetime) if request.HasField("lifetime") else None,
             policy=policy_name(request.policy, "policy") if request.policy else "",
@@ -44,7 +41,7 @@ class ApiKeyRpcs:
         """Return the user's API keys, newest first."""
         page = await self._use.api_keys.list(
             current_claims().subject,
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListApiKeysResponse(

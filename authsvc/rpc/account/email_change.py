@@ -1,20 +1,15 @@
 """Owns the handlers of AccountService about the change of the user's e-mail address."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account.messages import account_message
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import delivery, returned_code
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_CODE = 64
 
-
-class EmailChangeRpcs:
+class EmailChangeRpcs(Topic):
     """The RPCs by which a user gets another address."""
-
-    _use: UseCases
 
     async def RequestEmailChange(
         self, request: pb.RequestEmailChangeRequest, _context: Context
@@ -24,7 +19,7 @@ class EmailChangeRpcs:
         issued = await self._use.email_change.request(
             current_call(),
             current_claims(),
-            convert.text(request.new_email, "new_email", _MAX_EMAIL, required=True),
+            convert.email(request.new_email, "new_email"),
             wanted,
             convert.client_context(request.client),
         )
@@ -37,8 +32,8 @@ class EmailChangeRpcs:
         user = await self._use.email_change.confirm(
             current_call(),
             current_claims(),
-            convert.text(request.new_email, "new_email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.email(request.new_email, "new_email"),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.ConfirmEmailChangeResponse(account=account_message(user))

@@ -1,21 +1,16 @@
 """Owns the handlers of AccountService about second factors, but for passkeys' registration."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.models.factors import Factor
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_NAME = 64
-_MAX_CODE = 64
 
-
-class FactorRpcs:
+class FactorRpcs(Topic):
     """The RPCs about the user's second factors."""
-
-    _use: UseCases
 
     async def ListFactors(
         self, _request: pb.ListFactorsRequest, _context: Context
@@ -30,7 +25,7 @@ class FactorRpcs:
         self, request: pb.EnrollTotpRequest, _context: Context
     ) -> pb.EnrollTotpResponse:
         """Start the enrolment of an authenticator app."""
-        name = convert.text(request.name, "name", _MAX_NAME)
+        name = convert.label(request.name)
         enrollment = await self._use.totp_enrollments.enroll(current_claims(), name)
         return pb.EnrollTotpResponse(enrollment=enrollment_message(enrollment))
 
@@ -42,7 +37,7 @@ class FactorRpcs:
             current_call(),
             current_claims(),
             _factor_id(request.factor_id),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.ConfirmTotpResponse(recovery_codes=codes)

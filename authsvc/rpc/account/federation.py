@@ -1,15 +1,13 @@
 """Owns the handlers of AccountService for a user's identities at other providers."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
 
-class IdentityRpcs:
+class IdentityRpcs(Topic):
     """A user's identities at other providers."""
-
-    _use: UseCases
 
     async def ListIdentities(
         self, _request: pb.ListIdentitiesRequest, _context: Context

@@ -3,19 +3,17 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
-from authsvc.core.use_cases import UseCases
 from authsvc.models.audit import SecurityEvent
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_CHUNK = 60 * 1_024
 
 
-class DataRpcs:
+class DataRpcs(Topic):
     """The RPCs about what is held on the user."""
-
-    _use: UseCases
 
     async def ListSecurityEvents(
         self, request: pb.ListSecurityEventsRequest, _context: Context
@@ -23,7 +21,7 @@ class DataRpcs:
         """Return what happened to the account, newest first."""
         page = await self._use.account_data.list_events(
             current_claims().subject,
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListSecurityEventsResponse(

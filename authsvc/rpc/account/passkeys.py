@@ -1,18 +1,13 @@
 """Owns the handlers of AccountService for passkeys."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_CREDENTIAL = 16_384
-_MAX_NAME = 64
 
-
-class PasskeyRegistrationRpcs:
+class PasskeyRegistrationRpcs(Topic):
     """The registration of a user's own passkeys."""
-
-    _use: UseCases
 
     async def BeginPasskeyRegistration(
         self, _request: pb.BeginPasskeyRegistrationRequest, _context: Context
@@ -31,10 +26,8 @@ class PasskeyRegistrationRpcs:
             current_call(),
             current_claims(),
             convert.uuid(request.challenge_id, "challenge_id"),
-            convert.text(
-                request.credential_json, "credential_json", _MAX_CREDENTIAL, required=True
-            ),
-            convert.text(request.name, "name", _MAX_NAME),
+            convert.credential_json(request.credential_json, "credential_json"),
+            convert.label(request.name),
         )
         factor = registered.factor
         return pb.FinishPasskeyRegistrationResponse(

@@ -1,26 +1,22 @@
 """Owns the handler of AccountService that changes a password."""
 
 from authsvc.core.accounts.password_change import NewPassword
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-_MAX_PASSWORD = 1_024
 
-
-class PasswordRpcs:
+class PasswordRpcs(Topic):
     """The RPC about the user's password."""
-
-    _use: UseCases
 
     async def ChangePassword(
         self, request: pb.ChangePasswordRequest, _context: Context
     ) -> pb.ChangePasswordResponse:
         """Set a new password."""
         asked = NewPassword(
-            current=convert.text(request.current_password, "current_password", _MAX_PASSWORD),
-            new=convert.text(request.new_password, "new_password", _MAX_PASSWORD, required=True),
+            current=convert.password(request.current_password, "current_password", required=False),
+            new=convert.password(request.new_password, "new_password"),
             end_other_sessions=request.end_other_sessions,
             client=convert.client_context(request.client),
         )

@@ -1,15 +1,13 @@
 """Owns the RPC of AuthService about API keys: whether one is active."""
 
 from authsvc.core.api_keys.validation import ApiKeyCheck
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 
-class KeyRpcs:
+class KeyRpcs(Topic):
     """API keys, judged."""
-
-    _use: UseCases
 
     async def ValidateApiKey(
         self, request: pb.ValidateApiKeyRequest, _context: Context

@@ -1,23 +1,17 @@
 """Owns the handlers of AuthService about one-time codes."""
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
-from authsvc.core.use_cases import UseCases
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import delivery, fill_login, returned_code
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_CODE = 64
-_MAX_PASSWORD = 1_024
 
-
-class CodeRpcs:
+class CodeRpcs(Topic):
     """The RPCs by which codes are asked for and used."""
-
-    _use: UseCases
 
     async def VerifyEmail(
         self, request: pb.VerifyEmailRequest, _context: Context
@@ -25,8 +19,8 @@ class CodeRpcs:
         """Prove that an address belongs to its account's user."""
         await self._use.email_verification.verify(
             current_call(),
-            convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.email(request.email),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         return pb.VerifyEmailResponse()
@@ -54,7 +48,7 @@ class CodeRpcs:
         outcome = await self._use.code_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
+            convert.code(request.code),
             convert.client_context(request.client),
         )
         response = pb.LoginWithCodeResponse()
@@ -74,9 +68,9 @@ class CodeRpcs:
         """Set a new password."""
         await self._use.password_reset.reset(
             current_call(),
-            convert.text(request.email, "email", _MAX_EMAIL, required=True),
-            convert.text(request.code, "code", _MAX_CODE, required=True),
-            convert.text(request.new_password, "new_password", _MAX_PASSWORD, required=True),
+            convert.email(request.email),
+            convert.code(request.code),
+            convert.password(request.new_password, "new_password"),
             convert.client_context(request.client),
         )
         return pb.ResetPasswordResponse()
@@ -92,6 +86,6 @@ class CodeRpcs:
     ) -> tuple[Delivery, IssuedCode]:
         wanted: Delivery = delivery(request.delivery)
         client: ClientContext = convert.client_context(request.client)
-        email = convert.text(request.email, "email", _MAX_EMAIL, required=True)
+        email = convert.email(request.email)
         requests = self._use.code_requests
         return wanted, await requests.request(current_call(), purpose, email, wanted, client)

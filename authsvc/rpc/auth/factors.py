@@ -1,21 +1,17 @@
 """Owns the handler of AuthService that takes a second factor."""
 
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
-from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_TOKEN = 8_192
-_MAX_CODE = 64
-_MAX_ASSERTION = 16_384
 
 
-class MfaRpcs:
+class MfaRpcs(Topic):
     """The RPC that completes a login with a second factor."""
-
-    _use: UseCases
 
     async def VerifyMfa(
         self, request: pb.VerifyMfaRequest, _context: Context
@@ -34,15 +30,13 @@ class MfaRpcs:
 def _factor(request: pb.VerifyMfaRequest) -> SecondFactor:
     match request.WhichOneof("factor"):
         case "totp_code":
-            code = convert.text(request.totp_code, "totp_code", _MAX_CODE, required=True)
+            code = convert.code(request.totp_code, "totp_code")
             return TotpCode(code)
         case "recovery_code":
-            code = convert.text(request.recovery_code, "recovery_code", _MAX_CODE, required=True)
+            code = convert.code(request.recovery_code, "recovery_code")
             return RecoveryCode(code)
         case "passkey_assertion":
             return PasskeyAssertion(
-                convert.text(
-                    request.passkey_assertion, "passkey_assertion", _MAX_ASSERTION, required=True
-                )
+                convert.credential_json(request.passkey_assertion, "passkey_assertion")
             )
     raise FieldInvalid("factor", "must be set")

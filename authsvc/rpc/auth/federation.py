@@ -1,16 +1,14 @@
 """Owns the handlers of AuthService for logins at other providers."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 
-class OAuthRpcs:
+class OAuthRpcs(Topic):
     """Logins at other providers."""
-
-    _use: UseCases
 
     async def BeginOAuth(
         self, request: pb.BeginOAuthRequest, _context: Context

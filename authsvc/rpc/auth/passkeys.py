@@ -1,26 +1,21 @@
 """Owns the handlers of AuthService for passkeys."""
 
-from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-_MAX_EMAIL = 254
-_MAX_CREDENTIAL = 16_384
 
-
-class PasskeyRpcs:
+class PasskeyRpcs(Topic):
     """Logins by passkey."""
-
-    _use: UseCases
 
     async def BeginPasskeyLogin(
         self, request: pb.BeginPasskeyLoginRequest, _context: Context
     ) -> pb.BeginPasskeyLoginResponse:
         """Return what a passkey is to sign."""
         begun = await self._use.passkey_login_start.begin(
-            convert.text(request.email, "email", _MAX_EMAIL),
+            convert.email(request.email, required=False),
             convert.client_context(request.client),
         )
         return pb.BeginPasskeyLoginResponse(
@@ -34,7 +29,7 @@ class PasskeyRpcs:
         outcome = await self._use.passkey_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),
-            convert.text(request.assertion_json, "assertion_json", _MAX_CREDENTIAL, required=True),
+            convert.credential_json(request.assertion_json, "assertion_json"),
             convert.client_context(request.client),
         )
         response = pb.LoginWithPasskeyResponse()

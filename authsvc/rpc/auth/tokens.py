@@ -1,17 +1,59 @@
-"""Owns the RPCs of AuthService about tokens for services: their own, and exchanged ones."""
+"""Owns the RPCs of AuthService about access tokens: validated, issued to services, exchanged."""
 
+from authsvc.core.signing.access_tokens import AnyClaims
+from authsvc.core.tokens.validation import TokenCheck, TokenResult
 from authsvc.core.use_cases import UseCases
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_caller
+from authsvc.rpc.message_cache import MessageCache
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_AUDIENCE = 256
+_KEPT = 10_000
 
 
-class TokenRpcs:
-    """Tokens for services."""
+class TokenRpcs(Topic):
+    """Access tokens."""
 
-    _use: UseCases
+    def __init__(self, use: UseCases) -> None:
+        super().__init__(use)
+        # Making a message costs more than judging a cached token, so it is kept beside its claims.
+        self._active: MessageCache[AnyClaims, pb.ValidateTokenResponse] = MessageCache(_KEPT)
+
+    async def ValidateToken(
+        self, request: pb.ValidateTokenRequest, _context: Context
+    ) -> pb.ValidateTokenResponse:
+        """Say whether an access token is active, and what it says."""
+        check = TokenCheck(
+            convert.token(request.access_token, "access_token"),
+            convert.text(request.audience, "audience", _MAX_AUDIENCE),
+            convert.scopes(request.required_scopes, "required_scopes"),
+            request.strict,
+            convert.thumbprint(request.certificate_thumbprint, "certificate_thumbprint"),
+        )
+        return self._result(await self._use.token_validation.validate(check))
+
+    async def BatchValidateTokens(
+        self, request: pb.BatchValidateTokensRequest, _context: Context
+    ) -> pb.BatchValidateTokensResponse:
+        """Say of up to 1000 access tokens whether they are active."""
+        convert.batch_size(request.access_tokens, "access_tokens")
+        tokens = [
+            convert.token(token, f"access_tokens[{index}]")
+            for index, token in enumerate(request.access_tokens)
+        ]
+        results = await self._use.token_validation.validate_many(
+            tokens, convert.text(request.audience, "audience", _MAX_AUDIENCE)
+        )
+        return pb.BatchValidateTokensResponse(results=map(self._result, results))
+
+    async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
+        """Return the public keys that verify access tokens."""
+        return pb.GetJwksResponse(
+            jwks_json=self._use.signing_keys.jwks(),
+            expire_time=convert.timestamp(self._use.signing_keys.jwks_expire_time()),
+        )
 
     async def IssueServiceToken(
         self, request: pb.IssueServiceTokenRequest, _context: Context
@@ -41,3 +83,14 @@ class TokenRpcs:
         return pb.ExchangeTokenResponse(
             access_token=token.text, expire_time=convert.timestamp(token.expire_time)
         )
+
+    def _result(self, result: TokenResult) -> pb.ValidateTokenResponse:
+        claims = result.claims
+        if claims is None or result.reason is not None:
+            reason = convert.inactive_reason(result.reason)
+            return pb.ValidateTokenResponse(inactive_reason=reason)
+        message = self._active.get(claims.token_id, claims)
+        if message is None:
+            message = pb.ValidateTokenResponse(active=True, claims=convert.claims_message(claims))
+            self._active.put(claims.token_id, claims, message)
+        return message

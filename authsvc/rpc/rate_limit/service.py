@@ -1,19 +1,17 @@
 """Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
 
+from authsvc.core.lib import paging
 from authsvc.core.limits.limiter import Check
-from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.rate_limit import messages
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 
 
-class RateLimitHandler(rpc.RateLimitServiceServicer):
+class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     """May this happen now? Limits that all replicas share."""
-
-    def __init__(self, use: UseCases) -> None:
-        self._use = use
 
     async def CheckRateLimit(
         self, request: pb.CheckRateLimitRequest, _context: Context
@@ -79,7 +77,7 @@ class RateLimitHandler(rpc.RateLimitServiceServicer):
         self, request: pb.ListPoliciesRequest, _context: Context
     ) -> pb.ListPoliciesResponse:
         """List the policies by name."""
-        size = convert.page_size(request.page_size)
+        size = paging.page_size(request.page_size)
         after = request.page_token
         if after:
             try:

@@ -1,23 +1,25 @@
 """Owns the handlers of SessionService: each converts, calls one use case, converts back."""
 
-from weakref import WeakKeyDictionary
-
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.core.use_cases import UseCases
 from authsvc.models.sessions import Session
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.message_cache import MessageCache
+from authsvc.rpc.topic import Topic
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
+_KEPT = 25_000
 
-class SessionHandler(rpc.SessionServiceServicer):
+
+class SessionHandler(Topic, rpc.SessionServiceServicer):
     """Sessions: created, validated, listed and ended."""
 
     def __init__(self, use: UseCases) -> None:
-        self._use = use
+        super().__init__(use)
         # Making a message costs more than judging a cached session, so it is kept beside it.
-        self._messages: WeakKeyDictionary[Session, pb.Session] = WeakKeyDictionary()
+        self._messages: MessageCache[Session, pb.Session] = MessageCache(_KEPT)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, _context: Context
@@ -61,7 +63,7 @@ class SessionHandler(rpc.SessionServiceServicer):
         """List a user's active sessions, newest first."""
         page = await self._use.session_listing.list(
             convert.user_id(request.user_id),
-            convert.page_size(request.page_size),
+            request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )
         return pb.ListSessionsResponse(
@@ -94,10 +96,12 @@ class SessionHandler(rpc.SessionServiceServicer):
         if result.session is None or result.reason is not None:
             reason = convert.inactive_reason(result.reason)
             return pb.ValidateSessionResponse(inactive_reason=reason)
-        message = self._messages.get(result.session)
+        session = result.session
+        key = session.session_id.int  # A UUID's own hash takes longer than all else here.
+        message = self._messages.get(key, session)
         if message is None:
-            message = convert.session_message(result.session)
-            self._messages[result.session] = message
+            message = convert.session_message(session)
+            self._messages.put(key, session, message)
         return pb.ValidateSessionResponse(
             active=True, session=message, csrf_valid=result.csrf_valid
         )

@@ -1,0 +1,34 @@
+"""The pages of lists: how long they are, and where the next one begins."""
+
+from uuid import UUID
+
+import pytest
+
+from authsvc.core.lib.paging import page_size, page_token, parse_page_token
+from authsvc.errors import FieldInvalid
+
+OWNER, OTHER, LAST = (UUID(int=number) for number in (1, 2, 3))
+
+
+def test_page_size() -> None:
+    assert [page_size(size) for size in (0, 1, 50, 1_000)] == [50, 1, 50, 1_000]
+
+
+@pytest.mark.parametrize("size", [-1, 1_001, 2**31 - 1, -(2**31)])
+def test_page_size_out_of_bounds_is_refused(size: int) -> None:
+    with pytest.raises(FieldInvalid) as caught:
+        page_size(size)
+    (violation,) = caught.value.violations
+    assert violation.field == "page_size"
+    assert violation.description
+
+
+def test_page_token_leads_on_after_the_last_item() -> None:
+    assert parse_page_token(OWNER, page_token(OWNER, LAST)) == LAST
+
+
+@pytest.mark.parametrize("token", ["", "A", "AAAA", "?" * 43, page_token(OTHER, LAST)])
+def test_page_token_of_another_list_is_refused(token: str) -> None:
+    with pytest.raises(FieldInvalid) as caught:
+        parse_page_token(OWNER, token)
+    assert [found.field for found in caught.value.violations] == ["page_token"]
