@@ -1,57 +1,95 @@
-# Everything a developer does. `make` alone says what there is.
+# Everything a developer does. `make` alone lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTOS := $(wildcard protos/authsvc/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format bench protos baseline lock clean
+.PHONY: help run demo dev psql test test-fast coverage bench check audit format hooks protos baseline lock \
+	release clean
 
-help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+help: ## List the targets
+	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*## /{printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Running the service
 
 run: $(VENV)/.run ## Run the service with an embedded PostgreSQL and development certificates
 	@exec $(BIN)/authsvc dev
 
-demo: $(VENV)/.run ## Tour the main job against the service that `make run` started
+demo: $(VENV)/.run ## Take a tour of the service that `make run` or `make dev` has started
 	@exec $(BIN)/authsvc demo
 
-test: $(VENV)/.dev ## Run the whole test suite
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+dev: $(VENV)/.dev ## Run the service as `make run` does, and restart it when its code changes
+	@exec $(BIN)/python -m authsvc.dev.watch
 
-check: $(VENV)/.dev ## Check format, lint, types, import contracts, protos and generated code
+psql: $(VENV)/.run ## Open psql on the database of the running service (PSQL_ARGS='-c "SELECT 1"')
+	@exec $(BIN)/python -m authsvc.dev.psql $(PSQL_ARGS)
+
+##@ Testing
+
+# Bytecode is cached whatever the environment says: collecting the tests takes half as long.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
+
+test: $(VENV)/.dev ## Run all tests (PYTEST_ARGS="tests/core -k refresh" runs some)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.dev ## Run the tests not marked slow, in less than a minute, and name the slowest
+	$(PYTEST) -m "not slow" --durations=5 --durations-min=1 $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev ## Run all tests, measure coverage, and fail if it is below the floor
+	$(PYTEST) --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
+	@echo "Line by line: .coverage/html/index.html"
+
+bench: $(VENV)/.dev ## Measure the service against a bare echo server and print the table
+	@exec $(BIN)/python -m tests.bench
+
+##@ Checking and formatting
+
+check: $(VENV)/.dev ## Check format, lint, types, imports, dead code, spelling, protos, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture authsvc
+	$(BIN)/vulture authsvc deploy tests
+	$(BIN)/codespell
 	$(BIN)/buf lint protos
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
 
-format: $(VENV)/.dev ## Format the code and the protos
+audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
+	@$(BIN)/python -m deploy.release.audit
+
+format: $(VENV)/.dev ## Format code and protos, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write protos
 
-bench: $(VENV)/.dev ## Measure the service beside a bare echo and print the table
-	@exec $(BIN)/python -m tests.bench
+hooks: $(VENV)/.dev ## Install the pre-commit hooks
+	$(BIN)/pre-commit install
+
+##@ Generated files and releases
 
 protos: $(VENV)/.dev ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
 
-baseline: $(VENV)/.dev ## Declare the present protos released: later changes must not break them
+baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
-lock: $(VENV)/.dev ## Renew the locks (UPGRADE=--upgrade for newer versions)
+lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade takes newer versions)
 	$(BIN)/$(LOCK) $(UPGRADE) -o deploy/requirements.lock
 	$(BIN)/$(LOCK) $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
 	$(BIN)/$(LOCK) $(UPGRADE) --extra embedded --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
 
-clean: ## Remove the virtual environment and caches; .authsvc/ with its data stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+release: $(VENV)/.dev ## Release VERSION=1.2.3: changelog, packages, SBOM, tag (DRY_RUN=1 only says what)
+	@test -n "$(VERSION)" || { echo "error: name the version: make release VERSION=1.2.3"; exit 1; }
+	@exec $(BIN)/python -m deploy.release $(if $(DRY_RUN),--dry-run) $(VERSION)
+
+clean: ## Remove the virtual environment, caches and build output; .authsvc/ and its data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage build dist *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

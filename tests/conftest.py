@@ -6,6 +6,8 @@ from hypothesis import settings
 from tests.support.clock import FakeClock
 
 pytest_plugins = [
+    "tests.support.selection",
+    "tests.support.timeouts",
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.ports",

@@ -142,6 +142,7 @@ def test_documented_reasons_exist_and_fit(method: str) -> None:
     assert ("BEARER_INVALID" in reasons) == (ACCESS[method].bearer or takes_a_bearer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SERVED)
 def test_every_call_ends_in_time(method: str) -> None:
     # Only a stream may be without an end, and then its handler bounds how many there are.
@@ -149,6 +150,7 @@ def test_every_call_ends_in_time(method: str) -> None:
     assert not ACCESS[method].long_lived or rpc.server_streaming or rpc.client_streaming
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_every_caller_against_every_rpc(
     caller: str, service: Service, authority: Authority

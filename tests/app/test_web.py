@@ -79,6 +79,7 @@ async def get(http: aiohttp.ClientSession, service: Service) -> Browser:
 # Public keys and discovery
 
 
+@pytest.mark.fast
 async def test_tokens_verify_with_the_published_keys(get: Browser, service: Service) -> None:
     answer = await get("/.well-known/jwks.json")
     assert answer.headers["Content-Type"].startswith("application/jwk-set+json")
@@ -134,6 +135,7 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
 # What else may be asked
 
 
+@pytest.mark.fast
 async def test_probes_answer_briefly(get: Browser) -> None:
     for path in ("/livez", "/readyz"):
         answer = await get(path)

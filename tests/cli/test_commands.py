@@ -26,6 +26,7 @@ def _commands() -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", _commands(), ids=" ".join)
 def test_every_command_has_help(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, [*arguments, "--help"])
@@ -37,6 +38,7 @@ def test_version() -> None:
     assert CliRunner().invoke(app, ["--version"]).output.startswith("authsvc 0.")
 
 
+@pytest.mark.slow
 def test_config_check_says_good(command: Command) -> None:
     result = command("config", "check")
     assert (result.exit_code, result.output) == (0, "The settings are valid.\n")
@@ -69,6 +71,7 @@ def test_config_schema_is_a_json_schema() -> None:
     assert "GrpcSettings" in schema["$defs"]
 
 
+@pytest.mark.slow
 def test_migrate_brings_an_empty_database_up(
     command: Command, workspace: Workspace, blank_dsn: str
 ) -> None:
@@ -96,6 +99,7 @@ def _keys(command: Command) -> dict[str, str]:
     return {row["key_id"]: row["state"] for row in rows}
 
 
+@pytest.mark.slow
 def test_keys_are_listed_rotated_and_revoked(command: Command) -> None:
     assert _keys(command) == {}
     assert command("keys", "list").output == "Signing keys: none\n"
@@ -112,6 +116,7 @@ def test_keys_are_listed_rotated_and_revoked(command: Command) -> None:
     assert (again.exit_code, again.output.count("\n")) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> None:
     # In a thread, as a command has a loop of its own.
     result = await asyncio.to_thread(command, "keys", "rotate")
@@ -126,6 +131,7 @@ async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> No
     assert len(callers) == 1
 
 
+@pytest.mark.slow
 def test_users_are_created_disabled_and_enabled(command: Command) -> None:
     created = command(
         "users", "create", "ada@example.com", "--password-stdin", input=f"{PASSWORD}\n"
@@ -136,6 +142,7 @@ def test_users_are_created_disabled_and_enabled(command: Command) -> None:
     assert command("users", "enable", user_id).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True])
 def test_users_create_takes_an_operators_word_for_an_address(
     command: Command, verified: bool
@@ -173,6 +180,7 @@ def test_a_failure_is_one_line(
     assert said in line
 
 
+@pytest.mark.slow
 def test_creating_the_same_user_twice_fails_in_a_line(command: Command) -> None:
     arguments = ["users", "create", "ada@example.com", "--password-stdin"]
     assert command(*arguments, input=f"{PASSWORD}\n").exit_code == 0

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import asyncpg
+import pytest
 
 from authsvc.app.build import Parts, open_parts
 from authsvc.cli.output import settings_of
@@ -63,6 +64,7 @@ def _code(lifetime: timedelta = _MINUTES) -> Message:
     return Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, expire_time)
 
 
+@pytest.mark.slow
 def test_abandoned_messages_are_seen_without_what_they_tell(
     command: Command, workspace: Workspace
 ) -> None:
@@ -81,6 +83,7 @@ def test_abandoned_messages_are_seen_without_what_they_tell(
     assert len(json.loads(limited.output)) == 1
 
 
+@pytest.mark.slow
 def test_an_abandoned_message_is_delivered_after_all(
     command: Command, workspace: Workspace, database_dsn: str
 ) -> None:
@@ -101,6 +104,7 @@ def test_an_abandoned_message_is_delivered_after_all(
     assert "message.retry" in asyncio.run(_audit_types(database_dsn))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_retried_says_why(command: Command, workspace: Workspace) -> None:
     unknown = command("messages", "retry", str(uuid4()))
     assert (unknown.exit_code, unknown.output) == (1, "error: No abandoned message has this id.\n")

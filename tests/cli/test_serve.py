@@ -14,6 +14,8 @@ import pytest
 
 from authsvc.dev.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 _PATIENCE = 180.0
 
 

@@ -13,6 +13,8 @@ from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command, plain
 from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 
+pytestmark = pytest.mark.slow
+
 HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
 ROW = {"email": "ada@example.test", "display_name": "Ada", "password_hash": HASH}
 FIREBASE_CONSOLE = f"""hash_config {{

@@ -106,6 +106,7 @@ def test_callers_may_ask_for_tokens(config: Path, secrets: Path) -> None:
     assert caller.scopes == {"invoices.read"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -10,6 +10,8 @@ from authsvc.dev.locks import lock_supervisor
 from tests.support import postgres
 from tests.support.postgres import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 
 async def fetch(dsn: str, *statements: str) -> object:
     connection = await asyncpg.connect(dsn)

@@ -24,6 +24,8 @@ from authsvc.dev.postgres import (
 )
 from tests.dev.conftest import MakePostgres
 
+pytestmark = pytest.mark.slow
+
 NOBODY = 65534
 # What a connection says whose server died while it was made.
 _CUT_OFF = asyncpg.PostgresConnectionError

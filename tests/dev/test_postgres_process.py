@@ -17,6 +17,8 @@ from authsvc.dev import postgres as postgres_module
 from authsvc.dev.binaries import find_binaries, is_reachable
 from tests.dev.conftest import MakePostgres
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's parent-death signal")

@@ -84,6 +84,7 @@ async def test_everybody_is_whoever_they_say(address: str, http: aiohttp.ClientS
     assert seen[2] == ExternalIdentity("m", "mary@example.com", True, "Mary")
 
 
+@pytest.mark.slow
 async def test_it_keeps_to_the_rules(address: str, http: aiohttp.ClientSession) -> None:
     oidc = client(address, http)
     begun, other = login(), login()
@@ -118,6 +119,7 @@ async def test_only_its_client_s_pages_are_shown(address: str, http: aiohttp.Cli
                 assert answer.status == 400
 
 
+@pytest.mark.slow
 def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(SECRET)

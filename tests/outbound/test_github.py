@@ -62,6 +62,7 @@ async def test_user(github: GitHub, provider: LocalProvider, login: PendingLogin
     assert provider.asked == [TOKEN, "/api/user", "/api/user/emails"]
 
 
+@pytest.mark.slow
 async def test_a_user_without_a_name_is_called_by_login(
     github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
@@ -90,6 +91,7 @@ NO_ADDRESS: Mapping[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NO_ADDRESS)
 async def test_only_the_primary_verified_address_is_one(
     case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
@@ -159,6 +161,7 @@ FAILING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAILING)
 async def test_a_failing_provider(
     case: str, github: GitHub, provider: LocalProvider, login: PendingLogin

@@ -53,6 +53,7 @@ async def test_json_is_returned_with_its_status(
         answer.object()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[]", '"x"', "null", "1"])
 async def test_only_an_object_is_one(
     text: str, provider: LocalProvider, http: aiohttp.ClientSession
@@ -63,6 +64,7 @@ async def test_only_an_object_is_one(
         answer.object()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -109,6 +111,7 @@ async def test_an_endless_answer_is_left(
         await left.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 20_000_000])
 async def test_no_compressed_answer_is_read(
     size: int, provider: LocalProvider, http: aiohttp.ClientSession
@@ -136,6 +139,7 @@ async def test_no_redirect_is_followed(
     assert "/elsewhere" not in provider.asked
 
 
+@pytest.mark.slow
 async def test_a_slow_server_is_not_waited_for(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
@@ -161,6 +165,7 @@ async def test_a_slow_server_is_not_waited_for(
     leave.set()
 
 
+@pytest.mark.slow
 async def test_a_server_that_breaks_off_or_is_not_there(
     provider: LocalProvider, http: aiohttp.ClientSession, clock: FakeClock
 ) -> None:

@@ -54,6 +54,7 @@ BAD_CLAIMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_CLAIMS)
 async def test_an_id_token_that_says_something_wrong(case: str, client: Client) -> None:
     assert await client.log_in() == ADA
@@ -147,6 +148,7 @@ def _raw(provider: LocalProvider, payload: bytes) -> str:
     return jwt.PyJWS().encode(payload, provider.key.key, algorithm="ES256", headers=headers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FORGED)
 async def test_a_forged_id_token(case: str, client: Client, provider: LocalProvider) -> None:
     provider.sign = lambda claims: FORGED[case](provider, claims)

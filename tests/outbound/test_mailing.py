@@ -58,6 +58,7 @@ def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Pa
     )
 
 
+@pytest.mark.slow
 async def test_while_the_server_is_down_messages_wait_for_it(
     mail: Mail, clock: FakeClock, mail_authority: trustme.CA, tmp_path: Path, unheard: socket.socket
 ) -> None:
@@ -73,6 +74,7 @@ async def test_while_the_server_is_down_messages_wait_for_it(
     assert await mail.states() == [("sent", "")]
 
 
+@pytest.mark.slow
 async def test_a_refused_recipient_holds_up_no_other(
     mail: Mail, mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
@@ -87,6 +89,7 @@ async def test_a_refused_recipient_holds_up_no_other(
     assert await mail.states() == [("abandoned", "recipient_refused"), ("sent", "")]
 
 
+@pytest.mark.slow
 async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
     mail: Mail, clock: FakeClock, database_dsn: str, mail_authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ async def test_a_client_that_has_to_log_in_by_form(client: Client, provider: Loc
 UNTRUE: Sequence[object] = (False, "true", "True", 1, 1.0, [True], {}, "yes", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verified", UNTRUE)
 async def test_an_address_is_verified_if_the_provider_says_true(
     verified: object, client: Client
@@ -121,6 +122,7 @@ FAILING: Mapping[str, tuple[str, Handler]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAILING)
 async def test_a_failing_provider(case: str, client: Client, provider: LocalProvider) -> None:
     path, handler = FAILING[case]
@@ -156,6 +158,7 @@ ELSEWHERE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ELSEWHERE)
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
 async def test_addresses_that_are_not_safe(

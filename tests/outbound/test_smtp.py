@@ -94,6 +94,7 @@ async def test_without_tls_on_this_machine(mail_authority: trustme.CA, tmp_path:
     assert len(server.envelopes) == 1
 
 
+@pytest.mark.slow
 async def test_a_refused_login_is_tried_again(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server(mail_authority, login=True) as server:
         for changes in (_LOGIN | {"password": "another"}, {}):
@@ -102,6 +103,7 @@ async def test_a_refused_login_is_tried_again(mail_authority: trustme.CA, tmp_pa
     assert server.envelopes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "answer", "failure"),
     [
@@ -141,6 +143,7 @@ async def test_a_server_that_says_nothing_is_left(
         assert await _failure(SmtpChannel(settings)) == ("timeout", False)
 
 
+@pytest.mark.slow
 async def test_a_server_that_takes_its_time_with_each_step_is_left(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
@@ -174,6 +177,7 @@ async def test_cancelled_it_leaves_no_connection(
             await task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "recipient"),
     [
@@ -194,6 +198,7 @@ async def test_addresses_of_all_scripts(
     assert ("SMTPUTF8" in envelope.mail_options) == (not recipient.isascii())
 
 
+@pytest.mark.slow
 async def test_an_address_that_the_server_cannot_know(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -151,6 +151,7 @@ def test_a_subject_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
     assert said.subject == "A Bcc: e x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "text", "problem"),
     [

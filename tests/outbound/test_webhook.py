@@ -175,6 +175,7 @@ async def test_4xx_is_for_good(endpoint: Endpoint, status: int) -> None:
     assert (failure.error, failure.permanent) == (f"status_{status}", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 @pytest.mark.parametrize(
     ("retry_after", "seconds"),
@@ -228,6 +229,7 @@ async def test_headers_without_end_are_a_failure(endpoint: Endpoint) -> None:
     assert (await _failure(endpoint)).permanent is False
 
 
+@pytest.mark.slow
 async def test_an_endpoint_that_says_nothing_is_left(endpoint: Endpoint) -> None:
     async def hang(_: web.Request) -> web.Response:
         await asyncio.Event().wait()

@@ -155,6 +155,7 @@ async def login(probe: ProbeServer, certificate: Certificate) -> pb.LoginRespons
     return await stub.Login(pb.LoginRequest())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 async def test_hostile_certificate_is_refused_on_the_wire(
     case: str, probe: ProbeServer, authority: Authority

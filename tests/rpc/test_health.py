@@ -146,6 +146,7 @@ async def test_watches_take_no_place_of_calls(start_probe: StartProbe, settings:
     assert await outcome(probe.login()) == "OK"
 
 
+@pytest.mark.slow
 async def test_watch_outlasts_the_time_of_calls(
     start_probe: StartProbe, settings: Settings
 ) -> None:

@@ -83,6 +83,7 @@ async def test_request_id_is_taken_over(given: str, probe: ProbeServer) -> None:
     assert calls == [Call(given, identity_of("app"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "<script>", "a/b", 'a"b', "a,b", "a\\n"])
 async def test_unfit_request_id_is_replaced(given: str, probe: ProbeServer) -> None:
     calls = remembering(probe)
@@ -92,6 +93,7 @@ async def test_unfit_request_id_is_replaced(given: str, probe: ProbeServer) -> N
     assert dict(await call.trailing_metadata())["x-request-id"] == calls[0].request_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["a\tb", "a\0b", "a\nb", "ä", "\u2028"])
 async def test_request_id_that_no_header_may_hold(
     given: str, probe: ProbeServer, authority: Authority
@@ -237,6 +239,7 @@ async def test_bearer_gives_the_claims(header: str, probe: ProbeServer) -> None:
     assert seen == [CLAIMS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [
@@ -295,6 +298,7 @@ async def test_reasons_reach_the_caller(probe: ProbeServer) -> None:
     assert details_of(error).message == error.details() == "No rate-limit policy has this name."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
@@ -328,6 +332,7 @@ async def test_response_of_another_kind_is_a_failure_of_ours(probe: ProbeServer)
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "INTERNAL"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     [
@@ -364,6 +369,7 @@ def open_to_all(probe: ProbeServer, monkeypatch: pytest.MonkeyPatch, handler: An
     return method
 
 
+@pytest.mark.slow
 async def test_stream_that_fails_says_why_after_what_it_sent(
     probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ class Stuck:
 # Time
 
 
+@pytest.mark.slow
 async def test_server_ends_what_takes_too_long(start_probe: StartProbe, settings: Settings) -> None:
     probe = await start_probe(limited(settings, call_timeout=timedelta(seconds=1)))
     stuck = Stuck(probe)
@@ -94,6 +95,7 @@ async def test_server_ends_what_takes_too_long(start_probe: StartProbe, settings
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
 
 
+@pytest.mark.slow
 async def test_answer_of_a_handler_that_would_not_end_is_not_given(
     start_probe: StartProbe, settings: Settings
 ) -> None:
@@ -109,6 +111,7 @@ async def test_answer_of_a_handler_that_would_not_end_is_not_given(
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "STORE_UNAVAILABLE"
 
 
+@pytest.mark.slow
 async def test_caller_s_deadline_ends_the_handler(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
@@ -213,6 +216,7 @@ async def test_batches_may_be_larger(probe: ProbeServer) -> None:
     assert await outcome(stub(probe).BatchValidateTokens(request)) == "OK"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rpc", ["Login", "BatchValidateTokens"])
 async def test_huge_message_is_not_even_received(rpc: str, probe: ProbeServer) -> None:
     raw = probe.clients.raw("app", f"/authsvc.v1.AuthService/{rpc}")
@@ -227,6 +231,7 @@ async def test_bomb_is_not_unpacked(probe: ProbeServer) -> None:
     assert len(gzip.compress(bomb.SerializeToString())) < 1_000
 
 
+@pytest.mark.slow
 async def test_metadata_size(probe: ProbeServer) -> None:
     # Between gRPC's soft and hard bound calls would fail at random.
     fine = [("x-note", "x" * 15_500)]
@@ -257,6 +262,7 @@ async def test_streams_of_a_connection_are_bounded(
     assert stuck.held == 5
 
 
+@pytest.mark.slow
 async def test_streams_that_are_reset_at_once_do_no_harm(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
@@ -298,6 +304,7 @@ async def regained(probe: ProbeServer, context: ssl.SSLContext) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_handshake_must_be_quick(start_probe: StartProbe, settings: Settings) -> None:
     probe = await start_probe(limited(settings, handshake_timeout=timedelta(milliseconds=200)))
     reader, writer = await asyncio.open_connection("127.0.0.1", probe.server.port)
@@ -317,6 +324,7 @@ async def test_pings_in_a_row_end_the_connection(
         assert b"too_many_pings" in goaway.payload
 
 
+@pytest.mark.slow
 async def test_pings_of_a_patient_client_are_answered(
     start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
 ) -> None:
@@ -339,6 +347,7 @@ async def ping_until_goaway(connection: Connection, times: int, pause: float = 0
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "said"), [("max_connection_idle", b"idle"), ("max_connection_age", b"max_age")]
 )

@@ -63,6 +63,7 @@ async def test_every_listed_service_can_be_described(version: str, probe: ProbeS
         assert name in described
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("caller", [*OTHERS, STRANGER])
 async def test_others_are_refused(version: str, caller: str, probe: ProbeServer) -> None:

@@ -54,6 +54,7 @@ async def test_success_leads_there(logging_service: Service, lines: io.StringIO)
     assert events_of(lines, "from-the-edge") == ["user.login", "call"]
 
 
+@pytest.mark.fast
 async def test_failure_leads_there(logging_service: Service, lines: io.StringIO) -> None:
     request = LoginRequest(email=EMAIL, password=WRONG)
     request_id = request_id_of(await failure(logging_service.auth().Login(request)))

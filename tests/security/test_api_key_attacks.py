@@ -18,7 +18,7 @@ from tests.support.keys import replica
 from tests.support.sessions import CALL, HeldDatabase, World
 from tests.support.tokens import load_keys
 
-# As README.md gives it to scanners of leaked secrets.
+# As docs/signing-in.md gives it to scanners of leaked secrets.
 SCANNER = re.compile(r"\bauthsvc_[0-9A-Za-z]{49}\b")
 ALPHABET = string.digits + string.ascii_letters
 

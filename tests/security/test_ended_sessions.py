@@ -18,6 +18,8 @@ from tests.support.passkeys import SoftDevice, bearer, begin_registration, text
 from tests.support.probe import reason_of
 from tests.support.service import Service
 
+pytestmark = pytest.mark.fast
+
 Make: TypeAlias = Callable[[Service, Tokens], Awaitable[Any]]
 
 GITHUB = """

@@ -20,7 +20,7 @@ from tests.support.forging import CLAIMS, NOW, World
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
 # RFC 9864 replaces the name EdDSA, which all libraries still speak.
-pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:EdDSA is deprecated")]
 
 
 # The independent library, both ways

@@ -5,6 +5,8 @@ import pytest
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 from tests.support.forging import NOW, World
 
+pytestmark = pytest.mark.fast
+
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
 

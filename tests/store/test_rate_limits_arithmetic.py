@@ -94,6 +94,7 @@ def steps(draw: st.DrawFn, rule: Rule) -> list[tuple[str, int, int, int]]:
     return draw(st.lists(st.tuples(what, cost, times, wait), min_size=1, max_size=12))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())
 def test_the_database_reckons_as_the_reference(sql: Sql, data: st.DataObject) -> None:
@@ -130,6 +131,7 @@ _small_rules = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())
 def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataObject) -> None:
@@ -160,6 +162,7 @@ def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataO
                 assert used <= rule.burst
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataObject) -> None:
@@ -178,6 +181,7 @@ def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataOb
             log.append((now, cost))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data())
 def test_a_policy_may_change_under_a_key(sql: Sql, data: st.DataObject) -> None:

@@ -156,6 +156,7 @@ async def test_whole_months_of_audit_events_are_dropped(database: Database) -> N
     assert await _left(database, retention.delete_audit_events) == 2
 
 
+@pytest.mark.slow
 async def test_no_month_is_dropped_while_someone_reads(database: Database) -> None:
     far = datetime(2100, 1, 1, tzinfo=UTC)
     async with database.transaction() as reader:
@@ -166,6 +167,7 @@ async def test_no_month_is_dropped_while_someone_reads(database: Database) -> No
         assert await retention.drop_audit_months(connection, far, 1) == 1
 
 
+@pytest.mark.slow
 async def test_a_role_that_owns_no_month_deletes_rows_instead(own_server: EmbeddedPostgres) -> None:
     await migrate(own_server.dsn(user="postgres"))
     admin = await asyncpg.connect(own_server.dsn(user="postgres"))

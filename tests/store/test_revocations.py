@@ -116,6 +116,7 @@ async def test_a_terminated_subscription_is_an_outage(
         await subscription.confirm()
 
 
+@pytest.mark.slow
 async def test_a_server_gone_silent_is_an_outage(database_dsn: str, heard: list[str]) -> None:
     async with Proxy(database_dsn) as proxy:
         opened = await Subscription.open(settings_for(proxy.dsn), heard.append, patience=1)

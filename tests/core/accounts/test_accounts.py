@@ -105,6 +105,7 @@ async def test_a_tag_makes_another_address(service: Service) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_of_racing_registrations_one_wins(service: Service, database: Database) -> None:
     outcomes = await asyncio.gather(
         *(service.register(EMAIL.swapcase() if n % 2 else EMAIL) for n in range(100)),
@@ -174,6 +175,7 @@ async def test_refused_registrations_count_too(database: Database, clock: FakeCl
     service.hasher.close()
 
 
+@pytest.mark.slow
 async def test_a_full_queue_of_hashes_refuses_a_registration(
     database: Database, clock: FakeClock
 ) -> None:

@@ -13,7 +13,7 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models.ids import UserId
-from authsvc.store import account_deletion as store
+from authsvc.store import deletion as store
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CALL, KEYRING, Service
 from tests.support.clock import FakeClock
@@ -91,6 +91,7 @@ async def test_others_keep_theirs(erasing: Erasing) -> None:
     assert await erasing.value("SELECT count(*) FROM users") == 1
 
 
+@pytest.mark.slow
 async def test_what_was_cut_off_is_resumed(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ async def test_a_failure_at_the_end_undoes_the_end(
     assert erasing.forgotten == []
 
 
+@pytest.mark.slow
 async def test_nobody_is_not_erased(erasing: Erasing) -> None:
     user_id = await erasing.user()
     await erasing.live(30)

@@ -175,6 +175,7 @@ async def test_a_stolen_token_is_no_way_to_guess(world: World) -> None:
     assert await world.value(TOLD) == 0
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_dont_overtake_the_limit(world: World) -> None:
     tokens = await world.log_in()
     before = world.service.hasher.compared
@@ -275,6 +276,7 @@ async def test_the_current_one_is_needed(world: World) -> None:
 # Races
 
 
+@pytest.mark.slow
 async def test_of_parallel_changes_one_wins(free_world: World) -> None:
     tokens = await free_world.log_in()
     news = [f"{ANOTHER}-{n}" for n in range(100)]

@@ -32,6 +32,7 @@ async def test_the_new_password_counts_and_the_old_one_no_longer(
     assert (message.address, message.code) == (EMAIL, issued.code)
     assert message.expire_time == clock.now() + timedelta(minutes=10)
     await coded.reset(message.code.lower())
+    assert await coded.fetchval("SELECT last_login_time FROM users") is None
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert await coded.service.login(NEW_PASSWORD) == "OK"
     assert (await coded.user()).email_verify_time == clock.now()
@@ -62,6 +63,7 @@ async def test_the_user_is_told_and_it_is_recorded(coded: Coded) -> None:
     assert not any(text in shown for text in (EMAIL, EMAIL.lower(), issued.code, NEW_PASSWORD))
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_reset_once(coded: Coded) -> None:
     issued = await coded.request(RESET)
     results = await outcomes(coded.reset(issued.code) for _ in range(100))
@@ -159,6 +161,7 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
     assert (await coded.events())["user.owner_arrived"] == 1
 
 
+@pytest.mark.slow
 async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded: Coded) -> None:
     secured = Secured(coded.service)
     await secured.secure_unproved(await coded.user_id())
@@ -207,6 +210,7 @@ async def test_an_account_disabled_while_the_password_is_hashed_stays_as_it_is(
     assert await coded.mailbox(MessageKind.PASSWORD_CHANGED) == []
 
 
+@pytest.mark.slow
 async def test_a_login_with_the_old_password_meanwhile_is_ended_or_refused(coded: Coded) -> None:
     issued = await coded.request(RESET)
 

@@ -66,6 +66,7 @@ async def test_many_at_once_make_no_more_keys_a_day_than_allowed(world: World) -
     assert (await stored(world))["api_keys"] == 3
 
 
+@pytest.mark.slow
 async def test_only_keys_that_were_made_count(world: World) -> None:
     few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=2, window=DAY))
     keys, user_id = replica(world, limits=few, max_per_user=1), await world.add_user()
@@ -172,6 +173,7 @@ async def test_a_user_who_is_disabled_or_gone_makes_no_key(world: World, stateme
     assert await stored(world) == dict.fromkeys(await stored(world), 0)
 
 
+@pytest.mark.slow
 async def test_only_live_keys_count(world: World) -> None:
     keys, user_id = replica(world, max_per_user=2), await world.add_user()
     short, revoked = await keys.create(user_id, lifetime=MINUTE), await keys.create(user_id)
@@ -190,6 +192,7 @@ async def test_only_live_keys_count(world: World) -> None:
         await keys.create(user_id)
 
 
+@pytest.mark.slow
 async def test_many_at_once_make_no_more_keys_than_allowed(world: World) -> None:
     replicas = [replica(world, max_per_user=3, limits=unlimited()) for _ in range(2)]
     user_id = await world.add_user()
@@ -270,6 +273,7 @@ async def test_a_key_is_revoked_once(world: World) -> None:
     assert tuple(said) == (key_id, revoked_at)
 
 
+@pytest.mark.slow
 async def test_many_at_once_revoke_a_key_once(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     key_id = (await keys.create(user_id)).key.key_id

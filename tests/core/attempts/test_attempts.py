@@ -24,6 +24,7 @@ from tests.support.clock import FakeClock
 from tests.support.logins import PHONE, Replicas, causes, failures, failures_of_devices, value
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_dont_overtake_the_limit(
     limited: Service, replicas: Replicas, database: Database
 ) -> None:
@@ -67,6 +68,7 @@ async def test_only_failures_count(limited: Service) -> None:
     assert await limited.login() == "TOO_MANY_ATTEMPTS"
 
 
+@pytest.mark.slow
 async def test_strangers_dont_lock_out_a_known_device(limited: Service) -> None:
     assert await limited.login(device=PHONE) == "OK"
     strangers = [
@@ -114,6 +116,7 @@ async def test_a_device_is_stored_as_a_hash(free: Service, database: Database) -
 # Consecutive failures (SP 800-63B-4, 3.2.2)
 
 
+@pytest.mark.slow
 async def test_strangers_failures_lock_out_strangers(free: Service, database: Database) -> None:
     assert await free.login(device=PHONE) == "OK"
     before = free.hasher.compared
@@ -133,6 +136,7 @@ async def test_strangers_failures_lock_out_strangers(free: Service, database: Da
     assert await free.login() == "OK"
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_dont_overtake_the_lock(
     free: Service, replicas: Replicas, database: Database
 ) -> None:
@@ -148,6 +152,7 @@ async def test_parallel_guesses_dont_overtake_the_lock(
     assert await causes(database) == {"login_failure:password": 5, "login_failure:locked": 195}
 
 
+@pytest.mark.slow
 async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
     free: Service, replicas: Replicas, database: Database
 ) -> None:
@@ -168,6 +173,7 @@ async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
     assert await free.login(device="phone") == "CREDENTIALS_INVALID"
 
 
+@pytest.mark.slow
 async def test_a_success_forgets_the_failures_of_known_devices_and_strangers(
     free: Service, database: Database
 ) -> None:
@@ -232,6 +238,7 @@ async def test_known_devices_that_failed_too_often_are_strangers_again(
     assert await failures_of_devices(database) == 0
 
 
+@pytest.mark.slow
 async def test_a_flood_of_throttled_logins_is_one_event_a_minute(
     limited: Service, database: Database, clock: FakeClock
 ) -> None:

@@ -90,6 +90,7 @@ async def test_an_ip_bears_so_many_attempts_on_all_accounts(brute_force: BruteFo
     assert allowed == [1] * 8 + [0] * 2
 
 
+@pytest.mark.slow
 async def test_what_is_refused_is_charged_to_nothing(brute_force: BruteForce) -> None:
     assert await _allowed(brute_force, 50) == 3
     assert await _allowed(brute_force, 50, ip=OTHER_IP) == 2

@@ -99,6 +99,7 @@ async def test_two_users_who_want_the_same_address_are_one_and_a_refusal(coded: 
     await coded.confirm_change(loser, codes[loser])
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_change_it_once(coded: Coded) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)
@@ -152,6 +153,7 @@ async def test_an_old_login_does_not_do(coded: Coded, clock: FakeClock) -> None:
     assert await outcome(coded.confirm_change(claims.subject, issued.code)) == "OK"
 
 
+@pytest.mark.slow
 async def test_a_code_has_five_tries_which_count_as_failed_logins(coded: Coded) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)

@@ -31,6 +31,7 @@ async def test_registering_sends_a_code_that_verifies_the_address(
     assert (await coded.events())["user.email_verify"] == 1
 
 
+@pytest.mark.slow
 async def test_a_code_is_returned_and_not_sent_to_whoever_wants_that(coded: Coded) -> None:
     registration = Registration(OTHER, PASSWORD, delivery=Delivery.RETURN)
     made = await coded.service.accounts.register(CALL, registration)
@@ -40,11 +41,13 @@ async def test_a_code_is_returned_and_not_sent_to_whoever_wants_that(coded: Code
     assert (await coded.user(OTHER)).user_id == made.user_id
 
 
+@pytest.mark.slow
 async def test_an_operator_s_account_gets_no_message(coded: Coded) -> None:
     await coded.service.accounts.create_user(CLI, OTHER, PASSWORD)
     assert [message.address for message in await coded.mailbox()] == [EMAIL]
 
 
+@pytest.mark.slow
 async def test_an_account_that_was_not_made_has_no_code(coded: Coded) -> None:
     before = await coded.mailbox()
     assert await outcome(coded.service.register()) == "EMAIL_TAKEN"
@@ -52,6 +55,7 @@ async def test_an_account_that_was_not_made_has_no_code(coded: Coded) -> None:
     await coded.verify(before[0].code)
 
 
+@pytest.mark.slow
 async def test_a_resent_code_replaces_the_first_and_goes_to_the_stored_address(
     coded: Coded,
 ) -> None:
@@ -63,6 +67,7 @@ async def test_a_resent_code_replaces_the_first_and_goes_to_the_stored_address(
     await coded.verify(second.code)
 
 
+@pytest.mark.slow
 async def test_the_first_time_is_kept(coded: Coded, clock: FakeClock) -> None:
     login = await coded.request(Purpose.LOGIN)
     first = clock.now()
@@ -73,6 +78,7 @@ async def test_the_first_time_is_kept(coded: Coded, clock: FakeClock) -> None:
     assert (await coded.events())["user.email_verify"] == 1
 
 
+@pytest.mark.slow
 async def test_a_verified_address_gets_a_code_that_never_works(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.verify(sent.code)
@@ -83,6 +89,7 @@ async def test_a_verified_address_gets_a_code_that_never_works(coded: Coded) -> 
         assert await outcome(coded.verify(code)) == REFUSED
 
 
+@pytest.mark.slow
 async def test_whose_account_is_disabled_or_gone_verifies_nothing(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.service.accounts.disable(CLI, EMAIL)
@@ -96,6 +103,7 @@ async def test_whose_account_is_disabled_or_gone_verifies_nothing(coded: Coded) 
     assert await outcome(coded.verify(issued.code)) == REFUSED
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_verify_once(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     results = await outcomes(coded.verify(sent.code) for _ in range(100))
@@ -103,6 +111,7 @@ async def test_a_hundred_at_once_verify_once(coded: Coded) -> None:
     assert (await coded.events())["user.email_verify"] == 1
 
 
+@pytest.mark.slow
 async def test_failures_count_as_those_of_logins_and_success_takes_back_its_own_only(
     coded: Coded,
 ) -> None:
@@ -114,6 +123,7 @@ async def test_failures_count_as_those_of_logins_and_success_takes_back_its_own_
     assert await failures(coded.database) == 3
 
 
+@pytest.mark.slow
 async def test_a_locked_account_verifies_nothing_and_keeps_its_code(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.fetch("UPDATE users SET failed_logins = 100")
@@ -128,6 +138,7 @@ async def test_what_is_no_address_is_told(coded: Coded, email: str) -> None:
     assert await outcome(coded.request(PURPOSE, email)) == "EMAIL_INVALID"
 
 
+@pytest.mark.slow
 async def test_a_request_is_recorded_without_address_and_code(coded: Coded) -> None:
     client = ClientContext(IP, "Test", "phone")
     issued = await coded.request(PURPOSE, client=client)

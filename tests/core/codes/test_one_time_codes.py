@@ -18,7 +18,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential, LoginSubject
@@ -97,7 +97,12 @@ async def _insert(database: Database, address: str, clock: FakeClock) -> UserId:
     user = User(UserId(uuid7(now)), address, "", (), UserStatus.ACTIVE, now)
     async with database.connection() as connection:
         assert await users.insert(
-            connection, user, email_canonical=address, phc="hash", pepper_id="p1"
+            connection,
+            user,
+            email_canonical=address,
+            origin=UserOrigin.REGISTER,
+            phc="hash",
+            pepper_id="p1",
         )
     return user.user_id
 
@@ -230,6 +235,7 @@ async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: 
         assert await connection.fetchval("SELECT pg_current_xact_id_if_assigned()") is None
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_with_the_right_code_are_one(
     world: World, clock: FakeClock
 ) -> None:
@@ -239,6 +245,7 @@ async def test_a_hundred_at_once_with_the_right_code_are_one(
     assert [claim for claim in claims if claim is not None] == [world.ada]
 
 
+@pytest.mark.slow
 async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
     issued = await world.issue()
     claims = await asyncio.gather(*(world.claim(wrong(issued)) for _ in range(100)))
@@ -247,6 +254,7 @@ async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
     assert await world.claim(issued.code) is None
 
 
+@pytest.mark.slow
 async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
     made = await asyncio.gather(*(world.issue() for _ in range(20)))
     claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]

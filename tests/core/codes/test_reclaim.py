@@ -15,6 +15,8 @@ from tests.support.clock import FakeClock
 from tests.support.factors import Secured
 from tests.support.oauth import ADA, CLIENT, Federated
 
+pytestmark = pytest.mark.slow
+
 HIJACKER = replace(ADA, subject="666", email="mallory@example.test")
 TABLES = (
     *("factors", "recovery_codes", "challenges", "one_time_codes"),

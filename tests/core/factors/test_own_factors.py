@@ -23,6 +23,7 @@ VALUES ($1, $2, 'passkey', now(), now(), $3, '', 0)
 """
 
 
+@pytest.mark.slow
 async def test_last_factor_takes_the_recovery_codes_along(secured: Secured) -> None:
     ada = await secured.user()
     first, codes = await secured.secure(ada)
@@ -41,6 +42,7 @@ async def test_last_factor_takes_the_recovery_codes_along(secured: Secured) -> N
     assert len((await secured.secure(ada))[1]) == 10
 
 
+@pytest.mark.slow
 async def test_only_one_s_own_factors_that_count_can_be_removed(secured: Secured) -> None:
     ada, eve = await secured.user(), await secured.user("eve@example.test")
     app, _ = await secured.secure(ada)
@@ -57,6 +59,7 @@ async def test_only_one_s_own_factors_that_count_can_be_removed(secured: Secured
     assert await secured.notices() == ["factor_added"]
 
 
+@pytest.mark.slow
 async def test_factor_is_removed_once(secured: Secured) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
@@ -66,6 +69,7 @@ async def test_factor_is_removed_once(secured: Secured) -> None:
     assert (await secured.notices()).count("factor_removed") == 1
 
 
+@pytest.mark.slow
 async def test_flag_is_what_the_factors_say_whatever_happens_at_once(secured: Secured) -> None:
     ada = await secured.user()
     claims = secured.claims(ada)

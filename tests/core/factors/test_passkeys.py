@@ -68,6 +68,7 @@ def test_keys_of_the_algorithms_that_are_offered() -> None:
         assert is_taken(with_key(key)), key[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key",
     [

@@ -64,6 +64,7 @@ async def test_code_is_understood_however_it_is_spelled(secured: Secured, spell:
         assert await store.count(connection, ada) == 9
 
 
+@pytest.mark.slow
 async def test_new_codes_replace_those_before(secured: Secured) -> None:
     ada = await secured.user()
     _, old = await secured.secure(ada)
@@ -77,6 +78,7 @@ async def test_new_codes_replace_those_before(secured: Secured) -> None:
     await secured.verify(token, used(new[0]))
 
 
+@pytest.mark.slow
 async def test_codes_made_at_once_leave_ten(secured: Secured) -> None:
     ada = await secured.user()
     await secured.secure(ada)
@@ -108,6 +110,7 @@ async def test_without_a_factor_there_is_nothing_to_recover(secured: Secured) ->
     assert await secured.fetchval("SELECT count(*) FROM recovery_codes") == 0
 
 
+@pytest.mark.slow
 async def test_use_of_a_code_is_told(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -118,6 +121,7 @@ async def test_use_of_a_code_is_told(secured: Secured) -> None:
     assert await secured.events("factor.recovery_code_use") == {"factor.recovery_code_use": 1}
 
 
+@pytest.mark.slow
 async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(20)))

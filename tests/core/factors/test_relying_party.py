@@ -22,6 +22,8 @@ from tests.support.ceremonies import (
 )
 from tests.support.passkeys import ORIGIN
 
+pytestmark = pytest.mark.slow
+
 MAX_JSON = 16_384
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

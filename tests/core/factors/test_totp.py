@@ -31,6 +31,7 @@ async def test_enrolment_shows_a_seed_that_apps_understand(secured: Secured) -> 
     assert await secured.fetchval("SELECT has_second_factor FROM users") is False
 
 
+@pytest.mark.slow
 async def test_seed_is_sealed_for_its_row(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
@@ -60,6 +61,7 @@ async def test_confirmed_app_counts(secured: Secured) -> None:
     assert await secured.confirm(ada, await secured.enroll(ada)) == []
 
 
+@pytest.mark.slow
 async def test_wrong_code_confirms_nothing_and_counts_as_a_failure(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
@@ -74,6 +76,7 @@ async def test_wrong_code_confirms_nothing_and_counts_as_a_failure(secured: Secu
     assert await secured.failed() == 7
 
 
+@pytest.mark.slow
 async def test_code_is_refused_while_the_account_is_locked(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
@@ -82,6 +85,7 @@ async def test_code_is_refused_while_the_account_is_locked(secured: Secured) -> 
     assert (await secured.own.list(ada))[0] == []
 
 
+@pytest.mark.slow
 async def test_an_app_is_confirmed_once(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
@@ -94,6 +98,7 @@ async def test_an_app_is_confirmed_once(secured: Secured) -> None:
     assert await secured.failed() == 0
 
 
+@pytest.mark.slow
 async def test_new_enrolment_replaces_what_was_not_confirmed(secured: Secured) -> None:
     ada = await secured.user()
     first = await secured.enroll(ada)
@@ -104,6 +109,7 @@ async def test_new_enrolment_replaces_what_was_not_confirmed(secured: Secured) -
     assert await secured.fetchval("SELECT count(*) FROM factors") == 2
 
 
+@pytest.mark.slow
 async def test_an_app_is_its_user_s(secured: Secured) -> None:
     ada, eve = await secured.user(), await secured.user("eve@example.test")
     app = await secured.enroll(ada)
@@ -112,6 +118,7 @@ async def test_an_app_is_its_user_s(secured: Secured) -> None:
     await secured.confirm(ada, app)
 
 
+@pytest.mark.slow
 async def test_there_are_no_more_apps_than_the_settings_allow(secured: Secured) -> None:
     ada = await secured.user()
     for _ in range(9):
@@ -129,6 +136,7 @@ async def test_there_are_no_more_apps_than_the_settings_allow(secured: Secured) 
     assert len((await secured.own.list(ada))[0]) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "outcome"), [(-2, REFUSED), (-1, "OK"), (0, "OK"), (1, "OK"), (2, REFUSED)]
 )
@@ -141,6 +149,7 @@ async def test_codes_of_one_step_around_now_are_right(
     assert await reason(secured.verify(token, app.code(steps))) == outcome
 
 
+@pytest.mark.slow
 async def test_codes_are_those_of_rfc_6238(secured: Secured) -> None:
     """Section 5.2 and Appendix B: the seed in ASCII, SHA-1, time 1111111109, six of its digits."""
     ada = await secured.user()
@@ -153,6 +162,7 @@ async def test_codes_are_those_of_rfc_6238(secured: Secured) -> None:
     assert len(await secured.confirm(ada, app, "081804")) == 10
 
 
+@pytest.mark.slow
 async def test_blanks_and_hyphens_in_a_code_are_ignored(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     code = app.code()
@@ -177,6 +187,7 @@ async def test_a_step_is_accepted_once_and_none_before_it(secured: Secured) -> N
     await secured.verify((await secured.challenge()).mfa_token, app.code(1))
 
 
+@pytest.mark.slow
 async def test_a_clock_that_is_set_back_brings_no_step_back(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     code = app.code()
@@ -187,6 +198,7 @@ async def test_a_clock_that_is_set_back_brings_no_step_back(secured: Secured) ->
         assert await reason(secured.verify(token, used)) == REFUSED
 
 
+@pytest.mark.slow
 async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(20)))
@@ -197,6 +209,7 @@ async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) 
     assert await secured.fetchval("SELECT count(*) FROM sessions") == 1
 
 
+@pytest.mark.slow
 async def test_each_of_several_apps_works_by_itself(secured: Secured) -> None:
     ada = await secured.user()
     apps = [(await secured.secure(ada))[0] for _ in range(3)]
@@ -206,6 +219,7 @@ async def test_each_of_several_apps_works_by_itself(secured: Secured) -> None:
     assert used == [secured.clock.now()] * 3
 
 
+@pytest.mark.slow
 async def test_seed_is_not_told_again(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     challenge = await secured.challenge()

@@ -1,4 +1,4 @@
-"""Logins at other providers that are under way: where they may lead, and that each is used once."""
+"""Pending logins at external providers: allowed redirects, and that each is used only once."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.support.oauth import ADA, CLIENT, REDIRECT, Federated
 
 
 async def reason(federated: Federated, state: str, code: str = "code") -> str:
-    """Complete a login with what a browser brings; return how that ends."""
+    """Complete a login with what a browser brings back; return the outcome."""
     try:
         await federated.login.complete(CALL, state, code, CLIENT)
     except ServiceError as error:
@@ -40,7 +40,7 @@ async def test_a_login_begins(federated: Federated) -> None:
     federated.told.codes["code"] = ADA
     assert await reason(federated, authorization.state) == "OK"
     ((verifier, nonce, redirect_uri),) = federated.told.asked
-    # RFC 7636, section 4: 43 characters and more, of which the provider saw the SHA-256.
+    # RFC 7636, section 4: at least 43 characters, of which the provider saw the SHA-256.
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
     assert query["challenge"] == [digest.rstrip(b"=").decode()]
     assert ([nonce], redirect_uri) == (query["nonce"], REDIRECT)
@@ -49,6 +49,7 @@ async def test_a_login_begins(federated: Federated) -> None:
     assert authorization.state not in repr(authorization)
 
 
+@pytest.mark.slow
 async def test_no_two_logins_share_a_secret(federated: Federated) -> None:
     seen: Counter[str] = Counter()
     for _ in range(20):
@@ -135,6 +136,7 @@ async def test_unknown_providers(provider: str, federated: Federated) -> None:
     assert await pending(federated) == 0
 
 
+@pytest.mark.slow
 async def test_of_parallel_completions_one_logs_in(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
@@ -183,6 +185,7 @@ async def test_what_failed_cant_be_tried_again(federated: Federated) -> None:
     assert len(federated.told.asked) == 1
 
 
+@pytest.mark.slow
 async def test_a_provider_that_hangs_is_left(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +228,7 @@ async def test_nothing_stored_is_of_use(federated: Federated) -> None:
             assert text not in row[0]
 
 
+@pytest.mark.slow
 async def test_logins_begun_are_counted_by_ip(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
@@ -237,13 +241,14 @@ async def test_logins_begun_are_counted_by_ip(
     assert await pending(limited) == 3
     await limited.begin(ip="2001:db8::1")
     with pytest.raises(TooManyAttempts):
-        # It is not given back: who only begins fills the table, too.
+        # It is not refunded: logins that are only started fill the table, too.
         await limited.begin()
     # An address that was throttled here can still log in.
     await limited.service.register()
     assert await limited.service.login() == "OK"
 
 
+@pytest.mark.slow
 async def test_abandoned_logins_are_removed(federated: Federated, clock: FakeClock) -> None:
     for _ in range(7):
         await federated.begin()
@@ -267,5 +272,5 @@ async def test_keys_of_the_ring_are_changed_meanwhile(federated: Federated) -> N
     second = await federated.begin()
     assert await reason(federated, first, "1") == "OK"
     states._keyring = old
-    # Its key is gone: as if it had expired.
+    # Its key is gone, so it counts as expired.
     assert await reason(federated, second, "2") == "STATE_INVALID"

@@ -1,4 +1,4 @@
-"""Identities that users link to their accounts, and unlink."""
+"""Linking identities to accounts, and unlinking them."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ WORK = ExternalIdentity("7", "ada@work.test", True, "A. Lovelace")
 
 
 async def log_in(federated: Federated, email: str = EMAIL) -> Tokens:
-    """Make an account and log in by password."""
+    """Create an account and log in by password."""
     await federated.service.register(email)
     return await federated.service.log_in(CALL, email, PASSWORD, CLIENT)
 
@@ -27,7 +27,7 @@ async def log_in(federated: Federated, email: str = EMAIL) -> Tokens:
 async def unlink(
     federated: Federated, tokens: Tokens, provider: str = "github", subject: str = WORK.subject
 ) -> str:
-    """Unlink an identity; return how that ends."""
+    """Unlink an identity; return the outcome."""
     try:
         claims = await federated.validation.bearer(tokens.access_token)
         await federated.identities.unlink(CALL, claims, provider, subject)
@@ -56,7 +56,7 @@ async def test_linking_logs_in_and_tells(federated: Federated) -> None:
     assert await linked(federated) == [("github", WORK.subject)]
     assert await notices(federated) == ["identity_linked"]
     assert await federated.events("identity.link") == [("identity.link", {"provider": "github"})]
-    # Its address is of no account here, and none gets it.
+    # No account here has its address, and none gets it.
     again, _ = await federated.log_in(WORK)
     assert again.user_id == mine.user_id
     (user,) = await federated.fetch("SELECT email, email_verify_time FROM users")
@@ -96,6 +96,7 @@ async def test_an_identity_of_another_user_is_not_linked(federated: Federated) -
     assert await notices(federated) == []
 
 
+@pytest.mark.slow
 async def test_one_identity_linked_by_many_at_once_is_one_s(federated: Federated) -> None:
     owners = [await log_in(federated, f"u{n}@example.test") for n in range(10)]
     ends = await asyncio.gather(
@@ -117,6 +118,7 @@ async def test_linking_needs_a_recent_login(federated: Federated, clock: FakeClo
     assert await linked(federated) == []
 
 
+@pytest.mark.slow
 async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated) -> None:
     sessions = federated.service.sessions
     mine = await log_in(federated)
@@ -126,12 +128,13 @@ async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated)
         await federated.complete(state, WORK)
     assert refused.value.reason == "STATE_INVALID"
     assert await linked(federated) == []
-    # Nor does it begin, though a replica may still take its token for good.
+    # Nor can one be started, though a replica may still consider its token active.
     with pytest.raises(ServiceError) as refused:
         await federated.begin(link=mine.access_token)
     assert refused.value.reason == "BEARER_INVALID"
 
 
+@pytest.mark.slow
 async def test_sessions_that_end_while_it_is_being_linked(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ async def test_a_user_who_is_gone_links_nothing(statement: str, federated: Feder
     assert refused.value.reason == "BEARER_INVALID"
 
 
+@pytest.mark.slow
 async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
@@ -178,6 +182,7 @@ async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
     assert await linked(federated) == []
 
 
+@pytest.mark.slow
 async def test_there_may_be_twenty(federated: Federated) -> None:
     mine = await log_in(federated)
     ends = [
@@ -205,6 +210,7 @@ async def test_identities_are_listed_oldest_first(federated: Federated, clock: F
     assert "work.test" not in repr(first)
 
 
+@pytest.mark.slow
 async def test_unlinking_tells(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK, link=mine.access_token)
@@ -215,12 +221,13 @@ async def test_unlinking_tells(federated: Federated) -> None:
         ("identity.unlink", {"provider": "github"})
     ]
     assert await unlink(federated, mine) == "IDENTITY_NOT_FOUND"
-    # Whoever logs in by it now is a stranger.
+    # A login with it now belongs to a new user.
     tokens, new_user = await federated.log_in(WORK)
     assert new_user
     assert tokens.user_id != mine.user_id
 
 
+@pytest.mark.slow
 async def test_only_one_s_own_is_unlinked(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK)
@@ -261,6 +268,7 @@ async def test_a_passkey_is_another_way(confirmed: bool, end: str, federated: Fe
     assert await unlink(federated, mine) == end
 
 
+@pytest.mark.slow
 async def test_of_two_unlinked_at_once_one_stays(federated: Federated) -> None:
     mine, _ = await federated.log_in(WORK)
     subjects = [str(n) for n in range(10)]

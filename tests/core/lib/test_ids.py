@@ -1,9 +1,10 @@
-"""UUIDv7: the layout of RFC 9562, the order, and that no two are alike."""
+"""UUIDv7: the layout of RFC 9562, ordering and uniqueness."""
 
 import threading
 from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = st.timedeltas(timedelta(0), timedelta(days=365 * 8_000)).map(lambda age: _EPOCH + age)
 
 
+@pytest.mark.slow
 @given(_TIMES)
 def test_an_id_holds_its_time_to_the_millisecond(now: datetime) -> None:
     made = uuid7(now)

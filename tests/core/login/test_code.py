@@ -1,8 +1,10 @@
-"""Logging in by a code: as good as a password, and no better."""
+"""Login by a code: as good as a password, and no better."""
 
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
+
+import pytest
 
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.messages.outbox import MessageKind
@@ -39,11 +41,13 @@ async def test_a_code_logs_in_and_proves_the_address(coded: Coded, clock: FakeCl
     session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("otp",)
     assert (await coded.user()).email_verify_time == clock.now()
+    assert await coded.fetchval("SELECT last_login_time FROM users") == clock.now()
     events = await coded.events()
     assert (events["user.login"], events["user.email_verify"]) == (1, 1)
     assert await coded.fetchval("SELECT count(*) FROM devices") == 1
 
 
+@pytest.mark.slow
 async def test_a_hundred_at_once_log_in_once(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     results = await outcomes(coded.log_in(issued.code_id, issued.code) for _ in range(100))
@@ -79,6 +83,7 @@ async def test_an_expired_code_is_refused(coded: Coded, clock: FakeClock) -> Non
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == REFUSED
 
 
+@pytest.mark.slow
 async def test_a_code_has_five_tries_however_many_come_at_once(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     guesses = await outcomes(coded.log_in(issued.code_id, WRONG_CODE) for _ in range(50))
@@ -117,6 +122,7 @@ async def test_an_account_disabled_meanwhile_is_refused(coded: Coded) -> None:
     assert await coded.fetchval("SELECT count(*) FROM sessions") == 0
 
 
+@pytest.mark.slow
 async def test_an_account_without_a_password_logs_in(coded: Coded) -> None:
     await coded.fetch("UPDATE users SET password_hash = NULL, pepper_id = NULL")
     issued = await coded.request(LOGIN)

@@ -1,4 +1,4 @@
-"""Roles that need a second factor: whoever has none enrols one with the login, and then has it."""
+"""Roles that require a second factor: a user without one enrolls it during the login."""
 
 import json
 
@@ -14,6 +14,7 @@ from tests.support.logins import Replicas, causes
 REFUSED = "CREDENTIALS_INVALID"
 
 
+@pytest.mark.slow
 async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secured) -> None:
     ada = await required.user()
     challenge = await required.challenge()
@@ -29,7 +30,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert (factor.factor_id, codes_left) == (app.factor_id, 0)
     assert await required.notices() == ["factor_added"]
     assert await required.events("factor.enroll") == {"factor.enroll": 1}
-    # From now on it is asked for.
+    # From now on it is required.
     required.clock.advance(30)
     challenge = await required.challenge()
     assert (challenge.methods, challenge.totp_enrollment) == (("totp",), None)
@@ -58,6 +59,7 @@ async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
     assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 
 
+@pytest.mark.slow
 async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -69,7 +71,7 @@ async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
 
 
 async def test_enrolment_begun_before_is_no_way_round_a_factor(required: Secured) -> None:
-    """Who knows the password can begin one; once the user has a factor, it is worthless."""
+    """With the password, anyone can start one; once the user has a factor, it is worthless."""
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -96,6 +98,7 @@ async def test_later_enrolment_replaces_the_one_of_another_login(required: Secur
     await required.verify(second.mfa_token, new.code())
 
 
+@pytest.mark.slow
 async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -106,6 +109,7 @@ async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> Non
     assert 5 <= json.loads(str(await required.failed())) <= 20
 
 
+@pytest.mark.slow
 async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secured) -> None:
     ada = await required.user()
     await required.prove(ada, proved=False)
@@ -113,7 +117,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     assert await required.service.login(WRONG) == REFUSED
     for table in ("challenges", "factors", "sessions"):
         assert await required.fetchval(f"SELECT count(*) FROM {table}") == 0
-    # The right password was no failure to count, but one to know of.
+    # The right password was not a failure to count, but one to record.
     assert await required.failed() == 1
     recorded = await causes(required.service.database)
     assert recorded == {"login_failure:unverified": 1, "login_failure:password": 1}
@@ -121,10 +125,11 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     await required.challenge()
 
 
+@pytest.mark.slow
 async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
     required: Secured,
 ) -> None:
-    """Such as one that was begun by the version before."""
+    """Such as one started by the previous version."""
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None

@@ -1,4 +1,4 @@
-"""The login by password: what it opens, what it costs, and what is written down of it."""
+"""The login by password: the session it opens, its cost, and what it records."""
 
 import json
 
@@ -25,6 +25,7 @@ async def test_each_login_opens_a_session_of_its_own(free: Service) -> None:
     assert session.authentication_methods == ("pwd",)
 
 
+@pytest.mark.slow
 async def test_the_shipped_cost_of_a_hash_is_paid(replicas: Replicas, database: Database) -> None:
     service = await replicas.start(unlimited(), PasswordSettings())
     await service.register()

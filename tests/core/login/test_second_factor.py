@@ -1,4 +1,4 @@
-"""Who is asked for a second factor, what the challenge allows, and what it is completed by."""
+"""Second factors: who has to present one, what a challenge allows, and what completes it."""
 
 import asyncio
 import base64
@@ -56,6 +56,7 @@ async def test_password_alone_opens_no_session(secured: Secured) -> None:
     assert await secured.events("user.login", "user.mfa_required") == {"user.mfa_required": 1}
 
 
+@pytest.mark.slow
 async def test_token_works_once(secured: Secured) -> None:
     app, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -65,8 +66,9 @@ async def test_token_works_once(secured: Secured) -> None:
     assert await secured.fetchval("SELECT count(*) FROM recovery_codes") == 10
 
 
+@pytest.mark.slow
 async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> None:
-    """With recovery codes: each would be right by itself."""
+    """With recovery codes, each of which would be right on its own."""
     _, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     outcomes = await reasons(secured.verify(token, used(code)) for code in codes * 10)
@@ -77,13 +79,14 @@ async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> 
     assert await secured.events("factor.recovery_code_use") == {"factor.recovery_code_use": 1}
 
 
+@pytest.mark.slow
 async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     assert await reasons(secured.verify(token, app.wrong()) for _ in range(100)) == {REFUSED: 100}
     assert await secured.fetchval("SELECT attempts FROM challenges") == 5
     assert await reason(secured.verify(token, app.code())) == REFUSED
-    # What came too late was judged by nobody, and counts against nobody.
+    # Guesses that came too late were not evaluated, and count against nobody.
     recorded = await causes(secured.service.database)
     assert (
         sum(recorded[f"login_failure:{cause}"] for cause in ("factor", "unknown", "locked")) == 101
@@ -106,7 +109,7 @@ async def test_token_expires(secured: Secured) -> None:
     token = (await secured.challenge()).mfa_token
     secured.clock.advance(300)
     assert await reason(secured.verify(token, app.code())) == REFUSED
-    # It says no longer whose login it was, and so counts against nobody.
+    # An expired token no longer identifies a user, and so counts against nobody.
     assert await secured.failed() == 0
     token = (await secured.challenge()).mfa_token
     secured.clock.advance(299)
@@ -134,8 +137,9 @@ async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
     assert await secured.fetchval(query, "eve@example.test") == 0
 
 
+@pytest.mark.slow
 async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
-    """Or who knows the password could guess codes for ever (SP 800-63B-4, 3.2.2)."""
+    """Otherwise, with the password, codes could be guessed forever (SP 800-63B-4, 3.2.2)."""
     app, _ = await secured.secure(await secured.user())
     for _ in range(10):
         token = (await secured.challenge()).mfa_token
@@ -158,10 +162,11 @@ async def test_locked_account_takes_no_factor(secured: Secured) -> None:
     await secured.fetchval("UPDATE users SET failed_logins = 100")
     assert await reason(secured.verify(token, app.code())) == REFUSED
     await secured.fetchval("UPDATE users SET failed_logins = 0")
-    # It was not used up, by an attempt that couldn't succeed.
+    # The code was not used up by an attempt that couldn't succeed.
     await secured.verify(token, app.code())
 
 
+@pytest.mark.slow
 async def test_factors_are_guessed_under_the_limits_of_all_logins(replicas: Replicas) -> None:
     secured = Secured(await replicas.start())
     app, _ = await secured.secure(await secured.user())
@@ -200,6 +205,7 @@ async def test_logins_under_way_end_with_what_they_were_begun_with(secured: Secu
     await secured.verify((await secured.challenge()).mfa_token, app.code())
 
 
+@pytest.mark.slow
 async def test_challenges_don_t_pile_up(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     first = await secured.challenge()
@@ -229,8 +235,9 @@ async def test_known_device_gives_its_factor_while_strangers_fail(replicas: Repl
     await secured.verify(token, app.code(), device=PHONE)
 
 
+@pytest.mark.slow
 async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured: Secured) -> None:
-    """Either the login was completed before, or it is refused: no third way, and no deadlock."""
+    """A login is either completed before the removal or rejected, and there is no deadlock."""
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(10)))

@@ -64,6 +64,7 @@ async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
     assert await _count(database, "audit_events") == 0
 
 
+@pytest.mark.slow
 async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
     for purpose in Purpose:
         await coded.issue(purpose)
@@ -75,6 +76,7 @@ async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
     assert (await retention.run_once())["one_time_codes"] == 1
 
 
+@pytest.mark.slow
 async def test_forgets_rate_limits_that_are_as_good_as_new(
     database: Database, clock: FakeClock
 ) -> None:
@@ -91,6 +93,7 @@ async def test_forgets_rate_limits_that_are_as_good_as_new(
     assert not (await limiter.get("hourly", "in use")).allowed
 
 
+@pytest.mark.slow
 async def test_two_replicas_share_the_work(database: Database, clock: FakeClock) -> None:
     await _fill(database, clock, 50)
     clock.advance(timedelta(days=10_000))
@@ -102,6 +105,7 @@ async def test_two_replicas_share_the_work(database: Database, clock: FakeClock)
     assert "retention_failed" not in [entry["event"] for entry in logs]
 
 
+@pytest.mark.slow
 async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_next_time(
     database: Database, clock: FakeClock
 ) -> None:
@@ -122,6 +126,7 @@ async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_
     assert (await retention.run_once())["revocations"] == 5
 
 
+@pytest.mark.slow
 async def test_runs_again_and_again_whatever_fails(database: Database, clock: FakeClock) -> None:
     await _forbid(database, "revocations")
     clock.advance(timedelta(days=10_000))

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+import pytest
+
 from authsvc.core.revocations.listener import RevocationListener
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
@@ -66,6 +68,7 @@ async def test_a_revocation_reaches_the_other_replicas(world: World, database_ds
             assert result.reason is InactiveReason.SESSION_REVOKED
 
 
+@pytest.mark.slow
 async def test_while_nothing_is_heard_the_cache_is_not_used(
     world: World, database_dsn: str, postgres_server: PostgresServer
 ) -> None:
@@ -107,6 +110,7 @@ async def _end_listener(world: World) -> None:
     assert ended
 
 
+@pytest.mark.slow
 async def test_each_replica_and_the_database_agree_in_the_end(
     world: World, database_dsn: str
 ) -> None:

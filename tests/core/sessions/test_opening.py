@@ -138,6 +138,7 @@ async def test_a_session_that_expired_does_not_count(world: World) -> None:
     assert await world.revoked() == []
 
 
+@pytest.mark.slow
 async def test_racing_logins_leave_exactly_as_many_sessions_as_allowed(world: World) -> None:
     replicas = [world.replica(max_per_user=5) for _ in range(2)]
     user_id = await world.add_user()
@@ -182,6 +183,7 @@ async def test_revoking_ends_a_session_once(world: World) -> None:
     assert [event["session_id"] for event in events] == [tokens.session_id]
 
 
+@pytest.mark.slow
 async def test_racing_revocations_leave_one_trace(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)

@@ -90,6 +90,7 @@ async def test_racing_refreshes_advance_once_and_all_get_the_current_pair(world:
     assert sum("repeated" not in event["detail"] for event in events) == 2
 
 
+@pytest.mark.slow
 async def test_without_grace_racing_refreshes_have_one_winner_and_end_the_session(
     world: World,
 ) -> None:
@@ -238,6 +239,7 @@ async def test_tokens_of_other_kinds_are_not_refresh_tokens(world: World) -> Non
     assert await _reason(replica, tokens.refresh_token) is None
 
 
+@pytest.mark.slow
 async def test_a_refresh_that_races_a_revocation_never_revives_the_session(world: World) -> None:
     replica = world.replica()
     for _ in range(20):

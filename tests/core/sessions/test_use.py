@@ -139,6 +139,7 @@ async def test_replicas_together_write_last_use_once_an_interval(world: World) -
     assert (await world.row(tokens.session_id))["last_use_time"] == first
 
 
+@pytest.mark.slow
 async def test_last_use_is_written_in_the_background(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)

@@ -1,10 +1,11 @@
-"""Rotation of signing keys, by one replica and by many, by hand and in time."""
+"""Rotation of signing keys, by one replica and by many, on request and when due."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
+import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
@@ -159,6 +160,7 @@ async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
     assert keys.active.key_id != first
 
 
+@pytest.mark.slow
 async def test_many_replicas_maintain_as_one(database: Database, clock: FakeClock) -> None:
     replicas = [await load_keys(database, clock) for _ in range(8)]
     for _ in range(3):
@@ -201,5 +203,5 @@ def _said(logs: Sequence[Mapping[str, object]], times: int) -> bool:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - nobody tells
+        while not holds():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)

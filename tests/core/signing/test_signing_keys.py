@@ -1,4 +1,4 @@
-"""Signing keys: their start, their algorithms, and what of them is stored."""
+"""Signing keys: their loading at start, their algorithms, and how they are stored."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from tests.support.tokens import (
     tokens_of,
 )
 
-# The start
+# Start
 
 
 async def test_first_start_makes_a_key(database: Database, clock: FakeClock) -> None:
@@ -51,6 +51,7 @@ async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None
     assert len(await second.list()) == 1
 
 
+@pytest.mark.slow
 async def test_many_replicas_that_start_at_once_make_one_key(
     database_dsn: str, clock: FakeClock
 ) -> None:
@@ -83,7 +84,7 @@ async def test_nothing_signs_before_the_start(database: Database, clock: FakeClo
     assert json.loads(keys.jwks()) == {"keys": []}
 
 
-# The algorithms
+# Algorithms
 
 
 def test_algorithms_are_those_of_the_settings() -> None:
@@ -114,6 +115,7 @@ async def test_symmetric_key_is_never_published(database: Database, clock: FakeC
     assert keys.active.public_jwk is None
 
 
+@pytest.mark.slow
 async def test_another_algorithm_is_taken_up_at_the_start(
     database: Database, clock: FakeClock
 ) -> None:
@@ -127,6 +129,7 @@ async def test_another_algorithm_is_taken_up_at_the_start(
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
 
 
+@pytest.mark.slow
 async def test_replicas_with_different_algorithms_take_no_turns(
     database: Database, clock: FakeClock
 ) -> None:
@@ -155,7 +158,7 @@ async def test_wrong_algorithm_is_replaced_in_time(database: Database, clock: Fa
     assert new.active.key_id == prepared
 
 
-# What is stored
+# Storage
 
 
 async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock) -> None:

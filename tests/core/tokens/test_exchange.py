@@ -1,4 +1,4 @@
-"""Users' tokens exchanged: only ever for ones that do less, in hands that are named."""
+"""Exchange of users' tokens: only ever for narrower ones, with the actors named."""
 
 import json
 import random
@@ -58,6 +58,7 @@ async def test_an_exchanged_token_does_not_outlast_the_old_one(world: World) -> 
     assert (await issuing.judge(token.text)).reason is InactiveReason.EXPIRED
 
 
+@pytest.mark.slow
 async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
@@ -66,7 +67,7 @@ async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: W
             await issuing.exchange(tokens.access_token, audience, caller=caller)
     narrow = (await issuing.exchange(tokens.access_token, "billing")).text
     with pytest.raises(CallerNotAllowed):
-        # What it was for once it is for no longer.
+        # The original audience is no longer granted.
         await issuing.exchange(narrow, "authsvc", caller=BILLING)
     assert len(await world.events("token.exchange")) == 1
 
@@ -141,6 +142,7 @@ async def test_no_row_of_exchanges_gives_more_than_there_was(world: World, seed:
     assert refused <= {Reason.FIELD_INVALID, Reason.CALLER_NOT_ALLOWED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["revoke", "delete", "disable"])
 async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> None:
     issuing = Issuing(world)
@@ -154,7 +156,7 @@ async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> 
         await world.disable(tokens.user_id)
     assert not (await issuing.judge(exchanged, strict=True)).active
     for token in (tokens.access_token, exchanged):
-        # The session may still be in the cache of this replica: the database is asked.
+        # The session may still be in this replica's cache, so the database is queried.
         with pytest.raises(Unauthenticated) as caught:
             await issuing.exchange(token)
         assert caught.value.reason is Reason.CREDENTIALS_INVALID
@@ -175,6 +177,7 @@ async def test_only_active_tokens_of_users_are_exchanged(world: World) -> None:
     assert told == {(Reason.CREDENTIALS_INVALID, "The credentials are not valid.")}
 
 
+@pytest.mark.slow
 async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -> None:
     issuing = Issuing(world)
     bound = issuing.bound(await issuing.login(), SHOP)
@@ -188,6 +191,7 @@ async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -
     assert result.claims.certificate_thumbprint == SHOP.thumbprint
 
 
+@pytest.mark.slow
 async def test_the_exchange_is_recorded(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()

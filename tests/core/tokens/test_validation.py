@@ -1,4 +1,4 @@
-"""Access tokens judged by what they say and by the session that they belong to."""
+"""Access tokens validated by their claims and by the state of their session."""
 
 import asyncio
 from datetime import timedelta
@@ -16,6 +16,7 @@ from tests.support.sessions import CALL, DAY, SECOND, World
 MINUTE = timedelta(minutes=1)
 
 
+@pytest.mark.slow
 async def test_an_active_token_gives_its_claims(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
@@ -56,6 +57,7 @@ async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
     assert (await replica.tokens.validate(TokenCheck(text))).reason is InactiveReason.EXPIRED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
@@ -162,6 +164,7 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
     assert mismatch[0].reason is InactiveReason.AUDIENCE_MISMATCH
 
 
+@pytest.mark.slow
 async def test_warm_tokens_cost_no_query(world: World) -> None:
     replica = world.replica()
     opened = [await world.open(replica) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""An export gives back everybody, in flat memory, so that an import makes the same of it."""
+"""An export contains all users, in constant memory, and an import of it restores them."""
 
 import json
 import tracemalloc
@@ -17,6 +17,7 @@ from tests.support.clock import FakeClock
 from tests.support.importing import Importer
 
 
+@pytest.mark.slow
 async def test_an_export_is_taken_back_as_it_was(importer: Importer) -> None:
     own = await importer.hasher.hash(PASSWORD)
     rows = [
@@ -61,6 +62,7 @@ async def test_own_hashes_need_their_pepper(importer: Importer, database: Databa
         assert await Importer(database, renewed, importer.clock).run(row) == (1, 0, 0)
 
 
+@pytest.mark.slow
 async def test_batches_join_without_a_gap(importer: Importer) -> None:
     await importer.run(*({"email": f"u{n}@example.test"} for n in range(2_000)))
     exported = await importer.export()
@@ -68,6 +70,7 @@ async def test_batches_join_without_a_gap(importer: Importer) -> None:
     assert [row["user_id"] for row in exported] == sorted(row["user_id"] for row in exported)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_passwords", [False, True])
 async def test_an_export_is_recorded_before_its_first_line(
     importer: Importer, with_passwords: bool
@@ -81,7 +84,7 @@ async def test_an_export_is_recorded_before_its_first_line(
 
 
 async def _peak_of_import(importer: Importer, rows: int) -> int:
-    """Return the most memory that an import of so many rows takes at once."""
+    """Return the peak memory of an import of this many rows."""
 
     async def parts() -> AsyncIterator[bytes]:
         for start in range(0, rows, 100):
@@ -115,6 +118,7 @@ async def _drain(importer: Importer) -> None:
         pass
 
 
+@pytest.mark.slow
 async def test_memory_is_flat_whatever_the_number_of_users(importer: Importer) -> None:
     await _peak_of_import(importer, 1_000)
     few, many = await _peak_of_import(importer, 1_000), await _peak_of_import(importer, 6_000)

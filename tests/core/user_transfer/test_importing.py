@@ -1,4 +1,4 @@
-"""An import stores what can be used, once, says what can't be, and can be sent again."""
+"""An import stores valid rows once, reports invalid ones, and can be sent again."""
 
 import asyncio
 import json
@@ -45,6 +45,8 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "pepper_id": None,
         "roles": ["admin", "user"],
         "status": "disabled",
+        "origin": "import",
+        "last_login_time": None,
         "failed_logins": 0,
         "failed_device_logins": 0,
         "create_time": datetime(2024, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC),
@@ -54,6 +56,7 @@ async def test_every_field_is_stored(importer: Importer) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_an_address_is_all_that_is_needed(importer: Importer) -> None:
     assert await importer.run({"email": ADA}) == (1, 0, 0)
     (stored,) = await importer.fetch("SELECT * FROM users")
@@ -151,6 +154,7 @@ async def test_nothing_of_a_wrong_address_is_shown(importer: Importer, address: 
     assert importer.failures == [RowFailure(1, "email", "is not an e-mail address")]
 
 
+@pytest.mark.slow
 async def test_firebase_parameters_may_stand_in_the_row(importer: Importer) -> None:
     row = {
         "email": ADA,
@@ -203,6 +207,7 @@ async def test_who_is_there_is_left_as_it_is(importer: Importer) -> None:
     assert await importer.fetch("SELECT * FROM users") == before
 
 
+@pytest.mark.slow
 async def test_the_first_of_an_address_in_a_file_counts(importer: Importer) -> None:
     rows = [{"email": ADA, "display_name": str(n)} for n in range(3)]
     assert await importer.run(*rows) == (1, 2, 0)
@@ -210,6 +215,7 @@ async def test_the_first_of_an_address_in_a_file_counts(importer: Importer) -> N
     assert stored["display_name"] == "0"
 
 
+@pytest.mark.slow
 async def test_an_id_that_another_account_has_is_a_failure(importer: Importer) -> None:
     await importer.run({"email": ADA, "user_id": ID})
     rows = [
@@ -226,6 +232,7 @@ async def test_an_id_that_another_account_has_is_a_failure(importer: Importer) -
     assert await importer.run(*rows) == (0, 2, 2)
 
 
+@pytest.mark.slow
 async def test_a_dry_run_counts_and_stores_nothing(importer: Importer) -> None:
     await importer.run({"email": ADA})
     rows = [{"email": ADA}, {"email": "bob@example.test"}, {"email": "?"}]
@@ -234,6 +241,7 @@ async def test_a_dry_run_counts_and_stores_nothing(importer: Importer) -> None:
         assert len(await importer.fetch(f"SELECT * FROM {table}")) == 1
 
 
+@pytest.mark.slow
 async def test_an_import_that_ends_early_is_continued_by_sending_it_again(
     importer: Importer,
 ) -> None:
@@ -246,6 +254,7 @@ async def test_an_import_that_ends_early_is_continued_by_sending_it_again(
     assert await importer.run(*rows) == (BATCH_ROWS, 2 * BATCH_ROWS, 0)
 
 
+@pytest.mark.slow
 async def test_each_batch_is_recorded_in_its_transaction(importer: Importer) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(BATCH_ROWS + 1)]
     await importer.run(*rows)
@@ -260,10 +269,11 @@ async def test_each_batch_is_recorded_in_its_transaction(importer: Importer) -> 
     ]
 
 
+@pytest.mark.slow
 async def test_imports_of_one_file_at_once_store_it_once(importer: Importer) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(2 * BATCH_ROWS)]
     others = [Importer(importer.database, importer.hasher, importer.clock) for _ in range(7)]
-    # Half of them the other way round, so that each waits for what the other holds.
+    # Half of them in reverse order, so that each waits for what the other holds.
     ends = await asyncio.gather(
         *(one.run(*rows[:: 1 if n % 2 else -1]) for n, one in enumerate([importer, *others]))
     )

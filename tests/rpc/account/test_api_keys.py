@@ -39,6 +39,7 @@ async def page(
     return await service.account().ListApiKeys(request, metadata=bearer(tokens))
 
 
+@pytest.mark.fast
 async def test_a_key_is_shown_once_and_known_by_its_beginning(
     timed: Service, clock: FakeClock
 ) -> None:
@@ -147,6 +148,7 @@ async def test_pages(service: Service) -> None:
         assert fields_of(await failure(page(service, tokens, size))) == ["page_size"]
 
 
+@pytest.mark.fast
 async def test_revoked_key_stays_in_the_list(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     key_id = (await create(timed, tokens)).key.key_id

@@ -73,6 +73,7 @@ async def test_details_that_name_somebody_go_too(service: Service) -> None:
     assert [json.loads(row["detail"]) for row in rows] == [{"cause": "password", "sessions": ["s"]}]
 
 
+@pytest.mark.fast
 async def test_whatever_the_user_has_stops_to_work(service: Service) -> None:
     tokens, second = await service.new_session(), await service.login()
     # So that it is in the caches.

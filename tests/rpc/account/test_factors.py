@@ -45,6 +45,7 @@ class Owner:
         return self._account.GenerateRecoveryCodes(request, metadata=self.metadata)
 
 
+@pytest.mark.fast
 async def test_life_of_a_factor(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
     assert await ada.list() == pb.ListFactorsResponse()

@@ -4,6 +4,7 @@ from datetime import UTC
 from typing import Any
 
 import grpc
+import pytest
 import pytest_asyncio
 
 from authsvc.config import Settings
@@ -43,6 +44,7 @@ def unlink(service: Service, tokens: Tokens, provider: str = "local", subject: s
     )
 
 
+@pytest.mark.fast
 async def test_identities_are_listed_and_unlinked(linked: Service, clock: FakeClock) -> None:
     mine = await linked.new_session("b@example.test")
     other = await linked.new_session("c@example.test")

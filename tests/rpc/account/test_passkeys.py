@@ -33,6 +33,7 @@ from tests.support.service import Service, StartService
 OTHER = "grace@example.test"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("device", [SoftDevice(), Authenticator(ORIGIN)], ids=["soft", "own"])
 async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) -> None:
     tokens = await service.proved_session()

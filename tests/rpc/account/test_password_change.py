@@ -23,6 +23,7 @@ def change(service: Service, tokens: Tokens, **request: Any) -> Any:
     )
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("end", [True, False])
 async def test_others_sessions_end_at_once_if_wanted(end: bool, service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()

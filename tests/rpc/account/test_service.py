@@ -20,6 +20,7 @@ def get_account(service: Service, *authorizations: str, caller: str = "app") -> 
     return service.account(caller).GetAccount(GetAccountRequest(), metadata=metadata)
 
 
+@pytest.mark.fast
 async def test_account_is_the_token_s_user_s(timed: Service, clock: FakeClock) -> None:
     await timed.auth().Register(
         RegisterRequest(email=EMAIL, password=PASSWORD, display_name="Ada 🧮")

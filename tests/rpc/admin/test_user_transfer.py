@@ -64,6 +64,7 @@ async def imported(service: Service) -> int:
     return int(found["count"])
 
 
+@pytest.mark.fast
 async def test_imported_users_log_in_with_the_passwords_they_had(service: Service) -> None:
     data = b"".join(row(f"u{n}", password_hash=hashed(), email_verified=True) for n in range(20))
     response = await send(service, cut(data, 100))

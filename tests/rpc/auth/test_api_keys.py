@@ -45,6 +45,7 @@ async def reason(service: Service, api_key: str, *scopes: str) -> str:
     return InactiveReason.Name(response.inactive_reason).removeprefix("INACTIVE_REASON_")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("caller", ["edge", "app"])
 async def test_active_key(caller: str, timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()

@@ -52,6 +52,7 @@ async def verified(service: Service, email: str = EMAIL) -> bool:
 # Verification
 
 
+@pytest.mark.fast
 async def test_a_registered_user_verifies_the_address(portal: Service) -> None:
     await portal.register()
     code = await sent(portal, MessageKind.VERIFY_EMAIL)
@@ -113,6 +114,7 @@ async def test_a_code_to_log_in_with_verifies_no_account_with_a_factor(
 # Login
 
 
+@pytest.mark.fast
 async def test_a_user_logs_in_by_a_code(portal: Service) -> None:
     user_id = await portal.register()
     request = pb.RequestLoginCodeRequest(email=EMAIL, client=CLIENT)
@@ -135,6 +137,7 @@ async def test_a_user_logs_in_by_a_code(portal: Service) -> None:
 # Recovery
 
 
+@pytest.mark.fast
 async def test_a_user_who_forgot_the_password_sets_another(portal: Service) -> None:
     tokens = await portal.new_session()
     asked = await portal.auth().RequestPasswordReset(pb.RequestPasswordResetRequest(email=EMAIL))
@@ -159,6 +162,7 @@ async def test_a_user_who_forgot_the_password_sets_another(portal: Service) -> N
 # Change of address
 
 
+@pytest.mark.fast
 async def test_a_user_changes_the_address(portal: Service) -> None:
     tokens = await portal.new_session()
     await portal.account().RequestEmailChange(

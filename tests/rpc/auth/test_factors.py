@@ -59,6 +59,7 @@ def amr(tokens: Tokens) -> list[str]:
     return list(json.loads(decode(claims))["amr"])
 
 
+@pytest.mark.fast
 async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> None:
     app, _ = await secure(timed, await timed.proved_session(), clock)
     asked = await challenge(timed)
@@ -80,6 +81,7 @@ async def test_login_with_a_recovery_code(timed: Service, clock: FakeClock) -> N
     assert await outcome(verify(timed, token, recovery_code=codes[0])) == REFUSED
 
 
+@pytest.mark.fast
 async def test_login_with_a_passkey_as_second_factor(service: Service) -> None:
     device = Authenticator(ORIGIN)
     await passkeys.new_holder(service, EMAIL, device)

@@ -50,6 +50,7 @@ async def tries(service: Service, provider: str = "local") -> str:
     return await outcome(complete(service, await came_back(service, provider)))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_whole_login(kind: str, linked: Service) -> None:
     first = await complete(linked, await came_back(linked, kind))
@@ -72,6 +73,7 @@ async def test_a_whole_login(kind: str, linked: Service) -> None:
     )
 
 
+@pytest.mark.fast
 async def test_linking(linked: Service) -> None:
     mine = await linked.new_session("b@example.test")
     request = await came_back(linked, link=mine.access_token)

@@ -47,6 +47,7 @@ async def _methods(service: Service, tokens: Tokens) -> list[str]:
     return list(claims.authentication_methods)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("email", ["", EMAIL, EMAIL.lower()])
 async def test_one_passkey_is_both_factors(
     free: Service, device: Authenticator, email: str

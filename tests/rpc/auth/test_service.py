@@ -23,6 +23,7 @@ DAY = 86_400
 # Register
 
 
+@pytest.mark.fast
 async def test_registered_user_logs_in_and_has_an_account(service: Service) -> None:
     response = await service.auth().Register(
         pb.RegisterRequest(email=EMAIL, password=PASSWORD, display_name="Ada Lovelace")
@@ -145,6 +146,7 @@ async def test_each_login_is_a_session_of_its_own(service: Service) -> None:
         assert getattr(first, name) != getattr(second, name)
 
 
+@pytest.mark.fast
 async def test_unknown_user_and_wrong_password_look_alike(service: Service) -> None:
     await service.register()
     shown = []

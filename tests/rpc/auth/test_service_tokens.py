@@ -44,6 +44,7 @@ async def claims(service: Service, token: str, **request: Any) -> Claims:
     return response.claims
 
 
+@pytest.mark.fast
 async def test_a_token_for_the_caller_and_its_certificate(
     start_service: StartService, live_settings: Settings, clock: FakeClock, authority: Authority
 ) -> None:
@@ -124,6 +125,7 @@ async def test_user_s_token_does_not_care_about_certificates(service: Service) -
     assert (await claims(service, tokens.access_token, **shown)).subject == tokens.user_id
 
 
+@pytest.mark.fast
 async def test_exchanged_token_names_who_acts(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     before = await claims(timed, tokens.access_token)

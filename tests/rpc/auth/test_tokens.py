@@ -32,6 +32,7 @@ async def logged_out(service: Service, token: str) -> str:
 # RefreshTokens
 
 
+@pytest.mark.fast
 async def test_refresh_gives_the_next_pair_of_the_same_session(
     timed: Service, clock: FakeClock
 ) -> None:
@@ -62,6 +63,7 @@ async def test_replaced_token_gets_the_current_pair_again_for_a_while(
     assert await timed.judge_token(again.access_token) == ""
 
 
+@pytest.mark.fast
 async def test_reuse_ends_the_session(timed: Service, clock: FakeClock) -> None:
     stolen = await timed.new_session()
     current = await timed.refresh(stolen.refresh_token)
@@ -126,6 +128,7 @@ async def test_garbage_is_no_refresh_token(token: str, service: Service) -> None
 # Logout
 
 
+@pytest.mark.fast
 async def test_logout_ends_the_session_and_no_other(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
     assert await logged_out(service, tokens.refresh_token) == "OK"
@@ -149,6 +152,7 @@ async def test_logout_twice_is_harmless(service: Service) -> None:
 # ValidateToken
 
 
+@pytest.mark.fast
 async def test_claims_say_who_the_user_is(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     response = await timed.auth("edge").ValidateToken(
@@ -207,6 +211,7 @@ async def test_token_of_five_days(
 # BatchValidateTokens
 
 
+@pytest.mark.fast
 async def test_batch_answers_in_order_and_garbage_harms_no_other(service: Service) -> None:
     first, second = await service.new_session(), await service.new_session("b@example.test")
     ended = await service.login()

@@ -35,6 +35,7 @@ async def refund(service: Service, policy: str, key: str, cost: int = 0) -> pb.R
 # BatchCheckRateLimits
 
 
+@pytest.mark.fast
 async def test_each_check_of_a_batch_is_decided_on_its_own(service: Service) -> None:
     both = pb.CheckRateLimitRequest(
         charges=[pb.Charge(policy=UPLOAD, key="ada"), pb.Charge(policy=LOGIN, key="ada")]
@@ -85,6 +86,7 @@ async def test_bad_check_is_named_and_none_is_taken(service: Service) -> None:
 # GetRateLimit
 
 
+@pytest.mark.fast
 async def test_looking_uses_nothing_up(service: Service) -> None:
     fresh = await verdict(service, LOGIN, "ada")
     assert fresh == pb.RateLimitVerdict(
@@ -108,6 +110,7 @@ async def test_looking_uses_nothing_up(service: Service) -> None:
 # RefundRateLimit
 
 
+@pytest.mark.fast
 async def test_refund_gives_back_never_more_than_the_limit(service: Service) -> None:
     await batch(service, one(LOGIN, "ada", 5))
     given = await refund(service, LOGIN, "ada", 2)
@@ -128,6 +131,7 @@ async def test_refunded_key_passes_at_once(service: Service) -> None:
 # ResetRateLimit
 
 
+@pytest.mark.fast
 async def test_reset_forgets_one_key(service: Service) -> None:
     await batch(service, one(LOGIN, "ada", 5), one(LOGIN, "bob", 5))
     reset = pb.ResetRateLimitRequest(policy=LOGIN, key="ada")
@@ -159,6 +163,7 @@ async def test_refunds_have_a_bound(service: Service) -> None:
 # ListPolicies
 
 
+@pytest.mark.fast
 async def test_shipped_policies_are_listed_by_name(service: Service) -> None:
     response = await service.limits("edge").ListPolicies(pb.ListPoliciesRequest())
     assert [

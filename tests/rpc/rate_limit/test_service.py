@@ -43,6 +43,7 @@ def with_policy(settings: Settings, **policy: Any) -> Settings:
 # CheckRateLimit
 
 
+@pytest.mark.fast
 async def test_five_logins_pass_and_the_sixth_does_not(service: Service) -> None:
     answers = [await check(service, (LOGIN, "ada")) for _ in range(6)]
     assert [answer.allowed for answer in answers] == [True] * 5 + [False]
@@ -59,6 +60,7 @@ async def test_five_logins_pass_and_the_sixth_does_not(service: Service) -> None
     assert (await check(service, (LOGIN, "bob"))).allowed
 
 
+@pytest.mark.fast
 async def test_several_charges_are_taken_together_or_not_at_all(service: Service) -> None:
     await check(service, (LOGIN, "ada", 5))
     answer = await check(service, (UPLOAD, "ada"), (LOGIN, "ada"), (UPLOAD, "bob", 4))

@@ -33,6 +33,7 @@ async def revoke_all(service: Service, user_id: str, spared: str = "") -> int:
 # GetSession
 
 
+@pytest.mark.fast
 async def test_session_is_found_after_its_end(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session(ip=IP)
     clock.advance(5)
@@ -159,6 +160,7 @@ async def test_page_token_is_of_the_same_user(service: Service) -> None:
 # RevokeSession
 
 
+@pytest.mark.fast
 async def test_revoked_session_is_over_and_no_other(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
     assert await revoked(service, tokens.session_id) == "OK"
@@ -184,6 +186,7 @@ async def test_revoking_twice_is_harmless(timed: Service, clock: FakeClock) -> N
 # RevokeUserSessions
 
 
+@pytest.mark.fast
 async def test_all_sessions_of_a_user_end(service: Service) -> None:
     opened = [await service.new_session(), await service.login(), await service.login()]
     other = await service.new_session("b@example.test")

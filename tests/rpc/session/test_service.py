@@ -25,6 +25,7 @@ DAY = timedelta(days=1)
 # ValidateSession
 
 
+@pytest.mark.fast
 async def test_session_is_shown_as_it_was_opened(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session(ip="2001:DB8::0:1", user_agent="Browser/1", device_id="phone")
     response = await timed.sessions("edge").ValidateSession(
@@ -44,6 +45,7 @@ async def test_session_is_shown_as_it_was_opened(timed: Service, clock: FakeCloc
     assert session == await timed.get_session(tokens.session_id)
 
 
+@pytest.mark.fast
 async def test_anti_forgery_token_belongs_to_its_session(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
 
@@ -179,6 +181,7 @@ async def test_bad_check_is_named(service: Service) -> None:
 # CreateSession
 
 
+@pytest.mark.fast
 async def test_issuer_opens_sessions_for_users_it_authenticated(service: Service) -> None:
     user_id = await service.register()
     tokens = await service.create_session(user_id, "otp", "hwk", "otp", ip=IP)

@@ -93,6 +93,7 @@ async def test_a_connection_left_in_a_transaction_is_not_lent_on(database_dsn: s
             assert not connection.is_in_transaction()
 
 
+@pytest.mark.slow
 async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
     async with numbers.connection() as connection:
         await connection.execute("INSERT INTO numbers VALUES (1), (2)")
@@ -108,6 +109,7 @@ async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
     assert [type(result) for result in results if result] == [StoreUnavailable]
 
 
+@pytest.mark.slow
 async def test_a_statement_that_takes_too_long_is_an_outage(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=1, command_timeout="1s") as database:
         with pytest.raises(StoreUnavailable):

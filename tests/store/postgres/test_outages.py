@@ -11,6 +11,8 @@ from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.database import Database
 from tests.support.databases import freeze, kill, resume, settings_for, until
 
+pytestmark = pytest.mark.slow
+
 # Only so that a failure ends; nothing is measured by it.
 _PATIENCE = 30.0
 

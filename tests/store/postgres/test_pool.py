@@ -62,6 +62,7 @@ async def test_a_refused_login_is_an_outage_and_logged(database_dsn: str) -> Non
     assert "hush-hush" not in str(logs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["silent", "refusing"])
 async def test_a_silent_or_refusing_host_gives_way_to_the_next(
     host: str, database_dsn: str, unheard: socket.socket
@@ -110,6 +111,7 @@ async def test_a_connection_handed_to_a_cancelled_waiter_is_not_lost(database_ds
             await database.ping()
 
 
+@pytest.mark.slow
 async def test_a_storm_of_cancellations_loses_no_connection(database_dsn: str) -> None:
     chance = random.Random(7)
     async with opened(database_dsn, pool_max=4) as database:

@@ -1,0 +1,1 @@
+"""How authsvc is released and deployed."""

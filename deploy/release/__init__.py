@@ -1,0 +1,1 @@
+"""Releases of authsvc: version, changelog, packages, bill of materials, tag; `make release`."""

@@ -1,0 +1,69 @@
+"""What the README says to type works to the letter, but for the port."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from authsvc.app.application import Application
+from tests.support.documents import REPOSITORY, Page, page, pages
+
+README = page("README.md")
+_ADDRESS = "127.0.0.1:8443"
+_PATIENCE = 120.0
+
+
+async def run(*command: str) -> str:
+    """Run a command in the current folder and return what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(_PATIENCE):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.slow
+async def test_first_calls_work(running: Application, tmp_path: Path) -> None:
+    # What a checkout has where `make run` was called.
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / "protos").symlink_to(REPOSITORY / "protos")
+    (shell,) = (block for block in README.blocks("sh") if "buf curl" in block)
+    (python,) = README.blocks("python")
+    assert shell.count(_ADDRESS) == python.count(_ADDRESS) == 1
+    address = f"127.0.0.1:{running.grpc_port}"
+    registered = await run("sh", "-ec", shell.replace(_ADDRESS, address))
+    assert "userId" in registered
+    session_id = await run(".venv/bin/python", "-c", python.replace(_ADDRESS, address))
+    assert len(session_id.strip()) == 36
+
+
+@pytest.mark.parametrize("document", pages(), ids=str)
+def test_shell_blocks_parse(document: Page) -> None:
+    for block in document.blocks("sh"):
+        checked = subprocess.run(
+            ["sh", "-n", "-c", block], check=False, capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_banner_is_what_dev_prints() -> None:
+    """The README shows the banner of `make run`, line by line as far as it goes."""
+    source = (REPOSITORY / "authsvc" / "cli" / "dev.py").read_text()
+    (shown,) = (block for block in README.blocks("text") if "is running" in block)
+    for line in filter(None, shown.splitlines()):
+        assert line.split()[0] in source
+    assert "embedded PostgreSQL" in source
+    assert "embedded PostgreSQL" in shown
+
+
+def test_tour_ends_as_shown() -> None:
+    tour = REPOSITORY / "authsvc" / "cli" / "demo"
+    sources = "".join(path.read_text() for path in tour.glob("*.py"))
+    (shown,) = (block for block in README.blocks("text") if "That is authsvc." in block)
+    for line in filter(str.strip, shown.splitlines()):
+        what = line.strip(" ✓✗…").partition(": ")[0]
+        assert what in sources, line

@@ -1,0 +1,60 @@
+"""What `make test-fast` runs."""
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+INI = """
+[pytest]
+asyncio_default_fixture_loop_scope = function
+markers =
+    slow
+    fast
+"""
+TESTS = """
+import pytest
+
+@pytest.fixture
+def database_dsn(): ...
+
+@pytest.fixture
+def start_service(database_dsn): ...
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_pure(case): ...
+
+@pytest.mark.slow
+def test_marked(): ...
+
+@pytest.mark.parametrize("case", [1, 2])
+def test_on_a_database(database_dsn, case): ...
+
+def test_on_the_service(start_service): ...
+
+@pytest.mark.fast
+@pytest.mark.parametrize("case", [1, 2])
+def test_on_the_service_but_chosen(start_service, case): ...
+"""
+
+
+def chosen(pytester: pytest.Pytester, folder: str) -> list[str]:
+    """Return the names of the tests that a fast run has of TESTS, if they are in `folder`."""
+    path = pytester.mkpydir(folder) / "test_it.py"
+    path.write_text(TESTS)
+    pytester.makeini(INI)
+    options = ["-p", "tests.support.selection", "-m", "not slow", "--collect-only", "--quiet"]
+    result = pytester.runpytest_inprocess(*options, str(path))
+    return [line.split("::")[1] for line in result.outlines if "::" in line]
+
+
+def test_what_takes_long_by_nature_is_left_out(pytester: pytest.Pytester) -> None:
+    assert chosen(pytester, "core") == [
+        "test_pure[1]",
+        "test_pure[2]",
+        "test_on_a_database[1]",
+        "test_on_the_service_but_chosen[1]",
+    ]
+
+
+def test_attacks_are_left_out_unless_chosen(pytester: pytest.Pytester) -> None:
+    assert chosen(pytester, "security") == ["test_on_the_service_but_chosen[1]"]
