@@ -1,1 +1,1 @@
-"""The use cases, by topic: policy and transactions; knows no gRPC and no SQL text."""
+"""Owns the use cases, by topic: policy and transactions. It knows neither gRPC nor SQL."""

@@ -1,4 +1,4 @@
-"""Owns the index of all use cases: one field for each, which handlers, commands and jobs take."""
+"""Owns the index of all use cases, one field each; handlers, commands and jobs take it."""
 
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ from authsvc.core.user_transfer.importing import UserImport
 class UseCases:
     """Everything that the service does for its callers, its operators and itself.
 
-    A field has the name of its class.
+    Each field is named after its class.
     """
 
     # Logins

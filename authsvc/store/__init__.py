@@ -1,1 +1,1 @@
-"""The database side: SQL constants beside the functions that run them."""
+"""Owns the SQL: statements as constants, and the functions that run them."""

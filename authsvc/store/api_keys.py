@@ -1,4 +1,4 @@
-"""Owns the rows of api_keys: made, listed, found by the hash of the key, revoked."""
+"""Owns the rows of api_keys: creation, listing, lookup by hash, revocation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,9 +39,9 @@ RETURNING key_id
 
 
 async def insert(connection: Connection, key: ApiKey, key_hash: bytes, limit: int) -> bool:
-    """Store a new key; return False if its user has `limit` live ones.
+    """Store a new key; return False if its user already has `limit` live ones.
 
-    The caller holds the user's row, so that no two are counted at a time.
+    The caller has locked the user's row, so that parallel calls can't exceed the limit.
     """
     inserted = await connection.fetchval(
         _INSERT,
@@ -68,7 +68,7 @@ ORDER BY k.key_id DESC LIMIT $3
 async def list_of_user(
     connection: Connection, user_id: UserId, before: ApiKeyId | None, limit: int
 ) -> list[ApiKey]:
-    """Return up to `limit` keys of a user, ended ones too, newest first, older than `before`."""
+    """Return up to `limit` keys of a user, also ended ones, newest first, older than `before`."""
     rows = await connection.fetch(_LIST, user_id, before or _LAST_ID, limit)
     return [_api_key(row) for row in rows]
 
@@ -86,7 +86,7 @@ SELECT EXISTS (SELECT FROM revoked) FROM api_keys WHERE key_id = $1 AND user_id 
 async def revoke(
     connection: Connection, user_id: UserId, key_id: ApiKeyId, now: datetime
 ) -> bool | None:
-    """End a user's key; return whether it was not revoked before, None if the user has no such."""
+    """Revoke a user's key; return False if it already was, None if the user has no such key."""
     revoked: bool | None = await connection.fetchval(_REVOKE, key_id, user_id, now)
     return revoked
 
@@ -98,7 +98,7 @@ FROM api_keys k JOIN users u USING (user_id) WHERE k.key_hash = any($1)
 
 
 async def find(connection: Connection, key_hashes: Sequence[bytes]) -> Mapping[bytes, StoredApiKey]:
-    """Return the keys with these hashes, ended ones too, by hash."""
+    """Return the keys with these hashes, including ended ones, by hash."""
     rows = await connection.fetch(_FIND, key_hashes)
     return {
         row["key_hash"]: StoredApiKey(
@@ -124,9 +124,9 @@ UPDATE api_keys k SET last_use_time = used.use_time FROM used WHERE k.key_id = u
 async def touch(
     connection: Connection, use_times: Mapping[ApiKeyId, datetime], interval: timedelta
 ) -> None:
-    """Note when keys were last used, for those last noted `interval` before that or earlier.
+    """Record when keys were last used, unless the recorded time is less than `interval` older.
 
-    Rows that are gone, revoked or held by another transaction are left out.
+    Rows that are deleted, revoked or locked by another transaction are skipped.
     """
     await connection.execute(_TOUCH, list(use_times), list(use_times.values()), interval)
 

@@ -10,10 +10,10 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A login that waits for a second factor; so far it was made by `methods` (RFC 8176).
+    """A login that waits for a second factor; its first was proved by `methods` (RFC 8176).
 
-    `factor_id` is the factor that has to be confirmed to log in, None if one that counts is asked
-    for. `passkey` is the WebAuthn challenge, None if there is none or it was used.
+    `factor_id` is the factor that has to be confirmed to log in, or None if a confirmed one is
+    required. `passkey` is the WebAuthn challenge, or None if there is none or it was used.
     """
 
     challenge_id: UUID
@@ -24,7 +24,7 @@ class Challenge:
 
 
 _KEPT = 20
-# Who knows a password can't fill the table: only the newest challenges of a user are kept.
+# Only a user's newest challenges are kept, so nobody who knows a password can fill the table.
 _CREATE = """
 WITH forgotten AS (
     DELETE FROM challenges WHERE user_id = $2 AND kind = 'mfa' AND challenge_id IN (
@@ -44,7 +44,7 @@ async def create(
     create_time: datetime,
     expire_time: datetime,
 ) -> None:
-    """Store a challenge under the SHA-256 of its token; the caller holds the user's row."""
+    """Store a challenge under the SHA-256 of its token; the caller has locked the user's row."""
     await connection.execute(
         _CREATE,
         challenge.challenge_id,
@@ -68,12 +68,12 @@ WHERE token_hash = $1 AND kind = 'mfa' AND expire_time > $2 AND attempts < $3
 async def find_account(
     connection: Connection, token_hash: bytes, now: datetime, max_attempts: int
 ) -> str | None:
-    """Return the canonical address of the account that a challenge in force is for."""
+    """Return the canonical address of the account of an unexpired challenge."""
     found: str | None = await connection.fetchval(_FIND_ACCOUNT, token_hash, now, max_attempts)
     return found
 
 
-# Waits for no flush, as the claim in users.py.
+# Does not wait for a flush, like the claim in users.py.
 _CLAIM_ATTEMPT = """
 UPDATE challenges SET attempts = attempts + 1
 WHERE token_hash = $1 AND kind = 'mfa' AND expire_time > $2 AND attempts < $3
@@ -85,7 +85,7 @@ RETURNING challenge_id, user_id, methods, factor_id, passkey,
 async def claim_attempt(
     connection: Connection, token_hash: bytes, now: datetime, max_attempts: int
 ) -> Challenge | None:
-    """Count an attempt beforehand; None: unknown, expired, or no attempt is left."""
+    """Count an attempt beforehand; return None if the challenge is unknown, expired or used up."""
     row = await connection.fetchrow(_CLAIM_ATTEMPT, token_hash, now, max_attempts)
     if row is None:
         return None
@@ -105,7 +105,7 @@ RETURNING challenge_id
 
 
 async def take_passkey(connection: Connection, challenge_id: UUID) -> bool:
-    """Use up the WebAuthn challenge of a challenge; False: it was used."""
+    """Use up the WebAuthn challenge of a challenge; return False if it was used."""
     return await connection.fetchval(_TAKE_PASSKEY, challenge_id) is not None
 
 
@@ -113,7 +113,7 @@ _FINISH = "DELETE FROM challenges WHERE challenge_id = $1 RETURNING challenge_id
 
 
 async def finish(connection: Connection, challenge_id: UUID) -> bool:
-    """Use up a challenge; False: it was used or is gone."""
+    """Use up a challenge; return False if it was used or deleted."""
     return await connection.fetchval(_FINISH, challenge_id) is not None
 
 
@@ -125,6 +125,6 @@ DELETE FROM challenges WHERE challenge_id = ANY (ARRAY(
 
 
 async def delete_expired(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete challenges of any kind that expired before then; return how many."""
+    """Delete challenges of any kind that expired before that time; return how many."""
     tag = await connection.execute(_DELETE_EXPIRED, before, limit)
     return int(tag.rpartition(" ")[2])

@@ -10,7 +10,7 @@ _LIST_SESSIONS = "SELECT session_id FROM sessions WHERE user_id = $1 AND revoke_
 
 
 async def list_sessions(connection: Connection, user_id: UserId) -> Sequence[SessionId]:
-    """Return the user's sessions that were not ended; the caller holds the user's row."""
+    """Return the user's sessions that were not ended; the caller has locked the user's row."""
     return [SessionId(row["session_id"]) for row in await connection.fetch(_LIST_SESSIONS, user_id)]
 
 
@@ -21,7 +21,7 @@ DELETE FROM one_time_codes WHERE user_id IS NULL AND email_canonical =
 
 
 async def delete_codes_of_nobody(connection: Connection, user_id: UserId) -> None:
-    """Delete the codes that were asked for when nobody had the user's address yet."""
+    """Delete the codes that were requested before any account had the user's address."""
     await connection.execute(_DELETE_CODES_OF_NOBODY, user_id)
 
 
@@ -29,7 +29,7 @@ _DELETE = "DELETE FROM users WHERE user_id = $1"
 
 
 async def delete(connection: Connection, user_id: UserId) -> None:
-    """Delete a user's row and with it all that belongs to it."""
+    """Delete a user's row and all rows that depend on it."""
     await connection.execute(_DELETE, user_id)
 
 
@@ -43,15 +43,15 @@ ORDER BY occur_time OFFSET $3 LIMIT 1
 async def find_batch_end(
     connection: Connection, user_id: UserId, after: datetime | None, size: int
 ) -> datetime | None:
-    """Return when the user's audit event number `size` after that time was; None: there are less.
+    """Return the time of the user's `size`-th audit event after that time; None if there are fewer.
 
-    Events of the same time as that one belong to its batch.
+    Other events of the same time belong to the same batch.
     """
     end: datetime | None = await connection.fetchval(_FIND_BATCH_END, user_id, after, size - 1)
     return end
 
 
-# The condition leaves out what was scrubbed before: writing it again would double the table.
+# The condition excludes scrubbed events: writing them again would double the table.
 _SCRUB = """
 UPDATE audit_events SET ip = NULL, user_agent = '', detail = (
     SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(detail)
@@ -71,5 +71,5 @@ async def scrub_events(
     after: datetime | None = None,
     until: datetime | None = None,
 ) -> None:
-    """Remove ip, user agent and all details but the kept ones from the user's audit events."""
+    """Remove IP, user agent and all details except those to keep from the user's audit events."""
     await connection.execute(_SCRUB, user_id, after, until, kept_details)

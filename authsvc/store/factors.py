@@ -1,7 +1,7 @@
-"""Owns the rows of factors: enrolled, confirmed, used, removed.
+"""Owns the rows of factors: enrolment, confirmation, use, removal.
 
-Whoever adds, confirms or removes one holds the user's row (`users.lock_user`) and ends with
-`update_flag`, so that `users.has_second_factor` is always what the rows say.
+Callers that add, confirm or remove a factor lock the user's row (`users.lock_user`) and finally
+call `update_flag`, so that `users.has_second_factor` always agrees with the rows.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ RETURNING has_second_factor
 
 
 async def update_flag(connection: Connection, user_id: UserId) -> bool:
-    """Make `users.has_second_factor` what the rows of factors say, and return it.
+    """Set `users.has_second_factor` according to the rows of factors, and return it.
 
-    The caller holds the user's row: otherwise a parallel change could be overlooked.
+    The caller has locked the user's row; otherwise a parallel change could be missed.
     """
     return bool(await connection.fetchval(_UPDATE_FLAG, user_id))
 
@@ -43,7 +43,7 @@ _COUNT = "SELECT count(*) FROM factors WHERE user_id = $1 AND confirm_time IS NO
 
 
 async def count(connection: Connection, user_id: UserId) -> int:
-    """Return how many factors of any kind count for the user."""
+    """Return how many confirmed factors of any kind the user has."""
     return int(await connection.fetchval(_COUNT, user_id))
 
 
@@ -54,7 +54,7 @@ WHERE user_id = $1 AND confirm_time IS NOT NULL ORDER BY factor_id
 
 
 async def list_confirmed(connection: Connection, user_id: UserId) -> Sequence[Factor]:
-    """Return the factors that count for the user, oldest first."""
+    """Return the user's confirmed factors, oldest first."""
     return [_factor(row) for row in await connection.fetch(_LIST, user_id)]
 
 
@@ -65,7 +65,7 @@ RETURNING factor_id, kind, name, create_time, last_use_time
 
 
 async def remove(connection: Connection, factor_id: FactorId, user_id: UserId) -> Factor | None:
-    """Remove one of the user's factors; None: the user has no such factor that counts."""
+    """Remove one of the user's factors; return None if the user has no such confirmed factor."""
     row = await connection.fetchrow(_REMOVE, factor_id, user_id)
     return None if row is None else _factor(row)
 
@@ -84,7 +84,7 @@ async def can_begin_login(connection: Connection, user_id: UserId) -> bool:
     return bool(await connection.fetchval(_CAN_BEGIN_LOGIN, user_id))
 
 
-# One that was not confirmed makes room: there is at most one.
+# An unconfirmed app is replaced: there is at most one.
 _REPLACE_UNCONFIRMED = """
 WITH replaced AS (
     DELETE FROM factors WHERE user_id = $2 AND kind = 'totp' AND confirm_time IS NULL
@@ -97,7 +97,7 @@ VALUES ($1, $2, 'totp', $3, $4, $5)
 async def replace_unconfirmed(
     connection: Connection, user_id: UserId, seed: Seed, name: str, now: datetime
 ) -> None:
-    """Store an authenticator app that does not count yet, in place of the one before."""
+    """Store an unconfirmed authenticator app in place of an earlier one."""
     await connection.execute(_REPLACE_UNCONFIRMED, seed.factor_id, user_id, name, now, seed.sealed)
 
 
@@ -110,7 +110,7 @@ WHERE factor_id = $1 AND user_id = $2 AND kind = 'totp' AND confirm_time IS NULL
 async def find_unconfirmed(
     connection: Connection, factor_id: FactorId, user_id: UserId
 ) -> tuple[Seed, str] | None:
-    """Return an authenticator app that does not count yet, and its user's canonical address."""
+    """Return an unconfirmed authenticator app, and its user's canonical address."""
     row = await connection.fetchrow(_FIND_UNCONFIRMED, factor_id, user_id)
     return None if row is None else (_seed(row), row["email_canonical"])
 
@@ -125,9 +125,9 @@ RETURNING factor_id
 async def confirm(
     connection: Connection, factor_id: FactorId, user_id: UserId, now: datetime, step: int
 ) -> bool:
-    """Let an authenticator app count from now on; `step` is the time step of its first code.
+    """Confirm an authenticator app; `step` is the time step of its first code.
 
-    Returns False if it counts already, was replaced or is not the user's.
+    Return False if it is already confirmed, was replaced or is not the user's.
     """
     found = await connection.fetchval(_CONFIRM, factor_id, user_id, now, step)
     return found is not None
@@ -140,11 +140,11 @@ WHERE user_id = $1 AND kind = 'totp' AND confirm_time IS NOT NULL ORDER BY facto
 
 
 async def list_seeds(connection: Connection, user_id: UserId) -> Sequence[Seed]:
-    """Return the authenticator apps that count for the user."""
+    """Return the user's confirmed authenticator apps."""
     return [_seed(row) for row in await connection.fetch(_LIST_SEEDS, user_id)]
 
 
-# RFC 6238, section 5.2: a code is accepted once. Whoever comes second finds the step taken.
+# RFC 6238, section 5.2: a code is accepted once. A second call with the code finds the step taken.
 _CLAIM_STEP = """
 UPDATE factors SET last_step = $2, last_use_time = $3
 WHERE factor_id = $1 AND (last_step IS NULL OR last_step < $2)
@@ -153,7 +153,7 @@ RETURNING factor_id
 
 
 async def claim_step(connection: Connection, factor_id: FactorId, step: int, now: datetime) -> bool:
-    """Use up a time step and those before it; False: it was used, or the factor is gone."""
+    """Use up a time step and all before it; return False if it was used or the factor removed."""
     return await connection.fetchval(_CLAIM_STEP, factor_id, step, now) is not None
 
 

@@ -1,4 +1,4 @@
-"""Owns the rows of identities: which user of a provider is which user here."""
+"""Owns the rows of identities, which map users of providers to users of this service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class LinkedAccount:
-    """The account that an identity belongs to, or that a session is of."""
+    """The account of an identity or a session."""
 
     user_id: UserId
     email_canonical: str = field(repr=False)
@@ -23,7 +23,7 @@ WHERE identities.provider = $1 AND identities.subject = $2
 
 
 async def find_account(connection: Connection, provider: str, subject: str) -> LinkedAccount | None:
-    """Return whose an identity is; never found by address (ASVS 6.8.1)."""
+    """Return the account of an identity, which is never looked up by address (ASVS 6.8.1)."""
     row = await connection.fetchrow(_FIND_ACCOUNT, provider, subject)
     return None if row is None else LinkedAccount(UserId(row["user_id"]), row["email_canonical"])
 
@@ -35,7 +35,7 @@ WHERE sessions.session_id = $1 AND sessions.revoke_time IS NULL
 
 
 async def find_linking(connection: Connection, session_id: SessionId) -> LinkedAccount | None:
-    """Return whose a session is; None: it has ended."""
+    """Return the account of a session, or None if the session has ended."""
     row = await connection.fetchrow(_FIND_LINKING, session_id)
     return None if row is None else LinkedAccount(UserId(row["user_id"]), row["email_canonical"])
 
@@ -48,7 +48,7 @@ RETURNING true
 
 
 async def use(connection: Connection, user_id: UserId, identity: Identity) -> bool:
-    """Note that this user logged in by an identity; return False if it isn't this user's."""
+    """Record that this user logged in with an identity; return False if it isn't this user's."""
     return bool(
         await connection.fetchval(
             _USE,
@@ -70,7 +70,7 @@ RETURNING true
 
 
 async def insert(connection: Connection, user_id: UserId, identity: Identity) -> bool:
-    """Link an identity to a user; return False if it is linked, to whomever."""
+    """Link an identity to a user; return False if it is already linked to any user."""
     return bool(
         await connection.fetchval(
             _INSERT,
@@ -88,7 +88,7 @@ _COUNT = "SELECT count(*) FROM identities WHERE user_id = $1"
 
 
 async def count(connection: Connection, user_id: UserId) -> int:
-    """Return how many identities a user has, which stay so many while the user's row is held."""
+    """Return how many identities a user has; the count is stable while the user's row is locked."""
     return int(await connection.fetchval(_COUNT, user_id))
 
 
@@ -101,7 +101,7 @@ ORDER BY identities.create_time, provider, subject
 
 
 async def list_of(connection: Connection, user_id: UserId) -> Sequence[Identity] | None:
-    """Return a user's identities, oldest first; None: there is no such active user."""
+    """Return a user's identities, oldest first, or None if there is no such active user."""
     rows = await connection.fetch(_LIST, user_id)
     if not rows:
         return None
@@ -121,5 +121,5 @@ RETURNING true
 
 
 async def delete(connection: Connection, user_id: UserId, provider: str, subject: str) -> bool:
-    """Unlink an identity; return False if the user has no such one."""
+    """Unlink an identity; return False if the user has no such identity."""
     return bool(await connection.fetchval(_DELETE, provider, subject, user_id))

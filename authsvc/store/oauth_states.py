@@ -1,4 +1,4 @@
-"""Owns the rows of oauth_states: logins at other providers that are under way, each used once."""
+"""Owns the rows of oauth_states: started logins at other providers, for a single use each."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,9 +9,9 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class StateRow:
-    """A login under way; `state_hash` is the SHA-256 of its state.
+    """A started login; `state_hash` is the SHA-256 of its state.
 
-    `link_session_id` is the session whose user links the identity; None: it is a login.
+    `link_session_id` is the session whose user links the identity, or None for a login.
     """
 
     state_hash: bytes = field(repr=False)
@@ -37,7 +37,7 @@ RETURNING true
 async def insert(
     connection: Connection, row: StateRow, now: datetime, expire_time: datetime
 ) -> bool:
-    """Store a login under way; return False if the session to link from has ended."""
+    """Store a started login; return False if the session to link from has ended."""
     return bool(
         await connection.fetchval(
             _INSERT,
@@ -59,7 +59,7 @@ RETURNING provider, redirect_uri, sealed_verifier, link_session_id
 
 
 async def claim(connection: Connection, state_hash: bytes, now: datetime) -> StateRow | None:
-    """Use up a login under way; None: it is unknown, was used or has expired."""
+    """Use up a started login; return None if it is unknown, was used or has expired."""
     row = await connection.fetchrow(_CLAIM, state_hash, now)
     if row is None:
         return None
@@ -81,6 +81,6 @@ DELETE FROM oauth_states WHERE state_hash = ANY (ARRAY(
 
 
 async def delete_expired(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete up to `limit` logins that nobody completed and that expired before then."""
+    """Delete up to `limit` uncompleted logins that expired before that time."""
     tag = await connection.execute(_DELETE_EXPIRED, before, limit)
     return int(tag.rpartition(" ")[2])

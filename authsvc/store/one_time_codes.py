@@ -1,6 +1,7 @@
-"""Owns the rows of one-time codes: replaced by a newer one, tried a few times, used once.
+"""Owns the rows of one-time codes: replacement, a few tries, a single use.
 
-Locks: whoever makes, tries or deletes a user's code holds the user's row before the code's.
+Lock order: statements that create, try or delete a user's code lock the user's row before the
+code's.
 """
 
 from collections.abc import Sequence
@@ -27,9 +28,9 @@ class CodeRow:
 
 @dataclass(frozen=True, slots=True)
 class CodeClaim:
-    """A try at the code of one purpose, address and user; with `code_id`, at that one only.
+    """A try at the code of one purpose, address and user; with `code_id`, at that code only.
 
-    `macs` are those that the typed code has under each key. Without `may_match` none is right.
+    `macs` are the typed code's MACs under each key. Without `may_match` no code is right.
     """
 
     purpose: str
@@ -40,7 +41,7 @@ class CodeClaim:
     may_match: bool
 
 
-# The count is of what is locked, which therefore comes first.
+# Locking comes first, as the count is of the locked rows.
 _REPLACE = """
 WITH owner AS (SELECT FROM users WHERE user_id = $4 FOR NO KEY UPDATE)
 INSERT INTO one_time_codes
@@ -56,10 +57,10 @@ RETURNING true
 
 
 async def replace(connection: Connection, row: CodeRow) -> bool:
-    """Store a code in place of the one before of the same purpose, address and user.
+    """Store a code in place of the previous one with the same purpose, address and user.
 
-    Returns False, and stores nothing, if its user is gone. The user's row is locked from then on
-    until the transaction ends.
+    Return False, and store nothing, if its user was deleted. The user's row stays locked until the
+    transaction ends.
     """
     stored = await connection.fetchval(
         _REPLACE,
@@ -78,7 +79,7 @@ _FIND_ADDRESS = "SELECT email_canonical FROM one_time_codes WHERE code_id = $1 A
 
 
 async def find_address(connection: Connection, code_id: UUID, purpose: str) -> str | None:
-    """Return the canonical address that a code was made for."""
+    """Return the canonical address that a code was issued for."""
     address: str | None = await connection.fetchval(_FIND_ADDRESS, code_id, purpose)
     return address
 
@@ -88,9 +89,9 @@ _TRIABLE = """
     AND ($4::uuid IS NULL OR code_id = $4)
     AND use_time IS NULL AND expire_time > $7 AND attempts < $8
 """
-# One statement counts, compares and uses up. Who waited for the row meets it as it is then:
-# counted, used, or replaced by a code whose hash is of another id. Where there is no code to try,
-# the user's row isn't locked: that takes a flush, which would tell that the account exists.
+# One statement counts, compares and uses up. A caller that waited for the row sees its latest
+# state: counted, used, or replaced by a code whose hash is of another id. If there is no code to
+# try, the user's row isn't locked: that takes a flush, which would reveal that the account exists.
 _CLAIM = f"""
 WITH owner AS (
     SELECT FROM users
@@ -109,8 +110,8 @@ RETURNING use_time IS NOT NULL
 async def claim(connection: Connection, claim: CodeClaim, now: datetime, max_attempts: int) -> bool:
     """Count a try and use the code up if it is right; return whether it was.
 
-    It was not if there is no such code, it was used, it has expired, or it was tried
-    `max_attempts` times. Where there is one, its user's row is held until the transaction ends.
+    A code is not right if it does not exist, was used, has expired or was tried `max_attempts`
+    times. If it exists, its user's row stays locked until the transaction ends.
     """
     matched: bool | None = await connection.fetchval(
         _CLAIM,
@@ -130,7 +131,7 @@ _DELETE_OF_USER = "DELETE FROM one_time_codes WHERE user_id = $1"
 
 
 async def delete_of_user(connection: Connection, user_id: UserId) -> None:
-    """Forget all codes of a user, whatever for; the caller holds the user's row."""
+    """Delete all codes of a user, for any purpose; the caller has locked the user's row."""
     await connection.execute(_DELETE_OF_USER, user_id)
 
 
@@ -142,6 +143,6 @@ DELETE FROM one_time_codes WHERE code_id = ANY (ARRAY(
 
 
 async def delete_expired(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete codes, used or not, that expired before then; return how many."""
+    """Delete codes, used or not, that expired before that time; return how many."""
     tag = await connection.execute(_DELETE_EXPIRED, before, limit)
     return int(tag.rpartition(" ")[2])

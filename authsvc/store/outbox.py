@@ -1,4 +1,4 @@
-"""Owns the rows of the outbox: messages to users, from being written to being delivered."""
+"""Owns the rows of the outbox: messages to users, from enqueueing to delivery."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,9 +12,10 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A row to be written; a decoy is never claimed.
+    """A row to insert; a decoy is never claimed.
 
-    If `most` is given, it is left out for a user who was told so many of its kind since `since`.
+    If `most` is given, the row is skipped for a user who got that many messages of its kind after
+    `since`.
     """
 
     message_id: UUID
@@ -39,9 +40,9 @@ RETURNING true
 
 
 async def insert(connection: Connection, row: NewMessage) -> bool:
-    """Write a message; whoever delivers is told when the transaction is committed.
+    """Insert a message; the deliverers are notified when the transaction commits.
 
-    Returns False if it was left out.
+    Return False if it was skipped.
     """
     inserted = await connection.fetchval(
         _INSERT,
@@ -61,7 +62,7 @@ async def insert(connection: Connection, row: NewMessage) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A row as it was read; `attempts` counts the attempt that it was claimed for."""
+    """A row as it was read; `attempts` includes the attempt that it was claimed for."""
 
     message_id: UUID
     kind: str
@@ -86,12 +87,12 @@ RETURNING message_id, kind, user_id, sealed_content, attempts, create_time, expi
 async def claim(
     connection: Connection, now: datetime, until: datetime, limit: int, *, only_expired: bool
 ) -> list[StoredMessage]:
-    """Take messages that are due; nobody else gets them before `until`, unless they are ended."""
+    """Claim due messages; nobody else can claim them before `until`."""
     rows = await connection.fetch(_CLAIM, now, until, not only_expired, limit)
     return [StoredMessage(**row) for row in rows]
 
 
-# What was told is of no use any more. Whoever claimed it since has to know that it was sent.
+# The content is no longer needed. Anybody who has claimed it since has to see that it was sent.
 _MARK_SENT = """
 UPDATE outbox SET state = 'sent', end_time = $2, sealed_content = '', last_error = ''
 WHERE message_id = $1 AND state = 'pending'
@@ -99,7 +100,7 @@ WHERE message_id = $1 AND state = 'pending'
 
 
 async def mark_sent(connection: Connection, message_id: UUID, now: datetime) -> None:
-    """Note that a message was delivered, and forget what it told whom."""
+    """Mark a message as delivered, and delete its content and recipient."""
     await connection.execute(_MARK_SENT, message_id, now)
 
 
@@ -112,7 +113,7 @@ WHERE message_id = $1 AND attempts = $2 AND state = 'pending'
 async def postpone(
     connection: Connection, message: StoredMessage, next_time: datetime, error: str
 ) -> None:
-    """Note why the attempt failed and when to try next, unless another attempt has begun."""
+    """Record why the attempt failed and when to try next, unless another attempt has started."""
     await connection.execute(_POSTPONE, message.message_id, message.attempts, next_time, error)
 
 
@@ -126,7 +127,7 @@ RETURNING true
 async def abandon(
     connection: Connection, message: StoredMessage, now: datetime, error: str
 ) -> bool:
-    """Give a message up; return False if it was ended, or another attempt has begun."""
+    """Abandon a message; return False if it was ended or another attempt has started."""
     arguments = (message.message_id, message.attempts, now, error)
     return await connection.fetchval(_ABANDON, *arguments) is not None
 
@@ -152,7 +153,7 @@ FROM outbox WHERE message_id = $1 AND state = 'abandoned' FOR UPDATE
 
 
 async def lock_abandoned(connection: Connection, message_id: UUID) -> StoredMessage | None:
-    """Return an abandoned message, held until the end of the transaction."""
+    """Return an abandoned message, locked until the end of the transaction."""
     row = await connection.fetchrow(_LOCK_ABANDONED, message_id)
     return StoredMessage(**row) if row else None
 
@@ -167,7 +168,7 @@ _WAKE = "SELECT pg_notify('authsvc_outbox', '')"
 async def revive(
     connection: Connection, message_id: UUID, now: datetime, expire_time: datetime
 ) -> None:
-    """Let an abandoned message be delivered after all."""
+    """Make an abandoned message pending again."""
     await connection.execute(_REVIVE, message_id, now, expire_time)
     await connection.execute(_WAKE)
 
@@ -180,7 +181,7 @@ DELETE FROM outbox WHERE message_id = ANY (ARRAY(
 
 
 async def delete_ended(connection: Connection, ended_before: datetime, limit: int) -> int:
-    """Delete messages, and decoys, that were sent or abandoned before then; return how many."""
+    """Delete messages and decoys that were sent or abandoned before that time; return how many."""
     tag = await connection.execute(_DELETE_ENDED, ended_before, limit)
     return int(tag.rpartition(" ")[2])
 

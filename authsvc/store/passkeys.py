@@ -1,4 +1,4 @@
-"""Owns the rows of passkeys, which are factors, and of the challenges that passkeys answer."""
+"""Owns the rows of passkeys, which are factors, and of the challenges for passkeys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Passkey:
-    """A stored passkey: by which id the user's device knows it, and its key (COSE, RFC 9052)."""
+    """A stored passkey: the credential id on the user's device, and its key (COSE, RFC 9052)."""
 
     factor_id: FactorId
     user_id: UserId
@@ -24,7 +24,7 @@ class Passkey:
 
 @dataclass(frozen=True, slots=True)
 class NewPasskey:
-    """A passkey to be stored; it counts at once."""
+    """A passkey to store; it is confirmed at once."""
 
     passkey: Passkey
     name: str
@@ -34,9 +34,10 @@ class NewPasskey:
 
 @dataclass(frozen=True, slots=True)
 class LoginChallenge:
-    """What a passkey is to sign to log in.
+    """A challenge that a passkey has to sign for a login.
 
-    `sealed_account` is the address that the login was begun for; None: it was for nobody's.
+    `sealed_account` is the address that the login was started for, or None if it was for no
+    address.
     """
 
     challenge_id: UUID
@@ -54,9 +55,9 @@ RETURNING factor_id
 
 
 async def insert(connection: Connection, new: NewPasskey) -> bool:
-    """Store a passkey; return False if its id is taken, by whomever.
+    """Store a passkey; return False if any user already has its credential id.
 
-    The caller holds the user's row, and calls `factors.update_flag`.
+    The caller has locked the user's row, and calls `factors.update_flag`.
     """
     passkey = new.passkey
     inserted = await connection.fetchval(
@@ -104,7 +105,7 @@ WHERE credential_id = $1 AND kind = 'passkey' AND confirm_time IS NOT NULL
 
 
 async def find(connection: Connection, credential_id: bytes) -> Passkey | None:
-    """Return the passkey with this id, whoever's it is."""
+    """Return the passkey with this credential id, of any user."""
     row = await connection.fetchrow(_FIND, credential_id)
     return None if row is None else _passkey(row)
 
@@ -121,8 +122,8 @@ async def find_account(connection: Connection, credential_id: bytes) -> str | No
     return account
 
 
-# WebAuthn Level 3, section 7.2, step 22: a counter in use only ever grows. Whoever comes second
-# with the same count finds it taken.
+# WebAuthn Level 3, section 7.2, step 22: a counter in use only ever increases. A second call with
+# the same count finds it taken.
 _ADVANCE = """
 UPDATE factors SET sign_count = $2, last_use_time = $3
 WHERE factor_id = $1 AND (sign_count < $2 OR sign_count = 0 AND $2 = 0)
@@ -133,10 +134,10 @@ RETURNING factor_id
 async def advance(
     connection: Connection, factor_id: FactorId, sign_count: int, now: datetime
 ) -> bool:
-    """Note a use of the passkey; return False, and note nothing, if its counter did not grow.
+    """Record a use of the passkey; change nothing and return False if its counter did not increase.
 
-    A counter that is always 0 is none. False also if the passkey was removed. The caller holds the
-    user's row, as whoever removes a passkey does.
+    A counter that stays 0 is not in use. Also return False if the passkey was removed. The caller
+    has locked the user's row, as callers that remove a passkey do.
     """
     return await connection.fetchval(_ADVANCE, factor_id, sign_count, now) is not None
 
@@ -161,7 +162,7 @@ VALUES ($1, 'passkey_login', $2, $3, $4, $5)
 async def insert_login(
     connection: Connection, challenge: LoginChallenge, now: datetime, expire_time: datetime
 ) -> None:
-    """Store a challenge to log in with."""
+    """Store a challenge for a login."""
     await connection.execute(
         _INSERT_LOGIN,
         challenge.challenge_id,
@@ -181,12 +182,12 @@ WHERE challenge_id = $1 AND kind = 'passkey_login' AND expire_time > $2
 async def find_login(
     connection: Connection, challenge_id: UUID, now: datetime
 ) -> LoginChallenge | None:
-    """Return a challenge to log in with; None: it is unknown, was used or has expired."""
+    """Return a challenge for a login, or None if it is unknown, was used or has expired."""
     row = await connection.fetchrow(_FIND_LOGIN, challenge_id, now)
     return None if row is None else _login_challenge(row)
 
 
-# Waits for no flush, as the claim in users.py.
+# Does not wait for a flush, like the claim in users.py.
 _CLAIM_LOGIN = """
 DELETE FROM challenges
 WHERE challenge_id = $1 AND kind = 'passkey_login' AND expire_time > $2
@@ -197,12 +198,12 @@ RETURNING challenge_id, passkey, sealed_account, set_config('synchronous_commit'
 async def claim_login(
     connection: Connection, challenge_id: UUID, now: datetime
 ) -> LoginChallenge | None:
-    """Use up a challenge to log in with; None: it is unknown, was used or has expired."""
+    """Use up a challenge for a login; return None if it is unknown, was used or has expired."""
     row = await connection.fetchrow(_CLAIM_LOGIN, challenge_id, now)
     return None if row is None else _login_challenge(row)
 
 
-# The one before is given up, or they could pile up without end.
+# Replaces the previous one, as they could pile up otherwise.
 _REPLACE_REGISTRATION = """
 WITH replaced AS (
     DELETE FROM challenges WHERE user_id = $2 AND kind = 'passkey_registration'
@@ -220,9 +221,9 @@ async def replace_registration(
     now: datetime,
     expire_time: datetime,
 ) -> None:
-    """Store the challenge for the user's next passkey, in place of the one before.
+    """Store the challenge for the user's next passkey, in place of the previous one.
 
-    The caller holds the user's row.
+    The caller has locked the user's row.
     """
     await connection.execute(
         _REPLACE_REGISTRATION, challenge_id, user_id, challenge, now, expire_time
@@ -239,7 +240,7 @@ RETURNING passkey
 async def claim_registration(
     connection: Connection, challenge_id: UUID, user_id: UserId, now: datetime
 ) -> bytes | None:
-    """Use up the user's challenge; None: it is not this user's, was used or has expired."""
+    """Use up the user's challenge; return None if it is another user's, was used or has expired."""
     challenge: bytes | None = await connection.fetchval(
         _CLAIM_REGISTRATION, challenge_id, user_id, now
     )

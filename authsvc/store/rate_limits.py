@@ -1,7 +1,7 @@
-"""Owns the rows of rate_limits: deciding and charging, looking, giving back, forgetting.
+"""Owns the rows of rate_limits: decision and charge, peek, refund, reset, cleanup.
 
-The arithmetic is in the migration, in one function. `at_us` is a time made up by a test, in
-microseconds since the epoch; without one the database's clock is used, as all replicas share it.
+The arithmetic is in the migration, in one function. `at_us` is a time given by a test, in
+microseconds since the epoch; without it the database's clock is used, as all replicas share it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from authsvc.store.postgres.connector import Connection
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """A policy as the database takes it; a burst of 0 is none."""
+    """A policy in the database's form; a burst of 0 means none."""
 
     policy: str
     algorithm: str
@@ -25,15 +25,15 @@ class Rule:
 
 
 class Kind(NamedTuple):
-    """Charges that are alike but for their key; each is to be taken up to `times` times."""
+    """Charges that differ only in their key; each is to be granted up to `times` times."""
 
     rule: Rule
     cost: int
     times: int
 
 
-# granted (how many times a charge was taken), remaining (what could be used now), retry_us (until
-# the charge fits once more; 0: it does) and reset_us (until all that was used is forgotten).
+# granted (how many times a charge was granted), remaining (what could be used now), retry_us (time
+# until the charge fits again; 0 if it fits now) and reset_us (time until the key is unused again).
 Row: TypeAlias = asyncpg.Record
 
 
@@ -50,10 +50,10 @@ async def charge(
     keys: Sequence[str],
     at_us: int | None = None,
 ) -> list[Row]:
-    """Decide on charges of different keys, each on its own; return a row for each in their order.
+    """Decide on charges to different keys independently; return a row for each, in order.
 
-    `keys[i]` is charged `kinds[places[i]]`. The keys come sorted by policy and then by key:
-    statements that lock rows in one order can't deadlock.
+    `keys[i]` is charged `kinds[places[i]]`. The keys have to be sorted by policy and then by key:
+    statements that lock rows in the same order can't deadlock.
     """
     rules = [kind.rule for kind in kinds]
     return await connection.fetch(
@@ -82,11 +82,11 @@ async def charge_together(
     sizes: Sequence[int],
     at_us: int | None = None,
 ) -> list[Row]:
-    """Decide on checks, one after the other: every charge of a check is taken, or none.
+    """Decide on checks, one after another: either all charges of a check are granted, or none.
 
-    The first `sizes[0]` charges are the first check's, and so on; within a check, no two are of the
-    same policy and key. Returns a row for each charge in their order. If a check's charges were
-    not granted, those of them with a retry_us of 0 would have fitted alone.
+    The first `sizes[0]` charges are the first check's, and so on; within a check, no two have the
+    same policy and key. Return a row for each charge, in order. If a check's charges were not
+    granted, those with a retry_us of 0 would have fitted alone.
     """
     charged = [(rule.policy, key) for rule, key in zip(rules, keys, strict=True)]
     pairs = sorted(set(charged))
@@ -116,7 +116,7 @@ async def look(
     costs: Sequence[int],
     at_us: int | None = None,
 ) -> list[Row]:
-    """Return a row for each charge in their order; take nothing."""
+    """Return a row for each charge, in order, without charging anything."""
     policies = [rule.policy for rule in rules]
     return await connection.fetch(_LOOK, policies, *_columns(rules), costs, keys, at_us)
 
@@ -137,9 +137,9 @@ async def refund(
     costs: Sequence[int],
     at_us: int | None = None,
 ) -> list[Row]:
-    """Give costs back, never more than is in use; return rows as a look for a cost of 1 does.
+    """Refund costs, never more than is in use; return rows as `look` does for a cost of 1.
 
-    The charges are to be sorted by policy and key, as for `charge`.
+    The charges have to be sorted by policy and key, as for `charge`.
     """
     policies = [rule.policy for rule in rules]
     return await connection.fetch(_REFUND, policies, *_columns(rules), costs, keys, at_us)
@@ -149,7 +149,7 @@ _RESET = "DELETE FROM rate_limits WHERE policy = $1 AND key = $2"
 
 
 async def reset(connection: Connection, policy: str, key: str) -> None:
-    """Forget all that the key has used."""
+    """Reset the use of the key."""
     await connection.execute(_RESET, policy, key)
 
 
@@ -161,9 +161,9 @@ DELETE FROM rate_limits WHERE ctid = ANY (ARRAY(
 
 
 async def delete_idle(connection: Connection, limit: int, at_us: int | None = None) -> int:
-    """Delete up to `limit` rows whose use was forgotten for a minute or two; return how many.
+    """Delete up to `limit` rows that have been unused for a minute or two; return how many.
 
-    Rows in use by others are skipped, so that no one waits for anyone.
+    Locked rows are skipped, so that nobody has to wait.
     """
     return int((await connection.execute(_DELETE_IDLE, limit, at_us)).removeprefix("DELETE "))
 

@@ -1,4 +1,4 @@
-"""Owns the rows of recovery codes: replaced all at once, each used once."""
+"""Owns the rows of recovery codes, which are replaced together and used once each."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ SELECT $1, code_hash, $3 FROM unnest($2::bytea[]) AS new (code_hash)
 async def replace(
     connection: Connection, user_id: UserId, hashes: Sequence[bytes], now: datetime
 ) -> None:
-    """Store new codes by their keyed hashes; those before are gone. The user's row is held."""
+    """Replace the user's codes with new keyed hashes; the caller has locked the user's row."""
     await connection.execute(_REPLACE, user_id, list(hashes), now)
 
 
@@ -34,7 +34,7 @@ DELETE FROM recovery_codes WHERE user_id = $1 AND code_hash = any($2) RETURNING 
 
 
 async def claim(connection: Connection, user_id: UserId, hashes: Sequence[bytes]) -> bool:
-    """Use up the code that has one of these hashes; False: the user has none such."""
+    """Use up the code with one of these hashes; return False if the user has none."""
     return await connection.fetchval(_CLAIM, user_id, list(hashes)) is not None
 
 
@@ -42,5 +42,5 @@ _DELETE = "DELETE FROM recovery_codes WHERE user_id = $1"
 
 
 async def delete(connection: Connection, user_id: UserId) -> None:
-    """Forget all codes of a user."""
+    """Delete all codes of a user."""
     await connection.execute(_DELETE, user_id)

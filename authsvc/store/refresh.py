@@ -1,4 +1,4 @@
-"""Owns the use of refresh tokens: the counter of the session's row says which one is current."""
+"""Owns the use of refresh tokens: the counter in the session's row determines the current one."""
 
 from datetime import datetime
 
@@ -9,7 +9,7 @@ from authsvc.store.postgres.database import Connection
 from authsvc.store.sessions import COLUMNS, StoredSession, stored_session
 
 # One statement, with the event, because a transaction around two takes four round trips, and this
-# is among what the service does most.
+# is one of the most frequent operations.
 _ADVANCE = f"""
 WITH advanced AS (
     UPDATE sessions s
@@ -37,8 +37,8 @@ async def advance(
 ) -> StoredSession | None:
     """Use up the refresh token with this counter, extend its active session, record the event.
 
-    The time is the event's and the user of the event the session's. None, and nothing changed: the
-    counter is not the current one, or the session is not active.
+    The time is that of the event; the event's user is that of the session. If the counter is not
+    the current one or the session is not active, return None and change nothing.
     """
     row = await connection.fetchrow(
         _ADVANCE,

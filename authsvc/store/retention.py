@@ -1,4 +1,4 @@
-"""Owns removing what has been kept long enough, a limited number of rows at a time.
+"""Owns the removal of rows past their retention, a limited number at a time.
 
 Rows that another replica is removing are skipped. The subqueries are arrays so that they run once:
 in a join PostgreSQL may run them again and exceed the limit.
@@ -30,7 +30,7 @@ DELETE FROM devices WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM devices WHERE last_use_time < $1
     ORDER BY last_use_time LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
-# The condition on occur_time leaves out the partitions of later months.
+# The condition on occur_time excludes the partitions of later months.
 _DELETE_AUDIT_EVENTS = """
 DELETE FROM audit_events WHERE occur_time < $1 AND event_id = ANY (ARRAY(
     SELECT event_id FROM audit_events WHERE occur_time < $1
@@ -42,42 +42,42 @@ WHERE inhparent = 'audit_events'::regclass AND relname ~ '^audit_events_[0-9]{4}
 AND relname < $1 AND pg_has_role(relowner, 'USAGE')
 ORDER BY relname LIMIT $2
 """
-# Who waits for this lock makes every writer wait behind him.
+# A wait for this lock makes every writer queue behind it.
 _LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'; SAVEPOINT unlocked"
 _LOCK_AUDIT_EVENTS = "LOCK TABLE ONLY audit_events IN ACCESS EXCLUSIVE MODE"
 _GO_BACK = "ROLLBACK TO SAVEPOINT unlocked"
 
 
 async def delete_sessions(connection: Connection, ended_before: datetime, limit: int) -> int:
-    """Delete sessions that expired or were revoked before then; return how many."""
+    """Delete sessions that expired or were revoked before that time; return how many."""
     return _count(await connection.execute(_DELETE_SESSIONS, ended_before, limit))
 
 
 async def delete_api_keys(connection: Connection, ended_before: datetime, limit: int) -> int:
-    """Delete API keys that expired or were revoked before then; return how many."""
+    """Delete API keys that expired or were revoked before that time; return how many."""
     return _count(await connection.execute(_DELETE_API_KEYS, ended_before, limit))
 
 
 async def delete_revocations(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete revocations older than that; return how many."""
+    """Delete revocations older than that time; return how many."""
     return _count(await connection.execute(_DELETE_REVOCATIONS, before, limit))
 
 
 async def delete_devices(connection: Connection, unused_since: datetime, limit: int) -> int:
-    """Delete devices last used before then; return how many."""
+    """Delete devices last used before that time; return how many."""
     return _count(await connection.execute(_DELETE_DEVICES, unused_since, limit))
 
 
 async def delete_audit_events(connection: Connection, before: datetime, limit: int) -> int:
-    """Delete audit events older than that; return how many."""
+    """Delete audit events older than that time; return how many."""
     return _count(await connection.execute(_DELETE_AUDIT_EVENTS, before, limit))
 
 
 async def drop_audit_months(connection: Connection, before: datetime, limit: int) -> int:
     """Drop the partitions of whole months before that of `before`; return how many.
 
-    To be run in a transaction. None are dropped by a role that does not own them, nor while another
-    replica does so or a long query reads audit events.
+    Has to run in a transaction. Drops none if the role does not own them, another replica is
+    dropping them, or a long query is reading audit events.
     """
     bound = f"audit_events_{before:%Y_%m}"
     if not await connection.fetch(_SELECT_AUDIT_MONTHS, bound, limit):

@@ -1,4 +1,4 @@
-"""Owns the revocation log: appending to it, and hearing what others append."""
+"""Owns the revocation log: appending to it, and listening for what others append."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -34,21 +34,21 @@ async def append(
     key_id: str | None = None,
     api_key_id: ApiKeyId | None = None,
 ) -> None:
-    """Say that these are no longer to be accepted; heard by every replica once committed.
+    """Revoke these; every replica is notified once the transaction has committed.
 
-    `user_id` stands for all that the user has; `key_id` is a signing key.
+    `user_id` stands for everything that the user has; `key_id` is a signing key.
     """
     await connection.execute(_INSERT, session_ids, user_id, key_id, api_key_id, now)
 
 
 class PoolerError(Exception):
-    """Something between here and PostgreSQL shares connections: notifications would get lost."""
+    """A pooler shares connections to PostgreSQL, so that notifications would get lost."""
 
 
 class Subscription:
-    """One connection that hears of revocations, from `open` until anything goes wrong with it.
+    """One connection that listens for revocations, from `open` until it fails.
 
-    Nothing is replayed: what was committed before `open` returned was not heard.
+    Nothing is replayed: revocations committed before `open` returned are not received.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -63,9 +63,9 @@ class Subscription:
         patience: float,
         others: Mapping[str, Callable[[], None]] = _NO_OTHERS,
     ) -> "Subscription":
-        """Connect and hand on every payload to `receive`; `patience` seconds for each statement.
+        """Connect and pass every payload to `receive`; each statement gets `patience` seconds.
 
-        `others` are called when there is something on their channel: no need of more connections.
+        `others` are called for notifications on their channels, which saves connections.
 
         Raises StoreUnavailable.
         """
@@ -91,20 +91,20 @@ class Subscription:
         return cls(connection)
 
     async def confirm(self) -> None:
-        """Return when everything committed before this call has been handed on.
+        """Return when everything committed before this call has been passed on.
 
         PostgreSQL sends a session its notifications before it answers the session's statement, and
-        a commit is acknowledged after those who listen were signalled. Raises StoreUnavailable if
-        there is no answer in time and PoolerError if it came from another session.
+        acknowledges a commit after signalling the listeners. Raises StoreUnavailable if there is no
+        answer in time and PoolerError if it comes from another session.
         """
         try:
             process = await self._connection.fetchval(_CONFIRM)
         except FAILURES as error:
             raise StoreUnavailable from error
-        # A pooler makes up the process id that it gives to its clients.
+        # A pooler gives its clients an invented process id.
         if process != self._connection.get_server_pid():
             raise PoolerError
 
     def close(self) -> None:
-        """End the connection without waiting for the server."""
+        """Close the connection without waiting for the server."""
         self._connection.terminate()

@@ -1,8 +1,8 @@
-"""Owns the rows of sessions: found, kept alive, ended.
+"""Owns the rows of sessions: lookup, extension, ending.
 
-Locks: whoever ends or replaces several sessions of a user holds the user's row
-(`users.lock_user`), what keeps several sessions alive skips rows that are locked, and all else
-touches one row. So no two statements wait for each other in a circle.
+Locks: callers that end or replace several sessions of a user lock the user's row
+(`users.lock_user`), statements that extend or touch several sessions skip locked rows, and all
+others touch one row. So statements can't deadlock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.users import UserStatus
 from authsvc.store.postgres.database import Connection
 
-# What `stored_session` reads, of sessions s and users u.
+# The columns that `stored_session` reads, of sessions s and users u.
 COLUMNS = """
     s.session_id, s.user_id, s.create_time, s.last_use_time, s.authentication_time,
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
@@ -30,7 +30,7 @@ _LAST_ID = UUID(int=(1 << 128) - 1)
 
 @dataclass(frozen=True, slots=True)
 class StoredSession:
-    """A session and what only the service itself needs of its row.
+    """A session, and the columns of its row that only the service needs.
 
     `token_hash` is the SHA-256 of the session token; `refresh_time` is when the refresh counter was
     last advanced.
@@ -47,7 +47,7 @@ SELECT EXISTS (SELECT FROM sessions WHERE session_id = $1 AND revoke_time IS NOT
 
 
 async def has_ended(connection: Connection, session_id: SessionId) -> bool:
-    """Return whether a session was ended, by what is committed now."""
+    """Return whether a session was ended, as committed now."""
     return bool(await connection.fetchval(_HAS_ENDED, session_id))
 
 
@@ -59,7 +59,7 @@ SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.token_hash
 async def find_by_token(
     connection: Connection, token_hashes: Sequence[bytes]
 ) -> Mapping[bytes, StoredSession]:
-    """Return the sessions of these token hashes, ended ones too, by token hash."""
+    """Return the sessions with these token hashes, including ended ones, by token hash."""
     rows = await connection.fetch(_FIND_BY_TOKEN, token_hashes)
     return {row["token_hash"]: stored_session(row) for row in rows}
 
@@ -72,7 +72,7 @@ SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.session_id
 async def find(
     connection: Connection, session_ids: Sequence[SessionId]
 ) -> Mapping[SessionId, StoredSession]:
-    """Return the sessions of these ids, ended ones too, by id."""
+    """Return the sessions with these ids, including ended ones, by id."""
     rows = await connection.fetch(_FIND, session_ids)
     return {row["session_id"]: stored_session(row) for row in rows}
 
@@ -113,9 +113,9 @@ async def extend(
     now: datetime,
     idle_expire_time: datetime,
 ) -> Mapping[SessionId, StoredSession]:
-    """Extend those of these sessions that are active, never past their absolute end; return them.
+    """Extend the active ones of these sessions, never past their absolute expiry; return them.
 
-    A row that another transaction holds is left out: it is being ended, refreshed or extended.
+    A row locked by another transaction is skipped: it is being ended, refreshed or extended.
     """
     rows = await connection.fetch(_EXTEND, session_ids, now, idle_expire_time)
     return {row["session_id"]: stored_session(row) for row in rows}
@@ -137,9 +137,9 @@ FROM used WHERE s.session_id = used.session_id
 async def touch(
     connection: Connection, use_times: Mapping[SessionId, datetime], interval: timedelta
 ) -> None:
-    """Note when sessions were last used, for those last noted `interval` before that or earlier.
+    """Record when sessions were last used, unless the recorded time is less than `interval` older.
 
-    Rows that are gone, ended or held by another transaction are left out.
+    Rows that are deleted, ended or locked by another transaction are skipped.
     """
     await connection.execute(_TOUCH, list(use_times), list(use_times.values()), interval)
 
@@ -154,7 +154,7 @@ RETURNING user_id
 async def revoke(
     connection: Connection, session_id: SessionId, now: datetime, reason: RevokeReason
 ) -> UserId | None:
-    """End a session and return whose it was; None: it had ended before or there is none."""
+    """End a session and return its user's id, or None if it has ended before or does not exist."""
     user_id: UserId | None = await connection.fetchval(_REVOKE, session_id, now, reason)
     return user_id
 
@@ -171,19 +171,19 @@ async def revoke_of_user(
     user_id: UserId,
     now: datetime,
     reason: RevokeReason,
-    spared: SessionId | None,
+    except_id: SessionId | None,
 ) -> Mapping[SessionId, bool]:
-    """End all sessions of a user but `spared`; return whether each was active, by id.
+    """End all sessions of a user except `except_id`; return whether each was active, by id.
 
-    Expired ones are ended too: their access tokens may have time left. The caller holds the user's
-    row.
+    Expired ones are ended too, as their access tokens may still be valid. The caller has locked the
+    user's row.
     """
-    rows = await connection.fetch(_REVOKE_OF_USER, user_id, now, reason, spared)
+    rows = await connection.fetch(_REVOKE_OF_USER, user_id, now, reason, except_id)
     return {row["session_id"]: row["was_active"] for row in rows}
 
 
 def stored_session(row: asyncpg.Record) -> StoredSession:
-    """Return what a row of `COLUMNS` says."""
+    """Return the session in a row of `COLUMNS`."""
     reason = row["revoke_reason"]
     session = Session(
         session_id=row["session_id"],

@@ -1,7 +1,7 @@
 """Owns the rows of signing keys and their transitions; each is one statement that claims it.
 
-Of replicas that try the same transition at once, one does it and the others are told that they did
-not: row locks and the two partial unique indexes (one key is active, one is prepared) see to that.
+If replicas try the same transition at once, one succeeds and the others learn that they did not:
+row locks and the two partial unique indexes (one key is active, one is prepared) ensure that.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyRow:
-    """A signing key as it is stored, its secret sealed."""
+    """A signing key as it is stored, with its secret sealed."""
 
     info: SigningKeyInfo
     sealed_key: bytes = field(repr=False)
@@ -30,7 +30,7 @@ ORDER BY create_time DESC, key_id
 
 
 async def list_all(conn: Connection) -> list[SigningKeyRow]:
-    """Return every key, the youngest first."""
+    """Return all keys, newest first."""
     return [_row(record) for record in await conn.fetch(_LIST)]
 
 
@@ -43,7 +43,7 @@ RETURNING key_id
 
 
 async def insert(conn: Connection, row: SigningKeyRow) -> bool:
-    """Store a prepared or active key; return False if there is another one in its state."""
+    """Store a prepared or active key; return False if another key has its state."""
     inserted = await conn.fetchval(
         _INSERT,
         row.info.key_id,
@@ -76,9 +76,9 @@ RETURNING key_id
 
 
 async def activate_prepared(conn: Connection, algorithm: str, now: datetime) -> str | None:
-    """Let the prepared key sign if it is of `algorithm`; return its id.
+    """Activate the prepared key if it is of `algorithm`; return its id.
 
-    Only within a transaction that has just retired or revoked the active key.
+    Only in a transaction that has just retired or revoked the active key.
     """
     key_id: str | None = await conn.fetchval(_ACTIVATE, algorithm, now)
     return key_id
@@ -94,9 +94,9 @@ RETURNING activate_time IS NOT NULL AND retire_time IS NULL
 async def revoke(
     conn: Connection, key_id: str, now: datetime, expire_time: datetime
 ) -> bool | None:
-    """Mark a key as not to be trusted and return whether it was the active one.
+    """Mark a key as revoked and return whether it was the active one.
 
-    None: there is no such key, or it is marked already.
+    Return None if there is no such key or it is already marked.
     """
     was_active: bool | None = await conn.fetchval(_REVOKE, key_id, now, expire_time)
     return was_active
@@ -108,7 +108,7 @@ DELETE FROM signing_keys WHERE state = 'prepared' AND algorithm <> $1
 
 
 async def delete_prepared_of_other(conn: Connection, algorithm: str) -> None:
-    """Remove the prepared key, which never signed, if it is not of `algorithm`."""
+    """Remove the prepared key, which has never signed, if it is not of `algorithm`."""
     await conn.execute(_DELETE_PREPARED, algorithm)
 
 

@@ -1,4 +1,4 @@
-"""Owns the rows of users in bulk: added by an import, read by an export."""
+"""Owns bulk access to the rows of users: inserts by an import, reads by an export."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ class UserRow:
     email_verify_time: datetime | None
 
 
-# In one order, or two imports at once could wait for each other. Roles come as one text, as arrays
-# of arrays would be flattened.
+# In one order, as two parallel imports could deadlock otherwise. Roles are passed as one text, as
+# arrays of arrays would be flattened.
 _INSERT_NEW = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
                    roles, status, origin, create_time, email_verify_time, update_time)
@@ -43,9 +43,9 @@ RETURNING email_canonical
 
 
 async def insert_new(connection: Connection, rows: Sequence[UserRow], now: datetime) -> set[str]:
-    """Store those users whose address and id nobody has; return their canonical addresses.
+    """Store the users whose address and id are not taken; return their canonical addresses.
 
-    No two of `rows` have the same address or id.
+    No two of `rows` may have the same address or id.
     """
     inserted = await connection.fetch(
         _INSERT_NEW,
@@ -94,7 +94,7 @@ ORDER BY user_id LIMIT $2
 async def list_after(
     connection: Connection, user_id: UserId | None, limit: int
 ) -> Sequence[UserRow]:
-    """Return the next users in the order of their ids; None: the first."""
+    """Return the next users in order of their ids; `after` None starts with the first."""
     return [
         UserRow(
             user_id=UserId(row["user_id"]),

@@ -1,4 +1,4 @@
-"""Accounts built of real parts, with hashes cheap enough to try hundreds of passwords."""
+"""Accounts built from real parts, with hashes cheap enough to try hundreds of passwords."""
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
@@ -64,7 +64,7 @@ PEPPERS = (key("p1"),)
 
 
 def cheap_passwords(**changes: int) -> PasswordSettings:
-    """Return settings below the floor that the service holds to: a copy is not checked."""
+    """Return settings below the service's minimum, as a copy is not checked."""
     cheap = {
         "argon2_memory_kib": 64,
         "argon2_time_cost": 1,
@@ -78,7 +78,7 @@ _STARTS = ("registrations", "passkey_logins", "oauth_logins")
 
 
 def unlimited(**changes: object) -> BruteForceSettings:
-    """Return limits that no test reaches, but for the consecutive failures."""
+    """Return limits that no test reaches, except that on consecutive failures."""
     plenty = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
     names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
     return BruteForceSettings.model_validate(
@@ -89,13 +89,13 @@ def unlimited(**changes: object) -> BruteForceSettings:
 
 
 async def _nothing() -> None:
-    """Let nothing happen."""
+    """Do nothing."""
 
 
 class CountingHasher(PasswordHasher):
-    """The real hasher, which counts, and lets a test happen before and after its work.
+    """The real hasher, which counts, and runs a test's hooks before and after its work.
 
-    `compared` counts the passwords that were compared with one that an account has.
+    `compared` counts the passwords that were compared with an account's.
     """
 
     compared = 0
@@ -119,7 +119,7 @@ class CountingHasher(PasswordHasher):
 
 @dataclass
 class Service:
-    """Accounts and what they are made of: one replica on `database`."""
+    """Accounts and their parts: one replica on `database`."""
 
     database: Database
     clock: FakeClock
@@ -130,7 +130,7 @@ class Service:
     factor_settings: SecondFactorSettings = field(default_factory=SecondFactorSettings)
 
     async def start(self) -> "Service":
-        """Build the accounts; the hasher is the test's to close."""
+        """Build the accounts; the test closes the hasher."""
         tokens = TokenSettings()
         keys = SigningKeys(
             database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
@@ -199,7 +199,7 @@ class Service:
         return self
 
     async def register(self, email: str = EMAIL, password: str = PASSWORD) -> UserId:
-        """Make an account from nowhere in particular."""
+        """Create an account, without a particular client."""
         return (await self.accounts.register(CALL, Registration(email, password))).user_id
 
     async def login(

@@ -1,4 +1,4 @@
-"""One relying party without a database: what it asks, and whether it takes an answer."""
+"""One relying party without a database: its options, and whether it accepts a response."""
 
 import json
 from collections.abc import Callable

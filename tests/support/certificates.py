@@ -1,4 +1,4 @@
-"""Certificates for tests, made at run time: honest ones, and those that must be refused."""
+"""Certificates for tests, created at run time: valid ones, and ones that must be rejected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Certificate:
 
 
 def key_usage(**granted: bool) -> x509.KeyUsage:
-    """Return a key usage with digitalSignature and what is `granted`."""
+    """Return a key usage with digitalSignature and the usages `granted`."""
     names = (
         *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
         *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
@@ -75,7 +75,7 @@ class Authority:
             issuer, critical=False
         )
         if names:
-            # Whose only names they are (RFC 5280, 4.2.1.6).
+            # Critical, as the subject is empty (RFC 5280, 4.2.1.6).
             critical = not common_name
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=critical)
         for extension in extensions:
@@ -113,7 +113,7 @@ class Authority:
 
 
 def write_files(folder: Path, authority: bytes, server: Certificate) -> TlsSettings:
-    """Write what a server needs into `folder`; return where it is."""
+    """Write a server's certificate files into `folder`; return their paths."""
     contents = {"ca.crt": authority, "server.crt": server.certificate, "server.key": server.key}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -127,7 +127,7 @@ def write_files(folder: Path, authority: bytes, server: Certificate) -> TlsSetti
 def channel_credentials(
     authority: bytes, caller: Certificate | None = None
 ) -> grpc.ChannelCredentials:
-    """Return a client's credentials: whom it trusts, and what it shows."""
+    """Return a client's credentials: the authority it trusts, and its own certificate."""
     if caller is None:
         return grpc.ssl_channel_credentials(authority)
     return grpc.ssl_channel_credentials(authority, caller.key, caller.certificate)

@@ -1,4 +1,4 @@
-"""Valid requests about one-time codes, with what has to be there for them."""
+"""Valid requests about one-time codes, with their preconditions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -34,14 +34,14 @@ async def verify_email(service: Service, _: Tokens) -> auth_pb.VerifyEmailReques
 
 
 async def log_in(service: Service, _: Tokens) -> auth_pb.LoginWithCodeRequest:
-    """Return a login by a code that was sent."""
+    """Return a login with a code that was sent."""
     asked = await service.auth().RequestLoginCode(auth_pb.RequestLoginCodeRequest(email=EMAIL))
     code = await sent(service, MessageKind.LOGIN_CODE)
     return auth_pb.LoginWithCodeRequest(challenge_id=asked.challenge_id, code=code, client=CLIENT)
 
 
 async def reset(service: Service, _: Tokens) -> auth_pb.ResetPasswordRequest:
-    """Return a new password with the code that allows it."""
+    """Return a password reset with the code for it."""
     await service.auth().RequestPasswordReset(auth_pb.RequestPasswordResetRequest(email=EMAIL))
     code = await sent(service, MessageKind.RESET_PASSWORD)
     return auth_pb.ResetPasswordRequest(
@@ -50,7 +50,7 @@ async def reset(service: Service, _: Tokens) -> auth_pb.ResetPasswordRequest:
 
 
 async def confirm_change(service: Service, tokens: Tokens) -> account_pb.ConfirmEmailChangeRequest:
-    """Return the proof of a new address."""
+    """Return the confirmation of a new address."""
     await service.account().RequestEmailChange(
         account_pb.RequestEmailChangeRequest(new_email=NEW_EMAIL), metadata=bearer(tokens)
     )
@@ -78,7 +78,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AuthService/ResetPassword": reset,
     "AccountService/ConfirmEmailChange": confirm_change,
 }
-# These note each attempt, refused or not.
+# These record each attempt, rejected or not.
 NOTING = {
     "/authsvc.v1.AuthService/VerifyEmail",
     "/authsvc.v1.AuthService/LoginWithCode",

@@ -1,4 +1,4 @@
-"""One-time codes as they are tested: an account, all that codes are used for, and its mailbox."""
+"""A fixture for one-time codes: an account, everything codes are used for, and its mailbox."""
 
 import asyncio
 from collections import Counter
@@ -43,13 +43,13 @@ _PLENTY = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
 
 
 def unlimited_codes(**changes: object) -> CodeSettings:
-    """Return limits of requests that no test reaches; codes are as shipped."""
+    """Return request limits that no test reaches; the limits of each code are the defaults."""
     plenty = {"requests_per_address": _PLENTY, "requests_per_ip": _PLENTY, "resend_interval": "0s"}
     return CodeSettings.model_validate(plenty | changes)
 
 
 async def outcome(work: Awaitable[object]) -> str:
-    """Return "OK" or the reason why it failed."""
+    """Return "OK" or the reason of the failure."""
     try:
         await work
     except ServiceError as error:
@@ -58,7 +58,7 @@ async def outcome(work: Awaitable[object]) -> str:
 
 
 async def outcomes(works: Iterable[Awaitable[object]]) -> Counter[str]:
-    """Do all at once; return how often each came of it."""
+    """Make all calls at once; return how often each outcome occurred."""
     return Counter(await asyncio.gather(*map(outcome, works)))
 
 
@@ -107,7 +107,7 @@ class Coded:
         delivery: Delivery = Delivery.RETURN,
         client: ClientContext = CLIENT,
     ) -> IssuedCode:
-        """Ask for a code that needs no login."""
+        """Request a code without a login."""
         return await self.service.code_requests.request(CALL, purpose, email, delivery, client)
 
     async def verify(self, code: str, email: str = EMAIL, client: ClientContext = CLIENT) -> None:
@@ -137,7 +137,7 @@ class Coded:
         return await self.email_change.confirm(CALL, self.claims(user_id), email, code, CLIENT)
 
     async def use(self, purpose: Purpose, issued: IssuedCode) -> None:
-        """Use a code of the registered account for what it was made for."""
+        """Use a code of the registered account for its purpose."""
         match purpose:
             case Purpose.VERIFY_EMAIL:
                 await self.verify(issued.code)
@@ -149,13 +149,13 @@ class Coded:
                 await self.confirm_change(await self.user_id(), issued.code)
 
     async def issue(self, purpose: Purpose) -> IssuedCode:
-        """Ask for a code for the registered account."""
+        """Request a code for the registered account."""
         if purpose is Purpose.CHANGE_EMAIL:
             return await self.request_change(await self.user_id())
         return await self.request(purpose)
 
     def claims(self, user_id: UserId) -> Claims:
-        """Return what an access token of a login just now says."""
+        """Return the claims of an access token from a login just now."""
         return replace(CLAIMS, subject=user_id, authentication_time=self.clock.now())
 
     async def user_id(self, email: str = EMAIL) -> UserId:
@@ -171,11 +171,11 @@ class Coded:
         return user
 
     async def prove_address(self) -> None:
-        """Let the addresses of all accounts be proved, some time ago."""
+        """Mark the addresses of all accounts as verified some time ago."""
         await self.fetch("UPDATE users SET email_verify_time = create_time")
 
     async def mailbox(self, *kinds: MessageKind) -> list[Message]:
-        """Return the messages that wait to be delivered, of some kinds or all, oldest first."""
+        """Return the undelivered messages, of some kinds or all, oldest first."""
         rows = await self.fetch("SELECT * FROM outbox WHERE state = 'pending' ORDER BY message_id")
         messages = []
         for row in rows:
@@ -187,7 +187,7 @@ class Coded:
         return messages
 
     async def written(self) -> Counter[str]:
-        """Return how many messages of each kind were written, to somebody or nobody."""
+        """Return how many messages of each kind were enqueued, including decoys."""
         rows = await self.fetch("SELECT kind FROM outbox")
         return Counter(row["kind"] for row in rows)
 
@@ -208,7 +208,7 @@ class Coded:
 async def start_coded(
     database: Database, clock: FakeClock, settings: CodeSettings | None = None
 ) -> Coded:
-    """Build a replica under no limits but those of each code; the hasher is the test's to close."""
+    """Build a replica without limits except those of each code; the test closes the hasher."""
     service = await Service(
         database,
         clock,
@@ -221,7 +221,7 @@ async def start_coded(
 
 @pytest_asyncio.fixture
 async def coded(database: Database, clock: FakeClock) -> Any:
-    """Codes under no limits but their own, with one account."""
+    """Codes without limits except their own, with one account."""
     made = await start_coded(database, clock)
     await made.service.register()
     yield made

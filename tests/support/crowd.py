@@ -1,4 +1,4 @@
-"""A seeded crowd that does anything to one account, all at once."""
+"""A crowd that does random things (from a seed) to one account concurrently."""
 
 import asyncio
 import random
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NEWEST = "SELECT user_id, email FROM users ORDER BY user_id DESC LIMIT 1"
 _COMMON, _RARE = 4, 1
-# What leaves little to try for the others.
+# Actions that leave little for the others to do.
 _ENDING = {
     *("try_delete", "try_disable_and_enable", "try_register", "try_retention", "try_revoke_all"),
     *("try_oauth", "try_link", "try_unlink", "try_remove_factor"),
 }
-# What anybody can try, by name.
+# The actions, by name.
 WAYS: dict[str, Callable[[Tries], Awaitable[None]]] = {
     name: way for name, way in vars(Tries).items() if name.startswith("try_")
 }
 
 
 class Steady(random.Random):
-    """No chance at all: always the first."""
+    """No randomness: always the first choice."""
 
     def choice(self, seq: "SupportsLenAndGetItem[_T]") -> _T:
         return seq[0]
@@ -41,7 +41,7 @@ class Steady(random.Random):
 
 
 class Crowd(Tries):
-    """Tries this and that; `outcomes` counts what came of it."""
+    """Tries random actions; `outcomes` counts the results."""
 
     def __init__(
         self, parts: Parts, provider: LocalProvider, clock: FakeClock, chance: random.Random
@@ -50,7 +50,7 @@ class Crowd(Tries):
         self.outcomes: Counter[tuple[str, str]] = Counter()
 
     async def settle(self) -> None:
-        """Make an account that has one of everything."""
+        """Create an account that has one of everything."""
         await self.try_register()
         await self._look()
         for purpose in BY_ADDRESS:
@@ -63,7 +63,7 @@ class Crowd(Tries):
         self._clock.advance(STEP)
 
     async def act(self, times: int, at_once: int) -> None:
-        """Do `times` things, `at_once` at a time."""
+        """Try `times` actions, `at_once` at a time."""
         weights = [_RARE if name in _ENDING else _COMMON for name in WAYS]
         chosen = iter(self._random.choices(list(WAYS), weights, k=times))
 
@@ -75,7 +75,7 @@ class Crowd(Tries):
         await asyncio.gather(*(one_of_them() for _ in range(at_once)))
 
     async def _look(self) -> None:
-        """Note which account there is now; one is made if there is none."""
+        """Look up the present account; create one if there is none."""
         async with self._parts.database.connection() as connection:
             found = await connection.fetchrow(_NEWEST)
         if found is None:

@@ -1,4 +1,4 @@
-"""The database that a test talks to as the service does, and servers that a test may hurt."""
+"""Databases that tests use as the service does, and servers that tests may break."""
 
 import asyncio
 import contextlib
@@ -18,12 +18,12 @@ from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.store.postgres.database import Connection, Database
 
-# Only so that a failure ends; nothing is measured by it.
+# Only so that a failing test ends; nothing is measured by it.
 _PATIENCE = 30.0
 
 
 def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
-    """Return the settings of a small pool on `dsn`, for which hundreds may wait."""
+    """Return the settings of a small pool on `dsn`, with room for hundreds of waiters."""
     patient = {"pool_min": 1, "acquire_timeout": "60s", "command_timeout": "60s"}
     return DatabaseSettings.model_validate({"url": SecretStr(dsn)} | patient | changes)
 
@@ -37,7 +37,7 @@ async def database(database_dsn: str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def opened(dsn: str, **changes: object) -> AsyncIterator[Database]:
-    """Open a pool of a test's own making on `dsn`."""
+    """Open a test's own pool on `dsn`."""
     database = await Database.open(settings_for(dsn, **changes))
     try:
         yield database
@@ -46,12 +46,12 @@ async def opened(dsn: str, **changes: object) -> AsyncIterator[Database]:
 
 
 def giving_up_locks(dsn: str, after: str) -> str:
-    """Return an address whose statements wait no longer for a lock, however slow the machine is."""
+    """Return a DSN whose statements soon stop waiting for locks, however slow the machine is."""
     return f"{dsn}{'&' if '?' in dsn else '?'}lock_timeout={after}"
 
 
 async def backends(dsn: str) -> list[str]:
-    """Return the state of each connection to the database but the one that asks."""
+    """Return the state of each connection to the database except the querying one."""
     connection = await asyncpg.connect(dsn)
     try:
         rows = await connection.fetch(
@@ -64,7 +64,7 @@ async def backends(dsn: str) -> list[str]:
 
 
 async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
-    """Return when the condition holds; it is asked again and again."""
+    """Poll until the condition holds."""
     async with asyncio.timeout(_PATIENCE):
         while not await condition():  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.01)
@@ -77,13 +77,13 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
 
 
 async def waits_for_a_lock(connection: Connection) -> bool:
-    """Return whether a transaction on this database waits for another."""
+    """Return whether a transaction on this database waits for a lock."""
     return bool(await connection.fetchval(_WAITS))
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A running server of this test's own, to be killed or stopped; its database is empty."""
+    """A running server for this test only, to be killed or stopped; its database is empty."""
     server = EmbeddedPostgres(tmp_path)
     server.start()
     try:
@@ -95,12 +95,12 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def freeze(server: EmbeddedPostgres) -> None:
-    """Stop every process of the server: it keeps its connections and answers nothing."""
+    """Stop every process of the server: connections stay open, and nothing is answered."""
     _signal(server, signal.SIGSTOP)
 
 
 def resume(server: EmbeddedPostgres) -> None:
-    """Let a frozen server go on."""
+    """Resume a frozen server."""
     _signal(server, signal.SIGCONT)
 
 
@@ -112,7 +112,7 @@ def kill(server: EmbeddedPostgres) -> None:
 def _signal(server: EmbeddedPostgres, number: signal.Signals) -> None:
     parent = server.pid
     assert parent is not None
-    # Stopped first, so that it neither starts processes nor tidies up meanwhile.
+    # Stopped first, so that it neither starts processes nor cleans up meanwhile.
     os.kill(parent, signal.SIGSTOP)
     children = subprocess.run(
         ["pgrep", "-P", str(parent)], check=False, capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""Replicas that deliver messages, over a channel that a test looks into and interferes with."""
+"""Replicas that deliver messages, over a channel that a test observes and interferes with."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ CODE = "83120476"
 
 
 class PlainRenderer:
-    """Says everything that it is told in one line."""
+    """Renders everything that it is given in one line."""
 
     def render(self, view: TemplateContext) -> MessageBody:
         return MessageBody(
@@ -33,7 +33,7 @@ class PlainRenderer:
 
 @dataclass
 class TestChannel:
-    """Notes what is handed over after `before` let it."""
+    """Records each message that it is given, after `before` returns."""
 
     __test__ = False
 
@@ -104,5 +104,5 @@ class Mail:
 
 
 async def forever(_: RenderedMessage) -> None:
-    """Hang as a server does that neither answers nor hangs up."""
+    """Hang like a server that neither answers nor disconnects."""
     await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Owns the reading of the project's pages: their tables, blocks, links, and what they name."""
+"""Owns the reading of the project's pages: their tables, code blocks, links and names."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-# What a page calls new is an example of what could be added: it need not exist.
+# What a page calls new is an example of an addition: it need not exist.
 NEW = " (new)"
 
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -30,11 +30,11 @@ class Page:
 
     @property
     def prose(self) -> str:
-        """The text without its blocks of code."""
+        """The text without its code blocks."""
         return _FENCE.sub("", self.text)
 
     def blocks(self, language: str) -> list[str]:
-        """Return the blocks of code in a language."""
+        """Return the code blocks in a language."""
         return [body for name, body in _FENCE.findall(self.text) if name == language]
 
     def tables(self, *header: str) -> Iterator[list[str]]:
@@ -50,21 +50,21 @@ class Page:
                 yield cells(row)
 
     def links(self) -> list[str]:
-        """Return where the page's links lead."""
+        """Return the targets of the page's links."""
         return _LINK.findall(self.prose)
 
     def anchors(self) -> set[str]:
-        """Return what the page's headings can be linked to by, as code hosts make it."""
+        """Return the anchors of the page's headings, as code hosts generate them."""
         return {anchor(heading) for heading in _HEADING.findall(self.prose)}
 
     def names(self) -> list[str]:
-        """Return what stands between backticks in the prose, but for what is called new."""
+        """Return what is between backticks in the prose, except what is called new."""
         text = self.prose
         return [match[1] for match in _CODE.finditer(text) if not text.startswith(NEW, match.end())]
 
 
 def page(name: str) -> Page:
-    """Return the page at a path from the top of the repository."""
+    """Return the page at a path relative to the top of the repository."""
     return Page(REPOSITORY / name)
 
 
@@ -76,7 +76,7 @@ def pages() -> list[Page]:
 
 
 def cells(line: str) -> list[str]:
-    """Return the cells of a table's row; none if the line is no row."""
+    """Return the cells of a table's row, or none if the line is not a row."""
     if not line.startswith("|"):
         return []
     return [cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]

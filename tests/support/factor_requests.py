@@ -1,4 +1,4 @@
-"""Valid requests about second factors, with what has to be there for them."""
+"""Valid requests about second factors, with their preconditions."""
 
 import pyotp
 
@@ -27,7 +27,7 @@ async def confirm(service: Service, tokens: Tokens) -> account_pb.ConfirmTotpReq
 
 
 async def remove(service: Service, tokens: Tokens) -> account_pb.RemoveFactorRequest:
-    """Return the removal of an app that counts."""
+    """Return the removal of a confirmed app."""
     request = await confirm(service, tokens)
     await service.account().ConfirmTotp(request, metadata=bearer(tokens))
     return account_pb.RemoveFactorRequest(factor_id=request.factor_id)
@@ -40,7 +40,7 @@ async def generate(service: Service, tokens: Tokens) -> account_pb.GenerateRecov
 
 
 async def verify(service: Service, tokens: Tokens) -> auth_pb.VerifyMfaRequest:
-    """Return the second step of a login that was begun."""
+    """Return the second step of a login that was started."""
     request = await confirm(service, tokens)
     confirmed = await service.account().ConfirmTotp(request, metadata=bearer(tokens))
     login = await service.auth().Login(auth_pb.LoginRequest(email=EMAIL, password=PASSWORD))

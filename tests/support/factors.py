@@ -1,4 +1,4 @@
-"""Second factors as they are tested: a user, an authenticator app, and everything that asks it."""
+"""A fixture for second factors: a user, an authenticator app, and everything that uses it."""
 
 import asyncio
 from collections import Counter
@@ -34,7 +34,7 @@ STEP = 30.0
 
 @dataclass(frozen=True)
 class App:
-    """An authenticator app, which knows no more than a user's does."""
+    """An authenticator app, which knows no more than a real one."""
 
     factor_id: FactorId
     secret: str
@@ -42,17 +42,17 @@ class App:
 
     @classmethod
     def scan(cls, enrollment: TotpEnrollment, clock: FakeClock) -> "App":
-        """Take over what an enrolment shows."""
+        """Scan the URI of an enrolment."""
         read = pyotp.parse_uri(enrollment.otpauth_uri)
         assert read.secret == enrollment.secret
         return cls(enrollment.factor_id, enrollment.secret, clock)
 
     def code(self, steps: int = 0) -> str:
-        """Return what it shows, or showed or will show some steps from now."""
+        """Return the code that it shows now, or some steps before or after."""
         return pyotp.TOTP(self.secret).at(self.clock.now(), counter_offset=steps)
 
     def wrong(self) -> str:
-        """Return a code that it doesn't show for hours."""
+        """Return a code that it does not show for hours."""
         near = {self.code(steps) for steps in range(-500, 500)}
         return next(code for number in range(10**6) if (code := f"{number:06}") not in near)
 
@@ -105,7 +105,7 @@ class Secured:
         )
 
     async def user(self, email: str = EMAIL) -> UserId:
-        """Return the id of the account with this address, made if there is none, and proved."""
+        """Return the id of the account with this address; create it, verified, if there is none."""
         query = "SELECT user_id FROM users WHERE email = $1"
         if await self.fetchval(query, email) is None:
             await self.service.register(email)
@@ -115,7 +115,7 @@ class Secured:
         return UserId(found)
 
     async def prove(self, user_id: UserId, *, proved: bool = True) -> None:
-        """Let the user's address be proved, or not."""
+        """Mark the user's address as verified, or as unverified."""
         await self.fetchval(
             "UPDATE users SET email_verify_time = CASE WHEN $2 THEN create_time END"
             " WHERE user_id = $1",
@@ -124,7 +124,7 @@ class Secured:
         )
 
     def claims(self, user_id: UserId, login: datetime | None = None) -> Claims:
-        """Return what a token of the user says, who logged in then."""
+        """Return the claims of a token of the user, who logged in at that time."""
         return replace(CLAIMS, subject=user_id, authentication_time=login or self.clock.now())
 
     async def enroll(self, user_id: UserId, name: str = "") -> App:
@@ -138,14 +138,14 @@ class Secured:
         )
 
     async def secure(self, user_id: UserId) -> tuple[App, list[str]]:
-        """Give the user an app; what it shows next was not used."""
+        """Enrol an app for the user, and advance to an unused code."""
         app = await self.enroll(user_id)
         codes = await self.confirm(user_id, app)
         self.clock.advance(STEP)
         return app, codes
 
     async def secure_unproved(self, user_id: UserId) -> tuple[App, list[str]]:
-        """Do as `secure`, as it was possible before a factor needed a proved address."""
+        """Do as `secure` for an unverified address, as was possible before that was forbidden."""
         await self.prove(user_id)
         made = await self.secure(user_id)
         await self.prove(user_id, proved=False)
@@ -167,7 +167,7 @@ class Secured:
         ip: str = IP,
         trust: bool = False,
     ) -> Tokens:
-        """Give a second factor; text is what an app shows."""
+        """Give a second factor; text is an app's code."""
         if isinstance(factor, str):
             factor = TotpCode(factor)
         client = ClientContext(ip, "Test", device)
@@ -184,7 +184,7 @@ class Secured:
         return await self.fetchval("SELECT failed_logins FROM users")
 
     async def notices(self) -> list[str]:
-        """Return what users were told, but for the messages that carry a code."""
+        """Return the messages to users, except those with a code."""
         async with self.service.database.connection() as connection:
             rows = await connection.fetch(
                 "SELECT kind FROM outbox WHERE kind <> 'verify_email' ORDER BY message_id"
@@ -221,7 +221,7 @@ async def reasons(calls: Iterable[Awaitable[object]]) -> Counter[str]:
 
 @pytest_asyncio.fixture
 async def secured(free: Service) -> Secured:
-    """Second factors under no limits but those of challenges and consecutive failures."""
+    """Second factors without limits except those on challenges and consecutive failures."""
     return Secured(free)
 
 

@@ -1,6 +1,6 @@
-"""Forges access tokens: rightly signed with the service's own key, with one thing changed.
+"""Forges access tokens: validly signed with the service's own key, with one thing changed.
 
-So it is the change that is refused and not the signature.
+So it is the change that is rejected, not the signature.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ NOW = int(CLOCK.now().timestamp())
 
 @dataclass
 class World:
-    """A replica with its key, and a token that is right."""
+    """A replica with its key, and a valid token."""
 
     keys: SigningKeys
     tokens: AccessTokens
@@ -57,7 +57,7 @@ class World:
         return self.keys.active
 
     def forge(self, header: object = None, payload: object = None) -> str:
-        """Return a rightly signed token; bytes go in as they are, all else as JSON."""
+        """Return a validly signed token; bytes are used as they are, everything else as JSON."""
         parts = [self.header if header is None else header, payload or self.payload]
         raw = [part if isinstance(part, bytes) else json.dumps(part).encode() for part in parts]
         return self.signed(".".join(map(base64url.encode, raw)))
@@ -75,7 +75,7 @@ class World:
         return self.tokens.verify(token)
 
     def theirs(self) -> ECKey | OKPKey | RSAKey | OctKey:
-        """Return the service's key as the independent library's."""
+        """Return the service's key as a key of the independent library."""
         secret = self.key._secret
         if isinstance(secret, bytes):
             return OctKey.import_key(secret)
@@ -94,7 +94,7 @@ class World:
 
 
 def open_world(server: PostgresServer, algorithm: str) -> World:
-    """Return a replica that has started; its database is gone after that."""
+    """Yield a started replica; its database is dropped afterwards."""
     name = server.create()
 
     async def load() -> SigningKeys:

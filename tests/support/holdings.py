@@ -1,4 +1,4 @@
-"""All that the service may hold on one user: a row in every table that has any."""
+"""All the data that the service may hold on one user: a row in every table with such data."""
 
 from typing import Any
 
@@ -37,19 +37,19 @@ INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_ti
     VALUES (gen_random_uuid(), '{0}', 'my api key', 'authsvc_abc', 'SECRET', '{{}}', now(),
         now() + interval '1 day');
 """
-# Their rows are of everybody, or gone within the hour, and name a user by the id alone.
+# Their rows belong to everybody or expire within the hour, and identify a user only by id.
 OF_NOBODY = {"revocations"}
 
 
 async def give_everything(service: Service, user_id: str | UserId) -> None:
-    """Give a user who is logged in a row in each of the other tables."""
+    """Give a logged-in user a row in each of the other tables."""
     for statement in EVERYTHING.format(user_id).split(";\n"):
         if statement.strip():
             await service.fetch(statement)
 
 
 async def tables_of_users(service: Service) -> set[str]:
-    """Return the tables with a column that names a user, an address, or a user's session."""
+    """Return the tables with a column that identifies a user, an address, or a user's session."""
     rows = await service.fetch(
         "SELECT DISTINCT c.table_name FROM information_schema.columns c"
         " JOIN pg_class ON relname = c.table_name AND NOT relispartition"
@@ -69,7 +69,7 @@ async def columns_of(service: Service, table: str) -> set[str]:
 
 
 async def tables_that_say(service: Service, *texts: Any) -> set[str]:
-    """Return the tables in any row and column of which any of these texts stands."""
+    """Return the tables that contain any of these texts in any row and column."""
     tables = await service.fetch(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
         " AND relnamespace = 'public'::regnamespace"

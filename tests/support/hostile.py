@@ -86,7 +86,7 @@ _OF_A_LENGTH = {
 
 
 def values(field: FieldDescriptor, texts: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Yield names and encodings of what may stand in a field, or of it, 1001 times."""
+    """Yield names and encodings of values for a field, alone or 1001 times."""
     ones = dict(_ones(field, texts))
     yield from ones.items()
     yield "absent", b""

@@ -1,4 +1,4 @@
-"""HTTP/2 by hand, for what gRPC's own client is too well-behaved to do."""
+"""A hand-made HTTP/2 client, for what gRPC's own client is too well-behaved to do."""
 
 import asyncio
 import contextlib
@@ -59,7 +59,7 @@ class Connection:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, port: int, context: ssl.SSLContext) -> AsyncIterator[Self]:
-        """Connect and introduce oneself."""
+        """Connect and send the preface."""
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=context, server_hostname="localhost"
         )
@@ -69,12 +69,12 @@ class Connection:
         try:
             yield connection
         finally:
-            # gRPC doesn't say goodbye to TLS, which a graceful close would wait for.
+            # gRPC sends no close_notify, for which a graceful close would wait.
             writer.transport.abort()
 
     @property
     def tls(self) -> ssl.SSLObject:
-        """What the handshake led to."""
+        """The result of the handshake."""
         found = self._writer.get_extra_info("ssl_object")
         assert isinstance(found, ssl.SSLObject)
         return found
@@ -95,19 +95,19 @@ class Connection:
         return Frame(header[3], header[4], int.from_bytes(header[5:9]), payload)
 
     async def until(self, kind: int) -> Frame | None:
-        """Return the next frame of a kind, or None if the server closes before."""
+        """Return the next frame of a kind, or None if the server closes first."""
         while frame := await self.frame():
             if frame.kind == kind:
                 return frame
         return None
 
     async def begin(self, method: str, message: bytes = b"", **metadata: str) -> None:
-        """Send the whole of a unary call."""
+        """Send a whole unary call."""
         await self.send(HEADERS, END_HEADERS, 1, _request(method, metadata))
         await self.send(DATA, END_STREAM, 1, _framed(message))
 
     async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
-        """Make a unary call; return all that came back, as it was on the wire."""
+        """Make a unary call; return everything that came back, as on the wire."""
         await self.begin(method, message, **metadata)
         received = b""
         while frame := await self.frame():

@@ -1,4 +1,4 @@
-"""Imports as they are tested: files made of rows, on a real database, with cheap hashes."""
+"""A fixture for imports: files made from rows, on a real database, with cheap hashes."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -29,7 +29,7 @@ class Importer:
     failures: list[RowFailure] = field(default_factory=list)
 
     async def run(self, *rows: object, dry_run: bool = False) -> tuple[int, int, int]:
-        """Import rows, bytes and text as they are; return (imported, skipped, failed)."""
+        """Import rows, with bytes and text as they are; return (imported, skipped, failed)."""
         counts = await self.read(b"".join(map(line, rows)), ImportOptions(dry_run=dry_run))
         return counts.imported, counts.skipped, counts.failed
 
@@ -46,12 +46,12 @@ class Importer:
         return await work.run(CLI, parts(), options, self.failures.append)
 
     async def export(self, *, with_passwords: bool = True) -> list[dict[str, Any]]:
-        """Return the users as they are exported."""
+        """Return the exported users."""
         lines = UserExport(self.database, self.clock).lines(CLI, with_passwords=with_passwords)
         return [json.loads(line) async for line in lines]
 
     async def fetch(self, query: str) -> list[asyncpg.Record]:
-        """Return what a query finds."""
+        """Return the result of a query."""
         async with self.database.connection() as connection:
             return await connection.fetch(query)
 

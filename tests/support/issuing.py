@@ -1,4 +1,4 @@
-"""Issuing and exchanging of tokens built of real parts, and services that ask for them."""
+"""Issuing and exchange of tokens built from real parts, and services that request them."""
 
 import json
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ NOBODY = replace(SHOP, audiences=frozenset(), scopes=frozenset())
 
 
 class Issuing:
-    """One replica that issues, exchanges and judges."""
+    """One replica that issues, exchanges and validates."""
 
     def __init__(self, world: World, **settings: object) -> None:
         tokens = TokenSettings.model_validate(settings)
@@ -73,7 +73,7 @@ class Issuing:
         return await self.validation.validate(check)
 
     async def claims(self, token: str) -> Claims:
-        """Return what a user's active token says."""
+        """Return the claims of a user's active token."""
         claims = (await self.judge(token)).claims
         assert isinstance(claims, Claims)
         return claims
@@ -83,7 +83,7 @@ class Issuing:
         return await self.world.open(self.replica, user_id)
 
     def bound(self, tokens: Tokens, caller: Caller) -> str:
-        """Return the user's access token, signed anew as one that is bound to a certificate."""
+        """Return the user's access token, signed again with a binding to a certificate."""
         payload = payload_of(tokens.access_token) | {
             "cnf": token_claims.confirmation(caller.thumbprint)
         }

@@ -1,4 +1,4 @@
-"""API keys built of real parts: replicas on one database, and their users' tokens."""
+"""API keys built from real parts: replicas on one database, and their users' tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ POLICIES = {
 
 
 def claims_of(world: World, user_id: UserId, *scopes: str, age: timedelta = MINUTE) -> Claims:
-    """Return what the token of a user says who logged in `age` ago."""
+    """Return the claims of a token of a user who logged in `age` ago."""
     now = world.clock.now()
     return Claims(
         issuer="https://authsvc.dev",
@@ -74,7 +74,7 @@ class Replica:
         return await self.validation.validate(ApiKeyCheck(api_key, scopes))
 
     async def reason(self, api_key: str, *scopes: str) -> InactiveReason | None:
-        """Return why a key is not active, and None if it is."""
+        """Return why a key is not active, or None if it is."""
         result = await self.judge(api_key, *scopes)
         assert result.active == (result.reason is None) == (result.key is not None)
         return result.reason
@@ -89,7 +89,7 @@ def replica(
     limits: BruteForceSettings | None = None,
     **settings: object,
 ) -> Replica:
-    """Return a replica with these settings of API keys; nobody tells it of revocations."""
+    """Return a replica with these API key settings, which is not notified of revocations."""
     database = database or world.database
     limiter = RateLimiter(
         database=database,

@@ -26,7 +26,7 @@ CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone"
 
 @dataclass
 class Life:
-    """What is given to a user, and all that callers are told when the service says no."""
+    """What a user is given, and all errors that callers get."""
 
     service: Service
     clock: FakeClock
@@ -40,7 +40,7 @@ class Life:
         self.tell(caught.value)
 
     def tell(self, error: grpc.aio.AioRpcError) -> None:
-        """Note what a caller was told."""
+        """Record an error that a caller got."""
         status = details_of(error)
         self.told.append(f"{error!r} {error.trailing_metadata()} {status}")
         self.told.append(status.SerializeToString().decode("latin-1"))
@@ -72,7 +72,7 @@ class Life:
                 login(make(email="nobody@example.test", password=WRONG, client=CLIENT))
             )
         await self.fails(login(make(email=EMAIL, password=WRONG)))
-        # People type the password where the address belongs.
+        # People type the password into the field for the address.
         await self.fails(login(make(email=f"{PASSWORD}@example.test", password=PASSWORD)))
         await self.fails(login(make(email=WRONG, password=WRONG)))
 
@@ -140,7 +140,7 @@ class Life:
 
 
 async def call_everything(life: Life, tokens: Tokens) -> None:
-    """Call what writes, with all kinds of secrets; most of it fails."""
+    """Call all RPCs that write, with all kinds of secrets; most calls fail."""
     auth, sessions = life.service.auth(), life.service.sessions("issuer")
     calls: list[Callable[[], Any]] = [
         lambda: auth.Register(auth_pb.RegisterRequest(email="b@example.test", password=WRONG)),

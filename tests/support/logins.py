@@ -1,4 +1,4 @@
-"""Logins as they are tested: replicas of the service, under the shipped limits or under none."""
+"""A fixture for logins: replicas of the service, under the default limits or under none."""
 
 import json
 from collections import Counter
@@ -58,7 +58,7 @@ async def replicas(database: Database, clock: FakeClock) -> AsyncIterator[Replic
 
 @pytest_asyncio.fixture
 async def limited(replicas: Replicas) -> Service:
-    """Accounts under the shipped limits, with one account."""
+    """Accounts under the default limits, with one account."""
     started = await replicas.start()
     await started.register()
     return started
@@ -66,7 +66,7 @@ async def limited(replicas: Replicas) -> Service:
 
 @pytest_asyncio.fixture
 async def free(replicas: Replicas) -> Service:
-    """Accounts under no limit but that of consecutive failures, with one account."""
+    """Accounts without limits except that on consecutive failures, with one account."""
     started = await replicas.start(unlimited())
     await started.register()
     return started
@@ -79,12 +79,12 @@ async def value(database: Database, query: str) -> object:
 
 
 async def failures(database: Database) -> object:
-    """Return how many logins of strangers failed in a row, if there is one account."""
+    """Return how many logins from unknown devices failed in a row, if there is one account."""
     return await value(database, "SELECT failed_logins FROM users")
 
 
 async def failures_of_devices(database: Database) -> object:
-    """Return the same of logins from known devices."""
+    """Return how many logins from known devices failed in a row."""
     return await value(database, "SELECT failed_device_logins FROM users")
 
 

@@ -1,4 +1,4 @@
-"""The log of the whole process, caught while a test runs."""
+"""The log of the whole process, captured while a test runs."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from authsvc.config import LogSettings
 
 @contextmanager
 def caught() -> Iterator[io.StringIO]:
-    """Catch what is logged, at any level, as lines of JSON; what starts within logs there."""
+    """Capture everything logged, at any level, as lines of JSON, also by what starts within."""
     before, root = structlog.get_config(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()

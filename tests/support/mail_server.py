@@ -1,4 +1,4 @@
-"""A mail server on this machine, which a test tells what to refuse."""
+"""A mail server on this machine, which refuses what a test tells it to."""
 
 import asyncio
 import socket
@@ -28,9 +28,9 @@ PASSWORD = "mail-password"
 class MailServer:
     """What the server received, and what it answers; 250 accepts.
 
-    `delay` is how many seconds each command of a mail takes it.
-    `accepted` is called when it has a mail, `before_answer` before it says so.
-    `hang`: it takes connections and says nothing. `drops`: it hangs up instead of saying goodbye.
+    `delay` is how many seconds each command of a mail takes. `accepted` is called when it has
+    received a mail, `before_answer` before it answers. `hang`: it accepts connections and sends
+    nothing. `drops`: it closes the connection instead of answering QUIT.
     """
 
     port: int = 0
@@ -53,7 +53,7 @@ class MailServer:
             for each in self.envelopes
         ]
 
-    # What follows is called by aiosmtpd, by these names.
+    # aiosmtpd calls the following methods by these names.
 
     async def handle_MAIL(
         self, _s: Any, _e: Any, envelope: Envelope, address: str, options: list[str]
@@ -108,7 +108,7 @@ async def mail_server(
     utf8: bool = True,
     listener: socket.socket | None = None,
 ) -> AsyncIterator[MailServer]:
-    """Serve mail, with STARTTLS or on TLS if an `authority` signs for it; at `listener`, if any."""
+    """Serve mail, with STARTTLS or TLS if an `authority` signs for it; on `listener`, if given."""
     state = MailServer()
     context = None
     if authority:
@@ -119,7 +119,7 @@ async def mail_server(
         if state.hang:
             return asyncio.Protocol()
         with warnings.catch_warnings():
-            # It does not see the TLS that it was not asked to start itself.
+            # It does not know of TLS that it did not start itself.
             warnings.filterwarnings("ignore", "Requiring AUTH while not requiring TLS")
             server: asyncio.BaseProtocol = SMTP(
                 state,
@@ -147,7 +147,7 @@ async def mail_server(
 def settings_for(
     server: MailServer, authority: trustme.CA, folder: Path, **changes: object
 ) -> SmtpSettings:
-    """Return settings that hand mail to this server, trusting this authority."""
+    """Return settings for mail through this server, trusting this authority."""
     ca_file = folder / "mail-ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
     return SmtpSettings.model_validate(

@@ -1,6 +1,6 @@
-"""Logins at other providers as they are tested: real parts, and a provider that says as it is told.
+"""A fixture for logins at other providers: real parts, and a provider that a test controls.
 
-What a provider says over HTTP is tested elsewhere; here is what becomes of it.
+The HTTP side of providers is tested elsewhere; this is for what happens afterwards.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ ADA = ExternalIdentity("1815", "ada@example.test", True, "Ada")
 
 
 class ToldProvider:
-    """Knows whom each code was given for; every code works once."""
+    """Knows for whom each code was issued; every code works once."""
 
     def __init__(self) -> None:
         self.codes: dict[str, ExternalIdentity] = {}
@@ -62,7 +62,7 @@ class ToldProvider:
 
 
 class Federated:
-    """One replica that takes logins at the providers "github" and "other"."""
+    """One replica that accepts logins at the providers "github" and "other"."""
 
     def __init__(self, service: Service, clock: FakeClock) -> None:
         database = service.database
@@ -100,7 +100,7 @@ class Federated:
         )
 
     async def begin(self, provider: str = "github", *, link: str = "", ip: str | None = IP) -> str:
-        """Begin a login; return its state."""
+        """Start a login; return its state."""
         client = replace(CLIENT, ip=ip)
         authorization = await self.start.begin(provider, REDIRECT, client, link)
         (state,) = parse_qs(urlsplit(authorization.url).query)["state"]
@@ -117,7 +117,7 @@ class Federated:
     async def log_in(
         self, identity: ExternalIdentity | None = ADA, provider: str = "github", *, link: str = ""
     ) -> tuple[Tokens, bool]:
-        """Log in without a second factor; return also whether the account was made by it."""
+        """Log in without a second factor; return also whether it created the account."""
         state = await self.begin(provider, link=link)
         outcome = await self.complete(state, identity)
         assert isinstance(outcome.outcome, Tokens)
@@ -134,12 +134,12 @@ class Federated:
         return "MFA" if isinstance(outcome.outcome, MfaChallenge) else "OK"
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
-        """Return what a statement finds."""
+        """Return the result of a statement."""
         async with self.service.database.connection() as connection:
             return await connection.fetch(query, *arguments)
 
     async def events(self, *types: str) -> list[tuple[str, dict[str, Any]]]:
-        """Return type and detail of the audit events, oldest first; of these types, if any."""
+        """Return type and detail of the audit events, oldest first, of these types if given."""
         rows = await self.fetch("SELECT type, detail FROM audit_events ORDER BY event_id")
         return [
             (row["type"], json.loads(row["detail"]))
@@ -150,5 +150,5 @@ class Federated:
 
 @pytest_asyncio.fixture
 async def federated(replicas: Replicas, clock: FakeClock) -> Federated:
-    """A replica under no limit, with no account."""
+    """A replica without limits and without accounts."""
     return Federated(await replicas.start(unlimited()), clock)

@@ -1,4 +1,4 @@
-"""Valid requests about logins at other providers, with what has to be there for them."""
+"""Valid requests about logins at other providers, with their preconditions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
@@ -25,7 +25,7 @@ def oauth_settings(provider: LocalProvider) -> OAuthSettings:
 
 
 def begin(provider: str = "local", link: str = "") -> auth_pb.BeginOAuthRequest:
-    """Return the beginning of a login."""
+    """Return the start of a login."""
     return auth_pb.BeginOAuthRequest(
         provider=provider, redirect_uri=REDIRECT, client=CLIENT, link_access_token=link
     )
@@ -34,7 +34,7 @@ def begin(provider: str = "local", link: str = "") -> auth_pb.BeginOAuthRequest:
 async def came_back(
     service: Service, provider: str = "local", link: str = ""
 ) -> auth_pb.CompleteOAuthRequest:
-    """Begin a login and log in at the provider; return what completes it."""
+    """Start a login and log in at the provider; return the request that completes it."""
     begun = await service.auth().BeginOAuth(begin(provider, link))
     code, state = await browse(begun.authorization_url)
     assert state == begun.state
@@ -51,7 +51,7 @@ async def _unlink(service: Service, tokens: Tokens) -> account_pb.UnlinkIdentity
     return account_pb.UnlinkIdentityRequest(provider="local", subject="ada")
 
 
-# These note each attempt, refused or not.
+# These record each attempt, rejected or not.
 NOTING = {"/authsvc.v1.AuthService/BeginOAuth", "/authsvc.v1.AuthService/CompleteOAuth"}
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AuthService/BeginOAuth": lambda tokens: begin(link=tokens.access_token),

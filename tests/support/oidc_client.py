@@ -30,7 +30,7 @@ class Client:
         )
 
     async def log_in(self, **claims: Any) -> ExternalIdentity:
-        """Log in, with these claims in the id_token."""
+        """Log in with these claims in the id_token."""
         login = PendingLogin.new("local", REDIRECT, None)
         code, state = self.provider.log_in(await self.page(login), **claims)
         assert state == login.state

@@ -1,4 +1,4 @@
-"""Passkeys as they are tested: two independent authenticators, and the calls that they are for."""
+"""A fixture for passkeys: two independent authenticators, and the calls that use them."""
 
 import json
 from collections.abc import Mapping
@@ -56,17 +56,17 @@ Device: TypeAlias = SoftDevice | Authenticator
 
 
 def text(credential: Credential) -> str:
-    """Return a credential as it is sent."""
+    """Return a credential as it is sent to the service."""
     return credential if isinstance(credential, str) else json.dumps(credential)
 
 
 def bearer(tokens: Tokens) -> tuple[tuple[str, str], ...]:
-    """Return the metadata by which a call acts for the tokens' user."""
+    """Return the metadata for calls on behalf of the tokens' user."""
     return (("authorization", f"Bearer {tokens.access_token}"),)
 
 
 async def begin_registration(service: Service, tokens: Tokens) -> BeginPasskeyRegistrationResponse:
-    """Ask what a passkey is to be made of."""
+    """Request the options to create a passkey."""
     return await service.account().BeginPasskeyRegistration(
         BeginPasskeyRegistrationRequest(), metadata=bearer(tokens)
     )
@@ -75,7 +75,7 @@ async def begin_registration(service: Service, tokens: Tokens) -> BeginPasskeyRe
 async def finish_registration(
     service: Service, tokens: Tokens, challenge_id: str, credential: Credential, name: str = ""
 ) -> FinishPasskeyRegistrationResponse:
-    """Hand over what was made."""
+    """Send the created passkey."""
     request = FinishPasskeyRegistrationRequest(
         challenge_id=challenge_id, credential_json=text(credential), name=name
     )
@@ -85,7 +85,7 @@ async def finish_registration(
 async def register(
     service: Service, tokens: Tokens, device: Device, name: str = ""
 ) -> FinishPasskeyRegistrationResponse:
-    """Make a passkey and register it."""
+    """Create a passkey and register it."""
     begun = await begin_registration(service, tokens)
     credential = device.create(begun.options_json)
     return await finish_registration(service, tokens, begun.challenge_id, credential, name)
@@ -94,7 +94,7 @@ async def register(
 async def begin_login(
     service: Service, email: str = "", **client: str
 ) -> BeginPasskeyLoginResponse:
-    """Ask what a passkey is to sign."""
+    """Request the options for an assertion."""
     return await service.auth().BeginPasskeyLogin(
         BeginPasskeyLoginRequest(email=email, client=ClientContext(**client))
     )
@@ -103,7 +103,7 @@ async def begin_login(
 async def finish_login(
     service: Service, challenge_id: str, assertion: Credential, **client: str
 ) -> Tokens:
-    """Hand over what was signed."""
+    """Send the assertion."""
     request = LoginWithPasskeyRequest(
         challenge_id=challenge_id, assertion_json=text(assertion), client=ClientContext(**client)
     )
@@ -117,12 +117,12 @@ async def login(service: Service, device: Device, email: str = "") -> Tokens:
 
 
 async def new_holder(service: Service, email: str, device: Device) -> Tokens:
-    """Make an account with a passkey; return the tokens of its login by password."""
+    """Create an account with a passkey; return the tokens of its login by password."""
     tokens = await service.proved_session(email)
     await register(service, tokens, device)
     return tokens
 
 
 def allowed(options_json: str) -> list[str]:
-    """Return the ids of the passkeys that are asked for."""
+    """Return the ids of the passkeys that the options allow."""
     return [one["id"] for one in json.loads(options_json)["allowCredentials"]]

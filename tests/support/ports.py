@@ -1,4 +1,4 @@
-"""Ports of a test's own, at which nobody listens."""
+"""Ports reserved for a test, on which nobody listens."""
 
 import socket
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def unheard() -> Iterator[socket.socket]:
-    """A port that is kept from others; connections are refused until somebody listens on it."""
+    """A reserved port; connections are refused until somebody listens on it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held

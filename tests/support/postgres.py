@@ -1,8 +1,7 @@
-"""Databases for tests: one PostgreSQL server for each worker, a fresh database for each test.
+"""Databases for tests: one PostgreSQL server per worker, a new database per test.
 
-The server starts when the first test asks for it and ends with the worker, even a killed one.
-`AUTHSVC_TEST_DATABASE` names a server to use instead; its role must be allowed to create
-databases.
+The server starts when the first test needs it and ends with the worker, even a killed one.
+`AUTHSVC_TEST_DATABASE` names a server to use instead; its role must be allowed to create databases.
 """
 
 import asyncio
@@ -33,9 +32,9 @@ _Result = TypeVar("_Result")
 
 
 class PostgresServer:
-    """Makes and drops databases on one server.
+    """Creates and drops databases on one server.
 
-    The work happens on a loop of its own, so that a test's loop is neither needed nor disturbed.
+    The work runs in a separate loop, so that a test's loop is neither needed nor disturbed.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -49,27 +48,27 @@ class PostgresServer:
         self._connection = self._wait(asyncpg.connect(dsn))
 
     def dsn(self, database: str) -> str:
-        """Return the address of a database on this server."""
+        """Return the DSN of a database on this server."""
         return urlsplit(self._dsn)._replace(path=f"/{database}").geturl()
 
     def create(self, *, migrated: bool = True) -> str:
-        """Make a database, with all migrations or empty, and return its name."""
+        """Create a database, with all migrations or empty, and return its name."""
         name = self._new_name()
         template = f" TEMPLATE {self._migrated_template()} STRATEGY FILE_COPY" if migrated else ""
         self._execute(f"CREATE DATABASE {name}{template}")
         return name
 
     def drop(self, database: str) -> None:
-        """Drop a database and cut off whoever is still connected to it."""
+        """Drop a database and close all connections to it."""
         try:
             self._execute(f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
         except asyncpg.InsufficientPrivilegeError:
-            # It is being vacuumed, by a process that only a superuser may end. Without FORCE,
-            # PostgreSQL itself ends that one, and waits for others to leave.
+            # It is being vacuumed by a process that only a superuser may end. Without FORCE,
+            # PostgreSQL ends that process itself, and waits for other connections to close.
             self._execute(f"DROP DATABASE IF EXISTS {database}")
 
     def close(self) -> None:
-        """Drop the template and end the connection."""
+        """Drop the template and close the connection."""
         if self._template is not None:
             self.drop(self._template)
         self._wait(self._connection.close())
@@ -100,9 +99,9 @@ class PostgresServer:
 
 
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder in memory, where files cost a tenth, or on disk when memory is short.
+    """Create a folder in memory, where files cost a tenth, or on disk when memory is short.
 
-    What killed workers left there is removed; whoever asks removes the folder in the end.
+    What killed workers left there is removed; the caller has to remove the folder.
     """
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
         return tmp_path_factory.mktemp("postgres")
@@ -114,7 +113,7 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _remove_if_abandoned(folder: Path) -> None:
     lock = folder / "postgres" / "supervisor.lock"
     with contextlib.suppress(OSError, AlreadyRunningError):
-        # A worker that is about to take its lock has a young one.
+        # A new folder may belong to a worker that is about to take its lock.
         if lock.stat().st_mtime < time.time() - _YOUNG:
             os.close(lock_supervisor(lock.parent))
             shutil.rmtree(folder)
@@ -122,7 +121,7 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    """The server of this worker."""
+    """This worker's server."""
     address = os.environ.get("AUTHSVC_TEST_DATABASE")
     if address:
         server = PostgresServer(address)
@@ -143,7 +142,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
 
 @pytest.fixture
 def database_dsn(postgres_server: PostgresServer) -> Iterator[str]:
-    """The address of a fresh database with all migrations, this test's own."""
+    """The DSN of a new database with all migrations, for this test only."""
     name = postgres_server.create()
     yield postgres_server.dsn(name)
     postgres_server.drop(name)
@@ -151,7 +150,7 @@ def database_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture
 def blank_dsn(postgres_server: PostgresServer) -> Iterator[str]:
-    """The address of a fresh database without any table, this test's own."""
+    """The DSN of a new database without tables, for this test only."""
     name = postgres_server.create(migrated=False)
     yield postgres_server.dsn(name)
     postgres_server.drop(name)
@@ -159,7 +158,7 @@ def blank_dsn(postgres_server: PostgresServer) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def worker_dsn(postgres_server: PostgresServer) -> Iterator[str]:
-    """The address of a database with all migrations, shared by the tests of one worker."""
+    """The DSN of a database with all migrations, shared by the tests of one worker."""
     name = postgres_server.create()
     yield postgres_server.dsn(name)
     postgres_server.drop(name)

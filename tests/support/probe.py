@@ -1,4 +1,4 @@
-"""The real server with handlers that do as the test says: real gRPC over real mutual TLS."""
+"""The real server with handlers that a test controls: real gRPC over real mutual TLS."""
 
 import asyncio
 import base64
@@ -50,7 +50,7 @@ CLAIMS = Claims(
 
 
 def identity_of(role: str) -> str:
-    """Return the identity of the caller that holds `role` alone."""
+    """Return the identity of the caller that has only `role`."""
     return f"spiffe://authsvc.test/{role}"
 
 
@@ -74,7 +74,7 @@ class Clients:
         return self._open(f"127.0.0.1:{self.port}", caller)
 
     def open_at(self, address: str) -> grpc.aio.Channel:
-        """Return a new channel of the app to another of the server's addresses."""
+        """Return a new channel of the app to another address of the server."""
         return self._open(address, self.authority.caller(identity_of(Role.APP)))
 
     def _open(self, address: str, caller: Certificate | None) -> grpc.aio.Channel:
@@ -82,7 +82,7 @@ class Clients:
             address,
             channel_credentials(self.authority.certificate, caller),
             options=[
-                # Channels of one process share connections otherwise.
+                # Otherwise channels of one process share connections.
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.ssl_target_name_override", "localhost"),
             ],
@@ -136,15 +136,15 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 @pytest.fixture(scope="session")
 def authority() -> Authority:
-    """The authority that servers and callers have their certificates from."""
+    """The authority that issues the certificates of servers and callers."""
     return Authority()
 
 
 @pytest.fixture
 def settings(tmp_path: Path, authority: Authority) -> Settings:
-    """Settings for a server on a port of its own, with one caller for each role.
+    """Settings for a server on its own port, with one caller for each role.
 
-    Calls have the time that hundreds at once may take on a busy machine.
+    The time limits of calls allow for hundreds at once on a busy machine.
     """
     key = {"id": "k1", "key": base64.b64encode(bytes(32)).decode()}
     return Settings(
@@ -180,7 +180,7 @@ def with_changes(settings: Settings, section: str, **changes: Any) -> Settings:
 class Probe(
     auth_service_pb2_grpc.AuthServiceServicer, account_service_pb2_grpc.AccountServiceServicer
 ):
-    """Serves a few RPCs as the test says: `answer` gets the request and returns the response."""
+    """Serves a few RPCs for a test: `answer` gets the request and returns the response."""
 
     def __init__(self) -> None:
         self.answer: Callable[[Any], Awaitable[Any]] = self._nothing
@@ -198,7 +198,7 @@ class Probe(
         return await self.answer(request) or account_pb.GetAccountResponse()
 
     async def authenticate_bearer(self, token: str) -> Claims:
-        """Take "good" for the access token of a user."""
+        """Accept "good" as the access token of a user."""
         if token != "good":
             raise bearer_invalid()
         return CLAIMS
@@ -211,7 +211,7 @@ class ProbeServer:
     """The real server with a `Probe` behind it, and clients to call it with."""
 
     def __init__(self, settings: Settings, clock: Clock, authority: Authority) -> None:
-        self.probe = Probe()  # type: ignore[abstract]  # a test calls what is there
+        self.probe = Probe()  # type: ignore[abstract]  # a test calls only what is implemented
         self.metrics = Metrics()
         self.server = Server(
             settings=settings,
@@ -239,15 +239,15 @@ class ProbeServer:
 
 
 def count(probe: ProbeServer, code: str, reason: str = "", method: str = LOGIN) -> float:
-    """Return how many calls of `method` ended so."""
+    """Return how many calls of `method` had this outcome."""
     labels = {"method": method, "code": code, "reason": reason}
     return probe.metrics.registry.get_sample_value("authsvc_rpc_calls_total", labels) or 0
 
 
 async def counted(probe: ProbeServer, code: str, method: str = LOGIN) -> None:
-    """Wait until a call was counted: one that is broken off ends sooner for its caller."""
+    """Wait until a call is counted: a cancelled one ends sooner for its caller."""
     async with asyncio.timeout(30):
-        while not count(probe, code, method=method):  # noqa: ASYNC110 - a metric wakes nobody
+        while not count(probe, code, method=method):  # noqa: ASYNC110 - a metric has no event
             await asyncio.sleep(0.005)
 
 

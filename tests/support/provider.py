@@ -1,7 +1,7 @@
-"""A provider of identities over real HTTP: OpenID Connect and GitHub, well-behaved until told not.
+"""An identity provider over real HTTP: OpenID Connect and GitHub, well-behaved by default.
 
-It keeps to the rules itself: a code works once, with the client's secret, the redirect address and
-the PKCE verifier of its challenge (S256).
+It enforces the rules: a code works once, with the client's secret, the redirect URI and the PKCE
+verifier of its challenge (S256).
 """
 
 import base64
@@ -49,10 +49,10 @@ def public(key: jwt.PyJWK) -> dict[str, Any]:
 
 
 class LocalProvider:
-    """The provider; what a test sets changes what it answers.
+    """The provider; tests set its attributes to change its answers.
 
-    `user`, `emails` are what GitHub says of the user, `claims` what is put into id_tokens over the
-    rest; `sign` makes an id_token of its claims, `answers` are handlers by path, over its own.
+    `user` and `emails` are GitHub's data on the user, `claims` override those of id_tokens; `sign`
+    makes an id_token from its claims, `answers` are handlers by path that override its own.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -76,7 +76,7 @@ class LocalProvider:
         self._codes: dict[str, dict[str, str]] = {}
 
     def settings(self, kind: Literal["github", "oidc"] = "oidc", **more: Any) -> ProviderSettings:
-        """Return the settings of this provider."""
+        """Return the settings for this provider."""
         return ProviderSettings(
             kind=kind,
             client_id=CLIENT_ID,
@@ -87,9 +87,9 @@ class LocalProvider:
         )
 
     def log_in(self, authorization_url: str, **claims: Any) -> tuple[str, str]:
-        """Log in as a user's browser would; return the code and the state that it comes back with.
+        """Log in as a user's browser would; return the code and the state that come back.
 
-        `claims` are of this login alone.
+        `claims` are for this login only.
         """
         parts = urlsplit(authorization_url)
         page = {"/authorize", "/login/oauth/authorize"}
@@ -122,7 +122,7 @@ class LocalProvider:
         return jwt.PyJWS().encode(payload, self.key.key, algorithm="ES256", headers=headers)
 
     async def dispatch(self, request: web.Request) -> web.StreamResponse:
-        """Answer a request: as told, or as it should be."""
+        """Answer a request with the test's handler, if any, or properly."""
         self.asked.append(request.path)
         self.headers.append(request.headers)
         own: dict[str, Handler] = {
@@ -148,7 +148,7 @@ class LocalProvider:
         return web.json_response(document | self.document)
 
     async def _page(self, request: web.Request) -> web.Response:
-        # As for a user who is logged in there and has consented.
+        # As if the user were logged in there and had consented.
         code, state = self.log_in(f"{self.address}{request.path_qs}")
         back = f"{request.query['redirect_uri']}?{urlencode({'code': code, 'state': state})}"
         return web.Response(status=302, headers={"Location": back})
@@ -201,7 +201,7 @@ def _guarded(request: web.Request, answer: Any) -> web.Response:
 
 
 async def browse(authorization_url: str) -> tuple[str, str]:
-    """Go where the service sends a browser; return the code and the state that come back."""
+    """Follow the service's redirect as a browser; return the code and the state that come back."""
     async with (
         aiohttp.ClientSession() as browser,
         browser.get(authorization_url, allow_redirects=False) as response,
@@ -224,7 +224,7 @@ def _client(request: web.Request, form: dict[str, str]) -> tuple[str, str]:
 async def serving(
     provider: LocalProvider, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[LocalProvider]:
-    """Let a provider listen on a port of its own; its address is known from then on."""
+    """Let a provider listen on its own port; its address is known from then on."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", provider.dispatch)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
@@ -242,7 +242,7 @@ async def serving(
 def saying(
     text: str | bytes, status: int = 200, content_type: str = "application/json", **headers: str
 ) -> Handler:
-    """Return a handler that always answers this."""
+    """Return a handler that always gives this answer."""
 
     async def answer(_request: web.Request) -> web.Response:
         body = text.encode() if isinstance(text, str) else text
@@ -268,14 +268,14 @@ async def breaking_off(request: web.Request) -> web.StreamResponse:
 
 @pytest_asyncio.fixture
 async def provider(clock: FakeClock) -> AsyncIterator[LocalProvider]:
-    """A provider, listening, by the test's clock."""
+    """A listening provider, on the test's clock."""
     async with serving(LocalProvider(clock)) as provider:
         yield provider
 
 
 @pytest_asyncio.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """What the service asks providers with."""
+    """The HTTP client with which the service calls providers."""
     async with open_session() as session:
         yield session
 

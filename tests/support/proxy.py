@@ -10,7 +10,7 @@ _BACKEND_KEY_DATA = b"K\x00\x00\x00\x0c"
 
 
 class Proxy:
-    """Relays to the server of `dsn`; with `process_id` it claims that id for every session."""
+    """Relays to the server of `dsn`; with `process_id` it reports that id for every session."""
 
     def __init__(self, dsn: str, *, process_id: int | None = None) -> None:
         self._address = urlsplit(dsn)
@@ -21,11 +21,11 @@ class Proxy:
         self.dsn = ""
 
     def hold(self) -> None:
-        """Go silent: connections stay open, and nothing gets through."""
+        """Go silent: connections stay open, but nothing gets through."""
         self._flows.clear()
 
     def release(self) -> None:
-        """Relay again, first what was held."""
+        """Relay again, starting with what was held."""
         self._flows.set()
 
     async def __aenter__(self) -> Self:

@@ -11,7 +11,7 @@ _SECOND = 1_000_000
 
 
 class Answer(NamedTuple):
-    """As a row of the store; `retry_us` is None for what never fits."""
+    """A result like a row of the store's; `retry_us` is None for what never fits."""
 
     granted: int
     remaining: int
@@ -20,7 +20,7 @@ class Answer(NamedTuple):
 
 
 class TokenBucket:
-    """Knows when the bucket will be full again (GCRA), as a fraction of a microsecond."""
+    """Tracks when the bucket will be full again (GCRA), as a fraction of a microsecond."""
 
     def __init__(self, requests: int, window_us: int) -> None:
         self._requests = requests
@@ -64,7 +64,7 @@ class FixedWindow:
 
 
 class Slots:
-    """Counts in slots, of which the present one and the 16 before it matter."""
+    """Counts in slots, of which the present one and the previous 16 matter."""
 
     def __init__(self, window_us: int) -> None:
         self._length = -(-window_us // _SLOTS)

@@ -1,4 +1,4 @@
-"""Messages as channels get them."""
+"""Rendered messages, as channels get them."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -14,7 +14,7 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 def rendered(
     address: str = ADDRESS, subject: str = "Your code", user_id: UserId | None = None
 ) -> RenderedMessage:
-    """Return a message with a code; each has an id of its own."""
+    """Return a message with a code and its own id."""
     message = Message(MessageKind.LOGIN_CODE, address, user_id, CODE, NOW + timedelta(minutes=10))
     text = MessageBody(subject, f"Grüße: {CODE}\n.\nEnd\n", f"<p>Grüße: {CODE}</p>\n")
     return RenderedMessage(uuid4(), message, NOW, text)

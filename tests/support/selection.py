@@ -1,8 +1,8 @@
-"""Owns which tests `make test-fast` leaves out: it marks them `slow`.
+"""Owns the selection of `make test-fast`: it marks the tests to skip as `slow`.
 
 A test can be marked `slow` by hand. Four kinds are slow by nature, unless they are marked `fast`:
 
-- attacks, drills and whatever else lives in one of `FOLDERS`;
+- attacks, drills and all other tests in one of `FOLDERS`;
 - tests that start the whole service;
 - all cases but the first of a parametrized test that has a database of its own;
 - all cases but the first of a parametrized test that starts the whole service, even a `fast` one.

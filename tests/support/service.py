@@ -79,7 +79,7 @@ class Service:
         return AdminServiceStub(self.clients.channel(caller))
 
     async def register(self, email: str = EMAIL, password: str = PASSWORD) -> str:
-        """Make an account; return its user's id."""
+        """Create an account; return its user's id."""
         response = await self.auth().Register(RegisterRequest(email=email, password=password))
         return response.user_id
 
@@ -91,18 +91,18 @@ class Service:
         return response.tokens
 
     async def new_session(self, email: str = EMAIL, **client: str) -> Tokens:
-        """Make an account and log in."""
+        """Create an account and log in."""
         await self.register(email)
         return await self.login(email, **client)
 
     async def proved_session(self, email: str = EMAIL, **client: str) -> Tokens:
-        """Make an account whose address is proved, and log in."""
+        """Create an account with a verified address, and log in."""
         tokens = await self.new_session(email, **client)
         await self.prove(tokens.user_id)
         return tokens
 
     async def prove(self, user_id: str, *, proved: bool = True) -> None:
-        """Let the user's address be proved, or not."""
+        """Mark the user's address as verified, or as unverified."""
         await self.fetch(
             "UPDATE users SET email_verify_time = CASE WHEN $2 THEN create_time END"
             " WHERE user_id = $1",
@@ -117,12 +117,12 @@ class Service:
         return response.tokens
 
     async def judge_token(self, access_token: str, **more: Any) -> str:
-        """Return why an access token is not active, and "" if it is."""
+        """Return why an access token is not active, or "" if it is."""
         request = ValidateTokenRequest(access_token=access_token, **more)
         return inactive(await self.auth("edge").ValidateToken(request))
 
     async def judge_session(self, session_token: str, **more: Any) -> str:
-        """Return why a session is not active, and "" if it is."""
+        """Return why a session is not active, or "" if it is."""
         request = ValidateSessionRequest(session_token=session_token, **more)
         return inactive(await self.sessions("edge").ValidateSession(request))
 
@@ -140,12 +140,12 @@ class Service:
         return response.session
 
     async def list_sessions(self, user_id: str) -> list[str]:
-        """Return the ids of a user's sessions as they are listed."""
+        """Return the ids of a user's sessions in listed order."""
         response = await self.sessions().ListSessions(ListSessionsRequest(user_id=user_id))
         return [session.session_id for session in response.sessions]
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Return what a statement finds in the service's database."""
+        """Return the result of a statement on the service's database."""
         connection = await asyncpg.connect(self.settings.database.url.get_secret_value())
         try:
             return await connection.fetch(statement, *arguments)
@@ -164,12 +164,12 @@ def detail(error: grpc.aio.AioRpcError, kind: type[_Detail]) -> _Detail:
 
 
 def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
-    """Return the paths of the fields that an error complains of."""
+    """Return the paths of the fields that an error reports."""
     return [found.field for found in detail(error, BadRequest).field_violations]
 
 
 def inactive(response: ValidateTokenResponse | ValidateSessionResponse) -> str:
-    """Return why a token or session is not active, and "" if it is."""
+    """Return why a token or session is not active, or "" if it is."""
     assert response.active == (response.inactive_reason == INACTIVE_REASON_UNSPECIFIED)
     if response.active:
         return ""
@@ -181,7 +181,7 @@ StartService = Callable[..., Awaitable[Service]]
 
 @pytest.fixture
 def live_settings(settings: Settings, database_dsn: str) -> Settings:
-    """Settings for a service on a database of its own."""
+    """Settings for a service on its own database."""
     return settings.model_copy(update={"database": settings_for(database_dsn, pool_min=2)})
 
 
@@ -202,11 +202,11 @@ async def start_service(authority: Authority, database_dsn: str) -> AsyncIterato
 
 @pytest_asyncio.fixture
 async def service(start_service: StartService, live_settings: Settings) -> Service:
-    """The whole application, serving, on a database of its own."""
+    """The whole application, serving, on its own database."""
     return await start_service(live_settings)
 
 
 @pytest_asyncio.fixture
 async def timed(start_service: StartService, live_settings: Settings, clock: FakeClock) -> Service:
-    """As `service`, with `clock` for all times but those of rate limits."""
+    """As `service`, with `clock` for all times except those of rate limits."""
     return await start_service(live_settings, clock)

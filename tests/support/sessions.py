@@ -1,4 +1,4 @@
-"""Sessions built of real parts: any number of replicas on one database."""
+"""Sessions built from real parts: any number of replicas on one database."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,9 +42,9 @@ DAY = timedelta(days=1)
 
 
 class HeldDatabase(Database):
-    """The real database, from which a caller who has read what it wanted returns when allowed to.
+    """The real database, which can hold back a caller that has finished reading.
 
-    `has_read` is set when a caller is held, `go_on` lets it and all later ones go; `borrowed`
+    `has_read` is set when a caller is held back, `go_on` releases it and all later ones; `borrowed`
     counts them.
     """
 
@@ -65,7 +65,7 @@ class HeldDatabase(Database):
 
 @dataclass(frozen=True, kw_only=True)
 class Sessions:
-    """One replica's use cases of sessions, on one cache."""
+    """One replica's session use cases, on one cache."""
 
     opening: SessionOpening
     validation: SessionValidation
@@ -86,7 +86,7 @@ def build_sessions(
     tokens: TokenSettings,
     is_fresh: Callable[[], bool] = lambda: True,
 ) -> Sessions:
-    """Return the use cases of a replica; nobody tells it of revocations."""
+    """Return the use cases of a replica, which is not notified of revocations."""
     codec = RefreshTokenCodec(ring.derive("refresh-token"))
     issuer = TokenIssuer(access_tokens, codec)
     cache = SessionCache(settings.cache_size)
@@ -122,7 +122,7 @@ def build_sessions(
 
 
 class Replica:
-    """One replica's sessions and the judging of their access tokens."""
+    """One replica's sessions and the validation of their access tokens."""
 
     def __init__(self, sessions: Sessions, tokens: TokenValidation) -> None:
         self.sessions = sessions
@@ -145,7 +145,7 @@ class Replica:
 
 
 class World:
-    """A database with users in it, on which replicas are started."""
+    """A database with users, on which replicas are started."""
 
     def __init__(self, database: Database, clock: FakeClock, keys: SigningKeys) -> None:
         self.database = database
@@ -161,7 +161,7 @@ class World:
         tokens: TokenSettings | None = None,
         **settings: object,
     ) -> Replica:
-        """Return a replica with these settings of sessions; nobody tells it of revocations."""
+        """Return a replica with these session settings, which is not notified of revocations."""
         token_settings = tokens or TokenSettings()
         access_tokens = AccessTokens(
             keys=self._keys, settings=token_settings, permissions=PERMISSIONS, clock=self.clock
@@ -192,12 +192,12 @@ class World:
         return user_id
 
     async def open(self, replica: Replica, user_id: UserId | None = None) -> Tokens:
-        """Open a session; without a user, a new one's."""
+        """Open a session, for a new user if none is given."""
         owner = user_id or await self.add_user()
         return await replica.sessions.opening.create(CALL, owner, CLIENT, METHODS)
 
     async def disable(self, user_id: UserId) -> None:
-        """Disable a user behind the service's back: no session is revoked."""
+        """Disable a user directly in the database: no session is revoked."""
         await self.execute("UPDATE users SET status = 'disabled' WHERE user_id = $1", user_id)
 
     async def row(self, session_id: SessionId) -> asyncpg.Record:
@@ -214,12 +214,12 @@ class World:
         return [row["session_id"] for row in rows]
 
     async def revoked(self) -> list[SessionId]:
-        """Return what the log of revocations says of sessions, in its order."""
+        """Return the revoked sessions in the revocation log, in order."""
         rows = await self.fetch("SELECT session_id FROM revocations ORDER BY revocation_id")
         return [row["session_id"] for row in rows]
 
     async def events(self, *types: str) -> list[asyncpg.Record]:
-        """Return the audit events of these types in their order."""
+        """Return the audit events of these types, in order."""
         return await self.fetch(
             "SELECT * FROM audit_events WHERE type = any($1) ORDER BY event_id", types
         )
@@ -235,5 +235,5 @@ class World:
 
 @pytest_asyncio.fixture
 async def world(database: Database, clock: FakeClock) -> World:
-    """A fresh database and the keys of access tokens."""
+    """A new database and the keys of access tokens."""
     return World(database, clock, await load_keys(database, clock))

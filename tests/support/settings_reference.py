@@ -1,4 +1,4 @@
-"""Owns what the reference of settings has to say: each key with its type and its default."""
+"""Owns the expected contents of the settings reference: each key with its type and default."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ _TYPES = {
     ("string", "password"): "secret",
     ("string", "path"): "path",
 }
-# How tables are written whose keys are for the operator to choose.
+# How to write tables whose keys the operator chooses.
 _CHOSEN = {"rate_limits.policies": "NAME", "oauth.providers": "NAME", "permissions": "ROLE"}
 _POLICY = f"#/$defs/{PolicySettings.__name__}"
 
@@ -25,7 +25,7 @@ Schema = Mapping[str, Any]
 
 
 class Row(NamedTuple):
-    """One key: how it is written in a page, what it may be, and what it is if it is not set."""
+    """One key: how a page writes it, its type, and its default."""
 
     key: str
     kind: str
@@ -66,7 +66,7 @@ def _without_null(value: Schema) -> Schema:
 
 
 def _parts(value: Schema, key: str) -> Iterator[tuple[str, Schema]]:
-    """Yield what may be a table of its own, and how keys go on to it."""
+    """Yield the types that may be tables of their own, and how keys continue into them."""
     if value.get("$ref") != _POLICY:
         yield "", value
     yield "[]", value.get("items", {})

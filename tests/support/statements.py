@@ -1,4 +1,4 @@
-"""The statements that a service runs for its callers, to compare what different calls cost."""
+"""The statements that a service runs for its callers, to compare the cost of calls."""
 
 import asyncio
 from typing import Any
@@ -14,21 +14,21 @@ from tests.support.service import Service
 
 
 class Statements:
-    """What calls run, one call after the other; not what runs in the background."""
+    """The statements of calls, made one after another; without those in the background."""
 
     def __init__(self) -> None:
         self._noted: list[str] = []
 
     def note(self, query: asyncpg.connection.LoggedQuery) -> None:
-        # Checks of limits run in a context that is no call's.
+        # Checks of limits run in a context that belongs to no call.
         if CALL.get(None) is not None or "rate_limit" in query.query:
             self._noted.append(query.query)
 
     async def take(self, service: Service) -> list[str]:
-        """Return what the service has run on its one connection since the last time."""
-        # An answer may come before what was begun is undone.
+        """Return what the service ran on its one connection since the last time."""
+        # The answer may arrive before the transaction is rolled back.
         async with service.app._parts.database.connection():
-            # Loggers are called in the loop's next round.
+            # Loggers are called in the next iteration of the loop.
             await asyncio.sleep(0)
         taken, self._noted = self._noted, []
         return taken
@@ -36,7 +36,7 @@ class Statements:
 
 @pytest.fixture
 def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
-    """Listens to every connection that is opened from now on."""
+    """Records the statements of every connection opened from now on."""
     heard = Statements()
     connect = Connector.connect
 
@@ -50,5 +50,5 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
 
 
 def on_one_connection(settings: Settings) -> Settings:
-    """Return settings by which all calls share a connection, which asks for types but once."""
+    """Return settings with a single connection for all calls, which queries types only once."""
     return with_changes(settings, "database", pool_min=1, pool_max=1)

@@ -1,4 +1,4 @@
-"""What `make test-fast` runs."""
+"""The selection of tests by `make test-fast`."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_on_the_service_but_chosen(start_service, case): ...
 
 
 def chosen(pytester: pytest.Pytester, folder: str) -> list[str]:
-    """Return the names of the tests that a fast run has of TESTS, if they are in `folder`."""
+    """Return the names of the TESTS that a fast run selects, if they are in `folder`."""
     path = pytester.mkpydir(folder) / "test_it.py"
     path.write_text(TESTS)
     pytester.makeini(INI)

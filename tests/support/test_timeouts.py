@@ -1,4 +1,4 @@
-"""A test that waits for ever is ended, and it is told where it waited."""
+"""A test that waits forever is ended, and the place where it waited is printed."""
 
 from pathlib import Path
 

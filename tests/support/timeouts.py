@@ -1,4 +1,4 @@
-"""Owns what is printed when a test runs out of time: where its coroutines wait.
+"""Owns the output when a test times out: where its coroutines wait.
 
 pytest-timeout prints the stacks of threads. A test that waits in the event loop shows only the loop
 there, so the stacks of its tasks come first.
@@ -18,7 +18,7 @@ from pytest_timeout import Settings
 def pytest_timeout_set_timer(
     item: pytest.Item, settings: Settings
 ) -> Generator[None, object, object]:
-    """Put the printing of tasks before what the alarm does anyway."""
+    """Print the tasks before the alarm's own action."""
     started = yield
     fail = signal.getsignal(signal.SIGALRM)
     if settings.method == "signal" and callable(fail):
@@ -32,7 +32,7 @@ def pytest_timeout_set_timer(
 
 
 def print_tasks() -> None:
-    """Print the stack of each task of the loop that runs in this thread, if one does."""
+    """Print the stack of each task of the loop running in this thread, if any."""
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

@@ -27,7 +27,7 @@ PERMISSIONS = Permissions({"user": ("read", "write"), "editor": ("write", "publi
 
 
 def keyring(*names: str) -> Keyring:
-    """Return a keyring of keys with these names, newest first; a name always has the same key."""
+    """Return a keyring of keys with these names, newest first; a name always gives the same key."""
     return Keyring(
         [
             KeySettings(id=name, key=SecretStr(base64.b64encode(name.encode().ljust(32)).decode()))
@@ -37,12 +37,12 @@ def keyring(*names: str) -> Keyring:
 
 
 def token_settings(**changes: object) -> TokenSettings:
-    """Return the shipped settings of tokens with `changes`."""
+    """Return the default token settings with `changes`."""
     return TokenSettings.model_validate(changes)
 
 
 async def load_keys(database: Database, clock: Clock, **settings: object) -> SigningKeys:
-    """Return the signing keys of one replica, as after its start."""
+    """Return the signing keys of one replica, as after startup."""
     keys = SigningKeys(
         database=database, keyring=keyring(), settings=token_settings(**settings), clock=clock
     )
@@ -74,12 +74,12 @@ def make_session(clock: Clock, *, roles: tuple[str, ...] = ("user",), days: floa
 
 
 async def in_state(keys: SigningKeys, state: KeyState) -> list[str]:
-    """Return the ids of the keys that are stored in a state."""
+    """Return the ids of the stored keys in a state."""
     return [info.key_id for info in await keys.list() if info.state is state]
 
 
 async def audited(database: Database, event: AuditType) -> list[tuple[str, str]]:
-    """Return the caller and the key of each event of a type, the oldest first."""
+    """Return the caller and the key of each event of a type, oldest first."""
     async with database.connection() as conn:
         rows = await conn.fetch(
             "SELECT caller, detail FROM audit_events WHERE type = $1 ORDER BY event_id", event
@@ -88,7 +88,7 @@ async def audited(database: Database, event: AuditType) -> list[tuple[str, str]]
 
 
 def tokens_of(keys: SigningKeys, clock: Clock) -> AccessTokens:
-    """Return a replica's access tokens, by the shipped settings."""
+    """Return a replica's access tokens, with the default settings."""
     return AccessTokens(keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock)
 
 

@@ -1,6 +1,6 @@
-"""All that changes an account, as one user of it or another tries it at any time.
+"""All actions that change an account, as its users may try them at any time.
 
-Most of it is refused, by whatever another try did a moment before.
+Most are rejected, because of what another try did a moment earlier.
 """
 
 import json
@@ -42,7 +42,7 @@ BY_ADDRESS = (Purpose.VERIFY_EMAIL, Purpose.LOGIN, Purpose.RESET_PASSWORD)
 
 
 class Tries:
-    """What is tried, by chance, at the account that was seen last."""
+    """Random tries on the account that was seen last."""
 
     def __init__(
         self, parts: Parts, provider: LocalProvider, clock: FakeClock, chance: random.Random
@@ -114,7 +114,7 @@ class Tries:
         await change.confirm(CALL, self._claims(), email, code, self._client())
 
     def _code(self, purpose: Purpose) -> tuple[str, IssuedCode, str]:
-        """Return an address, what was made for it, and the code, or one that is wrong."""
+        """Return an address, the code request for it, and the code or a wrong one."""
         email, issued = self._random.choice(self._codes[purpose][-2:])
         return email, issued, self._random.choice((issued.code, issued.code, WRONG_CODE))
 
@@ -240,7 +240,7 @@ class Tries:
 
 
 async def outcome(work: Awaitable[object]) -> str:
-    """Return what came of a try: "OK", the reason why not, or that there was nothing to try."""
+    """Return the result of a try: "OK", the reason of its failure, or "nothing to try"."""
     try:
         await work
     except ServiceError as error:

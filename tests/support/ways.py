@@ -1,4 +1,4 @@
-"""Every way to prove who one is, each tried with a proof that is right or wrong."""
+"""Every way to authenticate, each tried with a right or a wrong proof."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ PLACES = [f"10.9.{net}.{host}" for net in range(4) for host in range(1, 250)]
 
 
 def affordable(settings: Settings, **changes: object) -> Settings:
-    """Return settings with cheap hashes, as many codes as one likes, and PORTAL, who gets them."""
+    """Return settings with cheap hashes, unlimited codes, and PORTAL, which receives them."""
     portal = CallerSettings(identity=identity_of(PORTAL), roles=frozenset({Role.APP, Role.ISSUER}))
     cheap = {
         "passwords": cheap_passwords(),
@@ -40,7 +40,7 @@ def affordable(settings: Settings, **changes: object) -> Settings:
 
 @dataclass
 class Victim:
-    """An account, and what its owner knows and has; for an address of nobody just that."""
+    """An account, and what its owner knows and has; just an address if it has no account."""
 
     service: Service
     email: str
@@ -50,7 +50,7 @@ class Victim:
     mfa_token: str = ""
 
     async def register(self, **client: str) -> "Victim":
-        """Make the account and log in; from a device that is known from then on, if it is named."""
+        """Create the account and log in; a device, if given, is known from then on."""
         self.tokens = await self.service.new_session(self.email, **client)
         return self
 
@@ -61,13 +61,13 @@ class Victim:
 
     @contextlib.asynccontextmanager
     async def _proved(self) -> AsyncIterator[None]:
-        """Let the address be proved for now, as a factor needs that; later it is to be verified."""
+        """Verify the address temporarily, as a factor requires that; the ways verify it later."""
         await self.service.prove(self.tokens.user_id)
         yield
         await self.service.prove(self.tokens.user_id, proved=False)
 
     async def add_totp(self) -> "Victim":
-        """Add an authenticator app, and begin a login that asks for it."""
+        """Add an authenticator app, and start a login that requires it."""
         stub, metadata = self.service.account(), bearer(self.tokens)
         async with self._proved():
             enrolled = await stub.EnrollTotp(account_pb.EnrollTotpRequest(), metadata=metadata)
@@ -82,14 +82,14 @@ class Victim:
         return self
 
     async def begin_mfa(self) -> None:
-        """Give the first factor of a login; from an address of its own, so that it is let in."""
+        """Give the first factor of a login, from its own IP, so that no limit rejects it."""
         answer = await self.service.auth().Login(
             pb.LoginRequest(email=self.email, password=PASSWORD)
         )
         self.mfa_token = answer.mfa.mfa_token
 
 
-# A way: tries to prove who one is, with a right proof or a wrong one, from a client.
+# A way: an attempt to authenticate, with a right or a wrong proof, from a client.
 Way = Callable[[Victim, bool, ClientContext], Awaitable[object]]
 
 
@@ -135,7 +135,7 @@ async def by_passkey(victim: Victim, right: bool, client: ClientContext) -> obje
     options = asked.options_json
     signed = forged(options)
     if right:
-        # An account that was deleted meanwhile is asked for passkeys that the device hasn't got.
+        # For an account deleted meanwhile, passkeys that the device does not have are requested.
         with contextlib.suppress(LookupError):
             signed = victim.device.get(options)
     return await victim.service.auth().LoginWithPasskey(
@@ -146,7 +146,7 @@ async def by_passkey(victim: Victim, right: bool, client: ClientContext) -> obje
 
 
 def forged(options_json: str) -> dict[str, Any]:
-    """Return what somebody sends who knows the id of a passkey but hasn't got it."""
+    """Return the response of somebody who knows the id of a passkey but does not have it."""
     options = json.loads(options_json)
     attacker = Authenticator(ORIGIN)
     creation = {
@@ -186,7 +186,7 @@ async def by_email_change(victim: Victim, right: bool, client: ClientContext) ->
     return await stub.ConfirmEmailChange(request, metadata=metadata)
 
 
-# What anybody can try who knows an address.
+# Ways open to anybody who knows an address.
 PUBLIC: Mapping[str, Way] = {
     "password": by_password,
     "login code": by_login_code,
@@ -194,7 +194,7 @@ PUBLIC: Mapping[str, Way] = {
     "verification": by_verification,
     "passkey": by_passkey,
 }
-# And what else whoever has a token, or the password.
+# Further ways, open to anybody who has a token or the password.
 INSIDE: Mapping[str, Way] = {
     "second factor": by_second_factor,
     "password change": by_password_change,
@@ -205,5 +205,5 @@ FAILED = {"CREDENTIALS_INVALID", "CODE_INVALID"}
 
 
 async def attempt(way: str, victim: Victim, *, right: bool = False, **client: str) -> str:
-    """Return how one attempt ends."""
+    """Return the outcome of one attempt."""
     return await outcome(WAYS[way](victim, right, ClientContext(**client)))

@@ -1,4 +1,4 @@
-"""Protobuf's wire format by hand, for messages that no library would write."""
+"""A hand-made encoder of Protobuf's wire format, for messages that no library would write."""
 
 from collections.abc import Iterator, Sequence
 
@@ -41,7 +41,7 @@ def groups(number: int, depth: int) -> bytes:
 
 
 def paths(descriptor: Descriptor) -> Iterator[Path]:
-    """Return the way to every field of a message and of the messages in it."""
+    """Return the path of every field of a message and of its nested messages."""
     for field in descriptor.fields:
         yield (field,)
         if field.message_type is not None:

@@ -1,4 +1,4 @@
-"""Owns accounts: created, read, changed, exported and deleted.
+"""Owns accounts: creation, reading, changes, export and deletion.
 
 Entry classes: `Accounts`, `AccountData`, `AccountDeletion`, `PasswordChange`, `PasswordReset`.
 """

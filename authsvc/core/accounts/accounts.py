@@ -1,4 +1,4 @@
-"""Owns accounts: how one is made, read, disabled and enabled."""
+"""Owns the creation, reading, disabling and enabling of accounts."""
 
 import asyncio
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ _EVENTS = {
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What an account is made of; `client` is the end user's side of the request.
+    """The data of a new account; `client` is the end user's client.
 
-    `delivery` is what becomes of the code to verify the address with; None: none is made.
-    `verified` says that it is known to be the user's without one.
+    `delivery` is how the code to verify the address is delivered; None issues no code. `verified`
+    means that the address is known to be the user's without one.
     """
 
     email: str
@@ -51,14 +51,14 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A new account; `code` verifies its address, "" if none was made."""
+    """A new account; `code` verifies its address, and is "" if none was issued."""
 
     user_id: UserId
     code: str = field(default="", repr=False)
 
 
 class Accounts:
-    """Makes, reads and switches accounts."""
+    """Creates, reads, renames, disables and enables accounts."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class Accounts:
         self._clock = clock
 
     async def register(self, call: Call, registration: Registration) -> Registered:
-        """Make an account, with a code to verify its address; it is not logged in.
+        """Create an account and a code to verify its address; the user is not logged in.
 
         Raises:
-            TooManyAttempts: Too many registrations came from the client's ip or for the address.
-            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password.
+            TooManyAttempts: Too many registrations from the client's IP or for the address.
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or the password is malformed.
             AlreadyExists: EMAIL_TAKEN.
-            Overloaded: Too many passwords wait to be hashed.
+            Overloaded: Too many passwords are waiting to be hashed.
         """
         await self._brute_force.charge_registration(registration.client)
         return await self._create(call, UserOrigin.REGISTER, registration, DEFAULT_ROLES)
@@ -101,7 +101,7 @@ class Accounts:
         roles: Sequence[str] = DEFAULT_ROLES,
         verified: bool = False,
     ) -> UserId:
-        """Make an account on an operator's behalf; raises as `register`, without its limit."""
+        """Create an account for an operator; raise as `register` does, but without its limit."""
         registration = Registration(email, password, display_name, delivery=None, verified=verified)
         return (await self._create(call, UserOrigin.OPERATOR, registration, roles)).user_id
 
@@ -118,7 +118,7 @@ class Accounts:
         return user
 
     async def rename(self, call: Call, claims: Claims, display_name: str) -> User:
-        """Set the name to show for the token's user and return the account.
+        """Set the display name of the token's user and return the account.
 
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
@@ -133,7 +133,7 @@ class Accounts:
         return user
 
     async def disable(self, call: Call, account: UserId | str) -> UserId:
-        """Shut an account, named by its id or e-mail address, and end all of its sessions.
+        """Disable an account, given by id or e-mail address, and end all of its sessions.
 
         Raises:
             NotFound: USER_NOT_FOUND.
@@ -141,7 +141,7 @@ class Accounts:
         """
         key = _key(account)
         async with self._database.transaction() as connection:
-            user_id = await self._switch(connection, call, key, UserStatus.DISABLED)
+            user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
             # Also ends logins that wait for a second factor.
             await devices.forget_trust(connection, user_id)
@@ -149,7 +149,7 @@ class Accounts:
         return user_id
 
     async def enable(self, call: Call, account: UserId | str) -> UserId:
-        """Open an account again, named by its id or e-mail address, and forget its failed logins.
+        """Enable an account, given by id or e-mail address, and reset its failed logins.
 
         Raises:
             NotFound: USER_NOT_FOUND.
@@ -157,7 +157,7 @@ class Accounts:
         """
         key = _key(account)
         async with self._database.transaction() as connection:
-            return await self._switch(connection, call, key, UserStatus.ACTIVE)
+            return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
@@ -170,10 +170,10 @@ class Accounts:
             email=email.address,
             display_name=registration.display_name,
         )
-        # Hashed before the transaction: no connection waits for it.
+        # Hashed before the transaction, so that no connection waits for it.
         password = await self._hasher.hash(registration.password)
         if registration.delivery is not None:
-            # Only now: who looks for a password that is good enough gets no mail.
+            # Charged only now, as tries with passwords that are too weak send no mail.
             await self._brute_force.charge_registered_address(email.canonical)
         now = self._clock.now()
         user = User(
@@ -223,7 +223,7 @@ class Accounts:
         issued = await self._codes.issue(connection, purpose, email_canonical, addressee, delivery)
         return issued.code
 
-    async def _switch(
+    async def _set_status(
         self, connection: Connection, call: Call, key: UserId | str, status: UserStatus
     ) -> UserId:
         now = self._clock.now()
@@ -237,7 +237,7 @@ class Accounts:
 
 
 def _key(account: UserId | str) -> UserId | str:
-    """Return an id, or the canonical form of an address, which is the one with an at sign."""
+    """Return the id or, if `account` contains an at sign, the canonical form of the address."""
     if isinstance(account, UUID):
         return account
     if "@" in account:

@@ -1,4 +1,4 @@
-"""Owns the erasure of an account: nothing is left but audit events without personal fields."""
+"""Owns the erasure of accounts: only audit events without personal data remain."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -18,7 +18,7 @@ from authsvc.store import deletion as store
 from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 
-# Of an event's details: what a chain of events can't be understood without, and nobody known by.
+# Details of events that are needed to understand the events and identify nobody.
 _KEPT_DETAILS = ("cause", "kind", "methods", "reason", "replaced", "sessions")
 _BATCH = 5_000
 
@@ -28,7 +28,7 @@ Condition: TypeAlias = Callable[[Connection], Awaitable[bool]]
 class AccountDeletion:
     """Erases accounts.
 
-    `forget` makes this process's caches drop what was revoked; the others hear of it soon.
+    `forget` drops what was revoked from this process's caches; other replicas hear of it soon.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class AccountDeletion:
         *,
         only_if: Condition | None = None,
     ) -> None:
-        """Erase an account; `session_id` is the user's who asked for it.
+        """Erase an account; `session_id` is that of the user who requested it.
 
-        With `only_if`, which is asked while the user's row is held, one for which it says no is as
-        if there were none.
+        `only_if` is evaluated while the user's row is locked; if it returns False, the account
+        counts as not found.
 
-        A long history is scrubbed beforehand, in transactions of their own: one that took minutes
-        would outlast the call. Cut off there, the account lives on, and the next call has less to
-        do.
+        A long history is scrubbed beforehand, in separate transactions, as one that takes minutes
+        would outlast the call. If the call is interrupted there, the account still exists, and the
+        next call has less to do.
 
         Raises:
             NotFound: USER_NOT_FOUND.
@@ -90,7 +90,7 @@ class AccountDeletion:
     async def _scrub_batch(
         self, user_id: UserId, after: datetime | None, only_if: Condition | None
     ) -> datetime | None:
-        """Scrub a full batch of events and return the time of its last; None: there is none."""
+        """Scrub a full batch of events and return the time of its last, or None if none is left."""
         async with self._database.transaction() as connection:
             end = await store.find_batch_end(connection, user_id, after, _BATCH)
             if end is not None:
@@ -106,7 +106,7 @@ class AccountDeletion:
         session_id: SessionId | None,
     ) -> None:
         user_id = user.user_id
-        # Without the user's id, or it would go with the user.
+        # Without the user's id, or it would be deleted with the user.
         notice = Message(MessageKind.ACCOUNT_DELETED, user.email, None)
         await self._outbox.enqueue(connection, notice)
         now = self._clock.now()
@@ -114,7 +114,7 @@ class AccountDeletion:
         await revocations.append(connection, now, session_ids=session_ids, user_id=user_id)
         event = AuditEvent(AuditType.ACCOUNT_DELETE, call, user_id, session_id)
         await record_event(connection, now, event)
-        # All of them, as some may have been committed later than others of their time.
+        # All of them, as events may be committed out of the order of their times.
         await store.scrub_events(connection, user_id, _KEPT_DETAILS)
         await store.delete_codes_of_nobody(connection, user_id)
         await store.delete(connection, user_id)

@@ -1,4 +1,4 @@
-"""Owns what users are shown of what is held on them: security events, and everything at once."""
+"""Owns users' access to the data held on them: security events, and a full export."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -23,22 +23,22 @@ from authsvc.store.own_data import EventKey, Row
 from authsvc.store.postgres.database import Database
 
 _BATCH = 500
-# Whoever reads slowly holds one of these, but no connection to the database.
-_MOST_EXPORTS = 16
+# A slow reader occupies one of these, but no connection to the database.
+_MAX_EXPORTS = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Some of a user's events; `next_page_token` is "" if these were the last."""
+    """A page of a user's events; `next_page_token` is "" on the last page."""
 
     events: Sequence[SecurityEvent]
     next_page_token: str
 
 
 class AccountData:
-    """Shows users what is held on them."""
+    """Gives users access to the data held on them."""
 
     def __init__(self, database: Database, recent_login: RecentLogin, clock: Clock) -> None:
         self._database = database
@@ -47,10 +47,10 @@ class AccountData:
         self._exports = 0
 
     async def list_events(self, user_id: UserId, page_size: int, page_token: str) -> EventPage:
-        """Return what happened to an account, newest first; `page_size` 0 means 50.
+        """Return a page of an account's security events, newest first; `page_size` 0 means 50.
 
         Raises:
-            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
+            FieldInvalid: The page size is not 0 to 1000, or the page token is not this user's.
         """
         size = paging.page_size(page_size)
         before = _parse_page_token(user_id, page_token) if page_token else store.LAST_EVENT
@@ -63,16 +63,16 @@ class AccountData:
         return EventPage(page, _page_token(user_id, last))
 
     async def export(self, call: Call, claims: Claims) -> AsyncGenerator[list[bytes], None]:
-        """Yield everything held on the token's user, but for secrets: JSON objects, one a line.
+        """Yield everything held on the token's user except secrets, as one JSON object per line.
 
-        They come in batches, each read by itself: while its reader takes its time, no transaction
-        is open and no connection is taken, however long the history is. So what changes meanwhile
-        may be in it or not.
+        The lines come in batches, each read separately: however slow the reader and however long
+        the history, no transaction stays open and no connection is occupied. So changes made
+        meanwhile may or may not be included.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND, also if the account was deleted meanwhile.
-            Overloaded: Too many exports are under way.
+            Overloaded: Too many exports are in progress.
         """
         self._recent_login.require(claims)
         with self._one_export():
@@ -83,8 +83,8 @@ class AccountData:
 
     @contextmanager
     def _one_export(self) -> Iterator[None]:
-        if self._exports >= _MOST_EXPORTS:
-            raise Overloaded("Too many exports are under way.")
+        if self._exports >= _MAX_EXPORTS:
+            raise Overloaded("Too many exports are in progress.")
         self._exports += 1
         try:
             yield
@@ -136,7 +136,7 @@ def _line(kind: str, row: Row) -> bytes:
 
 
 def _text(value: object) -> str:
-    """Return times as RFC 3339 says, in UTC, and ids as they are written."""
+    """Return a time in the format of RFC 3339, in UTC, and an id as text."""
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
@@ -147,7 +147,7 @@ def _page_token(user_id: UserId, key: EventKey) -> str:
 
 
 def _parse_page_token(user_id: UserId, page_token: str) -> EventKey:
-    """Return the event that the page before ended with."""
+    """Return the last event of the previous page."""
     try:
         content = base64url.decode(page_token)
         if len(content) == 40 and content[:16] == user_id.bytes:

@@ -1,7 +1,7 @@
 """Owns the change of a password by its user.
 
-Whoever got hold of an access token must not guess the password by it: a change counts as an attempt
-to log in, on the limits that all ways to log in share (ASVS 6.2.3, 6.3.1).
+A stolen access token must not help to guess the password: a change counts as an attempt to log in,
+under the limits that all ways to log in share (ASVS 6.2.3, 6.3.1).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _NEW = "new_password"
 
 @dataclass(frozen=True, slots=True)
 class NewPassword:
-    """What a user asks for; `current` is "" if the account has no password."""
+    """A request to change a password; `current` is "" if the account has none."""
 
     current: str = field(repr=False)
     new: str = field(repr=False)
@@ -64,38 +64,43 @@ class PasswordChange:
         self._outbox = outbox
         self._clock = clock
 
-    async def change(self, call: Call, claims: Claims, asked: NewPassword) -> int:
+    async def change(self, call: Call, claims: Claims, request: NewPassword) -> int:
         """Set the new password of the token's user; return how many other sessions were ended.
 
         Raises:
-            FieldInvalid: PASSWORD_WEAK, also if it is the current one; or it can't be a password.
+            FieldInvalid: PASSWORD_WEAK, also if it is the current one; or the password is
+                malformed.
             Unauthenticated: CREDENTIALS_INVALID; BEARER_INVALID: the session was ended meanwhile.
             FailedPrecondition: REAUTHENTICATION_REQUIRED, if the account has no password.
             NotFound: USER_NOT_FOUND.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
-            Overloaded: Too many passwords wait to be hashed.
+            Overloaded: Too many passwords are waiting to be hashed.
         """
         async with self._database.connection() as connection:
             account = await store.find_account(connection, claims.subject)
         if account is None:
             raise user_not_found()
-        await self._check(account, asked)
-        change = _Change(call, claims, asked, account)
-        if not account.has_password and not asked.current:
+        await self._check(account, request)
+        change = _Change(call, claims, request, account)
+        if not account.has_password and not request.current:
             return await self._set_first(change)
-        async with self._attempts.evaluate(call, account.email_canonical, asked.client) as attempt:
+        async with self._attempts.evaluate(
+            call, account.email_canonical, request.client
+        ) as attempt:
             return await self._replace(change, attempt)
 
-    async def _check(self, account: PasswordAccount, asked: NewPassword) -> None:
-        if account.has_password and not asked.current:
+    async def _check(self, account: PasswordAccount, request: NewPassword) -> None:
+        if account.has_password and not request.current:
             raise FieldInvalid(_CURRENT, "must not be empty")
-        # Before the current one is judged: told after it, this would tell a thief of the token
-        # that a guess is right, and nobody else.
-        if asked.current and _same(asked.current, asked.new):
-            raise FieldInvalid.weak_password(_NEW, ["Choose another password than the current."])
+        # Checked before the current password is verified: afterwards, this error would only tell a
+        # thief of the token that a guess was right.
+        if request.current and _same(request.current, request.new):
+            raise FieldInvalid.weak_password(
+                _NEW, ["Choose a password other than the current one."]
+            )
         await asyncio.to_thread(
             self._policy.check,
-            asked.new,
+            request.new,
             field=_NEW,
             email=account.email,
             display_name=account.display_name,
@@ -103,7 +108,7 @@ class PasswordChange:
 
     async def _set_first(self, change: "_Change") -> int:
         self._recent_login.require(change.claims)
-        new = await self._hasher.hash(change.asked.new)
+        new = await self._hasher.hash(change.request.new)
         ended = await self._store(change, None, new)
         if ended is None:
             raise credentials_invalid()
@@ -113,16 +118,16 @@ class PasswordChange:
         current = _own(attempt.credential, change)
         new: PasswordHash | None = None
         while True:
-            verification = await self._hasher.verify(stored_hash(current), change.asked.current)
+            verification = await self._hasher.verify(stored_hash(current), change.request.current)
             if current is None or not verification.matches:
                 raise Rejected(attempt.cause(Cause.PASSWORD))
-            # Hashed before the transaction: no connection waits for it.
-            new = new or await self._hasher.hash(change.asked.new)
+            # Hashed before the transaction, so that no connection waits for it.
+            new = new or await self._hasher.hash(change.request.new)
             ended = await self._store(change, current.phc, new, attempt)
             if ended is not None:
                 return ended
-            # The stored hash was replaced meanwhile: by another password, or by a login that
-            # hashed the same one anew. So the current one is compared with what stands now.
+            # The stored hash was replaced meanwhile, by another password or by a login that
+            # rehashed the same one. So the current password is verified again, with the new hash.
             async with self._database.connection() as connection:
                 current = await users.get_credential(connection, change.claims.subject)
 
@@ -133,7 +138,7 @@ class PasswordChange:
         new: PasswordHash,
         attempt: Attempt | None = None,
     ) -> int | None:
-        """Store the new password and do all that follows; return None if `expected` is not it."""
+        """Store the new password with all consequences; return None if `expected` is outdated."""
         user_id = change.claims.subject
         replacement = Replacement(expected, new.phc, new.pepper_id)
         async with self._database.transaction() as connection:
@@ -144,19 +149,19 @@ class PasswordChange:
                 await release(connection, attempt)
             await store.delete_reset_codes(connection, user_id)
             await devices.forget_trust(connection, user_id)
-            return await self._tell(connection, change)
+            return await self._complete(connection, change)
 
-    async def _tell(self, connection: Connection, change: "_Change") -> int:
-        call, claims, asked = change.call, change.claims, change.asked
+    async def _complete(self, connection: Connection, change: "_Change") -> int:
+        call, claims, request = change.call, change.claims, change.request
         ended = 0
-        if asked.end_other_sessions:
+        if request.end_other_sessions:
             ended = await self._sessions.revoke_in(
                 connection, call, claims.subject, RevokeReason.PASSWORD_CHANGED, claims.session_id
             )
         notice = Message(MessageKind.PASSWORD_CHANGED, change.account.email, claims.subject)
         await self._outbox.enqueue(connection, notice)
         event = AuditEvent(
-            AuditType.PASSWORD_CHANGE, call, claims.subject, claims.session_id, asked.client
+            AuditType.PASSWORD_CHANGE, call, claims.subject, claims.session_id, request.client
         )
         await record_event(connection, self._clock.now(), event)
         return ended
@@ -166,7 +171,7 @@ class PasswordChange:
 class _Change:
     call: Call
     claims: Claims
-    asked: NewPassword
+    request: NewPassword
     account: PasswordAccount
 
 
@@ -175,7 +180,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _own(credential: Credential | None, change: _Change) -> Credential | None:
-    """Return the credential if it is the token's user's, whose address another may have now."""
+    """Return the credential if it is the token's user's; another user may have the address now."""
     if credential is None or credential.user_id != change.claims.subject:
         return None
     return credential

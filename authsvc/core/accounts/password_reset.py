@@ -1,4 +1,4 @@
-"""Owns setting a new password with a code that was sent to the user's address."""
+"""Owns the reset of a password with a code that was sent to the user's address."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ from authsvc.store.postgres.database import Connection, Database
 
 
 class PasswordReset:
-    """Sets passwords for those who can't log in."""
+    """Sets passwords for users who can't log in."""
 
     def __init__(
         self,
@@ -48,31 +48,32 @@ class PasswordReset:
     async def reset(
         self, call: Call, email: str, code: str, password: str, client: ClientContext
     ) -> None:
-        """Set the password of the account with this address, end its sessions and tell its user.
+        """Set the password of the account with this address, end its sessions and notify its user.
 
-        Nobody is logged in, and no device is trusted to go without a second factor any longer. The
-        factors stay (ASVS 6.4.3), unless nobody had proved the address before. It works while the
-        account is locked, and unlocks it, unless the user has a second factor: whoever reads the
-        mail must not guess codes for ever.
+        Nobody is logged in, and no device stays exempt from the second factor. The factors stay
+        (ASVS 6.4.3), unless the address had never been verified. The reset works while the account
+        is locked, and unlocks it unless the user has a second factor: somebody who reads the mail
+        must not be able to guess codes forever.
 
         Raises:
-            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or it can't be a password; the code stays.
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or the password is malformed; the code stays
+                valid.
             Unauthenticated: CODE_INVALID.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
-            Overloaded: Too many passwords wait to be hashed; the code stays.
+            Overloaded: Too many passwords are waiting to be hashed; the code stays valid.
         """
         address = parse_email(email)
         await self._check(address, password)
         async with self._attempts.evaluate(
             call, address.canonical, client, failure=code_invalid, unlocks=True
         ) as attempt:
-            # Hashed before the transaction: no connection waits for it.
+            # Hashed before the transaction, so that no connection waits for it.
             replacement = await self._hasher.hash(password)
             if not await self._claim(attempt, code, replacement):
                 raise Rejected(attempt.cause(Cause.CODE))
 
     async def _check(self, address: Email, password: str) -> None:
-        # What is known of the account is left out, as the answer would tell of it.
+        # Checked without the account's data, as the answer would reveal it.
         await asyncio.to_thread(
             self._policy.check, password, field="new_password", email=address.address
         )

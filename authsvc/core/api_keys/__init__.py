@@ -1,4 +1,4 @@
-"""Owns API keys: created, listed, revoked and validated.
+"""Owns API keys: creation, listing, revocation and validation.
 
 Entry classes: `ApiKeys` and `ApiKeyValidation`.
 """

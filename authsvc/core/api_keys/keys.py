@@ -1,4 +1,4 @@
-"""Owns the life of a user's API keys: made, listed, revoked."""
+"""Owns the life cycle of a user's API keys: creation, listing and revocation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,9 +37,9 @@ _MIN_LIFETIME = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class NewApiKey:
-    """What is asked for: no scopes are all of the token's, no lifetime is the longest.
+    """A request for a key; no scopes means all of the token's, no lifetime the longest.
 
-    `policy` "" is the one of the settings, if any.
+    An empty `policy` means that of the settings, if any.
     """
 
     name: str
@@ -50,7 +50,7 @@ class NewApiKey:
 
 @dataclass(frozen=True, slots=True)
 class CreatedApiKey:
-    """A key that was made; `text` is the key itself, known to its user alone from now on."""
+    """A new key; `text` is the key itself, which only its user knows from now on."""
 
     text: str = field(repr=False)
     key: ApiKey
@@ -58,16 +58,16 @@ class CreatedApiKey:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyPage:
-    """Some of a user's keys; `next_page_token` is "" if these were the last."""
+    """A page of a user's keys; `next_page_token` is "" on the last page."""
 
     keys: Sequence[ApiKey]
     next_page_token: str
 
 
 class ApiKeys:
-    """The API keys of all users.
+    """Creates, lists and revokes API keys.
 
-    `forget` is called with what was revoked here, so that this process need not be told of it.
+    `forget` drops a key that was revoked here from this process's cache at once.
     """
 
     def __init__(
@@ -91,20 +91,20 @@ class ApiKeys:
         self._clock = clock
         self._forget = forget
 
-    async def create(self, call: Call, claims: Claims, wanted: NewApiKey) -> CreatedApiKey:
-        """Make a key for the user of an access token, who is told of it.
+    async def create(self, call: Call, claims: Claims, request: NewApiKey) -> CreatedApiKey:
+        """Create a key for the user of an access token, and notify the user.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED, or LIMIT_REACHED.
             FieldInvalid: A scope that the token lacks, or a lifetime out of bounds.
             NotFound: POLICY_UNKNOWN.
-            TooManyAttempts: The user made too many keys of late.
-            Unauthenticated: BEARER_INVALID, the user was disabled or deleted meanwhile, or the
+            TooManyAttempts: The user created too many keys recently.
+            Unauthenticated: BEARER_INVALID: the user was disabled or deleted meanwhile, or the
                 session was ended.
         """
         self._recent_login.require(claims)
         text = new_api_key(self._settings.prefix)
-        key = self._new_key(claims, wanted, display_prefix(text))
+        key = self._new_key(claims, request, display_prefix(text))
         receipt = await self._brute_force.charge_api_key(key.user_id)
         try:
             await self._store(call, claims, key, digest(text))
@@ -114,10 +114,10 @@ class ApiKeys:
         return CreatedApiKey(text, key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> ApiKeyPage:
-        """Return some keys of a user, ended ones too, newest first; `page_size` 0 means 50.
+        """Return a page of a user's keys, including ended ones, newest first; `page_size` 0 means 50.
 
         Raises:
-            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
+            FieldInvalid: The page size is not 0 to 1000, or the page token is not this user's.
         """
         size = paging.page_size(page_size)
         before = ApiKeyId(paging.parse_page_token(user_id, page_token)) if page_token else None
@@ -128,10 +128,10 @@ class ApiKeys:
         return ApiKeyPage(page, paging.page_token(user_id, page[-1].key_id) if more else "")
 
     async def revoke(self, call: Call, user_id: UserId, key_id: ApiKeyId) -> None:
-        """End a user's key; harmless if it was revoked before.
+        """Revoke a user's key; do nothing if it is already revoked.
 
         Raises:
-            NotFound: KEY_NOT_FOUND, also if it is another user's.
+            NotFound: KEY_NOT_FOUND, also if the key is another user's.
         """
         now = self._clock.now()
         async with self._database.transaction() as connection:
@@ -154,38 +154,38 @@ class ApiKeys:
             limit = self._settings.max_per_user
             if not await store.insert(connection, key, key_hash, limit):
                 raise limit_reached(limit)
-            await self._tell(connection, call, key, user)
+            await self._notify(connection, call, key, user)
 
-    def _new_key(self, claims: Claims, wanted: NewApiKey, prefix: str) -> ApiKey:
+    def _new_key(self, claims: Claims, request: NewApiKey, prefix: str) -> ApiKey:
         now = self._clock.now()
         return ApiKey(
             key_id=ApiKeyId(uuid7(now)),
             user_id=claims.subject,
-            name=wanted.name,
+            name=request.name,
             prefix=prefix,
-            scopes=narrow_scopes(wanted.scopes, claims.scopes),
-            policy=self._policy(wanted.policy),
+            scopes=narrow_scopes(request.scopes, claims.scopes),
+            policy=self._policy(request.policy),
             create_time=now,
-            expire_time=now + self._lifetime(wanted.lifetime),
+            expire_time=now + self._lifetime(request.lifetime),
         )
 
-    def _policy(self, wanted: str) -> str:
-        policy = wanted or self._settings.policy or ""
+    def _policy(self, requested: str) -> str:
+        policy = requested or self._settings.policy or ""
         if policy and policy not in {known.name for known in self._limiter.policies()}:
             raise policy_unknown(policy)
         return policy
 
-    def _lifetime(self, wanted: timedelta | None) -> timedelta:
+    def _lifetime(self, requested: timedelta | None) -> timedelta:
         longest = self._settings.max_lifetime
-        if wanted is None:
+        if requested is None:
             return longest
-        if not _MIN_LIFETIME <= wanted <= longest:
-            most = int(longest.total_seconds())
-            raise FieldInvalid("lifetime", f"must be from 60 to {most} seconds")
-        return wanted
+        if not _MIN_LIFETIME <= requested <= longest:
+            max_seconds = int(longest.total_seconds())
+            raise FieldInvalid("lifetime", f"must be from 60 to {max_seconds} seconds")
+        return requested
 
-    async def _tell(self, connection: Connection, call: Call, key: ApiKey, user: User) -> None:
-        """Record the making of a key and tell its user."""
+    async def _notify(self, connection: Connection, call: Call, key: ApiKey, user: User) -> None:
+        """Record the creation of a key and notify its user."""
         detail = {
             "key_id": str(key.key_id),
             "scopes": key.scopes,

@@ -1,9 +1,9 @@
-"""Owns the question whether an API key is active: the rules, the cache, the key's own limit.
+"""Owns the validation of API keys: the rules, the cache, and each key's own limit.
 
-An answer may come from the cache, which lags a revocation by no more than
-`sessions.cache_staleness`: it is used only while revocations are heard, and forgets what is revoked
-when it is told. What is not active is never cached. A cached key is read again every
-`last_use_interval`, when its use is noted.
+A result may come from the cache, which lags a revocation by no more than
+`sessions.cache_staleness`: it is used only while the revocation listener is up to date, and drops a
+revoked key when notified. Inactive keys are never cached. A cached key is read again every
+`last_use_interval`, when its use is recorded.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +33,14 @@ from authsvc.store.postgres.database import Database
 
 log = structlog.get_logger(__name__)
 
-# Rows of one statement, and callers that may wait for theirs.
+# Rows per statement, and callers that may wait.
 _MAX_BATCH = 1_000
 _MAX_WAITING = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyCheck:
-    """An API key to be judged."""
+    """An API key to validate."""
 
     api_key: str = field(repr=False)
     required_scopes: Sequence[str] = ()
@@ -48,9 +48,9 @@ class ApiKeyCheck:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyResult:
-    """What became of a check: the key and what it may do now if it is active, else the reason.
+    """The result of a check: the key and its present scopes if it is active, otherwise the reason.
 
-    `retry_after` is in seconds, with RATE_LIMITED; None: waiting does not help.
+    `retry_after` is in seconds, with RATE_LIMITED; None if waiting does not help.
     """
 
     active: bool
@@ -65,7 +65,7 @@ _INACTIVE: Final = {reason: ApiKeyResult(active=False, reason=reason) for reason
 
 @dataclass(frozen=True, slots=True)
 class LoadedKey:
-    """A key as it was read; `scopes` are those of its own that its user has at present."""
+    """A key as it was read; `scopes` are those of its scopes that its user still has."""
 
     key: ApiKey
     token_hash: bytes = field(repr=False)
@@ -80,11 +80,11 @@ class LoadedKey:
 
     @property
     def user_id(self) -> UserId:
-        """Whose key it is."""
+        """The key's user."""
         return self.key.user_id
 
     def state(self, now: datetime) -> InactiveReason | None:
-        """Return why the key is not active, as far as its row says."""
+        """Return why the key is not active according to its row, or None."""
         if self.key.revoke_time is not None:
             return InactiveReason.KEY_REVOKED
         if self.user_status is not UserStatus.ACTIVE:
@@ -93,17 +93,17 @@ class LoadedKey:
 
 
 class ApiKeyCache(RevocableCache[LoadedKey]):
-    """The active keys that were used last, up to `max_size`."""
+    """The most recently used active keys, up to `max_size`."""
 
     def __init__(self, max_size: int) -> None:
         super().__init__("api_key", max_size)
 
 
 class ApiKeyValidation:
-    """Judges API keys.
+    """Validates API keys.
 
-    `is_fresh` says whether the cache would have been told by now of whatever was revoked a short
-    while ago; while it says no, the cache is not used.
+    `is_fresh` returns whether the cache has been notified of everything that was revoked more than
+    a short while ago; while it returns False, the cache is not used.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class ApiKeyValidation:
         self._reads = Batcher(run=self._read, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
 
     async def validate(self, check: ApiKeyCheck) -> ApiKeyResult:
-        """Judge an API key; if it is in force, its use is charged to its own limit.
+        """Validate an API key; if it is active, charge its use to its own limit.
 
         Raises:
-            Overloaded: Too many look-ups or charges wait already.
+            Overloaded: Too many lookups or charges are waiting.
             StoreUnavailable: The database does not answer.
         """
         if not is_api_key(check.api_key):
@@ -144,9 +144,9 @@ class ApiKeyValidation:
         reason = loaded.state(self._clock.now())
         if reason is not None:
             return _INACTIVE[reason]
-        refusal = await self._charge(loaded.key)
-        if refusal is not None:
-            return refusal
+        rejection = await self._charge(loaded.key)
+        if rejection is not None:
+            return rejection
         if not set(check.required_scopes).issubset(loaded.scopes):
             return _INACTIVE[InactiveReason.SCOPE_MISSING]
         return ApiKeyResult(active=True, key=loaded.key, scopes=loaded.scopes)
@@ -182,13 +182,13 @@ class ApiKeyValidation:
         )
 
     async def _charge(self, key: ApiKey) -> ApiKeyResult | None:
-        """Charge a use to the key's own limit; return the refusal if nothing of it is left."""
+        """Charge a use to the key's own limit; return the rejection if it is exhausted."""
         if not key.policy:
             return None
         try:
             result = await self._limiter.check([Charge(key.policy, str(key.key_id))])
         except NotFound:
-            # The settings have lost the policy: better no use than one without a limit.
+            # The policy is no longer in the settings: reject the use, as it would have no limit.
             log.warning("api_key_policy_unknown", key_id=str(key.key_id), policy=key.policy)
             return _INACTIVE[InactiveReason.RATE_LIMITED]
         if result.allowed:

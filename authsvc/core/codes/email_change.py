@@ -1,4 +1,4 @@
-"""Owns the change of a user's e-mail address: proved before it is made, and told to the old one."""
+"""Owns changes of a user's e-mail address: the new one is verified, the old one notified."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ _PURPOSE = Purpose.CHANGE_EMAIL
 
 
 class EmailChange:
-    """Changes addresses."""
+    """Changes e-mail addresses."""
 
     def __init__(
         self,
@@ -53,55 +53,57 @@ class EmailChange:
         delivery: Delivery,
         client: ClientContext,
     ) -> IssuedCode:
-        """Make a code for the address that the token's user wants, and tell the present one of it.
+        """Issue a code for the new address of the token's user, and notify the present address.
 
-        If an account has the address, the code will never work, and its owner is told instead.
+        If an account already has the new address, the code will never work, and that account's user
+        is notified instead.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
-            FieldInvalid: EMAIL_INVALID, or it is the user's address already.
+            FieldInvalid: EMAIL_INVALID, or it is already the user's address.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
-            TooManyAttempts: Too many codes were requested for either address or from the ip.
+            TooManyAttempts: Too many codes were requested for either address or from the client's
+                IP.
         """
         self._recent_login.require(claims)
-        wanted = parse_email(new_email, _FIELD)
+        new = parse_email(new_email, _FIELD)
         own = await self._own(claims)
-        if wanted.canonical == own.email_canonical:
-            raise FieldInvalid(_FIELD, "is the account's address already")
-        mailed = [wanted.canonical, own.email_canonical]
-        await self._limits.charge(_PURPOSE, mailed, client, own.user_id)
+        if new.canonical == own.email_canonical:
+            raise FieldInvalid(_FIELD, "is already the account's address")
+        recipients = [new.canonical, own.email_canonical]
+        await self._limits.charge(_PURPOSE, recipients, client, own.user_id)
         event = AuditEvent(
             AuditType.EMAIL_CHANGE_REQUEST, call, own.user_id, claims.session_id, client
         )
         async with self._database.transaction() as connection:
-            owner = await emails.find(connection, wanted.canonical)
+            owner = await emails.find(connection, new.canonical)
             issued = await self._codes.issue(
-                connection, _PURPOSE, wanted.canonical, own.user_id, usable=owner is None
+                connection, _PURPOSE, new.canonical, own.user_id, usable=owner is None
             )
-            await self._send(connection, own, owner, wanted, issued, delivery)
+            await self._send(connection, own, owner, new, issued, delivery)
             await record_event(connection, self._clock.now(), event)
         return issued
 
     async def confirm(
         self, call: Call, claims: Claims, new_email: str, code: str, client: ClientContext
     ) -> User:
-        """Make the address the token's user's, who knows the code that was sent there.
+        """Change the address of the token's user, who has the code that was sent to the new one.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
             Unauthenticated: CODE_INVALID; BEARER_INVALID: the session was ended meanwhile.
-            AlreadyExists: EMAIL_TAKEN, meanwhile.
+            AlreadyExists: EMAIL_TAKEN: another account took the address meanwhile.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         self._recent_login.require(claims)
-        wanted = parse_email(new_email, _FIELD)
+        new = parse_email(new_email, _FIELD)
         own = await self._own(claims)
         async with self._attempts.evaluate(
             call, own.email_canonical, client, failure=code_invalid
         ) as attempt:
-            user = await self._change(attempt, claims, own, wanted, code)
+            user = await self._change(attempt, claims, own, new, code)
             if user is None:
                 raise Rejected(attempt.cause(Cause.CODE))
             return user
@@ -118,42 +120,40 @@ class EmailChange:
         connection: Connection,
         own: Addressee,
         owner: Addressee | None,
-        wanted: Email,
+        new: Email,
         issued: IssuedCode,
         delivery: Delivery,
     ) -> None:
         outbox = self._outbox
         await outbox.enqueue(connection, _to(own, MessageKind.EMAIL_CHANGE_REQUESTED))
         if owner is not None and owner.active:
-            # Of no user, as that one may be deleted at this moment.
+            # Without a user id, as that user may be deleted at this moment.
             await outbox.enqueue(connection, Message(MessageKind.EMAIL_IN_USE, owner.email, None))
         elif owner is None and delivery is Delivery.SEND:
             kind, code = MessageKind.CHANGE_EMAIL, issued.code
-            message = Message(
-                kind, wanted.address, own.user_id, code, issued.expire_time, own.values
-            )
+            message = Message(kind, new.address, own.user_id, code, issued.expire_time, own.values)
             await outbox.enqueue(connection, message)
         else:
             await outbox.enqueue_decoy(connection, MessageKind.CHANGE_EMAIL)
 
     async def _change(
-        self, attempt: Attempt, claims: Claims, own: Addressee, wanted: Email, code: str
+        self, attempt: Attempt, claims: Claims, own: Addressee, new: Email, code: str
     ) -> User | None:
         now = self._clock.now()
         async with self._database.transaction() as connection:
             user_id = await self._codes.claim(
-                connection, attempt, _PURPOSE, code, email_canonical=wanted.canonical
+                connection, attempt, _PURPOSE, code, email_canonical=new.canonical
             )
             if user_id != own.user_id:
                 return None
-            changed = await emails.change(connection, own, wanted.address, wanted.canonical, now)
+            changed = await emails.change(connection, own, new.address, new.canonical, now)
             if not changed:
                 return None
-            # Those that were sent to the old address prove nothing any more.
+            # Codes sent to the old address prove nothing any more.
             await one_time_codes.delete_of_user(connection, user_id)
             await self._recent_login.require_live(connection, claims.session_id)
             await release(connection, attempt)
-            # Of no account, so that it outlives this one: a thief might erase it next.
+            # Without a user id, so that it outlives the account, which a thief might erase next.
             notice = replace(_to(own, MessageKind.EMAIL_CHANGED), user_id=None)
             await self._outbox.enqueue(connection, notice)
             event = AuditEvent(

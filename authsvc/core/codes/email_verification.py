@@ -1,4 +1,4 @@
-"""Owns the proof that an e-mail address belongs to its account's user."""
+"""Owns the verification that an e-mail address belongs to its account's user."""
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
@@ -14,7 +14,7 @@ from authsvc.store.postgres.database import Connection, Database
 
 
 class EmailVerification:
-    """Verifies addresses."""
+    """Verifies e-mail addresses."""
 
     def __init__(
         self, *, database: Database, codes: OneTimeCodes, attempts: Attempts, clock: Clock
@@ -25,7 +25,7 @@ class EmailVerification:
         self._clock = clock
 
     async def verify(self, call: Call, email: str, code: str, client: ClientContext) -> None:
-        """Note that the address is its account's user's, who knows the code that was sent there.
+        """Verify the address of an account with the code that was sent to it.
 
         Raises:
             FieldInvalid: EMAIL_INVALID.
@@ -51,10 +51,10 @@ class EmailVerification:
 async def note_verified(
     connection: Connection, attempt: Attempt, user_id: UserId, clock: Clock
 ) -> Addressee | None:
-    """Note, once, that the user proved to own the account's address; return the user as before.
+    """Record, once, that the user has proved to own the address; return the user's earlier state.
 
-    None: the user was disabled or the address was changed meanwhile. Within the caller's
-    transaction; the user's row stays locked until its end.
+    Return None if the user was disabled or the address was changed meanwhile. Runs in the caller's
+    transaction, in which the user's row stays locked.
     """
     now = clock.now()
     user = await emails.verify(connection, user_id, attempt.account, now)

@@ -1,4 +1,4 @@
-"""Owns one-time codes: made at random, stored as keyed hashes, tried a few times, used once."""
+"""Owns one-time codes: random, stored as keyed hashes, with a few tries and a single use."""
 
 import hashlib
 import hmac
@@ -20,15 +20,15 @@ from authsvc.store.one_time_codes import CodeClaim, CodeRow
 from authsvc.store.postgres.database import Connection
 
 _DIGITS = 8
-# Without the letters and digits that are taken for one another: 0 and O, 1 and I.
+# Without letters and digits that are easily confused: 0 and O, 1 and I.
 _ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _GROUPS, _GROUP = 3, 4
-# What text processors make of a hyphen.
+# Hyphens, and what text processors replace them with.
 _HYPHENS = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2212"
 
 
 class Purpose(StrEnum):
-    """What a code is for; it works for nothing else."""
+    """The purpose of a code; it works for no other."""
 
     VERIFY_EMAIL = "verify_email"
     LOGIN = "login"
@@ -38,7 +38,7 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IssuedCode:
-    """A code as it goes to the user."""
+    """A code as it is sent to the user."""
 
     code_id: UUID
     code: str = field(repr=False)
@@ -46,10 +46,10 @@ class IssuedCode:
 
 
 class OneTimeCodes:
-    """Issues codes and takes them back, once each (ASVS 6.5.1)."""
+    """Issues codes and redeems them, once each (ASVS 6.5.1)."""
 
     def __init__(self, keyring: Keyring, settings: CodeSettings, clock: Clock) -> None:
-        # Newest first: codes made under an older key work until they expire.
+        # Newest first: codes made with an older key work until they expire.
         self._keys = keyring.derive("one-time-code")
         self._settings = settings
         self._clock = clock
@@ -63,18 +63,18 @@ class OneTimeCodes:
         *,
         usable: bool = True,
     ) -> IssuedCode:
-        """Make a code for an address in place of the user's one before of the same purpose.
+        """Issue a code for an address, replacing the user's previous one with the same purpose.
 
-        With the `user_id` None, or not `usable`, it looks like any other and never works. Within
-        the caller's transaction, which holds the user's row from then on.
+        If `user_id` is None or `usable` is False, it looks like any other code but never works.
+        Runs in the caller's transaction, in which the user's row stays locked.
 
         Raises:
             NotFound: USER_NOT_FOUND: the user was deleted meanwhile.
         """
         now = self._clock.now()
-        # Not a UUIDv7, which can be guessed: a code to log in with is of use to those only who
-        # know the request that it was made for.
-        issued = IssuedCode(uuid4(), _make(purpose), now + self._lifetime(purpose))
+        # Not a UUIDv7, which can be guessed: a login code is useful only to those who know the id
+        # of its request.
+        issued = IssuedCode(uuid4(), _random_code(purpose), now + self._lifetime(purpose))
         mac = _mac(self._keys[0], purpose, email_canonical, issued.code)
         row = CodeRow(
             code_id=issued.code_id,
@@ -90,9 +90,9 @@ class OneTimeCodes:
         return issued
 
     async def find_account(self, connection: Connection, purpose: Purpose, code_id: UUID) -> str:
-        """Return the canonical address that a code was made for, to charge attempts to.
+        """Return the canonical address of a code, to which attempts are charged.
 
-        A code that doesn't exist has one that nobody can have.
+        An unknown code has an address that no account can have.
         """
         address = await store.find_address(connection, code_id, purpose.value)
         return address or f"code {code_id}"
@@ -107,11 +107,12 @@ class OneTimeCodes:
         email_canonical: str = "",
         code_id: UUID | None = None,
     ) -> UserId | None:
-        """Use up the code of the attempt's account, if it is right; return whose it is.
+        """Use up the code of the attempt's account, if it is right; return its user's id.
 
-        `email_canonical` is the address that the code was made for, if not the account's own. None:
-        the code is wrong, used, expired, replaced or had too many tries, or no proof can help. The
-        try is counted by the same statement, which the caller's transaction has to commit.
+        `email_canonical` is the address that the code was issued for, if it is not the account's
+        own. Return None if the code is wrong, used, expired, replaced or had too many tries, or if
+        no proof can succeed. The same statement counts the try, so the caller's transaction has to
+        commit.
         """
         address = email_canonical or attempt.account
         claim = CodeClaim(
@@ -133,8 +134,8 @@ class OneTimeCodes:
         return self._settings.lifetime
 
 
-def _make(purpose: Purpose) -> str:
-    """Return 8 digits; for a reset, which also works while an account is locked, 60 bits."""
+def _random_code(purpose: Purpose) -> str:
+    """Return 8 digits or, for a reset, which works even while an account is locked, 60 bits."""
     if purpose is not Purpose.RESET_PASSWORD:
         return f"{secrets.randbelow(10**_DIGITS):0{_DIGITS}}"
     groups = ("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
@@ -142,7 +143,7 @@ def _make(purpose: Purpose) -> str:
 
 
 def _normalize(code: str) -> str:
-    """Return what was typed in capitals and plain digits, without blanks and hyphens."""
+    """Return a typed code in capitals and ASCII digits, without blanks and hyphens."""
     plain = unicodedata.normalize("NFKC", code).upper()
     return "".join(char for char in plain if char not in _HYPHENS and not char.isspace())
 

@@ -1,7 +1,8 @@
-"""Owns what becomes of an account when the owner of its address comes, who didn't make it.
+"""Owns the reclaim of an account by the owner of its address, who did not create it.
 
-Whoever made it never proved the address, and may wait for the owner to use it (Sudhodanan and
-Paverd, "Pre-hijacked accounts", 2022): nothing of it stays that could be come back with.
+Its creator never verified the address, and may be waiting for the owner to use the account
+(Sudhodanan and Paverd, "Pre-hijacked accounts", 2022), so nothing is kept with which the creator
+could get back in.
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from authsvc.store.postgres.database import Connection
 
 
 class AccountReclaim:
-    """Hands accounts over to the owners of their addresses."""
+    """Transfers accounts to the owners of their addresses."""
 
     def __init__(self, sessions: SessionEnding, clock: Clock) -> None:
         self._sessions = sessions
@@ -26,10 +27,10 @@ class AccountReclaim:
     async def reclaim(
         self, connection: Connection, call: Call, owner: LockedUser, client: ClientContext
     ) -> None:
-        """Leave of the account of `owner`, whose address was never proved, but what this says.
+        """Reset an account whose address was never verified to the values of `owner`.
 
-        Sessions end; password, factors, codes, identities, API keys and devices are gone. Within
-        the caller's transaction, which holds the user's row.
+        Its sessions are ended; its password, factors, codes, identities, API keys and devices are
+        deleted. Runs in the caller's transaction, which has locked the user's row.
         """
         now = self._clock.now()
         reason = RevokeReason.OWNER_ARRIVED
@@ -42,11 +43,11 @@ class AccountReclaim:
     async def claim(
         self, connection: Connection, call: Call, user: LockedUser, client: ClientContext
     ) -> LockedUser:
-        """Hand an account over to who just proved its address, for the first time, by a code.
+        """Transfer an account to the user who verified its address by a code, for the first time.
 
-        Return the account as it is then: without a name, as that may be somebody else's.
+        Return the account after that: without a name, as that may be somebody else's.
         """
-        proved = self._clock.now()
-        owner = replace(user, display_name="", email_verify_time=proved, has_second_factor=False)
+        now = self._clock.now()
+        owner = replace(user, display_name="", email_verify_time=now, has_second_factor=False)
         await self.reclaim(connection, call, owner, client)
         return owner

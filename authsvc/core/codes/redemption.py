@@ -1,9 +1,10 @@
-"""Owns what a code that was sent to a user proves: who it is, and that the address is the user's.
+"""Owns the redemption of codes, which prove who the user is and that the address is the user's.
 
-Until an address is proved, whoever made its account may be another than its owner. So the first
-proof hands the account over, and every way in that was there before is gone. Only a second factor
-keeps it as it is: who has none of these can't get in anyway. None is enrolled for an address that
-was not proved (`lock_user_for_new_factor`), but accounts from before that rule may have one.
+Until an address is verified, its account may have been created by somebody other than its owner. So
+the first proof transfers the account, and removes every earlier way to log in. Only an account with
+a second factor stays as it is: a user without the factor can't log in anyway. No factor is enrolled
+for an unverified address (`lock_user_for_new_factor`), but accounts from before that rule may have
+one.
 """
 
 from dataclasses import dataclass
@@ -22,18 +23,18 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A user who sent back the right code, and the address that the code had been sent to."""
+    """A user who returned the right code, and the address to which it was sent."""
 
     user: User
     addressee: Addressee
 
 
 class CodeProofs:
-    """Takes codes to log in and to set a password with."""
+    """Redeems codes for logging in and for setting a password."""
 
-    def __init__(self, codes: OneTimeCodes, arrival: AccountReclaim, clock: Clock) -> None:
+    def __init__(self, codes: OneTimeCodes, reclaim: AccountReclaim, clock: Clock) -> None:
         self._codes = codes
-        self._arrival = arrival
+        self._reclaim = reclaim
         self._clock = clock
 
     async def claim(
@@ -45,10 +46,10 @@ class CodeProofs:
         *,
         code_id: UUID | None = None,
     ) -> Proof | None:
-        """Use up a code; return whose it was, or None if it is wrong or the user can't log in.
+        """Use up a code; return its user, or None if it is wrong or the user can't log in.
 
-        Within the caller's transaction, which has to be committed in any case, as the try is
-        counted in it. The user's row is held from then on.
+        Runs in the caller's transaction, which has to commit in any case, as it counts the try. The
+        user's row stays locked in it.
         """
         user_id = await self._codes.claim(connection, attempt, purpose, code, code_id=code_id)
         if user_id is None:
@@ -58,8 +59,8 @@ class CodeProofs:
         if user is None:
             return None
         if user.email_verify_time is None and user.has_second_factor:
-            # A code is no way around a second factor (ASVS 6.4.3), nor does it make an account
-            # more credible that its reader can't get into.
+            # A code does not bypass a second factor (ASVS 6.4.3), nor does it verify the address of
+            # an account that its reader can't log in to.
             addressee = await emails.of_user(connection, user.user_id)
             current = addressee is not None and addressee.email_canonical == attempt.account
             return Proof(user, addressee) if addressee is not None and current else None
@@ -67,5 +68,5 @@ class CodeProofs:
         if addressee is None:
             return None
         if not addressee.verified:
-            user = await self._arrival.claim(connection, attempt.call, user, attempt.client)
+            user = await self._reclaim.claim(connection, attempt.call, user, attempt.client)
         return Proof(user, addressee)

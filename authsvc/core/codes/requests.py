@@ -1,7 +1,7 @@
-"""Owns requests for one-time codes: how often they may be made, and what one leads to.
+"""Owns requests for one-time codes: their limits, the codes and the messages.
 
-For an address that no account has, the same limits hold, the same statements run and the answer is
-the same (ASVS 6.3.8): a code that will never work, and a message to nobody.
+For an address without an account, the limits, the statements and the answer are the same (ASVS
+6.3.8), but the code will never work and the message goes to nobody.
 """
 
 from collections.abc import Sequence
@@ -45,9 +45,9 @@ EVENTS = {
 
 
 class CodeLimits:
-    """Bounds how often codes are requested, for whichever purpose, over all replicas.
+    """Limits how often codes are requested, for any purpose, across all replicas.
 
-    As in `brute_force`, the table of limits holds no address of anybody.
+    As in `brute_force`, the table of limits contains no addresses.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class CodeLimits:
     async def charge(
         self,
         purpose: Purpose,
-        mailed: Sequence[str],
+        recipients: Sequence[str],
         client: ClientContext,
         user_id: UserId | None = None,
     ) -> None:
-        """Charge a request to the canonical addresses that get mail for it and the client's ip.
+        """Charge a request to the canonical addresses that get mail for it and to the client's IP.
 
-        The first one gets the code: a second one for the same purpose, and `user_id` if a user is
-        logged in, has to wait for the resend interval.
+        The first address gets the code. The next code for it with the same purpose, and the same
+        `user_id` if a user is logged in, has to wait for the resend interval.
 
         Raises:
             TooManyAttempts: A limit is reached; nothing was charged.
         """
-        charges = [keyed_charge(self._key, _ADDRESS, address) for address in mailed]
+        charges = [keyed_charge(self._key, _ADDRESS, address) for address in recipients]
         if self._interval:
-            who = (purpose.value, mailed[0], str(user_id or ""))
+            who = (purpose.value, recipients[0], str(user_id or ""))
             charges.append(keyed_charge(self._key, _RESEND, *who))
         network = client_network(client.ip, self._networks)
         if network is not None:
@@ -100,7 +100,7 @@ class CodeLimits:
 
 
 class CodeRequests:
-    """Makes codes for whoever asks for one, and hands them to the outbox."""
+    """Issues codes on request, and enqueues their messages."""
 
     def __init__(
         self,
@@ -120,22 +120,22 @@ class CodeRequests:
     async def request(
         self, call: Call, purpose: Purpose, email: str, delivery: Delivery, client: ClientContext
     ) -> IssuedCode:
-        """Make a code for the active account with this address, and one for nobody if none has it.
+        """Issue a code for the active account with this address, or a decoy if there is none.
 
-        A code to verify an address is for nobody, too, if it is verified.
+        A code to verify an address that is already verified is a decoy too.
 
         Raises:
             FieldInvalid: EMAIL_INVALID.
-            TooManyAttempts: Too many codes were requested for the address or from the client's ip.
+            TooManyAttempts: Too many codes were requested for the address or from the client's IP.
         """
         address = parse_email(email).canonical
         await self._limits.charge(purpose, [address], client)
         event = AuditEvent(EVENTS[purpose], call, client=client, detail={"purpose": purpose.value})
         try:
-            return await self._make(event, purpose, address, delivery)
+            return await self._issue(event, purpose, address, delivery)
         except NotFound:
             # The account was deleted in between: now nobody has the address.
-            return await self._make(event, purpose, address, delivery)
+            return await self._issue(event, purpose, address, delivery)
 
     async def issue(
         self,
@@ -145,9 +145,9 @@ class CodeRequests:
         addressee: Addressee | None,
         delivery: Delivery,
     ) -> IssuedCode:
-        """Make a code for who has this canonical address and write the message to the stored one.
+        """Issue a code for this canonical address, and enqueue the message to the stored address.
 
-        Within the caller's transaction.
+        Runs in the caller's transaction.
         """
         user_id = addressee.user_id if addressee is not None else None
         usable = _may_have(purpose, addressee)
@@ -168,7 +168,7 @@ class CodeRequests:
             await self._outbox.enqueue_decoy(connection, MESSAGES[purpose])
         return issued
 
-    async def _make(
+    async def _issue(
         self, event: AuditEvent, purpose: Purpose, address: str, delivery: Delivery
     ) -> IssuedCode:
         async with self._database.transaction() as connection:

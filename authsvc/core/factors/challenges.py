@@ -1,4 +1,4 @@
-"""Owns who is asked for a second factor, and the challenge that asks for it."""
+"""Owns the decision whether a login needs a second factor, and the challenge for it."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ _RECOVERY_CODE = "recovery_code"
 
 
 class SecondFactors:
-    """Decides whether one proof is enough, and makes challenges where it is not."""
+    """Decides whether one factor is enough, and creates a challenge if it is not."""
 
     def __init__(
         self, *, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
@@ -41,7 +41,7 @@ class SecondFactors:
     async def are_asked_for(self, connection: Connection, attempt: Attempt, user: User) -> bool:
         """Return whether the user has to give a second factor, or to enrol one.
 
-        No trust in a device spares anybody the enrolment.
+        A trusted device exempts nobody from enrolment.
         """
         if not user.has_second_factor:
             return not self._required_for_roles.isdisjoint(user.roles)
@@ -54,10 +54,10 @@ class SecondFactors:
     async def challenge(
         self, connection: Connection, attempt: Attempt, user: User, methods: Sequence[str]
     ) -> MfaChallenge:
-        """Let a login that was made by `methods` so far wait for a second factor.
+        """Create the challenge for a login whose first factor was proved by `methods`.
 
-        The attempt was no failure, nor does it make up for those before. The caller's transaction
-        holds the user's row.
+        The attempt does not count as a failure, nor does it reset earlier ones. The caller's
+        transaction has locked the user's row.
 
         Raises:
             FailedPrecondition: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
@@ -67,7 +67,7 @@ class SecondFactors:
         if user.has_second_factor:
             accepted = await _methods_of(connection, user.user_id)
         elif user.email_verify_time is None:
-            # No factor for an address that may be another's, as in `lock_user_for_new_factor`.
+            # The address may be somebody else's, as in `lock_user_for_new_factor`.
             raise email_not_verified()
         else:
             enrollment = await self._totp.enroll(connection, user.user_id, user.email)
@@ -95,7 +95,7 @@ class SecondFactors:
 
 
 def token_hash(mfa_token: str) -> bytes:
-    """Return the SHA-256 that a challenge is stored under: the token itself is not (ASVS 6.5.2)."""
+    """Return the SHA-256 under which a challenge is stored, instead of its token (ASVS 6.5.2)."""
     return hashlib.sha256(mfa_token.encode()).digest()
 
 

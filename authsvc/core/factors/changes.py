@@ -1,4 +1,4 @@
-"""Owns what every change of a user's second factors asks for, and its flag, event and notice."""
+"""Owns what changes of a user's second factors share: preconditions, flag, event and notice."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class FactorChange:
-    """Whose factor changes, which one, and by what call; `email` is the stored address."""
+    """A factor that is added or removed, its user and the call; `email` is the stored address."""
 
     call: Call
     user_id: UserId
@@ -29,9 +29,9 @@ class FactorChange:
 
 
 class FactorChanges:
-    """Notes factors that were added or removed, within the transaction that did so.
+    """Records that factors were added or removed, within the caller's transaction.
 
-    That transaction holds the user's row.
+    The transaction has locked the user's row.
     """
 
     def __init__(self, outbox: Outbox, clock: Clock) -> None:
@@ -39,14 +39,14 @@ class FactorChanges:
         self._clock = clock
 
     async def added(self, connection: Connection, change: FactorChange) -> None:
-        """Let the new factor be asked for from now on, and tell the user (ASVS 6.3.7)."""
+        """Require a second factor from now on, and notify the user (ASVS 6.3.7)."""
         await factors.update_flag(connection, change.user_id)
         await self._note(connection, change, AuditType.FACTOR_ENROLL, MessageKind.FACTOR_ADDED)
 
     async def removed(self, connection: Connection, change: FactorChange) -> bool:
-        """End what was built on the factor, and tell the user; return whether others are left.
+        """Stop trusting the user's devices, and notify the user; return whether factors are left.
 
-        With the last one the recovery codes go.
+        With the last factor, the recovery codes are deleted.
         """
         left = await factors.update_flag(connection, change.user_id)
         if not left:
@@ -75,13 +75,13 @@ class FactorChanges:
 async def lock_user_for_new_factor(
     connection: Connection, claims: Claims, recent_login: RecentLogin, max_factors: int
 ) -> LockedUser:
-    """Hold the row of the token's user, who may have one more factor, and return what it says.
+    """Lock the row of the token's user, who may enrol another factor, and return the user.
 
-    The address has to be proved: no code goes around a second factor (ASVS 6.4.3), so whoever
-    made an account for somebody else's address could keep its owner out by one.
+    The address has to be verified: as no code bypasses a second factor (ASVS 6.4.3), somebody who
+    registers another person's address could lock out its owner with one.
 
     Raises:
-        Unauthenticated: BEARER_INVALID: the user is disabled or gone, or the session has ended.
+        Unauthenticated: BEARER_INVALID: the user is disabled or deleted, or the session has ended.
         FailedPrecondition: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
     """
     user = await users.lock_user(connection, claims.subject)

@@ -1,4 +1,4 @@
-"""Owns a user's own second factors: listed, removed, and the recovery codes that go with them."""
+"""Owns what users do with their own second factors: listing, removal, new recovery codes."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ from authsvc.store.postgres.database import Connection, Database
 
 
 class Factors:
-    """What users do with their second factors."""
+    """Lists and removes a user's second factors, and generates recovery codes."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class Factors:
         self._clock = clock
 
     async def list(self, user_id: UserId) -> tuple[Sequence[Factor], int]:
-        """Return the factors that count, oldest first, and how many recovery codes are left."""
+        """Return the confirmed factors, oldest first, and how many recovery codes are left."""
         async with self._database.connection() as connection:
             found = await factors.list_confirmed(connection, user_id)
             return found, await store.count(connection, user_id)
 
     async def remove(self, call: Call, claims: Claims, factor_id: FactorId) -> None:
-        """Remove one of the user's factors, and with the last one the recovery codes.
+        """Remove one of the user's factors; with the last one, delete the recovery codes.
 
         Raises:
             NotFound: FACTOR_NOT_FOUND.
             FailedPrecondition: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: one of the user's roles
-                needs a factor, or it is the user's only way to log in without a code.
-            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+                requires a factor, or it is the user's only way to log in without a code.
+            Unauthenticated: BEARER_INVALID: the user is disabled or deleted.
         """
         self._recent_login.require(claims)
         user_id = claims.subject
@@ -74,12 +74,12 @@ class Factors:
                 raise last_credential()
 
     async def generate_recovery_codes(self, call: Call, claims: Claims) -> Sequence[str]:
-        """Return ten new recovery codes; those before stop to work.
+        """Replace the user's recovery codes with ten new ones and return these.
 
         Raises:
-            NotFound: FACTOR_NOT_FOUND: without a factor there is nothing to recover.
+            NotFound: FACTOR_NOT_FOUND: the user has no factor.
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
-            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+            Unauthenticated: BEARER_INVALID: the user is disabled or deleted.
         """
         self._recent_login.require(claims)
         user_id = claims.subject

@@ -1,4 +1,4 @@
-"""Owns the registration of passkeys: begun by the user who is logged in, and finished once."""
+"""Owns the registration of passkeys: started by a logged-in user, and completed once."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from authsvc.store.postgres.database import Connection, Database
 
 @dataclass(frozen=True, slots=True)
 class CreationRequest:
-    """What is to be created: `options` is PublicKeyCredentialCreationOptions as JSON."""
+    """A request to create a passkey; `options` is PublicKeyCredentialCreationOptions as JSON."""
 
     challenge_id: UUID
     options: str = field(repr=False)
@@ -32,7 +32,7 @@ class CreationRequest:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPasskey:
-    """A passkey that counts from now on, and new recovery codes if the user had none."""
+    """A newly registered passkey, and new recovery codes if the user had none."""
 
     factor: Factor
     recovery_codes: list[str] = field(repr=False)
@@ -57,10 +57,10 @@ class PasskeyRegistrationStart:
         self._clock = clock
 
     async def begin(self, claims: Claims) -> CreationRequest:
-        """Return what the user's device is to create; the request before is given up.
+        """Return the request for the user's device; it replaces an earlier one.
 
         Raises:
-            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+            Unauthenticated: BEARER_INVALID: the user is disabled or deleted.
             FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
@@ -105,11 +105,11 @@ class PasskeyRegistration:
     async def finish(
         self, call: Call, claims: Claims, challenge_id: UUID, credential_json: str, name: str
     ) -> RegisteredPasskey:
-        """Store the passkey that was created for the challenge, which is used up by that.
+        """Use up the challenge, and store the passkey that was created for it.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID: it is not a valid answer, or is registered
-                already, whoever's it is. BEARER_INVALID: the user is disabled or gone.
+            Unauthenticated: CREDENTIALS_INVALID: the response is invalid, or some user has already
+                registered the passkey. BEARER_INVALID: the user is disabled or deleted.
             FailedPrecondition: REAUTHENTICATION_REQUIRED, STATE_INVALID, EMAIL_NOT_VERIFIED,
                 LIMIT_REACHED.
         """

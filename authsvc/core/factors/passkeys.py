@@ -1,4 +1,4 @@
-"""Owns passkeys (WebAuthn): what a user's passkeys are asked, and whether an answer is theirs."""
+"""Owns passkeys (WebAuthn): the options for a user's passkeys, and the check of assertions."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PasskeyProof:
-    """That a user's passkey signed; `user_verified`: it was unlocked by PIN or biometrics.
+    """Proof that a user's passkey signed; `user_verified` if it was unlocked by PIN or biometrics.
 
-    `methods` are RFC 8176 values. Whether the key is held in hardware is as the authenticator
-    tells: one that can be on several devices is taken for software.
+    `methods` are RFC 8176 values. Whether the key is held in hardware is what the authenticator
+    claims; a key that can be on several devices counts as held in software.
     """
 
     user_id: UserId
@@ -32,7 +32,7 @@ class PasskeyProof:
 
 
 class Passkeys:
-    """The passkeys of all users. `counter_alerts` counts assertions whose counter didn't grow."""
+    """Verifies passkeys. `counter_alerts` counts assertions whose counter did not increase."""
 
     def __init__(self, relying_party: RelyingParty, clock: Clock) -> None:
         self._relying_party = relying_party
@@ -44,9 +44,9 @@ class Passkeys:
         return await store.exist(connection, user_id)
 
     async def options(self, connection: Connection, user_id: UserId, challenge: bytes) -> str:
-        """Return PublicKeyCredentialRequestOptions as JSON: what the user's passkeys are to sign.
+        """Return PublicKeyCredentialRequestOptions for the user's passkeys, as JSON.
 
-        It is for a second factor, so that the user's presence is enough.
+        They are for a second factor, so user presence is enough.
         """
         passkeys = await store.list_of_user(connection, user_id)
         allow = [descriptor(passkey.credential_id, passkey.transports) for passkey in passkeys]
@@ -55,9 +55,9 @@ class Passkeys:
     async def find_signer(
         self, connection: Connection, assertion: Assertion, challenge: bytes
     ) -> str | None:
-        """Return the canonical address of whose passkey signed the challenge and verified its user.
+        """Return the canonical address of the user whose passkey signed the challenge.
 
-        None, after the same work: nobody's did.
+        The passkey has to have verified its user. Return None, after the same work, if none did.
         """
         passkey = await store.find(connection, assertion.raw_id)
         account = await store.find_account(connection, assertion.raw_id)
@@ -78,12 +78,12 @@ class Passkeys:
         *,
         require_verification: bool = False,
     ) -> PasskeyProof | None:
-        """Return whose passkey signed the challenge; None: the assertion is not valid.
+        """Return the proof of the passkey that signed, or None if the assertion is invalid.
 
-        It has to be the passkey of `user_id`; None: of whoever the assertion itself names. The
-        caller used up the challenge before. Within the caller's transaction, which holds the user's
-        row from then on. It is to be committed also if the answer is None: a counter that did not
-        grow has been recorded (WebAuthn Level 3, section 6.1.1).
+        The passkey has to be that of `user_id` or, without one, of the user whom the assertion
+        names. The caller has already used up the challenge. Runs in the caller's transaction, in
+        which the user's row stays locked. It has to commit even if the result is None: a counter
+        that did not increase has been recorded (WebAuthn Level 3, section 6.1.1).
         """
         assertion = parse_assertion(assertion_json)
         if assertion is None:
@@ -124,7 +124,10 @@ class Passkeys:
 
 
 def _names_its_user(assertion: Assertion, passkey: Passkey, user_id: UserId | None) -> bool:
-    """Return whether an assertion is by whom it has to be, and says so if it has to say it."""
+    """Return whether the passkey is the required user's, and the user handle agrees.
+
+    Without a `user_id` the handle is required.
+    """
     handle = assertion.response.user_handle
     if user_id is None:
         return handle == passkey.user_id.bytes

@@ -1,4 +1,4 @@
-"""Owns the judging of second factors: what each kind proves, and its being used up."""
+"""Owns the verification of second factors: what each kind proves, and its single use."""
 
 import os
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ _OTP = ("otp",)
 
 @dataclass(frozen=True, slots=True)
 class TotpCode:
-    """What an authenticator app shows."""
+    """A code of an authenticator app."""
 
     code: str = field(repr=False)
 
@@ -41,7 +41,7 @@ class RecoveryCode:
 
 @dataclass(frozen=True, slots=True)
 class PasskeyAssertion:
-    """What a passkey signed: a PublicKeyCredential of WebAuthn as JSON."""
+    """A passkey's assertion: a PublicKeyCredential of WebAuthn, as JSON."""
 
     json: str = field(repr=False)
 
@@ -50,7 +50,7 @@ SecondFactor: TypeAlias = TotpCode | RecoveryCode | PasskeyAssertion
 
 
 class FactorProofs:
-    """Judges second factors, within the caller's transaction."""
+    """Verifies second factors, within the caller's transaction."""
 
     def __init__(
         self,
@@ -77,13 +77,14 @@ class FactorProofs:
         challenge: Challenge,
         factor: SecondFactor,
     ) -> tuple[str, ...] | None:
-        """Use up the factor and return by which methods (RFC 8176) it proves; None: it is wrong.
+        """Use up the factor and return the methods (RFC 8176) it proves, or None if it is wrong.
 
-        `user` is the challenge's user, held by the transaction; None: there is none, and what is
-        used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
+        `user` is the challenge's user, whose row the transaction has locked. If there is none,
+        `user` is None and the caller has to roll back. If the factor is wrong, the caller has to
+        commit.
 
         Raises:
-            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor would have to be enrolled.
         """
         match factor:
             case TotpCode(code):
@@ -100,7 +101,7 @@ class FactorProofs:
                     attempt.call,
                     attempt.client,
                     json,
-                    # One that nobody knows stands in for a challenge that isn't there.
+                    # A random challenge stands in for a missing one.
                     challenge.passkey or os.urandom(CHALLENGE_BYTES),
                     challenge.user_id,
                 )
@@ -114,7 +115,7 @@ class FactorProofs:
         challenge: Challenge,
         code: str,
     ) -> bool:
-        # Who has a factor by now has to give it: an enrolment begun before is no way round.
+        # A user who has a factor by now has to give it: an earlier enrolment must not bypass it.
         if user is None or user.has_second_factor or challenge.factor_id is None:
             return await self._totp.verify(connection, challenge.user_id, code)
         return await self._enroll(connection, attempt, user, challenge.factor_id, code)

@@ -1,4 +1,4 @@
-"""Owns recovery codes: ten for each user with a second factor, for when that is lost."""
+"""Owns recovery codes: ten for each user with a second factor, in case it is lost."""
 
 import hashlib
 import hmac
@@ -19,27 +19,27 @@ _READ_AS = str.maketrans({"o": "0", "i": "1", "l": "1", "-": None, " ": None})
 
 
 class RecoveryCodes:
-    """Makes and takes recovery codes. They are stored as keyed hashes (ASVS 6.5.2)."""
+    """Generates and redeems recovery codes. They are stored as keyed hashes (ASVS 6.5.2)."""
 
     def __init__(self, keyring: Keyring, clock: Clock) -> None:
         self._keys = keyring.derive("recovery-code")
         self._clock = clock
 
     async def generate(self, connection: Connection, user_id: UserId) -> list[str]:
-        """Return ten new codes; those before are gone. The caller holds the user's row."""
+        """Replace the user's codes with ten new ones; the caller has locked the user's row."""
         codes = [_random_code() for _ in range(_COUNT)]
         hashes = [_hash(self._keys[0], user_id, _canonical(code)) for code in codes]
         await recovery_codes.replace(connection, user_id, hashes, self._clock.now())
         return codes
 
     async def ensure(self, connection: Connection, user_id: UserId) -> list[str]:
-        """Return ten new codes if the user has none left, otherwise none; else as `generate`."""
+        """Return ten new codes, as `generate` does, if the user has none left, otherwise none."""
         if await recovery_codes.count(connection, user_id):
             return []
         return await self.generate(connection, user_id)
 
     async def claim(self, connection: Connection, user_id: UserId, code: str) -> bool:
-        """Use up a code, however it is spelled; False: the user has no such code (ASVS 6.5.1)."""
+        """Use up a code in any spelling; return False if the user has no such code (ASVS 6.5.1)."""
         typed = _canonical(code)
         hashes = [_hash(key, user_id, typed) for key in self._keys]
         return await recovery_codes.claim(connection, user_id, hashes)

@@ -1,8 +1,9 @@
-"""Owns what WebAuthn asks of a relying party: the options, and the checks of the answers.
+"""Owns the relying party's part of WebAuthn: the options, and the checks of the responses.
 
-py_webauthn does most of it. What it leaves to its caller is here (WebAuthn Level 3, sections 7.1
-and 7.2): pages embedded in foreign ones, keys of odd sizes, attestation that nobody asked for. Its
-parsers raise more than their own errors, so whatever an answer makes them raise makes it invalid.
+py_webauthn does most of it. The checks that it leaves to its caller are here (WebAuthn Level 3,
+sections 7.1 and 7.2): embedding in pages of other origins, unusual key sizes, unrequested
+attestation. Its parsers raise more than their own errors, so a response that makes them raise
+anything is invalid.
 """
 
 from collections.abc import Sequence
@@ -54,8 +55,8 @@ _ALGORITHMS = [
     Algorithm.EDDSA,
     Algorithm.RSASSA_PKCS1_v1_5_SHA_256,
 ]
-# No attestation is asked for: then browsers hand over none, or one by the passkey itself. All else
-# brings certificates, which nothing here depends on.
+# No attestation is requested, so browsers send none, or self attestation. All others contain
+# certificates, on which nothing here depends.
 _FORMATS = {AttestationFormat.NONE, AttestationFormat.PACKED}
 _RSA_BITS = range(2_048, 4_097)
 
@@ -66,9 +67,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What a valid assertion says.
+    """The content of a valid assertion.
 
-    `synced`: the key can be on several of the user's devices, as the authenticator tells.
+    `synced` if the authenticator says that the key can be on several of the user's devices.
     """
 
     sign_count: int
@@ -78,7 +79,7 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """A passkey that was just made, its public key as COSE_Key (RFC 9052)."""
+    """A newly created passkey; its public key is a COSE_Key (RFC 9052)."""
 
     credential_id: bytes
     public_key: bytes = field(repr=False)
@@ -87,7 +88,7 @@ class Created:
 
 
 class RelyingParty:
-    """The relying party that the settings describe; an answer may take `challenge_lifetime`."""
+    """The relying party of the settings; responses have to arrive within `challenge_lifetime`."""
 
     def __init__(self, settings: PasskeySettings) -> None:
         self._id = settings.relying_party_id
@@ -95,7 +96,7 @@ class RelyingParty:
         self._origins = list(settings.origins)
         self.challenge_lifetime = settings.challenge_lifetime
         self._timeout = int(settings.challenge_lifetime.total_seconds() * 1_000)
-        self._nobodys_key = _new_key()
+        self._decoy_key = _new_key()
 
     def creation_options(
         self,
@@ -106,7 +107,7 @@ class RelyingParty:
     ) -> str:
         """Return PublicKeyCredentialCreationOptions as JSON.
 
-        The passkey is to be discoverable, so that each of them also logs in without an address.
+        The passkey has to be discoverable, so that it can also log in without an address.
         """
         options = generate_registration_options(
             rp_id=self._id,
@@ -131,7 +132,7 @@ class RelyingParty:
         *,
         require_verification: bool,
     ) -> str:
-        """Return PublicKeyCredentialRequestOptions as JSON; `allow` empty: any passkey."""
+        """Return PublicKeyCredentialRequestOptions as JSON; empty `allow` permits any passkey."""
         needed = UserVerificationRequirement.REQUIRED
         options = generate_authentication_options(
             rp_id=self._id,
@@ -145,11 +146,11 @@ class RelyingParty:
         return options_to_json(options)
 
     def check_attestation(self, credential_json: str, challenge: bytes) -> Created | None:
-        """Return the new passkey, if this is a valid answer to the challenge."""
+        """Return the new passkey, or None if this is no valid response to the challenge."""
         try:
             return self._attested(parse_registration_credential_json(credential_json), challenge)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
-            _log_refusal("attestation", error)
+            _log_rejection("attestation", error)
             return None
 
     def check_assertion(
@@ -160,24 +161,24 @@ class RelyingParty:
         *,
         require_verification: bool,
     ) -> Signed | None:
-        """Return what was signed, if this is a valid answer to the challenge by this key.
+        """Return what was signed, or None if this is no valid response by this key.
 
-        The signature counter is the caller's to judge. Without a key the answer is None, after the
+        The caller has to check the signature counter. Without a key the result is None, after the
         same work.
         """
         try:
-            _refuse_embedded(assertion.response.client_data_json)
+            _reject_embedded(assertion.response.client_data_json)
             verified = verify_authentication_response(
                 credential=assertion,
                 expected_challenge=challenge,
                 expected_rp_id=self._id,
                 expected_origin=self._origins,
-                credential_public_key=public_key or self._nobodys_key,
+                credential_public_key=public_key or self._decoy_key,
                 credential_current_sign_count=0,
                 require_user_verification=require_verification,
             )
         except Exception as error:  # noqa: BLE001 - see the module's docstring
-            _log_refusal("assertion", error)
+            _log_rejection("assertion", error)
             return None
         if public_key is None:
             return None
@@ -186,10 +187,10 @@ class RelyingParty:
 
     def _attested(self, credential: RegistrationCredential, challenge: bytes) -> Created:
         response = credential.response
-        _refuse_embedded(response.client_data_json)
+        _reject_embedded(response.client_data_json)
         attestation = parse_attestation_object(response.attestation_object)
         if attestation.fmt not in _FORMATS or attestation.att_stmt.x5c is not None:
-            raise ValueError("attestation of a kind that was not asked for")
+            raise ValueError("attestation of an unrequested kind")
         verified = verify_registration_response(
             credential=credential,
             expected_challenge=challenge,
@@ -212,11 +213,11 @@ class RelyingParty:
 
 
 def parse_assertion(assertion_json: str) -> Assertion | None:
-    """Return a PublicKeyCredential with an assertion; None: it is none."""
+    """Return a parsed PublicKeyCredential with an assertion, or None if it is invalid."""
     try:
         assertion = parse_authentication_credential_json(assertion_json)
     except Exception as error:  # noqa: BLE001 - see the module's docstring
-        _log_refusal("assertion", error)
+        _log_rejection("assertion", error)
         return None
     return assertion if 0 < len(assertion.raw_id) <= _MAX_CREDENTIAL_ID else None
 
@@ -224,20 +225,20 @@ def parse_assertion(assertion_json: str) -> Assertion | None:
 def descriptor(
     credential_id: bytes, transports: Sequence[str] = ()
 ) -> PublicKeyCredentialDescriptor:
-    """Return how options name a passkey."""
+    """Return the descriptor by which options identify a passkey."""
     return PublicKeyCredentialDescriptor(
         credential_id, transports=[AuthenticatorTransport(name) for name in transports]
     )
 
 
-def _refuse_embedded(client_data_json: bytes) -> None:
-    """Refuse an answer from a page that was embedded in one of another origin."""
+def _reject_embedded(client_data_json: bytes) -> None:
+    """Reject a response from a page that was embedded in one of another origin."""
     if parse_client_data_json(client_data_json).cross_origin:
-        raise ValueError("the page was embedded in a foreign one")
+        raise ValueError("the page was embedded in one of another origin")
 
 
 def _check_key(public_key: bytes) -> None:
-    """Refuse a key that is not of its algorithm, or not on its curve, or costly to verify with."""
+    """Reject a key whose algorithm or curve does not match, or that is costly to verify with."""
     decoded = decode_credential_public_key(public_key)
     match decoded_public_key_to_cryptography(decoded):
         case EllipticCurvePublicKey(curve=SECP256R1()):
@@ -247,18 +248,18 @@ def _check_key(public_key: bytes) -> None:
         case RSAPublicKey(key_size=bits) if bits in _RSA_BITS:
             algorithm = Algorithm.RSASSA_PKCS1_v1_5_SHA_256
         case _:
-            raise ValueError("the key is of no size or curve that is taken")
+            raise ValueError("the key has an unsupported size or curve")
     if decoded.alg != algorithm:
-        raise ValueError("the key is of another algorithm")
+        raise ValueError("the key does not match its algorithm")
 
 
 def _new_key() -> bytes:
-    """Return the public key of nobody, as COSE_Key."""
+    """Return a public key whose private key nobody has, as COSE_Key."""
     numbers = new_ec_key(SECP256R1()).public_key().public_numbers()
     x, y = numbers.x.to_bytes(32, "big"), numbers.y.to_bytes(32, "big")
     return encode_cbor({1: 2, 3: Algorithm.ECDSA_SHA_256.value, -1: 1, -2: x, -3: y})
 
 
-def _log_refusal(what: str, error: Exception) -> None:
-    # The message may quote what was sent.
+def _log_rejection(what: str, error: Exception) -> None:
+    # The error's message may quote the response.
     log.info("passkey_refused", answer=what, error=type(error).__name__)

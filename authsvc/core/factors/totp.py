@@ -1,4 +1,4 @@
-"""Owns authenticator apps (TOTP, RFC 6238): their seeds, and the codes that they show.
+"""Owns authenticator apps (TOTP, RFC 6238): their seeds and codes.
 
 Six digits of HMAC-SHA-1, a new code every 30 seconds, one step of clock skew either way.
 """
@@ -26,7 +26,7 @@ _BLANKS = str.maketrans("", "", " -")
 class Totp:
     """Enrols, confirms and verifies authenticator apps, within the caller's transactions.
 
-    The caller holds the user's row.
+    The caller has locked the user's row.
     """
 
     def __init__(self, keyring: Keyring, issuer: str, clock: Clock) -> None:
@@ -37,7 +37,7 @@ class Totp:
     async def enroll(
         self, connection: Connection, user_id: UserId, email: str, name: str = ""
     ) -> TotpEnrollment:
-        """Make a seed, which counts when it is confirmed; one that was not confirmed is gone."""
+        """Create a seed, which is used once it is confirmed; it replaces an unconfirmed one."""
         now = self._clock.now()
         factor_id, secret = FactorId(uuid7(now)), os.urandom(_SEED_BYTES)
         sealed = self._keyring.seal(secret, **_place(factor_id))
@@ -47,14 +47,14 @@ class Totp:
         return TotpEnrollment(factor_id, app.secret, uri)
 
     async def confirm(self, connection: Connection, user_id: UserId, seed: Seed, code: str) -> bool:
-        """Let the app count if the code is right and it did not count before (RFC 6238, 5.2)."""
+        """Confirm the app if the code is right and the app is unconfirmed (RFC 6238, 5.2)."""
         step = self._step(seed, code)
         return step is not None and await factors.confirm(
             connection, seed.factor_id, user_id, self._clock.now(), step
         )
 
     async def verify(self, connection: Connection, user_id: UserId, code: str) -> bool:
-        """Use up a code of one of the user's apps that count (ASVS 6.5.1, 6.5.8)."""
+        """Use up a code of one of the user's confirmed apps (ASVS 6.5.1, 6.5.8)."""
         for seed in await factors.list_seeds(connection, user_id):
             step = self._step(seed, code)
             if step is not None and await factors.claim_step(
@@ -64,7 +64,7 @@ class Totp:
         return False
 
     def _step(self, seed: Seed, code: str) -> int | None:
-        """Return the time step that this is the code of; compared in constant time."""
+        """Return the time step of this code, or None if it is wrong; compare in constant time."""
         app = _app(self._keyring.open(seed.sealed, **_place(seed.factor_id)))
         try:
             return app.verify_and_get_timecode(

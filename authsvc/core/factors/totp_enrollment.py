@@ -1,4 +1,4 @@
-"""Owns the enrolment of authenticator apps by users who are logged in."""
+"""Owns the enrolment of authenticator apps by logged-in users."""
 
 from authsvc.config import SecondFactorSettings
 from authsvc.core.attempts import attempts as counting
@@ -41,10 +41,10 @@ class TotpEnrollments:
         self._changes = changes
 
     async def enroll(self, claims: Claims, name: str) -> TotpEnrollment:
-        """Make an authenticator app for the user; it does not count until it is confirmed.
+        """Create an authenticator app for the user; it is not used until it is confirmed.
 
         Raises:
-            Unauthenticated: BEARER_INVALID: the user is disabled or gone.
+            Unauthenticated: BEARER_INVALID: the user is disabled or deleted.
             FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
@@ -55,18 +55,19 @@ class TotpEnrollments:
     async def confirm(
         self, call: Call, claims: Claims, factor_id: FactorId, code: str, client: ClientContext
     ) -> list[str]:
-        """Let the app count; return ten recovery codes if the user had none, otherwise none.
+        """Confirm the app; return ten recovery codes if the user had none, otherwise none.
 
         Raises:
-            NotFound: FACTOR_NOT_FOUND: the user has no such app that waits to be confirmed.
-            Unauthenticated: CODE_INVALID; BEARER_INVALID: the user is disabled or gone.
+            NotFound: FACTOR_NOT_FOUND: the user has no such unconfirmed app.
+            Unauthenticated: CODE_INVALID; BEARER_INVALID: the user is disabled or deleted.
             FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
-            # What can't come of it is no attempt; it is asked again before the code is looked at.
+            # A call that can't succeed is no attempt; `_confirm` checks again before it uses the
+            # code.
             await self._lock_user(connection, claims)
             found = await factors.find_unconfirmed(connection, factor_id, user_id)
         if found is None:
@@ -88,7 +89,7 @@ class TotpEnrollments:
         right = await self._totp.confirm(connection, user_id, seed, code)
         if not right or attempt.credential is None:
             raise Rejected(attempt.cause(Cause.FACTOR))
-        # No failure; but neither was it a login, to make up for those before.
+        # Not a failure, but not a login either, which would reset earlier failures.
         await counting.release(connection, attempt)
         change = FactorChange(
             attempt.call, user_id, user.email, seed.factor_id, FactorKind.TOTP, attempt.client

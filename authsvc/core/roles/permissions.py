@@ -30,5 +30,5 @@ def narrow_scopes(
     """
     for index, scope in enumerate(wanted):
         if scope not in held:
-            raise FieldInvalid(f"{field}[{index}]", "is none of the token's scopes")
+            raise FieldInvalid(f"{field}[{index}]", "is not one of the token's scopes")
     return tuple(dict.fromkeys(wanted or held))

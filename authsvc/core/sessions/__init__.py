@@ -1,4 +1,4 @@
-"""Owns sessions: opened, validated, refreshed, listed and ended.
+"""Owns sessions: opening, validation, refresh, listing and ending.
 
 Entry classes: `SessionOpening`, `SessionValidation`, `SessionRefresh`, `SessionEnding` and
 `SessionListing`.

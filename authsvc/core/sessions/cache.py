@@ -1,4 +1,4 @@
-"""Owns what the cache of sessions holds: a session in force, and when its use matters again."""
+"""Owns the session cache: sessions in force, and the times from which using them needs a write."""
 
 from datetime import datetime
 
@@ -8,9 +8,10 @@ from authsvc.models.sessions import Session
 
 
 class CachedSession:
-    """A session in the cache, and when its use means more than reading it.
+    """A cached session, and the times from which using it needs a write.
 
-    At `touch_time` its use is worth noting again, at `slide_time` its life is worth extending.
+    From `touch_time` on, its last use is recorded again; from `slide_time` on, its idle lifetime is
+    extended.
     """
 
     __slots__ = ("session", "slide_time", "token_hash", "touch_time")
@@ -30,12 +31,12 @@ class CachedSession:
 
     @property
     def user_id(self) -> UserId:
-        """Whose session it is."""
+        """The session's user."""
         return self.session.user_id
 
 
 class SessionCache(RevocableCache[CachedSession]):
-    """The sessions in force that were used last, up to `max_size`."""
+    """The most recently used sessions in force, up to `max_size`."""
 
     def __init__(self, max_size: int) -> None:
         super().__init__("session", max_size)

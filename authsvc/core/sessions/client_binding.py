@@ -1,4 +1,4 @@
-"""Owns the binding of sessions to the address and user agent that they were opened with."""
+"""Owns the binding of sessions to the IP address and user agent that opened them."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,10 +10,10 @@ _SUBNET_HOST_BITS = {4: 8, 6: 64}
 
 
 class ClientBinding:
-    """Says whether a session may be used from where a request came.
+    """Decides whether a session may be used by the client of a request.
 
-    A session opened without an address (or user agent) is not bound to one; a bound one can't be
-    used without.
+    A session opened without an address (or user agent) is not bound to one; one that is bound can't
+    be used without it.
     """
 
     def __init__(self, settings: SessionSettings) -> None:
@@ -23,10 +23,10 @@ class ClientBinding:
         self.is_on = self._binds_ip or self._binds_user_agent
 
     def mismatch(self, opened: ClientContext, used: ClientContext) -> InactiveReason | None:
-        """Return why a session opened by the one client can't be used by the other; None: it can.
+        """Return why client `used` can't use a session of client `opened`, or None if it can.
 
-        Addresses are the same if equal, or in the same /24 (IPv4) or /64 (IPv6) as the settings
-        have it. An IPv4 address mapped into IPv6 is the IPv4 address (RFC 4291, 2.5.5.2).
+        Addresses match if they are equal or, with the setting `subnet`, in the same /24 (IPv4) or
+        /64 (IPv6). An IPv4-mapped IPv6 address counts as the IPv4 address (RFC 4291, 2.5.5.2).
         """
         if self._binds_ip and opened.ip and not self._is_same_network(opened.ip, used.ip):
             return InactiveReason.IP_MISMATCH

@@ -1,4 +1,4 @@
-"""Owns the ending of sessions: the row, the revocation and the audit event, all or nothing."""
+"""Owns the ending of sessions: row, revocation and audit event, in one transaction."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,7 +23,7 @@ _EVENT_TYPES: Mapping[RevokeReason, AuditType] = {
 
 
 class SessionEnding:
-    """Ends sessions, one or all of a user's."""
+    """Ends one session, or all sessions of a user."""
 
     def __init__(
         self, *, database: Database, cache: SessionCache, codec: RefreshTokenCodec, clock: Clock
@@ -34,16 +34,16 @@ class SessionEnding:
         self._clock = clock
 
     async def log_out(self, call: Call, refresh_token: str) -> None:
-        """End the session of a refresh token, current or not; harmless if it has ended.
+        """End the session of a refresh token, current or not; do nothing if it has already ended.
 
         Raises:
-            Unauthenticated: REFRESH_TOKEN_INVALID: it is not one of ours.
+            Unauthenticated: REFRESH_TOKEN_INVALID: this service did not issue it.
         """
         session_id, _ = self._codec.decode(refresh_token)
         await self._end(call, session_id, RevokeReason.LOGOUT)
 
     async def revoke(self, call: Call, session_id: SessionId) -> None:
-        """End a session; harmless if it has ended.
+        """End a session; do nothing if it has already ended.
 
         Raises:
             NotFound: SESSION_NOT_FOUND.
@@ -57,7 +57,7 @@ class SessionEnding:
     async def revoke_all(
         self, call: Call, user_id: UserId, except_session_id: SessionId | None = None
     ) -> int:
-        """End all sessions of a user but one; return how many were active, 0 for unknown users."""
+        """End all sessions of a user but one; return how many were active (0 for unknown ids)."""
         async with self._database.transaction() as connection:
             return await self.revoke_in(
                 connection, call, user_id, RevokeReason.REVOKED, except_session_id
@@ -71,7 +71,7 @@ class SessionEnding:
         reason: RevokeReason,
         except_session_id: SessionId | None = None,
     ) -> int:
-        """Do as `revoke_all` within the caller's transaction, for any reason."""
+        """End sessions as `revoke_all` does, but in the caller's transaction and for any reason."""
         if await users.lock_user(connection, user_id) is None:
             return 0
         now = self._clock.now()
@@ -98,10 +98,10 @@ async def end_session(
     reason: RevokeReason,
     client: ClientContext | None = None,
 ) -> bool:
-    """End a session within the caller's transaction; return False if there is none to end.
+    """End a session within the caller's transaction; return False if none was left to end.
 
-    One that expired is ended too, since its access tokens may have time left. Twice is harmless:
-    only the first leaves a revocation and an event.
+    An expired session is ended too, since its access tokens may still be valid. Ending a session
+    twice is harmless: only the first time writes a revocation and an event.
     """
     user_id = await store.revoke(connection, session_id, now, reason)
     if user_id is None:

@@ -1,4 +1,4 @@
-"""Owns the look-up of sessions for those who manage them: one by its id, or all of a user's."""
+"""Owns the lookup of sessions for their management: one by its id, or all of a user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from authsvc.store.postgres.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of a user's sessions; `next_page_token` is "" if these were the last."""
+    """A page of a user's sessions; `next_page_token` is "" on the last page."""
 
     sessions: Sequence[Session]
     next_page_token: str
 
 
 class SessionListing:
-    """Returns sessions as the database has them."""
+    """Looks up sessions in the database, not in the cache."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -43,7 +43,7 @@ class SessionListing:
         """Return a user's active sessions, newest first; `page_size` 0 means 50.
 
         Raises:
-            FieldInvalid: The page size is not 0 to 1000, or the token is not one of this user's.
+            FieldInvalid: The page size is not 0 to 1000, or the page token is not this user's.
         """
         size = paging.page_size(page_size)
         before = SessionId(paging.parse_page_token(user_id, page_token)) if page_token else None

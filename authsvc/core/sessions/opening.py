@@ -1,4 +1,4 @@
-"""Owns the opening of sessions: fresh secrets every time, and no more sessions than allowed."""
+"""Owns the opening of sessions, with new secrets each time and a maximum per user."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,9 +58,9 @@ class SessionOpening:
         client: ClientContext,
         methods: Sequence[str],
     ) -> Tokens:
-        """Open a session for a user who just logged in, and record that in the same event.
+        """Open a session for a user who just logged in, and record both in one event.
 
-        Within the caller's transaction, which found the user active and holds the user's row.
+        Runs in the caller's transaction, which found the user active and has locked the user's row.
         """
         return await self._open(connection, call, user, client, methods, AuditType.LOGIN)
 
@@ -72,7 +72,7 @@ class SessionOpening:
         client: ClientContext,
         methods: Sequence[str],
     ) -> Tokens:
-        """Open a session within the caller's transaction; the oldest ends if there are too many.
+        """Open a session within the caller's transaction; end the oldest if there are too many.
 
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.

@@ -1,7 +1,7 @@
-"""Owns the reading of sessions from the database, many at once, and the keeping of what was read.
+"""Owns the batched reading of sessions from the database, and the caching of the results.
 
-Whatever is asked for while one statement is in flight forms the next, so an answer is never older
-than its question.
+Lookups that arrive while a statement is in flight form the next batch, so a result is never older
+than its request.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +16,7 @@ from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
 
-# Rows of one statement, and callers that may wait for theirs.
+# Rows per statement, and callers that may wait.
 _MAX_BATCH = 1_000
 _MAX_WAITING = 20_000
 
@@ -24,7 +24,7 @@ Key = TypeVar("Key")
 
 
 class SessionReader:
-    """Reads sessions by token hash or id, or extends them; None is a session that isn't there."""
+    """Reads sessions by token hash or id, and extends them; returns None for an unknown session."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class SessionReader:
         return await self._by_id.submit(session_id)
 
     async def extend(self, session_id: SessionId) -> CachedSession | None:
-        """Give an active session its whole idle life again and return it.
+        """Reset the idle lifetime of an active session and return it.
 
-        None: it is no longer active, or another transaction holds it.
+        Return None if it is no longer active or another transaction has locked it.
         """
         return await self._extensions.submit(session_id)
 

@@ -1,9 +1,10 @@
-"""Owns the refreshing of tokens: one use each, retries within a grace window, theft noticed.
+"""Owns the refresh of tokens: single use, retries within a grace window, detection of theft.
 
-The counter of the session's row decides. Who presents the current one advances it, in one
-statement, and gets the next. The one before, shortly after, is an honest client whose reply was
-lost or that asked twice at once: it gets the current pair and nothing changes. Anything older has
-been used by two, one of whom is a thief, so the session ends (RFC 9700, 4.14.2; ASVS 10.4.5).
+The counter in the session's row decides. A token with the current counter advances it, in one
+statement, and gets the next token. The previous token, within the grace window, comes from an
+honest client whose reply was lost or that sent two requests at once: it gets the current pair and
+nothing changes. An older token has been used by two parties, one of whom is a thief, so the session
+ends (RFC 9700, 4.14.2; ASVS 10.4.5).
 """
 
 from dataclasses import replace
@@ -55,7 +56,8 @@ class SessionRefresh:
         """Return the next tokens of the session, or the current ones again within the grace window.
 
         Raises:
-            Unauthenticated: REFRESH_TOKEN_INVALID, or REFRESH_TOKEN_REUSED and the session ended.
+            Unauthenticated: REFRESH_TOKEN_INVALID; REFRESH_TOKEN_REUSED: the session has been
+                ended.
         """
         session_id, counter = self._codec.decode(refresh_token)
         now = self._clock.now()
@@ -69,7 +71,7 @@ class SessionRefresh:
     async def _may_advance(self, session_id: SessionId, client: ClientContext) -> bool:
         if not self._binding.is_on:
             return True
-        # Read before the advance, not within it: what a session is bound to never changes.
+        # A session's binding never changes, so it can be read before the advance.
         stored = await self._find(session_id)
         return stored is not None and not self._binding.mismatch(stored.session.client, client)
 
@@ -93,7 +95,7 @@ class SessionRefresh:
         if stored is None:
             return None
         log_event(replace(event, user_id=stored.session.user_id))
-        # The cached copy still has the expiry from before.
+        # The cached copy still has the old expiry.
         self._cache.drop(session_id)
         return stored.session
 
@@ -105,14 +107,15 @@ class SessionRefresh:
         client: ClientContext,
         now: datetime,
     ) -> Session:
-        """Return the session as it stands for a token that can't advance it but may be repeated."""
+        """Return the unchanged session for a token that can't advance it but may be repeated."""
         stored = await self._find(session_id)
         if stored is None or stored.session.inactive_reason(now):
             raise refresh_token_invalid()
         session = stored.session
         if counter >= session.refresh_counter:
-            # The current one: from a client that the session is not bound to. One to come: the
-            # keys leaked or the database was restored; that is no sign of a thief in the session.
+            # If current, the session is bound to another client. If in the future, the keys leaked
+            # or the database was restored, which does not mean that this session's token was
+            # stolen.
             raise refresh_token_invalid()
         if counter < session.refresh_counter - 1 or now >= stored.refresh_time + self._grace:
             await self._end(call, session_id, client, now)
@@ -129,7 +132,7 @@ class SessionRefresh:
     async def _end(
         self, call: Call, session_id: SessionId, client: ClientContext, now: datetime
     ) -> None:
-        # A transaction of its own: the error that is raised next must not undo it.
+        # In a separate transaction, as the error raised next must not roll it back.
         async with self._database.transaction() as connection:
             await end_session(
                 connection, call, now, session_id, RevokeReason.REFRESH_TOKEN_REUSED, client

@@ -1,9 +1,9 @@
-"""Owns the form of refresh tokens: what they carry, and how forged ones die without a query.
+"""Owns the format of refresh tokens, by which forged ones are rejected without a query.
 
 A token is `ar1_` and the base64url of: version (1 byte), session id (16), refresh counter (8),
-HMAC-SHA256 cut to 128 bits (16; RFC 2104 section 5), CRC-32 (4). The HMAC is over the prefix and
-what precedes it; the checksum, over all before it, lets secret scanners tell real tokens from
-look-alikes without a key.
+HMAC-SHA256 cut to 128 bits (16; RFC 2104 section 5), CRC-32 (4). The HMAC covers the prefix and the
+fields before it. The checksum covers everything before it, and lets secret scanners tell real
+tokens from look-alikes without a key.
 """
 
 import hmac
@@ -25,9 +25,9 @@ _TOKEN_LENGTH = len(_PREFIX) + (_CONTENT.size + _MAC_BYTES + _CHECKSUM_BYTES) * 
 
 
 class RefreshTokenCodec:
-    """Makes refresh tokens under the newest key and reads those made under any of `keys`.
+    """Encodes refresh tokens with the newest key, and decodes those made with any of `keys`.
 
-    `keys` are secrets of 32 bytes for this purpose alone, newest first.
+    `keys` are secrets of at least 32 bytes, used for nothing else, newest first.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -42,7 +42,7 @@ class RefreshTokenCodec:
         return _PREFIX + base64url.encode(signed + _checksum(signed))
 
     def decode(self, token: str) -> tuple[SessionId, int]:
-        """Return the session and the counter of a token that was made here.
+        """Return the session id and the counter of a token that this service issued.
 
         Raises:
             Unauthenticated: REFRESH_TOKEN_INVALID: garbage, truncated, forged, re-encoded, or a
@@ -56,15 +56,15 @@ class RefreshTokenCodec:
             raise refresh_token_invalid() from None
         signed, checksum = raw[:-_CHECKSUM_BYTES], raw[-_CHECKSUM_BYTES:]
         content, mac = signed[: _CONTENT.size], signed[_CONTENT.size :]
-        if _checksum(signed) != checksum or not self._made_here(content, mac):
+        if _checksum(signed) != checksum or not self._is_authentic(content, mac):
             raise refresh_token_invalid()
         version, session_id, counter = _CONTENT.unpack(content)
         if version != _VERSION:
             raise refresh_token_invalid()
         return SessionId(UUID(bytes=session_id)), counter
 
-    def _made_here(self, content: bytes, mac: bytes) -> bool:
-        """Compare in constant time, with every key whichever fits (ASVS 11.2.4)."""
+    def _is_authentic(self, content: bytes, mac: bytes) -> bool:
+        """Compare in constant time, with every key even after a match (ASVS 11.2.4)."""
         matches = [hmac.compare_digest(_mac(key, content), mac) for key in self._keys]
         return any(matches)
 

@@ -1,9 +1,9 @@
-"""Owns the secrets of a session: how its token and its anti-forgery token are made and told apart.
+"""Owns the secrets of a session: the formats of its session token and anti-forgery token.
 
 A session token is `as1_` and base64url of 32 random bytes and their CRC-32 under the prefix, an
-anti-forgery token `ac1_` and base64url of 32 random bytes. The checksum is no defence: it lets
-garbage die without a query. Of both only the SHA-256 is kept, by which a session is looked up, so
-that neither the database nor the time that a look-up takes tells anything of a token.
+anti-forgery token `ac1_` and base64url of 32 random bytes. The checksum is no protection: it lets
+garbage be rejected without a query. Only the SHA-256 of either is stored, and sessions are looked
+up by it, so neither the database nor the time that a lookup takes reveals anything about a token.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def new_csrf_token() -> str:
 
 
 def is_session_token(text: str) -> bool:
-    """Return whether `text` has the form of a session token, in its one spelling."""
+    """Return whether `text` has the format of a session token, canonically encoded."""
     if len(text) != _SESSION_TOKEN_LENGTH or not text.startswith(_SESSION_PREFIX):
         return False
     try:
@@ -43,7 +43,7 @@ def is_session_token(text: str) -> bool:
 
 
 def digest(token: str) -> bytes:
-    """Return the SHA-256 of a token's text, which is what is stored."""
+    """Return the SHA-256 of a token's text, which is stored instead of the token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -1,4 +1,4 @@
-"""Owns what a session's user is given: an access token and the current refresh token."""
+"""Owns the issuing of a session's tokens: an access token and the current refresh token."""
 
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.signing.access_tokens import AccessTokens
@@ -7,14 +7,14 @@ from authsvc.models.tokens import Tokens
 
 
 class TokenIssuer:
-    """Makes the tokens of a session as it stands."""
+    """Issues the tokens of a session in its present state."""
 
     def __init__(self, access_tokens: AccessTokens, refresh_codec: RefreshTokenCodec) -> None:
         self._access_tokens = access_tokens
         self._refresh_codec = refresh_codec
 
     def issue(self, session: Session, session_token: str = "", csrf_token: str = "") -> Tokens:
-        """Return a new access token, the current refresh token, and the two secrets if new."""
+        """Return a new access token, the current refresh token, and the two secrets, if new."""
         access_token, access_token_expire_time = self._access_tokens.issue(session)
         return Tokens(
             access_token=access_token,

@@ -1,9 +1,9 @@
-"""Owns the question whether a session is active: the rules, the cache, keeping alive what is used.
+"""Owns the validation of sessions: the rules, the cache, and the extension of sessions in use.
 
-An answer without `strict` may come from the cache, which lags a revocation by no more than
-`sessions.cache_staleness`: it is used only while the listener hears from the database, and forgets
-what is revoked when it is told. What is not active is never cached, and a cached session that is
-due to be extended or looks expired is read again, because another replica may have extended it.
+A result without `strict` may come from the cache, which lags a revocation by no more than
+`sessions.cache_staleness`: it is used only while the revocation listener is up to date, and drops a
+revoked session when notified. Inactive sessions are never cached, and a cached session that is due
+for extension or looks expired is read again, because another replica may have extended it.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from authsvc.models.tokens import InactiveReason
 
 @dataclass(frozen=True, slots=True)
 class SessionCheck:
-    """A session token to be judged, and what came with it; `csrf_token` "" is not checked."""
+    """A session token to validate, and its context; an empty `csrf_token` is not checked."""
 
     session_token: str = field(repr=False)
     client: ClientContext = field(default_factory=ClientContext)
@@ -37,7 +37,7 @@ class SessionCheck:
 
 @dataclass(frozen=True, slots=True)
 class SessionResult:
-    """What became of a check: the session if it is active, else the reason."""
+    """The result of a check: the session if it is active, otherwise the reason."""
 
     active: bool
     reason: InactiveReason | None = None
@@ -49,10 +49,10 @@ _INACTIVE: Final = {reason: SessionResult(active=False, reason=reason) for reaso
 
 
 class SessionValidation:
-    """Judges sessions, by their secret token or for an access token by their id.
+    """Validates sessions, by their secret token or, for an access token, by their id.
 
-    `is_fresh` says whether the cache would have been told by now of whatever was revoked
-    `cache_staleness` ago; while it says no, the cache is not used.
+    `is_fresh` returns whether the cache has been notified of everything that was revoked more than
+    `cache_staleness` ago; while it returns False, the cache is not used.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class SessionValidation:
         self._is_fresh = is_fresh
 
     async def validate(self, check: SessionCheck) -> SessionResult:
-        """Say whether a session is active, by its token, and keep it alive if it is."""
-        return self._judge_cached(check) or await self._judge_stored(check)
+        """Return whether the session of a token is active, and extend it if it is due."""
+        return self._validate_cached(check) or await self._validate_stored(check)
 
     async def validate_many(self, checks: Sequence[SessionCheck]) -> list[SessionResult]:
-        """Do as `validate` for several; the results are in the order of the checks."""
-        cached = [self._judge_cached(check) for check in checks]
+        """Validate several sessions; the results are in the order of the checks."""
+        cached = [self._validate_cached(check) for check in checks]
         missing = [check for check, found in zip(checks, cached, strict=True) if found is None]
-        stored = iter(await asyncio.gather(*map(self._judge_stored, missing)))
+        stored = iter(await asyncio.gather(*map(self._validate_stored, missing)))
         return [result or next(stored) for result in cached]
 
     def find_cached(self, session_id: SessionId) -> Session | None:
-        """Return a session that an access token is used for, if it is in force and in the cache.
+        """Return the session of an access token if it is in force and in the cache.
 
-        None says nothing but that `find` has to be asked.
+        None means only that `find` has to be called.
         """
         if not self._is_fresh():
             return None
@@ -100,9 +100,9 @@ class SessionValidation:
         return entry.session
 
     async def find(self, session_id: SessionId, *, strict: bool = False) -> Session | None:
-        """Return a session that an access token is used for, ended or not; None: unknown.
+        """Return the session of an access token, ended or not, or None if it is unknown.
 
-        With `strict` it is never from the cache. An access token does not extend its session:
+        With `strict` the cache is not used. Using an access token does not extend its session;
         refreshing does.
         """
         if not strict and (session := self.find_cached(session_id)):
@@ -115,7 +115,7 @@ class SessionValidation:
             self._note_use(entry, now)
         return entry.session
 
-    def _judge_cached(self, check: SessionCheck) -> SessionResult | None:
+    def _validate_cached(self, check: SessionCheck) -> SessionResult | None:
         if check.strict or not self._is_fresh():
             return None
         entry = self._cache.by_token(digest(check.session_token))
@@ -124,9 +124,9 @@ class SessionValidation:
         now = self._clock.now()
         if now >= entry.slide_time:
             return None
-        return self._answer(entry, check, now)
+        return self._result(entry, check, now)
 
-    async def _judge_stored(self, check: SessionCheck) -> SessionResult:
+    async def _validate_stored(self, check: SessionCheck) -> SessionResult:
         if not is_session_token(check.session_token):
             return _INACTIVE[InactiveReason.MALFORMED]
         entry = await self._reader.by_token(digest(check.session_token))
@@ -137,11 +137,11 @@ class SessionValidation:
         if reason is not None:
             return _INACTIVE[reason]
         if now >= entry.slide_time:
-            # None: it is being refreshed, extended or ended elsewhere, and was active when read.
+            # On None another transaction refreshes, extends or ends it; it was active when read.
             entry = await self._reader.extend(entry.session.session_id) or entry
-        return self._answer(entry, check, now)
+        return self._result(entry, check, now)
 
-    def _answer(self, entry: CachedSession, check: SessionCheck, now: datetime) -> SessionResult:
+    def _result(self, entry: CachedSession, check: SessionCheck, now: datetime) -> SessionResult:
         """Return the result for a session that is active but may be bound to another client."""
         mismatch = self._mismatch(entry.session, check.client)
         if mismatch is not None:

@@ -1,1 +1,1 @@
-"""PostgreSQL itself: connections, the pool, transactions, and the migrator."""
+"""Owns access to PostgreSQL: connections, the pool, transactions and the migrator."""

@@ -1,4 +1,4 @@
-"""Owns how one connection to PostgreSQL is made: host after host, each within its time."""
+"""Owns connecting to PostgreSQL: host after host, each with its own timeout."""
 
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -10,19 +10,18 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-# How a connection fails, made or not. The last two are also how asyncpg reports misuse; on a
-# connection that nobody else uses they mean that the server has ended it.
+# How connecting fails, and how a connection breaks. The last two are also how asyncpg reports
+# misuse; on a connection that nobody else uses they mean that the server has closed it.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _DEFAULT_TIMEOUT = 5.0
 
 
 class Connector:
-    """Makes connections to the first host of `address` that will have them.
+    """Connects to the first host of `address` that accepts.
 
-    `timeout` is the seconds that each host gets: asyncpg gives its own to all of them together, so
-    that a host that is silent would keep it from ever trying the next. The host that worked last
-    is tried first.
+    `timeout` is in seconds, for each host: asyncpg's own is for all of them together, so that a
+    silent host would keep it from ever trying the next. The host that worked last is tried first.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class Connector:
     async def connect(self) -> Connection:
         """Return a new connection.
 
-        Raises what the last host failed with: OSError (which TimeoutError is),
+        Raises the last host's failure: OSError (which includes TimeoutError),
         asyncpg.PostgresError, asyncpg.InternalClientError if no host has the target_session_attrs
         of the address, or ValueError if the address is malformed.
         """
@@ -71,7 +70,7 @@ def _single_hosts(address: str) -> list[str]:
     try:
         parts = urlsplit(address)
     except ValueError:
-        # asyncpg refuses it when it is used, as it does every other malformed address.
+        # asyncpg rejects it when it is used, like every other malformed address.
         return [address]
     login, at, hosts = parts.netloc.rpartition("@")
     return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]

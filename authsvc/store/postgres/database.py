@@ -1,4 +1,4 @@
-"""Owns the ways to PostgreSQL: a connection, a transaction, and what their failures mean."""
+"""Owns the use of PostgreSQL: connections, transactions, and the meaning of their failures."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,9 +16,9 @@ __all__ = ["Connection", "Database"]
 
 log = structlog.get_logger(__name__)
 
-# Not the statement's fault; the same statement may succeed later (SQLSTATE classes and codes).
+# Failures that are not the statement's own; it may succeed later (SQLSTATE classes and codes).
 _TRANSIENT = (
-    OSError,  # which TimeoutError is
+    OSError,  # includes TimeoutError
     asyncpg.PostgresConnectionError,  # 08
     asyncpg.InvalidAuthorizationSpecificationError,  # 28
     asyncpg.InvalidCatalogNameError,  # 3D000
@@ -36,10 +36,10 @@ _TRANSIENT = (
 class Database:
     """PostgreSQL through a pool of connections.
 
-    Every failure that is not the statement's own is raised as StoreUnavailable: the server can't
-    be reached, shuts down, is read-only, does not answer within `command_timeout`, has no free
-    connection within `acquire_timeout`, or broke a deadlock. A caller may then try again, but a
-    transaction that failed while it committed may have been committed.
+    Every failure that is not the statement's own is raised as StoreUnavailable: the server is
+    unreachable, shuts down, is read-only or does not answer within `command_timeout`, no connection
+    is free within `acquire_timeout`, or the server resolved a deadlock. A caller may then retry,
+    but a transaction that failed while it committed may have been committed.
 
     Borrowers leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
@@ -49,7 +49,7 @@ class Database:
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
-        """Connect `pool_min` times, at least once; raises StoreUnavailable when that fails."""
+        """Open `pool_min` connections, at least one; raises StoreUnavailable if that fails."""
         connector = Connector(
             address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
@@ -70,35 +70,35 @@ class Database:
         return cls(pool)
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection on which each statement is a transaction of its own."""
+        """Lend a connection on which each statement is its own transaction."""
         return _Loan(self._pool)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection within a transaction: committed at the end, undone by an exception."""
+        """Lend a connection in a transaction: committed at the end, rolled back on an exception."""
         async with _Loan(self._pool) as connection:
             await connection.execute("BEGIN")
             yield connection
-            # A transaction in which a statement failed answers COMMIT with ROLLBACK, no error.
+            # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
     async def ping(self) -> None:
-        """Return if the database answers; raises StoreUnavailable."""
+        """Return if the database answers; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
             await connection.fetchval("SELECT 1")
 
     def usage(self) -> Usage:
-        """Return how the pool stands now."""
+        """Return the present use of the pool."""
         return self._pool.usage()
 
     async def close(self) -> None:
-        """Close the connections; who has or asks for one from now on gets StoreUnavailable."""
+        """Close the connections; callers that hold or request one get StoreUnavailable."""
         await self._pool.close()
 
 
 class _Loan:
-    """One borrowing of a connection; gives it back in a fit state and translates failures."""
+    """One loan of a connection; returns it in a usable state and translates failures."""
 
     __slots__ = ("_connection", "_pool")
     _connection: Connection
@@ -122,10 +122,10 @@ class _Loan:
             return
         failed = _is_transient(error, connection)
         if isinstance(error, asyncpg.PostgresError):
-            # It shows the whole row that a constraint refused, hashes and all, to the log.
+            # It would show the whole row that violated a constraint in the log, including hashes.
             error.detail = None
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
-            # The others lead to the same server; new ones find the new primary.
+            # The others go to the same server; new ones find the new primary.
             pool.discard(connection)
             pool.expire()
         else:

@@ -1,8 +1,8 @@
-"""Owns the schema's version: which migrations there are, which were applied, applying the rest.
+"""Owns the schema's version: the shipped migrations, the applied ones, and applying the rest.
 
-Migrations are numbered SQL files beside this module, forward only, each in a transaction of its
-own. A schema newer than the code is fine to serve with: every migration is safe beside the
-previous version's code, which is how a rolling update works.
+Migrations are numbered SQL files in `store/migrations`, forward only, each in its own transaction.
+The service can run with a schema newer than its code: every migration is compatible with the
+previous version's code, as rolling updates require.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ import asyncpg
 from authsvc.store.postgres.connector import Connection, Connector
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-# Any fixed number that no other user of the database takes: "authsvc" in ASCII.
+# Any fixed number that nobody else uses in the database: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
 _TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
-# A migration that waits for a table makes everyone who comes later wait behind it.
+# While a migration waits for a table, everybody who comes later waits behind it.
 _LIMIT_WAITING = "SET LOCAL lock_timeout = '10s'"
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
@@ -38,7 +38,7 @@ _INSERT_VERSION = "INSERT INTO schema_version (version, name, checksum) VALUES (
 
 
 class SchemaError(Exception):
-    """The database's schema is not the one that the code needs; the message says what to do."""
+    """The database's schema does not fit the code; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class MigrationStatus:
-    """A migration and when it was applied; None if it was not yet."""
+    """A migration and the time when it was applied, None if it is pending."""
 
     version: int
     name: str
@@ -62,7 +62,7 @@ class MigrationStatus:
 
 @cache
 def shipped() -> Sequence[Migration]:
-    """Return the migrations that belong to this version of the code, in order."""
+    """Return the migrations of this version of the code, in order."""
     folder = resources.files("authsvc.store") / "migrations"
     files = ((file.name, file.read_bytes()) for file in folder.iterdir())
     return read_migrations((name, content) for name, content in files if name.endswith(".sql"))
@@ -86,17 +86,17 @@ def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
 
 
 async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[int]:
-    """Apply what is missing and return the numbers applied; several may run this at once.
+    """Apply the pending migrations and return their numbers; parallel runs are safe.
 
-    Raises SchemaError when what was applied before differs from this version's files or goes
-    beyond them, or when a migration fails (those before it stay applied), and as
-    `Connector.connect` when the database can't be reached.
+    Raises SchemaError if the applied migrations differ from this version's files or go beyond them,
+    or if a migration fails (earlier ones stay applied), and as `Connector.connect` does if the
+    database can't be reached.
     """
-    wanted = shipped() if migrations is None else migrations
+    expected = shipped() if migrations is None else migrations
     applied = []
     connection = await Connector(address=dsn).connect()
     try:
-        while (version := await _apply_next(connection, wanted)) is not None:
+        while (version := await _apply_next(connection, expected)) is not None:
             applied.append(version)
     finally:
         await connection.close()
@@ -104,7 +104,7 @@ async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> li
 
 
 async def pending(dsn: str) -> list[MigrationStatus]:
-    """Return every migration of this version in order, and when each was applied.
+    """Return every migration of this version in order, with the time when it was applied.
 
     Changes nothing. Raises as `migrate`.
     """
@@ -133,21 +133,22 @@ async def check_schema(connection: Connection) -> None:
         )
 
 
-async def _apply_next(connection: Connection, wanted: Sequence[Migration]) -> int | None:
+async def _apply_next(connection: Connection, expected: Sequence[Migration]) -> int | None:
     async with connection.transaction():
         await connection.execute(_TAKE_LOCK, _LOCK)
         await connection.execute(_LIMIT_WAITING)
         await connection.execute(_CREATE_VERSIONS)
         rows = await connection.fetch(_SELECT_VERSIONS)
-        _compare(rows, wanted)
-        if len(rows) == len(wanted):
+        _compare(rows, expected)
+        if len(rows) == len(expected):
             return None
-        migration = wanted[len(rows)]
+        migration = expected[len(rows)]
         try:
             await connection.execute(migration.sql)
         except asyncpg.PostgresError as error:
             raise SchemaError(
-                f"Migration {migration.version} ({migration.name}) failed and was undone: {error}"
+                f"Migration {migration.version} ({migration.name}) failed and was rolled back: "
+                f"{error}"
             ) from error
         await connection.execute(
             _INSERT_VERSION, migration.version, migration.name, migration.checksum
@@ -161,13 +162,13 @@ async def _rows(connection: Connection) -> list[asyncpg.Record]:
     return await connection.fetch(_SELECT_VERSIONS)
 
 
-def _compare(rows: Sequence[asyncpg.Record], wanted: Sequence[Migration]) -> None:
-    if len(rows) > len(wanted):
+def _compare(rows: Sequence[asyncpg.Record], expected: Sequence[Migration]) -> None:
+    if len(rows) > len(expected):
         raise SchemaError(
             f"The database has migration {rows[-1]['version']}, newer than this version of "
             "authsvc; use the version that applied it."
         )
-    for row, migration in zip(rows, wanted, strict=False):
+    for row, migration in zip(rows, expected, strict=False):
         if row["version"] != migration.version:
             raise SchemaError(
                 f"The database has migration {row['version']} but lacks {migration.version}; "

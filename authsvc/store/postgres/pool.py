@@ -1,9 +1,9 @@
-"""Owns the pool: which connections there are, who waits for one, which are thrown away.
+"""Owns the pool: its connections, the callers that wait for one, and discarding broken ones.
 
-asyncpg's own pool spends a round trip, a task and two timers on each use, hands every caller's
-cancellation a wait for the server, and connects within the time that a caller has for waiting.
-Here a connection is taken and given back without a round trip; whatever may block (connecting,
-rolling back, closing) happens in the pool's own tasks and is bounded in time.
+asyncpg's own pool spends a round trip, a task and two timers on each use, makes a cancelled caller
+wait for the server, and connects within the time that a caller has for waiting. Here a connection
+is acquired and released without a round trip; everything that may block (connecting, rolling back,
+closing) happens in the pool's own tasks and is bounded in time.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ from authsvc.store.postgres.connector import FAILURES, Connection, Connector
 
 log = structlog.get_logger(__name__)
 
-# Seconds that a connection may lie unused while there are more than the minimum.
+# Seconds that a connection may stay idle while there are more than the minimum.
 _IDLE_LIMIT = 300.0
-# Seconds that the server gets to confirm a cancelled statement, a rollback or a farewell.
+# Seconds that the server gets to confirm a cancelled statement, a rollback or a close.
 _PATIENCE = 1.0
-# Other failures to connect may quote the address with its password.
+# The messages of other failures may quote the address with its password.
 _QUOTABLE = (OSError, asyncpg.PostgresError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How many connections there are, how many of them are free, and how many callers wait."""
+    """The numbers of connections, of free ones among them, and of waiting callers."""
 
     connections: int
     idle: int
@@ -39,7 +39,7 @@ class Usage:
 class Pool:
     """Up to `maximum` connections, each lent to one borrower at a time.
 
-    Who asks waits up to `acquire_timeout` seconds, first come, first served.
+    Callers wait up to `acquire_timeout` seconds, first come, first served.
     """
 
     def __init__(
@@ -50,7 +50,8 @@ class Pool:
         self._maximum = maximum
         self._acquire_timeout = acquire_timeout
         self._loop = asyncio.get_running_loop()
-        # The connection used last is at the right and lent first, so that the others can age.
+        # The most recently used connection is at the right and lent first, so that the others can
+        # age.
         self._idle: deque[tuple[Connection, float]] = deque()
         self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,7 +62,7 @@ class Pool:
         self._failure: Exception | None = None
 
     async def fill(self) -> None:
-        """Connect up to the minimum; raises StoreUnavailable unless one connection comes of it."""
+        """Open the minimum of connections; raises StoreUnavailable if not even one opens."""
         missing = max(1, self._minimum) - len(self._connections)
         self._connecting += missing
         await asyncio.gather(*(self._add() for _ in range(missing)))
@@ -69,9 +70,9 @@ class Pool:
             raise StoreUnavailable from self._failure
 
     async def acquire(self) -> Connection:
-        """Return a connection, to be given back with `release`, `recover` or `discard`.
+        """Return a connection, to be returned by `release`, `recover` or `discard`.
 
-        Raises StoreUnavailable when none can be made or none comes free in time.
+        Raises StoreUnavailable if none can be opened or none becomes free in time.
         """
         while self._idle:
             connection, _ = self._idle.pop()
@@ -81,7 +82,7 @@ class Pool:
         return await self._wait()
 
     def release(self, connection: Connection) -> None:
-        """Take back a connection that is fit for the next borrower."""
+        """Take back a connection that is ready for the next borrower."""
         if self._closed or connection.is_closed():
             self.discard(connection)
             return
@@ -107,16 +108,16 @@ class Pool:
         self._grow()
 
     def expire(self) -> None:
-        """Throw away what lies idle: the server that it is connected to is gone or changed."""
+        """Discard the idle connections: their server is gone or has changed its role."""
         while self._idle:
             self.discard(self._idle.pop()[0])
 
     def usage(self) -> Usage:
-        """Return how the pool stands now."""
+        """Return the present use of the pool."""
         return Usage(len(self._connections), len(self._idle), len(self._waiters))
 
     async def close(self) -> None:
-        """Close every connection, those that are lent too; takes a second at most."""
+        """Close every connection, including lent ones; takes at most a second."""
         self._closed = True
         self._refuse()
         for task in self._tasks:
@@ -168,10 +169,10 @@ class Pool:
     async def _add(self) -> None:
         try:
             connection = await self._connector.connect()
-        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must be told
+        except Exception as error:  # noqa: BLE001 - whatever it was, waiting callers must be notified
             self._connecting -= 1
             self._say_unreachable(error)
-            # While there are connections, one of them may still come free for those who wait.
+            # While there are connections, one of them may still become free for waiting callers.
             if not self._connections:
                 self._refuse()
             return
@@ -183,7 +184,7 @@ class Pool:
     async def _recover(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
-                # asyncpg makes this wait for a cancel request that is under way.
+                # asyncpg makes this wait for a cancel request in flight.
                 await connection.execute("")
                 if connection.is_in_transaction():
                     await connection.execute("ROLLBACK")

@@ -1,4 +1,4 @@
-"""Accounts: one an address, whoever comes first, and shut at once when they are disabled."""
+"""Accounts: one per address, even under races, and shut out at once when disabled."""
 
 import asyncio
 import json

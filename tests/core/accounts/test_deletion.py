@@ -1,4 +1,4 @@
-"""An erasure is whole or resumed, however long the history, and never searches whole tables."""
+"""Erasing an account completes or resumes, however long its history, without table scans."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,7 +26,7 @@ BATCH = 10
 
 
 class Erasing:
-    """An account with a history, and what erases it."""
+    """An account with a history, and the use case that erases it."""
 
     def __init__(self, service: Service, clock: FakeClock) -> None:
         self.database = service.database
@@ -46,7 +46,7 @@ class Erasing:
         return UserId(await self.value("SELECT user_id FROM users"))
 
     async def live(self, events: int) -> None:
-        """Add to the account's history; two events at a time."""
+        """Add to the account's history, two events per point in time."""
         await self.execute(
             "INSERT INTO audit_events (event_id, occur_time, type, caller, request_id, user_id, ip,"
             " user_agent, detail) SELECT gen_random_uuid(), now() + n / 2 * interval '1 us',"
@@ -110,7 +110,7 @@ async def test_what_was_cut_off_is_resumed(
         patch.setattr(store, "scrub_events", twice)
         with pytest.raises(StoreUnavailable):
             await erasing.deletion.erase(CALL, user_id)
-    # Two batches are done, and the account is as it was.
+    # Two batches are scrubbed, and the account is unchanged.
     assert 70 <= await erasing.value(PERSONAL) <= 76
     assert await erasing.service.login() == "OK"
     assert erasing.forgotten == []

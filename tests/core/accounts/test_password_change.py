@@ -1,4 +1,4 @@
-"""A password is changed by whoever knows it, once, and nothing that was built on it stays."""
+"""Password changes: once, only with the current password, and what relied on that is revoked."""
 
 import asyncio
 from collections import Counter
@@ -31,7 +31,7 @@ TOLD = "SELECT count(*) FROM outbox WHERE kind = 'password_changed'"
 
 @dataclass
 class World:
-    """One account and what changes its password."""
+    """One account, and the use case that changes its password."""
 
     service: Service
     clock: FakeClock
@@ -76,7 +76,7 @@ class World:
         return await value(self.service.database, statement)
 
     async def forget_password(self) -> None:
-        """Make it an account of somebody who only ever logged in at a provider."""
+        """Turn it into an account whose user has only ever logged in at a provider."""
         await self.execute("UPDATE users SET password_hash = NULL, pepper_id = NULL")
 
 
@@ -92,7 +92,7 @@ async def world(limited: Service, clock: FakeClock) -> World:
 
 @pytest_asyncio.fixture
 async def free_world(free: Service, clock: FakeClock) -> World:
-    """Under no limit but that of consecutive failures."""
+    """Under no limit except that on consecutive failures."""
     return World(free, clock)
 
 
@@ -206,7 +206,7 @@ async def test_a_change_takes_back_no_more_than_its_own_count(world: World) -> N
         await world.service.login(WRONG)
     assert await world.outcome(tokens, PASSWORD) == "OK"
     assert await failures(world.service.database) == 3
-    # And its charges are given back: two more failures are let through.
+    # And its charges are refunded: two more failures are let through.
     outcomes = [await world.service.login(WRONG) for _ in range(3)]
     assert outcomes == ["CREDENTIALS_INVALID"] * 2 + ["TOO_MANY_ATTEMPTS"]
 
@@ -306,7 +306,7 @@ async def test_a_stored_hash_that_is_another_by_then_is_compared_again(
 
 
 async def _nothing() -> None:
-    """Let nothing happen."""
+    """Do nothing."""
 
 
 async def test_an_account_disabled_in_between_stays_as_it_is(world: World) -> None:
@@ -365,7 +365,7 @@ async def test_the_first_password_is_set_once(free_world: World) -> None:
     await free_world.forget_password()
     news = [f"{ANOTHER}-{n}" for n in range(50)]
     outcomes = Counter(await asyncio.gather(*(free_world.outcome(tokens, "", new) for new in news)))
-    # Who comes when it is set is told that the current one is missing.
+    # Whoever comes after it is set gets the error that the current one is missing.
     assert outcomes.pop("OK") == 1
     assert outcomes.keys() <= {"CREDENTIALS_INVALID", "FIELD_INVALID"}
 

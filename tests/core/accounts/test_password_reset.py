@@ -1,4 +1,4 @@
-"""Setting a new password by mail: once, for the address's account, and around nothing else."""
+"""Password resets by mail: once, for the address's account, and bypassing nothing else."""
 
 import asyncio
 from datetime import timedelta
@@ -139,7 +139,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     await coded.fetch("UPDATE users SET failed_logins = 7, failed_device_logins = 8")
 
     await coded.reset((await coded.request(RESET)).code)
-    # Who reads the mail must not get new guesses at the second factor by it.
+    # This must not give somebody who reads the mail new guesses at the second factor.
     assert await failures(coded.database) == 7
     assert await failures_of_devices(coded.database) == 8
     login = coded.service.password_login.log_in(CALL, EMAIL, NEW_PASSWORD, CLIENT)
@@ -170,7 +170,7 @@ async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded:
     assert isinstance(await login, MfaChallenge)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)
-    # Nor is the account more credible than before.
+    # Nor is the account's address verified by it.
     assert (await coded.user()).email_verify_time is None
     assert (await coded.events())["user.owner_arrived"] == 0
 

@@ -1,4 +1,4 @@
-"""API keys made, listed and revoked: what is allowed, what is stored, what is told."""
+"""Creating, listing and revoking API keys: rules, stored rows and notices."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ NOBODY = ApiKeyId(UUID(int=1))
 
 
 async def stored(world: World) -> dict[str, int]:
-    """Return how many rows there are of what the making of a key writes."""
+    """Return the counts of all rows that creating a key writes."""
     tables = ("api_keys", "outbox", "revocations", "audit_events WHERE type LIKE 'api_key.%'")
     return {
         table.partition(" ")[0]: (await world.fetch(f"SELECT count(*) FROM {table}"))[0]["count"]

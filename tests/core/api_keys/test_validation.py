@@ -1,4 +1,4 @@
-"""API keys judged: by their row, by what their user may do, by their own limit, from the cache."""
+"""Validation of API keys: by row, by the user's permissions, by their own limit, from the cache."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ async def last_use(world: World, key_id: ApiKeyId) -> object:
     return rows[0]["last_use_time"]
 
 
-# What is judged
+# Verdicts
 
 
 async def test_an_active_key_gives_what_it_may_do(world: World) -> None:
@@ -85,7 +85,7 @@ async def test_a_key_may_do_no_more_than_its_user_at_present(world: World) -> No
     assert (await keys.judge(created.text)).scopes == ("write",)
     assert await keys.reason(created.text, "read") is InactiveReason.SCOPE_MISSING
     await set_roles(world, user_id)
-    # Also when nobody said so, if later.
+    # Without a notification it takes effect too, but later.
     world.clock.advance(MINUTE)
     assert (await keys.judge(created.text)).scopes == ()
     await set_roles(world, user_id, "user", "editor")

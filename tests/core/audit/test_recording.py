@@ -35,7 +35,7 @@ async def _live(service: Service, clock: FakeClock) -> list[Tokens]:
     first = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
     second = await sessions.refreshing.refresh(CALL, first.refresh_token, _CLIENT)
     clock.advance(timedelta(minutes=5))
-    with pytest.raises(ServiceError, match="used before"):
+    with pytest.raises(ServiceError, match="already used"):
         await sessions.refreshing.refresh(CALL, first.refresh_token, _CLIENT)
     third = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)
     await sessions.ending.log_out(CALL, third.refresh_token)

@@ -1,4 +1,4 @@
-"""Changing one's address: proved before, told to the old one, and nobody learns who has which."""
+"""Changes of e-mail addresses: verified first, the old address notified, and nothing disclosed."""
 
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ async def test_the_new_address_is_the_account_s_once_it_is_proved(
     assert await coded.service.login(PASSWORD, email=NEW_EMAIL.upper()) == "OK"
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     (notice,) = await coded.mailbox(MessageKind.EMAIL_CHANGED)
-    # It outlives the account, which a thief might erase next.
+    # The notice outlives the account, which a thief might erase next.
     assert (notice.address, notice.user_id) == (EMAIL, None)
     events = await coded.events()
     assert (events["user.email_change_request"], events["user.email_change"]) == (1, 1)
@@ -72,7 +72,7 @@ async def test_an_address_that_another_has_looks_like_a_free_one(coded: Coded) -
         (MessageKind.EMAIL_IN_USE, OTHER),
     ]
     assert await outcome(coded.confirm_change(ada, taken.code, OTHER)) == REFUSED
-    # Nor does it work when the address becomes free.
+    # Nor does it work once the address becomes free.
     await coded.fetch("DELETE FROM users WHERE email = $1", OTHER)
     assert await outcome(coded.confirm_change(ada, taken.code, OTHER)) == REFUSED
 

@@ -1,4 +1,4 @@
-"""Verifying an address: by the code that went there, once, and for nobody else."""
+"""Verification of an address: with the code sent there, once, and for no other user."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""One-time codes: each works once, for what it was made for, and only so often may be guessed."""
+"""One-time codes: each works once, for its purpose only, and allows few guesses."""
 
 import asyncio
 import hashlib
@@ -34,7 +34,7 @@ SETTINGS = CodeSettings()
 
 @dataclass
 class World:
-    """Codes of two users."""
+    """The codes of two users."""
 
     database: Database
     codes: OneTimeCodes
@@ -75,7 +75,7 @@ class World:
 
 
 def attempt_of(user_id: UserId, account: str = ADDRESS, *, hopeless: bool = False) -> Attempt:
-    """Return an attempt at the account of this user; `hopeless`: it is locked, say."""
+    """Return an attempt at this user's account; a `hopeless` one can't succeed."""
     subject = LoginSubject(user_id, UserStatus.ACTIVE, known_device=False)
     credential = None if hopeless else Credential(user_id, None, None)
     return Attempt(CALL, account, ClientContext(), None, subject, credential)
@@ -220,7 +220,7 @@ async def test_a_code_has_five_tries(world: World) -> None:
 
 @pytest.mark.parametrize("state", ["never made", "used", "tried too often", "expired"])
 async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: FakeClock) -> None:
-    """Or its commit would take a flush, which it doesn't for an address that nobody has."""
+    """A write would make its commit flush, which it does not for an address without an account."""
     code = "12345678"
     if state != "never made":
         issued = await world.issue()
@@ -261,7 +261,7 @@ async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
     assert sorted(map(str, claims)) == sorted(["None"] * 19 + [str(world.ada)])
 
 
-# What happens while a right code waits for its user's row, and whether it is still right then.
+# What happens while a right code waits for its user's row, and whether it still works after that.
 MEANWHILE = {
     "UPDATE users SET failed_logins = 1": True,
     "UPDATE one_time_codes SET attempts = 4": True,

@@ -1,4 +1,4 @@
-"""The owner of an address comes to an account that somebody else made with it."""
+"""The owner of an address reclaims an account that somebody else created with it."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ VALUES ($1, $1, 'k', 'authsvc_x', '\\x00', '{read}', $2, $2)
 
 
 async def hijack(federated: Federated) -> Tokens:
-    """Make an account with somebody's address, and every way to come back to it."""
+    """Create an account with somebody else's address, and every way to get back into it."""
     service = federated.service
     user_id = await service.register()
     tokens = await service.log_in(CALL, EMAIL, PASSWORD, replace(CLIENT, device_id="hijacker"))
@@ -53,7 +53,7 @@ async def hijack(federated: Federated) -> Tokens:
 
 
 async def held(federated: Federated) -> dict[str, int]:
-    """Return how many rows each table holds; a session that has ended is none."""
+    """Return the number of rows in each table, without ended sessions."""
     counts = {}
     for table in (*TABLES, "sessions WHERE revoke_time IS NULL"):
         (row,) = await federated.fetch(f"SELECT count(*) FROM {table}")
@@ -68,7 +68,7 @@ async def test_nothing_of_the_hijacker_stays(federated: Federated, clock: FakeCl
     assert (tokens.user_id, new_user) == (stolen.user_id, False)
 
     assert await held(federated) == dict.fromkeys(TABLES, 0) | {
-        # The owner's own, and the attempt to link that can't be completed any more.
+        # The owner's own rows, and the attempt to link, which can't be completed any more.
         "identities": 1,
         "devices": 1,
         "sessions": 1,
@@ -95,10 +95,10 @@ async def test_no_way_leads_back(federated: Federated) -> None:
     assert (judged.active, judged.reason) == (False, "SESSION_REVOKED")
     reasons = await federated.fetch("SELECT DISTINCT revoke_reason FROM sessions ORDER BY 1")
     assert [row[0] for row in reasons] == ["owner_arrived", None]
-    # Whoever waits at the provider to link an identity to the account waits in vain.
+    # An attempt to link an identity that was under way at the provider fails.
     with pytest.raises(Exception, match="unknown, used or expired"):
         await federated.complete(state, HIJACKER)
-    # The identity that the hijacker had linked is a stranger's now.
+    # The identity that the hijacker had linked counts as unknown now.
     tokens, new_user = await federated.log_in(HIJACKER)
     assert new_user
     assert tokens.user_id != mine.user_id

@@ -1,4 +1,4 @@
-"""The limits on requests for codes: whom they are charged to, and how they are changed."""
+"""The limits on requests for codes: what they are charged to, and how they change."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""A user's own factors: removed by their user alone, and what goes with them."""
+"""A user's own factors: removed only by their user, together with what depends on them."""
 
 import asyncio
 from datetime import timedelta
@@ -38,7 +38,7 @@ async def test_last_factor_takes_the_recovery_codes_along(secured: Secured) -> N
     assert await secured.own.list(ada) == ([], 0)
     assert (await secured.notices())[-2:] == ["recovery_code_used", "factor_removed"]
     assert await secured.events("factor.remove") == {"factor.remove": 2}
-    # Whoever comes back gets new ones.
+    # A user who enrols again gets new ones.
     assert len((await secured.secure(ada))[1]) == 10
 
 

@@ -1,4 +1,4 @@
-"""What a relying party asks of passkeys, and which answers it takes."""
+"""The relying party's options for passkeys, and the responses that it accepts."""
 
 import hashlib
 import json
@@ -165,7 +165,7 @@ def test_certificates_are_refused() -> None:
             statement["alg"] = -7
         attestation |= {"fmt": fmt, "attStmt": statement}
         credential["response"]["attestationObject"] = encode(cbor2.dumps(attestation))
-        # It is in order, only not wanted.
+        # It is valid, just not accepted.
         verify_registration_response(
             credential=credential,
             expected_challenge=CHALLENGE,
@@ -176,7 +176,7 @@ def test_certificates_are_refused() -> None:
 
 
 def _certificate(maker: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a certificate of a maker of authenticators, self-signed, in DER."""
+    """Return a self-signed certificate of an authenticator vendor, in DER."""
     texts = {
         NameOID.COUNTRY_NAME: "SE",
         NameOID.ORGANIZATION_NAME: "Maker",

@@ -1,4 +1,4 @@
-"""Recovery codes: ten that each work once, and the removal of what they recover from."""
+"""Recovery codes: ten that each work once, and removal of the factor they stand in for."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ async def test_codes_are_ten_random_and_easy_to_copy(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     assert len(set(codes)) == 10
     assert all(_FORM.fullmatch(code) for code in codes), codes
-    # 16 characters of 32 are 80 bits: more than the 64 that an offline search is given.
+    # 16 characters out of 32 are 80 bits: more than the 64 assumed for an offline search.
     assert len(codes[0].replace("-", "")) == 16
     assert len({character for code in codes for character in code}) > 20
 
@@ -32,7 +32,7 @@ async def test_codes_are_stored_as_keyed_hashes_of_their_user(secured: Secured) 
         assert not await secured.recovery_codes.claim(connection, eve, codes[0])
         other = RecoveryCodes(Keyring([key("k2")]), secured.clock)
         assert not await other.claim(connection, ada, codes[0])
-        # Not even if somebody gives Eve the rows.
+        # Not even if the rows are moved to Eve.
         await connection.execute("UPDATE recovery_codes SET user_id = $1", eve)
         assert not await secured.recovery_codes.claim(connection, eve, codes[0])
     assert all(len(row["code_hash"]) == 32 for row in rows)

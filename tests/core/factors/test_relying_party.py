@@ -1,4 +1,4 @@
-"""Answers of passkeys that break careless parsers: refused, and never a fault."""
+"""Passkey responses that break careless parsers are rejected without an internal error."""
 
 import json
 from typing import Any
@@ -138,7 +138,7 @@ DEEP = {
 def test_deep_and_long_json_is_refused(name: str) -> None:
     assert parse_assertion(DEEP[name]) is None
     assert PARTY.check_attestation(DEEP[name], CHALLENGE) is None
-    # As what a page says too, and as CBOR.
+    # Also as client data, and as CBOR.
     assertion, public_key = assertions()
     _put(assertion, "response.clientDataJSON", encode(DEEP[name].encode("utf-8", "surrogatepass")))
     assert not is_signed(assertion, public_key)

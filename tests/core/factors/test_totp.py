@@ -1,4 +1,4 @@
-"""Authenticator apps: what is enrolled, which codes are right, and that each is right once."""
+"""Authenticator apps: enrolment, right and wrong codes, and single use."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ async def test_enrolment_shows_a_seed_that_apps_understand(secured: Secured) -> 
     address = urlsplit(enrollment.otpauth_uri)
     assert (address.scheme, address.netloc) == ("otpauth", "totp")
     assert unquote(address.path) == f"/authsvc:{EMAIL}"
-    # SHA-1, six digits and 30 seconds are what is meant if nothing is said.
+    # SHA-1, six digits and 30 seconds are the defaults.
     assert parse_qs(address.query) == {"secret": [enrollment.secret], "issuer": ["authsvc"]}
     assert enrollment.secret not in repr(enrollment)
     assert (await secured.own.list(ada))[0] == []
@@ -57,7 +57,7 @@ async def test_confirmed_app_counts(secured: Secured) -> None:
     assert await secured.fetchval("SELECT has_second_factor FROM users") is True
     assert await secured.notices() == ["factor_added"]
     assert await secured.events("factor.enroll") == {"factor.enroll": 1}
-    # A second one needs no more recovery codes.
+    # A second app brings no new recovery codes.
     assert await secured.confirm(ada, await secured.enroll(ada)) == []
 
 
@@ -71,7 +71,7 @@ async def test_wrong_code_confirms_nothing_and_counts_as_a_failure(secured: Secu
     assert await secured.failed() == 7
     assert (await secured.own.list(ada))[0] == []
     assert await secured.notices() == []
-    # The right one is none of them, and makes up for none of them: it is not a login.
+    # The right one is no failure, but as it is not a login it resets none either.
     await secured.confirm(ada, app)
     assert await secured.failed() == 7
 
@@ -124,7 +124,7 @@ async def test_there_are_no_more_apps_than_the_settings_allow(secured: Secured) 
     for _ in range(9):
         await secured.confirm(ada, await secured.enroll(ada))
     app = await secured.enroll(ada)
-    # A passkey may come in between.
+    # A passkey may be registered in between.
     await secured.fetchval(
         "INSERT INTO factors (factor_id, user_id, kind, create_time, confirm_time, credential_id,"
         " public_key, sign_count) VALUES (gen_random_uuid(), $1, 'passkey', now(), now(), '', '',"
@@ -174,7 +174,7 @@ async def test_a_step_is_accepted_once_and_none_before_it(secured: Secured) -> N
     app = await secured.enroll(ada)
     code = app.code()
     await secured.confirm(ada, app)
-    # Neither the code that confirmed the app, nor one before it.
+    # Neither the code that confirmed the app nor an earlier one works.
     for used in (code, app.code(-1)):
         token = (await secured.challenge()).mfa_token
         assert await reason(secured.verify(token, used)) == REFUSED

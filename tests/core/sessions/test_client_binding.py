@@ -87,7 +87,8 @@ async def test_a_strangers_use_neither_extends_nor_is_noted(world: World) -> Non
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
     before = await world.row(tokens.session_id)
-    # Once its last use is worth noting again, and once its life is worth extending too.
+    # Once when its last use is due to be recorded, and once when its lifetime is due for extension
+    # too.
     for days in (1, 4):
         world.clock.advance(days * DAY)
         for strict in (False, True):

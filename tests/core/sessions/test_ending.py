@@ -1,4 +1,4 @@
-"""Revocations on their way from one replica to another."""
+"""Revocations, from one replica to another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,19 +15,19 @@ from tests.support.databases import settings_for
 from tests.support.postgres import PostgresServer
 from tests.support.sessions import CALL, Replica, World
 
-# So long that a busy machine confirms in time.
+# Long enough for a busy machine to confirm in time.
 _STALENESS = timedelta(seconds=5)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - caches are told by calls, not by events
+        while not condition():  # noqa: ASYNC110 - caches are notified by calls, not by events
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, RevocationListener]]:
-    """Start a replica that hears of revocations as the service does."""
+    """Start a replica that listens for revocations as the service does."""
     replica = world.replica(is_fresh=lambda: listener.is_fresh())  # noqa: PLW0108 - made below
     listener = RevocationListener(
         database=settings_for(dsn),
@@ -79,7 +79,7 @@ async def test_while_nothing_is_heard_the_cache_is_not_used(
         for tokens in (revoked, kept):
             await here.validate(tokens.session_token)
             assert here.sessions.validation.find_cached(tokens.session_id) is not None
-        # From here on it can't come back before it is let.
+        # From here on it can't reconnect until it is allowed to.
         postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         await _end_listener(world)
         await _until(lambda: not listener.is_fresh())

@@ -1,4 +1,4 @@
-"""A user's sessions listed, page by page."""
+"""Listing a user's sessions, page by page."""
 
 import pytest
 
@@ -42,7 +42,7 @@ async def test_a_list_comes_in_pages_that_neither_skip_nor_repeat(world: World) 
         seen += [session.session_id for session in page.sessions]
         sizes.append(len(page.sessions))
         token = page.next_page_token
-        # One opened meanwhile is newer than all pages to come.
+        # A session opened meanwhile is newer than all remaining pages.
         await world.open(replica, user_id)
     assert seen == opened[::-1]
     assert sizes == [2, 2, 1]

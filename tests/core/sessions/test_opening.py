@@ -1,4 +1,4 @@
-"""Sessions opened, listed and ended."""
+"""Opening, listing and ending sessions."""
 
 import asyncio
 import hashlib
@@ -209,7 +209,7 @@ async def test_all_sessions_of_a_user_can_be_ended_but_one(world: World) -> None
 
 
 async def test_ending_all_sessions_counts_the_active_and_ends_the_expired(world: World) -> None:
-    # The expired one may have an access token with time left.
+    # The expired session may have an access token that is still valid.
     replica = world.replica(tokens=TokenSettings.model_validate({"refresh_lifetime": "1m"}))
     user_id = await world.add_user()
     expired = await world.open(replica, user_id)
@@ -290,7 +290,7 @@ async def _until_someone_waits_for_a_lock(world: World) -> None:
 
 
 class _Undone(Exception):
-    """Undoes a transaction."""
+    """Rolls back a transaction."""
 
 
 @asynccontextmanager

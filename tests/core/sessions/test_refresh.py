@@ -1,4 +1,4 @@
-"""Refresh tokens replaced: once each, retries forgiven for a while, theft noticed."""
+"""Refresh of tokens: single use, a grace window for retries, detection of theft."""
 
 import asyncio
 from datetime import timedelta
@@ -218,7 +218,7 @@ async def test_another_client_than_the_bound_one_advances_nothing(
     await replica.refresh(first.refresh_token)
     assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_INVALID
     world.clock.advance(10)
-    # An old token in strange hands is what reuse looks like.
+    # An old token from another client is the typical reuse.
     assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_REUSED
 
 

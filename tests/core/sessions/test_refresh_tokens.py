@@ -1,4 +1,4 @@
-"""Refresh tokens: what was encoded is decoded, and nothing else is."""
+"""Refresh tokens: what was encoded decodes, and nothing else does."""
 
 import base64
 import hmac
@@ -28,7 +28,7 @@ def refused(token: str, by: RefreshTokenCodec = codec) -> bool:
 
 
 def spelled(content: bytes, mac: bytes) -> str:
-    """Return a token with a right checksum, whatever its content and its code."""
+    """Return a token with a right checksum, whatever its content and its HMAC."""
     signed = content + mac
     return "ar1_" + base64url.encode(signed + zlib.crc32(b"ar1_" + signed).to_bytes(4, "big"))
 

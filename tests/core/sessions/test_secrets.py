@@ -1,4 +1,4 @@
-"""The form of a session's secrets."""
+"""The format of a session's secrets."""
 
 import string
 

@@ -1,4 +1,4 @@
-"""Sessions in use: their life extended, their last use noted."""
+"""Sessions in use: extended, and their last use recorded."""
 
 import asyncio
 from datetime import timedelta

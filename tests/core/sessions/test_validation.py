@@ -1,4 +1,4 @@
-"""Session tokens judged: every reason told apart, use noted, life extended."""
+"""Validation of session tokens: every reason, recording of use, extension."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

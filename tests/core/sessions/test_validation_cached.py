@@ -1,4 +1,4 @@
-"""Sessions from the cache: when it may answer, and what it must never come to hold."""
+"""Sessions from the cache: when it may be used, and what it must never contain."""
 
 import asyncio
 
@@ -56,7 +56,7 @@ async def test_the_cache_is_not_used_while_it_may_be_stale(world: World) -> None
     await here.validate(tokens.session_token)
     await here.sessions.validation.find(tokens.session_id)
     await there.sessions.ending.revoke(CALL, tokens.session_id)
-    # Nobody told the replica: what it says now shows that it used its cache.
+    # The replica was not notified: its answer shows that it used its cache.
     assert (await here.validate(tokens.session_token)).active
     assert await _is_cached(here, tokens)
     fresh = False
@@ -143,7 +143,7 @@ async def test_a_row_read_before_a_revocation_is_not_cached_after_its_announceme
     await there.sessions.ending.revoke(CALL, tokens.session_id)
     _announce(here, tokens, kind)
     held.go_on.set()
-    # It was read while the session was active, so this answer is right; to keep it would not be.
+    # It was read while the session was active, so this result is right; caching it would not be.
     assert await reading
     assert not await _is_cached(here, tokens)
     result = await here.validate(tokens.session_token)
@@ -189,7 +189,7 @@ async def test_what_a_replica_revokes_itself_it_forgets_at_once(world: World) ->
             await replica.refresh(tokens.refresh_token)
             await replica.validate(tokens.session_token)
             world.clock.advance(DAY)
-            with pytest.raises(Exception, match="used before"):
+            with pytest.raises(Exception, match="already used"):
                 await replica.refresh(tokens.refresh_token)
         result = await replica.validate(tokens.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED

@@ -296,7 +296,7 @@ async def test_an_export_of_an_account_deleted_meanwhile_is_not_taken_for_whole(
 async def test_there_are_so_many_exports_at_once(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("authsvc.core.accounts.own_data._MOST_EXPORTS", 1)
+    monkeypatch.setattr("authsvc.core.accounts.own_data._MAX_EXPORTS", 1)
     tokens = await service.new_session()
     await add_events(service, tokens.user_id, 20_000)
     call = service.account().ExportData(ExportDataRequest(), metadata=bearer(tokens))
