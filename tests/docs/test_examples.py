@@ -26,6 +26,7 @@ async def run(*command: str) -> str:
     return output.decode()
 
 
+@pytest.mark.slow
 async def test_first_calls_work(running: Application, tmp_path: Path) -> None:
     # What a checkout has where `make run` was called.
     (tmp_path / ".venv").symlink_to(sys.prefix)
