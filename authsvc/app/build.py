@@ -228,6 +228,7 @@ class _Build(AccountBuild):
             database=self.database,
             deletion=self.account_deletion,
             settings=self.settings.retention,
+            sessions=self.settings.sessions,
             clock=self.clock,
         )
 

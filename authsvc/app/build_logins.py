@@ -46,6 +46,7 @@ class LoginBuild(BaseBuild):
             hasher=self.hasher,
             attempts=self.attempts,
             completion=self.completion,
+            clock=self.clock,
         )
 
     # One-time codes

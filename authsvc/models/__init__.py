@@ -1,1 +1,1 @@
-"""The values of the domain, one module a topic: frozen, typed, and the same in every layer."""
+"""Owns the domain values, one module per topic: frozen, typed, and shared by all layers."""

@@ -1,4 +1,4 @@
-"""Owns what an API key is."""
+"""Owns the domain value of an API key."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +8,10 @@ from authsvc.models.ids import ApiKeyId, UserId
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A user's API key without its secret; `prefix` is its beginning, `policy` "" is no limit."""
+    """A user's API key without its secret.
+
+    `prefix` is how its text begins; an empty `policy` means that it has no rate limit.
+    """
 
     key_id: ApiKeyId
     user_id: UserId

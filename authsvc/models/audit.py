@@ -1,4 +1,4 @@
-"""Owns what users are shown of the audit log."""
+"""Owns the part of the audit log that users may see."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +9,7 @@ from authsvc.models.ids import SessionId
 
 @dataclass(frozen=True, slots=True)
 class SecurityEvent:
-    """An audit event as its user may see it."""
+    """An audit event as shown to the user it concerns."""
 
     event_id: UUID
     occur_time: datetime

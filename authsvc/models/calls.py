@@ -1,4 +1,4 @@
-"""Owns who calls: the calling service, and the end user whom it calls for."""
+"""Owns the identity of a call: the calling service, and the end user on whose behalf it calls."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a calling service may do (settings map identities to roles)."""
+    """A role of a calling service, which says what it may do; settings map identities to roles."""
 
     APP = "app"
     EDGE = "edge"
@@ -17,10 +17,11 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A calling service, known by its client certificate.
+    """A calling service, identified by its client certificate.
 
-    `identity` is a SPIFFE id or `dns:name`; `thumbprint` the certificate's SHA-256 (RFC 8705), and
-    `certificate_expire_time` its end. `audiences` and `scopes` are what it may ask tokens for.
+    `identity` is a SPIFFE id or `dns:name`, `thumbprint` the certificate's SHA-256 (RFC 8705), and
+    `certificate_expire_time` when it expires. The caller may request tokens for `audiences` and
+    `scopes`.
     """
 
     identity: str
@@ -33,7 +34,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class ClientContext:
-    """The end user's side of a request, as told by an allowed caller; None or "" is unknown."""
+    """The end user's client as reported by an allowed caller; None or "" means unknown."""
 
     ip: str | None = None
     user_agent: str = ""
@@ -42,7 +43,7 @@ class ClientContext:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Who called and under which request id: what an audit event needs of the transport."""
+    """The caller's identity and the request id, for audit events."""
 
     request_id: str
     caller: str

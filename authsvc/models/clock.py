@@ -1,4 +1,4 @@
-"""Owns what a clock is; the real one is in `core/lib/clock.py`."""
+"""Owns the clock protocol; the system clock is in `core/lib/clock.py`."""
 
 from datetime import datetime
 from typing import Protocol
@@ -8,4 +8,4 @@ class Clock(Protocol):
     """Tells the time; injected so that tests can move it."""
 
     def now(self) -> datetime:
-        """Return the present time, aware, in UTC."""
+        """Return the current time as an aware datetime in UTC."""

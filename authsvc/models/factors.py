@@ -1,4 +1,4 @@
-"""Owns what second factors and logins that wait for one are."""
+"""Owns second factors, and logins that wait for one."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +10,7 @@ from authsvc.models.tokens import Tokens
 
 
 class FactorKind(StrEnum):
-    """What a second factor is."""
+    """The kind of a second factor."""
 
     TOTP = "totp"
     PASSKEY = "passkey"
@@ -18,7 +18,7 @@ class FactorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A second factor that counts, without its secret; `last_use_time` None: it was not used."""
+    """A confirmed second factor without its secret; `last_use_time` is None until it is used."""
 
     factor_id: FactorId
     kind: FactorKind
@@ -29,7 +29,7 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class TotpEnrollment:
-    """What an authenticator app needs to know: the secret in Base32, and the same as an address."""
+    """What an authenticator app needs: the secret in Base32, and as an `otpauth:` URI."""
 
     factor_id: FactorId
     secret: str = field(repr=False)
@@ -38,10 +38,10 @@ class TotpEnrollment:
 
 @dataclass(frozen=True, slots=True)
 class MfaChallenge:
-    """A login that needs a second factor: any one of `methods`.
+    """A login that still needs a second factor: any one of `methods`.
 
-    `totp_enrollment` is set if the user has to enrol one to log in; `passkey_options` is what the
-    user's passkeys are to sign (WebAuthn, JSON), "" if there are none.
+    `totp_enrollment` is set if the user has to enroll TOTP to log in. `passkey_options` is the
+    WebAuthn request options as JSON, or "" if the user has no passkeys.
     """
 
     mfa_token: str = field(repr=False)

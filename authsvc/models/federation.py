@@ -1,4 +1,4 @@
-"""Owns what a user's identity at another provider is."""
+"""Owns the domain value of a user's identity at an external provider."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,7 +6,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user's identity at a provider; `email` is the address that the provider named last."""
+    """A user's identity at a provider; `email` is the address that the provider last reported."""
 
     provider: str
     subject: str

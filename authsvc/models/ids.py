@@ -1,4 +1,4 @@
-"""Owns the ids of what is stored, each a type of its own."""
+"""Owns the ids of stored objects, each with its own type."""
 
 from typing import NewType
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Owns what rate-limit policies, charges and verdicts are."""
+"""Owns the domain values of rate limiting: policies, charges and verdicts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +27,10 @@ class Policy:
 
 
 class Charge(NamedTuple):
-    """One thing to be counted: `cost` units of `key` under `policy`.
+    """A charge of `cost` units to `key` under `policy`.
 
-    A tuple, as a frozen dataclass takes four times as long to make, and a batch holds a thousand.
+    A tuple, because a frozen dataclass takes four times as long to create and a batch can hold a
+    thousand.
     """
 
     policy: str
@@ -38,9 +39,9 @@ class Charge(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How a key stands with a policy; times in seconds.
+    """The state of a key under a policy; times are in seconds.
 
-    `retry_after` is 0 if the charge fits and None if it never will. A tuple, as `Charge`.
+    `retry_after` is 0 if the charge fits and None if it never can. A tuple, like `Charge`.
     """
 
     policy: str
@@ -53,7 +54,7 @@ class Verdict(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """A check's outcome: `allowed` only if all of its charges are."""
+    """The outcome of a check: `allowed` only if all of its charges are."""
 
     allowed: bool
     verdicts: Sequence[Verdict]

@@ -1,18 +1,38 @@
-"""Owns how a message reaches its user, and what became of it."""
+"""Owns how a message reaches its user, and the states of its delivery."""
 
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
+
+from authsvc.models.ids import UserId
 
 
 class Delivery(StrEnum):
-    """What becomes of a code that is made; RETURN is for callers with the role issuer."""
+    """Whether a new code is sent or returned; RETURN requires the role issuer."""
 
     SEND = "send"
     RETURN = "return"
 
 
 class MessageState(StrEnum):
-    """What became of a message so far."""
+    """The delivery state of a message."""
 
     PENDING = "pending"
     SENT = "sent"
     ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message without its content; `last_error` is a word for why the last attempt failed."""
+
+    message_id: UUID
+    kind: str
+    user_id: UserId | None
+    state: MessageState
+    attempts: int
+    create_time: datetime
+    next_time: datetime
+    end_time: datetime | None
+    last_error: str

@@ -1,4 +1,4 @@
-"""Owns what a session is, and why one is ended."""
+"""Owns the domain value of a session, and the reasons for which one is revoked."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,12 +23,12 @@ class RevokeReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Session:
-    """A session, without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
+    """A session without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
 
-    Compared by identity, so that what is derived from a cached one can be kept beside it.
+    Compared by identity, so that values derived from a cached session can be cached beside it.
 
-    `refresh_counter` is the number of the one refresh token that is current; `user_status` and
-    `user_roles` are the owner's when the row was read.
+    `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
+    are those of the user when the row was read.
     """
 
     session_id: SessionId

@@ -1,4 +1,4 @@
-"""Owns what a signing key is, without its secret, and the states of its life."""
+"""Owns the public description of a signing key and the states of its life cycle."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class KeyState(StrEnum):
-    """Where a key is in its life: published, signing, verifying only, or not to be trusted."""
+    """The state of a key: published, signing, verifying only, or no longer trusted."""
 
     PREPARED = "prepared"
     ACTIVE = "active"
@@ -16,7 +16,7 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyInfo:
-    """A signing key without its secret; `expire_time` is when its last token has expired."""
+    """A signing key without its secret; by `expire_time`, its last token has expired."""
 
     key_id: str
     algorithm: str

@@ -1,4 +1,4 @@
-"""Owns what tokens say, and why one is not active."""
+"""Owns tokens, their claims, and the reasons for which one is not active."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +9,7 @@ from authsvc.models.ids import SessionId, UserId
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a login gives; `session_token` and `csrf_token` are empty after a refresh."""
+    """The tokens that a login returns; `session_token` and `csrf_token` are "" after a refresh."""
 
     access_token: str = field(repr=False)
     access_token_expire_time: datetime
@@ -23,11 +23,11 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, kw_only=True)
 class TokenClaims:
-    """What every verified access token says (RFC 9068); times are aware, in UTC.
+    """The claims of every verified access token (RFC 9068); times are aware, in UTC.
 
     `certificate_thumbprint` is the SHA-256 of the client certificate that the token is bound to
-    (RFC 8705), b"": none. `actors` are the services that act in the subject's name, the present one
-    first (`act`, RFC 8693). Compared by identity, as Session.
+    (RFC 8705), or b"" if there is none. `actors` are the services that act for the subject, the
+    current one first (`act`, RFC 8693). Compared by identity, like Session.
     """
 
     issuer: str
@@ -43,7 +43,7 @@ class TokenClaims:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Claims(TokenClaims):
-    """What a verified access token of a user says."""
+    """The claims of a user's verified access token."""
 
     subject: UserId
     session_id: SessionId
@@ -55,13 +55,13 @@ class Claims(TokenClaims):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ServiceClaims(TokenClaims):
-    """What a verified access token of a calling service says; `subject` is its identity."""
+    """The claims of a calling service's verified access token; `subject` is its identity."""
 
     subject: str
 
 
 class InactiveReason(StrEnum):
-    """Why a token or session is not active; the names are those of the proto's enum."""
+    """Why a token or session is not active; the names match the proto's enum."""
 
     MALFORMED = "MALFORMED"
     SIGNATURE_INVALID = "SIGNATURE_INVALID"

@@ -1,4 +1,4 @@
-"""Owns what an account is."""
+"""Owns the domain value of an account."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,9 +14,18 @@ class UserStatus(StrEnum):
     DISABLED = "disabled"
 
 
+class UserOrigin(StrEnum):
+    """How an account was made."""
+
+    REGISTER = "register"
+    FEDERATED = "federated"
+    IMPORT = "import"
+    OPERATOR = "operator"
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account, without its secrets."""
+    """An account without its secrets."""
 
     user_id: UserId
     email: str
@@ -35,4 +44,4 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class LockedUser(User):
-    """An account whose row the transaction holds: nobody else changes it until that has ended."""
+    """An account whose row the transaction has locked: nobody else can change it until it ends."""

@@ -1,13 +1,12 @@
 """Owns the rows of the outbox: messages to users, from being written to being delivered."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-import asyncpg
-
 from authsvc.models.ids import UserId
-from authsvc.models.messages import MessageState
+from authsvc.models.messages import MessageRecord, MessageState
 from authsvc.store.postgres.database import Connection
 
 
@@ -68,12 +67,9 @@ class StoredMessage:
     kind: str
     user_id: UserId | None
     sealed_content: bytes = field(repr=False)
-    state: MessageState
     attempts: int
     create_time: datetime
-    next_time: datetime
     expire_time: datetime
-    end_time: datetime | None
     last_error: str
 
 
@@ -83,8 +79,7 @@ WHERE message_id = ANY (ARRAY(
     SELECT message_id FROM outbox
     WHERE state = 'pending' AND next_time <= $1 AND ($3 OR expire_time <= $1)
     ORDER BY next_time LIMIT $4 FOR UPDATE SKIP LOCKED))
-RETURNING message_id, kind, user_id, sealed_content, state, attempts, create_time, next_time,
-    expire_time, end_time, last_error
+RETURNING message_id, kind, user_id, sealed_content, attempts, create_time, expire_time, last_error
 """
 
 
@@ -93,7 +88,7 @@ async def claim(
 ) -> list[StoredMessage]:
     """Take messages that are due; nobody else gets them before `until`, unless they are ended."""
     rows = await connection.fetch(_CLAIM, now, until, not only_expired, limit)
-    return [_message(row) for row in rows]
+    return [StoredMessage(**row) for row in rows]
 
 
 # What was told is of no use any more. Whoever claimed it since has to know that it was sent.
@@ -136,23 +131,22 @@ async def abandon(
     return await connection.fetchval(_ABANDON, *arguments) is not None
 
 
-_SELECT = """
-SELECT message_id, kind, user_id, sealed_content, state, attempts, create_time, next_time,
-    expire_time, end_time, last_error
+_LIST = """
+SELECT message_id, kind, user_id, state, attempts, create_time, next_time, end_time, last_error
 FROM outbox WHERE state = $1 ORDER BY create_time DESC LIMIT $2
 """
 
 
 async def list_in_state(
     connection: Connection, state: MessageState, limit: int
-) -> list[StoredMessage]:
+) -> Sequence[MessageRecord]:
     """Return the newest messages in this state."""
-    return [_message(row) for row in await connection.fetch(_SELECT, state.value, limit)]
+    rows = await connection.fetch(_LIST, state.value, limit)
+    return [MessageRecord(**(dict(row) | {"state": MessageState(row["state"])})) for row in rows]
 
 
 _LOCK_ABANDONED = """
-SELECT message_id, kind, user_id, sealed_content, state, attempts, create_time, next_time,
-    expire_time, end_time, last_error
+SELECT message_id, kind, user_id, sealed_content, attempts, create_time, expire_time, last_error
 FROM outbox WHERE message_id = $1 AND state = 'abandoned' FOR UPDATE
 """
 
@@ -160,7 +154,7 @@ FROM outbox WHERE message_id = $1 AND state = 'abandoned' FOR UPDATE
 async def lock_abandoned(connection: Connection, message_id: UUID) -> StoredMessage | None:
     """Return an abandoned message, held until the end of the transaction."""
     row = await connection.fetchrow(_LOCK_ABANDONED, message_id)
-    return _message(row) if row else None
+    return StoredMessage(**row) if row else None
 
 
 _REVIVE = """
@@ -201,7 +195,3 @@ async def count(connection: Connection) -> tuple[int, int]:
     """Return how many messages are pending and how many abandoned."""
     ((pending, abandoned),) = await connection.fetch(_COUNT)
     return pending, abandoned
-
-
-def _message(row: asyncpg.Record) -> StoredMessage:
-    return StoredMessage(**(dict(row) | {"state": MessageState(row["state"])}))

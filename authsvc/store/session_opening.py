@@ -2,11 +2,13 @@
 
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
+from authsvc.store import audit
 from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 
-# One statement instead of four, because a login is to cost little beside its password's hash.
-_OPEN = """
+# One statement instead of four, because a login is to cost little beside its password's hash: the
+# event in a statement of its own takes a round trip more, and 0.1 ms of the service's CPU.
+_OPEN = f"""
 WITH surplus AS (
     SELECT session_id FROM sessions
     WHERE user_id = $2 AND revoke_time IS NULL AND idle_expire_time > $3
@@ -24,13 +26,12 @@ WITH surplus AS (
         token_hash, csrf_hash, refresh_counter
     ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ), recorded AS (
-    INSERT INTO audit_events (event_id, occur_time, type, caller, request_id,
-                              user_id, session_id, ip, user_agent, detail)
+    INSERT INTO {audit.TARGET}
     SELECT $15, $3, $16, $17, $18, $2, $1, $6, $7, $19::jsonb || jsonb_build_object(
         'replaced', (SELECT coalesce(jsonb_agg(session_id), '[]') FROM replaced))
 )
 SELECT session_id FROM replaced
-"""
+"""  # noqa: S608 - made of constants
 
 
 async def open_session(

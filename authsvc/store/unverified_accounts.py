@@ -10,35 +10,44 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An account; `is_stale`: unverified and unchanged for long, which does not say unused."""
+    """An account; `is_stale`: registered, unverified, and not changed or logged in to for long.
+
+    It may be in use all the same.
+    """
 
     user_id: UserId
     is_stale: bool
 
 
-_STALE = "status = 'active' AND email_verify_time IS NULL AND greatest(create_time, update_time) <"
+@dataclass(frozen=True, slots=True)
+class Period:
+    """For how long an account has to be left alone: its last change and login are before these."""
+
+    last_change: datetime
+    last_login: datetime
+
+
+_STALE = """(
+    origin IS NOT DISTINCT FROM 'register' AND status = 'active' AND email_verify_time IS NULL
+    AND greatest(create_time, update_time) < $2 AND coalesce(last_login_time < $3, true))
+"""
 # The condition is no filter: finding a few among many would search the whole table.
 _LIST = f"""
-SELECT user_id, {_STALE} $3 AS is_stale FROM users
-WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $2
+SELECT user_id, {_STALE} AS is_stale FROM users
+WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $4
 """  # noqa: S608 - made of constants
 
 
 async def list_after(
-    connection: Connection, user_id: UserId | None, limit: int, before: datetime
+    connection: Connection, user_id: UserId | None, limit: int, period: Period
 ) -> Sequence[Candidate]:
-    """Return the next accounts in the order of their ids, stale since `before` or not."""
-    rows = await connection.fetch(_LIST, user_id, limit, before)
+    """Return the next accounts in the order of their ids, stale for that period or not."""
+    rows = await connection.fetch(_LIST, user_id, period.last_change, period.last_login, limit)
     return [Candidate(row["user_id"], row["is_stale"]) for row in rows]
 
 
 _IS_ABANDONED = f"""
-SELECT EXISTS (
-    SELECT FROM users WHERE user_id = $1 AND {_STALE} $2
-        AND EXISTS (SELECT FROM audit_events WHERE audit_events.user_id = $1
-                    AND occur_time = create_time AND type = $3)
-        AND NOT EXISTS (SELECT FROM audit_events WHERE audit_events.user_id = $1
-                        AND occur_time >= $2 AND type = ANY ($4::text[])))
+SELECT EXISTS (SELECT FROM users WHERE user_id = $1 AND {_STALE})
     AND NOT EXISTS (SELECT FROM sessions WHERE user_id = $1)
     AND NOT EXISTS (SELECT FROM identities WHERE user_id = $1)
     AND NOT EXISTS (SELECT FROM factors WHERE user_id = $1)
@@ -46,18 +55,10 @@ SELECT EXISTS (
 """  # noqa: S608 - made of constants
 
 
-async def is_abandoned(
-    connection: Connection,
-    user_id: UserId,
-    before: datetime,
-    *,
-    making: str,
-    uses: Sequence[str],
-) -> bool:
-    """Return whether a stale account was made by an event of type `making` and is not in use.
+async def is_abandoned(connection: Connection, user_id: UserId, period: Period) -> bool:
+    """Return whether an account is stale, and has no session, identity, factor or API key.
 
-    It has no session, ended or not, no identity, factor or API key, and no event since `before` of
-    the types of `uses`.
+    A session that has ended counts as long as its row is kept.
     """
-    arguments = (user_id, before, making, uses)
+    arguments = (user_id, period.last_change, period.last_login)
     return bool(await connection.fetchval(_IS_ABANDONED, *arguments))

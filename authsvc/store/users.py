@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from authsvc.models.ids import UserId
-from authsvc.models.users import LockedUser, User, UserStatus
+from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
 from authsvc.store.failed_logins import FORGET_FAILURES, FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
@@ -41,8 +41,8 @@ _COLUMNS = """
 """
 _INSERT = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
-                   roles, status, create_time, update_time, email_verify_time)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)
+                   roles, status, origin, create_time, update_time, email_verify_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11)
 ON CONFLICT (email_canonical) DO NOTHING
 RETURNING user_id
 """
@@ -53,6 +53,7 @@ async def insert(
     user: User,
     *,
     email_canonical: str,
+    origin: UserOrigin,
     phc: str | None = None,
     pepper_id: str | None = None,
 ) -> bool:
@@ -70,6 +71,7 @@ async def insert(
         pepper_id,
         list(user.roles),
         user.status,
+        origin,
         user.create_time,
         user.email_verify_time,
     )
@@ -183,32 +185,54 @@ async def release_attempt(
 
 
 _CONFIRM_LOGIN = f"""
-UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
+UPDATE users SET last_login_time = $3, {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active' AND password_hash = $2
 RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
 
 
-async def confirm_login(connection: Connection, credential: Credential) -> LockedUser | None:
-    """Forget the failures of an account that is still active and still has this password.
+async def confirm_login(
+    connection: Connection, credential: Credential, now: datetime
+) -> LockedUser | None:
+    """Note a login and forget the failures of an account that is active and has this password.
 
     With a second factor they stay, for `reset_failures`. Returns None, and changes nothing, if the
     account isn't active or hasn't the password. Its row stays locked until the transaction ends.
     """
-    row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc)
+    row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc, now)
     return None if row is None else LockedUser(**_fields(row))
 
 
 _CONFIRM = f"""
-UPDATE users SET {FORGET_FAILURES_BY_ONE_PROOF}
+UPDATE users SET last_login_time = coalesce($2, last_login_time), {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1 AND status = 'active'
 RETURNING {_COLUMNS}
 """  # noqa: S608 - made of constants
 
 
-async def confirm(connection: Connection, user_id: UserId) -> LockedUser | None:
-    """Do as `confirm_login` for a user who proved who it is without the password."""
-    row = await connection.fetchrow(_CONFIRM, user_id)
+async def confirm(
+    connection: Connection, user_id: UserId, login_time: datetime | None
+) -> LockedUser | None:
+    """Do as `confirm_login` for a user who proved who it is without the password.
+
+    Without a `login_time`, what was proved was not for a login, and none is noted.
+    """
+    row = await connection.fetchrow(_CONFIRM, user_id, login_time)
+    return None if row is None else LockedUser(**_fields(row))
+
+
+_NOTE_LOGIN = f"""
+UPDATE users SET last_login_time = $2 WHERE user_id = $1 AND status = 'active'
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - made of constants
+
+
+async def note_login(connection: Connection, user_id: UserId, now: datetime) -> LockedUser | None:
+    """Note that an active user was logged in by somebody else's word, and lock the user's row.
+
+    Failures are not forgotten, as nothing was proved here. Returns None if there is no such user.
+    """
+    row = await connection.fetchrow(_NOTE_LOGIN, user_id, now)
     return None if row is None else LockedUser(**_fields(row))
 
 

@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from collections import defaultdict
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -66,40 +67,31 @@ def test_glossary_explains_each_word_once_and_in_order() -> None:
     assert set(words) >= _GLOSSARY
 
 
-class Names(ast.NodeVisitor):
-    """What the code defines: classes with their members, and all other names."""
+@dataclass
+class Names:
+    """What the code defines: classes with their members, and all names."""
 
-    def __init__(self) -> None:
-        self.members: dict[str, set[str]] = defaultdict(set)
-        self.others: set[str] = set()
-        self._owner = ""
+    members: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    all: set[str] = field(default_factory=set)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        owner, self._owner = self._owner, node.name
-        self.members[node.name] |= set()
-        self.generic_visit(node)
-        self._owner = owner
+    def add(self, module: ast.Module) -> None:
+        for node in ast.walk(module):
+            self.all |= _defined(node)
+            if isinstance(node, ast.ClassDef):
+                self.members[node.name].update(*map(_defined, node.body))
 
-    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        self._define(node.name)
-        self.generic_visit(node)
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self.visit_FunctionDef(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if isinstance(node.target, ast.Name):
-            self._define(node.target.id)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        for target in node.targets:
-            if isinstance(target, ast.Name):
-                self._define(target.id)
-
-    def _define(self, name: str) -> None:
-        if self._owner:
-            self.members[self._owner].add(name)
-        self.others.add(name)
+def _defined(node: ast.AST) -> set[str]:
+    """Return the names that a statement defines where it stands."""
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {node.name}
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case _:
+            return set()
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +100,11 @@ def names() -> Names:
     for folder in ("authsvc", "tests"):
         for path in (REPOSITORY / folder).rglob("*.py"):
             if "v1" not in path.parts:
-                found.visit(ast.parse(path.read_text()))
+                found.add(ast.parse(path.read_text()))
     protos = "".join(path.read_text() for path in (REPOSITORY / "protos").rglob("*.proto"))
-    found.others |= set(re.findall(r"\b(?:message|enum|service|rpc) (\w+)", protos))
-    found.others |= {method.rpartition("/")[2] for method in ACCESS}
+    found.all |= set(re.findall(r"\b(?:message|enum|service|rpc) (\w+)", protos))
     for path in (_CORE.parent / "store" / "migrations").glob("*.sql"):
-        found.others |= set(re.findall(r"\w+", path.read_text()))
+        found.all |= set(re.findall(r"\w+", path.read_text()))
     return found
 
 
@@ -132,9 +123,9 @@ def _is_defined(name: str, names: Names) -> bool:
         owner, member = match.groups()
         return member in names.members.get(owner, ()) or f"/authsvc.v1.{owner}/{member}" in ACCESS
     if re.fullmatch(r"_?[A-Z][a-z]+([A-Z]\w*)+", name):
-        return name in names.members or name in names.others
+        return name in names.members or name in names.all
     if re.fullmatch(r"[a-z]+(_[a-z]+)+", name):
-        return name in names.others or (_CORE / name).is_dir() or (_CORE / f"{name}.py").exists()
+        return name in names.all or (_CORE / name).is_dir() or (_CORE / f"{name}.py").exists()
     return True
 
 

@@ -64,6 +64,6 @@ def test_tour_ends_as_shown() -> None:
     tour = REPOSITORY / "authsvc" / "cli" / "demo"
     sources = "".join(path.read_text() for path in tour.glob("*.py"))
     (shown,) = (block for block in README.blocks("text") if "That is authsvc." in block)
-    for line in shown.splitlines():
-        what = line.strip(" ✓✗…").partition(":")[0]
+    for line in filter(str.strip, shown.splitlines()):
+        what = line.strip(" ✓✗…").partition(": ")[0]
         assert what in sources, line

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import one_time_codes, users
 from authsvc.store.one_time_codes import CodeRow
 from authsvc.store.postgres.database import Database
@@ -34,7 +34,9 @@ async def _count(database: Database) -> int:
 async def test_a_code_is_stored_for_a_user_and_for_nobody(database: Database) -> None:
     user = User(UserId(uuid7(NOW)), EMAIL, "", ("user",), UserStatus.ACTIVE, NOW)
     async with database.connection() as connection:
-        assert await users.insert(connection, user, email_canonical=EMAIL)
+        assert await users.insert(
+            connection, user, email_canonical=EMAIL, origin=UserOrigin.REGISTER
+        )
     for user_id in (user.user_id, None):
         for _ in range(2):
             assert await _store(database, _code(user_id))
@@ -44,7 +46,9 @@ async def test_a_code_is_stored_for_a_user_and_for_nobody(database: Database) ->
 async def test_none_is_stored_for_a_user_who_is_deleted_meanwhile(database: Database) -> None:
     user = User(UserId(uuid7(NOW)), EMAIL, "", ("user",), UserStatus.ACTIVE, NOW)
     async with database.connection() as connection:
-        assert await users.insert(connection, user, email_canonical=EMAIL)
+        assert await users.insert(
+            connection, user, email_canonical=EMAIL, origin=UserOrigin.REGISTER
+        )
 
     async def waits() -> bool:
         async with database.connection() as looking:

@@ -9,7 +9,7 @@ import pytest
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import devices, users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
@@ -31,7 +31,12 @@ async def _insert(database: Database, email: str = "Ada@Example.Test") -> User:
     user = _user(email)
     async with database.connection() as conn:
         assert await users.insert(
-            conn, user, email_canonical=email.lower(), phc="hash", pepper_id="p1"
+            conn,
+            user,
+            email_canonical=email.lower(),
+            origin=UserOrigin.REGISTER,
+            phc="hash",
+            pepper_id="p1",
         )
     return user
 
@@ -91,7 +96,12 @@ async def test_an_address_has_one_account(database: Database) -> None:
     async with database.connection() as conn:
         second = _user("ADA@example.test")
         inserted = await users.insert(
-            conn, second, email_canonical="ada@example.test", phc="other", pepper_id="p1"
+            conn,
+            second,
+            email_canonical="ada@example.test",
+            origin=UserOrigin.REGISTER,
+            phc="other",
+            pepper_id="p1",
         )
         assert not inserted
         assert await users.get(conn, second.user_id) is None
@@ -190,10 +200,34 @@ async def test_a_confirmed_login_forgets_the_failures(database: Database) -> Non
         await _claim(conn, known_device=True)
         credential = await _claim(conn)
         assert credential is not None
-        confirmed = await users.confirm_login(conn, credential)
+        confirmed = await users.confirm_login(conn, credential, LATER)
         assert confirmed is not None
         assert asdict(confirmed) == asdict(user)
         assert await _failures(conn) == (0, 0)
+
+
+async def test_a_login_is_noted_but_not_another_proof(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+
+        async def noted() -> datetime | None:
+            time: datetime | None = await conn.fetchval("SELECT last_login_time FROM users")
+            return time
+
+        assert await users.confirm(conn, user.user_id, None) is not None
+        assert await noted() is None
+        credential = await _claim(conn)
+        assert credential is not None
+        assert await users.confirm_login(conn, credential, NOW) is not None
+        assert await noted() == NOW
+        assert await users.confirm(conn, user.user_id, LATER) is not None
+        assert await users.confirm(conn, user.user_id, None) is not None
+        assert await noted() == LATER
+        assert await users.note_login(conn, user.user_id, NOW) is not None
+        assert await noted() == NOW
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
+        assert await users.note_login(conn, user.user_id, LATER) is None
+        assert await noted() == NOW
 
 
 async def test_one_proof_of_two_forgets_nothing(database: Database) -> None:
@@ -203,8 +237,8 @@ async def test_one_proof_of_two_forgets_nothing(database: Database) -> None:
         await _claim(conn, known_device=True)
         credential = await _claim(conn)
         assert credential is not None
-        assert await users.confirm_login(conn, credential) is not None
-        assert await users.confirm(conn, user.user_id) is not None
+        assert await users.confirm_login(conn, credential, LATER) is not None
+        assert await users.confirm(conn, user.user_id, NOW) is not None
         assert await _failures(conn) == (1, 1)
         await users.reset_failures(conn, user.user_id)
         assert await _failures(conn) == (0, 0)
@@ -216,7 +250,7 @@ async def test_a_login_is_not_confirmed_once_the_password_is_another(database: D
         before = await _claim(conn)
         assert before is not None
         await users.replace_hash(conn, before, phc="other", pepper_id="p2")
-        assert await users.confirm_login(conn, before) is None
+        assert await users.confirm_login(conn, before, NOW) is None
         assert await _failures(conn) == (1, 0)
         now = await users.get_credential(conn, user.user_id)
     assert now == Credential(user.user_id, "other", "p2")
@@ -228,7 +262,7 @@ async def test_a_login_is_not_confirmed_once_the_account_is_disabled(database: D
         credential = await users.get_credential(conn, user.user_id)
         assert credential is not None
         await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
-        assert await users.confirm_login(conn, credential) is None
+        assert await users.confirm_login(conn, credential, LATER) is None
         assert await users.get_credential(conn, user.user_id) is None
 
 

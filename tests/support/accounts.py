@@ -190,6 +190,7 @@ class Service:
             hasher=self.hasher,
             attempts=self.attempts,
             completion=self.completion,
+            clock=self.clock,
         )
         return self
 

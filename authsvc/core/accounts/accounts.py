@@ -21,12 +21,16 @@ from authsvc.models.ids import UserId
 from authsvc.models.messages import Delivery
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import devices, revocations, users
-from authsvc.store.addresses import Addressee
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 _DEFAULT_ROLES = ("user",)
+_EVENTS = {
+    UserOrigin.REGISTER: AuditType.REGISTER,
+    UserOrigin.OPERATOR: AuditType.USER_CREATE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class Accounts:
             Overloaded: Too many passwords wait to be hashed.
         """
         await self._brute_force.charge_registration(registration.client)
-        return await self._create(call, AuditType.REGISTER, registration, _DEFAULT_ROLES)
+        return await self._create(call, UserOrigin.REGISTER, registration, _DEFAULT_ROLES)
 
     async def create_user(
         self,
@@ -99,7 +103,7 @@ class Accounts:
     ) -> UserId:
         """Make an account on an operator's behalf; raises as `register`, without its limit."""
         registration = Registration(email, password, display_name, delivery=None, verified=verified)
-        return (await self._create(call, AuditType.USER_CREATE, registration, roles)).user_id
+        return (await self._create(call, UserOrigin.OPERATOR, registration, roles)).user_id
 
     async def get(self, user_id: UserId) -> User:
         """Return an active account.
@@ -156,7 +160,7 @@ class Accounts:
             return await self._switch(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
-        self, call: Call, event_type: AuditType, registration: Registration, roles: Sequence[str]
+        self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
         email = parse_email(registration.email)
         # In a thread, as it takes milliseconds.
@@ -183,13 +187,14 @@ class Accounts:
         )
         detail = {"verified": True} if registration.verified else {}
         event = AuditEvent(
-            event_type, call, user.user_id, client=registration.client, detail=detail
+            _EVENTS[origin], call, user.user_id, client=registration.client, detail=detail
         )
         async with self._database.transaction() as connection:
             inserted = await users.insert(
                 connection,
                 user,
                 email_canonical=email.canonical,
+                origin=origin,
                 phc=password.phc,
                 pepper_id=password.pepper_id,
             )

@@ -14,7 +14,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
-from authsvc.store import account_deletion as store
+from authsvc.store import deletion as store
 from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 

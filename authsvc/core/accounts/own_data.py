@@ -17,9 +17,9 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import UserStatus
-from authsvc.store import account_data as store
+from authsvc.store import own_data as store
 from authsvc.store import users
-from authsvc.store.account_data import EventKey, Row
+from authsvc.store.own_data import EventKey, Row
 from authsvc.store.postgres.database import Database
 
 _BATCH = 500

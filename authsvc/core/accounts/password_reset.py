@@ -16,8 +16,8 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import devices
-from authsvc.store import recovery as store
-from authsvc.store.addresses import Addressee
+from authsvc.store import password_reset as store
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 

@@ -1,4 +1,4 @@
-"""Owns audit events: which there are, and that each is both stored and logged."""
+"""Owns audit events: their types, and the recording of each in both the database and the log."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _NO_CLIENT = ClientContext()
 
 
 class AuditType(StrEnum):
-    """What happened."""
+    """The type of an audit event."""
 
     REGISTER = "user.register"
     LOGIN = "user.login"
@@ -72,10 +72,10 @@ class AuditType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event: what, called by whom, of which user and session, from where.
+    """One event: what happened, who called, which user and session, and from which client.
 
-    `detail` adds what the type calls for. It never holds a secret, nor an address or a name that
-    was typed in: people type passwords into the wrong field.
+    `detail` holds what is specific to the type. It never contains a secret, nor an address or name
+    that was typed in: people type passwords into the wrong field.
     """
 
     type: AuditType
@@ -89,14 +89,14 @@ class AuditEvent:
 async def record_event(connection: Connection, now: datetime, event: AuditEvent) -> None:
     """Store the event in the caller's transaction and log it.
 
-    The log line is written before the transaction ends: the stored event is the one that counts.
+    The log line is written before the transaction ends; the stored event is authoritative.
     """
     await audit.insert(connection, event_row(now, event))
     log_event(event)
 
 
 def event_row(now: datetime, event: AuditEvent) -> AuditRow:
-    """Return the event as it is stored, for a statement that stores it along with its own work."""
+    """Return the event's row, for a statement that stores it along with other changes."""
     return AuditRow(
         event_id=uuid7(now),
         occur_time=now,
@@ -110,7 +110,7 @@ def event_row(now: datetime, event: AuditEvent) -> AuditRow:
 
 
 def log_event(event: AuditEvent) -> None:
-    """Log an event that was stored."""
+    """Log an event that has been stored."""
     known = {
         "user_id": event.user_id and str(event.user_id),
         "session_id": event.session_id and str(event.session_id),

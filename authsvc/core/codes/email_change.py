@@ -15,8 +15,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.messages import Delivery
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User
-from authsvc.store import addresses, one_time_codes, users
-from authsvc.store.addresses import Addressee
+from authsvc.store import emails, one_time_codes, users
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 _FIELD = "new_email"
@@ -74,7 +74,7 @@ class EmailChange:
             AuditType.EMAIL_CHANGE_REQUEST, call, own.user_id, claims.session_id, client
         )
         async with self._database.transaction() as connection:
-            owner = await addresses.find(connection, wanted.canonical)
+            owner = await emails.find(connection, wanted.canonical)
             issued = await self._codes.issue(
                 connection, _PURPOSE, wanted.canonical, own.user_id, usable=owner is None
             )
@@ -108,7 +108,7 @@ class EmailChange:
 
     async def _own(self, claims: Claims) -> Addressee:
         async with self._database.connection() as connection:
-            own = await addresses.of_user(connection, claims.subject)
+            own = await emails.of_user(connection, claims.subject)
         if own is None or not own.active:
             raise user_not_found()
         return own
@@ -146,7 +146,7 @@ class EmailChange:
             )
             if user_id != own.user_id:
                 return None
-            changed = await addresses.change(connection, own, wanted.address, wanted.canonical, now)
+            changed = await emails.change(connection, own, wanted.address, wanted.canonical, now)
             if not changed:
                 return None
             # Those that were sent to the old address prove nothing any more.

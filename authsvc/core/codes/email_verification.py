@@ -8,8 +8,8 @@ from authsvc.errors import code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
-from authsvc.store import addresses
-from authsvc.store.addresses import Addressee
+from authsvc.store import emails
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 
@@ -57,7 +57,7 @@ async def note_verified(
     transaction; the user's row stays locked until its end.
     """
     now = clock.now()
-    user = await addresses.verify(connection, user_id, attempt.account, now)
+    user = await emails.verify(connection, user_id, attempt.account, now)
     if user is not None and not user.verified:
         event = AuditEvent(AuditType.EMAIL_VERIFY, attempt.call, user_id, client=attempt.client)
         await record_event(connection, now, event)

@@ -12,7 +12,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.users import LockedUser
-from authsvc.store import owner_arrival, revocations
+from authsvc.store import reclaim, revocations
 from authsvc.store.postgres.database import Connection
 
 
@@ -34,7 +34,7 @@ class AccountReclaim:
         now = self._clock.now()
         reason = RevokeReason.OWNER_ARRIVED
         await self._sessions.revoke_in(connection, call, owner.user_id, reason)
-        await owner_arrival.take_over(connection, owner, now)
+        await reclaim.take_over(connection, owner, now)
         await revocations.append(connection, now, user_id=owner.user_id)
         event = AuditEvent(AuditType.OWNER_ARRIVED, call, owner.user_id, client=client)
         await record_event(connection, now, event)

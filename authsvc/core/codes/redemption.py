@@ -15,8 +15,8 @@ from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.models.clock import Clock
 from authsvc.models.users import User
-from authsvc.store import addresses, users
-from authsvc.store.addresses import Addressee
+from authsvc.store import emails, users
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection
 
 
@@ -51,13 +51,16 @@ class CodeProofs:
         counted in it. The user's row is held from then on.
         """
         user_id = await self._codes.claim(connection, attempt, purpose, code, code_id=code_id)
-        user = await users.confirm(connection, user_id) if user_id is not None else None
+        if user_id is None:
+            return None
+        login_time = self._clock.now() if purpose is Purpose.LOGIN else None
+        user = await users.confirm(connection, user_id, login_time)
         if user is None:
             return None
         if user.email_verify_time is None and user.has_second_factor:
             # A code is no way around a second factor (ASVS 6.4.3), nor does it make an account
             # more credible that its reader can't get into.
-            addressee = await addresses.of_user(connection, user.user_id)
+            addressee = await emails.of_user(connection, user.user_id)
             current = addressee is not None and addressee.email_canonical == attempt.account
             return Proof(user, addressee) if addressee is not None and current else None
         addressee = await note_verified(connection, attempt, user.user_id, self._clock)

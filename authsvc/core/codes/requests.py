@@ -21,8 +21,8 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.limits import Policy
 from authsvc.models.messages import Delivery
-from authsvc.store import addresses
-from authsvc.store.addresses import Addressee
+from authsvc.store import emails
+from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
 _ADDRESS = "authsvc.codes.address"
@@ -172,7 +172,7 @@ class CodeRequests:
         self, event: AuditEvent, purpose: Purpose, address: str, delivery: Delivery
     ) -> IssuedCode:
         async with self._database.transaction() as connection:
-            found = await addresses.find(connection, address)
+            found = await emails.find(connection, address)
             issued = await self.issue(connection, purpose, address, found, delivery)
             user_id = found.user_id if found is not None else None
             await record_event(connection, self._clock.now(), replace(event, user_id=user_id))

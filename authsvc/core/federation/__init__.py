@@ -1,4 +1,4 @@
-"""Owns identities at other providers: logins that begin there, and links to accounts.
+"""Owns identities at external providers: starting logins there, and linking them to accounts.
 
 Entry classes: `OAuthStart`, `OAuthStates` and `Identities`.
 """

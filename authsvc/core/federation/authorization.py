@@ -1,4 +1,4 @@
-"""Owns the beginning of a login at another provider."""
+"""Owns the start of a login at an external provider."""
 
 from dataclasses import dataclass, field
 
@@ -15,14 +15,14 @@ from authsvc.models.ids import SessionId
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """Where to send a user's browser, and the state that it comes back with."""
+    """The URL to send a user's browser to, and the state that it will come back with."""
 
     url: str = field(repr=False)
     state: str = field(repr=False)
 
 
 class OAuthStart:
-    """Begins logins at other providers."""
+    """Starts logins at external providers."""
 
     def __init__(
         self,
@@ -44,26 +44,26 @@ class OAuthStart:
     async def begin(
         self, provider: str, redirect_uri: str, client: ClientContext, link_access_token: str
     ) -> Authorization:
-        """Begin a login, or, with a user's access token, the linking of an identity.
+        """Start a login or, with a user's access token, the linking of an identity.
 
-        The redirect address is compared letter for letter (RFC 9700, section 2.1).
+        The redirect URI is compared character by character (RFC 9700, section 2.1).
 
         Raises:
             FieldInvalid: There is no such provider; REDIRECT_NOT_ALLOWED.
-            TooManyAttempts: Too many logins were begun from the client's ip.
+            TooManyAttempts: Too many logins were started from the client's IP address.
             Unauthenticated: BEARER_INVALID: the access token is not active.
-            FailedPrecondition: REAUTHENTICATION_REQUIRED, to link.
-            ProviderUnavailable: The provider doesn't tell where to send the browser.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, when linking.
+            ProviderUnavailable: The provider did not return its authorization endpoint.
         """
         if provider not in self._providers:
-            raise FieldInvalid("provider", "is none of the settings")
+            raise FieldInvalid("provider", "is not in the settings")
         if redirect_uri not in self._redirect_uris:
             raise redirect_not_allowed()
         await self._brute_force.charge_oauth(client)
         session_id = await self._link_session(link_access_token) if link_access_token else None
         login = PendingLogin.new(provider, redirect_uri, session_id)
-        async with self._providers.asked(provider) as asked:
-            url = await asked.authorization_url(
+        async with self._providers.use(provider) as used:
+            url = await used.authorization_url(
                 login.state, login.nonce, login.code_challenge, redirect_uri
             )
         await self._states.keep(login)

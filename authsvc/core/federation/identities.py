@@ -1,4 +1,4 @@
-"""Owns users' identities at other providers: how one is linked, listed and unlinked."""
+"""Owns users' identities at external providers: linking, listing and unlinking."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from authsvc.store import factors, users
 from authsvc.store import identities as store
 from authsvc.store.postgres.database import Connection, Database
 
-# A list of them is one answer.
+# All of them have to fit in one response.
 _MAX_PER_USER = 20
 
 
@@ -44,10 +44,10 @@ class Identities:
         return found
 
     async def unlink(self, call: Call, claims: Claims, provider: str, subject: str) -> None:
-        """Unlink an identity from the account of the token's user and tell the user.
+        """Unlink an identity from the account of the token's user and notify the user.
 
-        A password, a passkey or another identity must be left: codes by mail don't count, as
-        whether there are any is a setting.
+        A password, a passkey or another identity must remain; codes by mail don't count, as they
+        can be switched off in the settings.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED, LAST_CREDENTIAL.
@@ -66,7 +66,7 @@ class Identities:
             if not await factors.can_begin_login(connection, user_id):
                 raise last_credential()
             await self._record(connection, call, AuditType.IDENTITY_UNLINK, user_id, provider)
-            await self._tell(
+            await self._notify(
                 connection, MessageKind.IDENTITY_UNLINKED, user_id, user.email, provider
             )
 
@@ -78,9 +78,9 @@ class Identities:
         identity: Identity,
         client: ClientContext,
     ) -> bool:
-        """Link an identity to a user; return False if it is linked, to whomever.
+        """Link an identity to a user; return False if it is already linked to any user.
 
-        Within the caller's transaction, which holds the user's row.
+        Runs in the caller's transaction, which has locked the user's row.
 
         Raises:
             FailedPrecondition: LIMIT_REACHED.
@@ -95,9 +95,9 @@ class Identities:
         return True
 
     async def tell_of_link(self, connection: Connection, user: User, provider: str) -> None:
-        """Tell a user that an identity was linked to the account."""
+        """Notify a user that an identity was linked to the account."""
         kind = MessageKind.IDENTITY_LINKED
-        await self._tell(connection, kind, user.user_id, user.email, provider)
+        await self._notify(connection, kind, user.user_id, user.email, provider)
 
     async def _record(
         self,
@@ -112,7 +112,7 @@ class Identities:
         event = AuditEvent(event_type, call, user_id, client=client, detail=detail)
         await record_event(connection, self._clock.now(), event)
 
-    async def _tell(
+    async def _notify(
         self,
         connection: Connection,
         kind: MessageKind,

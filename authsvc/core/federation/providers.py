@@ -1,4 +1,4 @@
-"""Owns what a provider of identities is asked, and what is taken from its answer."""
+"""Owns the interface to identity providers, and the parsing of the identities they return."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -16,9 +16,9 @@ _MAX_NAME = 256
 
 @dataclass(frozen=True, slots=True)
 class ExternalIdentity:
-    """A user as a provider knows it; what the provider doesn't tell is "".
+    """A user as known to a provider; whatever the provider does not return is "".
 
-    `subject` is the user's id there, the only thing to tell users apart by (ASVS 6.8.1).
+    `subject` is the user's id there, and the only value that identifies a user (ASVS 6.8.1).
     """
 
     subject: str
@@ -30,11 +30,11 @@ class ExternalIdentity:
     def parse(
         cls, subject: object, *, email: object, email_verified: object, display_name: object
     ) -> Self | None:
-        """Return the user that values of a provider's JSON tell of; None: it is nobody.
+        """Return the user described by values of a provider's JSON, or None if it is none.
 
-        A subject is 1 to 256 bytes of printable text and taken as it is, or not at all. Of an
-        address or a name that can't be used nothing is taken. An address is verified if the
-        provider says `true`, not if it says something that only means so.
+        The subject has to be 1 to 256 bytes of printable text and is never altered. An unusable
+        address becomes ""; a name is cleaned and truncated. An address counts as verified only if
+        the provider says `true`, not another value that merely means it.
         """
         if not isinstance(subject, str) or not subject or _clean(subject, _MAX_SUBJECT) != subject:
             return None
@@ -48,31 +48,31 @@ class ExternalIdentity:
 
 
 class Provider(Protocol):
-    """A provider of identities by authorization code with PKCE (RFC 6749, RFC 7636)."""
+    """An identity provider with authorization code and PKCE (RFC 6749, RFC 7636)."""
 
     async def authorization_url(
         self, state: str, nonce: str, code_challenge: str, redirect_uri: str
     ) -> str:
-        """Return the page to send the user's browser to; the challenge is S256.
+        """Return the URL to send the user's browser to; the challenge is S256.
 
         Raises:
-            ProviderUnavailable: The provider has to be asked for the page, and doesn't tell.
+            ProviderUnavailable: The URL has to be looked up at the provider, and that failed.
         """
 
     async def identify(
         self, code: str, verifier: str, nonce: str, redirect_uri: str
     ) -> ExternalIdentity:
-        """Return the user whom the provider gave this code for.
+        """Return the user for whom the provider issued this code.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID: the code is refused, or what comes for it can't be
-                trusted.
-            ProviderUnavailable: The provider didn't answer in time or not as it should.
+            Unauthenticated: CREDENTIALS_INVALID: the provider rejected the code, or its response
+                can't be trusted.
+            ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
         """
 
 
 class Providers:
-    """The providers of the settings, by name; each gets `timeout` for all that one call asks."""
+    """The configured providers by name; `timeout` covers all requests of one use."""
 
     def __init__(self, providers: Mapping[str, Provider], timeout: timedelta) -> None:
         self._providers = providers
@@ -82,8 +82,8 @@ class Providers:
         return name in self._providers
 
     @asynccontextmanager
-    async def asked(self, name: str) -> AsyncIterator[Provider]:
-        """Lend the provider of this name; what isn't done in time raises ProviderUnavailable."""
+    async def use(self, name: str) -> AsyncIterator[Provider]:
+        """Yield the provider of this name; raise ProviderUnavailable on a timeout."""
         try:
             async with asyncio.timeout(self._timeout):
                 yield self._providers[name]
@@ -92,6 +92,6 @@ class Providers:
 
 
 def _clean(text: str, max_bytes: int) -> str:
-    """Return `text` without what can't be printed or stored, and cut to this many bytes."""
+    """Return `text` without unprintable characters, truncated to `max_bytes`."""
     printable = "".join(character for character in text if character.isprintable())
     return printable.encode(errors="ignore")[:max_bytes].decode(errors="ignore")

@@ -1,7 +1,7 @@
-"""Owns logins at other providers that are under way: what is kept of them, and that each is one.
+"""Owns pending logins at external providers: their stored state, which can be used once.
 
-A state has 256 random bits, of which only the SHA-256 is stored. What the provider is shown of the
-PKCE verifier (RFC 7636) and the nonce is of no use without these, so they are sealed.
+A state has 256 random bits, of which only the SHA-256 is stored. The PKCE verifier (RFC 7636) and
+the nonce are sealed, so that reading the table does not reveal them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class PendingLogin:
-    """A login under way; `link_session_id` is the session to link from, None for a login."""
+    """A pending login; `link_session_id` is the session to link from, None for a plain login."""
 
     state: str = field(repr=False)
     provider: str
@@ -35,18 +35,18 @@ class PendingLogin:
     def new(
         cls, provider: str, redirect_uri: str, link_session_id: SessionId | None
     ) -> "PendingLogin":
-        """Return a login with secrets of its own."""
+        """Return a pending login with new secrets."""
         state, verifier, nonce = (secrets.token_urlsafe(_BYTES) for _ in range(3))
         return cls(state, provider, redirect_uri, verifier, nonce, link_session_id)
 
     @property
     def code_challenge(self) -> str:
-        """What the provider is shown of the verifier: S256 (RFC 7636, section 4.2)."""
+        """The S256 challenge derived from the verifier (RFC 7636, section 4.2)."""
         return base64url.encode(hashlib.sha256(self.verifier.encode()).digest())
 
 
 class OAuthStates:
-    """Keeps logins under way until they are completed, for `lifetime` at most."""
+    """Stores pending logins until they are completed, for at most `lifetime`."""
 
     def __init__(
         self, *, database: Database, keyring: Keyring, lifetime: timedelta, clock: Clock
@@ -57,7 +57,7 @@ class OAuthStates:
         self._clock = clock
 
     async def keep(self, login: PendingLogin) -> None:
-        """Keep a login under way.
+        """Store a pending login.
 
         Raises:
             Unauthenticated: BEARER_INVALID: the session to link from has ended.
@@ -76,7 +76,7 @@ class OAuthStates:
                 raise bearer_invalid()
 
     async def claim(self, state: str) -> PendingLogin:
-        """Return a login under way, which is thereby over.
+        """Return a pending login and remove it.
 
         Raises:
             FailedPrecondition: STATE_INVALID: the state is unknown, was used or has expired.
@@ -89,7 +89,7 @@ class OAuthStates:
         try:
             secret = self._keyring.open(row.sealed_verifier, **_place(state_hash))
         except SealError:
-            # It was made under a key that has been removed from the keyring.
+            # The key that sealed it has been removed from the keyring.
             raise state_invalid() from None
         verifier, nonce = secret.decode().split(" ")
         return PendingLogin(

@@ -1,8 +1,8 @@
-"""Owns the sharing of statements: what arrives while one is in flight rides in the next.
+"""Owns batching: items that arrive while one statement is in flight share the next one.
 
-A statement costs its process as much as several calls do. So while the event loop has other work
-that is ready, a batch waits for it: that work may be items for this very batch. An idle loop has
-none, and no item waits there.
+A statement costs the process as much as several calls do. So while the event loop has other work
+ready, a batch waits for it, as that work may submit items for the same batch. On an idle loop no
+item waits.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from authsvc.errors import Overloaded
 
-# Seconds that a turn of the event loop takes at least in which anything else ran.
+# Seconds: an iteration of the event loop that takes less ran nothing else.
 _BUSY_TURN = 50e-6
 
 Item = TypeVar("Item")
@@ -24,11 +24,12 @@ Result = TypeVar("Result")
 class Batcher(Generic[Item, Result]):
     """Runs items in batches, one batch at a time, without waiting for a batch to fill.
 
-    While the event loop is busy, a batch is held back, up to `max_hold` seconds and a turn.
+    While the event loop is busy, a batch is held back for up to `max_hold` seconds plus one
+    iteration of the loop.
 
-    `run` gets 1 to `max_batch` items in the order in which they came and returns a result, or the
-    exception to raise, for each in the same order; what it raises itself is raised for all of them.
-    It runs in a context of its own, so nothing of one caller's shows in the work for another.
+    `run` gets 1 to `max_batch` items in order of arrival and returns, in the same order, a result
+    or an exception to raise for each; an exception that it raises itself is raised for all of them.
+    It runs in its own context, so that no caller's context variables leak into work for others.
     """
 
     def __init__(
@@ -47,9 +48,9 @@ class Batcher(Generic[Item, Result]):
         self._task: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
-        """Return the item's result; raises Overloaded when `max_waiting` items wait already.
+        """Return the item's result; raise Overloaded if `max_waiting` items are already waiting.
 
-        A caller that is cancelled leaves the others of its batch alone.
+        Cancelling a caller does not affect the others in its batch.
         """
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded
@@ -68,7 +69,7 @@ class Batcher(Generic[Item, Result]):
                     await self._settle(batch)
         finally:
             self._task = None
-            # Only left over when this task was cancelled.
+            # Items are left only if this task was cancelled.
             while self._waiting:
                 self._waiting.popleft()[1].cancel()
 
@@ -94,7 +95,7 @@ class Batcher(Generic[Item, Result]):
         try:
             results = await self._run([item for item, _ in batch])
             outcomes = list(zip(batch, results, strict=True))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to handle
+        except Exception as error:  # noqa: BLE001 - passed on to the callers, who handle it
             outcomes = [(entry, error) for entry in batch]
         except BaseException:
             for _, future in batch:

@@ -1,4 +1,4 @@
-"""Owns the real clock; tests inject their own."""
+"""Owns the system clock; tests inject their own."""
 
 from datetime import UTC, datetime
 
@@ -7,5 +7,5 @@ class SystemClock:
     """The machine's clock, in UTC."""
 
     def now(self) -> datetime:
-        """Return the present time, aware, in UTC."""
+        """Return the current time as an aware datetime in UTC."""
         return datetime.now(UTC)

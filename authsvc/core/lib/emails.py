@@ -1,4 +1,4 @@
-"""Owns e-mail addresses: what is one, and when two are the same."""
+"""Owns e-mail addresses: which texts are valid, and when two addresses are the same."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ MAX_BYTES = 254
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """An address as it was given, where mail goes, and the form by which it is compared."""
+    """An address as given, to which mail is sent, and the canonical form used to compare it."""
 
     address: str
     canonical: str
 
 
 def parse_email(text: str, field: str = "email") -> Email:
-    """Return `text`, up to 254 bytes of UTF-8 without whitespace around it, as an address.
+    """Parse `text`, up to 254 bytes of UTF-8 without surrounding whitespace, as an address.
 
-    The canonical form is NFKC and case folded, the domain in ASCII (IDNA 2008). It is an address
-    itself, and its own canonical form. A `+tag` stays. Domains under `.test` (RFC 6761) are
-    accepted; nobody's DNS is asked.
+    The canonical form is NFKC and case-folded, with the domain in ASCII (IDNA 2008). It is itself a
+    valid address, and its own canonical form. A `+tag` is kept. Domains under `.test` (RFC 6761)
+    are accepted; no DNS query is made.
 
     Raises:
-        FieldInvalid: EMAIL_INVALID, if it can't be an address.
+        FieldInvalid: EMAIL_INVALID if it is not a valid address.
     """
     try:
         canonical = _canonical(_validate(text))
         if not text.isascii():
-            # Compatibility characters may hide an at sign or dots, such as U+FE6B and U+2026.
+            # Compatibility characters such as U+FE6B and U+2026 may hide an at sign or dots.
             _validate(canonical)
     except EmailNotValidError as error:
         raise FieldInvalid(field, str(error), reason=Reason.EMAIL_INVALID) from None
@@ -49,6 +49,6 @@ def _canonical(valid: ValidatedEmail) -> str:
 
 
 def _fold(text: str) -> str:
-    """Return `text` in NFKC and case folded; each can undo the other, so until nothing changes."""
+    """Return `text` in NFKC and case-folded; each can undo the other, so repeat until stable."""
     folded = unicodedata.normalize("NFKC", text.casefold())
     return folded if folded == text else _fold(folded)

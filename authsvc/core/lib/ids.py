@@ -1,4 +1,4 @@
-"""Owns ids: UUIDv7, made by the service because only PostgreSQL 18 can make them."""
+"""Owns ids: UUIDv7, generated here because PostgreSQL cannot do so before version 18."""
 
 import secrets
 import threading
@@ -14,10 +14,10 @@ _last_tail = 0
 
 
 def uuid7(now: datetime) -> UUID:
-    """Return a new UUIDv7 of the time `now` (aware), to the millisecond (RFC 9562 section 5.7).
+    """Return a new UUIDv7 for the aware time `now`, in milliseconds (RFC 9562 section 5.7).
 
-    Ids made one after the other within the same millisecond are in ascending order: the random
-    tail grows by a random step (section 6.2, method 2). They are unique, not secret.
+    Ids generated one after the other within a millisecond ascend: the random tail grows by a random
+    step (section 6.2, method 2). They are unique, not secret.
     """
     global _last_millisecond, _last_tail
     millisecond = (now - _EPOCH) // _MILLISECOND
@@ -25,7 +25,7 @@ def uuid7(now: datetime) -> UUID:
         if millisecond == _last_millisecond:
             tail = _last_tail + 1 + secrets.randbits(32)
         else:
-            # The top bit stays free, so that no number of steps overflows.
+            # The top bit stays zero so that the steps can't overflow.
             tail = secrets.randbits(_TAIL_BITS - 1)
         _last_millisecond, _last_tail = millisecond, tail
     high, low = tail >> 62, tail & ((1 << 62) - 1)

@@ -1,4 +1,4 @@
-"""Owns the noting of when sessions were last used: collected, then written many at once."""
+"""Owns the recording of last-use times: collected in memory, then written in batches."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,10 +23,10 @@ _Touch: TypeAlias = Callable[[Connection, Mapping[Key, datetime], timedelta], Aw
 
 
 class LastUse(Generic[Key]):
-    """Times of use that wait to be written, at most one a thing and `_MAX_WAITING` in all.
+    """Last-use times waiting to be written: one per id, at most `_MAX_WAITING` in all.
 
-    `touch` writes them, for things last noted `interval` before or earlier. Losing some is
-    harmless: what is lost is how exactly `last_use_time` is known.
+    `touch` writes them to rows whose recorded time is at least `interval` older. Losing some is
+    harmless: it only makes `last_use_time` less exact.
     """
 
     def __init__(self, database: Database, touch: _Touch[Key], interval: timedelta) -> None:
@@ -36,12 +36,12 @@ class LastUse(Generic[Key]):
         self._waiting: dict[Key, datetime] = {}
 
     def note(self, key: Key, now: datetime) -> None:
-        """Have it written that the thing with this id was used now; dropped if too many wait."""
+        """Note that the object with this id was used at `now`; ignored if too many are waiting."""
         if key in self._waiting or len(self._waiting) < _MAX_WAITING:
             self._waiting[key] = now
 
     async def flush(self) -> None:
-        """Write what waits. If that fails (StoreUnavailable), the rest goes on waiting."""
+        """Write what is waiting; if that fails (StoreUnavailable), keep the rest for later."""
         while self._waiting:
             batch = dict(islice(self._waiting.items(), _ROWS_A_STATEMENT))
             async with self._database.connection() as connection:
@@ -51,7 +51,7 @@ class LastUse(Generic[Key]):
                     del self._waiting[key]
 
     async def run(self) -> None:
-        """Write what waits every second, until cancelled."""
+        """Write what is waiting every second, until cancelled."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             try:

@@ -1,4 +1,4 @@
-"""Owns page tokens: where a list goes on, bound to whose list it is."""
+"""Owns page tokens: where a list continues, bound to the owner of the list."""
 
 from uuid import UUID
 
@@ -9,15 +9,15 @@ _UUID_BYTES = 16
 
 
 def page_token(owner: UUID, last: UUID) -> str:
-    """Return the token for the page after the one of `owner`'s list that ends with `last`."""
+    """Return the token for the page that follows `last` in `owner`'s list."""
     return base64url.encode(owner.bytes + last.bytes)
 
 
 def parse_page_token(owner: UUID, token: str) -> UUID:
-    """Return what the page before ended with.
+    """Return the last id of the previous page.
 
     Raises:
-        FieldInvalid: It is no page token of a list of `owner`'s.
+        FieldInvalid: It is not a page token of a list of `owner`'s.
     """
     try:
         content = base64url.decode(token)

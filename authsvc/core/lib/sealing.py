@@ -1,8 +1,8 @@
-"""Owns the sealing of secrets at rest and the derivation of keys, both under the keyring.
+"""Owns the sealing of secrets at rest and the derivation of keys, both from the keyring.
 
-A sealed value is: version (1 byte), length of the key id (1 byte), key id, nonce (12 bytes),
-AES-256-GCM ciphertext with its tag. The associated data is everything before the nonce and the
-place that the value belongs to, so that it can't be read from another row.
+A sealed value consists of: version (1 byte), length of the key id (1 byte), key id, nonce
+(12 bytes), AES-256-GCM ciphertext with its tag. The associated data is everything before the nonce,
+and the table, column and row of the value, so that it can't be opened in another place.
 """
 
 import os
@@ -23,7 +23,7 @@ _SEALING = "seal"
 
 
 class SealError(Exception):
-    """A sealed value can't be opened; the message says why in one sentence, without its content."""
+    """A sealed value can't be opened; the message says why, without revealing its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class _Sealed:
 
 
 class Keyring:
-    """Seals and opens secrets with AES-256-GCM, and derives keys, newest key first.
+    """Seals and opens secrets with AES-256-GCM and derives keys; `keys` come newest first.
 
-    No key is used for two things: the sealing keys are derived like all others.
+    No key serves two purposes: the sealing keys are derived like all others.
     """
 
     def __init__(self, keys: Sequence[KeySettings]) -> None:
@@ -50,7 +50,7 @@ class Keyring:
         }
 
     def seal(self, plaintext: bytes, *, table: str, column: str, row: str) -> bytes:
-        """Return `plaintext` sealed under the newest key for the one place it can be read from."""
+        """Return `plaintext` sealed under the newest key, to be opened only at this place."""
         key_id = self._newest_id.encode()
         header = bytes([_VERSION, len(key_id)]) + key_id
         nonce = os.urandom(_NONCE_BYTES)
@@ -58,10 +58,10 @@ class Keyring:
         return header + nonce + self._ciphers[self._newest_id].encrypt(nonce, plaintext, place)
 
     def open(self, sealed: bytes, *, table: str, column: str, row: str) -> bytes:
-        """Return what was sealed for this place.
+        """Return the plaintext of a value that was sealed for this place.
 
         Raises:
-            SealError: It was changed, belongs elsewhere, or its key is not in the keyring.
+            SealError: It was altered, belongs elsewhere, or its key is not in the keyring.
         """
         parts = _parse(sealed)
         cipher = self._ciphers.get(parts.key_id)
@@ -71,13 +71,13 @@ class Keyring:
         try:
             return cipher.decrypt(parts.nonce, parts.ciphertext, place)
         except InvalidTag:
-            raise SealError("The sealed value was changed or belongs elsewhere.") from None
+            raise SealError("The sealed value was altered or belongs elsewhere.") from None
 
     def needs_reseal(self, sealed: bytes) -> bool:
-        """Return whether `sealed` is under another key than the newest.
+        """Return whether `sealed` is under a key other than the newest.
 
         Raises:
-            SealError: It is no sealed value.
+            SealError: It is not a sealed value.
         """
         return _parse(sealed).key_id != self._newest_id
 
@@ -85,10 +85,10 @@ class Keyring:
         """Return a 32-byte key for `purpose` from each key of the ring, newest first (RFC 5869).
 
         Raises:
-            ValueError: The purpose is empty or the keyring's own.
+            ValueError: The purpose is empty or reserved by the keyring.
         """
         if purpose in {"", _SEALING}:
-            raise ValueError(f"{purpose!r} is no purpose to derive a key for")
+            raise ValueError(f"can't derive a key for the purpose {purpose!r}")
         return [_derive(secret, purpose) for secret in self._secrets.values()]
 
 
@@ -97,7 +97,7 @@ def _derive(secret: bytes, purpose: str) -> bytes:
 
 
 def _associated_data(header: bytes, *place: str) -> bytes:
-    """Return the header and the place, each part behind its length: none runs into another."""
+    """Return the header and the place, each part prefixed by its length to keep them apart."""
     parts = [header, *(part.encode() for part in place)]
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
@@ -108,7 +108,7 @@ def _parse(sealed: bytes) -> _Sealed:
     nonce_at = 2 + sealed[1]
     ciphertext_at = nonce_at + _NONCE_BYTES
     if len(sealed) < ciphertext_at + _TAG_BYTES:
-        raise SealError("The sealed value is cut short.")
+        raise SealError("The sealed value is truncated.")
     return _Sealed(
         header=sealed[:nonce_at],
         key_id=sealed[2:nonce_at].decode("ascii", "replace"),

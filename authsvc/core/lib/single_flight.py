@@ -1,11 +1,11 @@
-"""Owns the sharing of a read among all who ask for it."""
+"""Owns the sharing of one read among all callers that ask for it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 
 class SingleFlight:
-    """Lets all who ask share the next read that starts; one at a time, `interval` seconds apart."""
+    """Lets callers share the next read to start; one runs at a time, `interval` seconds apart."""
 
     def __init__(self, read: Callable[[], Awaitable[None]], interval: float = 0.0) -> None:
         self._run = read
@@ -15,11 +15,11 @@ class SingleFlight:
         self._started = float("-inf")
 
     async def read(self) -> None:
-        """Return after a read that started from now on; raises what it raised."""
+        """Wait for a read that starts after this call; raise what it raises."""
         if self._next is None:
             self._next = asyncio.create_task(self._start())
-            self._next.add_done_callback(_look)
-        # Who is cancelled while waiting must not take the read away from the others.
+            self._next.add_done_callback(_retrieve_exception)
+        # A caller cancelled while it waits must not cancel the read of the others.
         await asyncio.shield(self._next)
 
     async def _start(self) -> None:
@@ -30,7 +30,7 @@ class SingleFlight:
             await self._run()
 
 
-def _look(task: asyncio.Task[None]) -> None:
-    """Look at a failure, so that one whose askers were all cancelled is not complained about."""
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Retrieve a failure, so that asyncio does not warn if all callers were cancelled."""
     if not task.cancelled():
         task.exception()

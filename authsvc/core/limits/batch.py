@@ -1,8 +1,8 @@
-"""Owns a batch of rate-limit checks: which statement each goes into, and what the answers mean.
+"""Owns a batch of rate-limit checks: which statement each goes into, and what the rows mean.
 
-Single charges go into one set-based statement, equal ones of a key as one row with a count. Checks
-of several charges, and charges of a key that differ in cost, go into an all-or-none statement, one
-after the other. Dry runs, and charges that can never fit, are only looked at.
+Single charges go into one set-based statement, equal charges of a key as one row with a count.
+Checks of several charges, and charges of a key that differ in cost, go into an all-or-none
+statement, one after the other. Dry runs, and charges that can never fit, consume nothing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,21 +17,21 @@ _SECOND = 1_000_000
 
 
 class Check(NamedTuple):
-    """Charges of which all are to be taken or none; with `dry_run` none is."""
+    """Charges to be taken all or none; with `dry_run`, none is."""
 
     charges: Sequence[Charge]
     dry_run: bool = False
 
 
 class Limit(NamedTuple):
-    """A policy in use: as the database takes it, and the max_cost that it can grant at once."""
+    """A policy in use: its rule for the database, and the highest cost it can grant at once."""
 
     rule: store.Rule
     max_cost: int
 
 
 class Batch:
-    """Checks that share statements; `find` tells the result of a check that needs none, or None."""
+    """Checks that share statements; `find` returns a check's result if it needs none, or None."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Batch:
         self._checks = checks
         self._limits = limits
         self._results: list[CheckResult | ServiceError | None] = [None] * len(checks)
-        # By policy and key: the cost, and the numbers of the checks that ask for it.
+        # By policy and key: the cost, and the indexes of the checks that charge it.
         self._singles: dict[str, dict[str, list[int]]] = {}
         self._atomic: list[int] = []
         self._peeks: list[int] = []
@@ -51,11 +51,11 @@ class Batch:
 
     @property
     def needs_database(self) -> bool:
-        """Whether anything is left to be asked."""
+        """Whether any check has yet to be decided by the database."""
         return bool(self._singles or self._atomic or self._peeks)
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
-        """Ask the database, at a time made up by a test or at its own."""
+        """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
         if self._singles:
             await self._run_singles(connection, at_us)
         if self._atomic:
@@ -81,7 +81,7 @@ class Batch:
             self._settle(self._peeks, limits, rows)
 
     def results(self) -> list[CheckResult | ServiceError]:
-        """Return a result for each check in order, or the error that it ends with."""
+        """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
 
     def _sort(self, find: Callable[[Sequence[Charge]], CheckResult | None] | None) -> None:
@@ -153,7 +153,7 @@ class Batch:
         granted, remaining, retry_us, reset_us = row
         cost, *indexes = group
         reset_after = reset_us / _SECOND
-        # Who came first is granted first, and is told what he left for the others.
+        # First come, first served: each verdict shows what was left after its own charge.
         remaining += granted * cost
         for index in indexes:
             if granted:
@@ -189,7 +189,7 @@ class Batch:
 
 
 def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:
-    """Return what a row of the store says of a charge."""
+    """Return the verdict on a charge from the row that the store returned for it."""
     granted, remaining, retry_us, reset_us = row
     allowed = granted > 0 or retry_us == 0
     if allowed:

@@ -1,4 +1,4 @@
-"""Owns the rate limiter: which policies there are, and what is asked of the database when."""
+"""Owns the rate limiter: its policies, and when it queries the database."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -14,19 +14,19 @@ from authsvc.store.postgres.database import Database
 
 __all__ = ["Check", "RateLimiter", "policies_from"]
 
-# A statement of this many keys takes a few milliseconds, which the others wait for.
+# A statement with this many keys takes a few milliseconds, during which the others wait.
 _MAX_BATCH = 500
 _MAX_WAITING = 20_000
 _MICROSECOND = timedelta(microseconds=1)
 
 
 class RateLimiter:
-    """Limits that all replicas share, decided and charged in one step by the database's clock.
+    """Limits shared by all replicas, decided and charged in one step by the database's clock.
 
-    Single checks that arrive while a statement is in query share the next one. What was rejected
-    is remembered for up to a second, so another replica's refund or reset may be seen that late;
-    `rejected_cache_size` bounds how many keys are. `clock` is for tests: microseconds since the
-    epoch, told instead of the database's time.
+    Single checks that arrive while a statement is in flight share the next one. Rejections are
+    cached for up to a second, so another replica's refund or reset may be seen that late;
+    `rejected_cache_size` bounds the number of cached keys. `clock`, for tests, returns microseconds
+    since the epoch to use instead of the database's time.
     """
 
     def __init__(
@@ -44,23 +44,24 @@ class RateLimiter:
         self.replace_policies(policies)
 
     def replace_policies(self, policies: Mapping[str, Policy]) -> None:
-        """Use these policies from the next check on; what was used before stays used."""
+        """Use these policies from the next check on; earlier consumption still counts."""
         self._policies = sorted(policies.values(), key=lambda policy: policy.name)
         self._limits = {name: _limit(policy) for name, policy in policies.items()}
         self._rejected.clear()
 
     def policies(self) -> list[Policy]:
-        """Return the policies in the order of their names."""
+        """Return the policies sorted by name."""
         return list(self._policies)
 
     async def check(self, charges: Sequence[Charge], *, dry_run: bool = False) -> CheckResult:
-        """Take every charge, or none if one does not fit; with `dry_run` only say what would be.
+        """Take all charges, or none if one does not fit; with `dry_run`, only return the result.
 
-        `charges` are one or more, no two of the same policy and key. A refusal is an answer.
+        `charges` are one or more, no two with the same policy and key. A rejection is a result, not
+        an error.
 
         Raises:
             NotFound: POLICY_UNKNOWN.
-            Overloaded: Too many checks wait already.
+            Overloaded: Too many checks are already waiting.
             StoreUnavailable: The database does not answer.
         """
         self._validate(charges)
@@ -71,7 +72,7 @@ class RateLimiter:
         return await self._batcher.submit(Check(charges, dry_run))
 
     async def check_many(self, checks: Sequence[Check]) -> list[CheckResult]:
-        """Decide each of the checks on its own, as `check`, and return their results in order.
+        """Decide each check independently, as `check` does, and return the results in order.
 
         Nothing is taken if a policy is unknown.
         """
@@ -85,25 +86,25 @@ class RateLimiter:
         return results
 
     async def get(self, policy: str, key: str) -> Verdict:
-        """Return how the key stands, and whether a charge of 1 would fit; takes nothing.
+        """Return the state of the key and whether a charge of 1 would fit; take nothing.
 
-        Raises as `check`.
+        Raises the same errors as `check`.
         """
         return (await self.check([Charge(policy, key)], dry_run=True)).verdicts[0]
 
     async def refund(self, policy: str, key: str, cost: int) -> Verdict:
-        """Give back what a check took, at most what is in use; return as `get`.
+        """Refund what a check took, at most what is in use; return the verdict as `get` does.
 
         Raises:
             NotFound: POLICY_UNKNOWN.
-            StoreUnavailable: The database does not answer; it may have been given back.
+            StoreUnavailable: The database does not answer; the refund may have been made.
         """
         return (await self.refund_all([Charge(policy, key, cost)]))[0]
 
     async def refund_all(self, charges: Sequence[Charge]) -> list[Verdict]:
-        """Give back several charges in one statement; return, in order of policy and key, as `get`.
+        """Refund several charges in one statement; return verdicts sorted by policy and key.
 
-        Raises as `refund`.
+        Raises the same errors as `refund`.
         """
         ordered = sorted(charges)
         limits = [self._limit_of(charge.policy) for charge in ordered]
@@ -125,7 +126,7 @@ class RateLimiter:
         ]
 
     async def reset(self, policy: str, key: str) -> None:
-        """Forget all that the key has used; raises as `refund`."""
+        """Reset the key's consumption to zero; may raise the same errors as `refund`."""
         self._limit_of(policy)
         try:
             async with self._database.connection() as connection:
@@ -157,11 +158,11 @@ class RateLimiter:
             if charge.policy not in self._limits:
                 raise policy_unknown(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
-            raise ValueError("a check has one charge or more, each of another policy or key")
+            raise ValueError("a check needs at least one charge, each with its own policy and key")
 
 
 def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:
-    """Return the policies that the settings name."""
+    """Return the policies defined in the settings."""
     return {
         name: Policy(name, policy.requests, policy.window, policy.burst, policy.algorithm)
         for name, policy in settings.items()
@@ -170,7 +171,7 @@ def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:
 
 def _limit(policy: Policy) -> Limit:
     requests, window_us = policy.requests, policy.window // _MICROSECOND
-    # What can be granted within a second anyway; a burst of that much or more never binds.
+    # The most that can be granted within a second anyway: a burst at or above it has no effect.
     within_a_second = {
         Algorithm.TOKEN_BUCKET: requests + requests * 1_000_000 // window_us,
         Algorithm.SLIDING_WINDOW: requests,

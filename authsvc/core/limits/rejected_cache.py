@@ -1,7 +1,7 @@
-"""Owns what this process remembers of rejected charges, so that a flood of them costs no queries.
+"""Owns this process's cache of rejected charges, so that a flood of them costs no queries.
 
-A rejection is used for as long as the database would have repeated it, but for a second at most:
-that is how late a refund or reset made through another replica may be seen here.
+A rejection is used for as long as the database would repeat it, but for a second at most: that is
+how late a refund or reset made through another replica may be seen here.
 """
 
 import time
@@ -15,7 +15,7 @@ _LONGEST = 1.0
 
 
 class CachedVerdict(NamedTuple):
-    """A rejected verdict: what it cost, when it was received, and how long it may be used."""
+    """A verdict of a rejected check, with the charge's cost, and from and until when it is used."""
 
     verdict: Verdict
     cost: int
@@ -24,22 +24,22 @@ class CachedVerdict(NamedTuple):
 
 
 class PendingQuery(NamedTuple):
-    """A question to the database: when it was asked_at, and what has changed since."""
+    """A query in flight: when it was sent, and the keys that have been forgotten since."""
 
     asked_at: float
     outdated: set[tuple[str, str]]
 
 
 class RejectedCache:
-    """The newest verdicts of rejected checks, `size` at the most; 0: none is remembered.
+    """The newest verdicts of rejected checks, at most `size` of them; 0 disables the cache.
 
-    `clock` tells monotonic seconds.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size = size
         self._clock = clock
-        # In the order in which they were received_at.
+        # In the order in which they were received.
         self._verdicts: dict[tuple[str, str], CachedVerdict] = {}
         self._queries: dict[int, PendingQuery] = {}
 
@@ -47,7 +47,7 @@ class RejectedCache:
         return bool(self._verdicts)
 
     def find(self, charges: Sequence[Charge]) -> CheckResult | None:
-        """Return the check's result if it is known to be rejected still."""
+        """Return the check's result if it is known to be still rejected."""
         now = self._clock()
         verdicts = []
         for charge in charges:
@@ -61,7 +61,7 @@ class RejectedCache:
 
     @contextmanager
     def query(self) -> Iterator[PendingQuery]:
-        """Surround a question to the database, whose rejections are then to be remembered."""
+        """Surround a query whose rejections are to be remembered."""
         query = PendingQuery(self._clock(), set())
         self._queries[id(query)] = query
         try:
@@ -87,7 +87,7 @@ class RejectedCache:
         self._shrink(received_at)
 
     def forget(self, policy: str, key: str) -> None:
-        """Forget what is known of the key, also what is just being received_at."""
+        """Forget the verdict on the key, including one from a query in flight."""
         self._verdicts.pop((policy, key), None)
         for query in self._queries.values():
             query.outdated.add((policy, key))
@@ -101,7 +101,7 @@ class RejectedCache:
         if cached is None or now >= cached.until:
             return None
         verdict, cost, received_at, _ = cached
-        # What is less than was rejected may fit; what is more than fitted may not.
+        # A cost below the rejected one may fit; a cost above one that fitted may not.
         if charge.cost > cost if verdict.allowed else charge.cost < cost:
             return None
         passed = now - received_at

@@ -1,4 +1,4 @@
-"""Owns the login by a code that was sent to the user's address: one factor, as a password is."""
+"""Owns the login by a code sent to the user's address, which is one factor, like a password."""
 
 from uuid import UUID
 
@@ -35,15 +35,15 @@ class CodeLogin:
     async def log_in(
         self, call: Call, challenge_id: UUID, code: str, client: ClientContext
     ) -> LoginOutcome:
-        """Log in the user whose code was made by the request `challenge_id`.
+        """Log in the user whose code was created by the request `challenge_id`.
 
-        It also proves that the address is the user's; the first proof leaves no other way in, as
-        whoever made the account may be another.
+        The code also proves that the address is the user's. The first such proof removes all other
+        credentials, as the account may have been created by somebody else.
 
         Raises:
             Unauthenticated: CODE_INVALID.
-            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, and a second factor,
-                which no code goes around, kept the account as it was.
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings require a verified address and
+                a second factor, which no code bypasses, left the account unchanged.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         async with self._database.connection() as connection:

@@ -1,4 +1,4 @@
-"""Owns the last step of every login: what one proof leads to, whichever way it was given."""
+"""Owns the last step of every login: a session, or a challenge for a second factor."""
 
 from collections.abc import Sequence
 
@@ -42,14 +42,14 @@ class LoginCompletion:
         *,
         multi_factor: bool = False,
     ) -> LoginOutcome:
-        """Log in an active user who proved by `methods` (RFC 8176) who it is, or ask for more.
+        """Log in an active user authenticated by `methods` (RFC 8176), or ask for a second factor.
 
-        `multi_factor` says that the proof was of two factors. Within the caller's transaction,
-        which confirmed the user (`users.confirm`) and so holds the user's row.
+        `multi_factor` means that two factors were proved. Runs in the caller's transaction, which
+        has confirmed the user (`users.confirm`) and so locked the user's row.
 
         Raises:
-            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, or for a second
-                factor that the user would have to enrol.
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings require a verified address, or
+                a second factor that the user would have to enroll.
         """
         if self._require_verified_email and user.email_verify_time is None:
             raise email_not_verified()
@@ -62,7 +62,7 @@ class LoginCompletion:
     async def log_in_multi_factor(
         self, connection: Connection, attempt: Attempt, user: User, methods: Sequence[str]
     ) -> Tokens:
-        """Log in an active user who proved two factors; else as `complete`."""
+        """Log in an active user who proved two factors; otherwise like `complete`."""
         every = tuple(dict.fromkeys((*methods, _MULTI_FACTOR)))
         return await self._log_in(connection, attempt, user, every)
 
@@ -70,7 +70,7 @@ class LoginCompletion:
         self, connection: Connection, attempt: Attempt, user: User, methods: Sequence[str]
     ) -> Tokens:
         if user.has_second_factor:
-            # Without one, the confirmation of the first reset them.
+            # Without one, confirming the first factor has already reset them.
             await users.reset_failures(connection, user.user_id)
         if attempt.device is not None:
             await devices.remember(connection, user.user_id, attempt.device, self._clock.now())

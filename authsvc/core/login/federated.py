@@ -1,8 +1,9 @@
-"""Owns the completion of a login at another provider: whose it is, and what it leads to.
+"""Owns the completion of a login at an external provider: finding or creating the account.
 
-A user is known by provider and subject, never by address (ASVS 6.8.1). Who is not known yet gets an
-account, if the provider says that the address is verified, or the account that has this address, if
-nobody ever proved it. To an account whose address was proved an identity is linked only from there.
+A user is identified by provider and subject, never by address (ASVS 6.8.1). If the provider says
+that the address is verified, an unknown user gets a new account, or the account with this address
+if the address was never verified there. An identity is linked to an account with a verified address
+only from within that account.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,19 +32,19 @@ from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.models.federation import Identity
 from authsvc.models.ids import UserId
-from authsvc.models.users import LockedUser, User, UserStatus
-from authsvc.store import addresses, identities, users
+from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
+from authsvc.store import emails, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
-_METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
+_METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
 _DEFAULT_ROLES = ("user",)
 _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class OAuthOutcome:
-    """What a login led to; `new_user`: it made the account."""
+    """The outcome of a login; `new_user` if it created the account."""
 
     outcome: LoginOutcome
     new_user: bool = False
@@ -51,7 +52,7 @@ class OAuthOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """A login whose user the provider has named."""
+    """A login whose user the provider has identified."""
 
     call: Call
     client: ClientContext
@@ -59,16 +60,16 @@ class _Login:
     external: ExternalIdentity
 
 
-# What to do for the account whose attempt it is, within a transaction.
+# What to do for the account of the attempt, within a transaction.
 _Action: TypeAlias = Callable[[Connection, Attempt, _Login], Awaitable[OAuthOutcome]]
 
 
 class _StaleDecision(StoreUnavailable):
-    """What the way was chosen by is no longer so: it is to be chosen anew."""
+    """The action was chosen on data that has since changed; choose again."""
 
 
 class OAuthLogin:
-    """Logs users in who logged in at another provider."""
+    """Logs in users who logged in at an external provider."""
 
     def __init__(
         self,
@@ -88,24 +89,24 @@ class OAuthLogin:
         self._attempts = attempts
         self._completion = completion
         self._linked = linked
-        self._arrival = arrival
+        self._reclaim = arrival
         self._clock = clock
 
     async def complete(
         self, call: Call, state: str, code: str, client: ClientContext
     ) -> OAuthOutcome:
-        """Complete a login with what the provider sent the browser back with.
+        """Complete a login with the state and code that the provider's redirect carried.
 
-        The state is used up before the provider is asked, so that nothing can be tried twice. An
-        account that too many failures have locked opens, as by a reset of the password: what a
-        provider says can't be guessed.
+        The state is used up before the provider is called, so that nothing can be tried twice. The
+        login unlocks an account that too many failures have locked, as a password reset does: a
+        provider's answer can't be guessed.
 
         Raises:
             FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
                 EMAIL_NOT_VERIFIED; LINK_REQUIRES_LOGIN, also if the identity is another user's;
                 LIMIT_REACHED.
-            Unauthenticated: CREDENTIALS_INVALID: by the provider, or the account is disabled.
-            ProviderUnavailable: The provider didn't answer in time or not as it should.
+            Unauthenticated: CREDENTIALS_INVALID: refused by the provider, or a disabled account.
+            ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
             TooManyAttempts: Too many logins to the account failed before.
         """
         pending = await self._states.claim(state)
@@ -116,7 +117,7 @@ class OAuthLogin:
             try:
                 return await self._attempt(login)
             except _StaleDecision:
-                # By a parallel login of the same user: now that one's work is there.
+                # Caused by a parallel login of the same user, whose changes are visible by now.
                 continue
         return await self._attempt(login)
 
@@ -124,7 +125,7 @@ class OAuthLogin:
         self, call: Call, pending: PendingLogin, code: str, client: ClientContext
     ) -> ExternalIdentity:
         try:
-            async with self._providers.asked(pending.provider) as provider:
+            async with self._providers.use(pending.provider) as provider:
                 return await provider.identify(
                     code, pending.verifier, pending.nonce, pending.redirect_uri
                 )
@@ -136,15 +137,15 @@ class OAuthLogin:
             raise
 
     async def _attempt(self, login: _Login) -> OAuthOutcome:
-        account, way = await self._choose(login)
+        account, action = await self._choose(login)
         async with (
             self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
             self._database.transaction() as connection,
         ):
-            return await way(connection, attempt, login)
+            return await action(connection, attempt, login)
 
     async def _choose(self, login: _Login) -> tuple[str, _Action]:
-        """Return the canonical address of the account that it is about, and what to do there."""
+        """Return the canonical address of the account concerned, and the action to take on it."""
         pending, external = login.pending, login.external
         async with self._database.connection() as connection:
             if pending.link_session_id is not None:
@@ -155,7 +156,7 @@ class OAuthLogin:
             linked = await identities.find_account(connection, pending.provider, external.subject)
         if linked is not None:
             return linked.email_canonical, self._log_in
-        return _verified_email(external).canonical, self._arrive
+        return _verified_email(external).canonical, self._create_or_reclaim
 
     async def _log_in(
         self, connection: Connection, attempt: Attempt, login: _Login
@@ -167,7 +168,7 @@ class OAuthLogin:
 
     async def _link(self, connection: Connection, attempt: Attempt, login: _Login) -> OAuthOutcome:
         user = await self._confirm(connection, attempt)
-        # Asked again now that the user's row is held: whoever ends the sessions holds it too.
+        # Checked again now that the user's row is locked: ending the sessions locks it too.
         session_id = login.pending.link_session_id
         linking = session_id and await identities.find_linking(connection, session_id)
         if not linking or linking.user_id != user.user_id:
@@ -177,34 +178,34 @@ class OAuthLogin:
             await self._linked.tell_of_link(connection, user, identity.provider)
         elif not await identities.use(connection, user.user_id, identity):
             raise link_requires_login()
-        user = await self._note_address(connection, user, linking, login.external)
+        user = await self._verify_address(connection, user, linking, login.external)
         return await self._finish(connection, attempt, user)
 
-    async def _note_address(
+    async def _verify_address(
         self,
         connection: Connection,
         user: LockedUser,
         account: LinkedAccount,
         external: ExternalIdentity,
     ) -> LockedUser:
-        """Take the provider's word that the address of the account is its user's."""
+        """Mark the account's address as verified if the provider has verified the same one."""
         now = self._clock.now()
         if (
             user.email_verify_time is None
             and external.email_verified
             and _canonical(external) == account.email_canonical
-            and await addresses.verify(connection, user.user_id, account.email_canonical, now)
+            and await emails.verify(connection, user.user_id, account.email_canonical, now)
         ):
             return replace(user, email_verify_time=now)
         return user
 
-    async def _arrive(
+    async def _create_or_reclaim(
         self, connection: Connection, attempt: Attempt, login: _Login
     ) -> OAuthOutcome:
         if attempt.subject is None:
             return await self._create(connection, attempt, login)
         user = await self._confirm(connection, attempt)
-        # So it is, too, if the account was given another address meanwhile.
+        # This also holds if the account's address was changed in the meantime.
         if user.email_verify_time is not None:
             raise link_requires_login()
         owner = replace(
@@ -214,7 +215,7 @@ class OAuthLogin:
             email_verify_time=self._clock.now(),
             has_second_factor=False,
         )
-        await self._arrival.reclaim(connection, login.call, owner, login.client)
+        await self._reclaim.reclaim(connection, login.call, owner, login.client)
         await self._add(connection, owner, login)
         return await self._finish(connection, attempt, owner)
 
@@ -231,7 +232,9 @@ class OAuthLogin:
             create_time=now,
             email_verify_time=now,
         )
-        if not await users.insert(connection, user, email_canonical=attempt.account):
+        if not await users.insert(
+            connection, user, email_canonical=attempt.account, origin=UserOrigin.FEDERATED
+        ):
             raise _StaleDecision
         detail = {"provider": login.pending.provider}
         event = AuditEvent(
@@ -247,10 +250,10 @@ class OAuthLogin:
             raise _StaleDecision
 
     async def _confirm(self, connection: Connection, attempt: Attempt) -> LockedUser:
-        """Return the active account that it is about, whose row is held from now on."""
+        """Return the attempt's account, which must be active, with its row locked from now on."""
         if attempt.subject is None:
             raise _StaleDecision
-        user = await users.confirm(connection, attempt.subject.user_id)
+        user = await users.confirm(connection, attempt.subject.user_id, self._clock.now())
         if user is None:
             raise Rejected(Cause.DISABLED)
         return user
@@ -268,7 +271,7 @@ def _verified_email(external: ExternalIdentity) -> Email:
     """Return the address that the provider verified.
 
     Raises:
-        FailedPrecondition: EMAIL_NOT_VERIFIED: there is none, or it can't be one.
+        FailedPrecondition: EMAIL_NOT_VERIFIED: there is none, or it is not a valid address.
     """
     if not external.email_verified:
         raise email_not_verified()

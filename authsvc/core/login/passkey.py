@@ -1,4 +1,4 @@
-"""Owns the login by passkey: one proof that stands for both factors, as it verifies its user."""
+"""Owns the login by passkey: one proof that counts as both factors, as it verifies the user."""
 
 import hashlib
 import hmac
@@ -28,34 +28,34 @@ from authsvc.store import users
 from authsvc.store.passkeys import LoginChallenge
 from authsvc.store.postgres.database import Database
 
-# How long the ids are that authenticators make.
+# Lengths of the credential ids that authenticators create.
 _ID_BYTES = (16, 20, 32, 32, 48, 64)
 
 
 @dataclass(frozen=True, slots=True)
 class PasskeyRequest:
-    """What passkeys are asked: `options` is PublicKeyCredentialRequestOptions as JSON."""
+    """A request to passkeys: `options` is PublicKeyCredentialRequestOptions as JSON."""
 
     challenge_id: UUID
     options: str = field(repr=False)
 
 
 class BoundAccounts:
-    """Canonical addresses that logins are begun for: as challenges keep them, and with decoys."""
+    """Seals the canonical address that a login is started for, and makes decoys for it."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._decoy_key = keyring.derive("passkey-decoy")[0]
 
     def seal(self, challenge_id: UUID, account: str) -> bytes:
-        """Return what a challenge keeps of the address that it is for."""
+        """Return the account's address, sealed for its challenge."""
         return self._keyring.seal(account.encode(), **_place(challenge_id))
 
     def open(self, challenge_id: UUID, sealed: bytes) -> str:
-        """Return the address that a challenge keeps.
+        """Return the address sealed in a challenge.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID: its key has been removed from the keyring since.
+            Unauthenticated: CREDENTIALS_INVALID: its key has since been removed from the keyring.
         """
         try:
             return self._keyring.open(sealed, **_place(challenge_id)).decode()
@@ -63,9 +63,9 @@ class BoundAccounts:
             raise credentials_invalid() from None
 
     def decoys(self, account: str) -> list[bytes]:
-        """Return ids of passkeys that nobody has, for one address always the same.
+        """Return ids of passkeys that don't exist, always the same for one address.
 
-        They are as many and as long as anybody's (WebAuthn Level 3, section 14.6.2).
+        They match real ones in number and length (WebAuthn Level 3, section 14.6.2).
         """
         seed = _hash(self._decoy_key, account)
         count = 2 if seed[0] < 64 else 1
@@ -94,14 +94,14 @@ class PasskeyLoginStart:
         self._clock = clock
 
     async def begin(self, email: str, client: ClientContext) -> PasskeyRequest:
-        """Return what the passkeys of the account with this address are to sign; "": anybody's.
+        """Return the request for the passkeys of the account with this address; "" means any.
 
-        For an address that no account has, or one without passkeys, it is as for any other: the
-        passkeys are made up, and nobody can answer for them.
+        An address without an account or without passkeys is answered like any other: its passkeys
+        are made up, and nobody can sign with them.
 
         Raises:
             FieldInvalid: EMAIL_INVALID.
-            TooManyAttempts: Too many logins by passkey were started from the client's ip.
+            TooManyAttempts: Too many logins by passkey were started from the client's IP address.
         """
         account = parse_email(email).canonical if email else None
         await self._brute_force.charge_passkey_login(client)
@@ -119,7 +119,7 @@ class PasskeyLoginStart:
                 found = await store.list_ids_of_account(connection, account)
                 ids = [*found] or self._accounts.decoys(account)
             await store.insert_login(connection, challenge, now, expire_time)
-        # Without their transports: nothing is known of those of a made-up one.
+        # Without transports, as a made-up passkey has none.
         options = self._relying_party.request_options(
             challenge.challenge, [descriptor(one) for one in ids], require_verification=True
         )
@@ -149,10 +149,10 @@ class PasskeyLogin:
     async def log_in(
         self, call: Call, challenge_id: UUID, assertion_json: str, client: ClientContext
     ) -> LoginOutcome:
-        """Log in the user whose passkey signed the challenge, which is used up by that.
+        """Log in the user whose passkey signed the challenge, and use the challenge up.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, with the challenge too.
+            Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, including the challenge.
             FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
@@ -166,11 +166,11 @@ class PasskeyLogin:
             return outcome
 
     async def _account(self, assertion_json: str, challenge_id: UUID) -> str:
-        """Return what the attempt is charged to, which must not tell whose a passkey is.
+        """Return what the attempt is charged to, which must not reveal whose a passkey is.
 
-        It is the address that the login was begun for, whether an account has it or not; otherwise
-        that of who really signed. A signature can't be guessed, so that of nobody is charged to the
-        passkey that it is said to be of.
+        It is the address that the login was started for, whether or not an account has it;
+        otherwise the address of the actual signer. If nobody signed, it is the passkey named in the
+        assertion, as a signature can't be guessed.
         """
         assertion = parse_assertion(assertion_json)
         account: str | None = None
@@ -189,7 +189,7 @@ class PasskeyLogin:
     async def _evaluate(
         self, attempt: Attempt, assertion_json: str, challenge: LoginChallenge | None
     ) -> LoginOutcome | None:
-        # One that nobody knows stands in for a challenge that isn't there.
+        # A missing challenge is replaced by a random one that nobody knows.
         expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
         is_bound = challenge is not None and challenge.sealed_account is not None
         async with self._database.transaction() as connection:
@@ -204,7 +204,7 @@ class PasskeyLogin:
             )
             if proof is None or not _is_active(attempt, proof.user_id):
                 return None
-            user = await users.confirm(connection, proof.user_id)
+            user = await users.confirm(connection, proof.user_id, self._clock.now())
             if user is None:
                 return None
             return await self._completion.complete(
@@ -213,7 +213,7 @@ class PasskeyLogin:
 
 
 def _is_active(attempt: Attempt, user_id: UserId) -> bool:
-    """Return whether the attempt is at this user's account, and a proof can help."""
+    """Return whether the attempt is on this user's account, and the account can be logged in to."""
     return attempt.credential is not None and attempt.credential.user_id == user_id
 
 

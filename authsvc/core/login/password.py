@@ -8,6 +8,7 @@ from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.errors import ServiceError
 from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
@@ -28,11 +29,13 @@ class PasswordLogin:
         hasher: PasswordHasher,
         attempts: Attempts,
         completion: LoginCompletion,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._hasher = hasher
         self._attempts = attempts
         self._completion = completion
+        self._clock = clock
 
     async def log_in(
         self, call: Call, email: str, password: str, client: ClientContext
@@ -40,11 +43,11 @@ class PasswordLogin:
         """Log in the user with this e-mail address and password.
 
         Raises:
-            FieldInvalid: It can't be an address or a password, whosever.
+            FieldInvalid: The address or the password is not valid, whoever's it is.
             Unauthenticated: CREDENTIALS_INVALID.
             FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
-            Overloaded: Too many passwords wait to be hashed.
+            Overloaded: Too many passwords are waiting to be hashed.
         """
         normalize_password(password)
         account = parse_email(email).canonical
@@ -62,8 +65,8 @@ class PasswordLogin:
                 if verification.rehash:
                     await self._rehash(current, password)
                 return outcome
-            # The stored hash was replaced meanwhile: by another password, or by a parallel login
-            # that hashed the same one anew. So the password is compared with what stands now.
+            # The stored hash was replaced in the meantime: by another password, or by a parallel
+            # login that rehashed the same one. So the password is compared with the current hash.
             async with self._database.connection() as connection:
                 current = await users.get_credential(connection, current.user_id)
             if current is None:
@@ -71,7 +74,7 @@ class PasswordLogin:
 
     async def _complete(self, attempt: Attempt, credential: Credential) -> LoginOutcome | None:
         async with self._database.transaction() as connection:
-            user = await users.confirm_login(connection, credential)
+            user = await users.confirm_login(connection, credential, self._clock.now())
             if user is None:
                 return None
             return await self._completion.complete(connection, attempt, user, _METHODS)
@@ -89,7 +92,7 @@ class PasswordLogin:
 
 
 def stored_hash(credential: Credential | None) -> PasswordHash | None:
-    """Return the hash to compare a password with; None: there is none."""
+    """Return the hash to compare a password with, or None if there is none."""
     if credential is None or credential.phc is None:
         return None
     return PasswordHash(credential.phc, credential.pepper_id)

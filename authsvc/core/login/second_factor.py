@@ -1,4 +1,4 @@
-"""Owns the second step of a login: the second factor for a challenge."""
+"""Owns the second step of a login: verifying the second factor for a challenge."""
 
 from uuid import UUID
 
@@ -18,12 +18,12 @@ from authsvc.store.challenges import Challenge
 from authsvc.store.postgres.database import Connection, Database
 
 _NOBODY = UUID(int=0)
-# Stands for a challenge that is unknown or of no use: nothing answers it.
+# Stands in for an unknown or unusable challenge: no factor satisfies it.
 _NONE = Challenge(_NOBODY, UserId(_NOBODY), ())
 
 
 class MfaVerification:
-    """Completes logins that wait for a second factor."""
+    """Completes logins that are waiting for a second factor."""
 
     def __init__(
         self,
@@ -52,25 +52,25 @@ class MfaVerification:
         *,
         trust_device: bool = False,
     ) -> Tokens:
-        """Log in the user whose login waits under this token.
+        """Log in the user whose login is waiting under this token.
 
         `trust_device` lets this user log in without a second factor from the client's device.
 
         Raises:
-            FieldInvalid: A device without a name can't be trusted.
+            FieldInvalid: The device to be trusted has no id.
             Unauthenticated: CREDENTIALS_INVALID, also if the token is unknown, used, expired or has
-                no attempt left.
+                no attempts left.
             FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         if trust_device and not client.device_id:
-            raise FieldInvalid("client.device_id", "is needed for the device to be trusted")
+            raise FieldInvalid("client.device_id", "is required to trust the device")
         hashed = token_hash(mfa_token)
         async with self._database.connection() as connection:
             account = await challenges.find_account(
                 connection, hashed, self._clock.now(), self._max_attempts
             )
-        # No address looks like this: an unknown token is charged to nobody, by the same statements.
+        # No address looks like this: an unknown token is charged to nobody, with the same queries.
         stand_in = f"mfa:{hashed.hex()}"
         async with self._attempts.evaluate(call, account or stand_in, client) as attempt:
             challenge = await self._claim(attempt, hashed, factor)
@@ -83,27 +83,28 @@ class MfaVerification:
             return tokens
 
     async def _claim(self, attempt: Attempt, hashed: bytes, factor: SecondFactor) -> Challenge:
-        """Count an attempt at the challenge, whatever becomes of it, and return what it asks."""
+        """Count an attempt at the challenge, whatever its outcome, and return the challenge."""
         async with self._database.connection() as connection:
             challenge = await challenges.claim_attempt(
                 connection, hashed, self._clock.now(), self._max_attempts
             )
             if challenge is None or attempt.credential is None:
                 return _NONE
-            # A passkey's signature is for one challenge, and that works once (WebAuthn, 13.4.3).
+            # A passkey signs one challenge, which can be used only once (WebAuthn, 13.4.3).
             if isinstance(factor, PasskeyAssertion) and not await challenges.take_passkey(
                 connection, challenge.challenge_id
             ):
                 return _NONE
-        # The address may have become another account's in between.
+        # The address may have moved to another account in the meantime.
         return challenge if challenge.user_id == attempt.credential.user_id else _NONE
 
     async def _complete(
         self, connection: Connection, attempt: Attempt, challenge: Challenge, factor: SecondFactor
     ) -> Tokens | None:
-        """Return None, to be committed, if the factor is wrong: an alert may have been recorded.
+        """Return None, to be committed, if the factor is wrong, as an alert may have been recorded.
 
-        A right one that is of no use because of something else is rolled back, and so not used up.
+        If the factor is right but the login fails otherwise, all is rolled back, so that the factor
+        is not used up.
         """
         found = await users.lock_user(connection, challenge.user_id)
         locked = found if found is not None and found.active else None
@@ -111,8 +112,9 @@ class MfaVerification:
         if methods is None:
             return None
         finished = await challenges.finish(connection, challenge.challenge_id)
-        # Locks no row that was not locked before the factor was judged.
-        user = await users.confirm(connection, locked.user_id if locked else UserId(_NOBODY))
+        # Locks only rows that were already locked before the factor was verified.
+        user_id = locked.user_id if locked else UserId(_NOBODY)
+        user = await users.confirm(connection, user_id, self._clock.now())
         if user is None or not finished:
             raise Rejected(attempt.cause(Cause.FACTOR))
         every = (*challenge.methods, *methods)

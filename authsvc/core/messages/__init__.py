@@ -1,4 +1,4 @@
-"""Owns messages to users, from the outbox to their delivery.
+"""Owns messages to users, from the outbox to delivery.
 
 Entry classes: `Outbox`, `Deliverer` and `StoredMessages`.
 """

@@ -1,7 +1,7 @@
-"""Owns the delivery of what is in the outbox: who tries when, how often, and when it is given up.
+"""Owns the delivery of the outbox: when a message is attempted, how often, and when abandoned.
 
-At least once: a message is marked as sent after it was handed over, so a crash in between hands it
-over again, with the same id. Any number of replicas share the work.
+Delivery is at least once: a message is marked as sent after it has been sent, so a crash in between
+sends it again, with the same id. Any number of replicas share the work.
 """
 
 import asyncio
@@ -30,16 +30,17 @@ log = structlog.get_logger(__name__)
 
 CHANNEL = "authsvc_outbox"
 _SYSTEM = Call(request_id="", caller="system")
-# More than storing the outcome takes: nobody else tries what is being tried.
+# Longer than storing the outcome takes, so that no two replicas attempt a message at once.
 _LEASE_MARGIN = timedelta(seconds=30)
 _POLL_SECONDS = 5.0
 _LONGEST_EXPONENT = 32
 
 
 class NotDelivered(Exception):
-    """A message was not handed over: `error` says why in a word, never what a server answered.
+    """A message was not sent: `error` says why in a word and never quotes a server's response.
 
-    `permanent`: trying again is of no use. `retry_after`: seconds that the other side asks for.
+    `permanent` means that a retry is pointless; `retry_after` is the delay in seconds that the
+    other side asked for.
     """
 
     def __init__(
@@ -52,35 +53,35 @@ class NotDelivered(Exception):
 
 
 class Channel(Protocol):
-    """Hands messages over to what brings them to the user."""
+    """Sends messages on their way to the user, by mail or web hook."""
 
     name: str
     limit: timedelta
 
     async def send(self, rendered: RenderedMessage) -> None:
-        """Hand the message over within `limit`, or raise NotDelivered."""
+        """Send the message within `limit`, or raise NotDelivered."""
 
     async def close(self) -> None:
-        """Let go of what is open."""
+        """Close open connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """The way that messages go: None is no way, and messages wait until there is one or expire."""
+    """How messages are rendered and sent; without one, they wait until there is one or expire."""
 
     channel: Channel
     renderer: Renderer
 
 
 def _uncounted(_outcome: str) -> None:
-    """Count nothing."""
+    """Do not count."""
 
 
 class Deliverer:
-    """Delivers messages, `settings.parallel` at once.
+    """Delivers messages, up to `settings.parallel` at once.
 
-    `pending` and `abandoned` are how many there were lately; `count` is told of each attempt that
-    it led to "sent", "retried" or "abandoned".
+    `pending` and `abandoned` are recent counts of messages in these states. `count` is called with
+    the outcome of each attempt: "sent", "retried" or "abandoned".
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Deliverer:
         self._post = post
         self._settings = settings
         self._clock = clock
-        self._tell = count
+        self._count = count
         limit = post.channel.limit if post else timedelta()
         self._lease = limit + _LEASE_MARGIN
         self._wake = asyncio.Event()
@@ -108,31 +109,31 @@ class Deliverer:
         self.pending = self.abandoned = 0
 
     def wake(self) -> None:
-        """Look for messages now: some may have been written."""
+        """Look for messages now, as some may have been enqueued."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver what is due, as it falls due, until stopped or cancelled."""
+        """Deliver messages as they fall due, until stopped or cancelled."""
         while not self._stopping:
             self._wake.clear()
             try:
                 full = await self._start_due()
-                await self._count_sometimes()
+                await self._update_counts()
             except StoreUnavailable:
                 log.warning("outbox_read_failed")
                 full = False
             if not full:
-                await self._rest()
+                await self._wait_for_work()
 
     async def deliver_due(self) -> None:
-        """Deliver all that is due now, and return when each was tried."""
+        """Attempt every message that is due now, and return when all have been attempted."""
         while await self._start_due() or self._sending:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self, patience: timedelta) -> None:
-        """Begin nothing more, and wait for what was begun, but no longer than `patience`.
+        """Start no more attempts, and wait up to `patience` for those under way.
 
-        What is not finished by then is tried again, by whoever runs, when its lease has ended.
+        What is not finished by then is attempted again by any replica once its lease has expired.
         """
         self._stopping = True
         self.wake()
@@ -144,7 +145,7 @@ class Deliverer:
         if self._post:
             await self._post.channel.close()
 
-    async def _rest(self) -> None:
+    async def _wait_for_work(self) -> None:
         try:
             async with asyncio.timeout(_POLL_SECONDS):
                 await self._wake.wait()
@@ -152,7 +153,7 @@ class Deliverer:
             return
 
     async def _start_due(self) -> bool:
-        """Begin as many as may be under way; return whether there may be more to begin."""
+        """Start as many attempts as are allowed; return whether more messages may be due."""
         free = self._settings.parallel - len(self._sending)
         if free <= 0 or self._stopping:
             return False
@@ -171,7 +172,7 @@ class Deliverer:
         self._sending.discard(task)
         self.wake()
 
-    async def _count_sometimes(self) -> None:
+    async def _update_counts(self) -> None:
         if time.monotonic() < self._next_count:
             return
         self._next_count = time.monotonic() + _POLL_SECONDS
@@ -182,7 +183,7 @@ class Deliverer:
         try:
             await self._try(stored)
         except StoreUnavailable:
-            # The lease ends, and then somebody tries again.
+            # When the lease has expired, any replica tries again.
             log.warning("message_outcome_not_stored", message_id=str(stored.message_id))
         except Exception:
             log.exception("delivery_attempt_failed", message_id=str(stored.message_id))
@@ -192,27 +193,27 @@ class Deliverer:
             await self._abandon(stored, stored.last_error or "expired")
             return
         try:
-            await self._post.channel.send(self._letter(stored, self._post.renderer))
+            await self._post.channel.send(self._rendered(stored, self._post.renderer))
         except NotDelivered as failure:
             await self._failed(stored, failure)
         except SealError:
-            # Perhaps a key is missing here only, and another replica or the next start has it.
+            # The key may be missing only here; another replica or the next start may have it.
             await self._failed(stored, NotDelivered("unreadable"))
-        except Exception as error:  # noqa: BLE001 - the message waits, the others go on
-            # Not what it says: it may quote the message.
+        except Exception as error:  # noqa: BLE001 - this message waits, the others proceed
+            # Only the type is logged, as the text may quote the message.
             log.error("message_rendering_failed", kind=stored.kind, error=type(error).__name__)  # noqa: TRY400
             await self._failed(stored, NotDelivered("internal"))
         else:
             async with self._database.connection() as connection:
                 await outbox.mark_sent(connection, stored.message_id, self._clock.now())
-            self._say("sent", stored)
+            self._record_outcome("sent", stored)
 
-    def _letter(self, stored: StoredMessage, renderer: Renderer) -> RenderedMessage:
+    def _rendered(self, stored: StoredMessage, renderer: Renderer) -> RenderedMessage:
         message = self._open(stored)
         settings = self._settings
-        view = template_context(message, stored.create_time, settings.product, settings.links)
+        context = template_context(message, stored.create_time, settings.product, settings.links)
         return RenderedMessage(
-            stored.message_id, message, stored.create_time, renderer.render(view)
+            stored.message_id, message, stored.create_time, renderer.render(context)
         )
 
     def _open(self, stored: StoredMessage) -> Message:
@@ -225,19 +226,19 @@ class Deliverer:
             return
         next_time = self._clock.now() + self._pause(stored.attempts, failure.retry_after)
         async with self._database.connection() as connection:
-            # When it has expired it is looked at once more, to be given up.
+            # Once expired, it is claimed one last time, to be abandoned.
             await outbox.postpone(
                 connection, stored, min(next_time, stored.expire_time), failure.error
             )
-        self._say("retried", stored, error=failure.error)
+        self._record_outcome("retried", stored, error=failure.error)
 
     def _pause(self, attempts: int, retry_after: float | None) -> timedelta:
-        """Return how long to wait: twice as long each time, and never in step with others."""
-        first, longest = self._settings.first_retry, self._settings.longest_retry
-        most = longest.total_seconds()
-        doubled = min(first.total_seconds() * 2.0 ** min(attempts - 1, _LONGEST_EXPONENT), most)
+        """Return how long to wait: exponential backoff with jitter."""
+        first = self._settings.first_retry.total_seconds()
+        longest = self._settings.longest_retry.total_seconds()
+        doubled = min(first * 2.0 ** min(attempts - 1, _LONGEST_EXPONENT), longest)
         pause = doubled * random.uniform(0.5, 1)  # noqa: S311 - no secret
-        return timedelta(seconds=max(pause, min(retry_after or 0.0, most)))
+        return timedelta(seconds=max(pause, min(retry_after or 0.0, longest)))
 
     async def _abandon(self, stored: StoredMessage, error: str) -> None:
         now = self._clock.now()
@@ -249,10 +250,10 @@ class Deliverer:
             if not await outbox.abandon(connection, stored, now, error):
                 return
             await record_event(connection, now, event)
-        self._say("abandoned", stored, error=error)
+        self._record_outcome("abandoned", stored, error=error)
 
-    def _say(self, outcome: str, stored: StoredMessage, **more: str) -> None:
-        self._tell(outcome)
+    def _record_outcome(self, outcome: str, stored: StoredMessage, **more: str) -> None:
+        self._count(outcome)
         log.info(
             "message",
             outcome=outcome,

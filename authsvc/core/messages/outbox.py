@@ -1,4 +1,4 @@
-"""Owns the writing of messages to users, in the transaction that they tell of."""
+"""Owns the outbox: messages are written in the same transaction as the change they report."""
 
 import json
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from authsvc.models.ids import UserId
 from authsvc.store import outbox
 from authsvc.store.postgres.database import Connection
 
-# Whoever makes an account with somebody else's address must not fill that mailbox by changing the
-# account over and over. Each kind by itself, so that many of one don't hide another.
-_MOST_NOTICES = 10
+# Somebody who registers another person's address must not be able to flood that mailbox by changing
+# the account over and over. Counted per kind, so that many of one kind don't suppress another.
+_MAX_NOTICES = 10
 _WITHIN = timedelta(hours=1)
 
 log = structlog.get_logger(__name__)
 
 
 class MessageKind(StrEnum):
-    """What a message tells; the first four carry a code."""
+    """The subject of a message; the first four kinds carry a code."""
 
     VERIFY_EMAIL = "verify_email"
     LOGIN_CODE = "login_code"
@@ -57,11 +57,11 @@ CODE_KINDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message to one address, which is the stored one of an account, never one just typed in.
+    """A message to the stored address of an account, never to one that was just typed in.
 
-    `code` and its `expire_time` belong to the kinds that carry a code. `values` is what else the
-    message's text names, such as `display_name`, `factor`, `provider` or `key_name`. A message of a
-    `user_id` goes when the user's row is deleted: what tells of the deletion has none.
+    `code` and `expire_time` are for the kinds that carry a code. `values` holds what else the text
+    names, such as `display_name`, `factor`, `provider` or `key_name`. A message with a `user_id` is
+    deleted together with the user's row, so the notice of the deletion has none.
     """
 
     kind: MessageKind
@@ -74,11 +74,11 @@ class Message:
     def __post_init__(self) -> None:
         carries_code = self.kind in CODE_KINDS
         if bool(self.code) != carries_code or (self.expire_time is not None) != carries_code:
-            raise ValueError(f"a code and its expire_time don't fit a message of kind {self.kind}")
+            raise ValueError(f"code and expire_time do not match the message kind {self.kind}")
 
 
 class Outbox:
-    """Writes messages for whoever delivers them; what is told is sealed."""
+    """Enqueues messages for delivery, with their content sealed."""
 
     def __init__(self, keyring: Keyring, abandon_after: timedelta, clock: Clock) -> None:
         self._keyring = keyring
@@ -86,15 +86,15 @@ class Outbox:
         self._clock = clock
 
     async def enqueue(self, connection: Connection, message: Message) -> None:
-        """Write the message in the caller's transaction: it is sent if that is committed.
+        """Enqueue the message in the caller's transaction; it is sent only if that commits.
 
-        A user is told ten times an hour of one kind of change, and not of more. Codes have limits
-        of their own, where they are asked for.
+        A user gets at most ten notices of one kind per hour; further ones are dropped. Codes are
+        limited where they are requested.
         """
         await self._insert(connection, message, decoy=False)
 
     async def enqueue_decoy(self, connection: Connection, kind: MessageKind) -> None:
-        """Do the work of `enqueue` where there is nobody to tell; nothing is ever sent."""
+        """Do the same work as `enqueue` if there is no recipient; nothing is ever sent."""
         code, expire_time = ("0" * 8, self._clock.now()) if kind in CODE_KINDS else ("", None)
         message = Message(kind, "nobody@invalid", None, code, expire_time)
         await self._insert(connection, message, decoy=True)
@@ -111,7 +111,7 @@ class Outbox:
             create_time=now,
             expire_time=min(last, message.expire_time or last),
             decoy=decoy,
-            most=None if message.kind in CODE_KINDS else _MOST_NOTICES,
+            most=None if message.kind in CODE_KINDS else _MAX_NOTICES,
             since=now - _WITHIN,
         )
         if not await outbox.insert(connection, row):
@@ -119,7 +119,7 @@ class Outbox:
 
 
 def seal(keyring: Keyring, message_id: UUID, message: Message) -> bytes:
-    """Return what the message tells and whom, sealed for its row."""
+    """Return the message's content and address, sealed for its row."""
     content = {
         "address": message.address,
         "code": message.code,
@@ -137,7 +137,8 @@ def unseal(
     """Return the message of a row.
 
     Raises:
-        SealError: The content was changed, is another row's, or its key is not in the keyring.
+        SealError: The content was altered, belongs to another row, or its key is not in the
+            keyring.
     """
     opened = keyring.open(sealed, table="outbox", column="sealed_content", row=str(message_id))
     content = json.loads(opened)

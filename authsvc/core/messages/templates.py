@@ -1,4 +1,4 @@
-"""Owns what messages to users are made of: the values that their templates may name."""
+"""Owns the parts of a rendered message: the template context and the message body."""
 
 import re
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind
 
 _MAX_VALUE = 64
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2060-\u2069]+")
-# What a mail program might make a link of. Whoever registers with somebody else's address chooses
-# the name, and must not have this service advertise for him.
+# What a mail program might turn into a link. Somebody who registers another person's address
+# chooses the name, and must not get this service to deliver advertising.
 _LINKED = re.compile(r"[/\\:@<>]|\w\.\w|\bwww\b", re.IGNORECASE)
-# Strangers can have these sent to an address that is not theirs: no word in them is a user's own.
+# Strangers can have these sent to an address that is not theirs, so they contain no user's text.
 _IMPERSONAL = CODE_KINDS | {MessageKind.EMAIL_IN_USE}
 _FACTORS = {"totp": "an authenticator app", "passkey": "a passkey"}
 
 
 @dataclass(frozen=True, slots=True)
 class MessageBody:
-    """What a message says; the subject is one line."""
+    """The rendered content of a message; the subject is one line."""
 
     subject: str
     text: str = field(repr=False)
@@ -31,10 +31,10 @@ class MessageBody:
 
 @dataclass(frozen=True, slots=True)
 class TemplateContext:
-    """What the templates of a message may name; all but `product` and `address` may be "".
+    """The values that a template may use; all but `product` and `address` may be "".
 
-    `lifetime` says how long the code works, such as "10 minutes". `name`, `factor`, `provider` and
-    `key_name` were chosen by users: one line each, without what could become a link.
+    `lifetime` says how long the code is valid, such as "10 minutes". `name`, `factor`, `provider`
+    and `key_name` are chosen by users: one line each, with nothing that could become a link.
     """
 
     kind: MessageKind
@@ -50,15 +50,15 @@ class TemplateContext:
 
 
 class Renderer(Protocol):
-    """Makes texts of views."""
+    """Renders template contexts."""
 
     def render(self, view: TemplateContext) -> MessageBody:
-        """Return what the message says."""
+        """Return the content of the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedMessage:
-    """A message as a channel hands it over; the id is the same however often that is tried."""
+    """A message as passed to a channel; its id is the same for every attempt."""
 
     message_id: UUID
     message: Message = field(repr=False)
@@ -69,9 +69,9 @@ class RenderedMessage:
 def template_context(
     message: Message, create_time: datetime, product: str, links: Mapping[str, str]
 ) -> TemplateContext:
-    """Return what the templates of this message may name.
+    """Return the template context of this message.
 
-    `links` are addresses by kind, with {code} and {email} in them.
+    `links` maps a kind to a URL that may contain {code} and {email}.
     """
     expire_time = message.expire_time
     return TemplateContext(

@@ -1,4 +1,4 @@
-"""Owns password hashes that other systems made: which are taken over, their cost, and comparing.
+"""Owns password hashes from other systems: which are accepted, at what cost, and their parsing.
 
 | scheme        | form                                                                        |
 |---------------|-----------------------------------------------------------------------------|
@@ -7,14 +7,14 @@
 | scrypt        | `$scrypt$ln=…,r=…,p=…$salt$hash`; Django's `scrypt$salt$N$r$p$hash`         |
 | PBKDF2        | `$pbkdf2-sha256$i=…,l=…$salt$hash`, passlib's `$pbkdf2-sha256$rounds$…`,    |
 |               | Django's `pbkdf2_sha256$iterations$salt$hash`; SHA-1, SHA-256, SHA-512      |
-| Firebase      | `$firebase-scrypt$ln=…,r=…$salt$keystream`, as `firebase_hash` makes it     |
+| Firebase      | `$firebase-scrypt$ln=…,r=…$salt$keystream`, as built by `firebase_hash`     |
 
-Django's `argon2` and `bcrypt$` before the first two are dropped. The password is compared as the
-other system did it: as raw UTF-8, not normalized, and by bcrypt its first 72 bytes. That lasts
-until the first login, when it is hashed anew with all that `hashing` promises.
+Django's prefixes `argon2` and `bcrypt$` of the first two are stripped. A password is compared as
+the other system did: as raw UTF-8, not normalized, and for bcrypt only its first 72 bytes. At the
+first login it is rehashed with all that `hashing` promises.
 
-What one comparison may cost is bounded, as anybody can make the service do one: about a second and
-256 MiB on one core. Weak hashes are taken, as keeping them where they are mends nothing.
+The cost of a comparison is bounded to about a second and 256 MiB on one core, as anybody can make
+the service do one. Weak hashes are accepted, as leaving them elsewhere does not improve them.
 """
 
 import binascii
@@ -36,36 +36,36 @@ _HASH_BYTES = range(16, 129)
 _MAX_ARGON2_KIB = 262_144
 _MAX_ARGON2_PASSES = 10
 _MAX_ARGON2_LANES = 16
-# Memory times passes: what the time goes with.
+# Memory times passes, to which the time is proportional.
 _MAX_ARGON2_WORK = 1_048_576
 _MAX_BCRYPT_COST = 14
 _MAX_SCRYPT_BYTES = 268_435_456
 _MAX_SCRYPT_BLOCK = 64
 _MAX_SCRYPT_LANES = 16
-# In computations of one digest each: a longer hash takes several for every iteration.
+# In digest computations: a hash longer than one digest takes several per iteration.
 _MAX_PBKDF2_WORK = {"sha1": 2_000_000, "sha256": 2_000_000, "sha512": 1_000_000}
 
 
 class HashRefused(Exception):
-    """The hash is not taken over; the message says why, and shows nothing of it."""
+    """The hash is not accepted; the message says why, without revealing any of it."""
 
 
 class ForeignHash(Protocol):
-    """A hash that can be compared with at a bounded cost; `text` is how it is stored."""
+    """A hash that can be compared at a bounded cost; `text` is its stored form."""
 
     @property
-    def text(self) -> str: ...  # noqa: D102 - said above
+    def text(self) -> str: ...  # noqa: D102 - documented above
 
     def matches(self, password: bytes) -> bool:
-        """Return whether this is the hash of `password`, UTF-8 without a NUL."""
+        """Return whether this is the hash of `password`, which is UTF-8 without a NUL."""
         ...
 
 
 def parse(text: str) -> ForeignHash:
-    """Return the hash that is written in `text`.
+    """Return the hash that `text` encodes.
 
     Raises:
-        HashRefused: It is in no known format, malformed, or costs more than is allowed.
+        HashRefused: Its format is unknown or malformed, or it costs more than is allowed.
     """
     if len(text) > _MAX_TEXT:
         raise HashRefused(f"is longer than {_MAX_TEXT} characters")
@@ -73,14 +73,14 @@ def parse(text: str) -> ForeignHash:
     for pattern, build in _FORMATS:
         if match := pattern.fullmatch(bare):
             return build(match)
-    raise HashRefused("is in no known format, or malformed")
+    raise HashRefused("has an unknown format or is malformed")
 
 
 @dataclass(frozen=True, slots=True)
 class FirebaseParameters:
-    """A Firebase project's parameters of its modified scrypt, as its console shows them.
+    """A Firebase project's parameters for its modified scrypt, as shown in its console.
 
-    The signer key is a secret of the project; it is needed for the import only.
+    The signer key is a secret of the project; it is needed only for the import.
     """
 
     signer_key: bytes = field(repr=False)
@@ -90,23 +90,23 @@ class FirebaseParameters:
 
 
 def firebase_hash(parameters: FirebaseParameters, salt: str, digest: str) -> ForeignHash:
-    """Return a user's hash as Firebase exports it, `salt` and `digest` in base64 of either kind.
+    """Return a user's hash from a Firebase export, `salt` and `digest` in either base64 alphabet.
 
-    Firebase encrypts the signer key with AES-CTR under a key that scrypt makes of the password. So
-    both together give the key stream, which depends on the password alone: it is what is kept, and
-    the signer key is not.
+    Firebase encrypts the signer key with AES-CTR under a key that scrypt derives from the password.
+    Digest and signer key together therefore yield the key stream, which depends on the password
+    alone: only that is stored, not the signer key.
 
     Raises:
-        HashRefused: As `parse`.
+        HashRefused: As for `parse`.
     """
-    # Its command line writes one kind, its libraries the other.
+    # Its command line writes one alphabet, its libraries the other.
     salt, digest = (text.replace("-", "+").replace("_", "/") for text in (salt, digest))
     encrypted, key = _bytes(digest, _HASH_BYTES, "hash"), parameters.signer_key
     if len(encrypted) != len(key):
-        raise HashRefused("is not of the signer key's length")
+        raise HashRefused("differs in length from the signer key")
     full_salt = _bytes(salt, range(1, 129), "salt") + parameters.salt_separator
     if len(full_salt) not in _SALT_BYTES:
-        raise HashRefused("has a salt of a length that is not allowed")
+        raise HashRefused("has a salt whose length is not allowed")
     stream = bytes(one ^ other for one, other in zip(encrypted, key, strict=True))
     return parse(
         f"$firebase-scrypt$ln={parameters.mem_cost},r={parameters.rounds}"
@@ -155,17 +155,17 @@ def _scrypt_of(match: re.Match[str], n: int, p: int) -> Scrypt:
         raise _too_costly()
     # RFC 7914, section 2.
     if n < 2 or n & (n - 1) or n.bit_length() > 16 * r:
-        raise HashRefused("has a cost that scrypt doesn't allow")
+        raise HashRefused("has a cost that scrypt does not allow")
     return Scrypt(match[0], n, r, p, _salt(match), _bytes(match["hash"], _HASH_BYTES, "hash"))
 
 
 def _pbkdf2(match: re.Match[str]) -> ForeignHash:
     algorithm = match["algorithm"] or "sha1"
-    # passlib writes a dot in place of the plus.
+    # passlib writes a dot instead of the plus.
     digest = _bytes(match["hash"].replace(".", "+"), _HASH_BYTES, "hash")
     named = match.groupdict().get("length")
     if named is not None and int(named) != len(digest):
-        raise HashRefused("has another length than it says")
+        raise HashRefused("does not have the length that it states")
     iterations = int(match["iterations"])
     blocks = -(-len(digest) // hashlib.new(algorithm).digest_size)
     if iterations * blocks > _MAX_PBKDF2_WORK[algorithm]:
@@ -180,7 +180,7 @@ def _salt(match: re.Match[str]) -> bytes:
 
 
 def _bytes(text: str, sizes: range, name: str) -> bytes:
-    """Return what stands in base64, with its padding or without, in its one canonical form."""
+    """Decode canonical base64, with or without its padding."""
     bare = text.removesuffix("=").removesuffix("=")
     try:
         value = b64decode(bare + "=" * (-len(bare) % 4), validate=True)
@@ -189,7 +189,7 @@ def _bytes(text: str, sizes: range, name: str) -> bytes:
     if text not in {_unpadded(value), b64encode(value).decode()}:
         raise HashRefused(f"has a {name} that is not canonical base64")
     if len(value) not in sizes:
-        raise HashRefused(f"has a {name} of a length that is not allowed")
+        raise HashRefused(f"has a {name} whose length is not allowed")
     return value
 
 
@@ -211,7 +211,7 @@ _WRAPPER = re.compile(r"\A(?:argon2(?=\$argon2)|bcrypt\$(?=\$2))")
 _PATTERNS: Mapping[str, Callable[[re.Match[str]], ForeignHash]] = {
     rf"""\$(?P<kind>argon2(?:id|i|d)) (?:\$v=(?:16|19))?
         \$m=(?P<m>{_NUMBER}),t=(?P<t>{_NUMBER}),p=(?P<p>{_NUMBER}) {_BASE64}""": _argon2,
-    # The last characters of salt and hash carry 2 and 4 bits: others are not canonical.
+    # The last characters of salt and hash carry 2 and 4 bits; all others are not canonical.
     r"""\$2[aby] \$(?P<cost>0[4-9]|[12][0-9]|3[01])
         \$[./A-Za-z0-9]{21}[.Oeu] [./A-Za-z0-9]{30}[.CGKOSWaeimquy26]""": _bcrypt,
     rf"""\$scrypt \$ln=(?P<ln>{_EXPONENT}),r=(?P<r>{_NUMBER}),p=(?P<p>{_NUMBER})

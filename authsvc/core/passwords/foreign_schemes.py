@@ -1,6 +1,6 @@
-"""Owns the computing of password hashes as other systems do it, each in its own scheme.
+"""Owns the computation of password hashes by the schemes of other systems.
 
-Passwords come as UTF-8 without a NUL. What may stand in the fields is for `foreign_hashes` to say.
+Passwords are UTF-8 without a NUL. `foreign_hashes` decides which field values are allowed.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _FIREBASE_KEY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Argon2:
-    """RFC 9106, as a PHC string."""
+    """Argon2 (RFC 9106), as a PHC string."""
 
     text: str = field(repr=False)
     kind: Type
@@ -35,19 +35,19 @@ class Argon2:
 
 @dataclass(frozen=True, slots=True)
 class Bcrypt:
-    """Of the password's first 72 bytes, in the modular crypt format."""
+    """bcrypt of the password's first 72 bytes, in the modular crypt format."""
 
     text: str = field(repr=False)
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""
-        # The library raises for more; everybody else's ignores the rest.
+        # This library raises for more; all others ignore the rest.
         return bcrypt.checkpw(password[:_BCRYPT_BYTES], self.text.encode())
 
 
 @dataclass(frozen=True, slots=True)
 class Scrypt:
-    """RFC 7914."""
+    """The scrypt function (RFC 7914)."""
 
     text: str = field(repr=False)
     n: int
@@ -61,7 +61,7 @@ class Scrypt:
         return hmac.compare_digest(self.compute(password, len(self.digest)), self.digest)
 
     def compute(self, password: bytes, length: int) -> bytes:
-        """Return as many bytes as `length` says."""
+        """Return a hash of `length` bytes."""
         memory = 128 * self.r * (self.n + self.p + 2)
         return hashlib.scrypt(
             password, salt=self.salt, n=self.n, r=self.r, p=self.p, maxmem=memory, dklen=length
@@ -70,13 +70,13 @@ class Scrypt:
 
 @dataclass(frozen=True, slots=True)
 class Firebase:
-    """The key stream of AES-256-CTR, from zero on, under the key that scrypt makes."""
+    """The AES-256-CTR key stream, starting at counter zero, under a key derived by scrypt."""
 
     scrypt: Scrypt
 
     @property
     def text(self) -> str:
-        """How it is stored."""
+        """The stored form."""
         return self.scrypt.text
 
     def matches(self, password: bytes) -> bool:
@@ -90,7 +90,7 @@ class Firebase:
 
 @dataclass(frozen=True, slots=True)
 class Pbkdf2:
-    """RFC 8018, section 5.2, with an HMAC of the hash algorithm."""
+    """PBKDF2 (RFC 8018, section 5.2), with an HMAC of the hash algorithm."""
 
     text: str = field(repr=False)
     algorithm: str

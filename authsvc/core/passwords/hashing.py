@@ -1,7 +1,7 @@
 """Owns the hashing of passwords: the scheme and the peppers.
 
 Scheme v1: NFKC, UTF-8, HMAC-SHA256 keyed with the pepper, Argon2id of the 32 bytes of the MAC.
-Hashes of other systems are compared with as `foreign_hashes` says, until their first match.
+Hashes from other systems are verified by `foreign_hashes` until they first match.
 """
 
 import hashlib
@@ -37,8 +37,8 @@ log = structlog.get_logger(__name__)
 class PasswordHash:
     """A stored password: the scheme's version and a PHC string, such as `v1$argon2id$v=19$…`.
 
-    `pepper_id` names the pepper that it was made with. None: another system made it, and it is
-    `foreign:` and what `foreign_hashes.parse` takes.
+    `pepper_id` names the pepper that it was made with. It is None if the hash comes from another
+    system; `phc` is then `foreign:` followed by a text that `foreign_hashes.parse` accepts.
     """
 
     phc: str = field(repr=False)
@@ -46,24 +46,24 @@ class PasswordHash:
 
     @property
     def portable(self) -> str:
-        """The form that `PasswordHasher.take_over` takes, with the pepper's id."""
+        """The form that `PasswordHasher.take_over` accepts, together with the pepper's id."""
         return self.phc.removeprefix(_FOREIGN)
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Whether a password is the stored one, and whether to store it anew with today's cost."""
+    """Whether a password is the stored one, and whether to rehash it at the current cost."""
 
     matches: bool
     rehash: bool
 
 
 def normalize_password(password: str, field: str = "password") -> str:
-    """Return `password` in NFKC, as it is hashed (SP 800-63B-4, 3.1.1.2).
+    """Return `password` in NFKC, the form that is hashed (SP 800-63B-4, 3.1.1.2).
 
     Raises:
-        FieldInvalid: It is empty, has a NUL or half a surrogate pair, or is longer than 1024 bytes,
-            before or after (NFKC makes 33 bytes of the 3 of U+FDFA).
+        FieldInvalid: It is empty, contains a NUL or a lone surrogate, or exceeds 1024 bytes before
+            or after normalization (NFKC turns the 3 bytes of U+FDFA into 33).
     """
     for _ in range(2):
         try:
@@ -74,19 +74,19 @@ def normalize_password(password: str, field: str = "password") -> str:
             raise FieldInvalid(field, f"The password is longer than {MAX_PASSWORD_BYTES} bytes.")
         password = unicodedata.normalize("NFKC", password)
     if not password or "\0" in password:
-        raise FieldInvalid(field, "The password is empty or has a NUL character.")
+        raise FieldInvalid(field, "The password is empty or contains a NUL character.")
     return password
 
 
 class _Unusable(Exception):
-    """A stored hash can't be compared with; the message says why."""
+    """A stored hash can't be verified against; the message says why."""
 
 
 class PasswordHasher:
-    """Hashes passwords with Argon2id in threads of its own, first come, first served.
+    """Hashes passwords with Argon2id in its own threads, first come, first served.
 
-    At most `hash_queue` wait; beyond that Overloaded is raised at once. A caller that is cancelled
-    before its turn costs nothing.
+    At most `hash_queue` hashes wait; beyond that Overloaded is raised at once. A caller that is
+    cancelled before its turn costs nothing.
     """
 
     def __init__(self, settings: PasswordSettings, peppers: Sequence[KeySettings]) -> None:
@@ -101,25 +101,25 @@ class PasswordHasher:
             memory_cost=settings.argon2_memory_kib,
             parallelism=settings.argon2_parallelism,
         )
-        self._dummy = self._hash_of_nothing()
+        self._dummy = self._dummy_hash()
         self._pool = HashPool(settings.hash_workers, settings.hash_queue)
 
     @property
     def queued(self) -> int:
-        """How many hashes wait for a thread."""
+        """The number of hashes waiting for a thread."""
         return self._pool.queued
 
     @property
     def running(self) -> int:
-        """How many hashes are being computed."""
+        """The number of hashes being computed."""
         return self._pool.running
 
     async def hash(self, password: str) -> PasswordHash:
         """Return the hash of `password` under the newest pepper.
 
         Raises:
-            FieldInvalid: It can't be a password.
-            Overloaded: Too many hashes wait.
+            FieldInvalid: It is not a valid password.
+            Overloaded: Too many hashes are waiting.
         """
         normalized = normalize_password(password)
         return await self._pool.run(lambda: self._hash(normalized))
@@ -127,40 +127,40 @@ class PasswordHasher:
     async def verify(self, stored: PasswordHash | None, password: str) -> Verification:
         """Return whether `password` is the stored one.
 
-        None, and a hash that is corrupt or whose pepper is gone, take the work of a hash of today
-        and never match. A hash of older parameters takes its own time until its owner's next login,
-        and one of another system its own time and that of a hash of today when it doesn't match:
-        so whose password was never used here can be told by the time, to that extent.
+        None, a corrupt hash and a hash whose pepper is gone never match, and take as long as a hash
+        with the current parameters. A hash with older parameters takes its own time until its
+        user's next login; one from another system, if it doesn't match, its own time plus that of a
+        current hash. To that extent, timing reveals which passwords were never used here.
 
         Raises:
-            FieldInvalid: It can't be a password.
-            Overloaded: Too many hashes wait.
+            FieldInvalid: It is not a valid password.
+            Overloaded: Too many hashes are waiting.
         """
         normalized = normalize_password(password)
         return await self._pool.run(lambda: self._verify(stored, password, normalized))
 
     def take_over(self, text: str, pepper_id: str | None) -> PasswordHash:
-        """Return how a hash is stored: of another system, or our own with its pepper's id.
+        """Return a hash as it is stored: one from another system, or our own with its pepper's id.
 
         Raises:
-            HashRefused: It is in no known format, costs too much, or its pepper isn't in the
+            HashRefused: Its format is unknown, it costs too much, or its pepper is not in the
                 settings.
         """
         if not text.startswith(_SCHEME + "$"):
             if pepper_id is not None:
-                raise HashRefused("has a pepper, and is none of this service's")
+                raise HashRefused("has a pepper id but was not made by this service")
             return PasswordHash(_FOREIGN + foreign_hashes.parse(text).text, None)
         if pepper_id not in self._peppers:
             raise HashRefused("was made with a pepper that is not in the settings")
         phc = text.removeprefix(_SCHEME)
         if not phc.startswith("$argon2id$"):
-            raise HashRefused("is in no known format, or malformed")
-        if not self._is_of_today(phc):
+            raise HashRefused("has an unknown format or is malformed")
+        if not self._has_current_parameters(phc):
             foreign_hashes.parse(phc)
         return PasswordHash(text, pepper_id)
 
     def close(self) -> None:
-        """Stop the threads once their present hash is done; who still waits is cancelled."""
+        """Stop the threads after their current hash; cancel whatever still waits."""
         self._pool.close()
 
     def _hash(self, normalized: str) -> PasswordHash:
@@ -200,15 +200,17 @@ class PasswordHasher:
         except VerificationError as error:
             raise _Unusable(str(error)) from None
         newest = stored.pepper_id == self._newest_pepper_id
-        return Verification(matches=True, rehash=not newest or not self._is_of_today(phc))
+        return Verification(
+            matches=True, rehash=not newest or not self._has_current_parameters(phc)
+        )
 
-    def _is_of_today(self, phc: str) -> bool:
+    def _has_current_parameters(self, phc: str) -> bool:
         try:
             return extract_parameters(phc) == self._parameters
         except InvalidHashError:
             return False
 
-    def _hash_of_nothing(self) -> PasswordHash:
+    def _dummy_hash(self) -> PasswordHash:
         salt, digest = (
             b64encode(os.urandom(size)).rstrip(b"=").decode() for size in (_SALT_BYTES, _HASH_BYTES)
         )

@@ -15,42 +15,43 @@ _PASSPHRASE_LENGTH = 20
 _SHORTEST_LISTED = 10
 _SHORTEST_WORD = 3
 _SERVICE_NAME = "authsvc"
-# What zxcvbn calls safely unguessable (score 3); four random words are beyond 10^15.
+# zxcvbn's "safely unguessable" (score 3); four random words are beyond 10^15.
 _MIN_GUESSES_LOG10 = 8
-# zxcvbn tries every reading of look-alikes: 32 hostile characters take 70 ms. So it gets this many,
-# without the rarer look-alikes, for 4 ms; what comes after only makes a password stronger.
+# zxcvbn tries every reading of look-alikes: 32 hostile characters take 70 ms. So it only gets this
+# many, without the rarer look-alikes, which takes 4 ms; the rest only makes a password stronger.
 _ESTIMATED_LENGTH = 24
 _WITHOUT_RARE_LOOK_ALIKES = str.maketrans("({[<|+%!", ")}]>\\=#?")
 _LOOK_ALIKES = str.maketrans("@430157$!|l", "aaeoistsiii")
 
 
 class PasswordPolicy:
-    """Says which passwords may be chosen (ASVS 6.2; SP 800-63B-4, 3.1.1.2).
+    """Decides which passwords may be chosen (ASVS 6.2; SP 800-63B-4, 3.1.1.2).
 
-    `standard` asks for 12 characters of four kinds or for 20 of any; `nist` for 15 of any. Both
-    refuse what is common, breached, easy to guess, or made of the user's or the service's names.
+    `standard` requires 12 characters of four kinds or 20 of any kind; `nist` 15 of any kind. Both
+    reject passwords that are common, breached, easy to guess, or made from the names of the user or
+    the service.
     """
 
     def __init__(self, preset: Literal["standard", "nist"]) -> None:
         self._preset = preset
         self._min_length = _MIN_LENGTH[preset]
-        zxcvbn("")  # Loads its word lists, for 20 ms, at the start instead of at the first check.
+        zxcvbn("")  # Loads its word lists (20 ms) now instead of at the first check.
 
     def check(
         self, password: str, *, field: str = "password", email: str, display_name: str = ""
     ) -> None:
-        """Accept `password` for the user with this e-mail address and name.
+        """Check that `password` is acceptable for the user with this e-mail address and name.
 
-        Takes 1 ms of a processor, at most 6, and reads files: call it in a thread.
+        Takes 1 ms of CPU time, at most 6, and reads files: call it in a thread.
 
         Raises:
-            FieldInvalid: PASSWORD_WEAK with a violation for each rule that it breaks, or
-                FIELD_INVALID if it can't be a password at all.
+            FieldInvalid: PASSWORD_WEAK with a violation for each broken rule, or FIELD_INVALID if
+                it is not a valid password at all.
         """
         normalized = normalize_password(password, field)
         folded = _fold(normalized)
         remainder = _without(folded, _context_words(email, display_name))
-        # Counted as typed and as hashed: NFKC makes one character of two, and eighteen of U+FDFA.
+        # Counted as typed and as hashed: NFKC may merge two characters, and makes U+FDFA eighteen.
         length = min(len(password), len(normalized))
         violations = []
         if length < self._min_length:
@@ -75,7 +76,7 @@ class PasswordPolicy:
 
 
 def _missing_kinds(password: str) -> list[str]:
-    """Return the kinds of character that are missing; a letter without case is of both cases."""
+    """Return the missing kinds of characters; a letter without case counts as both cases."""
     caseless = any(c.isalpha() and c.upper() == c.lower() for c in password)
     kinds = {
         "an upper-case letter": caseless or any(c.isupper() for c in password),
@@ -107,9 +108,9 @@ def _context_words(email: str, display_name: str) -> set[str]:
 
 
 def _without(folded: str, words: set[str]) -> str:
-    """Return `folded` without the words, also those spelt backwards or with look-alike characters.
+    """Return `folded` without the words, even if reversed or spelt with look-alike characters.
 
-    Look-alikes stand for one another, one for one, so that positions stay.
+    A look-alike is one character for one other, so positions are preserved.
     """
     plain = folded.translate(_LOOK_ALIKES)
     plain_words = {word.translate(_LOOK_ALIKES) for word in words}

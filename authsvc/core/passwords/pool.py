@@ -1,4 +1,4 @@
-"""Owns the threads that passwords are hashed in: bounded, first come, first served."""
+"""Owns the threads that hash passwords: bounded, first come, first served."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class HashPool:
-    """Threads with a bounded queue; 0 workers: one for each processor."""
+    """A thread pool with a bounded queue; 0 workers means one per processor."""
 
     def __init__(self, workers: int, max_queued: int) -> None:
         self._workers = workers = workers or _processors()
@@ -32,23 +32,23 @@ class HashPool:
 
     @property
     def queued(self) -> int:
-        """How much work waits for a thread."""
+        """The number of tasks waiting for a thread."""
         with self._lock:
             return self._unfinished - self._running
 
     @property
     def running(self) -> int:
-        """How much work is being done."""
+        """The number of tasks being executed."""
         return self._running
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns; raises Overloaded if too much waits."""
+        """Return the result of `work`; raise Overloaded if too many tasks are waiting."""
         with self._lock:
             if self._unfinished >= self._workers + self._max_queued:
                 wait = self._mean_seconds * self._max_queued / self._workers
-                raise Overloaded("Too many passwords wait to be hashed.", retry_after=wait)
+                raise Overloaded("Too many passwords are waiting to be hashed.", retry_after=wait)
             self._unfinished += 1
-        # With the caller's context, so that what is logged there has its request id.
+        # With the caller's context, so that log lines from there carry its request id.
         future = self._executor.submit(contextvars.copy_context().run, self._measured, work)
         future.add_done_callback(self._finished)
         return await asyncio.wrap_future(future)
@@ -69,7 +69,7 @@ class HashPool:
             self._unfinished -= 1
 
     def close(self) -> None:
-        """Stop the threads once their present work is done; who still waits is cancelled."""
+        """Stop the threads after their current task; cancel whatever still waits."""
         self._executor.shutdown(cancel_futures=True)
 
 
@@ -80,10 +80,10 @@ def _processors() -> int:
 
 
 def _yield_to_other_threads() -> None:
-    """Let the event loop run before this thread, where threads have a priority of their own.
+    """Let the event loop run before this thread, where threads have their own priority.
 
-    Measured on two cores: beside saturated hashing the event loop's p99 is 4 to 13 ms at equal
-    priority and 1 to 2.5 ms at the lowest, which is what it is without any hashing.
+    Measured on two cores: with hashing saturated, the event loop's p99 is 4 to 13 ms at equal
+    priority and 1 to 2.5 ms at the lowest, the same as without any hashing.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):

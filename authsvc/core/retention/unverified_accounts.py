@@ -1,30 +1,22 @@
 """Owns the removal of accounts that were registered with an address that nobody ever proved.
 
-Only of those that nobody misses: made by Register, as the audit log still says, so neither imported
-nor made by an operator; not logged in to and not changed for the whole period; without an identity,
-a factor or an API key. What can't be told any more is kept.
+Only of those that nobody misses: made by Register, so neither imported nor made by an operator; not
+changed for the whole period and not logged in to since a session could have been used within it;
+without a session, an identity, a factor or an API key. An account is kept if it is not known how it
+was made.
 """
 
-from datetime import datetime
-
-from authsvc.config import RetentionSettings
+from authsvc.config import RetentionSettings, SessionSettings
 from authsvc.core.accounts.deletion import AccountDeletion
-from authsvc.core.audit.recording import AuditType
 from authsvc.errors import NotFound
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import unverified_accounts as store
 from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.unverified_accounts import Period
 
 _SYSTEM = Call(request_id="", caller="system")
-# What nobody does to an account but who can get into it.
-_USES = (
-    AuditType.LOGIN,
-    AuditType.MFA_REQUIRED,
-    AuditType.SESSION_CREATE,
-    AuditType.REFRESH,
-)
 _PAGES = 20
 
 
@@ -37,11 +29,13 @@ class UnverifiedAccounts:
         database: Database,
         deletion: AccountDeletion,
         settings: RetentionSettings,
+        sessions: SessionSettings,
         clock: Clock,
     ) -> None:
         self._database = database
         self._deletion = deletion
         self._period = settings.unverified_accounts
+        self._session_lifetime = sessions.absolute_lifetime
         self._page_size = settings.batch_size
         self._clock = clock
         self._after: UserId | None = None
@@ -54,24 +48,24 @@ class UnverifiedAccounts:
         if self._period is None:
             return 0
         before, removed = self._clock.now() - self._period, 0
+        # The use of a session is not noted with the user, and the session's row may be gone.
+        period = Period(last_change=before, last_login=before - self._session_lifetime)
         for _ in range(_PAGES):
             async with self._database.connection() as connection:
-                page = await store.list_after(connection, self._after, self._page_size, before)
+                page = await store.list_after(connection, self._after, self._page_size, period)
             for candidate in page:
                 # Noted before: one that can't be removed must not keep the others behind it.
                 self._after = candidate.user_id
                 if candidate.is_stale:
-                    removed += await self._remove(candidate.user_id, before)
+                    removed += await self._remove(candidate.user_id, period)
             if len(page) < self._page_size:
                 self._after = None
                 break
         return removed
 
-    async def _remove(self, user_id: UserId, before: datetime) -> bool:
+    async def _remove(self, user_id: UserId, period: Period) -> bool:
         async def is_abandoned(connection: Connection) -> bool:
-            return await store.is_abandoned(
-                connection, user_id, before, making=AuditType.REGISTER, uses=_USES
-            )
+            return await store.is_abandoned(connection, user_id, period)
 
         async with self._database.connection() as connection:
             if not await is_abandoned(connection):

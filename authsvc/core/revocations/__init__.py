@@ -1,4 +1,4 @@
-"""Owns what a process knows of revocations, and the caches that they clear.
+"""Owns how a process learns of revocations, and the caches that they clear.
 
 Entry classes: `RevocationListener` and `RevocableCache`.
 """

@@ -1,8 +1,8 @@
-"""Owns caches of what can be revoked: bounded, and whatever is revoked is dropped at once.
+"""Owns caches of revocable objects: bounded, and whatever is revoked is dropped at once.
 
-A row that was read before a revocation was committed may come in after the revocation was
-announced. So whoever reads rows to cache them does it within `loading`, which notices what was
-dropped meanwhile and does not keep that.
+A row that was read before a revocation was committed may arrive after the revocation was announced.
+Rows to be cached are therefore read within `loading`, which notes what is dropped in the meantime
+and does not keep it.
 """
 
 from collections import OrderedDict
@@ -16,9 +16,9 @@ from authsvc.models.ids import UserId
 
 
 class Revocable(Protocol):
-    """What such a cache holds: found by the hash of its secret or by its id, dropped by its user's.
+    """An object that can be cached: found by the hash of its secret or its id, dropped by user.
 
-    Its three names never change.
+    The three values never change.
     """
 
     @property
@@ -31,14 +31,14 @@ class Revocable(Protocol):
 
     @property
     def user_id(self) -> UserId:
-        """Whose it is."""
+        """The user that it belongs to."""
 
 
 Entry = TypeVar("Entry", bound=Revocable)
 
 
 class Loading(Generic[Entry]):
-    """One reading of rows for a cache."""
+    """One read of rows for a cache."""
 
     def __init__(self, cache: "RevocableCache[Entry]") -> None:
         self._cache = cache
@@ -46,23 +46,23 @@ class Loading(Generic[Entry]):
         self._all_dropped = False
 
     def keep(self, entry: Entry) -> None:
-        """Put what was read since the loading began into the cache, unless it was dropped."""
+        """Cache an entry read since the loading began, unless it has been dropped since then."""
         if not self._all_dropped and self._dropped.isdisjoint((entry.id, entry.user_id)):
             self._cache.put(entry)
 
     def drop(self, key: UUID) -> None:
-        """Don't keep what has this id, or is this user's."""
+        """Do not keep the entry with this id, or the entries of the user with this id."""
         self._dropped.add(key)
 
     def drop_all(self) -> None:
-        """Keep nothing."""
+        """Do not keep anything."""
         self._all_dropped = True
 
 
 class RevocableCache(Generic[Entry]):
     """The most recently used entries, up to `max_size` (0: none), by token hash and by id.
 
-    `kind` is how revocations call its entries.
+    `kind` is the kind under which revocations name its entries.
     """
 
     def __init__(self, kind: Kind, max_size: int) -> None:
@@ -92,7 +92,7 @@ class RevocableCache(Generic[Entry]):
 
     @contextmanager
     def loading(self) -> Iterator[Loading[Entry]]:
-        """Open a reading of rows; ends with the block."""
+        """Surround a read of rows to be cached."""
         loading = Loading(self)
         self._loadings.add(loading)
         try:
@@ -101,7 +101,7 @@ class RevocableCache(Generic[Entry]):
             self._loadings.remove(loading)
 
     def put(self, entry: Entry) -> None:
-        """Keep an entry, and forget the least recently used one if there are too many."""
+        """Cache an entry, and evict the least recently used one if there are too many."""
         self._by_token[entry.token_hash] = entry
         self._by_token.move_to_end(entry.token_hash)
         self._by_id[entry.id] = entry
@@ -110,14 +110,14 @@ class RevocableCache(Generic[Entry]):
             self._forget(next(iter(self._by_token.values())))
 
     def on_revocation(self, revocation: Revocation) -> None:
-        """Forget what was revoked; called for every announcement."""
+        """Drop what was revoked; called for every announced revocation."""
         if revocation.kind == self._kind:
             self.drop(UUID(revocation.id))
         elif revocation.kind == "user":
             self.drop_user(UserId(UUID(revocation.id)))
 
     def drop(self, key: UUID) -> None:
-        """Forget what has this id, also if it is being read."""
+        """Drop the entry with this id, even if it is still being read."""
         for loading in self._loadings:
             loading.drop(key)
         entry = self._by_id.get(key)
@@ -125,14 +125,14 @@ class RevocableCache(Generic[Entry]):
             self._forget(entry)
 
     def drop_user(self, user_id: UserId) -> None:
-        """Forget all that this user has, also what is being read."""
+        """Drop all entries of this user, including those still being read."""
         for loading in self._loadings:
             loading.drop(user_id)
         for key in tuple(self._ids_of_user.get(user_id, ())):
             self._forget(self._by_id[key])
 
     def drop_all(self) -> None:
-        """Forget everything, also what is being read: revocations may have been missed."""
+        """Drop everything, including what is still being read: revocations may have been missed."""
         for loading in self._loadings:
             loading.drop_all()
         self._by_token.clear()

@@ -1,4 +1,4 @@
-"""Owns hearing of revocations: what is known of them, and since when nothing was missed."""
+"""Owns the listener for revocations: it announces them, and knows when none can be missing."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ _LONGEST_BACKOFF = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What is no longer to be accepted: a session, all of a user's, a signing key, an API key."""
+    """Something no longer accepted: a session, all of a user's, a signing key or an API key."""
 
     kind: Kind
     id: str
@@ -34,12 +34,12 @@ class Revocation:
 class RevocationListener:
     """Tells caches what to drop, and whether they may be used.
 
-    `on_event` is called for each revocation, `on_gap` whenever some may have been missed: then
-    everything that was cached before is to be dropped. A look-up that began before either call
-    must not be cached after it.
+    `on_event` is called for each revocation, and `on_gap` whenever some may have been missed:
+    everything cached until then must be dropped. The result of a look-up that began before either
+    call must not be cached after it.
 
-    While `is_fresh()`, every revocation that was acknowledged longer than `staleness` ago has been
-    handed to `on_event`.
+    While `is_fresh()`, every revocation acknowledged more than `staleness` ago has been passed to
+    `on_event`.
     """
 
     def __init__(
@@ -56,28 +56,28 @@ class RevocationListener:
         self._on_gap = on_gap
         self._complete_until = float("-inf")
         self._backoff = _FIRST_BACKOFF
-        self._said: str | None = None
+        self._last_logged: str | None = None
         self._others: dict[str, Callable[[], None]] = {}
 
     def subscribe(self, channel: str, tell: Callable[[], None]) -> None:
-        """Call `tell` for what is notified on another channel, and when some was missed.
+        """Call `tell` for each notification on another channel, and when some may be missed.
 
-        To be said before `run`: it shares the connection that revocations are heard on.
+        Must be called before `run`, as the channel shares the connection of the revocations.
         """
         self._others[channel] = tell
 
     def is_fresh(self) -> bool:
-        """Tell whether no revocation older than `staleness` can have been missed."""
+        """Return whether no revocation older than `staleness` can have been missed."""
         return time.monotonic() - self._complete_until <= self._staleness
 
     async def run(self) -> None:
-        """Listen until cancelled; reconnect when the server is lost, ever later up to 2 seconds."""
+        """Listen until cancelled; reconnect with a backoff of up to 2 s when the server is lost."""
         while True:
             try:
                 await self._listen()
             except (StoreUnavailable, PoolerError) as error:
                 cause = error.__cause__ or error
-                self._say("revocation_listener_down", error=type(cause).__name__)
+                self._log_once("revocation_listener_down", error=type(cause).__name__)
             await asyncio.sleep(self._backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
@@ -90,11 +90,11 @@ class RevocationListener:
             for tell in self._others.values():
                 tell()
             while True:
-                asked = time.monotonic()
+                sent_at = time.monotonic()
                 await subscription.confirm()
-                self._complete_until = asked
+                self._complete_until = sent_at
                 self._backoff = _FIRST_BACKOFF
-                self._say("revocation_listener_up")
+                self._log_once("revocation_listener_up")
                 await asyncio.sleep(self._staleness / 4)
         finally:
             self._complete_until = float("-inf")
@@ -107,13 +107,13 @@ class RevocationListener:
             return
         try:
             self._on_event(revocation)
-        except Exception:  # whatever went wrong, the caches may still hold what was revoked
+        except Exception:  # whatever the error, the caches may still hold what was revoked
             log.exception("revocation_handler_failed", kind=revocation.kind)
             self._on_gap()
 
-    def _say(self, event: str, **detail: str) -> None:
-        if self._said != event:
-            self._said = event
+    def _log_once(self, event: str, **detail: str) -> None:
+        if self._last_logged != event:
+            self._last_logged = event
             log.info(event, **detail)
 
 

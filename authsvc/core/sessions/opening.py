@@ -77,8 +77,8 @@ class SessionOpening:
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
         """
-        user = await users.lock_user(connection, user_id)
-        if user is None or not user.active:
+        user = await users.note_login(connection, user_id, self._clock.now())
+        if user is None:
             raise user_not_found()
         return await self._open(connection, call, user, client, methods, AuditType.SESSION_CREATE)
 

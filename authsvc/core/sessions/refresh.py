@@ -23,7 +23,7 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import UserStatus
-from authsvc.store import refreshes
+from authsvc.store import refresh
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
 from authsvc.store.sessions import StoredSession
@@ -84,7 +84,7 @@ class SessionRefresh:
     ) -> Session | None:
         event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
         async with self._database.connection() as connection:
-            stored = await refreshes.advance(
+            stored = await refresh.advance(
                 connection,
                 session_id,
                 counter,

@@ -1,4 +1,4 @@
-"""Owns signing keys and what they sign: access tokens, their form and their claims.
+"""Owns signing keys and the access tokens that they sign: format and claims.
 
 Entry classes: `SigningKeys` and `AccessTokens`.
 """

@@ -1,9 +1,8 @@
-"""Owns access tokens: what they say of a session, and whether one that comes back may be trusted.
+"""Owns access tokens: their issuing from a session, and their verification.
 
-A token is a JWT (RFC 7519) of the type `at+jwt` (RFC 9068, whose `client_id` it lacks: there are no
-OAuth clients). PyJWT does the signatures; form and claims are checked by ourselves, because PyJWT
-would accept any `typ`, a missing or fractional `exp`, and duplicate members, and reads its own
-clock.
+A token is a JWT (RFC 7519) of the type `at+jwt` (RFC 9068, but without `client_id`, as there are no
+OAuth clients). PyJWT does the signatures; format and claims are checked here, because PyJWT would
+accept any `typ`, a missing or fractional `exp`, and duplicate members, and reads its own clock.
 """
 
 import secrets
@@ -29,7 +28,7 @@ AnyClaims: TypeAlias = Claims | ServiceClaims
 
 @dataclass(frozen=True, slots=True)
 class SignedToken:
-    """An access token, with its own id (`jti`) and when it expires."""
+    """An access token, its id (`jti`) and its expiry."""
 
     text: str = field(repr=False)
     token_id: str
@@ -37,14 +36,14 @@ class SignedToken:
 
 
 class TokenTooLong(ValueError):
-    """What a token is to say does not fit in one."""
+    """The claims do not fit in one token."""
 
 
 class AccessTokens:
-    """Issues access tokens and verifies them from memory.
+    """Issues access tokens and verifies them with keys held in memory.
 
     `permissions` maps a role to what it may do. Up to twice `cache_size` verified tokens are
-    remembered, so that a token's signature is verified once; all else is checked on every call.
+    cached, so that a token's signature is verified once; all else is checked on every call.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class AccessTokens:
         self._verified = _VerifiedTokens(cache_size)
 
     def issue(self, session: Session) -> tuple[str, datetime]:
-        """Return a token for the session's user and when it expires, at the session's end at last.
+        """Return a token for the session's user, and its expiry, no later than the session's end.
 
         Raises:
-            StoreUnavailable: No key is active: it was revoked a moment ago.
+            StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
         permissions = self.permissions_of(session.user_roles)
         token = self.sign(
@@ -90,11 +89,11 @@ class AccessTokens:
     def sign(
         self, members: Mapping[str, object], audiences: Sequence[str], expire_time: datetime
     ) -> SignedToken:
-        """Return a new token that says `members`, for `audiences`, until `expire_time` at last.
+        """Return a new token with the claims `members`, for `audiences`, expiring at `expire_time`.
 
         Raises:
-            StoreUnavailable: No key is active: it was revoked a moment ago.
-            TokenTooLong: It would be longer than what is accepted.
+            StoreUnavailable: No key is active, because it was revoked a moment ago.
+            TokenTooLong: It would exceed the accepted length.
         """
         issued = int(self._clock.now().timestamp())
         expire_time = expire_time.replace(microsecond=0)
@@ -110,24 +109,24 @@ class AccessTokens:
         }
         text = jws.sign(self._keys.active, _TYPE, payload)
         if len(text) > jws.MAX_TOKEN_BYTES:
-            raise TokenTooLong("what the token has to say does not fit in it")
+            raise TokenTooLong("the claims do not fit in one token")
         return SignedToken(text, token_id, expire_time)
 
     def permissions_of(self, roles: Iterable[str]) -> list[str]:
-        """Return what users with these roles may do."""
+        """Return the permissions of users with these roles."""
         granted = (self._permissions.get(role, ()) for role in roles)
         return list(dict.fromkeys(name for names in granted for name in names))
 
     def verify(self, token: str, audience: str | None = "") -> AnyClaims | InactiveReason:
-        """Return what a token says, or why it must not be trusted; never raises for a token.
+        """Return a token's claims, or why it must not be trusted; no token makes it raise.
 
-        `audience` has to equal one of the token's `aud` values; "" is the audience of the settings,
-        None is any.
-        `exp` is exact, `nbf` and `iat` may be `clock_skew` in the future. A token by a key that
-        this process has not read yet is SIGNATURE_INVALID here: see `verify_with_new_keys`.
+        `audience` has to equal one of the token's `aud` values; "" means the audience of the
+        settings, None any. `exp` is exact, `nbf` and `iat` may be up to `clock_skew` in the future.
+        A token signed by a key that this process has not read yet is SIGNATURE_INVALID here: see
+        `verify_with_new_keys`.
         """
         entry = self._verified.get(token)
-        # The key is looked up again so that what a revoked one signed dies with it.
+        # The key is looked up again, as a revoked key invalidates what it signed.
         if entry is not None and self._keys.find(entry[1].key_id) is entry[1]:
             return self._judge(entry[0], audience)
         outcome = self._verify_form_and_signature(token)
@@ -141,11 +140,11 @@ class AccessTokens:
     async def verify_with_new_keys(
         self, token: str, audience: str | None = "", *, strict: bool = False
     ) -> AnyClaims | InactiveReason:
-        """Do as `verify`, but never with keys that are out of date.
+        """Verify like `verify`, but never with outdated keys.
 
-        The keys are read first if the token names one that is not known, which another replica may
-        have made a moment ago; and before a token is accepted if revocations are not heard of at
-        present, or with `strict`. Otherwise it costs the same.
+        The keys are read again if the token names an unknown one, which another replica may just
+        have created. They are also read again before a token is accepted if revocations are not
+        being received, or with `strict`. Otherwise it costs the same as `verify`.
 
         Raises:
             StoreUnavailable: The keys had to be read and could not be.
@@ -162,7 +161,7 @@ class AccessTokens:
         return outcome
 
     def require_scopes(self, claims: AnyClaims, scopes: Iterable[str]) -> InactiveReason | None:
-        """Return SCOPE_MISSING unless the token has all of `scopes`."""
+        """Return SCOPE_MISSING unless the token has all `scopes`."""
         missing = not set(scopes).issubset(claims.scopes)
         return InactiveReason.SCOPE_MISSING if missing else None
 
@@ -195,9 +194,10 @@ class AccessTokens:
 
 
 class _VerifiedTokens:
-    """Remembers the tokens used last, between `size` and twice `size` of them.
+    """A cache of the most recently used tokens, between `size` and twice `size` of them.
 
-    Two generations: a look-up costs one dictionary access, and the older one is dropped whole.
+    It has two generations: a look-up costs one dictionary access, and the older generation is
+    dropped as a whole.
     """
 
     def __init__(self, size: int) -> None:

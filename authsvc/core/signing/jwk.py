@@ -1,7 +1,7 @@
-"""Owns the keys that sign and verify tokens: their making, their sealed form, their public JWK.
+"""Owns the keys that sign and verify tokens: generation, secret bytes for sealing, public JWK.
 
-A key has one algorithm for life, and that one is used whatever a token's header asks for (RFC 8725
-section 3.1). The arithmetic is PyJWT's and cryptography's.
+A key has one algorithm for life, which is used whatever a token's header asks for (RFC 8725 section
+3.1). PyJWT and cryptography do the arithmetic.
 """
 
 import hashlib
@@ -48,20 +48,20 @@ _GENERATORS: dict[str, Callable[[], _PrivateKey]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerifyingKey:
-    """Says whether a signature is one of key `key_id`, by its one algorithm."""
+    """Verifies signatures of the key `key_id`, by its one algorithm."""
 
     key_id: str
     algorithm: str
     _key: Any = field(repr=False)
 
     def verify(self, message: bytes, signature: bytes) -> bool:
-        """Return whether `signature` was made over `message` by this key; never raises for it."""
+        """Return whether this key made `signature` over `message`; no signature makes it raise."""
         return _IMPLEMENTATIONS[self.algorithm].verify(message, self._key, signature)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SigningKey:
-    """Makes signatures; `public_jwk` is None for a symmetric key, which nobody else may have."""
+    """Makes signatures; `public_jwk` is None for a symmetric key, which must stay secret."""
 
     key_id: str
     algorithm: str
@@ -74,7 +74,7 @@ class SigningKey:
         return _IMPLEMENTATIONS[self.algorithm].sign(message, self._secret)
 
     def secret_bytes(self) -> bytes:
-        """Return the secret for sealing: PKCS #8 in DER, or a symmetric key as it is."""
+        """Return the secret for sealing: PKCS #8 in DER, or the raw bytes of a symmetric key."""
         if isinstance(self._secret, bytes):
             return self._secret
         encoding, form = serialization.Encoding.DER, serialization.PrivateFormat.PKCS8
@@ -83,10 +83,10 @@ class SigningKey:
 
 
 def generate(algorithm: str) -> SigningKey:
-    """Return a new key; takes tens to hundreds of milliseconds for RS256, and next to none else."""
+    """Return a new key; takes tens to hundreds of milliseconds for RS256, otherwise almost none."""
     while True:
         key = _generate(algorithm)
-        # A command would take it for an option.
+        # A command would take such an id for an option.
         if not key.key_id.startswith("-"):
             return key
 
@@ -100,10 +100,10 @@ def _generate(algorithm: str) -> SigningKey:
 
 
 def restore(key_id: str, algorithm: str, secret: bytes) -> SigningKey:
-    """Return the key that `secret_bytes` was called on.
+    """Return the key whose `secret_bytes` returned `secret`.
 
     Raises:
-        ValueError: The secret is of another algorithm, or of another key than `key_id`.
+        ValueError: The secret belongs to another algorithm, or to a key other than `key_id`.
     """
     if algorithm == "HS256":
         return _symmetric(secret, key_id)

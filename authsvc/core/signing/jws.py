@@ -1,8 +1,8 @@
-"""Owns the form of a JSON Web Signature in compact serialization, in its strictest reading.
+"""Owns the format of a JSON Web Signature in compact serialization, read strictly.
 
-Only the form: whether a signature is right is the key's to say (`jwk.py`), and what a payload
-has to hold is the reader's. Everything that lenient parsers accept in more than one spelling is
-refused here, before any key is looked at (RFC 8725 section 2; ASVS 1.5.3, 9.1).
+Only the format: signatures are verified in `jwk.py`, and payloads are checked by the reader. Every
+encoding that is not canonical, though lenient parsers accept it, is rejected here before any key is
+looked up (RFC 8725 section 2; ASVS 1.5.3, 9.1).
 """
 
 import json
@@ -15,17 +15,17 @@ from authsvc.core.signing.jwk import ALGORITHMS, SigningKey
 
 MAX_TOKEN_BYTES = 8192
 
-# `crit`, `jwk`, `jku`, `x5u`, `x5c`, `b64` and whatever else is never followed but refused.
+# `crit`, `jwk`, `jku`, `x5u`, `x5c`, `b64` and all others are never followed but rejected.
 _HEADER_MEMBERS = frozenset({"typ", "alg", "kid"})
 
 
 class Malformed(ValueError):
-    """It is no token of ours by its form; the message says why and holds none of it."""
+    """The format is not that of our tokens; the message says why, without quoting the token."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactJws:
-    """A token taken apart, nothing of it verified."""
+    """A parsed token, with nothing verified."""
 
     algorithm: str
     key_id: str
@@ -35,19 +35,20 @@ class CompactJws:
 
 
 def sign(key: SigningKey, typ: str, payload: Mapping[str, object]) -> str:
-    """Return `payload` signed by `key`, with `typ` in the header, in compact serialization."""
+    """Return `payload` signed by `key` in compact serialization, with `typ` in the header."""
     header = {"typ": typ, "alg": key.algorithm, "kid": key.key_id}
     signing_input = f"{_segment(header)}.{_segment(payload)}"
     return f"{signing_input}.{base64url.encode(key.sign(signing_input.encode()))}"
 
 
 def parse(token: str, typ: str) -> CompactJws:
-    """Take apart a token of the type `typ`.
+    """Parse a token of the type `typ`.
 
     Raises:
-        Malformed: It is longer than 8 KiB; not three non-empty parts of canonical base64url; a part
-            is no JSON object in UTF-8 without duplicate members; the header has other members than
-            typ, alg and kid, another typ (compared exactly), or an alg that no key has.
+        Malformed: It exceeds 8 KiB; it is not three non-empty parts of canonical base64url; header
+            or payload is not a JSON object in UTF-8 without duplicate members; the header has
+            members other than typ, alg and kid, a different typ (compared exactly), or an
+            unsupported alg.
     """
     if len(token) > MAX_TOKEN_BYTES:
         raise Malformed("too long")
@@ -63,7 +64,7 @@ def parse(token: str, typ: str) -> CompactJws:
         raise Malformed("not a header of this kind of token")
     algorithm, key_id = members["alg"], members["kid"]
     if not isinstance(key_id, str) or algorithm not in ALGORITHMS:
-        raise Malformed("no key is named")
+        raise Malformed("no kid, or an unsupported alg")
     return CompactJws(
         algorithm=algorithm,
         key_id=key_id,

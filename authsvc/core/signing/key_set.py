@@ -1,4 +1,4 @@
-"""Owns what a process knows of the signing keys: opened once, looked up from memory."""
+"""Owns a process's set of signing keys: unsealed once, then looked up in memory."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """The signing keys as they were when they were read.
+    """The signing keys as of the last read.
 
-    `usable` are those that may be trusted, by id; `unreadable` could not be opened.
+    `usable` holds the trusted ones by id; `unreadable` the ids of those that could not be opened.
     """
 
     infos: Sequence[SigningKeyInfo] = ()
@@ -29,7 +29,7 @@ class KeySet:
     unreadable: AbstractSet[str] = frozenset()
 
     def in_state(self, state: KeyState) -> SigningKeyInfo | None:
-        """Return the key that is in `state`, of which there is one at most."""
+        """Return the first key in `state`; at most one is active, and at most one prepared."""
         return next((info for info in self.infos if info.state is state), None)
 
     def active(self) -> SigningKey | None:
@@ -38,13 +38,13 @@ class KeySet:
         return self.usable.get(info.key_id) if info else None
 
     def jwks(self) -> str:
-        """Return the public keys as a JSON Web Key Set (RFC 7517); symmetric keys have none."""
+        """Return the public keys as a JSON Web Key Set (RFC 7517), without symmetric keys."""
         return json.dumps(
             {"keys": [key.public_jwk for key in self.usable.values() if key.public_jwk]}
         )
 
     def without(self, key_id: str) -> "KeySet":
-        """Return the set without a key that must not be trusted any more."""
+        """Return the set without a key that must no longer be trusted."""
         return KeySet(
             [info for info in self.infos if info.key_id != key_id],
             {name: key for name, key in self.usable.items() if name != key_id},
@@ -55,9 +55,9 @@ class KeySet:
 def open_keys(
     rows: Sequence[SigningKeyRow], keyring: Keyring, previous: KeySet, now: datetime
 ) -> KeySet:
-    """Return the keys of `rows`; those of `previous` are the same objects and not unsealed again.
+    """Return the keys of `rows`; keys in `previous` are reused instead of unsealed again.
 
-    A key that can't be opened is left out, and logged once: what the others signed stays valid.
+    A key that can't be opened is left out and logged once; what the others signed stays valid.
     """
     usable, unreadable = {}, set()
     for row in rows:
@@ -85,9 +85,9 @@ def _is_trusted(info: SigningKeyInfo, now: datetime) -> bool:
 
 
 def _open(row: SigningKeyRow, keyring: Keyring) -> SigningKey:
-    """Return the key; its public half comes from the sealed secret and not from the table.
+    """Return the key; its public half is derived from the sealed secret, not read from the table.
 
-    So whoever can write to the table can't make the service trust a key of theirs.
+    So nobody who can write to the table can make the service trust their own key.
     """
     secret = keyring.open(row.sealed_key, **_place(row.info.key_id))
     return jwk.restore(row.info.key_id, row.info.algorithm, secret)

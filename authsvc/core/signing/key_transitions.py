@@ -1,6 +1,6 @@
-"""Owns the transitions of signing keys: each is one transaction, done by one replica at most.
+"""Owns the state transitions of signing keys: each is one transaction, done by one replica at most.
 
-When one is due is for `signing_keys.py` to say; here it is claimed, done and recorded.
+`signing_keys.py` decides when one is due; here it is claimed, made and recorded.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.signing_keys import SigningKeyRow
 
-# How long a replica may sign on with a key before it hears that the key has retired.
+# How long a replica may go on signing with a retired key before it learns of the retirement.
 PROPAGATION_GRACE = timedelta(minutes=1)
 
 
 class KeyTransitions:
-    """Moves signing keys from state to state; new ones are of the algorithm in `settings`."""
+    """Moves signing keys from state to state; new keys use the algorithm in `settings`."""
 
     def __init__(
         self, *, database: Database, keyring: Keyring, settings: TokenSettings, clock: Clock
@@ -34,7 +34,7 @@ class KeyTransitions:
         self._clock = clock
 
     async def create_first(self, call: Call) -> None:
-        """Make a key that signs, unless there is one."""
+        """Create an active key, unless there is one."""
         now = self._clock.now()
         row = await self._new_row(KeyState.ACTIVE, now)
         async with self._database.transaction() as conn:
@@ -42,13 +42,13 @@ class KeyTransitions:
                 await self._record_rotation(conn, call, row.info.key_id, now)
 
     async def prepare(self) -> None:
-        """Make a key that is published and signs next, unless there is one."""
+        """Create a key that is published and will sign next, unless there is one."""
         row = await self._new_row(KeyState.PREPARED, self._clock.now())
         async with self._database.connection() as conn:
             await store.insert(conn, row)
 
     async def replace(self, call: Call, active_key_id: str) -> None:
-        """Retire the active key and let the next one sign, unless it is not active any more."""
+        """Retire this key and activate the next one; do nothing if it is no longer active."""
         now = self._clock.now()
         async with self._database.transaction() as conn:
             if await store.retire(conn, active_key_id, now, self._last_expiry(now)):
@@ -56,7 +56,7 @@ class KeyTransitions:
                 await self._record_rotation(conn, call, key_id, now)
 
     async def revoke(self, call: Call, key_id: str) -> bool:
-        """Trust a key no more and let another sign if it did; return whether this call did it."""
+        """Revoke a key, replacing it if it was active; return whether this call revoked it."""
         now = self._clock.now()
         async with self._database.transaction() as conn:
             was_active = await store.revoke(conn, key_id, now, self._last_expiry(now))
@@ -70,17 +70,17 @@ class KeyTransitions:
         return True
 
     async def remove_expired(self) -> None:
-        """Remove the retired and revoked keys whose last token has expired."""
+        """Remove retired and revoked keys whose last token has expired."""
         async with self._database.connection() as conn:
             await store.delete_expired(conn, self._clock.now())
 
     async def remove_prepared_of_other_algorithm(self) -> None:
-        """Remove the prepared key if it is not of the algorithm in the settings."""
+        """Remove the prepared key if its algorithm is not the one in the settings."""
         async with self._database.connection() as conn:
             await store.delete_prepared_of_other(conn, self._settings.algorithm)
 
     async def _activate_next(self, conn: Connection, now: datetime) -> str:
-        """Let the prepared key sign, or a new one; `conn` has just taken the active one away."""
+        """Activate the prepared key, or a new one; `conn` has just deactivated the active one."""
         key_id = await store.activate_prepared(conn, self._settings.algorithm, now)
         if key_id is None:
             row = await self._new_row(KeyState.ACTIVE, now)
@@ -89,7 +89,7 @@ class KeyTransitions:
         return key_id
 
     async def _new_row(self, state: KeyState, now: datetime) -> SigningKeyRow:
-        # In a thread, because an RSA key takes long enough to be noticed by other calls.
+        # In a thread, because generating an RSA key takes long enough to delay other calls.
         key = await asyncio.to_thread(jwk.generate, self._settings.algorithm)
         info = SigningKeyInfo(
             key_id=key.key_id,
@@ -107,7 +107,7 @@ class KeyTransitions:
         await record_event(conn, now, AuditEvent(AuditType.KEY_ROTATE, call, detail=detail))
 
     def _last_expiry(self, now: datetime) -> datetime:
-        """Return when the last token of a key that retires now has expired."""
+        """Return the time by which the last token of a key that retires now has expired."""
         settings = self._settings
         longest = max(settings.access_lifetime, settings.service_lifetime)
         return now + longest + settings.clock_skew + PROPAGATION_GRACE

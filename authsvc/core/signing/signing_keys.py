@@ -1,7 +1,7 @@
-"""Owns the life of signing keys: prepared, active, retired, removed; or revoked at once.
+"""Owns the life cycle of signing keys: prepared, active, retired, removed; or revoked at once.
 
 Every replica runs this and keeps the keys in memory. A key is published `key_publish_lead` before
-it signs, and a token by a key that this process has not read yet makes it read them (`learn`).
+it signs, and a token signed by a key not read yet makes the process read the keys (`learn`).
 """
 
 import asyncio
@@ -37,8 +37,8 @@ _LEARN_INTERVAL = 0.05
 class SigningKeys:
     """The signing keys, read into memory by `load` and kept up to date by `run`.
 
-    `is_fresh` tells whether revocations are being heard of. While this replica does not hear of
-    them, what it has in memory must be read again (`refresh`) before it is trusted.
+    `is_fresh` returns whether this replica is receiving revocations. While it is not, the keys in
+    memory must be read again (`refresh`) before they are trusted.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SigningKeys:
         self._keyring = keyring
         self._settings = settings
         self._clock = clock
-        self._hears_revocations = is_fresh
+        self._receives_revocations = is_fresh
         self._transitions = KeyTransitions(
             database=database, keyring=keyring, settings=settings, clock=clock
         )
@@ -71,33 +71,33 @@ class SigningKeys:
 
     @property
     def active(self) -> SigningKey:
-        """Return the key that signs; raises StoreUnavailable while its successor is not read."""
+        """The key that signs; raises StoreUnavailable until a revoked key's successor is read."""
         if self._active is None:
             raise StoreUnavailable("No signing key is active.")
         return self._active
 
     def find(self, key_id: str) -> VerifyingKey | None:
-        """Return the key that verifies what names `key_id`, if it may be trusted and was read."""
+        """Return the verifying key with this id if it is trusted and was read."""
         return self._verifying.get(key_id)
 
     def jwks(self) -> str:
-        """Return the JSON Web Key Set: the keys that verify now and the one that signs next."""
+        """Return the JSON Web Key Set: the keys that verify now and the one that will sign next."""
         return self._jwks
 
     def jwks_expire_time(self) -> datetime:
-        """Return until when `jwks` may be kept: a new key is seen before it signs."""
+        """Return until when `jwks` may be cached so that a new key is seen before it signs."""
         return self._clock.now() + self._settings.key_publish_lead / 2
 
     def is_fresh(self) -> bool:
-        """Tell whether no revocation can have been missed since the keys were read."""
-        return self._gaps == self._gaps_before_read and self._hears_revocations()
+        """Return whether no revocation can have been missed since the keys were read."""
+        return self._gaps == self._gaps_before_read and self._receives_revocations()
 
     async def load(self) -> None:
-        """Read the keys at start; make the first one, or one of the algorithm that is now set.
+        """Read the keys at start; create the first one, or one of a newly configured algorithm.
 
         Raises:
             StoreUnavailable: The database did not answer.
-            RuntimeError: The active key can't be opened: the keyring lacks what sealed it.
+            RuntimeError: The active key can't be opened: the keyring lacks the key that sealed it.
         """
         await self.refresh()
         info = self._keys.in_state(KeyState.ACTIVE)
@@ -107,10 +107,10 @@ class SigningKeys:
             raise RuntimeError("the active signing key can't be opened with this keyring")
 
     async def rotate(self, call: Call) -> str:
-        """Let the prepared or a new key sign from now on; return the id of the active key.
+        """Activate the prepared or a new key; return the id of the active key.
 
-        The old key verifies until its last token has expired. Of rotations at the same time one is
-        done, and all return its key.
+        The old key verifies until its last token has expired. Of concurrent rotations only one
+        takes effect, and all return its key.
 
         Raises:
             StoreUnavailable: The database did not answer.
@@ -120,9 +120,9 @@ class SigningKeys:
         return self.active.key_id
 
     async def revoke(self, call: Call, key_id: str) -> bool:
-        """Trust a key no more, on every replica within a second; another takes over if it signed.
+        """Revoke a key, on every replica within a second; if it was active, another takes over.
 
-        Returns whether this call did it: False if there is no such key or it was revoked before.
+        Return whether this call revoked it: False if there is no such key or it already was.
 
         Raises:
             StoreUnavailable: The database did not answer.
@@ -134,7 +134,7 @@ class SigningKeys:
         return revoked
 
     async def maintain(self, call: Call) -> None:
-        """Do what is due: prepare the next key, let it sign, remove those that nothing needs.
+        """Do what is due: prepare the next key, activate it, remove keys no longer needed.
 
         Raises:
             StoreUnavailable: The database did not answer.
@@ -148,8 +148,8 @@ class SigningKeys:
             self._keys.in_state(KeyState.PREPARED),
         )
         if prepared is not None and prepared.algorithm != self._settings.algorithm:
-            # Replicas whose settings differ, as during a rollout, don't take turns at rotating:
-            # what the others prepare never grows old enough to sign.
+            # So replicas whose settings differ, as during a rollout, don't rotate back and forth:
+            # a key that the others prepare never gets old enough to sign.
             await self._transitions.remove_prepared_of_other_algorithm()
             prepared = None
         if active is None:
@@ -162,7 +162,7 @@ class SigningKeys:
             await self._rotate(call)
 
     async def run(self) -> None:
-        """Maintain the keys until cancelled: regularly, and when they may have changed."""
+        """Maintain the keys until cancelled: periodically, and when they may have changed."""
         while True:
             self._woken.clear()
             try:
@@ -176,10 +176,10 @@ class SigningKeys:
                 continue
 
     async def learn(self, key_id: str) -> bool:
-        """Read the keys if a token names one that is not known; return whether it is known now.
+        """Read the keys if a token names an unknown one; return whether it is known now.
 
-        All who ask at once share a read, and these reads are 50 ms apart: a flood of made-up ids
-        costs the database 20 small queries a second, and nobody waits longer than that for theirs.
+        Concurrent callers share a read, and these reads are 50 ms apart: a flood of made-up ids
+        costs the database 20 small queries a second, and nobody waits longer than 50 ms for a read.
 
         Raises:
             StoreUnavailable: The database did not answer.
@@ -190,27 +190,27 @@ class SigningKeys:
         return key_id in self._verifying
 
     async def refresh(self) -> None:
-        """Read the keys, together with all who ask at once; raises StoreUnavailable."""
+        """Read the keys, sharing the read with concurrent callers; may raise StoreUnavailable."""
         await self._reads.read()
 
     async def list(self) -> Sequence[SigningKeyInfo]:
-        """Return every key in any state, the youngest first; raises StoreUnavailable."""
+        """Return all keys in any state, newest first; may raise StoreUnavailable."""
         async with self._database.connection() as conn:
             return [row.info for row in await store.list_all(conn)]
 
     def on_revocation(self, event: Revocation) -> None:
-        """Trust a key no more, at once, if the event is of a key."""
+        """Distrust a key at once if the event revokes one."""
         if event.kind == "key":
             self._distrust(event.id)
             self._woken.set()
 
     def on_gap(self) -> None:
-        """Take what is in memory for out of date: a revocation may have been missed."""
+        """Treat the keys in memory as outdated: a revocation may have been missed."""
         self._gaps += 1
         self._woken.set()
 
     async def _rotate(self, call: Call) -> None:
-        """Replace the active key that was read last, or make the first."""
+        """Replace the active key as last read, or create the first one."""
         active = self._keys.in_state(KeyState.ACTIVE)
         if active is None:
             await self._transitions.create_first(call)
@@ -219,7 +219,7 @@ class SigningKeys:
         await self.refresh()
 
     def _due(self, active: SigningKeyInfo) -> datetime:
-        """Return when the active key is to be replaced; at once if it is of another algorithm."""
+        """Return when the active key is due for replacement; at once if its algorithm differs."""
         if active.algorithm != self._settings.algorithm:
             return active.create_time
         return (active.activate_time or active.create_time) + self._settings.key_rotation_interval
@@ -236,7 +236,7 @@ class SigningKeys:
         self._gaps_before_read = gaps
 
     def _install(self, keys: KeySet) -> None:
-        # A read that was under way when a key was revoked must not bring it back.
+        # A read in flight while a key is revoked must not bring it back.
         for key_id in self._revoked:
             keys = keys.without(key_id)
         self._keys = keys

@@ -1,8 +1,8 @@
-"""Owns what the payload of an access token has to hold, in its strictest reading.
+"""Owns the claims in the payload of an access token, read strictly.
 
 There are two kinds: a user's token, which has a session, and a service's own, which has none and is
-bound to the service's certificate. Every claim of the kind is required, in the one form it is
-issued in; whatever else stands there is refused if it is a claim of the other kind, and ignored
+bound to the service's certificate. Every claim of the kind is required, in exactly the form in
+which it is issued. Other claims are rejected if they belong to the other kind, and ignored
 otherwise (RFC 7519 section 4).
 """
 
@@ -31,18 +31,18 @@ def read(payload: Mapping[str, object]) -> Claims | ServiceClaims:
     """Return the claims of a payload.
 
     Raises:
-        Malformed: One is missing, of the wrong kind, or of the other kind of token.
+        Malformed: One is missing, has the wrong type, or belongs to the other kind of token.
     """
     return _user_claims(payload) if "sid" in payload else _service_claims(payload)
 
 
 def confirmation(thumbprint: bytes) -> dict[str, str]:
-    """Return `cnf` for a token that is bound to the certificate with this SHA-256 (RFC 8705)."""
+    """Return `cnf` for a token bound to the certificate with this SHA-256 (RFC 8705)."""
     return {_THUMBPRINT: base64url.encode(thumbprint)}
 
 
 def acting(actors: tuple[str, ...]) -> dict[str, object]:
-    """Return `act` for these services, the present one first (RFC 8693 section 4.1)."""
+    """Return `act` for these services, the current one first (RFC 8693 section 4.1)."""
     first, *rest = actors
     return {"sub": first, "act": acting(tuple(rest))} if rest else {"sub": first}
 
@@ -63,7 +63,7 @@ def _user_claims(payload: Mapping[str, object]) -> Claims:
 
 def _service_claims(payload: Mapping[str, object]) -> ServiceClaims:
     if "act" in payload or not _OF_USERS_ONLY.isdisjoint(payload):
-        raise Malformed("a service's token has no claims of a user's")
+        raise Malformed("claims of a user's token in a service's")
     return ServiceClaims(
         **_common(payload),
         subject=_service(_member(payload, "sub")),
@@ -96,7 +96,7 @@ def _text(value: object) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Malformed("half a surrogate pair") from None
+        raise Malformed("lone surrogate") from None
     return value
 
 
@@ -107,7 +107,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _audiences(value: object) -> tuple[str, ...]:
-    """Return the values of `aud`: one text, or a list of at least one (RFC 7519 section 4.1.3)."""
+    """Return the values of `aud`: a string, or a non-empty list (RFC 7519 section 4.1.3)."""
     audiences = (_text(value),) if isinstance(value, str) else _texts(value)
     if not audiences:
         raise Malformed("no audience")
@@ -122,9 +122,9 @@ def _service(value: object) -> str:
 
 
 def _thumbprint(value: object) -> bytes:
-    """Return the certificate of `cnf` (RFC 8705 section 3.1); no other way to be bound is known."""
+    """Return the thumbprint in `cnf` (RFC 8705 section 3.1); no other confirmation is supported."""
     if not isinstance(value, dict) or value.keys() != {_THUMBPRINT}:
-        raise Malformed("not a confirmation by a certificate")
+        raise Malformed("not a certificate confirmation")
     try:
         thumbprint = base64url.decode(_text(value[_THUMBPRINT]))
     except ValueError:
@@ -134,13 +134,13 @@ def _thumbprint(value: object) -> bytes:
     return thumbprint
 
 
-def _actors(value: object, most: int = MAX_ACTORS) -> tuple[str, ...]:
-    """Return the services of `act`, from the present one to the first (RFC 8693 section 4.1)."""
+def _actors(value: object, limit: int = MAX_ACTORS) -> tuple[str, ...]:
+    """Return the services of `act`, from the current one to the first (RFC 8693 section 4.1)."""
     if not isinstance(value, dict) or not value.keys() <= {"sub", "act"}:
         raise Malformed("not an actor")
-    if most == 0:
+    if limit == 0:
         raise Malformed("too many actors")
-    earlier = _actors(value["act"], most - 1) if "act" in value else ()
+    earlier = _actors(value["act"], limit - 1) if "act" in value else ()
     return (_service(_member(value, "sub")), *earlier)
 
 
@@ -151,12 +151,12 @@ def _uuid(value: object) -> UUID:
     except ValueError:
         raise Malformed("not a UUID") from None
     if str(parsed) != text:
-        raise Malformed("not a UUID's canonical spelling")
+        raise Malformed("not a canonical UUID")
     return parsed
 
 
 def _time(value: object) -> datetime:
-    """Return the time of a NumericDate; only whole seconds, which a bool is not."""
+    """Return the time of a NumericDate in whole seconds; a bool is rejected."""
     if type(value) is not int or not 0 < value < _MAX_TIME:
         raise Malformed("not a time")
     return datetime.fromtimestamp(value, UTC)

@@ -1,4 +1,4 @@
-"""Owns the use of tokens: validation, tokens for services, and token exchange.
+"""Owns the validation of access tokens, tokens for services, and token exchange.
 
 Entry classes: `TokenValidation` and `ServiceTokens`.
 """

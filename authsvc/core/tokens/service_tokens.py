@@ -1,9 +1,9 @@
-"""Owns the tokens that services ask for: their own, and users' exchanged for narrower ones.
+"""Owns the tokens that services request: their own, and narrower ones exchanged for a user's.
 
-A service's own token is bound to the certificate of the call that asked for it (RFC 8705). A user's
-token is exchanged (RFC 8693) for one that never may do more, never lasts longer, ends with the same
-session, and says in whose hands it is (`act`). What a caller may ask for is in its settings: an
-audience or a scope that is not named there is refused.
+A service's own token is bound to the certificate of the call that requested it (RFC 8705). A user's
+token is exchanged (RFC 8693) for one that never grants more, never lasts longer, ends with the same
+session, and names the services that act for the user (`act`). A caller may only request the
+audiences and scopes that its settings list.
 """
 
 from collections.abc import Sequence
@@ -45,16 +45,16 @@ class ServiceTokens:
     ) -> SignedToken:
         """Return a token for the calling service itself, bound to its certificate.
 
-        `audience` "" is the service's default, no `scopes` are all that the caller may ask for. It
-        does not outlast the certificate.
+        An empty `audience` means this service's default; empty `scopes` mean all that the caller
+        may request. The token expires no later than the certificate.
 
         Raises:
-            CallerNotAllowed: The settings don't give the caller this audience or one of the scopes.
-            FieldInvalid: So many scopes don't fit in a token.
+            CallerNotAllowed: The caller's settings lack this audience or one of the scopes.
+            FieldInvalid: The scopes do not fit in one token.
         """
         audience = audience or self._audience
         if audience not in caller.audiences or not caller.scopes.issuperset(scopes):
-            raise CallerNotAllowed("The caller may not ask for this audience or one of the scopes.")
+            raise CallerNotAllowed("The caller may not request this audience or one of the scopes.")
         granted = list(dict.fromkeys(scopes or sorted(caller.scopes)))
         expire_time = self._clock.now() + self._lifetime
         if caller.certificate_expire_time is not None:
@@ -82,24 +82,24 @@ class ServiceTokens:
         audience: str,
         scopes: Sequence[str],
     ) -> SignedToken:
-        """Return a token for a user's token, with the caller as its actor.
+        """Exchange a user's token for one with the caller as its actor.
 
-        `audience` "" and no `scopes` are those of the user's token. Its session is asked of the
-        database, and a token that is bound to a certificate is good for no other caller.
+        An empty `audience` and empty `scopes` mean those of the user's token. Its session is read
+        from the database, and a token bound to a certificate is accepted only from that caller.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID, it is no active token of a user.
-            CallerNotAllowed: The settings don't give the caller this audience.
-            FieldInvalid: A scope that the token lacks; or it passed through too many hands.
+            Unauthenticated: CREDENTIALS_INVALID: it is not an active token of a user.
+            CallerNotAllowed: The caller's settings lack this audience.
+            FieldInvalid: The token lacks a scope or was exchanged too many times.
         """
         claims = await self._subject(caller, subject_token)
         audiences = (audience,) if audience else claims.audiences
         if not caller.audiences.union(claims.audiences).issuperset(audiences):
-            raise CallerNotAllowed("The caller may not ask for this audience.")
+            raise CallerNotAllowed("The caller may not request this audience.")
         granted = _narrowed(scopes, claims.scopes)
         actors = (caller.identity, *claims.actors)
         if len(actors) > MAX_ACTORS:
-            raise FieldInvalid("subject_token", f"was exchanged {MAX_ACTORS} times before")
+            raise FieldInvalid("subject_token", f"has already been exchanged {MAX_ACTORS} times")
         expire_time = min(self._clock.now() + self._lifetime, claims.expire_time)
         token = self._sign(claims, audiences, granted, actors, expire_time)
         event = AuditEvent(
@@ -132,7 +132,7 @@ class ServiceTokens:
         members: dict[str, object] = {
             "sub": str(claims.subject),
             "sid": str(claims.session_id),
-            # A role stands for all of its permissions, so none is handed on.
+            # A role implies all of its permissions, so none is passed on.
             "roles": [],
             "permissions": [name for name in claims.permissions if name in scopes],
             "scope": " ".join(scopes),
@@ -152,12 +152,12 @@ class ServiceTokens:
             await record_event(connection, self._clock.now(), event)
 
 
-def _narrowed(wanted: Sequence[str], held: Sequence[str]) -> list[str]:
-    """Return what the new token may do: `wanted`, or all that the old one may."""
-    for index, scope in enumerate(wanted):
+def _narrowed(requested: Sequence[str], held: Sequence[str]) -> list[str]:
+    """Return the scopes of the new token: those requested, or all that the old one has."""
+    for index, scope in enumerate(requested):
         if scope not in held:
-            raise FieldInvalid(f"scopes[{index}]", "is none of the token's scopes")
-    return list(dict.fromkeys(wanted or held))
+            raise FieldInvalid(f"scopes[{index}]", "is not one of the token's scopes")
+    return list(dict.fromkeys(requested or held))
 
 
 def _detail(

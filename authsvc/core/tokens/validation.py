@@ -1,11 +1,11 @@
-"""Owns the question whether an access token is active: what it says, and whether its session lives.
+"""Owns the validation of access tokens: their claims and the state of their session.
 
-A token that is bound to a certificate is active only with that certificate (RFC 8705); a service's
-own token has no session.
+A token bound to a certificate is active only with that certificate (RFC 8705); a service's own
+token has no session.
 
-A token is inactive as soon as its session was ended or is gone, or its user is disabled. It never
-outlives the session's absolute end, because it is issued that way. It may outlive the idle expiry,
-which is about refreshing: who was given an hour has that hour.
+A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
+issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
+which only limits refreshing: a token issued for an hour is valid for that hour.
 """
 
 import asyncio
@@ -24,9 +24,10 @@ from authsvc.models.users import UserStatus
 
 @dataclass(frozen=True, slots=True)
 class TokenCheck:
-    """An access token to be judged; `audience` "" is the service's own default, None is any.
+    """An access token to validate; `audience` "" means this service's default, None any.
 
-    `certificate_thumbprint` is the SHA-256 of the client certificate that it came with, b"": none.
+    `certificate_thumbprint` is the SHA-256 of the client certificate that it was presented with, or
+    b"" if there was none.
     """
 
     access_token: str = field(repr=False)
@@ -38,7 +39,7 @@ class TokenCheck:
 
 @dataclass(frozen=True, slots=True)
 class TokenResult:
-    """What became of a check: the claims if the token is active, else the reason."""
+    """The result of a check: the claims if the token is active, otherwise the reason."""
 
     active: bool
     reason: InactiveReason | None = None
@@ -49,14 +50,14 @@ _INACTIVE: Final = {reason: TokenResult(active=False, reason=reason) for reason 
 
 
 class TokenValidation:
-    """Judges access tokens."""
+    """Validates access tokens."""
 
     def __init__(self, access_tokens: AccessTokens, sessions: SessionValidation) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
 
     async def validate(self, check: TokenCheck) -> TokenResult:
-        """Judge an access token; with `strict` its session is asked of the database."""
+        """Validate an access token; with `strict`, its session is read from the database."""
         claims = await self._access_tokens.verify_with_new_keys(
             check.access_token, check.audience, strict=check.strict
         )
@@ -78,8 +79,8 @@ class TokenValidation:
         return TokenResult(active=True, claims=claims)
 
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
-        """Judge several access tokens, none of which came with a certificate, in their order."""
-        cached = self._judge_cached(tokens, audience)
+        """Validate several access tokens, presented without certificates, in order."""
+        cached = self._validate_cached(tokens, audience)
         missing = [
             TokenCheck(token, audience)
             for token, result in zip(tokens, cached, strict=True)
@@ -89,10 +90,10 @@ class TokenValidation:
         return [result or next(stored) for result in cached]
 
     async def bearer(self, token: str) -> Claims:
-        """Return what the access token of a user says who acts on the own account.
+        """Return the claims of a user's access token for acting on the user's own account.
 
-        Tokens of services and those that were exchanged are none: no service becomes a user by
-        what was given to it to be used elsewhere.
+        Tokens of services, bound tokens and exchanged tokens are rejected: a service must not
+        become the user with a token that it was given for use elsewhere.
 
         Raises:
             Unauthenticated: BEARER_INVALID.
@@ -102,14 +103,14 @@ class TokenValidation:
             raise bearer_invalid()
         return claims
 
-    def _judge_cached(self, tokens: Sequence[str], audience: str) -> list[TokenResult | None]:
-        """Return the results for which nothing has to be read; None: the others."""
+    def _validate_cached(self, tokens: Sequence[str], audience: str) -> list[TokenResult | None]:
+        """Return the results that can be decided without a read, None for the others."""
         verify, find = self._access_tokens.verify, self._sessions.find_cached
         results: list[TokenResult | None] = []
         for token in tokens:
             claims = verify(token, audience)
             if isinstance(claims, InactiveReason):
-                # Its key may be one that this replica has yet to read.
+                # This replica may not have read its key yet.
                 unknown_key = claims is InactiveReason.SIGNATURE_INVALID
                 results.append(None if unknown_key else _INACTIVE[claims])
             elif claims.certificate_thumbprint or not isinstance(claims, Claims):

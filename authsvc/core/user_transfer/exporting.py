@@ -1,4 +1,4 @@
-"""Owns the export of users, as a file that the import takes back."""
+"""Owns the export of users to a file that the import can read."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,25 +9,25 @@ from authsvc.core.passwords.hashing import PasswordHash
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.users import UserStatus
-from authsvc.store import user_import
+from authsvc.store import user_transfer
 from authsvc.store.postgres.database import Database
-from authsvc.store.user_import import UserRow
+from authsvc.store.user_transfer import UserRow
 
 _BATCH_ROWS = 1_000
 
 
 class UserExport:
-    """Gives back users, with their password hashes: as secret as the database."""
+    """Exports users, with their password hashes: the file is as secret as the database."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
     async def lines(self, call: Call, *, with_passwords: bool) -> AsyncIterator[bytes]:
-        """Yield all users in the order of their ids: a JSON object a line (see `import_rows`).
+        """Yield all users in order of their ids, one JSON object per line (see `import_rows`).
 
-        Second factors, identities and sessions are not part of it. It is recorded before the first
-        line. Users that come or go meanwhile may be in it or not.
+        Second factors, identities and sessions are not included. The export is recorded before the
+        first line. Users created or deleted in the meantime may or may not be included.
         """
         event = AuditEvent(AuditType.USERS_EXPORT, call, detail={"with_passwords": with_passwords})
         async with self._database.transaction() as connection:
@@ -35,7 +35,7 @@ class UserExport:
         last = None
         while True:
             async with self._database.connection() as connection:
-                rows = await user_import.list_after(connection, last, _BATCH_ROWS)
+                rows = await user_transfer.list_after(connection, last, _BATCH_ROWS)
             for row in rows:
                 yield _line(row, with_passwords=with_passwords)
             if len(rows) < _BATCH_ROWS:

@@ -1,6 +1,6 @@
-"""Owns what a row of an import says of a user: every field is parsed into its type or refused.
+"""Owns the fields of an imported row: each is parsed into its type or rejected.
 
-Descriptions never show a value: who looks at them need not see what people wrote into which field.
+Error descriptions never show a value, as their readers need not see personal data.
 """
 
 import binascii
@@ -34,7 +34,7 @@ _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
-# What may be shown of a field that nobody knows: it may be a value in the wrong place.
+# The unknown field names that may be shown: anything else may be a misplaced value.
 _SHOWN = re.compile(r"[a-zA-Z][a-zA-Z_]{0,31}", re.ASCII)
 _FIREBASE = ("base64_signer_key", "base64_salt_separator", "rounds", "mem_cost")
 _FIREBASE_LINE = re.compile(r"(\w+):\s*([^\s,{}]*)", re.ASCII)
@@ -43,7 +43,7 @@ _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ImportedUser:
-    """A user as a row says; `user_id` and `create_time` are None if it doesn't."""
+    """A user as described by a row; `user_id` and `create_time` are None if not given."""
 
     email: Email = field(repr=False)
     display_name: str = field(repr=False)
@@ -57,10 +57,10 @@ class ImportedUser:
 
 @dataclass(frozen=True, slots=True)
 class RowParser:
-    """Makes users of rows.
+    """Parses rows into users.
 
-    `take_over` makes of a hash what is stored; `firebase` holds for rows without parameters of
-    their own; `now` is the present, beyond which no account was made.
+    `take_over` converts a hash to its stored form; `firebase` applies to rows without their own
+    parameters; `now` is the current time, after which no account can have been created.
     """
 
     take_over: TakeOver
@@ -71,7 +71,7 @@ class RowParser:
         """Return the user that a row describes.
 
         Raises:
-            FieldInvalid: A field can't be used, or there is no such field.
+            FieldInvalid: A field is invalid or unknown.
         """
         for name in values:
             if name not in FIELDS:
@@ -126,15 +126,15 @@ class RowParser:
 
 
 def firebase_parameters(values: object) -> FirebaseParameters:
-    """Return the parameters in an object with the names that Firebase's console shows.
+    """Return the parameters in an object with the names shown in Firebase's console.
 
     Raises:
-        FieldInvalid: One is missing, or can't be what it should be.
+        FieldInvalid: One is missing or invalid.
     """
     if not isinstance(values, Mapping) or set(values) - {"algorithm"} != set(_FIREBASE):
         raise FieldInvalid("firebase", f"has to have {', '.join(_FIREBASE)}")
     if values.get("algorithm", "SCRYPT") != "SCRYPT":
-        raise FieldInvalid("firebase", "has another algorithm than SCRYPT")
+        raise FieldInvalid("firebase", "has an algorithm other than SCRYPT")
     rounds, mem_cost = values["rounds"], values["mem_cost"]
     if type(rounds) is not int or type(mem_cost) is not int:
         raise FieldInvalid("firebase", "has rounds or a mem_cost that is not a number")
@@ -147,10 +147,10 @@ def firebase_parameters(values: object) -> FirebaseParameters:
 
 
 def firebase_parameters_of(text: str) -> FirebaseParameters:
-    """Return the parameters in `text`: JSON, or the lines that Firebase's console shows.
+    """Return the parameters in `text`: JSON, or the lines shown in Firebase's console.
 
     Raises:
-        FieldInvalid: As `firebase_parameters`.
+        FieldInvalid: As for `firebase_parameters`.
     """
     try:
         values: object = json.loads(text)
@@ -180,7 +180,7 @@ def _email(values: Mapping[str, Any]) -> Email:
     try:
         return parse_email(text)
     except FieldInvalid:
-        # The library's own words may show the address.
+        # The library's message may show the address.
         raise FieldInvalid("email", "is not an e-mail address") from None
 
 
@@ -197,7 +197,7 @@ def _text(values: Mapping[str, Any], name: str, max_bytes: int) -> str:
     if length > max_bytes:
         raise FieldInvalid(name, f"is longer than {max_bytes} bytes")
     if "\0" in value:
-        raise FieldInvalid(name, "has a NUL character")
+        raise FieldInvalid(name, "contains a NUL character")
     return value
 
 
@@ -224,7 +224,7 @@ def _roles(values: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(roles, list) or len(roles) > _MAX_ROLES:
         raise FieldInvalid("roles", f"is not a list of at most {_MAX_ROLES} names")
     if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in roles):
-        raise FieldInvalid("roles", "has a name that no role can have")
+        raise FieldInvalid("roles", "contains an invalid role name")
     return tuple(dict.fromkeys(roles))
 
 

@@ -1,28 +1,28 @@
-"""Owns the reading of files of users: bytes in, rows out, and never more than one row in memory.
+"""Owns the reading of user files: bytes in, rows out, and never more than one row in memory.
 
-A file is UTF-8, with or without a byte order mark, its lines ended by LF or CRLF. Blank lines don't
-count. It is one of two, told apart by its first character:
+A file is UTF-8, with or without a byte order mark, and its lines end with LF or CRLF. Blank lines
+are ignored. There are two formats, told apart by the first character:
 
-- JSON Lines: an object a line, which starts with a brace.
-- CSV (RFC 4180): commas, double quotes, the names of the fields in the first line, in any order.
-  An empty field is one that is not there; roles are separated by spaces or semicolons.
+- JSON Lines: one object per line, which starts with a brace.
+- CSV (RFC 4180): commas, double quotes, field names in the first line, in any order. An empty field
+  counts as missing; roles are separated by spaces or semicolons.
 
 The fields of a row, all but the first optional:
 
-| field          | what                                                                          |
+| field          | value                                                                         |
 |----------------|-------------------------------------------------------------------------------|
-| email          | the address; whoever has it already is left as it is                          |
+| email          | the address; an account that already has it is left unchanged                 |
 | display_name   | at most 256 bytes                                                             |
 | email_verified | true or false                                                                 |
-| roles          | a list of names; without it: user                                             |
-| password_hash  | a hash in one of the forms of `foreign_hashes`; without it: no password       |
-| pepper_id      | for hashes that an export of this service gave: the pepper of that hash       |
+| roles          | a list of names; default: user                                                |
+| password_hash  | a hash in one of the forms of `foreign_hashes`; default: no password          |
+| pepper_id      | for hashes exported by this service: the pepper of that hash                  |
 | salt           | for Firebase: the salt; it and password_hash are in base64                    |
 | firebase       | for Firebase, in JSON: base64_signer_key, base64_salt_separator, rounds and   |
-|                | mem_cost of the project, if these don't come with the file                    |
+|                | mem_cost of the project, if they are not given for the whole file             |
 | disabled       | true or false                                                                 |
-| create_time    | RFC 3339, such as 2024-05-01T12:00:00Z; without it: now                       |
-| user_id        | a UUID in lower case; without it: a new one                                   |
+| create_time    | RFC 3339, such as 2024-05-01T12:00:00Z; default: now                          |
+| user_id        | a UUID in lower case; default: a new one                                      |
 """
 
 import csv
@@ -51,7 +51,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class Format(StrEnum):
-    """What a file is written in."""
+    """The format of a file."""
 
     AUTO = "auto"
     JSONL = "jsonl"
@@ -60,7 +60,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it was read: the number of its first line, from 1, and its fields."""
+    """A row as read: the number of its first line, starting at 1, and its fields."""
 
     line: int
     values: Mapping[str, Any] = field(repr=False)
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RowFailure:
-    """Why a row can't be used; `field` is "" if it is the row as a whole. Shows no value."""
+    """Why a row is invalid, without any value; `field` is "" if it is the row as a whole."""
 
     line: int
     field: str
@@ -76,9 +76,9 @@ class RowFailure:
 
 
 class RowReader:
-    """Reads one file, whose bytes come in parts that are cut anywhere.
+    """Reads one file, whose bytes come in parts that may be split anywhere.
 
-    A row of more than `max_row_bytes` is a failure, however long it is, and costs no memory.
+    A row longer than `max_row_bytes` is a failure and, however long, costs no more memory.
     """
 
     def __init__(self, max_row_bytes: int, file_format: Format = Format.AUTO) -> None:
@@ -93,7 +93,7 @@ class RowReader:
         """Yield the rows that the file's next bytes complete.
 
         Raises:
-            FieldInvalid: The file as a whole can't be used.
+            FieldInvalid: The file as a whole is invalid.
         """
         if self._records is None:
             data = self._begin(data, last=False)
@@ -102,7 +102,7 @@ class RowReader:
                 yield from self._row(line, record)
 
     def end(self) -> Iterator[Row | RowFailure]:
-        """Yield what is left when the file has ended; raises as `feed`."""
+        """Yield the remaining rows at the end of the file; raises the same errors as `feed`."""
         data = self._begin(b"", last=True) if self._records is None else b""
         if self._records is None:
             return
@@ -112,7 +112,7 @@ class RowReader:
             yield RowFailure(self._records.start, "", "has a quote that is never closed")
 
     def _begin(self, data: bytes, *, last: bool) -> bytes:
-        """Find out what the file is written in; return what is to be read, once that is known."""
+        """Detect the file's format; return the bytes to parse once it is known."""
         head = self._head + data
         if len(head) < len(_BOM) and not last:
             self._head = head
@@ -122,7 +122,7 @@ class RowReader:
         head = head.removeprefix(_BOM)
         text = head.lstrip(_SPACE)
         self._line += head.count(b"\n", 0, len(head) - len(text))
-        # Kept from now on so that a mark of byte order counts at the very beginning only.
+        # Non-empty from now on, so that a byte order mark counts only at the very beginning.
         self._head = b"" if text else b"   "
         if text:
             is_json = self._format is Format.JSONL or (
@@ -148,14 +148,14 @@ class RowReader:
 
 
 class _Malformed(Exception):
-    """A record can't be read; the message says why and shows nothing of it."""
+    """A record can't be parsed; the message says why, without quoting it."""
 
 
 class _Records:
-    """Cuts bytes into records: lines, or, if `quoted`, lines that go on within double quotes.
+    """Splits bytes into records: lines, which, if `quoted`, continue within double quotes.
 
-    Where a quote is left open, everything up to its end is one record, however long: to go on at
-    the next line would make rows of what somebody wrote into a field.
+    Everything up to the closing quote is one record, however long: resuming at the next line would
+    turn what somebody wrote into a field into rows.
     """
 
     def __init__(self, max_bytes: int, line: int, *, quoted: bool) -> None:
@@ -168,7 +168,7 @@ class _Records:
         self.is_open = False
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes | None]]:
-        """Yield records with the numbers of their first lines; None is one that is too long."""
+        """Yield records with the numbers of their first lines; one that is too long is None."""
         at = 0
         while at < len(data):
             closes = self.is_open
@@ -181,7 +181,7 @@ class _Records:
                 yield self._take()
 
     def end(self) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the last record, if no end of line follows it."""
+        """Yield the last record if no line ending follows it."""
         if (self._held or self._too_long) and not self.is_open:
             yield self._take()
 
@@ -219,7 +219,7 @@ def _read_json(text: str) -> Mapping[str, Any] | None:
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise _Malformed("has a field twice")
+        raise _Malformed("has a duplicate field")
     return values
 
 
@@ -241,7 +241,7 @@ class _CsvRows:
             self._names = _names(cells)
             return None
         if len(cells) != len(self._names):
-            raise _Malformed(f"has {len(cells)} fields, and the first line {len(self._names)}")
+            raise _Malformed(f"has {len(cells)} fields, but the first line has {len(self._names)}")
         return {
             name: _typed(name, cell) for name, cell in zip(self._names, cells, strict=True) if cell
         }
@@ -253,7 +253,7 @@ def _cells(text: str) -> list[str] | None:
     except csv.Error:
         raise _Malformed("is not valid CSV") from None
     if len(rows) > 1:
-        raise _Malformed("has a quote or an end of line in a field that is not quoted")
+        raise _Malformed("has a quote or a line ending in an unquoted field")
     return rows[0] if rows else None
 
 
@@ -261,10 +261,10 @@ def _names(cells: Sequence[str]) -> Sequence[str]:
     names = [cell.strip().lower() for cell in cells]
     for number, name in enumerate(names, 1):
         if name not in _COLUMNS:
-            # Not by its name: without a first line of names it is somebody's address or hash.
+            # Its text is not shown: if the line of names is missing, it is an address or a hash.
             raise FieldInvalid("", f"Column {number} of the first line is not the name of a field.")
     if len(set(names)) != len(names) or "email" not in names:
-        raise FieldInvalid("", "The first line names a field twice, or no email.")
+        raise FieldInvalid("", "The first line has a duplicate field or lacks email.")
     return names
 
 

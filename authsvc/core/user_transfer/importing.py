@@ -1,4 +1,4 @@
-"""Owns the import of users: batch by batch, each a transaction, so that it can be sent again."""
+"""Owns the import of users: one transaction per batch, so that a file can be sent again."""
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
@@ -17,22 +17,22 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
-from authsvc.store import user_import
+from authsvc.store import user_transfer
 from authsvc.store.postgres.database import Connection, Database
-from authsvc.store.user_import import UserRow
+from authsvc.store.user_transfer import UserRow
 
 BATCH_ROWS = 500
-# After so many rows, or bytes of blank lines, others have their turn: a row takes a tenth of a
-# millisecond.
+# After this many rows, or bytes of blank lines, the event loop runs other work: a row takes a tenth
+# of a millisecond.
 _ROWS_IN_A_TURN = 8
 _BYTES_IN_A_TURN = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """How a file is read: `firebase` holds for rows without parameters of their own.
+    """How a file is read: `firebase` applies to rows without their own parameters.
 
-    With `dry_run` nothing is stored.
+    With `dry_run`, nothing is stored.
     """
 
     file_format: Format = Format.AUTO
@@ -42,7 +42,7 @@ class ImportOptions:
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What became of the rows: `skipped` are those whose address an account has."""
+    """The outcomes of the rows: `skipped` counts those whose address already has an account."""
 
     imported: int = 0
     skipped: int = 0
@@ -54,7 +54,7 @@ def _nothing(_: ImportCounts) -> None:
 
 
 class UserImport:
-    """Takes over users from elsewhere, with their password hashes; `settings` bound it."""
+    """Imports users from other systems, with their password hashes, within limits in `settings`."""
 
     def __init__(
         self, *, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
@@ -72,14 +72,14 @@ class UserImport:
         on_failure: Callable[[RowFailure], None],
         on_batch: Callable[[ImportCounts], None] = _nothing,
     ) -> ImportCounts:
-        """Import the users in a file, whose bytes come in parts; return what became of its rows.
+        """Import the users in a file, whose bytes come in parts; return the counts of its rows.
 
-        `on_failure` is told of each row that can't be used, and `on_batch` of each batch stored.
-        What was stored stays when the import ends early, and is skipped when it is sent again.
+        `on_failure` is called for each invalid row, and `on_batch` after each stored batch. If the
+        import ends early, what was stored stays, and is skipped when the file is sent again.
 
         Raises:
-            FieldInvalid: The file as a whole can't be used.
-            FailedPrecondition: LIMIT_REACHED: too many rows or bytes; the first are imported.
+            FieldInvalid: The file as a whole is invalid.
+            FailedPrecondition: LIMIT_REACHED: too many rows or bytes; those before are imported.
         """
         work = _Import(
             database=self._database,
@@ -117,7 +117,7 @@ async def _and_end(parts: AsyncIterable[bytes]) -> AsyncIterable[bytes | None]:
 
 
 class _Import:
-    """One import under way: the batch that is being filled, and what became of those before."""
+    """An import in progress: the batch being filled, and the counts of the earlier ones."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class _Import:
         self.counts = ImportCounts()
 
     async def take(self, row: Row | RowFailure, parser: RowParser) -> None:
-        """Put a row into the batch, and store that when it is full."""
+        """Add a row to the batch, and store the batch when it is full."""
         if isinstance(row, RowFailure):
             self._fail(row)
             return
@@ -150,7 +150,7 @@ class _Import:
             (violation,) = error.violations
             self._fail(RowFailure(row.line, violation.field, violation.description))
             return
-        # What is there twice has to find the first one stored.
+        # A duplicate has to find the first one stored.
         if user.email.canonical in self._batch or user.user_id in self._ids:
             await self.flush()
         self._batch[user.email.canonical] = (row.line, user)
@@ -174,9 +174,9 @@ class _Import:
     async def _store(self, connection: Connection) -> Sequence[RowFailure]:
         now = self._clock.now()
         rows = [_stored(user, now) for _, user in self._batch.values()]
-        inserted = await user_import.insert_new(connection, rows, now)
+        inserted = await user_transfer.insert_new(connection, rows, now)
         left = [address for address in self._batch if address not in inserted]
-        present = await user_import.find_addresses(connection, left) if left else set()
+        present = await user_transfer.find_addresses(connection, left) if left else set()
         detail = {"imported": len(inserted), "skipped": len(present)}
         event = AuditEvent(AuditType.USERS_IMPORT, self._call, detail=detail)
         await record_event(connection, now, event)
@@ -189,11 +189,11 @@ class _Import:
         ]
 
     async def _compare(self, connection: Connection) -> Sequence[RowFailure]:
-        """Count what storing the batch would come to."""
-        present = await user_import.find_addresses(connection, list(self._batch))
+        """Count the outcomes that storing the batch would have."""
+        present = await user_transfer.find_addresses(connection, list(self._batch))
         new = [row for address, row in self._batch.items() if address not in present]
         ids = [user.user_id for _, user in new if user.user_id is not None]
-        taken = await user_import.find_ids(connection, ids)
+        taken = await user_transfer.find_ids(connection, ids)
         failed = [_id_taken(line, user) for line, user in new if user.user_id in taken]
         self.counts.skipped += len(present)
         self.counts.imported += len(new) - len(failed)
@@ -221,5 +221,5 @@ def _stored(user: ImportedUser, now: datetime) -> UserRow:
 
 def _id_taken(line: int, user: ImportedUser) -> RowFailure:
     if user.user_id is None:
-        return RowFailure(line, "", "met an account that was removed meanwhile; send it again")
+        return RowFailure(line, "", "met an account that was just deleted; send it again")
     return RowFailure(line, "user_id", "is the id of another account")

@@ -13,7 +13,7 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models.ids import UserId
-from authsvc.store import account_deletion as store
+from authsvc.store import deletion as store
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CALL, KEYRING, Service
 from tests.support.clock import FakeClock

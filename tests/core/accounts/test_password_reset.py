@@ -32,6 +32,7 @@ async def test_the_new_password_counts_and_the_old_one_no_longer(
     assert (message.address, message.code) == (EMAIL, issued.code)
     assert message.expire_time == clock.now() + timedelta(minutes=10)
     await coded.reset(message.code.lower())
+    assert await coded.fetchval("SELECT last_login_time FROM users") is None
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert await coded.service.login(NEW_PASSWORD) == "OK"
     assert (await coded.user()).email_verify_time == clock.now()

@@ -1,4 +1,4 @@
-"""What the service writes down of a user's whole life with it: everything but the secrets."""
+"""What the service records over a user's whole life cycle: everything but the secrets."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -26,10 +26,10 @@ async def service(database: Database, clock: FakeClock) -> AsyncIterator[Service
 
 
 async def _live(service: Service, clock: FakeClock) -> list[Tokens]:
-    """Do everything that leaves an audit event; return the tokens that were given out."""
+    """Do everything that records an audit event; return the tokens that were issued."""
     accounts, sessions = service.accounts, service.sessions
     user_id = await service.register()
-    # People type the password where the address belongs.
+    # People type their password into the address field.
     for email, password in ((EMAIL, WRONG), (f"{PASSWORD}@nobody.example", PASSWORD)):
         assert await service.login(password, email=email) == "CREDENTIALS_INVALID"
     first = await service.log_in(CALL, EMAIL, PASSWORD, _CLIENT)

@@ -18,7 +18,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
-from authsvc.models.users import User, UserStatus
+from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential, LoginSubject
@@ -97,7 +97,12 @@ async def _insert(database: Database, address: str, clock: FakeClock) -> UserId:
     user = User(UserId(uuid7(now)), address, "", (), UserStatus.ACTIVE, now)
     async with database.connection() as connection:
         assert await users.insert(
-            connection, user, email_canonical=address, phc="hash", pepper_id="p1"
+            connection,
+            user,
+            email_canonical=address,
+            origin=UserOrigin.REGISTER,
+            phc="hash",
+            pepper_id="p1",
         )
     return user.user_id
 

@@ -1,4 +1,4 @@
-"""Logins at other providers that are under way: where they may lead, and that each is used once."""
+"""Pending logins at external providers: allowed redirects, and that each is used only once."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.support.oauth import ADA, CLIENT, REDIRECT, Federated
 
 
 async def reason(federated: Federated, state: str, code: str = "code") -> str:
-    """Complete a login with what a browser brings; return how that ends."""
+    """Complete a login with what a browser brings back; return the outcome."""
     try:
         await federated.login.complete(CALL, state, code, CLIENT)
     except ServiceError as error:
@@ -40,7 +40,7 @@ async def test_a_login_begins(federated: Federated) -> None:
     federated.told.codes["code"] = ADA
     assert await reason(federated, authorization.state) == "OK"
     ((verifier, nonce, redirect_uri),) = federated.told.asked
-    # RFC 7636, section 4: 43 characters and more, of which the provider saw the SHA-256.
+    # RFC 7636, section 4: at least 43 characters, of which the provider saw the SHA-256.
     digest = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
     assert query["challenge"] == [digest.rstrip(b"=").decode()]
     assert ([nonce], redirect_uri) == (query["nonce"], REDIRECT)
@@ -241,7 +241,7 @@ async def test_logins_begun_are_counted_by_ip(
     assert await pending(limited) == 3
     await limited.begin(ip="2001:db8::1")
     with pytest.raises(TooManyAttempts):
-        # It is not given back: who only begins fills the table, too.
+        # It is not refunded: logins that are only started fill the table, too.
         await limited.begin()
     # An address that was throttled here can still log in.
     await limited.service.register()
@@ -272,5 +272,5 @@ async def test_keys_of_the_ring_are_changed_meanwhile(federated: Federated) -> N
     second = await federated.begin()
     assert await reason(federated, first, "1") == "OK"
     states._keyring = old
-    # Its key is gone: as if it had expired.
+    # Its key is gone, so it counts as expired.
     assert await reason(federated, second, "2") == "STATE_INVALID"

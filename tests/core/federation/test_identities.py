@@ -1,4 +1,4 @@
-"""Identities that users link to their accounts, and unlink."""
+"""Linking identities to accounts, and unlinking them."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ WORK = ExternalIdentity("7", "ada@work.test", True, "A. Lovelace")
 
 
 async def log_in(federated: Federated, email: str = EMAIL) -> Tokens:
-    """Make an account and log in by password."""
+    """Create an account and log in by password."""
     await federated.service.register(email)
     return await federated.service.log_in(CALL, email, PASSWORD, CLIENT)
 
@@ -27,7 +27,7 @@ async def log_in(federated: Federated, email: str = EMAIL) -> Tokens:
 async def unlink(
     federated: Federated, tokens: Tokens, provider: str = "github", subject: str = WORK.subject
 ) -> str:
-    """Unlink an identity; return how that ends."""
+    """Unlink an identity; return the outcome."""
     try:
         claims = await federated.validation.bearer(tokens.access_token)
         await federated.identities.unlink(CALL, claims, provider, subject)
@@ -56,7 +56,7 @@ async def test_linking_logs_in_and_tells(federated: Federated) -> None:
     assert await linked(federated) == [("github", WORK.subject)]
     assert await notices(federated) == ["identity_linked"]
     assert await federated.events("identity.link") == [("identity.link", {"provider": "github"})]
-    # Its address is of no account here, and none gets it.
+    # No account here has its address, and none gets it.
     again, _ = await federated.log_in(WORK)
     assert again.user_id == mine.user_id
     (user,) = await federated.fetch("SELECT email, email_verify_time FROM users")
@@ -128,7 +128,7 @@ async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated)
         await federated.complete(state, WORK)
     assert refused.value.reason == "STATE_INVALID"
     assert await linked(federated) == []
-    # Nor does it begin, though a replica may still take its token for good.
+    # Nor can one be started, though a replica may still consider its token active.
     with pytest.raises(ServiceError) as refused:
         await federated.begin(link=mine.access_token)
     assert refused.value.reason == "BEARER_INVALID"
@@ -221,7 +221,7 @@ async def test_unlinking_tells(federated: Federated) -> None:
         ("identity.unlink", {"provider": "github"})
     ]
     assert await unlink(federated, mine) == "IDENTITY_NOT_FOUND"
-    # Whoever logs in by it now is a stranger.
+    # A login with it now belongs to a new user.
     tokens, new_user = await federated.log_in(WORK)
     assert new_user
     assert tokens.user_id != mine.user_id

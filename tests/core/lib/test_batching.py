@@ -12,7 +12,7 @@ _who: ContextVar[str] = ContextVar("_who", default="nobody")
 
 
 class Worker:
-    """Doubles numbers, one batch whenever the test lets it."""
+    """Doubles numbers, one batch each time the test lets it."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -59,7 +59,7 @@ async def test_what_arrives_while_a_batch_is_in_flight_forms_the_next(worker: Wo
 
 
 async def _work() -> None:
-    """Take a turn of the event loop of some length."""
+    """Block the event loop for some time in one of its iterations."""
     until = perf_counter() + 0.0002
     while perf_counter() < until:
         pass
@@ -173,7 +173,7 @@ async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> N
     await asyncio.wait([first, second])
     assert first.cancelled()
     assert second.cancelled()
-    # A new one starts anew.
+    # A new one starts afresh.
     worker.may_finish.release()
     assert await coalescer.submit(2) == 4
 

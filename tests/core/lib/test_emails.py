@@ -1,4 +1,4 @@
-"""Addresses are kept as given and compared by a form that no spelling escapes."""
+"""Addresses are kept as given and compared by one canonical form for all spellings."""
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ def parse_unless_refused(text: str) -> Email | None:
     try:
         return parse_email(text)
     except FieldInvalid as error:
-        error.message.encode()  # Can be sent: no half of a surrogate pair is in it.
+        error.message.encode()  # Encodable: it contains no lone surrogate.
         return None
 
 
@@ -29,7 +29,7 @@ def parse_unless_refused(text: str) -> Email | None:
         ("o'neil&sons@example.com", "o'neil&sons@example.com"),
         ("straße@example.com", "strasse@example.com"),
         ("ﬁona@example.com", "fiona@example.com"),
-        # Modifier letters: NFKC makes capitals of them, which have to be folded again.
+        # Modifier letters: NFKC turns them into capitals, which have to be folded again.
         ("\u1d2cl\u1d35ce@example.com", "alice@example.com"),
         ("ΌΔΟΣ@example.com", "όδοσ@example.com"),
         ("Jose\u0301@example.com", "josé@example.com"),
@@ -51,12 +51,12 @@ def test_an_address_is_kept_as_given_beside_its_canonical_form(text: str, canoni
     [
         ("alice@example.com", "alice+tag@example.com"),
         ("alice.wonder@example.com", "alicewonder@example.com"),
-        # Turkish: neither letter folds to the i of ASCII.
+        # Turkish: neither letter folds to the ASCII i.
         ("irmak@example.com", "\u0131rmak@example.com"),
         ("irmak@example.com", "\u0130rmak@example.com"),
-        # Cyrillic: looks alike, and is another address.
+        # Cyrillic: looks the same but is another address.
         ("alice@example.com", "\u0430lice@example.com"),
-        # Two domains since IDNA 2008, perhaps of two owners.
+        # Two domains since IDNA 2008, possibly with different owners.
         ("alice@faß.example", "alice@fass.example"),
     ],
 )

@@ -1,4 +1,4 @@
-"""UUIDv7: the layout of RFC 9562, the order, and that no two are alike."""
+"""UUIDv7: the layout of RFC 9562, ordering and uniqueness."""
 
 import threading
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The noting of last use when much of it waits, or the database does not take it."""
+"""Recording last use when many times are waiting or the database is unavailable."""
 
 import asyncio
 
@@ -69,7 +69,7 @@ async def test_what_could_not_be_written_is_written_later(
                 attempts |= {row["query_start"] for row in await world.fetch(_WAITING)}
                 await asyncio.sleep(0.01)
     async with asyncio.timeout(30):
-        while noting._waiting:  # noqa: ASYNC110 - it says nothing when it succeeds
+        while noting._waiting:  # noqa: ASYNC110 - success is not signalled
             await asyncio.sleep(0.01)
     running.cancel()
     assert (await world.row(session_id))["last_use_time"] == world.clock.now()

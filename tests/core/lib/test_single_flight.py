@@ -1,4 +1,4 @@
-"""Shared reads: nobody gets a read that began before asking, and there are few of them."""
+"""Shared reads: no caller gets a read that started before its call, and reads stay few."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from authsvc.core.lib.single_flight import SingleFlight
 
 
 class Source:
-    """Something to read whose answers are let go one by one."""
+    """A source of reads that the test completes one by one."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -30,7 +30,7 @@ class Source:
 
 
 async def turns(count: int = 10) -> None:
-    """Let all that is ready to run go on."""
+    """Let everything that is ready to run proceed."""
     for _ in range(count):
         await asyncio.sleep(0)
 

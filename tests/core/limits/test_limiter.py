@@ -1,4 +1,4 @@
-"""The rate limiter on one replica: what it answers, takes, gives back and remembers."""
+"""The rate limiter on one replica: what it returns, takes, refunds and caches."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ _POLICIES = {
 
 
 class Ticker:
-    """Microseconds that stand still; knows how often a statement asked for them."""
+    """A stopped clock in microseconds that counts how often a statement read it."""
 
     def __init__(self) -> None:
         self.now = 1_900_000_000 * 1_000_000
@@ -57,7 +57,7 @@ def remembering(database: Database, ticker: Ticker) -> RateLimiter:
     limiter = RateLimiter(
         database=database, policies=_POLICIES, rejected_cache_size=100, clock=ticker
     )
-    # What is remembered is so for a second at most.
+    # Rejections are cached for a second at most.
     limiter._rejected = RejectedCache(100, lambda: ticker.now / 1_000_000)
     return limiter
 
@@ -79,7 +79,7 @@ async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> No
     assert not result.allowed
     (verdict,) = result.verdicts
     assert (verdict.policy, verdict.key, verdict.limit) == ("login", "203.0.113.7", 5)
-    # A fifth of five minutes, less the time that the checks took.
+    # A fifth of five minutes, minus the time that the checks took.
     assert verdict.retry_after is not None
     assert 0 < verdict.retry_after <= 60
     assert 240 < verdict.reset_after <= 300
@@ -132,7 +132,7 @@ async def test_callers_at_the_same_time_share_a_statement(
 async def test_charges_of_a_key_may_differ_in_cost(limiter: RateLimiter) -> None:
     costs = [1, 3, 1, 2, 4, 1, 9]
     results = await limiter.check_many([Check([Charge("ten", "k", cost)]) for cost in costs])
-    # Equal ones first (1, 1, 1), then the others in their order: 3 and 2, but neither 4 nor 9.
+    # Equal charges first (1, 1, 1), then the others in order: 3 and 2, but neither 4 nor 9.
     assert _allowed(results) == [True, True, True, True, False, True, False]
     assert (await limiter.get("ten", "k")).remaining == 2
 
@@ -227,7 +227,7 @@ async def test_unknown_policies_are_refused_and_nothing_is_taken(limiter: RateLi
 
 @pytest.mark.parametrize("charges", [[], [Charge("five", "k"), Charge("five", "k", 2)]])
 async def test_a_check_names_each_key_once(limiter: RateLimiter, charges: list[Charge]) -> None:
-    with pytest.raises(ValueError, match="a check has"):
+    with pytest.raises(ValueError, match="a check needs"):
         await limiter.check(charges)
 
 
@@ -247,7 +247,7 @@ async def test_a_policy_that_goes_while_a_check_waits_fails_that_check_alone(
     kept = asyncio.create_task(limiter.check([Charge("five", "k")]))
     gone = asyncio.create_task(limiter.check([Charge("ten", "k")]))
     both = asyncio.create_task(limiter.check([Charge("ten", "k"), Charge("five", "k")]))
-    # They wait for a statement now.
+    # They are now waiting for a statement.
     await asyncio.sleep(0)
     limiter.replace_policies({"five": _POLICIES["five"]})
     assert (await kept).allowed
@@ -268,7 +268,7 @@ async def test_a_flood_of_rejected_checks_costs_no_queries(
     floods += await remembering.check_many([Check([charge])] * 50)
     assert not any(_allowed(floods))
     assert ticker.asked == 6
-    # What is dry, or costs less than what was rejected, is asked.
+    # Dry runs, and charges below the rejected cost, go to the database.
     assert not (await remembering.check([charge], dry_run=True)).allowed
     assert ticker.asked == 7
 

@@ -78,7 +78,7 @@ async def test_a_check_of_several_is_taken_as_a_whole_or_not_at_all(
     databases: list[Database],
 ) -> None:
     limiters = _limiters(databases, each=3)
-    # Whichever order the keys come in, and whoever holds the scarce one.
+    # Whatever the order of the keys, and whoever holds the scarce one.
     orders = [
         [Charge("many", "a"), Charge("small", "b"), Charge("many", "c")],
         [Charge("many", "c"), Charge("small", "b"), Charge("many", "a")],
@@ -121,7 +121,7 @@ async def _forget(database: Database, limiter: RateLimiter, charges: list[Charge
     await limiter.reset("many", charges[0].key)
     await limiter.refund("many", charges[1].key, 1)
     async with database.connection() as connection:
-        # As if all of them had been idle for long.
+        # As if all of them had long been idle.
         await store.delete_idle(connection, 5, 4_000_000_000 * 1_000_000)
     return await limiter.check(charges)
 

@@ -1,4 +1,4 @@
-"""What is remembered of rejected charges, and for how long."""
+"""Which rejected charges are cached, and for how long."""
 
 from collections.abc import Sequence
 
@@ -67,7 +67,7 @@ def test_the_time_that_the_answer_took_counts(rejections: RejectedCache, watch: 
     with rejections.query() as flight:
         watch.seconds += 0.4
         rejections.remember(flight, charges, [_verdict("k", 0.5)])
-    # The database decided some time in between: it may grant 0.5 s after it was asked.
+    # The database decided some time in between: it may grant 0.5 s after the query was sent.
     watch.seconds += 0.1
     assert rejections.find(charges) is None
 
@@ -103,7 +103,7 @@ def test_a_check_of_several_is_known_if_all_of_it_is(rejections: RejectedCache) 
     assert [verdict.allowed for verdict in result.verdicts] == [True, False]
     assert rejections.find([ip]) is None
     assert rejections.find([user, Charge("api", "tenant")]) is None
-    # What fitted says nothing of what costs more.
+    # A charge that fitted says nothing about a costlier one.
     assert rejections.find([user, Charge("api", "ip", 6)]) is None
 
 

@@ -1,4 +1,4 @@
-"""Logging in by a code: as good as a password, and no better."""
+"""Login by a code: as good as a password, and no better."""
 
 from datetime import timedelta
 from typing import Any
@@ -41,6 +41,7 @@ async def test_a_code_logs_in_and_proves_the_address(coded: Coded, clock: FakeCl
     session = await coded.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("otp",)
     assert (await coded.user()).email_verify_time == clock.now()
+    assert await coded.fetchval("SELECT last_login_time FROM users") == clock.now()
     events = await coded.events()
     assert (events["user.login"], events["user.email_verify"]) == (1, 1)
     assert await coded.fetchval("SELECT count(*) FROM devices") == 1

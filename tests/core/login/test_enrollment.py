@@ -1,4 +1,4 @@
-"""Roles that need a second factor: whoever has none enrols one with the login, and then has it."""
+"""Roles that require a second factor: a user without one enrolls it during the login."""
 
 import json
 
@@ -30,7 +30,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert (factor.factor_id, codes_left) == (app.factor_id, 0)
     assert await required.notices() == ["factor_added"]
     assert await required.events("factor.enroll") == {"factor.enroll": 1}
-    # From now on it is asked for.
+    # From now on it is required.
     required.clock.advance(30)
     challenge = await required.challenge()
     assert (challenge.methods, challenge.totp_enrollment) == (("totp",), None)
@@ -71,7 +71,7 @@ async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
 
 
 async def test_enrolment_begun_before_is_no_way_round_a_factor(required: Secured) -> None:
-    """Who knows the password can begin one; once the user has a factor, it is worthless."""
+    """With the password, anyone can start one; once the user has a factor, it is worthless."""
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
@@ -117,7 +117,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
     assert await required.service.login(WRONG) == REFUSED
     for table in ("challenges", "factors", "sessions"):
         assert await required.fetchval(f"SELECT count(*) FROM {table}") == 0
-    # The right password was no failure to count, but one to know of.
+    # The right password was not a failure to count, but one to record.
     assert await required.failed() == 1
     recorded = await causes(required.service.database)
     assert recorded == {"login_failure:unverified": 1, "login_failure:password": 1}
@@ -129,7 +129,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
 async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
     required: Secured,
 ) -> None:
-    """Such as one that was begun by the version before."""
+    """Such as one started by the previous version."""
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None

@@ -1,4 +1,4 @@
-"""Who a login at another provider is, and what it leads to."""
+"""Completion of logins at external providers: which account they belong to, and the outcome."""
 
 import asyncio
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
-from authsvc.store import addresses
+from authsvc.store import emails
 from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG
 from tests.support.clock import FakeClock
 from tests.support.factors import Secured
@@ -26,18 +26,18 @@ SELECT (SELECT string_agg(u::text, ';') FROM users u),
 
 
 async def stored(federated: Federated) -> tuple[str, ...]:
-    """Return all that users, identities and sessions say, but for the counted failures."""
+    """Return the contents of users, identities and sessions, except the failure counts."""
     await federated.fetch("UPDATE users SET failed_logins = 0")
     return tuple((await federated.fetch(SNAPSHOT))[0])
 
 
 async def verified(federated: Federated, email: str = EMAIL) -> None:
-    """Make an account by password whose address was proved."""
+    """Create an account with a password and a verified address."""
     service = federated.service
     user_id = await service.register(email)
     async with service.database.connection() as connection:
         now = service.clock.now()
-        assert await addresses.verify(connection, user_id, email.lower(), now)
+        assert await emails.verify(connection, user_id, email.lower(), now)
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ async def test_a_new_user_gets_an_account(federated: Federated, clock: FakeClock
         ("identity.link", {"provider": "github"}),
         ("user.login", {"methods": ["fed"], "replaced": []}),
     ]
-    # There is nothing to guess.
+    # The account has no password to guess.
     assert await federated.service.login("") == "FIELD_INVALID"
     assert await federated.service.login() == "CREDENTIALS_INVALID"
 
@@ -70,7 +70,7 @@ async def test_a_user_is_known_by_subject(federated: Federated, clock: FakeClock
     assert (identity["provider"], identity["subject"]) == ("github", ADA.subject)
     assert identity["create_time"] == clock.now() - timedelta(seconds=60)
     assert identity["last_use_time"] == clock.now()
-    # What the provider says later changes nothing here.
+    # What the provider reports later changes nothing here.
     (user,) = await federated.fetch("SELECT email, display_name FROM users")
     assert tuple(user) == (ADA.email, ADA.display_name)
 
@@ -192,7 +192,7 @@ async def test_guesses_by_strangers_dont_keep_out_who_cant_be_guessed(
 
 
 async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[str]:
-    """Complete a login for each at once; return how many ended how."""
+    """Complete a login for each at once; return the counts of their outcomes."""
     states = [await federated.begin() for _ in identities]
 
     async def complete(state: str, identity: ExternalIdentity) -> str:

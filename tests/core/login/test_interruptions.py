@@ -1,4 +1,4 @@
-"""What may happen in the midst of a login: a full queue, a stuck database, another password."""
+"""Interruptions of a login: a full queue, a stuck database, a changed password."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ async def _set_password(service: Service, password: str) -> None:
         await conn.execute("UPDATE users SET password_hash = $1", replacement.phc)
 
 
-# What is not a wrong password
+# Failures other than a wrong password
 
 
 async def test_a_full_queue_costs_nothing(replicas: Replicas, database: Database) -> None:
@@ -73,7 +73,7 @@ async def test_a_full_queue_gives_a_known_device_its_claim_back(
 
 @pytest_asyncio.fixture
 async def impatient(database_dsn: str) -> AsyncIterator[Database]:
-    """A pool that fails at a locked table at once."""
+    """A pool that fails at once if a table is locked."""
     async with opened(giving_up_locks(database_dsn, "1ms")) as database:
         yield database
 
@@ -123,7 +123,7 @@ async def test_who_hangs_up_gets_nothing_back(replicas: Replicas, database: Data
     assert await service.login() == "TOO_MANY_ATTEMPTS"
 
 
-# What happens in the midst
+# Changes during a login
 
 
 async def test_no_connection_waits_for_a_comparison(database_dsn: str, replicas: Replicas) -> None:

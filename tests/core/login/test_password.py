@@ -1,4 +1,4 @@
-"""The login by password: what it opens, what it costs, and what is written down of it."""
+"""The login by password: the session it opens, its cost, and what it records."""
 
 import json
 

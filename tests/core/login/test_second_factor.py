@@ -1,4 +1,4 @@
-"""Who is asked for a second factor, what the challenge allows, and what it is completed by."""
+"""Second factors: who has to present one, what a challenge allows, and what completes it."""
 
 import asyncio
 import base64
@@ -68,7 +68,7 @@ async def test_token_works_once(secured: Secured) -> None:
 
 @pytest.mark.slow
 async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> None:
-    """With recovery codes: each would be right by itself."""
+    """With recovery codes, each of which would be right on its own."""
     _, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     outcomes = await reasons(secured.verify(token, used(code)) for code in codes * 10)
@@ -86,7 +86,7 @@ async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> N
     assert await reasons(secured.verify(token, app.wrong()) for _ in range(100)) == {REFUSED: 100}
     assert await secured.fetchval("SELECT attempts FROM challenges") == 5
     assert await reason(secured.verify(token, app.code())) == REFUSED
-    # What came too late was judged by nobody, and counts against nobody.
+    # Guesses that came too late were not evaluated, and count against nobody.
     recorded = await causes(secured.service.database)
     assert (
         sum(recorded[f"login_failure:{cause}"] for cause in ("factor", "unknown", "locked")) == 101
@@ -109,7 +109,7 @@ async def test_token_expires(secured: Secured) -> None:
     token = (await secured.challenge()).mfa_token
     secured.clock.advance(300)
     assert await reason(secured.verify(token, app.code())) == REFUSED
-    # It says no longer whose login it was, and so counts against nobody.
+    # An expired token no longer identifies a user, and so counts against nobody.
     assert await secured.failed() == 0
     token = (await secured.challenge()).mfa_token
     secured.clock.advance(299)
@@ -139,7 +139,7 @@ async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
 
 @pytest.mark.slow
 async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
-    """Or who knows the password could guess codes for ever (SP 800-63B-4, 3.2.2)."""
+    """Otherwise, with the password, codes could be guessed forever (SP 800-63B-4, 3.2.2)."""
     app, _ = await secured.secure(await secured.user())
     for _ in range(10):
         token = (await secured.challenge()).mfa_token
@@ -162,7 +162,7 @@ async def test_locked_account_takes_no_factor(secured: Secured) -> None:
     await secured.fetchval("UPDATE users SET failed_logins = 100")
     assert await reason(secured.verify(token, app.code())) == REFUSED
     await secured.fetchval("UPDATE users SET failed_logins = 0")
-    # It was not used up, by an attempt that couldn't succeed.
+    # The code was not used up by an attempt that couldn't succeed.
     await secured.verify(token, app.code())
 
 
@@ -237,7 +237,7 @@ async def test_known_device_gives_its_factor_while_strangers_fail(replicas: Repl
 
 @pytest.mark.slow
 async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured: Secured) -> None:
-    """Either the login was completed before, or it is refused: no third way, and no deadlock."""
+    """A login is either completed before the removal or rejected, and there is no deadlock."""
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(10)))

@@ -1,4 +1,4 @@
-"""Trusted devices: where no second factor is asked for, for how long, and of whom."""
+"""Trusted devices, which need no second factor: for how long, and for which user."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ EVE = "eve@example.test"
 
 
 async def trusted(secured: Secured, email: str = EMAIL) -> App:
-    """Give the user an app, and have the phone trusted."""
+    """Enroll an app for the user, and trust the phone."""
     app, _ = await secured.secure(await secured.user(email))
     token = (await secured.challenge(email, device=PHONE)).mfa_token
     await secured.verify(token, app.code(), device=PHONE, trust=True)
@@ -27,7 +27,7 @@ async def trusted(secured: Secured, email: str = EMAIL) -> App:
 
 
 async def is_trusted(secured: Secured, email: str = EMAIL, device: str = PHONE) -> bool:
-    """Return whether the password is enough on this device."""
+    """Return whether the password suffices on this device."""
     client = ClientContext(OTHER_IP, "Test", device)
     outcome = await secured.service.password_login.log_in(CALL, email, PASSWORD, client)
     return isinstance(outcome, Tokens)
@@ -39,7 +39,7 @@ async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
     client = ClientContext(IP, "Test", PHONE)
     tokens = await secured.service.log_in(CALL, EMAIL, PASSWORD, client)
     session = await secured.service.sessions.listing.get(tokens.session_id)
-    # It is one factor all the same.
+    # It is still a single factor.
     assert session.authentication_methods == ("pwd",)
     assert await secured.events("factor.device_trust") == {"factor.device_trust": 1}
     assert await secured.service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
@@ -74,7 +74,7 @@ async def test_trust_is_one_user_s(secured: Secured) -> None:
     await trusted(secured)
     eves, _ = await secured.secure(await secured.user(EVE))
     assert not await is_trusted(secured, EVE)
-    # Not even when Eve logged in there.
+    # Not even after Eve has logged in there.
     token = (await secured.challenge(EVE, device=PHONE)).mfa_token
     await secured.verify(token, eves.code(), device=PHONE)
     assert not await is_trusted(secured, EVE)
@@ -85,7 +85,7 @@ async def test_trust_ends_when_its_time_is_over(secured: Secured) -> None:
     await trusted(secured)
     secured.clock.advance(timedelta(days=30) - timedelta(seconds=STEP + 1))
     assert await is_trusted(secured)
-    # Its use did not prolong it.
+    # Using it did not prolong it.
     secured.clock.advance(1)
     assert not await is_trusted(secured)
 
@@ -116,7 +116,7 @@ async def test_device_without_a_name_can_t_be_trusted(secured: Secured) -> None:
     with pytest.raises(FieldInvalid) as refused:
         await secured.verify(token, app.code(), trust=True)
     assert refused.value.violations[0].field == "client.device_id"
-    # Nothing was used up by that.
+    # That used nothing up.
     await secured.verify(token, app.code(), device=PHONE, trust=True)
 
 

@@ -1,4 +1,4 @@
-"""The delivery of messages: never lost, never twice without need, given up in the open."""
+"""Delivery of messages: never lost, never sent twice without need, abandoned visibly."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -65,7 +65,7 @@ async def test_a_decoy_is_never_sent(mail: Mail, deliverer: Deliverer, clock: Fa
 async def test_a_row_whose_address_was_changed_is_not_sent(
     mail: Mail, deliverer: Deliverer
 ) -> None:
-    """Who can write the table can't have a code sent elsewhere: rows are sealed, each its own."""
+    """Write access to the table can't redirect a code: each row is sealed for itself."""
     await mail.write_code()
     await mail.write()
     await mail.rows(
@@ -183,5 +183,5 @@ async def test_how_many_wait_and_were_given_up_is_counted(mail: Mail) -> None:
     for _ in range(3):
         await mail.write()
     deliverer = mail.deliverer(no_channel=True)
-    await deliverer._count_sometimes()
+    await deliverer._update_counts()
     assert (deliverer.pending, deliverer.abandoned) == (3, 1)

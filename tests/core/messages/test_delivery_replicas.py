@@ -1,4 +1,4 @@
-"""Replicas that share the delivery: each message once, whoever hangs, stops or is killed."""
+"""Replicas that share the delivery: each message once, even if one hangs, stops or is killed."""
 
 import asyncio
 from datetime import timedelta
@@ -94,7 +94,7 @@ async def test_killed_between_sending_and_marking_it_is_sent_again_by_another(
 async def test_a_late_failure_does_not_undo_the_work_of_another(
     mail: Mail, clock: FakeClock, permanent: bool
 ) -> None:
-    """Whoever outlives its lease, as after a long pause of its machine, changes nothing."""
+    """An attempt that outlives its lease, as after a long pause of its machine, changes nothing."""
     await mail.write()
     go_on = asyncio.Event()
     is_stuck = asyncio.Event()
@@ -160,7 +160,7 @@ async def test_no_more_than_allowed_are_under_way(mail: Mail) -> None:
 async def test_a_notification_wakes_the_one_that_waits(
     mail: Mail, database_dsn: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So that only a notification can explain it.
+    # So that only a notification can have woken it.
     monkeypatch.setattr("authsvc.core.messages.delivery._POLL_SECONDS", 10 * _PATIENCE)
     sent = asyncio.Event()
 

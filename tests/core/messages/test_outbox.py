@@ -1,4 +1,4 @@
-"""What is written for a user to be told, and what a look into the database shows of it."""
+"""What is enqueued for a user, and what a look into the database reveals of it."""
 
 from datetime import timedelta
 
@@ -83,9 +83,9 @@ async def test_a_message_of_a_user_goes_with_the_user(
 def test_a_code_and_the_kinds_that_carry_one_belong_together(clock: FakeClock) -> None:
     for kind in MessageKind:
         carries = kind in CODE_KINDS
-        with pytest.raises(ValueError, match="don't fit"):
+        with pytest.raises(ValueError, match="do not match"):
             Message(kind, "a@b.test", None, code="" if carries else _CODE)
-        with pytest.raises(ValueError, match="don't fit"):
+        with pytest.raises(ValueError, match="do not match"):
             Message(kind, "a@b.test", None, expire_time=None if carries else clock.now())
 
 

@@ -1,4 +1,4 @@
-"""Hashes of other systems: made by other code, compared as that did, and refused if too costly."""
+"""Hashes from other systems: made by other code, compared as there, rejected if too costly."""
 
 import hashlib
 from base64 import b64decode, b64encode
@@ -18,7 +18,7 @@ from authsvc.core.passwords.foreign_hashes import (
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from tests.support.accounts import PEPPERS, cheap_passwords
 
-PASSWORD = "Пароль ﬁ – 1843"  # with a ligature that NFKC would take apart
+PASSWORD = "Пароль ﬁ – 1843"  # with a ligature that NFKC would decompose
 RAW = PASSWORD.encode()
 SALT = b"0123456789abcdef"
 # The example that Firebase publishes with its own implementation.

@@ -1,4 +1,4 @@
-"""Passwords are hashed by the stated scheme, and whatever is stored, the same work is done."""
+"""Passwords are hashed by the stated scheme, with the same work whatever is stored."""
 
 import base64
 import hashlib
@@ -48,7 +48,7 @@ def hasher() -> Iterator[PasswordHasher]:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> list[Parameters]:
-    """Every comparison that Argon2 did to its end, by the parameters that it was done with."""
+    """Every comparison that Argon2 completed, by its parameters."""
     done: list[Parameters] = []
 
     def observed(phc: bytes, mac: bytes, kind: Type) -> bool:
@@ -129,9 +129,9 @@ async def test_nothing_is_truncated(hasher: PasswordHasher) -> None:
         "x" * 1025,
         "é" * 513,
         "half a pair \ud83d",
-        # 300 bytes, of which NFKC makes 3300.
+        # 300 bytes, which NFKC turns into 3300.
         "\ufdfa" * 100,
-        # 1026 bytes, of which NFKC makes 1024 or fewer.
+        # 1026 bytes, which NFKC turns into 1024 or fewer.
         "\ufb01" * 342,
     ],
 )

@@ -1,4 +1,4 @@
-"""Weak passwords are refused with all of their faults at once, and honest ones never."""
+"""Weak passwords are rejected with all their faults at once, and good ones never."""
 
 from hashlib import sha512
 
@@ -72,7 +72,7 @@ def test_the_longest_are_64_code_points_and_far_more() -> None:
     [
         ("Vk7#qm9!zX2", [TOO_SHORT]),
         ("Vk7#qm9!zX2p", []),
-        # Twelve characters as typed, eleven as hashed, and the other way about.
+        # Twelve characters as typed, eleven as hashed, and the reverse.
         ("Vk7#qm9!zXe\u0301", [TOO_SHORT]),
         ("Vk7#qm9!zX\ufb01", [TOO_SHORT]),
         ("vk7#qm9!zx2p", ["Add an upper-case letter, or use at least 20 characters."]),
@@ -84,7 +84,7 @@ def test_the_longest_are_64_code_points_and_far_more() -> None:
             [ALL_KINDS.replace("a lower-case letter, ", "")],
         ),
         ("vkwfqmuszxopqcgnjydr", []),
-        # A script without case has letters of both.
+        # Letters of a script without case count as both.
         ("密码安全北京上海广州7!x", []),
         ("密码安全北京上海广州!x", ["Add a digit, or use at least 20 characters."]),
     ],

@@ -1,4 +1,4 @@
-"""Hashing is bounded: so many threads, so many who wait, first come, first served."""
+"""Hashing is bounded: so many threads, so many waiting, first come, first served."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ MAC_OF = {
 
 
 class Gate:
-    """Stands before Argon2: who comes through is noted, and waits until it is opened."""
+    """A gate in front of Argon2 that notes each caller and holds it until opened."""
 
     def __init__(self) -> None:
         self.entered: list[str] = []
@@ -65,7 +65,7 @@ def hasher(gate: Gate) -> Iterator[PasswordHasher]:
 async def start(hasher: PasswordHasher, password: str) -> "asyncio.Task[object]":
     """Return the task of a hash that is running or waits for its turn."""
     task: asyncio.Task[object] = asyncio.create_task(hasher.hash(password))
-    await asyncio.sleep(0)  # The task runs up to its first wait, which is for a thread.
+    await asyncio.sleep(0)  # The task runs until it first waits, which is for a thread.
     return task
 
 

@@ -1,4 +1,4 @@
-"""The listener: what it hands on, and that it never claims to be fresh when it may not be."""
+"""The listener: what it passes on, and that it never wrongly claims to be fresh."""
 
 import asyncio
 import time
@@ -20,12 +20,12 @@ from tests.support.clock import FakeClock
 from tests.support.databases import freeze, kill, opened, resume, settings_for
 from tests.support.proxy import Proxy
 
-# Only so that a failure ends; nothing is measured by it.
+# Only bounds a failing test; nothing is measured by it.
 _PATIENCE = 30.0
 
 
 class Cache:
-    """What a cache does with a listener, written down in the order in which it happened."""
+    """A cache's view of a listener: records the calls in order."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -68,7 +68,7 @@ async def _listening(
 
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(_PATIENCE):
-        while not condition():  # noqa: ASYNC110 - caches are told by calls, not by events
+        while not condition():  # noqa: ASYNC110 - caches are notified by calls, not by events
             await asyncio.sleep(0.005)
 
 
@@ -109,7 +109,7 @@ async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(
             before = len(cache.heard)
             await _revoke(database, clock, str(number))
             acknowledged = time.monotonic()
-            # No turn of the loop goes unseen.
+            # Observes every iteration of the loop.
             while listener._complete_until < acknowledged:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0)
             assert {f"key:{number}", "gap"} & set(cache.heard[before:])
@@ -140,7 +140,7 @@ async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
         before = len(cache.heard)
         async with opened(own_server.dsn()) as database:
             await _revoke(database, clock, "after")
-        # On a busy machine the connection may just be given up again.
+        # On a busy machine the connection may just have been given up again.
         await _until(lambda: bool({"key:after", "gap"} & set(cache.heard[before:])))
 
 
@@ -157,7 +157,7 @@ async def test_a_silent_network_is_noticed(
         before = len(cache.heard)
         proxy.release()
         await _until(listener.is_fresh)
-        # Heard late on the same connection, or everything is dropped on a new one.
+        # Either received late on the same connection, or everything is dropped on a new one.
         assert cache.heard[before] in {"gap", "key:not heard"}
 
 

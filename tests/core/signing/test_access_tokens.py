@@ -1,4 +1,4 @@
-"""Access tokens: what they say of a session, and for whom, from when and until when they hold."""
+"""Access tokens: their claims about a session, their audiences and their validity period."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ def payload_of(token: str) -> dict[str, Any]:
     return payload
 
 
-# What it says
+# Claims
 
 
 def test_token_says_what_the_session_is(tokens: AccessTokens, clock: FakeClock) -> None:
@@ -114,7 +114,7 @@ def test_roles_that_would_not_fit_are_refused_at_issue(
         tokens.issue(make_session(clock, roles=("x" * 7000,)))
 
 
-# From when until when
+# Validity period
 
 
 def test_expiry_is_exact(tokens: AccessTokens, clock: FakeClock) -> None:
@@ -163,7 +163,7 @@ def test_token_ends_with_its_session(tokens: AccessTokens, clock: FakeClock) -> 
     assert verified(tokens, token).expire_time == expire_time
 
 
-# For whom
+# Audiences
 
 
 def test_audience_has_to_be_one_of_the_tokens(
@@ -205,7 +205,7 @@ def test_all_required_scopes_are_needed(
     assert tokens.require_scopes(claims, scopes) is reason
 
 
-# What is remembered
+# The cache of verified tokens
 
 
 def test_verified_token_gives_the_same_claims_again(tokens: AccessTokens, clock: FakeClock) -> None:
@@ -246,7 +246,7 @@ def test_refused_token_is_not_remembered(
     assert not tokens._verified._young
 
 
-# Keys that this replica has yet to hear of
+# Keys that this replica has not read yet
 
 
 async def test_token_by_a_key_of_another_replica_is_accepted(

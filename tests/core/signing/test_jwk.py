@@ -1,4 +1,4 @@
-"""Keys: made, sealed, restored; each of one algorithm and one id."""
+"""Keys: generated, sealed, restored; each with one algorithm and one id."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_every_key_has_an_id_of_the_same_form(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "HS256"])
 def test_no_id_reads_as_an_option(algorithm: str) -> None:
-    # One of 64 would begin so.
+    # One in 64 would begin with a dash.
     assert not any(jwk.generate(algorithm).key_id.startswith("-") for _ in range(500))
 
 
@@ -44,7 +44,7 @@ def test_secret_of_another_key_is_refused(algorithm: str) -> None:
 def test_secret_of_another_algorithm_is_refused(kind: str, algorithm: str) -> None:
     if kind != algorithm:
         key = jwk.generate(kind)
-        with pytest.raises(ValueError):  # noqa: PT011 - some messages are cryptography's
+        with pytest.raises(ValueError):  # noqa: PT011 - some messages come from cryptography
             jwk.restore(key.key_id, algorithm, key.secret_bytes())
 
 

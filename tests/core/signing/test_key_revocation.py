@@ -1,4 +1,4 @@
-"""Revocation of signing keys, and what a replica learns of the others."""
+"""Revocation of signing keys, and what a replica learns about the others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -150,7 +150,7 @@ async def test_read_that_was_under_way_does_not_bridge_a_gap(
 
 @asynccontextmanager
 async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[None]:
-    """Start to read the keys, and let the read end when the block does."""
+    """Start reading the keys, and let the read complete when the block ends."""
     waiting = """
         SELECT count(*) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()
@@ -159,13 +159,13 @@ async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[
         await conn.execute("LOCK TABLE signing_keys IN ACCESS EXCLUSIVE MODE")
         reading = asyncio.create_task(keys.refresh())
         async with asyncio.timeout(30):
-            while not await observer.fetchval(waiting):  # noqa: ASYNC110 - only asking tells
+            while not await observer.fetchval(waiting):  # noqa: ASYNC110 - only polling shows it
                 await asyncio.sleep(0.01)
         yield
     await reading
 
 
-# What another replica did
+# Changes by another replica
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Rotation of signing keys, by one replica and by many, by hand and in time."""
+"""Rotation of signing keys, by one replica and by many, on request and when due."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -203,5 +203,5 @@ def _said(logs: Sequence[Mapping[str, object]], times: int) -> bool:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not holds():  # noqa: ASYNC110 - nobody tells
+        while not holds():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Signing keys: their start, their algorithms, and what of them is stored."""
+"""Signing keys: their loading at start, their algorithms, and how they are stored."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ from tests.support.tokens import (
     tokens_of,
 )
 
-# The start
+# Start
 
 
 async def test_first_start_makes_a_key(database: Database, clock: FakeClock) -> None:
@@ -84,7 +84,7 @@ async def test_nothing_signs_before_the_start(database: Database, clock: FakeClo
     assert json.loads(keys.jwks()) == {"keys": []}
 
 
-# The algorithms
+# Algorithms
 
 
 def test_algorithms_are_those_of_the_settings() -> None:
@@ -158,7 +158,7 @@ async def test_wrong_algorithm_is_replaced_in_time(database: Database, clock: Fa
     assert new.active.key_id == prepared
 
 
-# What is stored
+# Storage
 
 
 async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock) -> None:

@@ -1,4 +1,4 @@
-"""Users' tokens exchanged: only ever for ones that do less, in hands that are named."""
+"""Exchange of users' tokens: only ever for narrower ones, with the actors named."""
 
 import json
 import random
@@ -67,7 +67,7 @@ async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: W
             await issuing.exchange(tokens.access_token, audience, caller=caller)
     narrow = (await issuing.exchange(tokens.access_token, "billing")).text
     with pytest.raises(CallerNotAllowed):
-        # What it was for once it is for no longer.
+        # The original audience is no longer granted.
         await issuing.exchange(narrow, "authsvc", caller=BILLING)
     assert len(await world.events("token.exchange")) == 1
 
@@ -156,7 +156,7 @@ async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> 
         await world.disable(tokens.user_id)
     assert not (await issuing.judge(exchanged, strict=True)).active
     for token in (tokens.access_token, exchanged):
-        # The session may still be in the cache of this replica: the database is asked.
+        # The session may still be in this replica's cache, so the database is queried.
         with pytest.raises(Unauthenticated) as caught:
             await issuing.exchange(token)
         assert caught.value.reason is Reason.CREDENTIALS_INVALID

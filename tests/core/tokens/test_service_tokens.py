@@ -1,4 +1,4 @@
-"""Tokens of services: for whom the settings say, bound to the certificate, and no user's."""
+"""Tokens of services: as the settings allow, bound to the certificate, never a user's."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from authsvc.models.tokens import InactiveReason, ServiceClaims
 from tests.support.issuing import BILLING, MINUTE, NOBODY, SHOP, Issuing, payload_of
 from tests.support.sessions import CALL, DAY, SECOND, World
 
-# What it says
+# Claims
 
 
 async def test_a_service_s_token_says_who_it_is_for_whom_and_by_which_certificate(
@@ -50,7 +50,7 @@ async def test_a_service_gets_no_audience_and_no_scope_that_the_settings_don_t_n
     for caller, audience, scopes in (
         (NOBODY, "", ()),
         (NOBODY, "billing", ()),
-        (SHOP, "", ()),  # the service's default is not among its audiences
+        (SHOP, "", ()),  # its audiences lack the service's default
         (SHOP, "authsvc", ()),
         (SHOP, "Billing", ()),
         (SHOP, "billing ", ()),

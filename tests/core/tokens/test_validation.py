@@ -1,4 +1,4 @@
-"""Access tokens judged by what they say and by the session that they belong to."""
+"""Access tokens validated by their claims and by the state of their session."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""An export gives back everybody, in flat memory, so that an import makes the same of it."""
+"""An export contains all users, in constant memory, and an import of it restores them."""
 
 import json
 import tracemalloc
@@ -84,7 +84,7 @@ async def test_an_export_is_recorded_before_its_first_line(
 
 
 async def _peak_of_import(importer: Importer, rows: int) -> int:
-    """Return the most memory that an import of so many rows takes at once."""
+    """Return the peak memory of an import of this many rows."""
 
     async def parts() -> AsyncIterator[bytes]:
         for start in range(0, rows, 100):

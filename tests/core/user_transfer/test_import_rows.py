@@ -1,4 +1,4 @@
-"""A file of users is read row by row, whatever it is cut into, and never more than one row held."""
+"""A user file is read row by row, however it is split, with no more than one row in memory."""
 
 import json
 import random
@@ -18,7 +18,7 @@ CSV = b'email,display_name\r\na@x.test,"Ada ""A"", of\r\nLondon"\r\nb@x.test,\r\
 
 
 def read(parts: bytes | Iterable[bytes], file_format: Format = Format.AUTO) -> list[Any]:
-    """Return what a file is read as: the values of its rows, and failures as (line, why)."""
+    """Return what a file is read as: the values of its rows, and failures as (line, reason)."""
     reader = RowReader(MAX, file_format)
     parts = [parts] if isinstance(parts, bytes) else parts
     rows = [row for part in parts for row in reader.feed(part)] + list(reader.end())
@@ -97,8 +97,8 @@ def test_a_file_without_rows_has_none(data: bytes) -> None:
         (b'["a@x.test"]', "is not a JSON object"),
         (b"null", "is not a JSON object"),
         (b'"a@x.test"', "is not a JSON object"),
-        (b'{"email": "a", "email": "b"}', "has a field twice"),
-        (b'{"firebase": {"rounds": 1, "rounds": 2}}', "has a field twice"),
+        (b'{"email": "a", "email": "b"}', "has a duplicate field"),
+        (b'{"firebase": {"rounds": 1, "rounds": 2}}', "has a duplicate field"),
         (b'{"email": "\xff"}', "is not valid UTF-8"),
         (b'{"email": "\xed\xa0\x80"}', "is not valid UTF-8"),
         (b'{"email": "\xc0\x80"}', "is not valid UTF-8"),
@@ -117,11 +117,11 @@ def test_a_line_of_json_that_cannot_be_read_is_one_failure(line: bytes, why: str
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"c@x.test", "has 1 fields, and the first line 2"),
-        (b"c@x.test,C,3", "has 3 fields, and the first line 2"),
+        (b"c@x.test", "has 1 fields, but the first line has 2"),
+        (b"c@x.test,C,3", "has 3 fields, but the first line has 2"),
         (b'c@x.test,"C"x', "is not valid CSV"),
-        (b'c@x.test,C "C" "\nd@x.test,D"', "has a quote or an end of line in a field that is not"),
-        (b"c@x.test,C\rD", "has a quote or an end of line in a field that is not"),
+        (b'c@x.test,C "C" "\nd@x.test,D"', "has a quote or a line ending in an unquoted field"),
+        (b"c@x.test,C\rD", "has a quote or a line ending in an unquoted field"),
         (b"c@x.test,\xff", "is not valid UTF-8"),
         (b"c@x.test," + b"x" * MAX, "is longer than 1024 bytes"),
         (b'c@x.test,"' + b"x\n" * MAX + b'"', "is longer than 1024 bytes"),

@@ -1,4 +1,4 @@
-"""An import stores what can be used, once, says what can't be, and can be sent again."""
+"""An import stores valid rows once, reports invalid ones, and can be sent again."""
 
 import asyncio
 import json
@@ -45,6 +45,8 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "pepper_id": None,
         "roles": ["admin", "user"],
         "status": "disabled",
+        "origin": "import",
+        "last_login_time": None,
         "failed_logins": 0,
         "failed_device_logins": 0,
         "create_time": datetime(2024, 5, 1, 12, 0, 0, 250_000, tzinfo=UTC),
@@ -271,7 +273,7 @@ async def test_each_batch_is_recorded_in_its_transaction(importer: Importer) -> 
 async def test_imports_of_one_file_at_once_store_it_once(importer: Importer) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(2 * BATCH_ROWS)]
     others = [Importer(importer.database, importer.hasher, importer.clock) for _ in range(7)]
-    # Half of them the other way round, so that each waits for what the other holds.
+    # Half of them in reverse order, so that each waits for what the other holds.
     ends = await asyncio.gather(
         *(one.run(*rows[:: 1 if n % 2 else -1]) for n, one in enumerate([importer, *others]))
     )

@@ -7,7 +7,7 @@ from uuid import uuid4
 from authsvc.models.ids import UserId
 from authsvc.models.users import UserStatus
 from authsvc.store.postgres.database import Database
-from authsvc.store.user_import import UserRow, insert_new
+from authsvc.store.user_transfer import UserRow, insert_new
 from tests.support.databases import until
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

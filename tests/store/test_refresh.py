@@ -7,7 +7,7 @@ import pytest
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason
-from authsvc.store import refreshes
+from authsvc.store import refresh
 from authsvc.store import sessions as store
 from tests.support.sessions import CALL, CLIENT, DAY, World
 
@@ -16,7 +16,7 @@ async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
     now = world.clock.now()
     event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
     async with world.database.connection() as connection:
-        stored = await refreshes.advance(
+        stored = await refresh.advance(
             connection, session_id, counter, now + DAY, event_row(now, event)
         )
     return stored is not None

@@ -3,12 +3,13 @@
 from datetime import datetime
 
 from authsvc.models.ids import SessionId
+from authsvc.store import audit
 from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 from authsvc.store.sessions import COLUMNS, StoredSession, stored_session
 
-# One statement, because a transaction around two takes four round trips, and this is among what
-# the service does most.
+# One statement, with the event, because a transaction around two takes four round trips, and this
+# is among what the service does most.
 _ADVANCE = f"""
 WITH advanced AS (
     UPDATE sessions s
@@ -20,8 +21,7 @@ WITH advanced AS (
         AND s.idle_expire_time > $3 AND u.user_id = s.user_id AND u.status = 'active'
     RETURNING {COLUMNS}
 ), recorded AS (
-    INSERT INTO audit_events (event_id, occur_time, type, caller, request_id,
-                              user_id, session_id, ip, user_agent, detail)
+    INSERT INTO {audit.TARGET}
     SELECT $5, $3, $6, $7, $8, user_id, session_id, $9, $10, $11 FROM advanced
 )
 SELECT * FROM advanced

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from authsvc.models.ids import UserId
-from authsvc.models.users import UserStatus
+from authsvc.models.users import UserOrigin, UserStatus
 from authsvc.store.postgres.database import Connection
 
 
@@ -29,9 +29,9 @@ class UserRow:
 # of arrays would be flattened.
 _INSERT_NEW = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
-                   roles, status, create_time, email_verify_time, update_time)
+                   roles, status, origin, create_time, email_verify_time, update_time)
 SELECT user_id, email, email_canonical, display_name, password_hash, pepper_id,
-    string_to_array(roles, ' '), status, create_time, email_verify_time, $11
+    string_to_array(roles, ' '), status, $12, create_time, email_verify_time, $11
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
             $8::text[], $9::timestamptz[], $10::timestamptz[])
     AS new (user_id, email, email_canonical, display_name, password_hash, pepper_id, roles, status,
@@ -60,6 +60,7 @@ async def insert_new(connection: Connection, rows: Sequence[UserRow], now: datet
         [row.create_time for row in rows],
         [row.email_verify_time for row in rows],
         now,
+        UserOrigin.IMPORT,
     )
     return {found["email_canonical"] for found in inserted}
 
