@@ -108,6 +108,7 @@ def names() -> Names:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [ARCHITECTURE, *DECISIONS], ids=str)
 def test_classes_and_functions_that_are_named_exist(document: Page, names: Names) -> None:
     missing = [

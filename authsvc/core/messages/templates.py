@@ -52,7 +52,7 @@ class TemplateContext:
 class Renderer(Protocol):
     """Renders template contexts."""
 
-    def render(self, view: TemplateContext) -> MessageBody:
+    def render(self, context: TemplateContext) -> MessageBody:
         """Return the content of the message."""
 
 
