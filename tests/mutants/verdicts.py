@@ -1,0 +1,78 @@
+"""Owns the verdicts on mutants, kept from one run to the next while what they rest on is the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from tests.mutants.coverage_map import digest_of
+from tests.mutants.mutant import Mutant
+
+
+class Outcome(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    TIMEOUT = "timeout"
+    SURVIVED = "survived"
+    UNREACHED = "unreached"
+    # Not even a statement that the database understands.
+    INVALID = "invalid"
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the tests noticed."""
+        return self in {Outcome.KILLED, Outcome.TIMEOUT}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant, which test noticed or how many didn't, and what it rests on."""
+
+    outcome: Outcome
+    killer: str = ""
+    detail: str = ""
+    seconds: float = 0.0
+    tests: int = 0
+    # Digests of files, by path.
+    rests_on: Mapping[str, str] | None = None
+
+
+class Verdicts:
+    """Verdicts in a file to which each is added as it is found."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self._root = root
+        self._path = path
+        self._known: dict[str, Verdict] = {}
+        if path.exists():
+            for line in path.read_text().splitlines():
+                entry = json.loads(line)
+                outcome = Outcome(entry.pop("outcome"))
+                self._known[entry.pop("id")] = Verdict(outcome, **entry)
+
+    def find(self, mutant: Mutant) -> Verdict | None:
+        """Return the verdict on a mutant if nothing that it rests on has changed."""
+        verdict = self._known.get(mutant.id)
+        if verdict is None or verdict.rests_on is None:
+            return None
+        same = all(
+            digest_of(self._root / path) == digest for path, digest in verdict.rests_on.items()
+        )
+        return verdict if same else None
+
+    def last(self, mutant: Mutant) -> Verdict | None:
+        """Return the newest verdict on a mutant, even of code that has changed since."""
+        return self._known.get(mutant.id)
+
+    def add(self, mutant: Mutant, verdict: Verdict) -> None:
+        """Keep a verdict."""
+        self._known[mutant.id] = verdict
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as file:
+            file.write(json.dumps({"id": mutant.id} | asdict(verdict)) + "\n")
+
+    def resting_on(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return the digests of files."""
+        return {path: digest_of(self._root / path) for path in dict.fromkeys(paths)}
