@@ -49,8 +49,8 @@ class Verdicts:
         if path.exists():
             for line in path.read_text().splitlines():
                 entry = json.loads(line)
-                outcome = Outcome(entry.pop("outcome"))
-                self._known[entry.pop("id")] = Verdict(outcome, **entry)
+                name, outcome = entry.pop("id"), Outcome(entry.pop("outcome"))
+                self._known[name] = Verdict(outcome, **entry)
 
     def find(self, mutant: Mutant) -> Verdict | None:
         """Return the verdict on a mutant if nothing that it rests on has changed."""
