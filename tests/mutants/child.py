@@ -80,7 +80,7 @@ def run(order: Order, descriptor: int) -> NoReturn:
             reporter.say(failed="import", text=traceback.format_exc(limit=-3))
             raise
         reporter.say(ended=int(code))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - this process must end here, whatever happens
         traceback.print_exc()
     finally:
         sys.stdout.flush()

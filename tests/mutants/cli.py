@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import random
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -23,7 +25,7 @@ from tests.mutants.verdicts import Outcome, Verdict, Verdicts
 def main(project: Project, arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return 0 if every survivor is explained."""
     options = _parser().parse_args(arguments)
-    console = Console(soft_wrap=False)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     every = all_mutants(project)
     mutants = _chosen(every, options)
     if options.show:
@@ -105,7 +107,7 @@ def _show(console: Console, mutant: Mutant, verdicts: Verdicts) -> None:
         console.print(f"{verdict.killer}\n{verdict.detail}".strip(), markup=False)
 
 
-def _verdicts_path(project: Project):  # noqa: ANN202
+def _verdicts_path(project: Project) -> Path:
     return project.state / "verdicts.jsonl"
 
 
@@ -126,7 +128,7 @@ def _try(
     coverage.update(options.tests or project.tests, options.jobs, keep=options.keep_coverage)
     found = {}
     if not options.survivors:
-        known = ((mutant, verdicts.find(mutant)) for mutant in mutants)
+        known = ((mutant, verdicts.find(mutant, coverage)) for mutant in mutants)
         found = {mutant: verdict for mutant, verdict in known if verdict is not None}
     left = [mutant for mutant in mutants if mutant not in found]
     console.print(f"{len(mutants)} mutants, {len(left)} of them to be tried")

@@ -80,7 +80,7 @@ class CoverageMap:
     def covering(self, reach: Lines) -> list[Test]:
         """Return the tests that run any of the lines, those first that tell most for their time."""
         hits: Counter[str] = Counter()
-        reached = set()
+        reached: set[str] = set()
         for path, lines in reach.items():
             for line, names in self._contexts(path).items():
                 hits.update(names)
@@ -91,6 +91,11 @@ class CoverageMap:
             (test for test in found if test.passed),
             key=lambda test: ((test.seconds + _OVERHEAD) * test.lines / hits[test.name], test.name),
         )
+
+    def digest(self, reach: Lines) -> str:
+        """Return a name for which tests run any of the lines."""
+        names = "\n".join(sorted(test.name for test in self.covering(reach)))
+        return hashlib.sha256(names.encode()).hexdigest()[:16]
 
     def _contexts(self, path: str) -> Mapping[int, Sequence[str]]:
         """Return the names of the tests that run each line of a file, as measured last."""

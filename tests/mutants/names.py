@@ -78,9 +78,7 @@ class Names:
                     self._made_of[node.module, alias.name].add((module, local))
         return aliases
 
-    def _used(
-        self, module: str, aliases: dict[str, str], nodes: Iterable[ast.AST]
-    ) -> set[Name]:
+    def _used(self, module: str, aliases: dict[str, str], nodes: Iterable[ast.AST]) -> set[Name]:
         used = set()
         for node in nodes:
             for part in ast.walk(node):
@@ -118,7 +116,10 @@ def _split(
     """Part a module's statement into its functions and what runs at import."""
     match statement:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
-            return [statement], [*statement.args.defaults, *filter(None, statement.args.kw_defaults)]
+            return [statement], [
+                *statement.args.defaults,
+                *filter(None, statement.args.kw_defaults),
+            ]
         case ast.ClassDef():
             functions: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
             rest: list[ast.AST] = []

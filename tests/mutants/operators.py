@@ -11,55 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from tests.mutants import syntax
 from tests.mutants.mutant import Key, Mutant, module_of
 from tests.mutants.names import Names, body_lines
-
-_COMPARISONS: dict[type[ast.cmpop], tuple[str, str | None]] = {
-    # The opposite, and the same but for the boundary.
-    ast.Lt: (">=", "<="),
-    ast.LtE: (">", "<"),
-    ast.Gt: ("<=", ">="),
-    ast.GtE: ("<", ">"),
-    ast.Eq: ("!=", None),
-    ast.NotEq: ("==", None),
-    ast.Is: ("is not", None),
-    ast.IsNot: ("is", None),
-    ast.In: ("not in", None),
-    ast.NotIn: ("in", None),
-}
-_SPELLINGS: dict[type[ast.cmpop], str] = {
-    ast.Lt: "<",
-    ast.LtE: "<=",
-    ast.Gt: ">",
-    ast.GtE: ">=",
-    ast.Eq: "==",
-    ast.NotEq: "!=",
-    ast.Is: "is",
-    ast.IsNot: "is not",
-    ast.In: "in",
-    ast.NotIn: "not in",
-}
-_ARITHMETIC: dict[type[ast.operator], str] = {
-    ast.Add: "-",
-    ast.Sub: "+",
-    ast.Mult: "//",
-    ast.Div: "*",
-    ast.FloorDiv: "*",
-    ast.Mod: "*",
-    ast.LShift: ">>",
-    ast.RShift: "<<",
-    ast.BitAnd: "|",
-    ast.BitOr: "&",
-    ast.BitXor: "&",
-}
-_CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
-_LOGGERS = frozenset({"logger", "log", "_log"})
-_SKIPPED_FUNCTIONS = frozenset({"__repr__", "__str__"})
-_SKIPPED_NAMES = frozenset({"__all__", "__slots__"})
-_ATOMS = (ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Subscript, ast.Tuple, ast.List)
-_TEXTS = (ast.JoinedStr, ast.List, ast.Tuple)
-# Above this, one more and one less are much the same.
-_LARGE = 100
 
 
 class _Change(NamedTuple):
@@ -83,7 +37,7 @@ def python_mutants(path: str, source: str, names: Names) -> list[Mutant]:
         if mutated in made:
             continue
         made.add(mutated)
-        before, after = _plain(text[start:end].decode()), _plain(change.text)
+        before, after = syntax.plain(text[start:end].decode()), syntax.plain(change.text)
         same = (change.function, change.operator, before, after)
         seen[same] += 1
         if isinstance(change.reach, str):
@@ -93,18 +47,6 @@ def python_mutants(path: str, source: str, names: Names) -> list[Mutant]:
         key = Key(module_of(path), *same, seen[same])
         mutants.append(Mutant(key, path, change.node.lineno, mutated, reach))
     return mutants
-
-
-def _plain(text: str) -> str:
-    """Return code on one line, without the parentheses that a change put around itself."""
-    text = " ".join(text.split())
-    if text.startswith("(") and text.endswith(")"):
-        try:
-            if ast.dump(ast.parse(text[1:-1])) == ast.dump(ast.parse(text)):
-                return text[1:-1]
-        except SyntaxError:
-            pass
-    return text
 
 
 class _Finder:
@@ -126,7 +68,7 @@ class _Finder:
     def changes(self, module: ast.Module) -> Iterator[_Change]:
         """Yield every change in a module."""
         for statement in module.body:
-            yield from self._outer(statement, "", _defined(statement))
+            yield from self._outer(statement, "", syntax.defined(statement))
 
     def _outer(self, statement: ast.stmt, scope: str, name: str) -> Iterator[_Change]:
         """Yield changes in a statement that runs at import, as part of what `name` names."""
@@ -134,14 +76,14 @@ class _Finder:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield from self._function(statement, scope)
             case ast.ClassDef():
-                if any(_last_name(base) == "Protocol" for base in statement.bases):
+                if any(syntax.last_name(base) == "Protocol" for base in statement.bases):
                     return
                 inner = f"{scope}.{statement.name}" if scope else statement.name
                 for part in statement.body:
                     yield from self._outer(part, inner, name)
-            case ast.Assign() | ast.AnnAssign() if name and name not in _SKIPPED_NAMES:
+            case ast.Assign() | ast.AnnAssign() if name and name not in syntax.SKIPPED_NAMES:
                 skipped = isinstance(statement, ast.AnnAssign) and (
-                    _last_name(statement.annotation) == "TypeAlias"
+                    syntax.last_name(statement.annotation) == "TypeAlias"
                 )
                 if statement.value is not None and not skipped:
                     yield from self._value(statement.value, scope, name)
@@ -149,7 +91,7 @@ class _Finder:
     def _function(
         self, function: ast.FunctionDef | ast.AsyncFunctionDef, scope: str
     ) -> Iterator[_Change]:
-        if function.name in _SKIPPED_FUNCTIONS:
+        if function.name in syntax.SKIPPED_FUNCTIONS:
             return
         scope = f"{scope}.{function.name}" if scope else function.name
         arguments = function.args
@@ -167,42 +109,27 @@ class _Finder:
             yield from self._statement(statement, scope, droppable=droppable)
 
     def _statement(self, statement: ast.stmt, scope: str, *, droppable: bool) -> Iterator[_Change]:
-        lines = _header_lines(statement)
+        lines = syntax.header_lines(statement)
         match statement:
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield from self._function(statement, scope)
                 return
             case ast.Expr(ast.Constant()) | ast.ClassDef() | ast.Assert():
                 return
-            case ast.Expr(value) if _is_logging(value):
+            case ast.Expr(value) if syntax.is_logging(value):
                 return
-        if droppable and _can_be_dropped(statement, scope):
+        if droppable and syntax.can_be_dropped(statement, scope):
             yield _Change(statement, "drop", "pass", scope, lines)
         yield from self._whole(statement, scope, lines)
         yield from self._parts(statement, scope, lines)
-        blocks: list[tuple[Sequence[ast.stmt], bool]] = []
-        match statement:
-            case ast.If() | ast.While():
-                blocks = [(statement.body, bool(statement.orelse)), (statement.orelse, True)]
-            case ast.For() | ast.AsyncFor():
-                blocks = [(statement.body, True), (statement.orelse, True)]
-            case ast.With() | ast.AsyncWith():
-                blocks = [(statement.body, True)]
-            case ast.Try():
-                parts = (statement.body, statement.orelse, statement.finalbody)
-                blocks = [(part, True) for part in parts]
-                blocks += [(handler.body, True) for handler in statement.handlers]
-            case ast.Match():
-                blocks = [(part.body, True) for part in statement.cases]
-        for block, inner_droppable in blocks:
-            yield from self._block(block, scope, droppable=inner_droppable)
+        for block in syntax.blocks(statement):
+            alone = isinstance(statement, ast.If | ast.While) and not statement.orelse
+            yield from self._block(block, scope, droppable=not alone)
 
-    def _whole(
-        self, statement: ast.stmt, scope: str, lines: frozenset[int]
-    ) -> Iterator[_Change]:
+    def _whole(self, statement: ast.stmt, scope: str, lines: frozenset[int]) -> Iterator[_Change]:
         """Yield changes of a statement into another of its kind."""
         match statement:
-            case ast.Return(value) if value is not None and not _is_answer(value):
+            case ast.Return(value) if value is not None and not syntax.is_answer(value):
                 yield _Change(statement, "return", "return None", scope, lines)
             case ast.Return(None):
                 yield _Change(statement, "drop", "pass", scope, lines)
@@ -210,19 +137,19 @@ class _Finder:
                 yield _Change(statement, "loop", "break", scope, lines)
             case ast.Break():
                 yield _Change(statement, "loop", "continue", scope, lines)
-            case ast.AugAssign(target, operator, value) if type(operator) in _ARITHMETIC:
-                if not isinstance(value, _TEXTS):
-                    changed = _ARITHMETIC[type(operator)]
+            case ast.AugAssign(target, operator, value) if type(operator) in syntax.ARITHMETIC:
+                if not isinstance(value, syntax.TEXTS):
+                    changed = syntax.ARITHMETIC[type(operator)]
                     text = f"{self._segment(target)} {changed}= {self._segment(value)}"
                     yield _Change(statement, "arithmetic", text, scope, lines)
 
-    def _parts(
-        self, statement: ast.stmt, scope: str, lines: frozenset[int]
-    ) -> Iterator[_Change]:
+    def _parts(self, statement: ast.stmt, scope: str, lines: frozenset[int]) -> Iterator[_Change]:
         """Yield changes within the expressions of a statement."""
         match statement:
             case ast.If(test) | ast.While(test):
-                yield from self._condition(test, scope, lines, loop=isinstance(test, ast.While))
+                yield from self._condition(
+                    test, scope, lines, loop=isinstance(statement, ast.While)
+                )
             case ast.For(iter=value) | ast.AsyncFor(iter=value):
                 yield from self._value(value, scope, lines)
             case ast.With(items=items) | ast.AsyncWith(items=items):
@@ -251,7 +178,7 @@ class _Finder:
             yield _Change(test, "condition", "False", scope, reach)
         yield from self._value(test, scope, reach, decides=True)
 
-    def _value(  # noqa: C901 - one case for each kind of expression
+    def _value(  # noqa: C901, PLR0912 - one case for each kind of expression
         self, node: ast.expr, scope: str, reach: frozenset[int] | str, *, decides: bool = False
     ) -> Iterator[_Change]:
         """Yield changes of an expression and within it.
@@ -261,10 +188,10 @@ class _Finder:
         match node:
             case ast.JoinedStr() | ast.Lambda(body=ast.Constant()):
                 return
-            case ast.Call() if _is_logging(node):
+            case ast.Call() if syntax.is_logging(node):
                 return
             case ast.Constant(value):
-                for text in _neighbours(value):
+                for text in syntax.neighbours(value):
                     yield _Change(node, "constant", text, scope, reach)
             case ast.BoolOp():
                 yield from self._operands(node, scope, reach)
@@ -278,9 +205,9 @@ class _Finder:
                     yield _Change(node, "not", self._atom(operand), scope, reach)
                 yield from self._value(operand, scope, reach, decides=True)
                 return
-            case ast.BinOp(left, operator, right) if type(operator) in _ARITHMETIC:
-                if not (_is_text(left) or _is_text(right)):
-                    changed = _ARITHMETIC[type(operator)]
+            case ast.BinOp(left, operator, right) if type(operator) in syntax.ARITHMETIC:
+                if not (syntax.is_text(left) or syntax.is_text(right)):
+                    changed = syntax.ARITHMETIC[type(operator)]
                     text = f"({self._atom(left)} {changed} {self._atom(right)})"
                     yield _Change(node, "arithmetic", text, scope, reach)
             case ast.IfExp(test, body, orelse):
@@ -288,8 +215,8 @@ class _Finder:
                 yield from self._value(body, scope, reach)
                 yield from self._value(orelse, scope, reach)
                 return
-            case ast.Call(ast.Name(name)) if name in _CALLS:
-                yield _Change(node.func, "call", _CALLS[name], scope, reach)
+            case ast.Call(ast.Name(name)) if name in syntax.CALLS:
+                yield _Change(node.func, "call", syntax.CALLS[name], scope, reach)
         yield from self._children(node, scope, reach)
 
     def _children(
@@ -299,7 +226,7 @@ class _Finder:
             match child:
                 case ast.expr():
                     yield from self._value(child, scope, reach)
-                case ast.keyword(arg="strict") if _last_name(node) == "zip":
+                case ast.keyword(arg="strict") if syntax.last_name(node) == "zip":
                     pass
                 case ast.keyword(value=value):
                     yield from self._value(value, scope, reach)
@@ -323,11 +250,11 @@ class _Finder:
     ) -> Iterator[_Change]:
         operands = [self._atom(operand) for operand in (node.left, *node.comparators)]
         for index, operator in enumerate(node.ops):
-            opposite, boundary = _COMPARISONS[type(operator)]
+            opposite, boundary = syntax.COMPARISONS[type(operator)]
             for name, changed in (("boundary", boundary), ("comparison", opposite)):
                 if changed is None or (name == "comparison" and not negate):
                     continue
-                spelled = [_SPELLINGS[type(other)] for other in node.ops]
+                spelled = [syntax.SPELLINGS[type(other)] for other in node.ops]
                 spelled[index] = changed
                 parts = [operands[0]]
                 for spelling, operand in zip(spelled, operands[1:], strict=True):
@@ -341,82 +268,4 @@ class _Finder:
     def _atom(self, node: ast.expr) -> str:
         """Return a node's source so that anything may stand beside it."""
         text = self._segment(node)
-        return text if isinstance(node, _ATOMS) else f"({text})"
-
-
-def _defined(statement: ast.stmt) -> str:
-    """Return the name that a module's statement defines."""
-    match statement:
-        case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name):
-            return name
-        case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)):
-            return name
-    return ""
-
-
-def _header_lines(statement: ast.stmt) -> frozenset[int]:
-    """Return the lines of a statement without those of the statements within it."""
-    end = statement.end_lineno or statement.lineno
-    body = getattr(statement, "body", None)
-    if isinstance(body, list) and body:
-        end = max(statement.lineno, body[0].lineno - 1)
-    return frozenset(range(statement.lineno, end + 1))
-
-
-def _can_be_dropped(statement: ast.stmt, scope: str) -> bool:
-    match statement:
-        case ast.Expr(ast.Call() | ast.Await()) | ast.Raise() | ast.AugAssign() | ast.Delete():
-            return True
-        case ast.Assign(targets=[ast.Attribute() | ast.Subscript()]):
-            return not scope.endswith("__init__")
-    return False
-
-
-def _is_answer(value: ast.expr) -> bool:
-    """Tell whether other changes say the same as returning None."""
-    match value:
-        case ast.Constant() | ast.Compare() | ast.UnaryOp(ast.Not()):
-            return True
-        case ast.BoolOp(ast.And(), values):
-            return all(_is_answer(operand) for operand in values)
-        # The two ways of it are looked at one by one, unless neither can be told from None.
-        case ast.Tuple(elts=[]):
-            return True
-    return False
-
-
-def _is_logging(node: ast.expr) -> bool:
-    match node:
-        case ast.Call(ast.Attribute(ast.Name(name))):
-            return name in _LOGGERS
-    return False
-
-
-def _is_text(node: ast.expr) -> bool:
-    match node:
-        case ast.Constant(str() | bytes()):
-            return True
-    return isinstance(node, _TEXTS)
-
-
-def _last_name(node: ast.expr) -> str:
-    match node:
-        case ast.Name(name) | ast.Attribute(attr=name):
-            return name
-        case ast.Subscript(value=value) | ast.Call(func=value):
-            return _last_name(value)
-    return ""
-
-
-def _neighbours(value: object) -> list[str]:
-    """Return constants that are easily taken for this one."""
-    match value:
-        case bool():
-            return [str(not value)]
-        case int() if 0 < value < _LARGE:
-            return [str(value + 1), str(value - 1)]
-        case int():
-            return [str(value + 1)]
-        case float():
-            return [str(value + 1)]
-    return []
+        return text if isinstance(node, syntax.ATOMS) else f"({text})"

@@ -24,6 +24,8 @@ class Project:
     unchanging: tuple[str, ...] = ()
     migrator: str = ""
     database: bool = False
+    # Seconds that a test may take beside a multiple of what it took when it was measured.
+    patience: float = 20.0
 
     @property
     def state(self) -> Path:

@@ -29,9 +29,8 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.project import Project
 from tests.mutants.verdicts import Outcome, Verdict, Verdicts
 
-# Seconds for what is no test, and for a test beside a multiple of what it took when measured.
+# Seconds for what is no test, and the multiple of what a test took when it was measured.
 _START_PATIENCE = 60.0
-_TEST_PATIENCE = 20.0
 _TEST_FACTOR = 8.0
 # So many seconds of tests are tried in a first process: most mutants live no longer, and a process
 # for few tests starts sooner.
@@ -169,8 +168,12 @@ class Runner:
             tried += names
         outcome = Outcome.SURVIVED if tried else Outcome.UNREACHED
         files = [name.partition("::")[0] for name in tried]
-        rests_on = self._verdicts.resting_on([mutant.path, *files])
-        return Verdict(outcome, tests=len(tried), rests_on=rests_on)
+        return Verdict(
+            outcome,
+            tests=len(tried),
+            rests_on=self._verdicts.resting_on([mutant.path, *files]),
+            reached_by=self._coverage.digest(mutant.reach),
+        )
 
     def _noticed(self, mutant: Mutant, ran: _Ran, killer: str, tests: int) -> Verdict:
         outcome = Outcome.TIMEOUT if ran.timed_out else Outcome.KILLED
@@ -182,7 +185,7 @@ class Runner:
         return Verdict(outcome, killer, ran.text, tests=tests, rests_on=rests_on)
 
     def _tests(self, mutant: Mutant) -> list[Test]:
-        """Return the tests for a mutant within the budget; those that killed its like come first."""
+        """Return a mutant's tests within the budget, those first that killed its like."""
         found = {
             test.name: test
             for test in self._coverage.covering(mutant.reach)
@@ -267,7 +270,9 @@ class Runner:
                 case {"began": str(name)}:
                     ran.began.append(name)
                     test = self._coverage.tests.get(name)
-                    patience = _TEST_PATIENCE + _TEST_FACTOR * (test.seconds if test else 0.0)
+                    patience = self._project.patience + _TEST_FACTOR * (
+                        test.seconds if test else 0.0
+                    )
                 case {"failed": str(name), "text": str(text)} if not ran.failed:
                     ran.failed, ran.text = name, text
                 case {"ended": 0}:

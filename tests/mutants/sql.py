@@ -53,8 +53,7 @@ def sql_mutants(root: Path, path: str, names: Names) -> list[Mutant]:
 def _changes(table: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for condition in table.get("drop", ()):
         yield condition, f"({condition} OR true)"
-    for before, after in table.get("swap", ()):
-        yield before, after
+    yield from table.get("swap", ())
 
 
 def _constant(source: str, name: str, file: str) -> tuple[int, int]:

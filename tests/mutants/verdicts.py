@@ -1,12 +1,12 @@
-"""Owns the verdicts on mutants, kept from one run to the next while what they rest on is the same."""
+"""Owns the verdicts on mutants, kept for the next run while what they rest on is the same."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from tests.mutants.coverage_map import digest_of
+from tests.mutants.coverage_map import CoverageMap, digest_of
 from tests.mutants.mutant import Mutant
 
 
@@ -35,8 +35,9 @@ class Verdict:
     detail: str = ""
     seconds: float = 0.0
     tests: int = 0
-    # Digests of files, by path.
-    rests_on: Mapping[str, str] | None = None
+    # Digests of files, by path, and of which tests there were if none noticed.
+    rests_on: Mapping[str, str] = field(default_factory=dict)
+    reached_by: str = ""
 
 
 class Verdicts:
@@ -52,14 +53,16 @@ class Verdicts:
                 name, outcome = entry.pop("id"), Outcome(entry.pop("outcome"))
                 self._known[name] = Verdict(outcome, **entry)
 
-    def find(self, mutant: Mutant) -> Verdict | None:
+    def find(self, mutant: Mutant, coverage: CoverageMap) -> Verdict | None:
         """Return the verdict on a mutant if nothing that it rests on has changed."""
         verdict = self._known.get(mutant.id)
-        if verdict is None or verdict.rests_on is None:
+        if verdict is None:
             return None
         same = all(
             digest_of(self._root / path) == digest for path, digest in verdict.rests_on.items()
         )
+        if not verdict.outcome.is_dead:
+            same = same and verdict.reached_by == coverage.digest(mutant.reach)
         return verdict if same else None
 
     def last(self, mutant: Mutant) -> Verdict | None:
