@@ -89,6 +89,7 @@ class Toy:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{self.root}"}
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
             environment.pop(name, None)
         command = [sys.executable, "-c", _RUN, "--jobs", "1", *arguments]
