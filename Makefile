@@ -27,7 +27,7 @@ check: $(VENV)/.dev ## Check format, lint, types, import contracts, protos and g
 	$(BIN)/buf lint protos
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf breaking protos --against protos/baseline.json
-	$(BIN)/python -m tests.generated
+	$(BIN)/python -m tests.support.generated
 
 format: $(VENV)/.dev ## Format the code and the protos
 	$(BIN)/ruff format .
@@ -38,7 +38,7 @@ bench: $(VENV)/.dev ## Measure the service beside a bare echo and print the tabl
 	@exec $(BIN)/python -m tests.bench
 
 protos: $(VENV)/.dev ## Generate authsvc/v1 from protos/
-	$(BIN)/python -m tests.generated --write
+	$(BIN)/python -m tests.support.generated --write
 
 baseline: $(VENV)/.dev ## Declare the present protos released: later changes must not break them
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json

@@ -8,7 +8,7 @@ ServiceError
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
-├── NotPossibleNow        STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
+├── FailedPrecondition        STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
 │                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
@@ -121,7 +121,7 @@ class NotFound(ServiceError):
     """What was asked for is not there."""
 
 
-class NotPossibleNow(ServiceError):
+class FailedPrecondition(ServiceError):
     """Something else has to happen first; the reason says what."""
 
 
@@ -210,21 +210,21 @@ def code_invalid() -> Unauthenticated:
     return Unauthenticated(Reason.CODE_INVALID, "The code is not valid.")
 
 
-def state_invalid() -> NotPossibleNow:
+def state_invalid() -> FailedPrecondition:
     """Return the answer to a state or challenge that is unknown, used or expired."""
-    return NotPossibleNow(Reason.STATE_INVALID, "This is unknown, was used or has expired.")
+    return FailedPrecondition(Reason.STATE_INVALID, "This is unknown, was used or has expired.")
 
 
-def link_requires_login() -> NotPossibleNow:
+def link_requires_login() -> FailedPrecondition:
     """Return the answer to a stranger's identity whose address an account has."""
-    return NotPossibleNow(
+    return FailedPrecondition(
         Reason.LINK_REQUIRES_LOGIN, "Log in to the account that has this address, then link."
     )
 
 
-def reauthentication_required(max_age: float) -> NotPossibleNow:
+def reauthentication_required(max_age: float) -> FailedPrecondition:
     """Return the answer to a sensitive change by a login older than `max_age` seconds."""
-    return NotPossibleNow(
+    return FailedPrecondition(
         Reason.REAUTHENTICATION_REQUIRED,
         "This needs a more recent login.",
         {"max_age": str(int(max_age))},
@@ -253,20 +253,20 @@ def identity_not_found() -> NotFound:
     return NotFound(Reason.IDENTITY_NOT_FOUND, "No such identity is linked.")
 
 
-def email_not_verified() -> NotPossibleNow:
+def email_not_verified() -> FailedPrecondition:
     """Return the answer to what waits for the proof that the address is the user's."""
-    return NotPossibleNow(Reason.EMAIL_NOT_VERIFIED, "The e-mail address is not verified.")
+    return FailedPrecondition(Reason.EMAIL_NOT_VERIFIED, "The e-mail address is not verified.")
 
 
-def last_credential() -> NotPossibleNow:
+def last_credential() -> FailedPrecondition:
     """Return the answer to the removal of the only way to log in."""
-    return NotPossibleNow(
+    return FailedPrecondition(
         Reason.LAST_CREDENTIAL, "Without it nobody could log in to the account any more."
     )
 
 
-def limit_reached(limit: int) -> NotPossibleNow:
+def limit_reached(limit: int) -> FailedPrecondition:
     """Return the answer to one more of something of which there may be `limit`."""
-    return NotPossibleNow(
+    return FailedPrecondition(
         Reason.LIMIT_REACHED, f"There may be at most {limit} of these.", {"limit": str(limit)}
     )

@@ -3,22 +3,22 @@
 import pytest
 from hypothesis import settings
 
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 pytest_plugins = [
-    "tests.postgres",
-    "tests.databases",
-    "tests.ports",
-    "tests.sessions",
-    "tests.logins",
-    "tests.importing",
-    "tests.rpc.probe",
-    "tests.rpc.service",
-    "tests.provider",
-    "tests.oauth",
-    "tests.factors",
-    "tests.security.statements",
-    "tests.codes",
+    "tests.support.postgres",
+    "tests.support.databases",
+    "tests.support.ports",
+    "tests.support.sessions",
+    "tests.support.logins",
+    "tests.support.importing",
+    "tests.support.probe",
+    "tests.support.service",
+    "tests.support.provider",
+    "tests.support.oauth",
+    "tests.support.factors",
+    "tests.support.statements",
+    "tests.support.codes",
 ]
 
 # The same examples on every run and no deadline; `--hypothesis-profile=default` looks for others.

@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 import authsvc.v1
-from authsvc import models
 from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
@@ -28,13 +27,16 @@ from authsvc.errors import (
     TooManyAttempts,
     redirect_not_allowed,
 )
-from authsvc.models import Role
+from authsvc.models.calls import Role
+from authsvc.models.limits import Algorithm
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason
 from authsvc.rpc.access import ACCESS
 from authsvc.rpc.status import CODES, to_status
 from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
-from tests.rpc.certificates import Authority
-from tests.rpc.probe import STRANGER, outcome
-from tests.rpc.service import Service
+from tests.support.certificates import Authority
+from tests.support.probe import STRANGER, outcome
+from tests.support.service import Service
 
 PROTOS = Path(__file__).parent.parent / "protos" / "authsvc" / "v1"
 NAMELESS = "nameless"
@@ -144,7 +146,7 @@ def test_documented_reasons_exist_and_fit(method: str) -> None:
 def test_every_call_ends_in_time(method: str) -> None:
     # Only a stream may be without an end, and then its handler bounds how many there are.
     rpc = SERVED[method]
-    assert not ACCESS[method].endless or rpc.server_streaming or rpc.client_streaming
+    assert not ACCESS[method].long_lived or rpc.server_streaming or rpc.client_streaming
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -208,9 +210,9 @@ def names(enum: EnumDescriptor, prefix: str) -> set[str]:
     ("model", "enum", "prefix"),
     [
         (Reason, error_reason_pb2.ErrorReason, "ERROR_REASON_"),
-        (models.InactiveReason, common_pb2.InactiveReason, "INACTIVE_REASON_"),
-        (models.RevokeReason, session_service_pb2.RevokeReason, "REVOKE_REASON_"),
-        (models.Algorithm, rate_limit_service_pb2.RateLimitAlgorithm, "RATE_LIMIT_ALGORITHM_"),
+        (InactiveReason, common_pb2.InactiveReason, "INACTIVE_REASON_"),
+        (RevokeReason, session_service_pb2.RevokeReason, "REVOKE_REASON_"),
+        (Algorithm, rate_limit_service_pb2.RateLimitAlgorithm, "RATE_LIMIT_ALGORITHM_"),
     ],
 )
 def test_enums_have_the_same_members(model: Any, enum: Any, prefix: str) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from authsvc import log
 from authsvc.config import LogSettings
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.v1.auth_service_pb2 import LoginRequest
 
 SECRET = "Analytical-Engine-1843"

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from authsvc.cli.main import app
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.access import ACCESS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -21,8 +21,8 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
-from authsvc.models import Clock
-from authsvc.store.database import Database
+from authsvc.models.clock import Clock
+from authsvc.store.postgres.database import Database
 
 log = structlog.get_logger("authsvc.service")
 
@@ -95,7 +95,7 @@ class Application:
     def reload(self, settings: Settings) -> None:
         """Take over the callers and limits of `settings`; certificates reload by themselves."""
         self._core.base.limiter.replace_policies(policies_from(settings.rate_limits.all_policies()))
-        self._core.base.guard.replace_settings(settings.brute_force)
+        self._core.base.brute_force.replace_settings(settings.brute_force)
         self._core.code_limits.replace_settings(settings.codes, settings.brute_force)
         self.server.replace_callers(settings.callers)
 
@@ -137,7 +137,7 @@ class Application:
     def _open_deliverer(self, core: Core, metrics: Metrics) -> Deliverer:
         channel = self._settings.delivery.channel
         if channel == "none":
-            log.warning("messages to users are not delivered: delivery.channel is none")
+            log.warning("delivery_disabled")
         outcomes = metrics.add_counter(
             "authsvc_messages", "Attempts to deliver.", ("channel", "outcome")
         )
@@ -186,7 +186,7 @@ def _measure(core: Core, metrics: Metrics) -> None:
     metrics.add_gauge("authsvc_hashes_queued", "Hashes waiting.", lambda: float(hasher.queued))
     metrics.add_gauge("authsvc_hashes_running", "Hashes under way.", lambda: float(hasher.running))
     metrics.add_gauge(
-        "authsvc_revocations_heard",
+        "authsvc_revocation_listener_up",
         "1 while revocations are heard in time and caches are used, else 0.",
         lambda: float(core.base.listener.is_fresh()),
     )
@@ -201,7 +201,7 @@ async def _flush(used: Sessions | ApiKeyValidation) -> None:
     try:
         await used.flush()
     except StoreUnavailable:
-        log.warning("last uses not noted")
+        log.warning("last_use_not_written")
 
 
 async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -210,5 +210,5 @@ async def _forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             # Background work outlives any fault: the next round may find things mended.
-            log.exception("background work failed", work=name)
+            log.exception("background_job_failed", work=name)
         await asyncio.sleep(_RESTART_DELAY)

@@ -17,7 +17,7 @@ from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.codes.one_time_codes import OneTimeCodes
-from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.codes.requests import CodeLimits, CodeRequests
 from authsvc.core.factors.challenges import SecondFactors
@@ -50,15 +50,15 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.tokens.service_tokens import ServiceTokens
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.http import open_session
-from authsvc.outbound.post import open_post
 from authsvc.outbound.providers import open_providers
-from authsvc.rpc.account_service import AccountHandler
-from authsvc.rpc.admin_service import AdminHandler
-from authsvc.rpc.auth_service import AuthHandler
-from authsvc.rpc.rate_limit_service import RateLimitHandler
-from authsvc.rpc.session_service import SessionHandler
+from authsvc.outbound.transport import build_transport
+from authsvc.rpc.account.service import AccountHandler
+from authsvc.rpc.admin.service import AdminHandler
+from authsvc.rpc.auth.service import AuthHandler
+from authsvc.rpc.rate_limit.service import RateLimitHandler
+from authsvc.rpc.session.service import SessionHandler
 from authsvc.rpc.use_cases import (
     AccountUseCases,
     AuthUseCases,
@@ -67,8 +67,8 @@ from authsvc.rpc.use_cases import (
     OAuthUseCases,
     PasskeyUseCases,
 )
-from authsvc.store.database import Database
-from authsvc.store.migrator import check_schema
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import check_schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +114,10 @@ def open_deliverer(
     Raises:
         ConfigError: A template or something else that `delivery` names can't be used.
     """
-    post = open_post(settings.delivery, clock)
+    post = build_transport(settings.delivery, clock)
     base = core.base
     deliverer = Deliverer(base.database, base.keyring, post, settings.delivery, clock, count)
-    base.listener.also_hear(CHANNEL, deliverer.wake)
+    base.listener.subscribe(CHANNEL, deliverer.wake)
     return deliverer
 
 
@@ -144,7 +144,7 @@ class _Proofs:
         self.totp = Totp(keyring, settings.second_factors.issuer, clock)
         self.recovery_codes = RecoveryCodes(keyring, clock)
         self.changes = FactorChanges(base.outbox, clock)
-        self.arrival = OwnerArrival(base.sessions, clock)
+        self.arrival = AccountReclaim(base.sessions, clock)
         second_factors = SecondFactors(settings.second_factors, self.totp, self.passkeys, clock)
         self.completion = LoginCompletion(base.sessions, second_factors, settings.codes, clock)
 
@@ -154,7 +154,7 @@ def _compose(base: Foundation, http: aiohttp.ClientSession) -> Core:
     proofs = _Proofs(base)
     codes = _codes(base, proofs)
     accounts = Accounts(
-        database, base.hasher, base.policy, base.sessions, base.guard, codes.requests, clock
+        database, base.hasher, base.policy, base.sessions, base.brute_force, codes.requests, clock
     )
     factors = _factors(base, proofs)
     passkeys = _passkeys(base, proofs)
@@ -208,7 +208,7 @@ def _account(base: Foundation, proofs: _Proofs, auth: AuthUseCases) -> AccountUs
             database,
             outbox,
             base.limiter,
-            base.guard,
+            base.brute_force,
             recent_login,
             base.settings.api_keys,
             clock,
@@ -257,7 +257,7 @@ def _passkeys(base: Foundation, proofs: _Proofs) -> PasskeyUseCases:
     accounts, relying_party = BoundAccounts(base.keyring), proofs.relying_party
     max_factors = base.settings.second_factors.max_per_user
     return PasskeyUseCases(
-        BeginPasskeyLogin(database, relying_party, accounts, base.guard, clock),
+        BeginPasskeyLogin(database, relying_party, accounts, base.brute_force, clock),
         LoginWithPasskey(
             database, proofs.passkeys, accounts, base.attempts, proofs.completion, clock
         ),
@@ -280,7 +280,9 @@ def _oauth(base: Foundation, proofs: _Proofs, http: aiohttp.ClientSession) -> OA
     identities = Identities(database, base.recent_login, base.outbox, clock)
     providers = open_providers(settings, http, clock)
     return OAuthUseCases(
-        OAuthStart(states, providers, settings, base.guard, base.validation, base.recent_login),
+        OAuthStart(
+            states, providers, settings, base.brute_force, base.validation, base.recent_login
+        ),
         OAuthLogin(
             database,
             states,

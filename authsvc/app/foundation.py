@@ -18,8 +18,8 @@ from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
-from authsvc.models import Clock
-from authsvc.store.database import Database
+from authsvc.models.clock import Clock
+from authsvc.store.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Foundation:
     validation: TokenValidation
     limiter: RateLimiter
     api_key_validation: ApiKeyValidation
-    guard: BruteForce
+    brute_force: BruteForce
     attempts: Attempts
     policy: PasswordPolicy
     recent_login: RecentLogin
@@ -85,7 +85,7 @@ def lay(settings: Settings, clock: Clock, database: Database, hasher: PasswordHa
     policies = policies_from(settings.rate_limits.all_policies())
     limiter = RateLimiter(database, policies, settings.rate_limits.rejected_cache_size)
     granted, is_fresh = access_tokens.permissions_of, listener.is_fresh
-    guard = BruteForce(database, settings.brute_force, keyring)
+    brute_force = BruteForce(database, settings.brute_force, keyring)
     foundation = Foundation(
         settings=settings,
         clock=clock,
@@ -101,8 +101,8 @@ def lay(settings: Settings, clock: Clock, database: Database, hasher: PasswordHa
         api_key_validation=ApiKeyValidation(
             database, limiter, granted, settings.api_keys, clock, is_fresh
         ),
-        guard=guard,
-        attempts=Attempts(database, guard, clock),
+        brute_force=brute_force,
+        attempts=Attempts(database, brute_force, clock),
         policy=PasswordPolicy(settings.passwords.preset),
         recent_login=RecentLogin(settings.second_factors.recent_login, clock),
         outbox=Outbox(keyring, settings.delivery.abandon_after, clock),

@@ -13,11 +13,12 @@ from grpc_reflection.v1alpha.reflection import aio as reflection
 from authsvc.app.addresses import ServerError, split_address
 from authsvc.config import CallerSettings, GrpcSettings, Settings
 from authsvc.metrics import Metrics
-from authsvc.models import Claims, Clock
+from authsvc.models.clock import Clock
+from authsvc.models.tokens import Claims
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.health import Health
-from authsvc.rpc.in_flight import InFlight
-from authsvc.rpc.interceptor import Gate, Interceptor
+from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
+from authsvc.rpc.load import InFlight
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,
@@ -87,7 +88,7 @@ class Server:
         in_flight = InFlight(
             settings.grpc.max_concurrent_rpcs, settings.grpc.max_concurrent_rpcs_per_caller
         )
-        gate = Gate(
+        deps = InterceptorDeps(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
@@ -97,7 +98,7 @@ class Server:
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(
-            interceptors=[Interceptor(gate)],
+            interceptors=[Interceptor(deps)],
             options=_options(settings.grpc),
             maximum_concurrent_rpcs=(
                 settings.grpc.max_concurrent_rpcs + _MAX_WATCHES + _MAX_PROBES + _SPARE_RPCS

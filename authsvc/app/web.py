@@ -16,7 +16,7 @@ from authsvc.app.addresses import ServerError, split_address
 from authsvc.config import Settings
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.metrics import Metrics
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_LINE = 4_096

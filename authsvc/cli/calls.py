@@ -3,7 +3,7 @@
 import getpass
 import secrets
 
-from authsvc.models import Call
+from authsvc.models.calls import Call
 
 
 def cli_call() -> Call:

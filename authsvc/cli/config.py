@@ -10,7 +10,7 @@ from rich.console import Console
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
 from authsvc.config import ConfigError, Settings
 from authsvc.core.lib.clock import SystemClock
-from authsvc.outbound.post import open_post
+from authsvc.outbound.transport import build_transport
 
 app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
 
@@ -20,7 +20,7 @@ def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Say whether the settings can be used; exit code 1 and a line for each fault if not."""
     settings = settings_of(config, secrets)
     try:
-        open_post(settings.delivery, SystemClock())
+        build_transport(settings.delivery, SystemClock())
     except ConfigError as error:
         fail(*error.problems)
     print("The settings are good.")

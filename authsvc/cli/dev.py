@@ -18,7 +18,7 @@ from authsvc.config import Settings
 from authsvc.dev.certificates import CertificateError
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from authsvc.dev.workspace import Workspace
-from authsvc.store import migrator
+from authsvc.store.postgres import migrator
 
 _BANNER = """
 [bold green]authsvc is running.[/]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
-from authsvc.store import migrator
+from authsvc.store.postgres import migrator
 
 
 def migrate(

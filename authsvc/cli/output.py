@@ -17,7 +17,7 @@ from authsvc.app.addresses import ServerError
 from authsvc.config import ConfigError, Settings, load
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServiceError
-from authsvc.store.migrator import SchemaError
+from authsvc.store.postgres.migrator import SchemaError
 
 DEVELOPMENT = Path(".authsvc")
 

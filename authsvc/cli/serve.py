@@ -89,9 +89,9 @@ async def _reload_on_change(
         try:
             app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
-            log.error("settings not reloaded", problems=error.problems)  # noqa: TRY400 - says it all
+            log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - says it all
         else:
-            log.info("settings reloaded")
+            log.info("settings_reloaded")
 
 
 def _stamp(config: Path | None) -> tuple[int, int] | None:

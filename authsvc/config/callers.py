@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from authsvc.config.types import Audience, PermissionName, Section
-from authsvc.models import Role
+from authsvc.models.calls import Role
 
 
 class CallerSettings(Section):

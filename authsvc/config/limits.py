@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from authsvc.config.types import Duration, Section
-from authsvc.models import Algorithm
+from authsvc.models.limits import Algorithm
 
 
 def _check_policy_name(name: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import structlog
 
-from authsvc.dev import elsewhere
+from authsvc.dev import temp_folders
 from authsvc.dev.binaries import (
     BinariesNotFoundError,
     EmbeddedPostgresError,
@@ -34,7 +34,7 @@ __all__ = [
     "find_binaries",
 ]
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 _PORT = 5432
 # sun_path holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
@@ -144,8 +144,8 @@ class EmbeddedPostgres:
                 self._launcher.close()
                 self._launcher = None
             if self._lock is not None:
-                elsewhere.remove(self._home / "binaries")
-                elsewhere.remove(self._run)
+                temp_folders.remove(self._home / "binaries")
+                temp_folders.remove(self._run)
                 os.close(self._lock)
                 self._lock = None
 
@@ -167,9 +167,9 @@ class EmbeddedPostgres:
             backoff = min(max(2 * backoff, _FIRST_BACKOFF), _LONGEST_BACKOFF)
             try:
                 await asyncio.to_thread(self._restart)
-                logger.warning("postgres_restarted", pid=self.pid)
+                log.warning("postgres_restarted", pid=self.pid)
             except (EmbeddedPostgresError, OSError) as error:
-                logger.warning("postgres_not_restarted", cause=str(error))
+                log.warning("postgres_restart_failed", cause=str(error))
             last_start = time.monotonic()
 
     def _restart(self) -> None:
@@ -184,7 +184,7 @@ class EmbeddedPostgres:
         self._launcher = Launcher(self._user)
         self._binaries = find_binaries()
         if self._user is not None and not is_reachable(self._binaries, self._user.uid):
-            folder = elsewhere.make(self._home / "binaries", executable=True)
+            folder = temp_folders.make(self._home / "binaries", executable=True)
             self._binaries = copy_binaries(self._binaries, folder)
         self._make_socket_folder()
 
@@ -192,12 +192,12 @@ class EmbeddedPostgres:
         return self._run.readlink() if self._run.is_symlink() else self._run
 
     def _make_socket_folder(self) -> None:
-        elsewhere.remove(self._run)
+        temp_folders.remove(self._run)
         shutil.rmtree(self._run, ignore_errors=True)
         path = str(self._run)
         # A comma would read as a list of hosts in the address.
         if len(os.fsencode(f"{path}/.s.PGSQL.{_PORT}")) > _SOCKET_PATH_LIMIT or "," in path:
-            elsewhere.make(self._run)
+            temp_folders.make(self._run)
         else:
             self._run.mkdir(mode=0o700)
         if self._user is not None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import structlog
 
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.core.messages.templates import Letter
+from authsvc.core.messages.templates import RenderedMessage
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+_-]+")
 
@@ -26,45 +26,45 @@ class FolderChannel:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, rendered: RenderedMessage) -> None:
         """Write the file and log what it says: here a developer has to find the code.
 
         Raises:
             NotDelivered: The file can't be written.
         """
-        path = self._folder / file_name(letter)
+        path = self._folder / file_name(rendered)
         try:
-            await asyncio.to_thread(self._write, path, letter)
+            await asyncio.to_thread(self._write, path, rendered)
         except OSError as error:
             raise NotDelivered("folder") from error
-        logger.info(
+        log.info(
             "message_in_folder",
-            kind=letter.message.kind.value,
+            kind=rendered.message.kind.value,
             file=str(path),
-            subject=letter.content.subject,
-            text=letter.content.text,
+            subject=rendered.content.subject,
+            text=rendered.content.text,
         )
 
     async def close(self) -> None:
         """Do nothing: nothing is open."""
 
-    def _write(self, path: Path, letter: Letter) -> None:
+    def _write(self, path: Path, rendered: RenderedMessage) -> None:
         """Write a file that only its owner may read, in one step and never half."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = path.with_name(f".{secrets.token_hex(8)}")
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(
-                f"To: {letter.message.address}\nSubject: {letter.content.subject}\n"
-                f"Message: {letter.message_id}\n\n{letter.content.text}"
+                f"To: {rendered.message.address}\nSubject: {rendered.content.subject}\n"
+                f"Message: {rendered.message_id}\n\n{rendered.content.text}"
             )
         scratch.replace(path)
 
 
-def file_name(letter: Letter) -> str:
+def file_name(rendered: RenderedMessage) -> str:
     """Return the name of a message's file, the same however often it is delivered."""
-    address = _UNSAFE.sub("_", letter.message.address.replace("@", "_at_"))[:80]
+    address = _UNSAFE.sub("_", rendered.message.address.replace("@", "_at_"))[:80]
     return (
-        f"{letter.create_time:%Y%m%dT%H%M%SZ}-{letter.message.kind}-{address}"
-        f"-{letter.message_id.hex[-8:]}.txt"
+        f"{rendered.create_time:%Y%m%dT%H%M%SZ}-{rendered.message.kind}-{address}"
+        f"-{rendered.message_id.hex[-8:]}.txt"
     )

@@ -20,7 +20,7 @@ JsonObject: TypeAlias = Mapping[str, Any]
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "authsvc"}
 _CHUNK = 65_536
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class JsonClient:
                 return Answer(response.status, json.loads(await self._read(response)))
         # ValueError: no JSON, or an address that is none; RecursionError: JSON that is too deep.
         except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            logger.warning("provider_failed", host=_host(url), error=type(error).__name__)
+            log.warning("provider_failed", host=_host(url), error=type(error).__name__)
             raise ProviderUnavailable from None
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:

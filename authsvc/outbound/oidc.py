@@ -10,14 +10,14 @@ import structlog
 from authsvc.config import ProviderSettings
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ProviderUnavailable, credentials_invalid
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound import id_tokens
 from authsvc.outbound.http import JsonClient
 from authsvc.outbound.oidc_metadata import Metadata, MetadataCache
 
 _SCOPE = "openid email profile"
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class OpenIdConnect:
@@ -61,7 +61,7 @@ class OpenIdConnect:
         try:
             claims = await self._verify(token, metadata, nonce)
         except id_tokens.IdTokenInvalid as error:
-            logger.warning("id_token_refused", issuer=self._settings.address, why=str(error))
+            log.warning("id_token_refused", issuer=self._settings.address, why=str(error))
             raise credentials_invalid() from None
         identity = ExternalIdentity.parse(
             claims["sub"],

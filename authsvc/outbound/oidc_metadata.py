@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import structlog
 
 from authsvc.errors import ProviderUnavailable
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.http import JsonClient, JsonObject
 
 _MAX_AGE = timedelta(hours=1)
 _DEFAULT_METHODS = ["client_secret_basic"]
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class MetadataCache:
         document = (await self._client.get(address)).object()
         # Section 4.3: identical, or who answers could pass for another provider.
         if document.get("issuer") != self._issuer:
-            logger.warning("issuer_differs", issuer=self._issuer)
+            log.warning("issuer_differs", issuer=self._issuer)
             raise ProviderUnavailable
         methods = document.get("token_endpoint_auth_methods_supported", _DEFAULT_METHODS)
         keys = (await self._client.get(self._endpoint(document, "jwks_uri"))).object().get("keys")

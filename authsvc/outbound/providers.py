@@ -4,7 +4,7 @@ import aiohttp
 
 from authsvc.config import OAuthSettings, ProviderSettings
 from authsvc.core.federation.providers import Provider, Providers
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.outbound.github import GitHub
 from authsvc.outbound.http import JsonClient
 from authsvc.outbound.oidc import OpenIdConnect

@@ -19,7 +19,7 @@ from jinja2 import (
 
 from authsvc.config import ConfigError
 from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
-from authsvc.core.messages.templates import Text, View
+from authsvc.core.messages.templates import MessageBody, TemplateContext
 
 _SHIPPED = Path(__file__).with_name("templates")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -50,14 +50,14 @@ class TemplateRenderer:
         if problems:
             raise ConfigError(problems)
 
-    def render(self, view: View) -> Text:
+    def render(self, view: TemplateContext) -> MessageBody:
         """Return what the message says; its subject is one line, whatever the values hold."""
         values = asdict(view)
         headed = self._environment.get_template(f"{view.kind}.txt").render(values)
         html = self._environment.get_template(f"{view.kind}.html").render(values)
         first, _, text = headed.lstrip().partition("\n\n")
         subject = " ".join(_CONTROL.sub(" ", first.removeprefix(_SUBJECT)).split())
-        return Text(subject, text.strip() + "\n", html)
+        return MessageBody(subject, text.strip() + "\n", html)
 
     def _misplaced(self) -> Iterator[str]:
         if self._folder is None:
@@ -84,8 +84,8 @@ class TemplateRenderer:
 
     def _faults(self, kind: MessageKind) -> Iterator[str]:
         carries_code = kind in CODE_KINDS
-        empty = View(kind, "P", "a@b.test", **_code(kind))
-        full = View(kind, "P", "a@b.test", "N", link="https://l", **_code(kind) | _REST)
+        empty = TemplateContext(kind, "P", "a@b.test", **_code(kind))
+        full = TemplateContext(kind, "P", "a@b.test", "N", link="https://l", **_code(kind) | _REST)
         for view in (empty, full):
             headed = self._environment.get_template(f"{kind}.txt").render(asdict(view))
             text = self.render(view)

@@ -26,7 +26,7 @@ from aiosmtplib import (
 
 from authsvc.config import SmtpSettings
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.core.messages.templates import Letter
+from authsvc.core.messages.templates import RenderedMessage
 
 _GOODBYE_SECONDS = 1.0
 # Who is refused for want of a login says nothing about the message (RFC 4954 section 6).
@@ -57,7 +57,7 @@ class SmtpChannel:
         self._sender = parseaddr(settings.sender)
         self.limit = settings.timeout
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, rendered: RenderedMessage) -> None:
         """Hand the message over, within the time that is set for it as a whole.
 
         Raises:
@@ -68,8 +68,8 @@ class SmtpChannel:
         client = self._client()
         try:
             async with asyncio.timeout(self.limit.total_seconds()):
-                recipient = envelope_address(letter.message.address)
-                message = mail(letter, self._sender, recipient)
+                recipient = envelope_address(rendered.message.address)
+                message = mail(rendered, self._sender, recipient)
                 await client.connect()
                 await client.send_message(message, sender=self._sender[1], recipients=[recipient])
         except Exception as error:
@@ -116,7 +116,7 @@ def envelope_address(address: str) -> str:
     return f"{local}@{domain if domain.isascii() else idna.encode(domain, uts46=True).decode()}"
 
 
-def mail(letter: Letter, sender: tuple[str, str], recipient: str) -> EmailMessage:
+def mail(rendered: RenderedMessage, sender: tuple[str, str], recipient: str) -> EmailMessage:
     """Return the mail of a message: plain text and HTML, with the message's id as its own.
 
     Raises:
@@ -127,13 +127,13 @@ def mail(letter: Letter, sender: tuple[str, str], recipient: str) -> EmailMessag
     name, address = sender
     made["From"] = Address(name, addr_spec=address)
     made["To"] = _address(recipient)
-    made["Subject"] = letter.content.subject
-    made["Date"] = format_datetime(letter.create_time)
-    made["Message-ID"] = f"<{letter.message_id}@{address.rpartition('@')[2]}>"
+    made["Subject"] = rendered.content.subject
+    made["Date"] = format_datetime(rendered.create_time)
+    made["Message-ID"] = f"<{rendered.message_id}@{address.rpartition('@')[2]}>"
     # So that nobody's absence is announced to it (RFC 3834 section 5).
     made["Auto-Submitted"] = "auto-generated"
-    made.set_content(letter.content.text)
-    made.add_alternative(letter.content.html, subtype="html")
+    made.set_content(rendered.content.text)
+    made.add_alternative(rendered.content.html, subtype="html")
     return made
 
 

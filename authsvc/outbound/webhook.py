@@ -14,8 +14,8 @@ import aiohttp
 from authsvc.config import WebhookSettings
 from authsvc.config.delivery import webhook_key
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.core.messages.templates import Letter
-from authsvc.models import Clock
+from authsvc.core.messages.templates import RenderedMessage
+from authsvc.models.clock import Clock
 
 # Of all 4xx only these may change by themselves (RFC 9110 section 15.5.9, RFC 6585 section 4).
 _PASSING = frozenset({408, 429})
@@ -37,15 +37,15 @@ class WebhookChannel:
         self._session: aiohttp.ClientSession | None = None
         self.limit = settings.timeout
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, rendered: RenderedMessage) -> None:
         """Post the message; any 2xx says that it is taken care of.
 
         Raises:
             NotDelivered: The endpoint could not be reached or trusted, or answered otherwise. A
                 4xx is for good, but for 408 and 429; a redirect is never followed.
         """
-        body = payload(letter)
-        message_id = f"msg_{letter.message_id}"
+        body = payload(rendered)
+        message_id = f"msg_{rendered.message_id}"
         headers = {
             "content-type": "application/json",
             "user-agent": "authsvc",
@@ -87,11 +87,11 @@ class WebhookChannel:
         return self._session
 
 
-def payload(letter: Letter) -> bytes:
+def payload(rendered: RenderedMessage) -> bytes:
     """Return the body: the same bytes however often the message is posted."""
-    message, content = letter.message, letter.content
+    message, content = rendered.message, rendered.content
     data = {
-        "message_id": str(letter.message_id),
+        "message_id": str(rendered.message_id),
         "kind": message.kind.value,
         "address": message.address,
         "user_id": str(message.user_id) if message.user_id else None,
@@ -103,7 +103,7 @@ def payload(letter: Letter) -> bytes:
     }
     body = {
         "type": f"message.{message.kind.value}",
-        "timestamp": letter.create_time.isoformat(),
+        "timestamp": rendered.create_time.isoformat(),
         "data": data,
     }
     return json.dumps(body, separators=(",", ":")).encode()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from authsvc.models import Role
+from authsvc.models.calls import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,18 +15,18 @@ class Access:
     """What the interceptor has to know of one RPC.
 
     A caller needs any one of `roles`, or, with `any_certificate`, just a certificate that our
-    authority signed. `bearer` RPCs need an access token of the user they act for. A `question`
+    authority signed. `bearer` RPCs need an access token of the user they act for. A `read_only` RPC
     changes nothing, so its success is logged at debug level only. A `batch` may be as large as
-    `max_batch_message_bytes`. An `endless` stream lasts as long as its client wants,
+    `max_batch_message_bytes`. A `long_lived` stream lasts as long as its client wants,
     once its request is here; its handler bounds how many there are, and how long one may idle.
     """
 
     roles: frozenset[Role] = frozenset()
     any_certificate: bool = False
     bearer: bool = False
-    question: bool = False
+    read_only: bool = False
     batch: bool = False
-    endless: bool = False
+    long_lived: bool = False
 
 
 _APP = frozenset({Role.APP})
@@ -42,9 +42,9 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AuthService/Login": Access(_APP),
         "/authsvc.v1.AuthService/RefreshTokens": Access(_APP),
         "/authsvc.v1.AuthService/Logout": Access(_APP),
-        "/authsvc.v1.AuthService/ValidateToken": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.AuthService/ValidateToken": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.AuthService/BatchValidateTokens": Access(
-            _APP_OR_EDGE, question=True, batch=True
+            _APP_OR_EDGE, read_only=True, batch=True
         ),
         "/authsvc.v1.AuthService/VerifyEmail": Access(_APP),
         "/authsvc.v1.AuthService/ResendVerification": Access(_APP),
@@ -59,54 +59,56 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AuthService/ResetPassword": Access(_APP),
         "/authsvc.v1.AuthService/ExchangeToken": Access(_APP),
         "/authsvc.v1.AuthService/IssueServiceToken": Access(_ANY_ROLE),
-        "/authsvc.v1.AuthService/ValidateApiKey": Access(_APP_OR_EDGE, question=True),
-        "/authsvc.v1.AuthService/GetJwks": Access(_ANY_ROLE, question=True),
-        "/authsvc.v1.AccountService/GetAccount": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AuthService/ValidateApiKey": Access(_APP_OR_EDGE, read_only=True),
+        "/authsvc.v1.AuthService/GetJwks": Access(_ANY_ROLE, read_only=True),
+        "/authsvc.v1.AccountService/GetAccount": Access(_APP, bearer=True, read_only=True),
         "/authsvc.v1.AccountService/UpdateAccount": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ChangePassword": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/RequestEmailChange": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ConfirmEmailChange": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListFactors": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/ListFactors": Access(_APP, bearer=True, read_only=True),
         "/authsvc.v1.AccountService/EnrollTotp": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ConfirmTotp": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/BeginPasskeyRegistration": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/FinishPasskeyRegistration": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/RemoveFactor": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/GenerateRecoveryCodes": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListIdentities": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/ListIdentities": Access(_APP, bearer=True, read_only=True),
         "/authsvc.v1.AccountService/UnlinkIdentity": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/CreateApiKey": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListApiKeys": Access(_APP, bearer=True, question=True),
+        "/authsvc.v1.AccountService/ListApiKeys": Access(_APP, bearer=True, read_only=True),
         "/authsvc.v1.AccountService/RevokeApiKey": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListSecurityEvents": Access(_APP, bearer=True, question=True),
-        "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, endless=True),
+        "/authsvc.v1.AccountService/ListSecurityEvents": Access(_APP, bearer=True, read_only=True),
+        "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, long_lived=True),
         "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
-        "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, endless=True),
+        "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, long_lived=True),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
-        "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(
-            _APP_OR_EDGE, question=True, batch=True
+            _APP_OR_EDGE, read_only=True, batch=True
         ),
-        "/authsvc.v1.SessionService/GetSession": Access(_APP, question=True),
-        "/authsvc.v1.SessionService/ListSessions": Access(_APP, question=True),
+        "/authsvc.v1.SessionService/GetSession": Access(_APP, read_only=True),
+        "/authsvc.v1.SessionService/ListSessions": Access(_APP, read_only=True),
         "/authsvc.v1.SessionService/RevokeSession": Access(_APP),
         "/authsvc.v1.SessionService/RevokeUserSessions": Access(_APP),
-        "/authsvc.v1.RateLimitService/CheckRateLimit": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.RateLimitService/CheckRateLimit": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.RateLimitService/BatchCheckRateLimits": Access(
-            _APP_OR_EDGE, question=True, batch=True
+            _APP_OR_EDGE, read_only=True, batch=True
         ),
-        "/authsvc.v1.RateLimitService/GetRateLimit": Access(_APP_OR_EDGE, question=True),
+        "/authsvc.v1.RateLimitService/GetRateLimit": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.RateLimitService/RefundRateLimit": Access(_APP),
         "/authsvc.v1.RateLimitService/ResetRateLimit": Access(_APP),
-        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE, question=True),
-        "/grpc.health.v1.Health/Check": Access(any_certificate=True, question=True),
-        "/grpc.health.v1.Health/List": Access(any_certificate=True, question=True),
-        "/grpc.health.v1.Health/Watch": Access(any_certificate=True, question=True, endless=True),
+        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE, read_only=True),
+        "/grpc.health.v1.Health/Check": Access(any_certificate=True, read_only=True),
+        "/grpc.health.v1.Health/List": Access(any_certificate=True, read_only=True),
+        "/grpc.health.v1.Health/Watch": Access(
+            any_certificate=True, read_only=True, long_lived=True
+        ),
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Access(
-            _OBSERVER, question=True
+            _OBSERVER, read_only=True
         ),
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Access(
-            _OBSERVER, question=True
+            _OBSERVER, read_only=True
         ),
     }
 )

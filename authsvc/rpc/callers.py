@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from authsvc.config import CallerSettings
 from authsvc.errors import CallerNotAllowed
-from authsvc.models import Caller, Clock
+from authsvc.models.calls import Caller
+from authsvc.models.clock import Clock
 
 _CACHE_SIZE = 4_096
 # The cache's key is the end of the certificate, most of its signature: hashing a whole one takes

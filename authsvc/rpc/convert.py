@@ -13,8 +13,11 @@ from uuid import UUID
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from authsvc import models
 from authsvc.errors import FieldInvalid
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
@@ -60,14 +63,14 @@ def uuid(value: str, field: str) -> UUID:
     return UUID(value)
 
 
-def user_id(value: str, field: str = "user_id") -> models.UserId:
+def user_id(value: str, field: str = "user_id") -> UserId:
     """Return the user id written in `value`."""
-    return models.UserId(uuid(value, field))
+    return UserId(uuid(value, field))
 
 
-def session_id(value: str, field: str = "session_id") -> models.SessionId:
+def session_id(value: str, field: str = "session_id") -> SessionId:
     """Return the session id written in `value`."""
-    return models.SessionId(uuid(value, field))
+    return SessionId(uuid(value, field))
 
 
 def page_size(value: int, field: str = "page_size") -> int:
@@ -83,11 +86,9 @@ def batch_size(items: Sequence[object], field: str) -> None:
         raise FieldInvalid(field, f"must hold 1 to {MAX_BATCH} items")
 
 
-def client_context(
-    message: common_pb2.ClientContext, field: str = "client"
-) -> models.ClientContext:
+def client_context(message: common_pb2.ClientContext, field: str = "client") -> ClientContext:
     """Return the end user's side of a request; the address in its canonical form."""
-    return models.ClientContext(
+    return ClientContext(
         ip=_ip(message.ip, f"{field}.ip") if message.ip else None,
         user_agent=text(message.user_agent, f"{field}.user_agent", 1024),
         device_id=text(message.device_id, f"{field}.device_id", 256),
@@ -144,13 +145,13 @@ def fill_duration(message: Duration, seconds: float) -> None:
 
 
 def inactive_reason(
-    reason: models.InactiveReason | None,
+    reason: InactiveReason | None,
 ) -> common_pb2.InactiveReason.ValueType:
     """Return a reason's number in the API."""
     return _INACTIVE[reason] if reason else common_pb2.INACTIVE_REASON_UNSPECIFIED
 
 
-def claims_message(claims: models.Claims | models.ServiceClaims) -> common_pb2.Claims:
+def claims_message(claims: Claims | ServiceClaims) -> common_pb2.Claims:
     """Return what an access token says."""
     message = common_pb2.Claims(
         subject=str(claims.subject),
@@ -164,7 +165,7 @@ def claims_message(claims: models.Claims | models.ServiceClaims) -> common_pb2.C
         certificate_thumbprint=claims.certificate_thumbprint,
         actors=claims.actors,
     )
-    if isinstance(claims, models.Claims):
+    if isinstance(claims, Claims):
         message.session_id = str(claims.session_id)
         message.roles.extend(claims.roles)
         message.permissions.extend(claims.permissions)
@@ -173,7 +174,7 @@ def claims_message(claims: models.Claims | models.ServiceClaims) -> common_pb2.C
     return message
 
 
-def tokens_message(tokens: models.Tokens) -> common_pb2.Tokens:
+def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
     """Return what a login gives."""
     return common_pb2.Tokens(
         access_token=tokens.access_token,
@@ -187,7 +188,7 @@ def tokens_message(tokens: models.Tokens) -> common_pb2.Tokens:
     )
 
 
-def session_message(session: models.Session) -> session_service_pb2.Session:
+def session_message(session: Session) -> session_service_pb2.Session:
     """Return a session without its secrets."""
     message = session_service_pb2.Session(
         session_id=str(session.session_id),
@@ -209,9 +210,9 @@ def session_message(session: models.Session) -> session_service_pb2.Session:
 
 _INACTIVE = {
     reason: common_pb2.InactiveReason.Value(f"INACTIVE_REASON_{reason.name}")
-    for reason in models.InactiveReason
+    for reason in InactiveReason
 }
 _REVOKE = {
     reason: session_service_pb2.RevokeReason.Value(f"REVOKE_REASON_{reason.name}")
-    for reason in models.RevokeReason
+    for reason in RevokeReason
 }

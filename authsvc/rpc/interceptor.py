@@ -18,11 +18,11 @@ from google.protobuf.message import DecodeError
 from authsvc.config import GrpcSettings
 from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
 from authsvc.metrics import Metrics
-from authsvc.models import Claims
+from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
+from authsvc.rpc.call_context import CALL, CallContext
 from authsvc.rpc.callers import Callers, refused
-from authsvc.rpc.in_flight import InFlight
-from authsvc.rpc.inbound import INBOUND, Inbound
+from authsvc.rpc.load import InFlight
 from authsvc.rpc.status import CODES, to_status
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _LOG_LEVELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class InterceptorDeps:
     """What the guards of all RPCs share.
 
     `probes` are the calls that need no role: apart from the others, so that neither can crowd the
@@ -59,8 +59,8 @@ class Gate:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Puts a guard before each RPC that the server knows; those that it doesn't stay unknown."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, deps: InterceptorDeps) -> None:
+        self._deps = deps
         self._guarded: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -75,17 +75,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            guarded = self._guarded[method] = _Guard(self._gate, method, handler).handler()
+            guarded = self._guarded[method] = _RpcPipeline(self._deps, method, handler).handler()
         # gRPC reads the metadata for this call anyway; asking its context would read it again.
-        Inbound.begin(handler_call_details.invocation_metadata)
+        CallContext.begin(handler_call_details.invocation_metadata)
         return guarded
 
 
-class _Guard:
+class _RpcPipeline:
     """Leads the calls of one RPC in and out."""
 
-    def __init__(self, gate: Gate, method: str, handler: "Handler") -> None:
-        self._gate = gate
+    def __init__(self, deps: InterceptorDeps, method: str, handler: "Handler") -> None:
+        self._deps = deps
         self._inner = handler
         # The stubs know synchronous handlers only.
         self._handle: Callable[[Any, Context], Any] = cast(
@@ -98,11 +98,11 @@ class _Guard:
         self._deserialize = cast("Callable[[bytes], Any]", handler.request_deserializer)
         self._serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
         self._access = access = ACCESS.get(method, Access())
-        self._meter = gate.metrics.calls.method(method)
+        self._meter = deps.metrics.calls.method(method)
         self._log = structlog.get_logger("authsvc.rpc").bind(method=method)
-        self._log_success = self._log.debug if access.question else self._log.info
-        settings = gate.settings
-        self._in_flight = gate.probes if access.any_certificate else gate.in_flight
+        self._log_success = self._log.debug if access.read_only else self._log.info
+        settings = deps.settings
+        self._in_flight = deps.probes if access.any_certificate else deps.in_flight
         self._timeout = settings.call_timeout.total_seconds()
         self._max_bytes = (
             settings.max_batch_message_bytes if access.batch else settings.max_message_bytes
@@ -125,55 +125,55 @@ class _Guard:
 
     async def unary(self, messages: Any, context: "Context") -> bytes:
         """Serve a call with one response; return its bytes."""
-        inbound = INBOUND.get()
+        call = CALL.get()
         try:
-            self._admit(inbound, context)
+            self._admit(call, context)
             if self._access.bearer:
-                inbound.claims = await self._authenticate(inbound)
+                call.claims = await self._authenticate(call)
             request = messages if self._inner.request_streaming else await self._read(context)
-            if self._access.endless:
-                self._let_go(inbound)
+            if self._access.long_lived:
+                self._let_go(call)
             response = self._serialize(await self._handle(request, context))
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
-            await self._fail(error, inbound, context)
-        self._end(inbound)
+            await self._fail(error, call, context)
+        self._end(call)
         return response
 
     async def stream(self, messages: Any, context: "Context") -> None:
         """Serve a call with a stream of responses."""
-        inbound = INBOUND.get()
+        call = CALL.get()
         try:
-            self._admit(inbound, context)
+            self._admit(call, context)
             if self._access.bearer:
-                inbound.claims = await self._authenticate(inbound)
+                call.claims = await self._authenticate(call)
             request = messages if self._inner.request_streaming else await self._read(context)
-            if self._access.endless:
-                self._let_go(inbound)
+            if self._access.long_lived:
+                self._let_go(call)
             async with aclosing(self._handle(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
-            await self._fail(error, inbound, context)
-        self._end(inbound)
+            await self._fail(error, call, context)
+        self._end(call)
 
-    def _admit(self, inbound: Inbound, context: "Context") -> None:
-        context.set_trailing_metadata((("x-request-id", inbound.request_id),))
-        inbound.task = self._in_flight.enter(self._timeout)
-        gate, access = self._gate, self._access
+    def _admit(self, call: CallContext, context: "Context") -> None:
+        context.set_trailing_metadata((("x-request-id", call.request_id),))
+        call.task = self._in_flight.enter(self._timeout)
+        deps, access = self._deps, self._access
         connection = context.auth_context()
         certificates = tuple(connection.get("x509_pem_cert", ()))
         if not certificates:
             raise refused("there is no certificate")
-        certificate = gate.callers.identify(certificates[0])
-        inbound.caller = certificate.caller
+        certificate = deps.callers.identify(certificates[0])
+        call.caller = certificate.caller
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
             raise refused(certificate.flaw or "its roles don't include this RPC")
-        self._in_flight.attribute(inbound.task, certificate.caller.identity)
-        if gate.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
+        self._in_flight.attribute(call.task, certificate.caller.identity)
+        if deps.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise refused("the connection is below TLS 1.3")
 
-    def _authenticate(self, inbound: Inbound) -> Awaitable[Claims]:
-        return self._gate.authenticate_bearer(inbound.bearer())
+    def _authenticate(self, call: CallContext) -> Awaitable[Claims]:
+        return self._deps.authenticate_bearer(call.bearer())
 
     async def _read(self, context: "Context") -> Any:
         message = await context.read()
@@ -189,34 +189,34 @@ class _Guard:
         except DecodeError:
             raise FieldInvalid("", "The message can't be parsed.") from None
 
-    def _leave(self, inbound: Inbound) -> bool:
+    def _leave(self, call: CallContext) -> bool:
         """Return whether the call was cancelled for having outlasted its time."""
-        task, inbound.task = inbound.task, None
+        task, call.task = call.task, None
         return task is not None and self._in_flight.leave(task)
 
-    def _let_go(self, inbound: Inbound) -> None:
+    def _let_go(self, call: CallContext) -> None:
         """Let a call last as long as its caller wants from now on."""
-        task, inbound.task = inbound.task, None
+        task, call.task = call.task, None
         if task is not None and self._in_flight.release(task):
             raise _too_long()
 
-    def _end(self, inbound: Inbound) -> None:
-        self._leave(inbound)
-        seconds = perf_counter() - inbound.started
+    def _end(self, call: CallContext) -> None:
+        self._leave(call)
+        seconds = perf_counter() - call.started
         self._meter.record(_OK, "", seconds)
-        self._log_success("call", caller=inbound.caller.identity, status=_OK, seconds=seconds)
+        self._log_success("call", caller=call.caller.identity, status=_OK, seconds=seconds)
 
-    async def _fail(self, error: BaseException, inbound: Inbound, context: "Context") -> NoReturn:
+    async def _fail(self, error: BaseException, call: CallContext, context: "Context") -> NoReturn:
         """Tell the caller what went wrong, count it and log it; raises in any case."""
-        if self._leave(inbound):
+        if self._leave(call):
             error = _too_long()
-        seconds = perf_counter() - inbound.started
+        seconds = perf_counter() - call.started
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             code = _code_of_ended(error, context)
             self._meter.record(code.name, "", seconds)
             self._log.info(
-                "call ended",
-                caller=inbound.caller.identity,
+                "call_ended",
+                caller=call.caller.identity,
                 status=code.name,
                 seconds=seconds,
             )
@@ -227,24 +227,24 @@ class _Guard:
         told = error if isinstance(error, ServiceError) else _internal()
         code = CODES[told.reason]
         self._meter.record(code.name, told.reason, seconds)
-        self._log_failure(error, told, inbound, seconds)
-        status = to_status(told, inbound.request_id)
+        self._log_failure(error, told, call, seconds)
+        status = to_status(told, call.request_id)
         trailers = (
-            ("x-request-id", inbound.request_id),
+            ("x-request-id", call.request_id),
             ("grpc-status-details-bin", status.SerializeToString()),
         )
         await context.abort(code, told.message, trailers)
 
     def _log_failure(
-        self, error: Exception, told: ServiceError, inbound: Inbound, seconds: float
+        self, error: Exception, told: ServiceError, call: CallContext, seconds: float
     ) -> None:
         causes = [*getattr(error, "__notes__", ())]
         if error.__cause__ is not None:
             causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
         self._log.log(
             _LOG_LEVELS.get(told.reason, logging.INFO),
-            "call failed",
-            caller=inbound.caller.identity,
+            "call_failed",
+            caller=call.caller.identity,
             status=CODES[told.reason].name,
             reason=told.reason.value,
             seconds=seconds,

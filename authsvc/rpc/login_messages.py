@@ -3,9 +3,11 @@
 from typing import TypeAlias
 
 from authsvc.errors import CallerNotAllowed, FieldInvalid
-from authsvc.models import Delivery, LoginOutcome, MfaChallenge, Role, TotpEnrollment
+from authsvc.models.calls import Role
+from authsvc.models.factors import LoginOutcome, MfaChallenge, TotpEnrollment
+from authsvc.models.messages import Delivery
 from authsvc.rpc import convert
-from authsvc.rpc.inbound import current_caller
+from authsvc.rpc.call_context import current_caller
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1 import common_pb2
 

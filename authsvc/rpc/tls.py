@@ -13,7 +13,7 @@ from authsvc.config import TlsSettings
 
 _Stamp = tuple[tuple[int, int, int], ...]
 
-_log = structlog.get_logger("authsvc.tls")
+log = structlog.get_logger("authsvc.tls")
 
 
 class ServerCertificate:
@@ -53,11 +53,11 @@ class ServerCertificate:
                 return None
         except ServerError as error:
             if stamp != self._seen:
-                _log.error("certificates not reloaded", problem=str(error))
+                log.error("certificates_not_reloaded", problem=str(error))  # noqa: TRY400 - says it all
             self._seen = stamp
             return None
         self._seen = stamp
-        _log.info("certificates reloaded", expire_time=self.expire_time)
+        log.info("certificates_reloaded", expire_time=self.expire_time)
         return loaded
 
     def _load(self) -> grpc.ServerCertificateConfiguration:

@@ -12,8 +12,8 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import SessionId, UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store.postgres.database import Connection
 
 _FIRST_ID = UUID(int=0)
 _LAST_ID = UUID(int=(1 << 128) - 1)

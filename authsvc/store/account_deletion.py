@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import SessionId, UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from datetime import datetime
 import asyncpg
 
 from authsvc.errors import email_taken
-from authsvc.models import UserId, UserStatus
-from authsvc.store.database import Connection
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

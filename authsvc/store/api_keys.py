@@ -7,8 +7,10 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import ApiKey, ApiKeyId, UserId, UserStatus
-from authsvc.store.database import Connection
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.users import UserStatus
+from authsvc.store.postgres.database import Connection
 
 _COLUMNS = """
     k.key_id, k.user_id, k.name, k.prefix, k.scopes, k.policy, k.create_time, k.expire_time,

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import Call, ClientContext, SessionId, UserId
-from authsvc.store.connector import Connection
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store.postgres.connector import Connection
 
 _INSERT = """
 INSERT INTO audit_events (event_id, occur_time, type, caller, request_id,

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import FactorId, UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import FactorId, UserId
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

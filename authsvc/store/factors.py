@@ -11,8 +11,8 @@ from enum import StrEnum
 
 import asyncpg
 
-from authsvc.models import FactorId, UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import FactorId, UserId
+from authsvc.store.postgres.database import Connection
 
 
 class FactorKind(StrEnum):

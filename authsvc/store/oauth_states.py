@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import SessionId
-from authsvc.store.database import Connection
+from authsvc.models.ids import SessionId
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

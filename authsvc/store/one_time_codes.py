@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from authsvc.models import UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import UserId
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from authsvc.models import User
-from authsvc.store.database import Connection
+from authsvc.models.users import User
+from authsvc.store.postgres.database import Connection
 
 # All that whoever made the account could come back with, or wait with for the owner to act upon.
 _TAKE_OVER = """

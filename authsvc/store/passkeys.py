@@ -7,8 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import FactorId, UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import FactorId, UserId
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import asyncpg
 
-from authsvc.store.connector import Connection
+from authsvc.store.postgres.connector import Connection
 
 
 @dataclass(frozen=True, slots=True, eq=False)

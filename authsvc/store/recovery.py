@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from authsvc.models import UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import UserId
+from authsvc.store.postgres.database import Connection
 
 # One proof of two resets nothing, as in users.py.
 _REPLACE = """

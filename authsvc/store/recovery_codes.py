@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from authsvc.models import UserId
-from authsvc.store.database import Connection
+from authsvc.models.ids import UserId
+from authsvc.store.postgres.database import Connection
 
 _REPLACE = """
 WITH replaced AS (DELETE FROM recovery_codes WHERE user_id = $1)

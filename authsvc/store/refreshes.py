@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 from authsvc.store.audit import AuditRow
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 from authsvc.store.sessions import COLUMNS, StoredSession, stored_session
 
 # One statement, because a transaction around two takes four round trips, and this is among what

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import asyncpg
 
-from authsvc.store.connector import Connection
+from authsvc.store.postgres.connector import Connection
 
 _DELETE_SESSIONS = """
 DELETE FROM sessions WHERE session_id = ANY (ARRAY(

@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
-from authsvc.models import ApiKeyId, SessionId, UserId
-from authsvc.store.connector import FAILURES, Connection, Connector
+from authsvc.models.ids import ApiKeyId, SessionId, UserId
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector
 
 # The trigger on the table notifies this channel for each row.
 _CHANNEL = "authsvc_revocations"

@@ -1,8 +1,9 @@
 """Owns the opening of a session: the new row, the end of the oldest, and the event of it."""
 
-from authsvc.models import RevokeReason, Session, SessionId
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason, Session
 from authsvc.store.audit import AuditRow
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 # One statement instead of four, because a login is to cost little beside its password's hash.
 _OPEN = """

@@ -12,8 +12,11 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models import ClientContext, RevokeReason, Session, SessionId, UserId, UserStatus
-from authsvc.store.database import Connection
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.users import UserStatus
+from authsvc.store.postgres.database import Connection
 
 # What `stored_session` reads, of sessions s and users u.
 COLUMNS = """

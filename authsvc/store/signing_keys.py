@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import asyncpg
 
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 class KeyState(StrEnum):

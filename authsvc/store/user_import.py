@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from authsvc.models import UserId, UserStatus
-from authsvc.store.database import Connection
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

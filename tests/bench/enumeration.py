@@ -16,12 +16,12 @@ import structlog
 from authsvc.config import PasswordSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import ServiceError
-from authsvc.models import ClientContext
-from authsvc.store.database import Database
-from authsvc.store.migrator import migrate
-from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
-from tests.clock import FakeClock
-from tests.databases import settings_for
+from authsvc.models.calls import ClientContext
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import migrate
+from tests.support.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
+from tests.support.clock import FakeClock
+from tests.support.databases import settings_for
 
 KINDS = ("wrong", "unknown", "locked", "disabled")
 

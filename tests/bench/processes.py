@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.dev.workspace import Workspace
-from authsvc.store.migrator import migrate
+from authsvc.store.postgres.migrator import migrate
 
 _TICK = 1_000_000 / os.sysconf("SC_CLK_TCK")
 _PATIENCE = 30.0

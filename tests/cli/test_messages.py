@@ -10,17 +10,17 @@ import asyncpg
 
 from authsvc.app.build import Core, open_core
 from authsvc.cli.output import settings_of
-from authsvc.core.messages.delivery import Deliverer, NotDelivered, Post
+from authsvc.core.messages.delivery import Deliverer, NotDelivered, Transport
 from authsvc.core.messages.outbox import Message, MessageKind
-from authsvc.core.messages.templates import Letter
+from authsvc.core.messages.templates import RenderedMessage
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
-from tests.delivering import ADDRESS, CODE, PlainRenderer, TestChannel
+from tests.support.delivering import ADDRESS, CODE, PlainRenderer, TestChannel
 
 _MINUTES = timedelta(minutes=10)
 
 
-async def _refuse(_: Letter) -> None:
+async def _refuse(_: RenderedMessage) -> None:
     raise NotDelivered("recipient_refused", permanent=True)
 
 
@@ -44,7 +44,7 @@ class _Outbox:
         asyncio.run(self._with_core(self._deliver))
 
     async def _deliver(self, core: Core) -> None:
-        post = Post(self.channel, PlainRenderer())
+        post = Transport(self.channel, PlainRenderer())
         await Deliverer(
             core.base.database,
             core.base.keyring,
@@ -92,9 +92,9 @@ def test_an_abandoned_message_is_delivered_after_all(
 
     outbox.channel.before = None
     outbox.deliver()
-    (letter,) = outbox.channel.sent
-    assert str(letter.message_id) == row["message_id"]
-    assert (letter.message.address, letter.message.code) == (ADDRESS, CODE)
+    (rendered,) = outbox.channel.sent
+    assert str(rendered.message_id) == row["message_id"]
+    assert (rendered.message.address, rendered.message.code) == (ADDRESS, CODE)
     assert "message.retry" in asyncio.run(_audit_types(database_dsn))
 
 

@@ -180,10 +180,10 @@ def test_reload_takes_over_good_settings_and_leaves_bad_ones(
     good = workspace.config.read_text()
     workspace.config.write_text(good + "\n[grpc]\nnonsense = 1\n")
     service.send(signal.SIGHUP)
-    service.wait_for("settings not reloaded")
+    service.wait_for("settings_not_reloaded")
     workspace.config.write_text(good + '\n[rate_limits.policies.x]\nrequests = 1\nwindow = "1s"\n')
     seen = len(service.output)
     service.send(signal.SIGHUP)
-    service.wait_for("settings reloaded", seen)
+    service.wait_for("settings_reloaded", seen)
     service.send(signal.SIGTERM)
     assert service.end() == 0

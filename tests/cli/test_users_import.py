@@ -11,7 +11,7 @@ import pytest
 
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command, plain
-from tests.core.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
+from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 
 HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
 ROW = {"email": "ada@example.test", "display_name": "Ada", "password_hash": HASH}

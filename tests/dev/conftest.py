@@ -10,7 +10,7 @@ import pytest
 
 from authsvc.dev.locks import lock_supervisor
 from authsvc.dev.postgres import EmbeddedPostgres
-from tests.postgres import state_folder
+from tests.support.postgres import state_folder
 
 MakePostgres = Callable[..., EmbeddedPostgres]
 

@@ -18,7 +18,7 @@ from cryptography.x509.verification import VerificationError
 
 from authsvc.dev import certificates
 from authsvc.dev.certificates import CertificateError
-from tests.dev.tls import connect, load, policy
+from tests.support.tls import connect, load, policy
 
 ROLES = ("app", "edge", "issuer", "admin", "observer")
 WEEK = timedelta(days=7)

@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from authsvc.dev.locks import lock_supervisor
-from tests import postgres
-from tests.postgres import PostgresServer
+from tests.support import postgres
+from tests.support.postgres import PostgresServer
 
 
 async def fetch(dsn: str, *statements: str) -> object:

@@ -21,7 +21,7 @@ from authsvc.dev.provider import DevProvider
 from authsvc.dev.workspace import PROVIDER_CLIENT, REDIRECT_URI, Workspace
 from authsvc.errors import ProviderUnavailable, Unauthenticated
 from authsvc.outbound.oidc import OpenIdConnect
-from tests.provider import json_client
+from tests.support.provider import json_client
 
 SECRET = "the-secret-of-the-client"
 

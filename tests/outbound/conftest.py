@@ -3,9 +3,9 @@
 import aiohttp
 import pytest
 
-from tests.clock import FakeClock
-from tests.outbound.oidc_client import Client
-from tests.provider import LocalProvider
+from tests.support.clock import FakeClock
+from tests.support.oidc_client import Client
+from tests.support.provider import LocalProvider
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from structlog.testing import capture_logs
 
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.folder import FolderChannel
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.rendered import rendered
 
 
 async def test_a_message_is_a_file_that_its_name_tells_of(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "messages"
-    sent = letter()
+    sent = rendered()
     with capture_logs() as logs:
         await FolderChannel(folder).send(sent)
     (file,) = _files(folder)
@@ -32,10 +32,10 @@ async def test_a_message_is_a_file_that_its_name_tells_of(tmp_path: Path) -> Non
 
 
 async def test_delivered_twice_it_is_one_file(tmp_path: Path) -> None:
-    sent, channel = letter(), FolderChannel(tmp_path)
+    sent, channel = rendered(), FolderChannel(tmp_path)
     await asyncio.gather(*(channel.send(sent) for _ in range(5)))
     assert len(_files(tmp_path)) == 1
-    await channel.send(letter())
+    await channel.send(rendered())
     assert len(_files(tmp_path)) == 2
 
 
@@ -45,7 +45,7 @@ async def test_delivered_twice_it_is_one_file(tmp_path: Path) -> None:
 )
 async def test_no_address_leads_out_of_the_folder(tmp_path: Path, address: str) -> None:
     folder = tmp_path / "messages"
-    await FolderChannel(folder).send(letter(address))
+    await FolderChannel(folder).send(rendered(address))
     assert _files(tmp_path) == [folder]
     assert [path.is_file() for path in _files(folder)] == [True]
 
@@ -53,7 +53,7 @@ async def test_no_address_leads_out_of_the_folder(tmp_path: Path, address: str) 
 async def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     (tmp_path / "messages").write_text("a file in its place")
     with pytest.raises(NotDelivered) as caught:
-        await FolderChannel(tmp_path / "messages").send(letter())
+        await FolderChannel(tmp_path / "messages").send(rendered())
     assert (caught.value.error, caught.value.permanent) == ("folder", False)
 
 

@@ -12,7 +12,7 @@ from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.core.federation.states import PendingLogin
 from authsvc.errors import ProviderUnavailable, Unauthenticated
 from authsvc.outbound.github import GitHub
-from tests.provider import CLIENT_ID, REDIRECT, LocalProvider, json_client, saying
+from tests.support.provider import CLIENT_ID, REDIRECT, LocalProvider, json_client, saying
 
 TOKEN = "/login/oauth/access_token"
 

@@ -14,9 +14,10 @@ from aiohttp import web
 
 from authsvc.errors import ProviderUnavailable
 from authsvc.outbound.http import open_session
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.provider import (
+from tests.support.certificates import Authority, Certificate, write_files
+from tests.support.clock import FakeClock
+from tests.support.logs import caught
+from tests.support.provider import (
     MAX_BYTES,
     LocalProvider,
     breaking_off,
@@ -24,7 +25,6 @@ from tests.provider import (
     saying,
     serving,
 )
-from tests.rpc.certificates import Authority, Certificate, write_files
 
 SECRET = "what-nobody-may-read"
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from joserfc import jws
 from joserfc.jwk import OctKey
 
-from tests.clock import FakeClock
-from tests.outbound.oidc_client import ADA, Client
-from tests.provider import CLIENT_ID, LocalProvider, public, signing_key
+from tests.support.clock import FakeClock
+from tests.support.oidc_client import ADA, Client
+from tests.support.provider import CLIENT_ID, LocalProvider, public, signing_key
 
 # What an id_token says, by what is wrong with it; None: it doesn't say it.
 BAD_CLAIMS: Mapping[str, Mapping[str, Any]] = {

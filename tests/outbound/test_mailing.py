@@ -15,23 +15,23 @@ from structlog.testing import capture_logs
 
 from authsvc.app.application import Application
 from authsvc.config import ConfigError, DeliverySettings, Settings
-from authsvc.core.messages.delivery import Deliverer, Post
+from authsvc.core.messages.delivery import Deliverer, Transport
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.v1.auth_service_pb2 import (
     LoginWithCodeRequest,
     RegisterRequest,
     RequestLoginCodeRequest,
     VerifyEmailRequest,
 )
-from tests.accounts import EMAIL, KEYRING, PASSWORD
-from tests.clock import FakeClock
-from tests.databases import until
-from tests.delivering import ADDRESS, CODE, Mail
-from tests.outbound.mail_server import MailServer, mail_server, settings_for
-from tests.ports import port_of
-from tests.rpc.service import StartService
+from tests.support.accounts import EMAIL, KEYRING, PASSWORD
+from tests.support.clock import FakeClock
+from tests.support.databases import until
+from tests.support.delivering import ADDRESS, CODE, Mail
+from tests.support.mail_server import MailServer, mail_server, settings_for
+from tests.support.ports import port_of
+from tests.support.service import StartService
 
 _LEASE = timedelta(seconds=61)
 _ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def mail(database: Database, clock: FakeClock) -> Mail:
 
 
 def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
-    post = Post(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
+    post = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
     return Deliverer(mail.database, KEYRING, post, DeliverySettings(), mail.clock)
 
 
@@ -94,7 +94,7 @@ async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.outbound.deliver",
+            "tests.support.deliver",
             database_dsn,
             str(server.port),
             str(tmp_path / "mail-ca.pem"),

@@ -9,9 +9,17 @@ import pytest
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.core.federation.states import PendingLogin
 from authsvc.errors import ProviderUnavailable, Unauthenticated
-from tests.clock import FakeClock
-from tests.outbound.oidc_client import ADA, Client
-from tests.provider import CLIENT_ID, REDIRECT, Handler, LocalProvider, public, saying, signing_key
+from tests.support.clock import FakeClock
+from tests.support.oidc_client import ADA, Client
+from tests.support.provider import (
+    CLIENT_ID,
+    REDIRECT,
+    Handler,
+    LocalProvider,
+    public,
+    saying,
+    signing_key,
+)
 
 DISCOVERY = "/.well-known/openid-configuration"
 

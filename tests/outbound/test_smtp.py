@@ -10,16 +10,10 @@ import trustme
 
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.outbound.smtp import SmtpChannel
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
-from tests.outbound.mail_server import (
-    PASSWORD,
-    USERNAME,
-    MailServer,
-    mail_server,
-    settings_for,
-)
-from tests.ports import port_of
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.mail_server import PASSWORD, USERNAME, MailServer, mail_server, settings_for
+from tests.support.ports import port_of
+from tests.support.rendered import rendered
 
 _LOGIN = {"username": USERNAME, "password": PASSWORD}
 
@@ -31,7 +25,7 @@ def mail_authority() -> trustme.CA:
 
 async def _failure(channel: SmtpChannel, address: str = ADDRESS) -> tuple[str, bool]:
     with pytest.raises(NotDelivered) as caught:
-        await channel.send(letter(address))
+        await channel.send(rendered(address))
     return caught.value.error, caught.value.permanent
 
 
@@ -47,7 +41,7 @@ async def test_a_mail_arrives_as_it_was_made(
     mail_authority: trustme.CA, tmp_path: Path, tls: str
 ) -> None:
     async with mail_server(mail_authority, implicit=tls == "implicit", login=True) as server:
-        sent = letter()
+        sent = rendered()
         channel = SmtpChannel(settings_for(server, mail_authority, tmp_path, tls=tls, **_LOGIN))
         await channel.send(sent)
         await channel.close()
@@ -94,7 +88,9 @@ async def test_without_starttls_nothing_is_said(mail_authority: trustme.CA, tmp_
 
 async def test_without_tls_on_this_machine(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server() as server:
-        await SmtpChannel(settings_for(server, mail_authority, tmp_path, tls="off")).send(letter())
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path, tls="off")).send(
+            rendered()
+        )
     assert len(server.envelopes) == 1
 
 
@@ -160,7 +156,7 @@ async def test_what_was_accepted_is_delivered_whatever_comes_after(
 ) -> None:
     async with mail_server(mail_authority) as server:
         server.drops = True
-        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter())
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(rendered())
     assert len(server.envelopes) == 1
 
 
@@ -170,7 +166,7 @@ async def test_cancelled_it_leaves_no_connection(
     async with mail_server(mail_authority) as server:
         server.hang = True
         task = asyncio.create_task(
-            SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter())
+            SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(rendered())
         )
         await asyncio.sleep(0)
         task.cancel()
@@ -191,7 +187,7 @@ async def test_addresses_of_all_scripts(
     mail_authority: trustme.CA, tmp_path: Path, address: str, recipient: str
 ) -> None:
     async with mail_server(mail_authority) as server:
-        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(letter(address))
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(rendered(address))
     (envelope,) = server.envelopes
     assert envelope.rcpt_tos == [recipient]
     assert f"\r\nTo: {recipient}\r\n".encode() in (envelope.original_content or b"")
@@ -204,7 +200,7 @@ async def test_an_address_that_the_server_cannot_know(
     async with mail_server(mail_authority, utf8=False) as server:
         channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         assert await _failure(channel, "jörg@example.test") == ("smtputf8_unsupported", True)
-        await channel.send(letter("ada@bücher.test"))
+        await channel.send(rendered("ada@bücher.test"))
     assert len(server.envelopes) == 1
 
 
@@ -234,7 +230,7 @@ async def test_a_subject_is_one_line(mail_authority: trustme.CA, tmp_path: Path)
     async with mail_server(mail_authority) as server:
         channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         with pytest.raises(NotDelivered) as caught:
-            await channel.send(letter(subject="Hello\r\nBcc: eve@example.test"))
+            await channel.send(rendered(subject="Hello\r\nBcc: eve@example.test"))
     assert (caught.value.error, server.envelopes) == ("malformed", [])
 
 
@@ -246,6 +242,6 @@ async def test_nothing_shows_the_password_or_the_message(
             server, mail_authority, tmp_path, username=USERNAME, password="wrong-mail-password"
         )
         with pytest.raises(NotDelivered) as caught:
-            await SmtpChannel(settings).send(letter())
-    shown = f"{settings!r} {caught.value!r} {letter()!r}"
+            await SmtpChannel(settings).send(rendered())
+    shown = f"{settings!r} {caught.value!r} {rendered()!r}"
     assert not any(secret in shown for secret in ("wrong-mail-password", CODE, ADDRESS))

@@ -9,12 +9,12 @@ import pytest
 
 from authsvc.config import ConfigError, DeliverySettings
 from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind
-from authsvc.core.messages.templates import Text, view_of
-from authsvc.outbound.post import open_post
+from authsvc.core.messages.templates import MessageBody, template_context
 from authsvc.outbound.rendering import TemplateRenderer
-from tests.clock import FakeClock
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import NOW
+from authsvc.outbound.transport import build_transport
+from tests.support.clock import FakeClock
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.rendered import NOW
 
 _SHIPPED = TemplateRenderer()
 _EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
@@ -33,9 +33,9 @@ def _said(
     link: str = "",
     product: str = "Example Shop",
     **values: Any,
-) -> Text:
+) -> MessageBody:
     links = {kind.value: link} if link else {}
-    return renderer.render(view_of(_message(kind, **values), NOW, product, links))
+    return renderer.render(template_context(_message(kind, **values), NOW, product, links))
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
@@ -125,7 +125,7 @@ def test_a_link_is_filled_and_quoted() -> None:
 )
 def test_how_long_a_code_works_is_said_in_words(lifetime: timedelta, words: str) -> None:
     message = Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, NOW + lifetime)
-    assert f"for {words}" in _SHIPPED.render(view_of(message, NOW, "P", {})).text
+    assert f"for {words}" in _SHIPPED.render(template_context(message, NOW, "P", {})).text
 
 
 def test_an_operators_template_is_used_in_place_of_the_shipped_one(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_broken_template_is_found_at_the_start(
     (tmp_path / file).write_text(text)
     settings = DeliverySettings(channel="none", templates=tmp_path)
     with pytest.raises(ConfigError) as caught:
-        open_post(settings, FakeClock())
+        build_transport(settings, FakeClock())
     assert any(
         line.startswith("delivery.templates: ") and re.search(problem, line)
         for line in caught.value.problems
@@ -201,4 +201,4 @@ def test_a_folder_that_is_missing_is_found_at_the_start(tmp_path: Path) -> None:
 )
 def test_a_misnamed_link_is_found_at_the_start(links: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        open_post(DeliverySettings(links=links), FakeClock())
+        build_transport(DeliverySettings(links=links), FakeClock())

@@ -22,12 +22,12 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from authsvc.config import WebhookSettings
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 from authsvc.outbound.webhook import WebhookChannel
-from tests.clock import FakeClock
-from tests.delivering import ADDRESS, CODE
-from tests.outbound.letters import letter
-from tests.ports import port_of
+from tests.support.clock import FakeClock
+from tests.support.delivering import ADDRESS, CODE
+from tests.support.ports import port_of
+from tests.support.rendered import rendered
 
 _PATIENCE = 30
 
@@ -95,7 +95,7 @@ async def _channel(endpoint: Endpoint, **changes: object) -> AsyncIterator[Webho
 async def _failure(endpoint: Endpoint, **changes: object) -> NotDelivered:
     async with _channel(endpoint, **changes) as channel:
         with pytest.raises(NotDelivered) as caught:
-            await channel.send(letter())
+            await channel.send(rendered())
     return caught.value
 
 
@@ -111,7 +111,7 @@ def _answering(
 
 async def test_a_post_says_all_and_proves_who_says_it(endpoint: Endpoint) -> None:
     user_id = UserId(uuid4())
-    sent = letter(user_id=user_id)
+    sent = rendered(user_id=user_id)
     async with _channel(endpoint) as channel:
         await channel.send(sent)
     ((headers, body),) = endpoint.posted
@@ -136,7 +136,7 @@ async def test_a_post_says_all_and_proves_who_says_it(endpoint: Endpoint) -> Non
 
 async def test_both_secrets_hold_while_they_are_changed(endpoint: Endpoint) -> None:
     async with _channel(endpoint, secrets=[_NEW, _OLD]) as channel:
-        await channel.send(letter())
+        await channel.send(rendered())
     ((headers, body),) = endpoint.posted
     assert len(headers["webhook-signature"].split(" ")) == 2
     for secret in (_NEW, _OLD):
@@ -153,7 +153,7 @@ async def test_both_secrets_hold_while_they_are_changed(endpoint: Endpoint) -> N
 
 
 async def test_posted_again_it_has_the_same_id_and_body(endpoint: Endpoint) -> None:
-    sent = letter()
+    sent = rendered()
     for _ in range(2):
         async with _channel(endpoint) as channel:
             await channel.send(sent)
@@ -165,7 +165,7 @@ async def test_posted_again_it_has_the_same_id_and_body(endpoint: Endpoint) -> N
 async def test_any_2xx_takes_care_of_it(endpoint: Endpoint, status: int) -> None:
     endpoint.answer = _answering(status)
     async with _channel(endpoint) as channel:
-        await channel.send(letter())
+        await channel.send(rendered())
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 422])
@@ -212,7 +212,7 @@ async def test_an_endless_answer_is_not_read(endpoint: Endpoint) -> None:
 
     endpoint.answer = pour
     async with _channel(endpoint) as channel:
-        await channel.send(letter())
+        await channel.send(rendered())
     async with asyncio.timeout(_PATIENCE):
         await hung_up.wait()
 
@@ -220,7 +220,7 @@ async def test_an_endless_answer_is_not_read(endpoint: Endpoint) -> None:
 async def test_a_compressed_answer_is_not_expanded(endpoint: Endpoint) -> None:
     endpoint.answer = _answering(200, b"no gzip at all", content_encoding="gzip")
     async with _channel(endpoint) as channel:
-        await channel.send(letter())
+        await channel.send(rendered())
 
 
 async def test_headers_without_end_are_a_failure(endpoint: Endpoint) -> None:
@@ -259,7 +259,7 @@ async def test_over_tls_only_with_trust(tmp_path: Path) -> None:
         assert (await _failure(by_ip, ca_file=files["authority"])).error == "tls"
         assert endpoint.posted == []
         async with _channel(endpoint, ca_file=files["authority"]) as channel:
-            await channel.send(letter())
+            await channel.send(rendered())
         assert len(endpoint.posted) == 1
 
 
@@ -267,7 +267,7 @@ async def test_no_cookie_is_kept(endpoint: Endpoint) -> None:
     endpoint.answer = _answering(200, set_cookie="a=b")
     async with _channel(endpoint) as channel:
         for _ in range(2):
-            await channel.send(letter())
+            await channel.send(rendered())
     assert all("cookie" not in headers for headers, _ in endpoint.posted)
 
 

@@ -1,6 +1,6 @@
 """The access table: its rows are as documented, and what has none is refused."""
 
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.access import ACCESS, Access
 
 HEALTH = {f"/grpc.health.v1.Health/{rpc}" for rpc in ("Check", "List", "Watch")}
@@ -44,7 +44,7 @@ def test_batches_are_those_that_say_so() -> None:
 
 
 def test_only_long_streams_are_endless() -> None:
-    assert methods(endless=True) == {
+    assert methods(long_lived=True) == {
         "/authsvc.v1.AccountService/ExportData",
         "/authsvc.v1.AdminService/ImportUsers",
         "/grpc.health.v1.Health/Watch",

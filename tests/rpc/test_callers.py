@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from authsvc.config import CallerSettings, Settings
 from authsvc.errors import CallerNotAllowed
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.callers import Callers
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from tests.clock import FakeClock
-from tests.rpc.certificates import Authority, Certificate, key_usage
-from tests.rpc.probe import ProbeServer, StartProbe, identity_of, outcome, with_callers
+from tests.support.certificates import Authority, Certificate, key_usage
+from tests.support.clock import FakeClock
+from tests.support.probe import ProbeServer, StartProbe, identity_of, outcome, with_callers
 
 APP = identity_of("app")
 URI = x509.UniformResourceIdentifier

@@ -10,16 +10,22 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc import models
 from authsvc.errors import FieldInvalid
-from authsvc.rpc import convert, rate_limit_messages
+from authsvc.models import calls, limits
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.limits import Algorithm, CheckResult, Verdict
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.tokens import InactiveReason
+from authsvc.models.users import UserStatus
+from authsvc.rpc import convert
+from authsvc.rpc.rate_limit import messages as rate_limit_messages
 from authsvc.v1 import common_pb2, rate_limit_service_pb2, session_service_pb2
 from authsvc.v1.common_pb2 import ClientContext
 from authsvc.v1.rate_limit_service_pb2 import Charge
 
 SOME_ID = "0198a7c2-0000-7000-8000-0000000000ff"
 NOW = datetime(2030, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
-CLIENT = models.ClientContext("2001:db8::1", "Browser/1", "phone")
+CLIENT = calls.ClientContext("2001:db8::1", "Browser/1", "phone")
 
 
 def refused(parse: Callable[..., object], *arguments: Any, **named: Any) -> str:
@@ -166,7 +172,7 @@ def test_scopes() -> None:
 
 def test_charges() -> None:
     messages = [Charge(policy="a.b_c-1", key=f"k{n}", cost=n) for n in range(16)]
-    expected = [models.Charge("a.b_c-1", f"k{n}", n or 1) for n in range(16)]
+    expected = [limits.Charge("a.b_c-1", f"k{n}", n or 1) for n in range(16)]
     assert rate_limit_messages.charges(messages) == expected
     rate_limit_messages.charges([Charge(policy="a", key="k"), Charge(policy="b", key="k")])
     good = Charge(policy="a", key="k")
@@ -208,23 +214,23 @@ def test_duration_of_whole_numbers_is_exact() -> None:
 
 
 def test_every_value_has_its_number() -> None:
-    for reason in models.InactiveReason:
+    for reason in InactiveReason:
         number = convert.inactive_reason(reason)
         assert common_pb2.InactiveReason.Name(number) == f"INACTIVE_REASON_{reason}"
     assert convert.inactive_reason(None) == common_pb2.INACTIVE_REASON_UNSPECIFIED
     names = set(common_pb2.InactiveReason.keys()) - {"INACTIVE_REASON_UNSPECIFIED"}
-    assert names == {f"INACTIVE_REASON_{reason}" for reason in models.InactiveReason}
+    assert names == {f"INACTIVE_REASON_{reason}" for reason in InactiveReason}
     names = set(session_service_pb2.RevokeReason.keys()) - {"REVOKE_REASON_UNSPECIFIED"}
-    assert names == {f"REVOKE_REASON_{reason.name}" for reason in models.RevokeReason}
+    assert names == {f"REVOKE_REASON_{reason.name}" for reason in RevokeReason}
     names = set(rate_limit_service_pb2.RateLimitAlgorithm.keys())
     names -= {"RATE_LIMIT_ALGORITHM_UNSPECIFIED"}
-    assert names == {f"RATE_LIMIT_ALGORITHM_{kind.name}" for kind in models.Algorithm}
+    assert names == {f"RATE_LIMIT_ALGORITHM_{kind.name}" for kind in Algorithm}
 
 
-def _session(**changes: Any) -> models.Session:
+def _session(**changes: Any) -> Session:
     fields: dict[str, Any] = {
-        "session_id": models.SessionId(UUID(int=1)),
-        "user_id": models.UserId(UUID(int=2)),
+        "session_id": SessionId(UUID(int=1)),
+        "user_id": UserId(UUID(int=2)),
         "create_time": NOW,
         "last_use_time": NOW + timedelta(1),
         "authentication_time": NOW,
@@ -236,10 +242,10 @@ def _session(**changes: Any) -> models.Session:
         "refresh_counter": 7,
         "revoke_time": None,
         "revoke_reason": None,
-        "user_status": models.UserStatus.ACTIVE,
+        "user_status": UserStatus.ACTIVE,
         "user_roles": ("user",),
     }
-    return models.Session(**(fields | changes))
+    return Session(**(fields | changes))
 
 
 def test_session_is_shown_without_its_secrets() -> None:
@@ -253,8 +259,8 @@ def test_session_is_shown_without_its_secrets() -> None:
     assert message.absolute_expire_time.ToDatetime(UTC) == NOW + timedelta(3)
 
 
-@pytest.mark.parametrize("reason", list(models.RevokeReason))
-def test_ended_session_says_when_and_why(reason: models.RevokeReason) -> None:
+@pytest.mark.parametrize("reason", list(RevokeReason))
+def test_ended_session_says_when_and_why(reason: RevokeReason) -> None:
     message = convert.session_message(_session(revoke_time=NOW, revoke_reason=reason))
     assert message.revoke_time.ToDatetime(UTC) == NOW
     name = session_service_pb2.RevokeReason.Name(message.revoke_reason)
@@ -263,10 +269,10 @@ def test_ended_session_says_when_and_why(reason: models.RevokeReason) -> None:
 
 @pytest.mark.parametrize("retry_after", [None, 0.0, 0.000_000_1, 90.5])
 def test_verdict_without_hope_has_no_time_to_retry(retry_after: float | None) -> None:
-    verdict = models.Verdict(
+    verdict = Verdict(
         "p", "k", allowed=False, limit=5, remaining=2, retry_after=retry_after, reset_after=1.5
     )
-    result = models.CheckResult(allowed=False, verdicts=[verdict] * 2)
+    result = CheckResult(allowed=False, verdicts=[verdict] * 2)
     check = rate_limit_messages.fill_check(rate_limit_service_pb2.CheckRateLimitResponse(), result)
     assert check == rate_limit_service_pb2.CheckRateLimitResponse(
         allowed=False,

@@ -12,11 +12,11 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from authsvc.app.server import SERVICES
 from authsvc.config import Settings
-from authsvc.models import Role
+from authsvc.models.calls import Role
 from authsvc.rpc.health import Health
-from tests.clock import FakeClock
-from tests.rpc.certificates import Authority
-from tests.rpc.probe import (
+from tests.support.certificates import Authority
+from tests.support.clock import FakeClock
+from tests.support.probe import (
     STRANGER,
     ProbeServer,
     StartProbe,

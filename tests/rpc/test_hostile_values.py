@@ -29,14 +29,14 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
-from tests.clock import FakeClock
-from tests.codes import unlimited_codes
-from tests.passkeys import ORIGIN, bearer, begin_login, begin_registration, register
-from tests.provider import LocalProvider
-from tests.rpc import code_requests, factor_requests, hostile, oauth_requests, wire
-from tests.rpc.probe import outcome
-from tests.rpc.service import Service, StartService
+from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
+from tests.support.clock import FakeClock
+from tests.support.codes import unlimited_codes
+from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registration, register
+from tests.support.probe import outcome
+from tests.support.provider import LocalProvider
+from tests.support.service import Service, StartService
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {

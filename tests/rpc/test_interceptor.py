@@ -22,17 +22,17 @@ from authsvc.errors import (
     credentials_invalid,
     policy_unknown,
 )
-from authsvc.models import Call, Role
+from authsvc.models.calls import Call, Role
 from authsvc.rpc import interceptor
 from authsvc.rpc.access import ACCESS, Access
-from authsvc.rpc.inbound import current_call, current_caller, current_claims
+from authsvc.rpc.call_context import current_call, current_caller, current_claims
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2_grpc import AccountServiceStub
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from tests.rpc.certificates import Authority
-from tests.rpc.http2 import Connection, tls_context
-from tests.rpc.probe import (
+from tests.support.certificates import Authority
+from tests.support.http2 import Connection, tls_context
+from tests.support.probe import (
     CLAIMS,
     LOGIN,
     STRANGER,
@@ -471,7 +471,7 @@ async def test_failures_are_logged_and_counted(
     raising(probe, error)
     with capture_logs() as logs:
         told = await failure(stub(probe).ValidateToken(pb.ValidateTokenRequest()))
-    assert lines(logs) == [(level, "call failed", reason_of(told))]
+    assert lines(logs) == [(level, "call_failed", reason_of(told))]
     method = "/authsvc.v1.AuthService/ValidateToken"
     assert count(probe, told.code().name, reason_of(told), method) == 1
 

@@ -9,8 +9,8 @@ from grpc_reflection.v1alpha import reflection_pb2 as pb
 
 from authsvc.app.server import SERVICES
 from authsvc.config import Settings
-from authsvc.models import Role
-from tests.rpc.probe import STRANGER, ProbeServer, StartProbe, failure, reason_of, with_changes
+from authsvc.models.calls import Role
+from tests.support.probe import STRANGER, ProbeServer, StartProbe, failure, reason_of, with_changes
 
 VERSIONS = ["v1", "v1alpha"]
 OTHERS = [role for role in Role if role is not Role.OBSERVER]

@@ -9,10 +9,10 @@ import pytest_asyncio
 
 from authsvc.config import Settings
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest
-from tests.accounts import EMAIL, PASSWORD, WRONG
-from tests.logs import caught
-from tests.rpc.probe import failure, request_id_of
-from tests.rpc.service import Service, StartService
+from tests.support.accounts import EMAIL, PASSWORD, WRONG
+from tests.support.logs import caught
+from tests.support.probe import failure, request_id_of
+from tests.support.service import Service, StartService
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_failure_leads_there(logging_service: Service, lines: io.StringIO)
     request = LoginRequest(email=EMAIL, password=WRONG)
     request_id = request_id_of(await failure(logging_service.auth().Login(request)))
     assert await audited(logging_service, request_id) == ["user.login_failure"]
-    assert events_of(lines, request_id) == ["user.login_failure", "call failed"]
+    assert events_of(lines, request_id) == ["user.login_failure", "call_failed"]
 
 
 async def test_question_leads_there_at_level_debug(

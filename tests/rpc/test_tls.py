@@ -19,9 +19,9 @@ from authsvc.config import Settings
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from tests.rpc.certificates import Authority, Certificate, write_files
-from tests.rpc.http2 import Connection, tls_context
-from tests.rpc.probe import ProbeServer, StartProbe, identity_of, outcome, with_changes
+from tests.support.certificates import Authority, Certificate, write_files
+from tests.support.http2 import Connection, tls_context
+from tests.support.probe import ProbeServer, StartProbe, identity_of, outcome, with_changes
 
 APP = identity_of("app")
 LOGIN = "/authsvc.v1.AuthService/Login"
@@ -235,7 +235,7 @@ def test_bad_files_are_logged_once(settings: Settings, authority: Authority) -> 
     with capture_logs() as logs:
         assert certificate.changed() is None
         assert certificate.changed() is None
-    assert [entry["event"] for entry in logs] == ["certificates not reloaded"]
+    assert [entry["event"] for entry in logs] == ["certificates_not_reloaded"]
     assert "server.key is not the key of" in logs[0]["problem"]
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from authsvc.core.signing.jwk import ALGORITHMS
-from tests.forging import World, open_world
-from tests.postgres import PostgresServer
+from tests.support.forging import World, open_world
+from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from authsvc.core.api_keys.key_text import beginning, is_api_key, new_api_key
+from authsvc.core.api_keys.key_text import display_prefix, is_api_key, new_api_key
 from authsvc.errors import NotFound
-from authsvc.models import InactiveReason
-from authsvc.store.database import Database
-from tests.clock import FakeClock
-from tests.keys import replica
-from tests.sessions import CALL, HeldDatabase, World
-from tests.tokens import load_keys
+from authsvc.models.tokens import InactiveReason
+from authsvc.store.postgres.database import Database
+from tests.support.clock import FakeClock
+from tests.support.keys import replica
+from tests.support.sessions import CALL, HeldDatabase, World
+from tests.support.tokens import load_keys
 
 # As README.md gives it to scanners of leaked secrets.
 SCANNER = re.compile(r"\bauthsvc_[0-9A-Za-z]{49}\b")
@@ -47,7 +47,7 @@ def test_keys_are_long_and_never_the_same() -> None:
 
 def test_of_what_is_shown_the_key_can_t_be_guessed() -> None:
     key = new_api_key("authsvc")
-    assert beginning(key) == key[:14]
+    assert display_prefix(key) == key[:14]
 
 
 def test_one_changed_character_is_noticed() -> None:

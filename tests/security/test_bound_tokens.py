@@ -10,10 +10,10 @@ from authsvc.config import Settings
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
-from tests import logs
-from tests.rpc.certificates import Authority, Certificate
-from tests.rpc.probe import identity_of, outcome
-from tests.rpc.service import Service, StartService
+from tests.support import logs
+from tests.support.certificates import Authority, Certificate
+from tests.support.probe import identity_of, outcome
+from tests.support.service import Service, StartService
 
 
 def thumbprint(certificate: Certificate) -> bytes:

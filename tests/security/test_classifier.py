@@ -14,9 +14,9 @@ import pytest_asyncio
 
 from authsvc.config import PasswordSettings
 from authsvc.core.passwords.hashing import PasswordHash, Verification
-from authsvc.store.database import Database
-from tests.accounts import EMAIL, WRONG, CountingHasher, Service, cheap_passwords, unlimited
-from tests.clock import FakeClock
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import EMAIL, WRONG, CountingHasher, Service, cheap_passwords, unlimited
+from tests.support.clock import FakeClock
 
 LOGINS = 500
 NOBODY = "nobody@example.test"

@@ -15,12 +15,13 @@ import pytest_asyncio
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.errors import ServiceError, TooManyAttempts
-from authsvc.models import ClientContext, Delivery
-from authsvc.store.database import Database
-from tests.accounts import CLI, IP, Service, cheap_passwords
-from tests.clock import FakeClock
-from tests.codes import CLIENT, Coded, start_coded, unlimited_codes
-from tests.databases import opened
+from authsvc.models.calls import ClientContext
+from authsvc.models.messages import Delivery
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CLI, IP, Service, cheap_passwords
+from tests.support.clock import FakeClock
+from tests.support.codes import CLIENT, Coded, start_coded, unlimited_codes
+from tests.support.databases import opened
 
 UNKNOWN = "unknown@example.test"
 ACCOUNTS = ("unknown", "active", "disabled", "verified", "locked")

@@ -10,13 +10,13 @@ import pytest
 
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1.common_pb2 import Tokens
-from tests.accounts import PASSWORD
-from tests.codes import NEW_PASSWORD
-from tests.databases import until
-from tests.passkeys import SoftDevice, bearer, begin_registration, text
-from tests.rpc import code_requests, factor_requests
-from tests.rpc.probe import reason_of
-from tests.rpc.service import Service
+from tests.support import code_requests, factor_requests
+from tests.support.accounts import PASSWORD
+from tests.support.codes import NEW_PASSWORD
+from tests.support.databases import until
+from tests.support.passkeys import SoftDevice, bearer, begin_registration, text
+from tests.support.probe import reason_of
+from tests.support.service import Service
 
 Make: TypeAlias = Callable[[Service, Tokens], Awaitable[Any]]
 

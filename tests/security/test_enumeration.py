@@ -12,11 +12,11 @@ import pytest_asyncio
 from argon2.low_level import Type, verify_secret
 
 from authsvc.errors import Overloaded, ServiceError, TooManyAttempts
-from authsvc.models import ClientContext
-from authsvc.store.database import Database
-from tests.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
-from tests.clock import FakeClock
-from tests.databases import opened
+from authsvc.models.calls import ClientContext
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CALL, CLI, IP, PASSWORD, WRONG, Service, unlimited
+from tests.support.clock import FakeClock
+from tests.support.databases import opened
 
 ACCOUNTS = ("unknown", "wrong", "locked", "disabled", "without")
 

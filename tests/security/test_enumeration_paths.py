@@ -18,12 +18,12 @@ from authsvc.config import Settings
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import DeleteAccountRequest
 from authsvc.v1.common_pb2 import DELIVERY_RETURN, ClientContext
-from tests.accounts import unlimited
-from tests.passkeys import allowed, bearer
-from tests.rpc.probe import details_of, failure, outcome
-from tests.rpc.service import Service, StartService
-from tests.security.statements import Statements, on_one_connection
-from tests.security.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
+from tests.support.accounts import unlimited
+from tests.support.passkeys import allowed, bearer
+from tests.support.probe import details_of, failure, outcome
+from tests.support.service import Service, StartService
+from tests.support.statements import Statements, on_one_connection
+from tests.support.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
 
 KINDS = ("unknown", "active", "verified", "disabled", "locked", "without", "passkey", "totp")
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Test")

@@ -15,12 +15,12 @@ from authsvc.config import Settings
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.passkeys import bearer
-from tests.rpc.probe import failure, outcome
-from tests.rpc.service import Service, StartService
+from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
+from tests.support.clock import FakeClock
+from tests.support.logs import caught
+from tests.support.passkeys import bearer
+from tests.support.probe import failure, outcome
+from tests.support.service import Service, StartService
 
 REFUSED = "CREDENTIALS_INVALID"
 TABLES = ("factors", "recovery_codes", "challenges", "outbox", "audit_events", "devices", "users")

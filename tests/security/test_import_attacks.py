@@ -12,10 +12,10 @@ from structlog.testing import capture_logs
 from authsvc.core.user_transfer.import_rows import Row, RowFailure, RowReader
 from authsvc.core.user_transfer.importing import ImportOptions
 from authsvc.errors import FieldInvalid, ServiceError
-from tests.accounts import PASSWORD, Service, unlimited
-from tests.core.test_foreign_hashes import BEYOND, HASHES, MALFORMED
-from tests.importing import Importer
-from tests.logins import Replicas
+from tests.core.passwords.test_foreign_hashes import BEYOND, HASHES, MALFORMED
+from tests.support.accounts import PASSWORD, Service, unlimited
+from tests.support.importing import Importer
+from tests.support.logins import Replicas
 
 SMUGGLED = (
     'x"\nevil@example.test,admin,"',

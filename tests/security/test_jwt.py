@@ -14,8 +14,8 @@ from joserfc.jwk import KeySet
 from authsvc.core.lib import base64url
 from authsvc.core.signing import jwk
 from authsvc.core.signing.jwk import ALGORITHMS
-from authsvc.models import Claims, InactiveReason
-from tests.forging import CLAIMS, NOW, World
+from authsvc.models.tokens import Claims, InactiveReason
+from tests.support.forging import CLAIMS, NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID

@@ -2,8 +2,8 @@
 
 import pytest
 
-from authsvc.models import Claims, InactiveReason, ServiceClaims
-from tests.forging import NOW, World
+from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
+from tests.support.forging import NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from authsvc.core.lib import base64url
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.sessions.secrets import new_session_token
-from authsvc.models import Claims, InactiveReason
-from tests.forging import CLAIMS, CLOCK, World
-from tests.tokens import make_session
+from authsvc.models.tokens import Claims, InactiveReason
+from tests.support.forging import CLAIMS, CLOCK, World
+from tests.support.tokens import make_session
 
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID

@@ -11,16 +11,16 @@ from structlog.testing import capture_logs
 
 from authsvc.app.build import Core, open_core
 from authsvc.config import Settings
-from authsvc.store.database import Connection
-from tests.accounts import cheap_passwords, unlimited
-from tests.clock import FakeClock
-from tests.codes import unlimited_codes
-from tests.crowd import WAYS, Crowd, Steady
-from tests.databases import until, waits_for_a_lock
-from tests.provider import LocalProvider
-from tests.rpc.oauth_requests import oauth_settings
-from tests.rpc.probe import with_changes
-from tests.tries import outcome
+from authsvc.store.postgres.database import Connection
+from tests.support.accounts import cheap_passwords, unlimited
+from tests.support.clock import FakeClock
+from tests.support.codes import unlimited_codes
+from tests.support.crowd import WAYS, Crowd, Steady
+from tests.support.databases import until, waits_for_a_lock
+from tests.support.oauth_requests import oauth_settings
+from tests.support.probe import with_changes
+from tests.support.provider import LocalProvider
+from tests.support.tries import outcome
 
 _THINGS = 250
 _AT_ONCE = 24

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 
 from authsvc.v1 import account_service_pb2 as pb
-from tests.accounts import EMAIL, PASSWORD
-from tests.passkeys import bearer
-from tests.rpc.probe import outcome
-from tests.rpc.service import Service
+from tests.support.accounts import EMAIL, PASSWORD
+from tests.support.passkeys import bearer
+from tests.support.probe import outcome
+from tests.support.service import Service
 
 MAILS = "SELECT kind FROM outbox WHERE state <> 'decoy'"
 

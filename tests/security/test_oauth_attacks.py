@@ -15,11 +15,14 @@ from authsvc.config import Settings
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import UnlinkIdentityRequest
 from authsvc.v1.session_service_pb2 import RevokeUserSessionsRequest
-from tests.accounts import EMAIL
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.passkeys import bearer
-from tests.provider import (
+from tests.security.test_secrets import dump, leaks
+from tests.support.accounts import EMAIL
+from tests.support.clock import FakeClock
+from tests.support.logs import caught
+from tests.support.oauth_requests import begin, came_back, oauth_settings
+from tests.support.passkeys import bearer
+from tests.support.probe import details_of, failure, outcome
+from tests.support.provider import (
     ACCESS_TOKEN,
     CLIENT_SECRET,
     Handler,
@@ -28,10 +31,7 @@ from tests.provider import (
     browse,
     saying,
 )
-from tests.rpc.oauth_requests import begin, came_back, oauth_settings
-from tests.rpc.probe import details_of, failure, outcome
-from tests.rpc.service import Service, StartService
-from tests.security.test_secrets import dump, leaks
+from tests.support.service import Service, StartService
 
 DISCOVERY = "/.well-known/openid-configuration"
 GITHUB_TOKEN = "/login/oauth/access_token"

@@ -13,10 +13,10 @@ from webauthn.helpers import verify_signature
 
 from authsvc.config import Settings
 from authsvc.dev.authenticator import Authenticator, decode, encode
-from tests.accounts import EMAIL, cheap_passwords, unlimited
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.passkeys import (
+from tests.support.accounts import EMAIL, cheap_passwords, unlimited
+from tests.support.clock import FakeClock
+from tests.support.logs import caught
+from tests.support.passkeys import (
     NOBODY,
     ORIGIN,
     SoftDevice,
@@ -29,9 +29,9 @@ from tests.passkeys import (
     new_holder,
     register,
 )
-from tests.rpc.probe import failure, outcome, reason_of
-from tests.rpc.service import Service, StartService
-from tests.security.statements import Statements, on_one_connection
+from tests.support.probe import failure, outcome, reason_of
+from tests.support.service import Service, StartService
+from tests.support.statements import Statements, on_one_connection
 
 OTHER = "grace@example.test"
 UNKNOWN = "nobody@example.test"

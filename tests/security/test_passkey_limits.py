@@ -6,11 +6,11 @@ import pytest
 
 from authsvc.v1.auth_service_pb2 import LoginRequest
 from authsvc.v1.common_pb2 import ClientContext
-from tests.accounts import EMAIL
-from tests.passkeys import SoftDevice, begin_login, finish_login, new_holder
-from tests.rpc.probe import outcome
-from tests.rpc.service import Service
-from tests.security.ways import forged
+from tests.support.accounts import EMAIL
+from tests.support.passkeys import SoftDevice, begin_login, finish_login, new_holder
+from tests.support.probe import outcome
+from tests.support.service import Service
+from tests.support.ways import forged
 
 UNKNOWN = "nobody@example.test"
 

@@ -19,11 +19,11 @@ import pytest_asyncio
 from authsvc import log
 from authsvc.config import KeySettings, SecretSettings, Settings
 from authsvc.core.lib.sealing import Keyring
-from tests.accounts import EMAIL
-from tests.clock import FakeClock
-from tests.logs import caught
-from tests.rpc.service import Service, StartService
-from tests.security.life import PASSWORD, WEAK, WRONG, Life, call_everything
+from tests.support.accounts import EMAIL
+from tests.support.clock import FakeClock
+from tests.support.life import PASSWORD, WEAK, WRONG, Life, call_everything
+from tests.support.logs import caught
+from tests.support.service import Service, StartService
 
 # So much of a secret in a row is a leak.
 WINDOW = 12
@@ -171,7 +171,7 @@ async def test_a_whole_life_leaves_no_secret(life: Life, lines: io.StringIO) -> 
         *("CREDENTIALS_INVALID", "TOO_MANY_ATTEMPTS", "BEARER_INVALID", "CALLER_NOT_ALLOWED"),
         *("REFRESH_TOKEN_INVALID", "REFRESH_TOKEN_REUSED", "POLICY_UNKNOWN"),
     }
-    for word in ("call failed", '"level":"debug"', "session.refresh_reuse", "authsvc_rpc_calls"):
+    for word in ("call_failed", '"level":"debug"', "session.refresh_reuse", "authsvc_rpc_calls"):
         assert word in written
     for word in ("session.refresh_reuse", EMAIL, "$argon2id$", "authsvc.login.ip"):
         assert word in stored

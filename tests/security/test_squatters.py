@@ -13,13 +13,13 @@ from authsvc.dev.authenticator import Authenticator
 from authsvc.v1 import account_service_pb2 as pb
 from authsvc.v1.auth_service_pb2 import LoginRequest
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.accounts import EMAIL, PASSWORD, unlimited
-from tests.clock import FakeClock
-from tests.passkeys import ORIGIN, bearer, begin_registration, register, text
-from tests.rpc import factor_requests
-from tests.rpc.probe import failure, outcome, reason_of, with_changes
-from tests.rpc.service import Service, StartService
-from tests.security.ways import WAYS, Victim, affordable
+from tests.support import factor_requests
+from tests.support.accounts import EMAIL, PASSWORD, unlimited
+from tests.support.clock import FakeClock
+from tests.support.passkeys import ORIGIN, bearer, begin_registration, register, text
+from tests.support.probe import failure, outcome, reason_of, with_changes
+from tests.support.service import Service, StartService
+from tests.support.ways import WAYS, Victim, affordable
 
 Make = Callable[[Service, Tokens], Awaitable[Any]]
 UNPROVED = "EMAIL_NOT_VERIFIED"

@@ -11,9 +11,10 @@ from structlog.testing import capture_logs
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_taken
-from authsvc.models import Call, ClientContext, SessionId, UserId
-from authsvc.store.database import Database
-from tests.clock import FakeClock
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store.postgres.database import Database
+from tests.support.clock import FakeClock
 
 _CALL = Call("request-1", "spiffe://authsvc.dev/app")
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from authsvc.store import rate_limits as store
-from authsvc.store.connector import Connection
-from authsvc.store.database import Database
+from authsvc.store.postgres.connector import Connection
+from authsvc.store.postgres.database import Database
 from authsvc.store.rate_limits import Kind, Rule
 
 _MINUTE = 60_000_000

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authsvc.store import rate_limits as store
-from authsvc.store.connector import Connection
+from authsvc.store.postgres.connector import Connection
 from authsvc.store.rate_limits import Kind, Rule
-from tests.rate_limit_reference import Answer, Key
+from tests.support.rate_limit_reference import Answer, Key
 
 _Result = TypeVar("_Result")
 _SECOND = 1_000_000

@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row
-from authsvc.models import RevokeReason, SessionId
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
-from tests.sessions import CALL, CLIENT, DAY, World
+from tests.support.sessions import CALL, CLIENT, DAY, World
 
 
 async def _advance(world: World, session_id: SessionId, counter: int) -> bool:

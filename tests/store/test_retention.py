@@ -11,9 +11,9 @@ import pytest
 
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.store import challenges, oauth_states, one_time_codes, outbox, retention
-from authsvc.store.database import Connection, Database
-from authsvc.store.migrator import migrate
-from tests.databases import settings_for
+from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.postgres.migrator import migrate
+from tests.support.databases import settings_for
 
 _Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
 

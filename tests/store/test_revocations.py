@@ -8,13 +8,13 @@ import pytest
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import StoreUnavailable, email_taken
-from authsvc.models import ApiKeyId, SessionId, UserId
+from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.revocations import PoolerError, Subscription
-from tests.clock import FakeClock
-from tests.databases import settings_for
-from tests.proxy import Proxy
+from tests.support.clock import FakeClock
+from tests.support.databases import settings_for
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture

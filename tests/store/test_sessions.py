@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from authsvc.core.lib.ids import uuid7
-from authsvc.models import RevokeReason, SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import sessions as store
-from tests.sessions import DAY, SECOND, World
+from tests.support.sessions import DAY, SECOND, World
 
 NEVER = timedelta(days=3_650)
 

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
-from tests.clock import FakeClock
+from tests.support.clock import FakeClock
 
 HOUR = timedelta(hours=1)
 

@@ -4,10 +4,11 @@ import asyncio
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from authsvc.models import UserId, UserStatus
-from authsvc.store.database import Database
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
+from authsvc.store.postgres.database import Database
 from authsvc.store.user_import import UserRow, insert_new
-from tests.databases import until
+from tests.support.databases import until
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

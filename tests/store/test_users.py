@@ -7,9 +7,10 @@ from uuid import UUID
 import pytest
 
 from authsvc.core.lib.ids import uuid7
-from authsvc.models import User, UserId, UserStatus
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from authsvc.store import devices, users
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -15,20 +15,16 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import email_taken, user_not_found
-from authsvc.models import (
-    Call,
-    Claims,
-    ClientContext,
-    Clock,
-    Delivery,
-    RevokeReason,
-    User,
-    UserId,
-    UserStatus,
-)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.messages import Delivery
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User, UserStatus
 from authsvc.store import devices, revocations, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _DEFAULT_ROLES = ("user",)
 
@@ -66,7 +62,7 @@ class Accounts:
         hasher: PasswordHasher,
         policy: PasswordPolicy,
         sessions: Sessions,
-        guard: BruteForce,
+        brute_force: BruteForce,
         codes: CodeRequests,
         clock: Clock,
     ) -> None:
@@ -74,7 +70,7 @@ class Accounts:
         self._hasher = hasher
         self._policy = policy
         self._sessions = sessions
-        self._guard = guard
+        self._brute_force = brute_force
         self._codes = codes
         self._clock = clock
 
@@ -87,7 +83,7 @@ class Accounts:
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords wait to be hashed.
         """
-        await self._guard.charge_registration(registration.client)
+        await self._brute_force.charge_registration(registration.client)
         return await self._create(call, AuditType.REGISTER, registration, _DEFAULT_ROLES)
 
     async def create_user(
@@ -173,7 +169,7 @@ class Accounts:
         password = await self._hasher.hash(registration.password)
         if registration.delivery is not None:
             # Only now: who looks for a password that is good enough gets no mail.
-            await self._guard.charge_registered_address(email.canonical)
+            await self._brute_force.charge_registered_address(email.canonical)
         now = self._clock.now()
         user = User(
             user_id=UserId(uuid7(now)),

@@ -9,10 +9,13 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import user_not_found
-from authsvc.models import Call, Claims, Clock, SessionId, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import account_deletion as store
 from authsvc.store import revocations
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 # Of an event's details: what a chain of events can't be understood without, and nobody known by.
 _KEPT_DETAILS = ("cause", "kind", "methods", "reason", "replaced", "sessions")
@@ -45,7 +48,7 @@ class AccountDeletion:
         """Erase the account of the token's user; its sessions and keys end at once.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND.
             Unauthenticated: BEARER_INVALID: the session was ended meanwhile.
         """

@@ -11,11 +11,15 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib import base64url
 from authsvc.errors import FieldInvalid, Overloaded, user_not_found
-from authsvc.models import Call, Claims, Clock, UserId, UserStatus
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Claims
+from authsvc.models.users import UserStatus
 from authsvc.store import account_data as store
 from authsvc.store import users
 from authsvc.store.account_data import EventKey, Row, SecurityEvent
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _BATCH = 500
 # Whoever reads slowly holds one of these, but no connection to the database.
@@ -62,7 +66,7 @@ class AccountData:
         may be in it or not.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             NotFound: USER_NOT_FOUND, also if the account was deleted meanwhile.
             Overloaded: Too many exports are under way.
         """

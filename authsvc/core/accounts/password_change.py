@@ -16,11 +16,14 @@ from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normali
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
-from authsvc.models import Call, Claims, ClientContext, Clock, RevokeReason
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims
 from authsvc.store import devices, users
 from authsvc.store import password_change as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.password_change import Owner, Replacement
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
 
 _CURRENT = "current_password"
@@ -66,7 +69,7 @@ class PasswordChange:
         Raises:
             FieldInvalid: PASSWORD_WEAK, also if it is the current one; or it can't be a password.
             Unauthenticated: CREDENTIALS_INVALID; BEARER_INVALID: the session was ended meanwhile.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, if the account has no password.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, if the account has no password.
             NotFound: USER_NOT_FOUND.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
             Overloaded: Too many passwords wait to be hashed.

@@ -12,11 +12,13 @@ from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import code_invalid
-from authsvc.models import Call, ClientContext, Clock, RevokeReason
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import devices
 from authsvc.store import recovery as store
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 
 class PasswordRecovery:

@@ -34,7 +34,7 @@ def is_api_key(text: str) -> bool:
     return text[-_CHECKSUM_LENGTH:] == _checksum(text[:-_CHECKSUM_LENGTH])
 
 
-def beginning(key: str) -> str:
+def display_prefix(key: str) -> str:
     """Return the part of a key that it may be recognised by."""
     return key[: key.index("_") + 1 + _SHOWN_LENGTH]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from authsvc.config import ApiKeySettings
-from authsvc.core.api_keys.key_text import beginning, digest, new_api_key
+from authsvc.core.api_keys.key_text import digest, display_prefix, new_api_key
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
@@ -21,10 +21,14 @@ from authsvc.errors import (
     limit_reached,
     policy_unknown,
 )
-from authsvc.models import ApiKey, ApiKeyId, Call, Claims, Clock, UserId
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import api_keys as store
 from authsvc.store import revocations
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _MIN_LIFETIME = timedelta(minutes=1)
 
@@ -69,7 +73,7 @@ class ApiKeys:
         database: Database,
         outbox: Outbox,
         limiter: RateLimiter,
-        guard: BruteForce,
+        brute_force: BruteForce,
         recent_login: RecentLogin,
         settings: ApiKeySettings,
         clock: Clock,
@@ -78,7 +82,7 @@ class ApiKeys:
         self._database = database
         self._outbox = outbox
         self._limiter = limiter
-        self._guard = guard
+        self._brute_force = brute_force
         self._recent_login = recent_login
         self._settings = settings
         self._clock = clock
@@ -88,7 +92,7 @@ class ApiKeys:
         """Make a key for the user of an access token, who is told of it.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, or LIMIT_REACHED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, or LIMIT_REACHED.
             FieldInvalid: A scope that the token lacks, or a lifetime out of bounds.
             NotFound: POLICY_UNKNOWN.
             TooManyAttempts: The user made too many keys of late.
@@ -97,12 +101,12 @@ class ApiKeys:
         """
         self._recent_login.require(claims)
         text = new_api_key(self._settings.prefix)
-        key = self._new_key(claims, wanted, beginning(text))
-        ticket = await self._guard.charge_api_key(key.user_id)
+        key = self._new_key(claims, wanted, display_prefix(text))
+        receipt = await self._brute_force.charge_api_key(key.user_id)
         try:
             await self._store(call, claims, key, digest(text))
         except ServiceError:
-            await ticket.refund()
+            await receipt.refund()
             raise
         return CreatedApiKey(text, key)
 

@@ -16,26 +16,23 @@ import structlog
 
 from authsvc.config import ApiKeySettings
 from authsvc.core.api_keys.key_text import digest, is_api_key
-from authsvc.core.lib.batching import Coalescer
+from authsvc.core.lib.batching import Batcher
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.revocations.cache import RevocableCache
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound
-from authsvc.models import (
-    ApiKey,
-    ApiKeyId,
-    Charge,
-    Clock,
-    InactiveReason,
-    UserId,
-    UserStatus,
-)
+from authsvc.models.api_keys import ApiKey
+from authsvc.models.clock import Clock
+from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.limits import Charge
+from authsvc.models.tokens import InactiveReason
+from authsvc.models.users import UserStatus
 from authsvc.store import api_keys as store
 from authsvc.store.api_keys import StoredApiKey
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 # Rows of one statement, and callers that may wait for theirs.
 _MAX_BATCH = 1_000
@@ -120,7 +117,7 @@ class ApiKeyValidation:
         self._clock = clock
         self._is_fresh = is_fresh
         self._cache: RevocableCache[LoadedKey] = RevocableCache(settings.cache_size)
-        self._reads = Coalescer(self._read, _MAX_BATCH, _MAX_WAITING)
+        self._reads = Batcher(self._read, _MAX_BATCH, _MAX_WAITING)
         self._last_use = LastUse(database, store.touch, settings.last_use_interval)
 
     async def validate(self, check: ApiKeyCheck) -> ApiKeyResult:
@@ -207,7 +204,7 @@ class ApiKeyValidation:
             result = await self._limiter.check([Charge(key.policy, str(key.key_id))])
         except NotFound:
             # The settings have lost the policy: better no use than one without a limit.
-            logger.warning("api_key_policy_unknown", key_id=str(key.key_id), policy=key.policy)
+            log.warning("api_key_policy_unknown", key_id=str(key.key_id), policy=key.policy)
             return _INACTIVE[InactiveReason.RATE_LIMITED]
         if result.allowed:
             return None

@@ -13,12 +13,14 @@ from enum import StrEnum
 import structlog
 from cachetools import TTLCache
 
-from authsvc.core.attempts.brute_force import BruteForce, Ticket
+from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.errors import Reason, ServiceError, TooManyAttempts, credentials_invalid
-from authsvc.models import Call, ClientContext, Clock, UserStatus
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.users import UserStatus
 from authsvc.store import users
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject
 
 # Of how many accounts and addresses that are throttled it is known that it was recorded, and for
@@ -27,7 +29,7 @@ _REMEMBERED = 10_000
 _ONCE_IN = 60.0
 _NO_LIMIT = 2**31 - 1
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class Cause(StrEnum):
@@ -83,9 +85,9 @@ class Attempt:
 class Attempts:
     """Counts attempts, over all ways to log in."""
 
-    def __init__(self, database: Database, guard: BruteForce, clock: Clock) -> None:
+    def __init__(self, database: Database, brute_force: BruteForce, clock: Clock) -> None:
         self._database = database
-        self._guard = guard
+        self._brute_force = brute_force
         self._clock = clock
         self._throttled: TTLCache[tuple[str, str | None], bool] = TTLCache(
             _REMEMBERED, _ONCE_IN, lambda: clock.now().timestamp()
@@ -116,14 +118,14 @@ class Attempts:
         device = device_hash(client)
         async with self._database.connection() as connection:
             subject = await users.find_login_subject(
-                connection, account, device, self._guard.max_failures(known_device=True)
+                connection, account, device, self._brute_force.max_failures(known_device=True)
             )
         unclaimed = Attempt(call, account, client, device, subject, None)
-        ticket = await self._charge(unclaimed)
+        receipt = await self._charge(unclaimed)
         try:
             claimed = await self._claim(unclaimed, unlocks=unlocks)
         except ServiceError:
-            await ticket.refund()
+            await receipt.refund()
             raise
         attempt = Attempt(call, account, client, device, subject, claimed)
         try:
@@ -134,18 +136,18 @@ class Attempts:
         except ServiceError as error:
             # Overloaded, StoreUnavailable: not the user's failure.
             await self._release(attempt)
-            await ticket.refund()
+            await receipt.refund()
             if error.reason is Reason.USER_NOT_FOUND:
                 # The account was deleted meanwhile: the answer is that of one that never was.
                 raise failure() from None
             if error.reason is Reason.EMAIL_NOT_VERIFIED:
                 await self._record_failure(attempt, Cause.UNVERIFIED)
             raise
-        await ticket.refund()
+        await receipt.refund()
 
-    async def _charge(self, attempt: Attempt) -> Ticket:
+    async def _charge(self, attempt: Attempt) -> ChargeReceipt:
         try:
-            return await self._guard.charge_login(
+            return await self._brute_force.charge_login(
                 attempt.account, attempt.client, attempt.known_device
             )
         except TooManyAttempts:
@@ -158,7 +160,7 @@ class Attempts:
 
     async def _claim(self, attempt: Attempt, *, unlocks: bool) -> Credential | None:
         known = attempt.known_device is not None
-        limit = _NO_LIMIT if unlocks else self._guard.max_failures(known_device=known)
+        limit = _NO_LIMIT if unlocks else self._brute_force.max_failures(known_device=known)
         async with self._database.connection() as connection:
             return await users.claim_attempt(connection, attempt.account, limit, known_device=known)
 
@@ -167,7 +169,7 @@ class Attempts:
             async with self._database.connection() as connection:
                 await release(connection, attempt)
         except ServiceError as error:
-            logger.warning("login_release_failed", reason=error.reason)
+            log.warning("login_release_failed", reason=error.reason)
 
     async def _record_failure(self, attempt: Attempt, cause: Cause) -> None:
         await self._record(attempt, AuditType.LOGIN_FAILURE, {"cause": cause.value})

@@ -12,8 +12,10 @@ from authsvc.config import BruteForceSettings
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.errors import ServiceError, TooManyAttempts
-from authsvc.models import Charge, ClientContext, Policy, UserId
-from authsvc.store.database import Database
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.limits import Charge, Policy
+from authsvc.store.postgres.database import Database
 
 _ACCOUNT = "authsvc.login.account"
 _ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
@@ -25,11 +27,11 @@ _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
 _API_KEY_USER = "authsvc.api_key.user"
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class ChargeReceipt:
     """What an attempt was charged."""
 
     _limiter: RateLimiter
@@ -43,7 +45,7 @@ class Ticket:
         try:
             await self._limiter.refund_all(self._charges)
         except ServiceError as error:
-            logger.warning("refund_failed", reason=error.reason)
+            log.warning("refund_failed", reason=error.reason)
 
 
 class BruteForce:
@@ -75,7 +77,7 @@ class BruteForce:
 
     async def charge_login(
         self, account: str, client: ClientContext, known_device: bytes | None
-    ) -> Ticket:
+    ) -> ChargeReceipt:
         """Charge a login to the account (its canonical address), the client's ip and both.
 
         A device known to the account is charged instead of the account, so that strangers can't
@@ -129,7 +131,7 @@ class BruteForce:
         """
         await self._charge_ip(_OAUTH_IP, client, "login")
 
-    async def charge_api_key(self, user_id: UserId) -> Ticket:
+    async def charge_api_key(self, user_id: UserId) -> ChargeReceipt:
         """Charge the making of an API key to its user.
 
         Otherwise keys made and revoked over and over fill the tables: each is kept a while.
@@ -144,12 +146,12 @@ class BruteForce:
         if network is not None:
             await self._take([self._charge(policy, network)], subject)
 
-    async def _take(self, charges: Sequence[Charge], subject: str) -> Ticket:
+    async def _take(self, charges: Sequence[Charge], subject: str) -> ChargeReceipt:
         result = await self._limiter.check(charges)
         if not result.allowed:
             waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
             raise TooManyAttempts(max(waits), subject)
-        return Ticket(self._limiter, charges)
+        return ChargeReceipt(self._limiter, charges)
 
     def _charge(self, policy: str, *parts: str) -> Charge:
         return keyed_charge(self._key, policy, *parts)

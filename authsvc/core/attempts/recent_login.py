@@ -3,9 +3,11 @@
 from datetime import timedelta
 
 from authsvc.errors import bearer_invalid, reauthentication_required
-from authsvc.models import Claims, Clock, SessionId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.tokens import Claims
 from authsvc.store import sessions
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 class RecentLogin:
@@ -19,7 +21,7 @@ class RecentLogin:
         """Refuse a token whose login (`auth_time`) is too long ago.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
         """
         if self._clock.now() - claims.authentication_time > self._max_age:
             raise reauthentication_required(self._max_age.total_seconds())

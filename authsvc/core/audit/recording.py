@@ -10,12 +10,13 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.core.lib.ids import uuid7
-from authsvc.models import Call, ClientContext, SessionId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
 from authsvc.store import audit
 from authsvc.store.audit import AuditRow
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
-logger = structlog.get_logger("audit")
+log = structlog.get_logger("audit")
 
 Detail: TypeAlias = Mapping[str, str | int | bool | Sequence[str]]
 
@@ -116,7 +117,7 @@ def log_event(event: AuditEvent) -> None:
         "ip": event.client and event.client.ip,
         "detail": dict(event.detail),
     }
-    logger.info(
+    log.info(
         "audit",
         type=event.type.value,
         caller=event.call.caller,

@@ -10,10 +10,14 @@ from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import FieldInvalid, code_invalid, user_not_found
-from authsvc.models import Call, Claims, ClientContext, Clock, Delivery, User
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.messages import Delivery
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import addresses, one_time_codes, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _FIELD = "new_email"
 _PURPOSE = Purpose.CHANGE_EMAIL
@@ -53,7 +57,7 @@ class EmailChange:
         If an account has the address, the code will never work, and its owner is told instead.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID, or it is the user's address already.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
             TooManyAttempts: Too many codes were requested for either address or from the ip.
@@ -83,7 +87,7 @@ class EmailChange:
         """Make the address the token's user's, who knows the code that was sent there.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             FieldInvalid: EMAIL_INVALID.
             NotFound: USER_NOT_FOUND, also if the account is disabled.
             Unauthenticated: CODE_INVALID; BEARER_INVALID: the session was ended meanwhile.

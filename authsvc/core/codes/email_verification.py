@@ -5,10 +5,12 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.lib.emails import parse_email
 from authsvc.errors import code_invalid
-from authsvc.models import Call, ClientContext, Clock, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import addresses
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 
 class EmailVerification:

@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 from authsvc.config import CodeSettings
 from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import one_time_codes as store
-from authsvc.store.database import Connection
 from authsvc.store.one_time_codes import CodeClaim, CodeRow
+from authsvc.store.postgres.database import Connection
 
 _DIGITS = 8
 # Without the letters and digits that are taken for one another: 0 and O, 1 and I.

@@ -8,19 +8,22 @@ from dataclasses import replace
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.sessions.sessions import Sessions
-from authsvc.models import Call, ClientContext, Clock, RevokeReason, User
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.users import User
 from authsvc.store import owner_arrival, revocations
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
-class OwnerArrival:
+class AccountReclaim:
     """Hands accounts over to the owners of their addresses."""
 
     def __init__(self, sessions: Sessions, clock: Clock) -> None:
         self._sessions = sessions
         self._clock = clock
 
-    async def hand_over(
+    async def reclaim(
         self, connection: Connection, call: Call, owner: User, client: ClientContext
     ) -> None:
         """Leave of the account of `owner`, whose address was never proved, but what this says.
@@ -45,5 +48,5 @@ class OwnerArrival:
         """
         proved = self._clock.now()
         owner = replace(user, display_name="", email_verify_time=proved, has_second_factor=False)
-        await self.hand_over(connection, call, owner, client)
+        await self.reclaim(connection, call, owner, client)
         return owner

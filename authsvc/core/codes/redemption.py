@@ -3,7 +3,7 @@
 Until an address is proved, whoever made its account may be another than its owner. So the first
 proof hands the account over, and every way in that was there before is gone. Only a second factor
 keeps it as it is: who has none of these can't get in anyway. None is enrolled for an address that
-was not proved (`hold_with_room`), but accounts from before that rule may have one.
+was not proved (`lock_user_for_new_factor`), but accounts from before that rule may have one.
 """
 
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from uuid import UUID
 from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.codes.email_verification import note_verified
 from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
-from authsvc.core.codes.reclaim import OwnerArrival
-from authsvc.models import Clock, User
+from authsvc.core.codes.reclaim import AccountReclaim
+from authsvc.models.clock import Clock
+from authsvc.models.users import User
 from authsvc.store import addresses, users
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Proof:
 class CodeProofs:
     """Takes codes to log in and to set a password with."""
 
-    def __init__(self, codes: OneTimeCodes, arrival: OwnerArrival, clock: Clock) -> None:
+    def __init__(self, codes: OneTimeCodes, arrival: AccountReclaim, clock: Clock) -> None:
         self._codes = codes
         self._arrival = arrival
         self._clock = clock

@@ -16,10 +16,14 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import NotFound, TooManyAttempts
-from authsvc.models import Call, ClientContext, Clock, Delivery, Policy, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.limits import Policy
+from authsvc.models.messages import Delivery
 from authsvc.store import addresses
 from authsvc.store.addresses import Addressee
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _ADDRESS = "authsvc.codes.address"
 _RESEND = "authsvc.codes.resend"

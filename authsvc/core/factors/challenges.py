@@ -14,11 +14,14 @@ from authsvc.core.factors.relying_party import CHALLENGE_BYTES
 from authsvc.core.factors.totp import Totp
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, MfaChallenge, TotpEnrollment, User, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.factors import MfaChallenge, TotpEnrollment
+from authsvc.models.ids import UserId
+from authsvc.models.users import User
 from authsvc.store import challenges, devices, factors, recovery_codes
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind
+from authsvc.store.postgres.database import Connection
 
 _TOKEN_BYTES = 32
 _RECOVERY_CODE = "recovery_code"
@@ -58,14 +61,14 @@ class SecondFactors:
         holds the user's row.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: a factor would have to be enrolled.
         """
         await attempts.release(connection, attempt)
         enrollment: TotpEnrollment | None = None
         if user.has_second_factor:
             accepted = await _methods_of(connection, user.user_id)
         elif user.email_verify_time is None:
-            # Nobody gets one for an address that may be another's, as in `hold_with_room`.
+            # No factor for an address that may be another's, as in `lock_user_for_new_factor`.
             raise email_not_verified()
         else:
             enrollment = await self._totp.enroll(connection, user.user_id, user.email)

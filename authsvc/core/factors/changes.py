@@ -6,10 +6,13 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, email_not_verified, limit_reached
-from authsvc.models import Call, Claims, ClientContext, Clock, FactorId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import devices, factors, recovery_codes
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class FactorChanges:
         await self._outbox.enqueue(connection, message)
 
 
-async def hold_with_room(
+async def lock_user_for_new_factor(
     connection: Connection, claims: Claims, recent_login: RecentLogin, max_factors: int
 ) -> Holder:
     """Hold the row of the token's user, who may have one more factor, and return what it says.
@@ -78,7 +81,7 @@ async def hold_with_room(
 
     Raises:
         Unauthenticated: BEARER_INVALID: the user is disabled or gone, or the session has ended.
-        NotPossibleNow: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+        FailedPrecondition: EMAIL_NOT_VERIFIED, LIMIT_REACHED.
     """
     holder = await factors.lock_holder(connection, claims.subject)
     if holder is None:

@@ -9,11 +9,14 @@ from authsvc.core.factors.changes import FactorChange, FactorChanges
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
-from authsvc.models import Call, Claims, Clock, FactorId, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
+from authsvc.models.tokens import Claims
 from authsvc.store import factors
 from authsvc.store import recovery_codes as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder
+from authsvc.store.postgres.database import Connection, Database
 
 
 class Factors:
@@ -48,8 +51,8 @@ class Factors:
 
         Raises:
             NotFound: FACTOR_NOT_FOUND.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: a role of the user's needs a
-                factor, or it is the user's only way to log in without a code.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED. LAST_CREDENTIAL: one of the user's roles
+                needs a factor, or it is the user's only way to log in without a code.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
         self._recent_login.require(claims)
@@ -73,7 +76,7 @@ class Factors:
 
         Raises:
             NotFound: FACTOR_NOT_FOUND: without a factor there is nothing to recover.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
         self._recent_login.require(claims)

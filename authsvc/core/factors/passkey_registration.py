@@ -6,16 +6,19 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from authsvc.core.attempts.recent_login import RecentLogin
-from authsvc.core.factors.changes import FactorChange, FactorChanges, hold_with_room
+from authsvc.core.factors.changes import FactorChange, FactorChanges, lock_user_for_new_factor
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.relying_party import CHALLENGE_BYTES, Created, RelyingParty, descriptor
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import credentials_invalid, state_invalid
-from authsvc.models import Call, Claims, Clock, FactorId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId
+from authsvc.models.tokens import Claims
 from authsvc.store import passkeys as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import Factor, FactorKind, Holder
 from authsvc.store.passkeys import NewPasskey, Passkey
+from authsvc.store.postgres.database import Connection, Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +59,16 @@ class BeginPasskeyRegistration:
 
         Raises:
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
         async with self._database.transaction() as connection:
-            holder = await hold_with_room(connection, claims, self._recent_login, self._max_factors)
+            holder = await lock_user_for_new_factor(
+                connection, claims, self._recent_login, self._max_factors
+            )
             passkeys = await store.list_of_user(connection, holder.user_id)
             await store.replace_registration(
                 connection, challenge_id, holder.user_id, challenge, now, expire_time
@@ -104,7 +109,7 @@ class FinishPasskeyRegistration:
         Raises:
             Unauthenticated: CREDENTIALS_INVALID: it is not a valid answer, or is registered
                 already, whoever's it is. BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, STATE_INVALID, EMAIL_NOT_VERIFIED,
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, STATE_INVALID, EMAIL_NOT_VERIFIED,
                 LIMIT_REACHED.
         """
         self._recent_login.require(claims)
@@ -119,7 +124,9 @@ class FinishPasskeyRegistration:
         if created is None:
             raise credentials_invalid()
         async with self._database.transaction() as connection:
-            holder = await hold_with_room(connection, claims, self._recent_login, self._max_factors)
+            holder = await lock_user_for_new_factor(
+                connection, claims, self._recent_login, self._max_factors
+            )
             return await self._store(connection, call, holder, created, name, now)
 
     async def _store(

@@ -6,13 +6,15 @@ import structlog
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.relying_party import Assertion, RelyingParty, descriptor, parse_assertion
-from authsvc.models import Call, ClientContext, Clock, FactorId, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store import factors
 from authsvc.store import passkeys as store
-from authsvc.store.database import Connection
 from authsvc.store.passkeys import Passkey
+from authsvc.store.postgres.database import Connection
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Passkeys:
     ) -> None:
         self.counter_alerts += 1
         factor_id = str(passkey.factor_id)
-        logger.warning("passkey_counter_alert", user_id=str(passkey.user_id), factor_id=factor_id)
+        log.warning("passkey_counter_alert", user_id=str(passkey.user_id), factor_id=factor_id)
         event = AuditEvent(
             AuditType.FACTOR_COUNTER_ALERT,
             call,

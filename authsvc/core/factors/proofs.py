@@ -13,11 +13,12 @@ from authsvc.core.factors.relying_party import CHALLENGE_BYTES
 from authsvc.core.factors.totp import Totp
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, FactorId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import FactorId
 from authsvc.store import factors
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection
 from authsvc.store.factors import FactorKind, Holder
+from authsvc.store.postgres.database import Connection
 
 # RFC 8176; a recovery code is a one-time password too.
 _OTP = ("otp",)
@@ -80,7 +81,7 @@ class FactorProofs:
         used up has to be rolled back. Where the factor is wrong, the transaction is to commit.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
         """
         match factor:
             case TotpCode(code):

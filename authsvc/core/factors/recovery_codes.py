@@ -5,9 +5,10 @@ import hmac
 import secrets
 
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import recovery_codes
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _COUNT = 10
 # Crockford's Base32: no two characters look alike. 16 of them are 80 bits.

@@ -44,7 +44,7 @@ from webauthn.helpers.structs import (
 )
 
 from authsvc.config import PasskeySettings
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 
 CHALLENGE_BYTES = 32
 # WebAuthn Level 3, section 4: "Credential ID".
@@ -61,7 +61,7 @@ _RSA_BITS = range(2_048, 4_097)
 
 Assertion: TypeAlias = AuthenticationCredential
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class RelyingParty:
         try:
             return self._attested(parse_registration_credential_json(credential_json), challenge)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
-            _log("attestation", error)
+            _log_refusal("attestation", error)
             return None
 
     def check_assertion(
@@ -177,7 +177,7 @@ class RelyingParty:
                 require_user_verification=require_verification,
             )
         except Exception as error:  # noqa: BLE001 - see the module's docstring
-            _log("assertion", error)
+            _log_refusal("assertion", error)
             return None
         if public_key is None:
             return None
@@ -216,7 +216,7 @@ def parse_assertion(assertion_json: str) -> Assertion | None:
     try:
         assertion = parse_authentication_credential_json(assertion_json)
     except Exception as error:  # noqa: BLE001 - see the module's docstring
-        _log("assertion", error)
+        _log_refusal("assertion", error)
         return None
     return assertion if 0 < len(assertion.raw_id) <= _MAX_CREDENTIAL_ID else None
 
@@ -259,6 +259,6 @@ def _new_key() -> bytes:
     return encode_cbor({1: 2, 3: Algorithm.ECDSA_SHA_256.value, -1: 1, -2: x, -3: y})
 
 
-def _log(what: str, error: Exception) -> None:
+def _log_refusal(what: str, error: Exception) -> None:
     # The message may quote what was sent.
-    logger.info("passkey_refused", answer=what, error=type(error).__name__)
+    log.info("passkey_refused", answer=what, error=type(error).__name__)

@@ -11,10 +11,12 @@ from pyotp.exceptions import OTPVerificationError
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, FactorId, TotpEnrollment, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.factors import TotpEnrollment
+from authsvc.models.ids import FactorId, UserId
 from authsvc.store import factors
-from authsvc.store.database import Connection
 from authsvc.store.factors import Seed
+from authsvc.store.postgres.database import Connection
 
 _SEED_BYTES = 20  # RFC 4226, section 4: 160 bits.
 _SKEW_STEPS = 1

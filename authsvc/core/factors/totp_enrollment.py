@@ -4,14 +4,17 @@ from authsvc.config import SecondFactorSettings
 from authsvc.core.attempts import attempts as counting
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
 from authsvc.core.attempts.recent_login import RecentLogin
-from authsvc.core.factors.changes import FactorChange, FactorChanges, hold_with_room
+from authsvc.core.factors.changes import FactorChange, FactorChanges, lock_user_for_new_factor
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.totp import Totp
 from authsvc.errors import code_invalid, factor_not_found
-from authsvc.models import Call, Claims, ClientContext, FactorId, TotpEnrollment
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import TotpEnrollment
+from authsvc.models.ids import FactorId
+from authsvc.models.tokens import Claims
 from authsvc.store import factors
-from authsvc.store.database import Connection, Database
 from authsvc.store.factors import FactorKind, Holder, Seed
+from authsvc.store.postgres.database import Connection, Database
 
 
 class TotpEnrollments:
@@ -40,11 +43,11 @@ class TotpEnrollments:
 
         Raises:
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
         async with self._database.transaction() as connection:
-            holder = await self._hold_with_room(connection, claims)
+            holder = await self._lock_user(connection, claims)
             return await self._totp.enroll(connection, holder.user_id, holder.email, name)
 
     async def confirm(
@@ -55,14 +58,14 @@ class TotpEnrollments:
         Raises:
             NotFound: FACTOR_NOT_FOUND: the user has no such app that waits to be confirmed.
             Unauthenticated: CODE_INVALID; BEARER_INVALID: the user is disabled or gone.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
         self._recent_login.require(claims)
         user_id = claims.subject
         async with self._database.transaction() as connection:
             # What can't come of it is no attempt; it is asked again before the code is looked at.
-            await self._hold_with_room(connection, claims)
+            await self._lock_user(connection, claims)
             found = await factors.find_unconfirmed(connection, factor_id, user_id)
         if found is None:
             raise factor_not_found()
@@ -77,7 +80,7 @@ class TotpEnrollments:
         self, connection: Connection, attempt: Attempt, claims: Claims, seed: Seed, code: str
     ) -> list[str]:
         user_id = claims.subject
-        holder = await self._hold_with_room(connection, claims)
+        holder = await self._lock_user(connection, claims)
         if await factors.find_unconfirmed(connection, seed.factor_id, user_id) is None:
             raise factor_not_found()  # A parallel call confirmed or replaced it.
         right = await self._totp.confirm(connection, user_id, seed, code)
@@ -91,5 +94,7 @@ class TotpEnrollments:
         await self._changes.added(connection, change)
         return await self._recovery_codes.ensure(connection, user_id)
 
-    async def _hold_with_room(self, connection: Connection, claims: Claims) -> Holder:
-        return await hold_with_room(connection, claims, self._recent_login, self._max_per_user)
+    async def _lock_user(self, connection: Connection, claims: Claims) -> Holder:
+        return await lock_user_for_new_factor(
+            connection, claims, self._recent_login, self._max_per_user
+        )

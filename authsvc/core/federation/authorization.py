@@ -9,7 +9,8 @@ from authsvc.core.federation.providers import Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import FieldInvalid, redirect_not_allowed
-from authsvc.models import ClientContext, SessionId
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,14 @@ class OAuthStart:
         states: OAuthStates,
         providers: Providers,
         settings: OAuthSettings,
-        guard: BruteForce,
+        brute_force: BruteForce,
         tokens: TokenValidation,
         recent_login: RecentLogin,
     ) -> None:
         self._states = states
         self._providers = providers
         self._redirect_uris = frozenset(settings.redirect_uris)
-        self._guard = guard
+        self._brute_force = brute_force
         self._tokens = tokens
         self._recent_login = recent_login
 
@@ -50,14 +51,14 @@ class OAuthStart:
             FieldInvalid: There is no such provider; REDIRECT_NOT_ALLOWED.
             TooManyAttempts: Too many logins were begun from the client's ip.
             Unauthenticated: BEARER_INVALID: the access token is not active.
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, to link.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, to link.
             ProviderUnavailable: The provider doesn't tell where to send the browser.
         """
         if provider not in self._providers:
             raise FieldInvalid("provider", "is none of the settings")
         if redirect_uri not in self._redirect_uris:
             raise redirect_not_allowed()
-        await self._guard.charge_oauth(client)
+        await self._brute_force.charge_oauth(client)
         session_id = await self._link_session(link_access_token) if link_access_token else None
         login = PendingLogin.new(provider, redirect_uri, session_id)
         async with self._providers.asked(provider) as asked:

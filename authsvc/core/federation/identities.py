@@ -6,11 +6,15 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, identity_not_found, last_credential, limit_reached
-from authsvc.models import Call, Claims, ClientContext, Clock, User, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
 from authsvc.store import factors
 from authsvc.store import identities as store
-from authsvc.store.database import Connection, Database
 from authsvc.store.identities import Identity
+from authsvc.store.postgres.database import Connection, Database
 
 # A list of them is one answer.
 _MAX_PER_USER = 20
@@ -46,7 +50,7 @@ class Identities:
         whether there are any is a setting.
 
         Raises:
-            NotPossibleNow: REAUTHENTICATION_REQUIRED, LAST_CREDENTIAL.
+            FailedPrecondition: REAUTHENTICATION_REQUIRED, LAST_CREDENTIAL.
             NotFound: IDENTITY_NOT_FOUND.
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
@@ -77,7 +81,7 @@ class Identities:
         Within the caller's transaction, which holds the user's row.
 
         Raises:
-            NotPossibleNow: LIMIT_REACHED.
+            FailedPrecondition: LIMIT_REACHED.
         """
         if not await store.insert(connection, user.user_id, identity):
             return False

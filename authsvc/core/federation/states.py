@@ -12,9 +12,10 @@ from datetime import timedelta
 from authsvc.core.lib import base64url
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.errors import bearer_invalid, state_invalid
-from authsvc.models import Clock, SessionId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
 from authsvc.store import oauth_states as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 _BYTES = 32
 
@@ -78,7 +79,7 @@ class OAuthStates:
         """Return a login under way, which is thereby over.
 
         Raises:
-            NotPossibleNow: STATE_INVALID: the state is unknown, was used or has expired.
+            FailedPrecondition: STATE_INVALID: the state is unknown, was used or has expired.
         """
         state_hash = _digest(state)
         async with self._database.connection() as connection:

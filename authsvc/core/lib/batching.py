@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Coalescer(Generic[Item, Result]):
+class Batcher(Generic[Item, Result]):
     """Runs items in batches, one batch at a time, without waiting for a batch to fill.
 
     While the event loop is busy, a batch is held back, up to `max_hold` seconds and a turn.

@@ -10,13 +10,13 @@ from uuid import UUID
 import structlog
 
 from authsvc.errors import StoreUnavailable
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _FLUSH_SECONDS = 1.0
 _ROWS_A_STATEMENT = 1_000
 _MAX_WAITING = 100_000
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 Key = TypeVar("Key", bound=UUID)
 _Touch: TypeAlias = Callable[[Connection, Mapping[Key, datetime], timedelta], Awaitable[None]]
@@ -57,4 +57,4 @@ class LastUse(Generic[Key]):
             try:
                 await self.flush()
             except StoreUnavailable:
-                _log.warning("last_use_not_written", waiting=len(self._waiting))
+                log.warning("last_use_not_written", waiting=len(self._waiting))

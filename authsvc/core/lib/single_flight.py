@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-class GatheredReads:
+class SingleFlight:
     """Lets all who ask share the next read that starts; one at a time, `interval` seconds apart."""
 
     def __init__(self, read: Callable[[], Awaitable[None]], interval: float = 0.0) -> None:

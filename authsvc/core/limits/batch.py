@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models import Charge, CheckResult, Verdict
+from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _SECOND = 1_000_000
 
@@ -24,10 +24,10 @@ class Check(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """A policy in use: as the database takes it, and the most that it can grant at once."""
+    """A policy in use: as the database takes it, and the max_cost that it can grant at once."""
 
     rule: store.Rule
-    most: int
+    max_cost: int
 
 
 class Batch:
@@ -45,32 +45,32 @@ class Batch:
         self._results: list[CheckResult | ServiceError | None] = [None] * len(checks)
         # By policy and key: the cost, and the numbers of the checks that ask for it.
         self._singles: dict[str, dict[str, list[int]]] = {}
-        self._together: list[int] = []
-        self._looks: list[int] = []
+        self._atomic: list[int] = []
+        self._peeks: list[int] = []
         self._sort(find)
 
     @property
     def needs_database(self) -> bool:
         """Whether anything is left to be asked."""
-        return bool(self._singles or self._together or self._looks)
+        return bool(self._singles or self._atomic or self._peeks)
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Ask the database, at a time made up by a test or at its own."""
         if self._singles:
             await self._run_singles(connection, at_us)
-        if self._together:
-            charges, limits = self._charges(self._together)
+        if self._atomic:
+            charges, limits = self._charges(self._atomic)
             rows = await store.charge_together(
                 connection,
                 [limit.rule for limit in limits],
                 [charge.key for charge in charges],
                 [charge.cost for charge in charges],
-                [len(self._checks[index].charges) for index in self._together],
+                [len(self._checks[index].charges) for index in self._atomic],
                 at_us,
             )
-            self._settle(self._together, limits, rows)
-        if self._looks:
-            charges, limits = self._charges(self._looks)
+            self._settle(self._atomic, limits, rows)
+        if self._peeks:
+            charges, limits = self._charges(self._peeks)
             rows = await store.look(
                 connection,
                 [limit.rule for limit in limits],
@@ -78,7 +78,7 @@ class Batch:
                 [charge.cost for charge in charges],
                 at_us,
             )
-            self._settle(self._looks, limits, rows)
+            self._settle(self._peeks, limits, rows)
 
     def results(self) -> list[CheckResult | ServiceError]:
         """Return a result for each check in order, or the error that it ends with."""
@@ -96,7 +96,7 @@ class Batch:
                 continue
             (charge,) = charges
             limit = limits.get(charge.policy)
-            if limit is None or charge.cost > limit.most:
+            if limit is None or charge.cost > limit.max_cost:
                 self._sort_other(index, check)
                 continue
             groups = singles.get(charge.policy)
@@ -108,7 +108,7 @@ class Batch:
             elif group[0] == charge.cost:
                 group.append(index)
             else:
-                self._together.append(index)
+                self._atomic.append(index)
 
     def _sort_other(self, index: int, check: Check) -> None:
         charges, limits = check.charges, self._limits
@@ -116,10 +116,10 @@ class Batch:
             if charge.policy not in limits:
                 self._results[index] = policy_unknown(charge.policy)
                 return
-        if check.dry_run or any(charge.cost > limits[charge.policy].most for charge in charges):
-            self._looks.append(index)
+        if check.dry_run or any(charge.cost > limits[charge.policy].max_cost for charge in charges):
+            self._peeks.append(index)
         else:
-            self._together.append(index)
+            self._atomic.append(index)
 
     async def _run_singles(self, connection: Connection, at_us: int | None) -> None:
         kinds: dict[tuple[str, int, int], int] = {}
@@ -195,7 +195,7 @@ def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:
     if allowed:
         retry_after: float | None = 0.0
     else:
-        retry_after = retry_us / _SECOND if charge.cost <= limit.most else None
+        retry_after = retry_us / _SECOND if charge.cost <= limit.max_cost else None
     return Verdict(
         charge.policy,
         charge.key,

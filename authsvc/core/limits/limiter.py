@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from authsvc.config import PolicySettings
-from authsvc.core.lib.batching import Coalescer
+from authsvc.core.lib.batching import Batcher
 from authsvc.core.limits.batch import Batch, Check, Limit, verdict_of
-from authsvc.core.limits.rejected_cache import Rejections
+from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models import Algorithm, Charge, CheckResult, Policy, Verdict
+from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.store import rate_limits as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 
 __all__ = ["Check", "RateLimiter", "policies_from"]
 
@@ -23,7 +23,7 @@ _MICROSECOND = timedelta(microseconds=1)
 class RateLimiter:
     """Limits that all replicas share, decided and charged in one step by the database's clock.
 
-    Single checks that arrive while a statement is in flight share the next one. What was rejected
+    Single checks that arrive while a statement is in query share the next one. What was rejected
     is remembered for up to a second, so another replica's refund or reset may be seen that late;
     `rejected_cache_size` bounds how many keys are. `clock` is for tests: microseconds since the
     epoch, told instead of the database's time.
@@ -39,15 +39,15 @@ class RateLimiter:
     ) -> None:
         self._database = database
         self._clock = clock
-        self._rejections = Rejections(rejected_cache_size)
-        self._coalescer = Coalescer(self._decide, _MAX_BATCH, _MAX_WAITING)
+        self._rejected = RejectedCache(rejected_cache_size)
+        self._batcher = Batcher(self._decide, _MAX_BATCH, _MAX_WAITING)
         self.replace_policies(policies)
 
     def replace_policies(self, policies: Mapping[str, Policy]) -> None:
         """Use these policies from the next check on; what was used before stays used."""
         self._policies = sorted(policies.values(), key=lambda policy: policy.name)
         self._limits = {name: _limit(policy) for name, policy in policies.items()}
-        self._rejections.clear()
+        self._rejected.clear()
 
     def policies(self) -> list[Policy]:
         """Return the policies in the order of their names."""
@@ -64,11 +64,11 @@ class RateLimiter:
             StoreUnavailable: The database does not answer.
         """
         self._validate(charges)
-        if self._rejections and not dry_run:
-            rejected = self._rejections.find(charges)
+        if self._rejected and not dry_run:
+            rejected = self._rejected.find(charges)
             if rejected is not None:
                 return rejected
-        return await self._coalescer.submit(Check(charges, dry_run))
+        return await self._batcher.submit(Check(charges, dry_run))
 
     async def check_many(self, checks: Sequence[Check]) -> list[CheckResult]:
         """Decide each of the checks on its own, as `check`, and return their results in order.
@@ -118,7 +118,7 @@ class RateLimiter:
                 )
         finally:
             for charge in ordered:
-                self._rejections.forget(charge.policy, charge.key)
+                self._rejected.forget(charge.policy, charge.key)
         return [
             verdict_of(limit, row, charge._replace(cost=1))
             for limit, row, charge in zip(limits, rows, ordered, strict=True)
@@ -131,16 +131,16 @@ class RateLimiter:
             async with self._database.connection() as connection:
                 await store.reset(connection, policy, key)
         finally:
-            self._rejections.forget(policy, key)
+            self._rejected.forget(policy, key)
 
     async def _decide(self, checks: Sequence[Check]) -> list[CheckResult | ServiceError]:
-        batch = Batch(checks, self._limits, self._rejections.find if self._rejections else None)
+        batch = Batch(checks, self._limits, self._rejected.find if self._rejected else None)
         if batch.needs_database:
-            with self._rejections.flight() as flight:
+            with self._rejected.query() as query:
                 async with self._database.connection() as connection:
                     await batch.run(connection, self._now())
                 for charges, verdicts in batch.rejected:
-                    self._rejections.remember(flight, charges, verdicts)
+                    self._rejected.remember(query, charges, verdicts)
         return batch.results()
 
     def _now(self) -> int | None:

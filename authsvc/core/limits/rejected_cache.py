@@ -9,26 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from authsvc.models import Charge, CheckResult, Verdict
+from authsvc.models.limits import Charge, CheckResult, Verdict
 
 _LONGEST = 1.0
 
 
-class _Memory(NamedTuple):
+class CachedVerdict(NamedTuple):
+    """A rejected verdict: what it cost, when it was received, and how long it may be used."""
+
     verdict: Verdict
     cost: int
-    told: float
+    received_at: float
     until: float
 
 
-class Flight(NamedTuple):
-    """A question to the database: when it was asked, and what has changed since."""
+class PendingQuery(NamedTuple):
+    """A question to the database: when it was asked_at, and what has changed since."""
 
-    asked: float
+    asked_at: float
     outdated: set[tuple[str, str]]
 
 
-class Rejections:
+class RejectedCache:
     """The newest verdicts of rejected checks, `size` at the most; 0: none is remembered.
 
     `clock` tells monotonic seconds.
@@ -37,12 +39,12 @@ class Rejections:
     def __init__(self, size: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._size = size
         self._clock = clock
-        # In the order in which they were told.
-        self._memories: dict[tuple[str, str], _Memory] = {}
-        self._flights: dict[int, Flight] = {}
+        # In the order in which they were received_at.
+        self._verdicts: dict[tuple[str, str], CachedVerdict] = {}
+        self._queries: dict[int, PendingQuery] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._memories)
+        return bool(self._verdicts)
 
     def find(self, charges: Sequence[Charge]) -> CheckResult | None:
         """Return the check's result if it is known to be rejected still."""
@@ -58,49 +60,51 @@ class Rejections:
         return CheckResult(False, verdicts)
 
     @contextmanager
-    def flight(self) -> Iterator[Flight]:
+    def query(self) -> Iterator[PendingQuery]:
         """Surround a question to the database, whose rejections are then to be remembered."""
-        flight = Flight(self._clock(), set())
-        self._flights[id(flight)] = flight
+        query = PendingQuery(self._clock(), set())
+        self._queries[id(query)] = query
         try:
-            yield flight
+            yield query
         finally:
-            del self._flights[id(flight)]
+            del self._queries[id(query)]
 
     def remember(
-        self, flight: Flight, charges: Sequence[Charge], verdicts: Sequence[Verdict]
+        self, query: PendingQuery, charges: Sequence[Charge], verdicts: Sequence[Verdict]
     ) -> None:
         """Remember the verdicts on a rejected check, one for each charge."""
         if not self._size:
             return
-        told = self._clock()
+        received_at = self._clock()
         for charge, verdict in zip(charges, verdicts, strict=True):
             place = (charge.policy, charge.key)
-            if place not in flight.outdated:
+            if place not in query.outdated:
                 wait = min(verdict.retry_after or _LONGEST, _LONGEST)
-                self._memories.pop(place, None)
-                self._memories[place] = _Memory(verdict, charge.cost, told, flight.asked + wait)
-        self._shrink(told)
+                self._verdicts.pop(place, None)
+                self._verdicts[place] = CachedVerdict(
+                    verdict, charge.cost, received_at, query.asked_at + wait
+                )
+        self._shrink(received_at)
 
     def forget(self, policy: str, key: str) -> None:
-        """Forget what is known of the key, also what is just being told."""
-        self._memories.pop((policy, key), None)
-        for flight in self._flights.values():
-            flight.outdated.add((policy, key))
+        """Forget what is known of the key, also what is just being received_at."""
+        self._verdicts.pop((policy, key), None)
+        for query in self._queries.values():
+            query.outdated.add((policy, key))
 
     def clear(self) -> None:
         """Forget everything."""
-        self._memories.clear()
+        self._verdicts.clear()
 
     def _verdict(self, charge: Charge, now: float) -> Verdict | None:
-        memory = self._memories.get((charge.policy, charge.key))
-        if memory is None or now >= memory.until:
+        cached = self._verdicts.get((charge.policy, charge.key))
+        if cached is None or now >= cached.until:
             return None
-        verdict, cost, told, _ = memory
+        verdict, cost, received_at, _ = cached
         # What is less than was rejected may fit; what is more than fitted may not.
         if charge.cost > cost if verdict.allowed else charge.cost < cost:
             return None
-        passed = now - told
+        passed = now - received_at
         retry_after = verdict.retry_after
         return verdict._replace(
             retry_after=None if retry_after is None else max(retry_after - passed, 0.0),
@@ -108,8 +112,8 @@ class Rejections:
         )
 
     def _shrink(self, now: float) -> None:
-        while self._memories:
-            oldest = next(iter(self._memories))
-            if len(self._memories) <= self._size and self._memories[oldest].until > now:
+        while self._verdicts:
+            oldest = next(iter(self._verdicts))
+            if len(self._verdicts) <= self._size and self._verdicts[oldest].until > now:
                 break
-            del self._memories[oldest]
+            del self._verdicts[oldest]

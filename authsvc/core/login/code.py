@@ -7,8 +7,9 @@ from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import code_invalid
-from authsvc.models import Call, ClientContext, LoginOutcome
-from authsvc.store.database import Database
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import LoginOutcome
+from authsvc.store.postgres.database import Database
 
 _METHODS = ("otp",)  # RFC 8176
 
@@ -38,7 +39,7 @@ class CodeLogin:
 
         Raises:
             Unauthenticated: CODE_INVALID.
-            NotPossibleNow: EMAIL_NOT_VERIFIED, if the settings ask for it, and a second factor,
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, and a second factor,
                 which no code goes around, kept the account as it was.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """

@@ -7,9 +7,12 @@ from authsvc.core.attempts.attempts import Attempt
 from authsvc.core.factors.challenges import SecondFactors
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.errors import email_not_verified
-from authsvc.models import Clock, LoginOutcome, Tokens, User
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import User
 from authsvc.store import devices, users
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _MULTI_FACTOR = "mfa"  # RFC 8176
 
@@ -44,8 +47,8 @@ class LoginCompletion:
         which confirmed the user (`users.confirm`) and so holds the user's row.
 
         Raises:
-            NotPossibleNow: EMAIL_NOT_VERIFIED, if the settings ask for it, or for a second factor
-                that the user would have to enrol.
+            FailedPrecondition: EMAIL_NOT_VERIFIED, if the settings ask for it, or for a second
+                factor that the user would have to enrol.
         """
         if self._require_verified_email and user.email_verify_time is None:
             raise email_not_verified()

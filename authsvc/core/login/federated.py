@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
-from authsvc.core.codes.reclaim import OwnerArrival
+from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.identities import Identities
 from authsvc.core.federation.providers import ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
@@ -26,10 +26,14 @@ from authsvc.errors import (
     link_requires_login,
     state_invalid,
 )
-from authsvc.models import Call, ClientContext, Clock, LoginOutcome, User, UserId, UserStatus
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from authsvc.store import addresses, identities, users
-from authsvc.store.database import Connection, Database
 from authsvc.store.identities import Identity, Owner
+from authsvc.store.postgres.database import Connection, Database
 
 _METHODS = ("fed",)  # RFC 8176 names no method for a login elsewhere
 _DEFAULT_ROLES = ("user",)
@@ -55,10 +59,10 @@ class _Login:
 
 
 # What to do for the account whose attempt it is, within a transaction.
-_Way: TypeAlias = Callable[[Connection, Attempt, _Login], Awaitable[OAuthOutcome]]
+_Action: TypeAlias = Callable[[Connection, Attempt, _Login], Awaitable[OAuthOutcome]]
 
 
-class _Changed(StoreUnavailable):
+class _StaleDecision(StoreUnavailable):
     """What the way was chosen by is no longer so: it is to be chosen anew."""
 
 
@@ -73,7 +77,7 @@ class OAuthLogin:
         attempts: Attempts,
         completion: LoginCompletion,
         linked: Identities,
-        arrival: OwnerArrival,
+        arrival: AccountReclaim,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -95,7 +99,7 @@ class OAuthLogin:
         provider says can't be guessed.
 
         Raises:
-            NotPossibleNow: STATE_INVALID, also if the session to link from has ended;
+            FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
                 EMAIL_NOT_VERIFIED; LINK_REQUIRES_LOGIN, also if the identity is another user's;
                 LIMIT_REACHED.
             Unauthenticated: CREDENTIALS_INVALID: by the provider, or the account is disabled.
@@ -108,11 +112,11 @@ class OAuthLogin:
         login = _Login(call, client, pending, await self._identify(call, pending, code, client))
         for _ in range(_TRIES - 1):
             try:
-                return await self._go(login)
-            except _Changed:
+                return await self._attempt(login)
+            except _StaleDecision:
                 # By a parallel login of the same user: now that one's work is there.
                 continue
-        return await self._go(login)
+        return await self._attempt(login)
 
     async def _identify(
         self, call: Call, pending: PendingLogin, code: str, client: ClientContext
@@ -129,7 +133,7 @@ class OAuthLogin:
                 await record_event(connection, self._clock.now(), event)
             raise
 
-    async def _go(self, login: _Login) -> OAuthOutcome:
+    async def _attempt(self, login: _Login) -> OAuthOutcome:
         account, way = await self._choose(login)
         async with (
             self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
@@ -137,7 +141,7 @@ class OAuthLogin:
         ):
             return await way(connection, attempt, login)
 
-    async def _choose(self, login: _Login) -> tuple[str, _Way]:
+    async def _choose(self, login: _Login) -> tuple[str, _Action]:
         """Return the canonical address of the account that it is about, and what to do there."""
         pending, external = login.pending, login.external
         async with self._database.connection() as connection:
@@ -156,7 +160,7 @@ class OAuthLogin:
     ) -> OAuthOutcome:
         user = await self._confirm(connection, attempt)
         if not await identities.use(connection, user.user_id, self._identity(login)):
-            raise _Changed
+            raise _StaleDecision
         return await self._finish(connection, attempt, user)
 
     async def _link(self, connection: Connection, attempt: Attempt, login: _Login) -> OAuthOutcome:
@@ -204,7 +208,7 @@ class OAuthLogin:
             email_verify_time=self._clock.now(),
             has_second_factor=False,
         )
-        await self._arrival.hand_over(connection, login.call, owner, login.client)
+        await self._arrival.reclaim(connection, login.call, owner, login.client)
         await self._add(connection, owner, login)
         return await self._finish(connection, attempt, owner)
 
@@ -222,7 +226,7 @@ class OAuthLogin:
             email_verify_time=now,
         )
         if not await users.insert(connection, user, email_canonical=attempt.account):
-            raise _Changed
+            raise _StaleDecision
         detail = {"provider": login.pending.provider}
         event = AuditEvent(
             AuditType.REGISTER, login.call, user.user_id, client=login.client, detail=detail
@@ -234,12 +238,12 @@ class OAuthLogin:
     async def _add(self, connection: Connection, user: User, login: _Login) -> None:
         identity = self._identity(login)
         if not await self._linked.add(connection, login.call, user, identity, login.client):
-            raise _Changed
+            raise _StaleDecision
 
     async def _confirm(self, connection: Connection, attempt: Attempt) -> User:
         """Return the active account that it is about, whose row is held from now on."""
         if attempt.subject is None:
-            raise _Changed
+            raise _StaleDecision
         user = await users.confirm(connection, attempt.subject.user_id)
         if user is None:
             raise Rejected(Cause.DISABLED)
@@ -258,7 +262,7 @@ def _verified_email(external: ExternalIdentity) -> Email:
     """Return the address that the provider verified.
 
     Raises:
-        NotPossibleNow: EMAIL_NOT_VERIFIED: there is none, or it can't be one.
+        FailedPrecondition: EMAIL_NOT_VERIFIED: there is none, or it can't be one.
     """
     if not external.email_verified:
         raise email_not_verified()

@@ -19,11 +19,14 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import credentials_invalid
-from authsvc.models import Call, ClientContext, Clock, LoginOutcome, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
 from authsvc.store import passkeys as store
 from authsvc.store import users
-from authsvc.store.database import Database
 from authsvc.store.passkeys import LoginChallenge
+from authsvc.store.postgres.database import Database
 
 # How long the ids are that authenticators make.
 _ID_BYTES = (16, 20, 32, 32, 48, 64)
@@ -80,13 +83,13 @@ class BeginPasskeyLogin:
         database: Database,
         relying_party: RelyingParty,
         accounts: BoundAccounts,
-        guard: BruteForce,
+        brute_force: BruteForce,
         clock: Clock,
     ) -> None:
         self._database = database
         self._relying_party = relying_party
         self._accounts = accounts
-        self._guard = guard
+        self._brute_force = brute_force
         self._clock = clock
 
     async def begin(self, email: str, client: ClientContext) -> PasskeyRequest:
@@ -100,7 +103,7 @@ class BeginPasskeyLogin:
             TooManyAttempts: Too many logins by passkey were started from the client's ip.
         """
         account = parse_email(email).canonical if email else None
-        await self._guard.charge_passkey_login(client)
+        await self._brute_force.charge_passkey_login(client)
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id = uuid4()
@@ -148,7 +151,7 @@ class LoginWithPasskey:
 
         Raises:
             Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, with the challenge too.
-            NotPossibleNow: EMAIL_NOT_VERIFIED.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         account = await self._account(assertion_json, challenge_id)

@@ -7,14 +7,15 @@ from authsvc.core.lib.emails import parse_email
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
 from authsvc.errors import ServiceError
-from authsvc.models import Call, ClientContext, LoginOutcome
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.factors import LoginOutcome
 from authsvc.store import users
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential
 
 _METHODS = ("pwd",)  # RFC 8176
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class PasswordLogin:
@@ -40,7 +41,7 @@ class PasswordLogin:
         Raises:
             FieldInvalid: It can't be an address or a password, whosever.
             Unauthenticated: CREDENTIALS_INVALID.
-            NotPossibleNow: EMAIL_NOT_VERIFIED.
+            FailedPrecondition: EMAIL_NOT_VERIFIED.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
             Overloaded: Too many passwords wait to be hashed.
         """
@@ -83,7 +84,7 @@ class PasswordLogin:
                 )
         except ServiceError as error:
             # The user is logged in; the next login tries again.
-            logger.warning("rehash_failed", reason=error.reason)
+            log.warning("rehash_failed", reason=error.reason)
 
 
 def stored_hash(credential: Credential | None) -> PasswordHash | None:

@@ -9,10 +9,13 @@ from authsvc.core.factors.challenges import token_hash
 from authsvc.core.factors.proofs import FactorProofs, PasskeyAssertion, SecondFactor
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.errors import FieldInvalid
-from authsvc.models import Call, ClientContext, Clock, Tokens, UserId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.tokens import Tokens
 from authsvc.store import challenges, devices, factors, users
 from authsvc.store.challenges import Challenge
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _NOBODY = UUID(int=0)
 # Stands for a challenge that is unknown or of no use: nothing answers it.
@@ -56,7 +59,7 @@ class MfaVerification:
             FieldInvalid: A device without a name can't be trusted.
             Unauthenticated: CREDENTIALS_INVALID, also if the token is unknown, used, expired or has
                 no attempt left.
-            NotPossibleNow: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         if trust_device and not client.device_id:

@@ -18,14 +18,15 @@ from authsvc.config import DeliverySettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
-from authsvc.core.messages.templates import Letter, Renderer, view_of
+from authsvc.core.messages.templates import RenderedMessage, Renderer, template_context
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import outbox
-from authsvc.store.database import Database
 from authsvc.store.outbox import StoredMessage
+from authsvc.store.postgres.database import Database
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 CHANNEL = "authsvc_outbox"
 _SYSTEM = Call(request_id="", caller="system")
@@ -56,7 +57,7 @@ class Channel(Protocol):
     name: str
     limit: timedelta
 
-    async def send(self, letter: Letter) -> None:
+    async def send(self, rendered: RenderedMessage) -> None:
         """Hand the message over within `limit`, or raise NotDelivered."""
 
     async def close(self) -> None:
@@ -64,7 +65,7 @@ class Channel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class Transport:
     """The way that messages go: None is no way, and messages wait until there is one or expire."""
 
     channel: Channel
@@ -86,7 +87,7 @@ class Deliverer:
         self,
         database: Database,
         keyring: Keyring,
-        post: Post | None,
+        post: Transport | None,
         settings: DeliverySettings,
         clock: Clock,
         count: Callable[[str], object] = _uncounted,
@@ -117,7 +118,7 @@ class Deliverer:
                 full = await self._start_due()
                 await self._count_sometimes()
             except StoreUnavailable:
-                logger.warning("outbox_not_read")
+                log.warning("outbox_read_failed")
                 full = False
             if not full:
                 await self._rest()
@@ -181,9 +182,9 @@ class Deliverer:
             await self._try(stored)
         except StoreUnavailable:
             # The lease ends, and then somebody tries again.
-            logger.warning("message_outcome_not_stored", message_id=str(stored.message_id))
+            log.warning("message_outcome_not_stored", message_id=str(stored.message_id))
         except Exception:
-            logger.exception("message_not_tried", message_id=str(stored.message_id))
+            log.exception("delivery_attempt_failed", message_id=str(stored.message_id))
 
     async def _try(self, stored: StoredMessage) -> None:
         if self._post is None or self._clock.now() >= stored.expire_time:
@@ -198,18 +199,20 @@ class Deliverer:
             await self._failed(stored, NotDelivered("unreadable"))
         except Exception as error:  # noqa: BLE001 - the message waits, the others go on
             # Not what it says: it may quote the message.
-            logger.error("message_not_made", kind=stored.kind, error=type(error).__name__)  # noqa: TRY400
+            log.error("message_rendering_failed", kind=stored.kind, error=type(error).__name__)  # noqa: TRY400
             await self._failed(stored, NotDelivered("internal"))
         else:
             async with self._database.connection() as connection:
                 await outbox.mark_sent(connection, stored.message_id, self._clock.now())
             self._say("sent", stored)
 
-    def _letter(self, stored: StoredMessage, renderer: Renderer) -> Letter:
+    def _letter(self, stored: StoredMessage, renderer: Renderer) -> RenderedMessage:
         message = self._open(stored)
         settings = self._settings
-        view = view_of(message, stored.create_time, settings.product, settings.links)
-        return Letter(stored.message_id, message, stored.create_time, renderer.render(view))
+        view = template_context(message, stored.create_time, settings.product, settings.links)
+        return RenderedMessage(
+            stored.message_id, message, stored.create_time, renderer.render(view)
+        )
 
     def _open(self, stored: StoredMessage) -> Message:
         kind = MessageKind(stored.kind)
@@ -249,7 +252,7 @@ class Deliverer:
 
     def _say(self, outcome: str, stored: StoredMessage, **more: str) -> None:
         self._tell(outcome)
-        logger.info(
+        log.info(
             "message",
             outcome=outcome,
             message_id=str(stored.message_id),

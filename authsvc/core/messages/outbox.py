@@ -11,16 +11,17 @@ import structlog
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
-from authsvc.models import Clock, UserId
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import outbox
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 # Whoever makes an account with somebody else's address must not fill that mailbox by changing the
 # account over and over. Each kind by itself, so that many of one don't hide another.
 _MOST_NOTICES = 10
 _WITHIN = timedelta(hours=1)
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class MessageKind(StrEnum):
@@ -114,7 +115,7 @@ class Outbox:
             since=now - _WITHIN,
         )
         if not await outbox.insert(connection, row):
-            logger.warning("notice_left_out", kind=row.kind, user_id=str(row.user_id))
+            log.warning("notice_skipped", kind=row.kind, user_id=str(row.user_id))
 
 
 def seal(keyring: Keyring, message_id: UUID, message: Message) -> bytes:

@@ -8,10 +8,12 @@ from uuid import UUID
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.outbox import MessageKind, unseal
-from authsvc.models import Call, Clock, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import outbox
-from authsvc.store.database import Database
 from authsvc.store.outbox import MessageState
+from authsvc.store.postgres.database import Database
 
 
 class NotRetried(Exception):

@@ -21,7 +21,7 @@ _FACTORS = {"totp": "an authenticator app", "passkey": "a passkey"}
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class MessageBody:
     """What a message says; the subject is one line."""
 
     subject: str
@@ -30,7 +30,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class TemplateContext:
     """What the templates of a message may name; all but `product` and `address` may be "".
 
     `lifetime` says how long the code works, such as "10 minutes". `name`, `factor`, `provider` and
@@ -52,29 +52,29 @@ class View:
 class Renderer(Protocol):
     """Makes texts of views."""
 
-    def render(self, view: View) -> Text:
+    def render(self, view: TemplateContext) -> MessageBody:
         """Return what the message says."""
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class RenderedMessage:
     """A message as a channel hands it over; the id is the same however often that is tried."""
 
     message_id: UUID
     message: Message = field(repr=False)
     create_time: datetime
-    content: Text = field(repr=False)
+    content: MessageBody = field(repr=False)
 
 
-def view_of(
+def template_context(
     message: Message, create_time: datetime, product: str, links: Mapping[str, str]
-) -> View:
+) -> TemplateContext:
     """Return what the templates of this message may name.
 
     `links` are addresses by kind, with {code} and {email} in them.
     """
     expire_time = message.expire_time
-    return View(
+    return TemplateContext(
         kind=message.kind,
         product=product,
         address=message.address,

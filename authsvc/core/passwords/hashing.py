@@ -30,7 +30,7 @@ _FOREIGN = "foreign:"
 _SALT_BYTES = 16
 _HASH_BYTES = 32
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class PasswordHasher:
                 if _matches_foreign(stored.phc, password):
                     return Verification(matches=True, rehash=True)
             except _Unusable as fault:
-                _log.warning("password_hash_unusable", cause=str(fault), pepper_id=stored.pepper_id)
+                log.warning("password_hash_unusable", cause=str(fault), pepper_id=stored.pepper_id)
         self._compare(self._dummy, normalized)
         return Verification(matches=False, rehash=False)
 

@@ -12,11 +12,11 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
-from authsvc.models import Clock
+from authsvc.models.clock import Clock
 from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 _Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
 _RemoveAll: TypeAlias = Callable[[], Awaitable[int]]
@@ -81,9 +81,9 @@ class Retention:
             try:
                 removed[kind] = await remove()
             except Exception as error:  # noqa: BLE001 - the next time may do better
-                logger.warning("retention_failed", kind=kind, error=type(error).__name__)
+                log.warning("retention_failed", kind=kind, error=type(error).__name__)
         if any(removed.values()):
-            logger.info("retention", **removed)
+            log.info("retention", **removed)
         return removed
 
     async def _remove(self, remove: _Remove, before: datetime) -> int:

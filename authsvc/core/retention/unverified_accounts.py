@@ -11,9 +11,11 @@ from authsvc.config import RetentionSettings
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.audit.recording import AuditType
 from authsvc.errors import NotFound
-from authsvc.models import Call, Clock, UserId
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.store import unverified_accounts as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 _SYSTEM = Call(request_id="", caller="system")
 # What nobody does to an account but who can get into it.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 
 
 class Revocable(Protocol):

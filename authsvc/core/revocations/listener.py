@@ -15,7 +15,7 @@ from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.store.revocations import PoolerError, Subscription
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 Kind = Literal["session", "user", "key", "api_key"]
 
@@ -58,7 +58,7 @@ class RevocationListener:
         self._said: str | None = None
         self._others: dict[str, Callable[[], None]] = {}
 
-    def also_hear(self, channel: str, tell: Callable[[], None]) -> None:
+    def subscribe(self, channel: str, tell: Callable[[], None]) -> None:
         """Call `tell` for what is notified on another channel, and when some was missed.
 
         To be said before `run`: it shares the connection that revocations are heard on.
@@ -76,7 +76,7 @@ class RevocationListener:
                 await self._listen()
             except (StoreUnavailable, PoolerError) as error:
                 cause = error.__cause__ or error
-                self._say("revocations_not_heard", error=type(cause).__name__)
+                self._say("revocation_listener_down", error=type(cause).__name__)
             await asyncio.sleep(self._backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
@@ -93,7 +93,7 @@ class RevocationListener:
                 await subscription.confirm()
                 self._complete_until = asked
                 self._backoff = _FIRST_BACKOFF
-                self._say("revocations_heard")
+                self._say("revocation_listener_up")
                 await asyncio.sleep(self._staleness / 4)
         finally:
             self._complete_until = float("-inf")
@@ -102,18 +102,18 @@ class RevocationListener:
     def _receive(self, payload: str) -> None:
         revocation = _parse(payload)
         if revocation is None:
-            logger.warning("revocation_malformed")
+            log.warning("revocation_malformed")
             return
         try:
             self._on_event(revocation)
         except Exception:  # whatever went wrong, the caches may still hold what was revoked
-            logger.exception("revocation_not_handled", kind=revocation.kind)
+            log.exception("revocation_handler_failed", kind=revocation.kind)
             self._on_gap()
 
     def _say(self, event: str, **detail: str) -> None:
         if self._said != event:
             self._said = event
-            logger.info(event, **detail)
+            log.info(event, **detail)
 
 
 def _parse(payload: str) -> Revocation | None:

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import TypeAlias
 
 from authsvc.core.revocations.cache import RevocableCache
-from authsvc.models import Session, SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import Session
 
 
 class CachedSession:

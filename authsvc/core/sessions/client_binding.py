@@ -3,7 +3,8 @@
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from authsvc.config import SessionSettings
-from authsvc.models import ClientContext, InactiveReason
+from authsvc.models.calls import ClientContext
+from authsvc.models.tokens import InactiveReason
 
 _SUBNET_HOST_BITS = {4: 8, 6: 64}
 

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
-from authsvc.models import Call, ClientContext, RevokeReason, SessionId
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
 from authsvc.store import revocations
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 
 _EVENT_TYPES: Mapping[RevokeReason, AuditType] = {
     RevokeReason.LOGOUT: AuditType.LOGOUT,

@@ -9,18 +9,14 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token
 from authsvc.core.sessions.token_issuing import TokenIssuer
 from authsvc.errors import user_not_found
-from authsvc.models import (
-    Call,
-    ClientContext,
-    Clock,
-    Session,
-    SessionId,
-    Tokens,
-    UserId,
-    UserStatus,
-)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import Session
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection
+from authsvc.store.postgres.database import Connection
 from authsvc.store.session_opening import open_session
 
 

@@ -9,11 +9,14 @@ from datetime import datetime
 from typing import TypeVar
 
 from authsvc.config import SessionSettings, TokenSettings
-from authsvc.core.lib.batching import Coalescer
+from authsvc.core.lib.batching import Batcher
 from authsvc.core.sessions.cache import CachedSession, SessionCache
-from authsvc.models import Clock, Session, SessionId, UserStatus
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import Session
+from authsvc.models.users import UserStatus
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
 
 # Rows of one statement, and callers that may wait for theirs.
@@ -39,9 +42,9 @@ class SessionReader:
         self._touch_interval = settings.last_use_interval
         self._idle_lifetime = tokens.refresh_lifetime
         self._clock = clock
-        self._by_token = Coalescer(self._read_by_token, _MAX_BATCH, _MAX_WAITING)
-        self._by_id = Coalescer(self._read_by_id, _MAX_BATCH, _MAX_WAITING)
-        self._extensions = Coalescer(self._extend, _MAX_BATCH, _MAX_WAITING)
+        self._by_token = Batcher(self._read_by_token, _MAX_BATCH, _MAX_WAITING)
+        self._by_id = Batcher(self._read_by_id, _MAX_BATCH, _MAX_WAITING)
+        self._extensions = Batcher(self._extend, _MAX_BATCH, _MAX_WAITING)
 
     async def by_token(self, token_hash: bytes) -> CachedSession | None:
         """Return the session whose token has this SHA-256, ended or not."""

@@ -17,19 +17,15 @@ from authsvc.core.sessions.ending import end_session
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.sessions.token_issuing import TokenIssuer
 from authsvc.errors import refresh_token_invalid, refresh_token_reused
-from authsvc.models import (
-    Call,
-    ClientContext,
-    Clock,
-    RevokeReason,
-    Session,
-    SessionId,
-    Tokens,
-    UserStatus,
-)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import UserStatus
 from authsvc.store import refreshes
 from authsvc.store import sessions as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.sessions import StoredSession
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from authsvc.core.lib import base64url
 from authsvc.errors import refresh_token_invalid
-from authsvc.models import SessionId
+from authsvc.models.ids import SessionId
 
 _PREFIX = "ar1_"
 _VERSION = 1

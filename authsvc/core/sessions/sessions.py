@@ -19,20 +19,15 @@ from authsvc.core.sessions.token_issuing import TokenIssuer
 from authsvc.core.sessions.validation import SessionCheck, SessionResult, SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import FieldInvalid, session_not_found
-from authsvc.models import (
-    Call,
-    ClientContext,
-    Clock,
-    RevokeReason,
-    Session,
-    SessionId,
-    Tokens,
-    User,
-    UserId,
-)
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason, Session
+from authsvc.models.tokens import Tokens
+from authsvc.models.users import User
 from authsvc.store import revocations
 from authsvc.store import sessions as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 
 __all__ = ["Page", "SessionCheck", "SessionResult", "Sessions"]
 

@@ -2,7 +2,8 @@
 
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.signing.access_tokens import AccessTokens
-from authsvc.models import Session, Tokens
+from authsvc.models.sessions import Session
+from authsvc.models.tokens import Tokens
 
 
 class TokenIssuer:

@@ -18,7 +18,12 @@ from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.reading import SessionReader, is_in_force
 from authsvc.core.sessions.secrets import digest, is_csrf_token, is_session_token
-from authsvc.models import ClientContext, Clock, InactiveReason, Session, SessionId, UserStatus
+from authsvc.models.calls import ClientContext
+from authsvc.models.clock import Clock
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import Session
+from authsvc.models.tokens import InactiveReason
+from authsvc.models.users import UserStatus
 
 
 @dataclass(frozen=True, slots=True)

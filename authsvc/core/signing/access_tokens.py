@@ -17,7 +17,9 @@ from authsvc.core.signing import jws, token_claims
 from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.signing.jws import Malformed
 from authsvc.core.signing.signing_keys import SigningKeys
-from authsvc.models import Claims, Clock, InactiveReason, ServiceClaims, Session
+from authsvc.models.clock import Clock
+from authsvc.models.sessions import Session
+from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
 _TYPE = "at+jwt"
 _TOKEN_ID_BYTES = 16

@@ -13,7 +13,7 @@ from authsvc.core.signing import jwk
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class KeySet:
     usable: Mapping[str, SigningKey] = field(default_factory=dict)
     unreadable: AbstractSet[str] = frozenset()
 
-    def the(self, state: KeyState) -> SigningKeyInfo | None:
+    def in_state(self, state: KeyState) -> SigningKeyInfo | None:
         """Return the key that is in `state`, of which there is one at most."""
         return next((info for info in self.infos if info.state is state), None)
 
     def active(self) -> SigningKey | None:
         """Return the key that signs."""
-        info = self.the(KeyState.ACTIVE)
+        info = self.in_state(KeyState.ACTIVE)
         return self.usable.get(info.key_id) if info else None
 
     def jwks(self) -> str:
@@ -68,7 +68,7 @@ def open_keys(
         except (SealError, ValueError) as error:
             unreadable.add(info.key_id)
             if info.key_id not in previous.unreadable:
-                logger.warning("signing_key_unreadable", key_id=info.key_id, cause=str(error))
+                log.warning("signing_key_unreadable", key_id=info.key_id, cause=str(error))
     return KeySet([row.info for row in rows], usable, unreadable)
 
 

@@ -10,14 +10,15 @@ from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.signing import jwk, key_set
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import revocations
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
 
 # How long a replica may sign on with a key before it hears that the key has retired.
-STRAGGLING = timedelta(minutes=1)
+PROPAGATION_GRACE = timedelta(minutes=1)
 
 
 class KeyTransitions:
@@ -108,4 +109,4 @@ class KeyTransitions:
         """Return when the last token of a key that retires now has expired."""
         settings = self._settings
         longest = max(settings.access_lifetime, settings.service_lifetime)
-        return now + longest + settings.clock_skew + STRAGGLING
+        return now + longest + settings.clock_skew + PROPAGATION_GRACE

@@ -13,22 +13,23 @@ import structlog
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.sealing import Keyring
-from authsvc.core.lib.single_flight import GatheredReads
+from authsvc.core.lib.single_flight import SingleFlight
 from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
-from authsvc.core.signing.key_transitions import STRAGGLING, KeyTransitions
+from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitions
 from authsvc.errors import StoreUnavailable
-from authsvc.models import Call, Clock
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
 from authsvc.store import signing_keys as store
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.signing_keys import KeyState, SigningKeyInfo
 
-logger = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 _SYSTEM = Call(request_id="", caller="system")
-_POLL = STRAGGLING / 2
+_POLL = PROPAGATION_GRACE / 2
 _KEY_ID_LENGTH = 43
 _LEARN_INTERVAL = 0.05
 
@@ -61,8 +62,8 @@ class SigningKeys:
         self._revoked: set[str] = set()
         self._gaps = 0
         self._gaps_before_read = 0
-        self._reads = GatheredReads(self._read)
-        self._learning = GatheredReads(self._reads.read, _LEARN_INTERVAL)
+        self._reads = SingleFlight(self._read)
+        self._learning = SingleFlight(self._reads.read, _LEARN_INTERVAL)
         self._woken = asyncio.Event()
 
     @property
@@ -96,7 +97,7 @@ class SigningKeys:
             RuntimeError: The active key can't be opened: the keyring lacks what sealed it.
         """
         await self.refresh()
-        info = self._keys.the(KeyState.ACTIVE)
+        info = self._keys.in_state(KeyState.ACTIVE)
         if info is None or info.algorithm != self._settings.algorithm:
             await self._rotate(_SYSTEM)
         if self._active is None:
@@ -139,7 +140,10 @@ class SigningKeys:
         now, lead = self._clock.now(), self._settings.key_publish_lead
         if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
             await self._transitions.remove_expired()
-        active, prepared = self._keys.the(KeyState.ACTIVE), self._keys.the(KeyState.PREPARED)
+        active, prepared = (
+            self._keys.in_state(KeyState.ACTIVE),
+            self._keys.in_state(KeyState.PREPARED),
+        )
         if prepared is not None and prepared.algorithm != self._settings.algorithm:
             # Replicas whose settings differ, as during a rollout, don't take turns at rotating:
             # what the others prepare never grows old enough to sign.
@@ -161,7 +165,7 @@ class SigningKeys:
             try:
                 await self.maintain(_SYSTEM)
             except StoreUnavailable:
-                logger.warning("signing_keys_not_maintained")
+                log.warning("signing_key_maintenance_failed")
             try:
                 async with asyncio.timeout(_POLL.total_seconds()):
                     await self._woken.wait()
@@ -204,7 +208,7 @@ class SigningKeys:
 
     async def _rotate(self, call: Call) -> None:
         """Replace the active key that was read last, or make the first."""
-        active = self._keys.the(KeyState.ACTIVE)
+        active = self._keys.in_state(KeyState.ACTIVE)
         if active is None:
             await self._transitions.create_first(call)
         else:

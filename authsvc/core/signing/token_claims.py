@@ -14,7 +14,8 @@ from uuid import UUID
 
 from authsvc.core.lib import base64url
 from authsvc.core.signing.jws import Malformed
-from authsvc.models import Claims, ServiceClaims, SessionId, UserId
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Claims, ServiceClaims
 
 MAX_ACTORS = 4
 

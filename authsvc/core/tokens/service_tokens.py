@@ -15,8 +15,10 @@ from authsvc.core.signing.access_tokens import AccessTokens, SignedToken, TokenT
 from authsvc.core.signing.token_claims import MAX_ACTORS, acting, confirmation
 from authsvc.core.tokens.validation import TokenCheck, TokenValidation
 from authsvc.errors import CallerNotAllowed, FieldInvalid, credentials_invalid
-from authsvc.models import Call, Caller, Claims, Clock
-from authsvc.store.database import Database
+from authsvc.models.calls import Call, Caller
+from authsvc.models.clock import Clock
+from authsvc.models.tokens import Claims
+from authsvc.store.postgres.database import Database
 
 
 class ServiceTokens:

@@ -17,7 +17,9 @@ from typing import Final
 from authsvc.core.sessions.sessions import Sessions
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid
-from authsvc.models import Claims, InactiveReason, ServiceClaims, Session, UserStatus
+from authsvc.models.sessions import Session
+from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
+from authsvc.models.users import UserStatus
 
 
 @dataclass(frozen=True, slots=True)

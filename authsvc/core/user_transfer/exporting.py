@@ -6,9 +6,11 @@ from typing import Any
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.passwords.hashing import PasswordHash
-from authsvc.models import Call, Clock, UserStatus
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.users import UserStatus
 from authsvc.store import user_import
-from authsvc.store.database import Database
+from authsvc.store.postgres.database import Database
 from authsvc.store.user_import import UserRow
 
 _BATCH_ROWS = 1_000

@@ -18,7 +18,7 @@ from authsvc.core.passwords.foreign_hashes import FirebaseParameters, HashRefuse
 from authsvc.core.passwords.hashing import PasswordHash
 from authsvc.core.user_transfer.import_rows import FIELDS
 from authsvc.errors import FieldInvalid
-from authsvc.models import UserId
+from authsvc.models.ids import UserId
 
 TakeOver = Callable[[str, str | None], PasswordHash]
 

@@ -13,9 +13,12 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.user_transfer.import_fields import ImportedUser, RowParser
 from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
 from authsvc.errors import FieldInvalid, limit_reached
-from authsvc.models import Call, Clock, UserId, UserStatus
+from authsvc.models.calls import Call
+from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
+from authsvc.models.users import UserStatus
 from authsvc.store import user_import
-from authsvc.store.database import Connection, Database
+from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.user_import import UserRow
 
 BATCH_ROWS = 500
@@ -76,7 +79,7 @@ class UserImport:
 
         Raises:
             FieldInvalid: The file as a whole can't be used.
-            NotPossibleNow: LIMIT_REACHED, it has too many rows or bytes; the first are imported.
+            FailedPrecondition: LIMIT_REACHED: too many rows or bytes; the first are imported.
         """
         work = _Import(self._database, self._clock, call, options, on_failure, on_batch)
         parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())

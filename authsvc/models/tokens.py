@@ -1,0 +1,82 @@
+"""Owns what tokens say, and why one is not active."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from authsvc.models.ids import SessionId, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a login gives; `session_token` and `csrf_token` are empty after a refresh."""
+
+    access_token: str = field(repr=False)
+    access_token_expire_time: datetime
+    refresh_token: str = field(repr=False)
+    refresh_token_expire_time: datetime
+    session_id: SessionId
+    session_token: str = field(repr=False)
+    csrf_token: str = field(repr=False)
+    user_id: UserId
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True, kw_only=True)
+class TokenClaims:
+    """What every verified access token says (RFC 9068); times are aware, in UTC.
+
+    `certificate_thumbprint` is the SHA-256 of the client certificate that the token is bound to
+    (RFC 8705), b"": none. `actors` are the services that act in the subject's name, the present one
+    first (`act`, RFC 8693). Compared by identity, as Session.
+    """
+
+    issuer: str
+    audiences: tuple[str, ...]
+    expire_time: datetime
+    issue_time: datetime
+    not_before_time: datetime
+    token_id: str
+    scopes: tuple[str, ...]
+    certificate_thumbprint: bytes = b""
+    actors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Claims(TokenClaims):
+    """What a verified access token of a user says."""
+
+    subject: UserId
+    session_id: SessionId
+    roles: tuple[str, ...]
+    permissions: tuple[str, ...]
+    authentication_methods: tuple[str, ...]
+    authentication_time: datetime
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ServiceClaims(TokenClaims):
+    """What a verified access token of a calling service says; `subject` is its identity."""
+
+    subject: str
+
+
+class InactiveReason(StrEnum):
+    """Why a token or session is not active; the names are those of the proto's enum."""
+
+    MALFORMED = "MALFORMED"
+    SIGNATURE_INVALID = "SIGNATURE_INVALID"
+    EXPIRED = "EXPIRED"
+    NOT_YET_VALID = "NOT_YET_VALID"
+    ISSUER_MISMATCH = "ISSUER_MISMATCH"
+    AUDIENCE_MISMATCH = "AUDIENCE_MISMATCH"
+    SCOPE_MISSING = "SCOPE_MISSING"
+    SESSION_REVOKED = "SESSION_REVOKED"
+    SESSION_EXPIRED = "SESSION_EXPIRED"
+    SESSION_UNKNOWN = "SESSION_UNKNOWN"
+    USER_DISABLED = "USER_DISABLED"
+    IP_MISMATCH = "IP_MISMATCH"
+    USER_AGENT_MISMATCH = "USER_AGENT_MISMATCH"
+    CERTIFICATE_MISMATCH = "CERTIFICATE_MISMATCH"
+    KEY_UNKNOWN = "KEY_UNKNOWN"
+    KEY_REVOKED = "KEY_REVOKED"
+    RATE_LIMITED = "RATE_LIMITED"

@@ -1,0 +1,1 @@
+"""The handlers of AccountService, one module for each topic."""

@@ -1,0 +1,34 @@
+"""Owns how an account looks on the wire, and how its name is read."""
+
+import unicodedata
+
+from authsvc.errors import FieldInvalid
+from authsvc.models.users import User
+from authsvc.rpc import convert
+from authsvc.v1 import account_service_pb2 as pb
+
+_MAX_NAME = 256
+# Controls, and what ends lines: whoever shows or logs a name reckons with one line of text.
+_UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})
+
+
+def display_name(value: str, field: str = "display_name") -> str:
+    """Return a user's name of at most 256 bytes, without control characters and line breaks."""
+    convert.text(value, field, _MAX_NAME)
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
+        raise FieldInvalid(field, "must not contain control characters or line breaks")
+    return value
+
+
+def account_message(user: User) -> pb.Account:
+    """Return an account as its user may see it."""
+    verified = user.email_verify_time
+    return pb.Account(
+        user_id=str(user.user_id),
+        email=user.email,
+        display_name=user.display_name,
+        roles=user.roles,
+        create_time=convert.timestamp(user.create_time),
+        email_verify_time=None if verified is None else convert.timestamp(verified),
+        has_second_factor=user.has_second_factor,
+    )

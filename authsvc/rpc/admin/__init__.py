@@ -1,0 +1,1 @@
+"""The handlers of AdminService, one module for each topic."""

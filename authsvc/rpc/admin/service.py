@@ -1,0 +1,90 @@
+"""Owns the handlers of AdminService: what operators do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from authsvc.core.user_transfer.import_fields import firebase_parameters
+from authsvc.core.user_transfer.import_rows import RowFailure
+from authsvc.core.user_transfer.importing import ImportOptions, UserImport
+from authsvc.errors import FieldInvalid, Overloaded, StoreUnavailable
+from authsvc.rpc import Context
+from authsvc.rpc.call_context import current_call
+from authsvc.v1 import admin_service_pb2 as pb
+from authsvc.v1 import admin_service_pb2_grpc as rpc
+
+_MAX_FAILURES = 1_000
+
+
+class AdminHandler(rpc.AdminServiceServicer):
+    """What operators do."""
+
+    def __init__(self, user_import: UserImport) -> None:
+        self._user_import = user_import
+        self._imports = 0
+
+    async def ImportUsers(
+        self, requests: AsyncIterator[pb.ImportUsersRequest], _context: Context
+    ) -> pb.ImportUsersResponse:
+        """Import the users in a file; the first message says how it is read."""
+        failures: list[pb.ImportFailure] = []
+
+        def note(failure: RowFailure) -> None:
+            if len(failures) < _MAX_FAILURES:
+                failures.append(
+                    pb.ImportFailure(
+                        line=failure.line, field=failure.field, description=failure.description
+                    )
+                )
+
+        with self._import_slot():
+            first = await self._next(requests)
+            if first is None:
+                return pb.ImportUsersResponse()
+            counts = await self._user_import.run(
+                current_call(), self._parts(first, requests), _options(first), note
+            )
+        return pb.ImportUsersResponse(
+            imported_count=counts.imported,
+            skipped_count=counts.skipped,
+            failed_count=counts.failed,
+            failures=failures,
+        )
+
+    @contextmanager
+    def _import_slot(self) -> Iterator[None]:
+        if self._imports >= self._user_import.settings.max_parallel:
+            raise Overloaded("Other imports are under way.", retry_after=10)
+        self._imports += 1
+        try:
+            yield
+        finally:
+            self._imports -= 1
+
+    async def _parts(
+        self, first: pb.ImportUsersRequest, requests: AsyncIterator[pb.ImportUsersRequest]
+    ) -> AsyncIterator[bytes]:
+        yield first.chunk
+        while (request := await self._next(requests)) is not None:
+            if request.HasField("firebase") or request.dry_run:
+                raise FieldInvalid("", "How the file is read is for the first message to say.")
+            yield request.chunk
+
+    async def _next(
+        self, requests: AsyncIterator[pb.ImportUsersRequest]
+    ) -> pb.ImportUsersRequest | None:
+        """Return the next message, None after the last; who idles has to start again."""
+        seconds = self._user_import.settings.idle_timeout.total_seconds()
+        try:
+            async with asyncio.timeout(seconds):
+                return await anext(requests, None)
+        except TimeoutError:
+            raise StoreUnavailable(f"No part of the file came for {seconds:g} s.") from None
+
+
+def _options(request: pb.ImportUsersRequest) -> ImportOptions:
+    if not request.HasField("firebase"):
+        return ImportOptions(dry_run=request.dry_run)
+    names = (field.name for field in pb.FirebaseScrypt.DESCRIPTOR.fields)
+    parameters = {name: getattr(request.firebase, name) for name in names}
+    return ImportOptions(firebase=firebase_parameters(parameters), dry_run=request.dry_run)

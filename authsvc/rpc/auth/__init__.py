@@ -1,0 +1,1 @@
+"""The handlers of AuthService, one module for each topic."""

@@ -1,0 +1,39 @@
+"""Owns the handlers of AuthService for logins at other providers."""
+
+from authsvc.rpc import Context, convert
+from authsvc.rpc.call_context import current_call
+from authsvc.rpc.login_messages import fill_login
+from authsvc.rpc.use_cases import AuthUseCases
+from authsvc.v1 import auth_service_pb2 as pb
+
+
+class OAuthRpcs:
+    """Logins at other providers."""
+
+    _use: AuthUseCases
+
+    async def BeginOAuth(
+        self, request: pb.BeginOAuthRequest, _context: Context
+    ) -> pb.BeginOAuthResponse:
+        """Say where to send a user's browser to."""
+        authorization = await self._use.oauth.start.begin(
+            convert.text(request.provider, "provider", 64, required=True),
+            convert.text(request.redirect_uri, "redirect_uri", 2_048, required=True),
+            convert.client_context(request.client),
+            convert.text(request.link_access_token, "link_access_token", 8_192),
+        )
+        return pb.BeginOAuthResponse(authorization_url=authorization.url, state=authorization.state)
+
+    async def CompleteOAuth(
+        self, request: pb.CompleteOAuthRequest, _context: Context
+    ) -> pb.CompleteOAuthResponse:
+        """Log in a user whom a provider sent back."""
+        result = await self._use.oauth.login.complete(
+            current_call(),
+            convert.text(request.state, "state", 256, required=True),
+            convert.text(request.code, "code", 2_048, required=True),
+            convert.client_context(request.client),
+        )
+        response = pb.CompleteOAuthResponse(new_user=result.new_user)
+        fill_login(response, result.outcome)
+        return response

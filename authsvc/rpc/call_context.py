@@ -1,0 +1,90 @@
+"""Owns the call that is being served: its request id, its caller, and the user it acts for."""
+
+import asyncio
+import re
+from collections.abc import Iterable
+from contextvars import ContextVar
+from itertools import count
+from secrets import token_hex
+from time import perf_counter
+from typing import Any
+
+from authsvc.errors import bearer_invalid
+from authsvc.log import REQUEST_ID
+from authsvc.models.calls import Call, Caller
+from authsvc.models.tokens import Claims
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
+
+
+class CallContext:
+    """What is known of a call, from its metadata on."""
+
+    __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
+
+    def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        self.started = perf_counter()
+        self.request_id = ""
+        self.authorizations: list[str] = []
+        self.caller = _NOBODY
+        self.claims: Claims | None = None
+        self.task: asyncio.Task[Any] | None = None
+        for key, value in metadata:
+            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                self.request_id = value
+            elif key == "authorization":
+                self.authorizations.append(str(value))
+        if not self.request_id:
+            self.request_id = _new_request_id()
+
+    @classmethod
+    def begin(cls, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Make a call with this metadata the present task's."""
+        call = cls(metadata)
+        CALL.set(call)
+        REQUEST_ID.set(call.request_id)
+
+    def bearer(self) -> str:
+        """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1).
+
+        Raises:
+            Unauthenticated: BEARER_INVALID, it is missing, given twice or of another scheme.
+        """
+        if len(self.authorizations) != 1:
+            raise bearer_invalid()
+        scheme, _, token = self.authorizations[0].partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise bearer_invalid()
+        return token
+
+
+CALL: ContextVar[CallContext] = ContextVar("call")
+
+
+def current_call() -> Call:
+    """Return who called and under which request id; only within a call (LookupError)."""
+    call = CALL.get()
+    return Call(request_id=call.request_id, caller=call.caller.identity)
+
+
+def current_caller() -> Caller:
+    """Return the calling service; only within a call (LookupError)."""
+    return CALL.get().caller
+
+
+def current_claims() -> Claims:
+    """Return what the user's access token says; only within a call that needs one (LookupError)."""
+    claims = CALL.get().claims
+    if claims is None:
+        raise LookupError("this RPC's row in the access table doesn't ask for a bearer token")
+    return claims
+
+
+_numbers = count(1)
+_prefix = token_hex(8)
+
+
+def _new_request_id() -> str:
+    """Return an id that no other call of any replica has; it need not be hard to guess."""
+    return f"{_prefix}-{next(_numbers):x}"

@@ -1,0 +1,1 @@
+"""PostgreSQL itself: connections, the pool, transactions, and the migrator."""

@@ -1,0 +1,146 @@
+"""Owns the ways to PostgreSQL: a connection, a transaction, and what their failures mean."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+
+import asyncpg
+import structlog
+
+from authsvc.config import DatabaseSettings
+from authsvc.errors import StoreUnavailable, user_not_found
+from authsvc.store.postgres.connector import Connection, Connector
+from authsvc.store.postgres.pool import Pool, Usage
+
+__all__ = ["Connection", "Database"]
+
+log = structlog.get_logger(__name__)
+
+# Not the statement's fault; the same statement may succeed later (SQLSTATE classes and codes).
+_TRANSIENT = (
+    OSError,  # which TimeoutError is
+    asyncpg.PostgresConnectionError,  # 08
+    asyncpg.InvalidAuthorizationSpecificationError,  # 28
+    asyncpg.InvalidCatalogNameError,  # 3D000
+    asyncpg.TransactionRollbackError,  # 40: deadlock, serialization
+    asyncpg.InsufficientResourcesError,  # 53: disk full, too many connections
+    asyncpg.LockNotAvailableError,  # 55P03
+    asyncpg.OperatorInterventionError,  # 57: shutdown, cancelled, starting up
+    asyncpg.PostgresSystemError,  # 58: input or output failed
+    asyncpg.ReadOnlySQLTransactionError,  # 25006: the primary has become a standby
+    asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
+    asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
+)
+
+
+class Database:
+    """PostgreSQL through a pool of connections.
+
+    Every failure that is not the statement's own is raised as StoreUnavailable: the server can't
+    be reached, shuts down, is read-only, does not answer within `command_timeout`, has no free
+    connection within `acquire_timeout`, or broke a deadlock. A caller may then try again, but a
+    transaction that failed while it committed may have been committed.
+
+    A row for a user who was deleted meanwhile is refused as USER_NOT_FOUND.
+
+    Borrowers leave no session state: no SET, LISTEN, temporary table or advisory lock.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, settings: DatabaseSettings) -> "Database":
+        """Connect `pool_min` times, at least once; raises StoreUnavailable when that fails."""
+        connector = Connector(
+            settings.url.get_secret_value(),
+            timeout=settings.connect_timeout.total_seconds(),
+            command_timeout=settings.command_timeout.total_seconds(),
+            statement_cache_size=settings.statement_cache_size,
+        )
+        pool = Pool(
+            connector,
+            minimum=settings.pool_min,
+            maximum=settings.pool_max,
+            acquire_timeout=settings.acquire_timeout.total_seconds(),
+        )
+        try:
+            await pool.fill()
+        except BaseException:
+            await pool.close()
+            raise
+        return cls(pool)
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection on which each statement is a transaction of its own."""
+        return _Loan(self._pool)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection within a transaction: committed at the end, undone by an exception."""
+        async with _Loan(self._pool) as connection:
+            await connection.execute("BEGIN")
+            yield connection
+            # A transaction in which a statement failed answers COMMIT with ROLLBACK, no error.
+            if await connection.execute("COMMIT") != "COMMIT":
+                raise RuntimeError("a failed statement was ignored within a transaction")
+
+    async def ping(self) -> None:
+        """Return if the database answers; raises StoreUnavailable."""
+        async with self.connection() as connection:
+            await connection.fetchval("SELECT 1")
+
+    def usage(self) -> Usage:
+        """Return how the pool stands now."""
+        return self._pool.usage()
+
+    async def close(self) -> None:
+        """Close the connections; who has or asks for one from now on gets StoreUnavailable."""
+        await self._pool.close()
+
+
+class _Loan:
+    """One borrowing of a connection; gives it back in a fit state and translates failures."""
+
+    __slots__ = ("_connection", "_pool")
+    _connection: Connection
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.acquire()
+        return self._connection
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        connection, pool = self._connection, self._pool
+        if error is None and not connection.is_closed() and not connection.is_in_transaction():
+            pool.release(connection)
+            return
+        failed = _is_transient(error, connection)
+        if isinstance(error, asyncpg.PostgresError):
+            # It shows the whole row that a constraint refused, hashes and all, to the log.
+            error.detail = None
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
+            # The others lead to the same server; new ones find the new primary.
+            pool.discard(connection)
+            pool.expire()
+        else:
+            pool.recover(connection)
+        if isinstance(error, asyncpg.ForeignKeyViolationError):
+            # All refer to users or what is theirs: one was deleted while the caller was at work.
+            raise user_not_found() from error
+        if failed:
+            log.warning("database_failure", error=type(error).__name__)
+            raise StoreUnavailable from error
+
+
+def _is_transient(error: BaseException | None, connection: Connection) -> bool:
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return connection.is_closed()
+    return isinstance(error, _TRANSIENT)

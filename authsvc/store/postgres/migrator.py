@@ -1,0 +1,180 @@
+"""Owns the schema's version: which migrations there are, which were applied, applying the rest.
+
+Migrations are numbered SQL files beside this module, forward only, each in a transaction of its
+own. A schema newer than the code is fine to serve with: every migration is safe beside the
+previous version's code, which is how a rolling update works.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib import resources
+
+import asyncpg
+
+from authsvc.store.postgres.connector import Connection, Connector
+
+_FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+# Any fixed number that no other user of the database takes: "authsvc" in ASCII.
+_LOCK = 0x61757468737663
+
+_TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
+# A migration that waits for a table makes everyone who comes later wait behind it.
+_LIMIT_WAITING = "SET LOCAL lock_timeout = '10s'"
+_CREATE_VERSIONS = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    version     integer PRIMARY KEY,
+    name        text NOT NULL,
+    checksum    bytea NOT NULL,
+    apply_time  timestamptz NOT NULL DEFAULT now()
+)
+"""
+_HAS_VERSIONS = "SELECT to_regclass('schema_version') IS NOT NULL"
+_SELECT_VERSIONS = "SELECT version, name, checksum, apply_time FROM schema_version ORDER BY version"
+_INSERT_VERSION = "INSERT INTO schema_version (version, name, checksum) VALUES ($1, $2, $3)"
+
+
+class SchemaError(Exception):
+    """The database's schema is not the one that the code needs; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file; `checksum` is the SHA-256 of its bytes."""
+
+    version: int
+    name: str
+    sql: str
+    checksum: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationStatus:
+    """A migration and when it was applied; None if it was not yet."""
+
+    version: int
+    name: str
+    apply_time: datetime | None
+
+
+@cache
+def shipped() -> Sequence[Migration]:
+    """Return the migrations that belong to this version of the code, in order."""
+    folder = resources.files("authsvc.store") / "migrations"
+    files = ((file.name, file.read_bytes()) for file in folder.iterdir())
+    return read_migrations((name, content) for name, content in files if name.endswith(".sql"))
+
+
+def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
+    """Return the migrations of these files (name, content) in order.
+
+    Raises SchemaError if a name is not `0001_name.sql` or the numbers have a gap.
+    """
+    migrations = []
+    for expected, (name, content) in enumerate(sorted(files), start=1):
+        match = _FILE_NAME.fullmatch(name)
+        if match is None:
+            raise SchemaError(f"The migration {name} is not named like 0001_name.sql.")
+        if int(match[1]) != expected:
+            raise SchemaError(f"The migration {name} should have the number {expected:04}.")
+        checksum = hashlib.sha256(content).digest()
+        migrations.append(Migration(expected, match[2], content.decode(), checksum))
+    return tuple(migrations)
+
+
+async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[int]:
+    """Apply what is missing and return the numbers applied; several may run this at once.
+
+    Raises SchemaError when what was applied before differs from this version's files or goes
+    beyond them, or when a migration fails (those before it stay applied), and as
+    `Connector.connect` when the database can't be reached.
+    """
+    wanted = shipped() if migrations is None else migrations
+    applied = []
+    connection = await Connector(dsn).connect()
+    try:
+        while (version := await _apply_next(connection, wanted)) is not None:
+            applied.append(version)
+    finally:
+        await connection.close()
+    return applied
+
+
+async def pending(dsn: str) -> list[MigrationStatus]:
+    """Return every migration of this version in order, and when each was applied.
+
+    Changes nothing. Raises as `migrate`.
+    """
+    connection = await Connector(dsn).connect()
+    try:
+        rows = await _rows(connection)
+    finally:
+        await connection.close()
+    _compare(rows, shipped())
+    times: dict[int, datetime] = {row["version"]: row["apply_time"] for row in rows}
+    return [
+        MigrationStatus(migration.version, migration.name, times.get(migration.version))
+        for migration in shipped()
+    ]
+
+
+async def check_schema(connection: Connection) -> None:
+    """Raise SchemaError unless every migration of this version was applied, unchanged."""
+    rows = await _rows(connection)
+    known = [row for row in rows if row["version"] <= len(shipped())]
+    _compare(known, shipped())
+    if len(known) < len(shipped()):
+        raise SchemaError(
+            f"The database has {len(known)} of {len(shipped())} migrations; "
+            "run `authsvc migrate` to apply the others."
+        )
+
+
+async def _apply_next(connection: Connection, wanted: Sequence[Migration]) -> int | None:
+    async with connection.transaction():
+        await connection.execute(_TAKE_LOCK, _LOCK)
+        await connection.execute(_LIMIT_WAITING)
+        await connection.execute(_CREATE_VERSIONS)
+        rows = await connection.fetch(_SELECT_VERSIONS)
+        _compare(rows, wanted)
+        if len(rows) == len(wanted):
+            return None
+        migration = wanted[len(rows)]
+        try:
+            await connection.execute(migration.sql)
+        except asyncpg.PostgresError as error:
+            raise SchemaError(
+                f"Migration {migration.version} ({migration.name}) failed and was undone: {error}"
+            ) from error
+        await connection.execute(
+            _INSERT_VERSION, migration.version, migration.name, migration.checksum
+        )
+    return migration.version
+
+
+async def _rows(connection: Connection) -> list[asyncpg.Record]:
+    if not await connection.fetchval(_HAS_VERSIONS):
+        return []
+    return await connection.fetch(_SELECT_VERSIONS)
+
+
+def _compare(rows: Sequence[asyncpg.Record], wanted: Sequence[Migration]) -> None:
+    if len(rows) > len(wanted):
+        raise SchemaError(
+            f"The database has migration {rows[-1]['version']}, newer than this version of "
+            "authsvc; use the version that applied it."
+        )
+    for row, migration in zip(rows, wanted, strict=False):
+        if row["version"] != migration.version:
+            raise SchemaError(
+                f"The database has migration {row['version']} but lacks {migration.version}; "
+                "restore it from a backup."
+            )
+        if row["checksum"] != migration.checksum:
+            raise SchemaError(
+                f"Migration {migration.version} was changed after it was applied; restore the "
+                "file as it was and put the change into a new migration."
+            )

@@ -1,0 +1,228 @@
+"""Owns the pool: which connections there are, who waits for one, which are thrown away.
+
+asyncpg's own pool spends a round trip, a task and two timers on each use, hands every caller's
+cancellation a wait for the server, and connects within the time that a caller has for waiting.
+Here a connection is taken and given back without a round trip; whatever may block (connecting,
+rolling back, closing) happens in the pool's own tasks and is bounded in time.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+
+import asyncpg
+import structlog
+
+from authsvc.errors import StoreUnavailable
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector
+
+log = structlog.get_logger(__name__)
+
+# Seconds that a connection may lie unused while there are more than the minimum.
+_IDLE_LIMIT = 300.0
+# Seconds that the server gets to confirm a cancelled statement, a rollback or a farewell.
+_PATIENCE = 1.0
+# Other failures to connect may quote the address with its password.
+_QUOTABLE = (OSError, asyncpg.PostgresError, asyncpg.InternalClientError)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How many connections there are, how many of them are free, and how many callers wait."""
+
+    connections: int
+    idle: int
+    waiting: int
+
+
+class Pool:
+    """Up to `maximum` connections, each lent to one borrower at a time.
+
+    Who asks waits up to `acquire_timeout` seconds, first come, first served.
+    """
+
+    def __init__(
+        self, connector: Connector, *, minimum: int, maximum: int, acquire_timeout: float
+    ) -> None:
+        self._connector = connector
+        self._minimum = minimum
+        self._maximum = maximum
+        self._acquire_timeout = acquire_timeout
+        self._loop = asyncio.get_running_loop()
+        # The connection used last is at the right and lent first, so that the others can age.
+        self._idle: deque[tuple[Connection, float]] = deque()
+        self._waiters: deque[asyncio.Future[Connection]] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[Connection] = set()
+        self._connecting = 0
+        self._closed = False
+        self._reachable = True
+        self._failure: Exception | None = None
+
+    async def fill(self) -> None:
+        """Connect up to the minimum; raises StoreUnavailable unless one connection comes of it."""
+        missing = max(1, self._minimum) - len(self._connections)
+        self._connecting += missing
+        await asyncio.gather(*(self._add() for _ in range(missing)))
+        if not self._idle:
+            raise StoreUnavailable from self._failure
+
+    async def acquire(self) -> Connection:
+        """Return a connection, to be given back with `release`, `recover` or `discard`.
+
+        Raises StoreUnavailable when none can be made or none comes free in time.
+        """
+        while self._idle:
+            connection, _ = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+            self.discard(connection)
+        return await self._wait()
+
+    def release(self, connection: Connection) -> None:
+        """Take back a connection that is fit for the next borrower."""
+        if self._closed or connection.is_closed():
+            self.discard(connection)
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        self._idle.append((connection, self._loop.time()))
+        self._let_go_of_oldest()
+
+    def recover(self, connection: Connection) -> None:
+        """Take back a connection that may be in a transaction or cancelling; returns at once."""
+        if self._closed or connection.is_closed():
+            self.discard(connection)
+        else:
+            self._start(self._recover(connection))
+
+    def discard(self, connection: Connection) -> None:
+        """Take back a connection that can't be used any more."""
+        connection.terminate()
+        self._connections.discard(connection)
+        self._grow()
+
+    def expire(self) -> None:
+        """Throw away what lies idle: the server that it is connected to is gone or changed."""
+        while self._idle:
+            self.discard(self._idle.pop()[0])
+
+    def usage(self) -> Usage:
+        """Return how the pool stands now."""
+        return Usage(len(self._connections), len(self._idle), len(self._waiters))
+
+    async def close(self) -> None:
+        """Close every connection, those that are lent too; takes a second at most."""
+        self._closed = True
+        self._refuse()
+        for task in self._tasks:
+            task.cancel()
+        farewells = [self._hang_up(connection) for connection, _ in self._idle]
+        self._idle.clear()
+        await asyncio.gather(*self._tasks, *farewells, return_exceptions=True)
+        for connection in tuple(self._connections):
+            self.discard(connection)
+
+    async def _wait(self) -> Connection:
+        if self._closed:
+            raise StoreUnavailable
+        waiter: asyncio.Future[Connection] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._grow()
+        timer = self._loop.call_later(self._acquire_timeout, self._give_up, waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.exception() is None:
+                self.release(waiter.result())
+            elif waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+        finally:
+            timer.cancel()
+
+    def _give_up(self, waiter: asyncio.Future[Connection]) -> None:
+        if not waiter.done():
+            self._waiters.remove(waiter)
+            waiter.set_exception(StoreUnavailable("All connections to the database are busy."))
+
+    def _refuse(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(StoreUnavailable())
+
+    def _grow(self) -> None:
+        while (
+            not self._closed
+            and self._connecting < len(self._waiters)
+            and len(self._connections) + self._connecting < self._maximum
+        ):
+            self._connecting += 1
+            self._start(self._add())
+
+    async def _add(self) -> None:
+        try:
+            connection = await self._connector.connect()
+        except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must be told
+            self._connecting -= 1
+            self._say_unreachable(error)
+            # While there are connections, one of them may still come free for those who wait.
+            if not self._connections:
+                self._refuse()
+            return
+        self._connecting -= 1
+        self._connections.add(connection)
+        self._say_reachable()
+        self.release(connection)
+
+    async def _recover(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                # asyncpg makes this wait for a cancel request that is under way.
+                await connection.execute("")
+                if connection.is_in_transaction():
+                    await connection.execute("ROLLBACK")
+        except BaseException as error:
+            self.discard(connection)
+            if not isinstance(error, Exception):
+                raise
+            self.expire()
+        else:
+            self.release(connection)
+
+    def _let_go_of_oldest(self) -> None:
+        connection, since = self._idle[0]
+        if len(self._connections) > self._minimum and self._loop.time() - since > _IDLE_LIMIT:
+            self._idle.popleft()
+            self._start(self._hang_up(connection))
+
+    async def _hang_up(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await connection.close()
+        except FAILURES as error:
+            log.debug("database_close_failed", error=type(error).__name__)
+        finally:
+            self.discard(connection)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _say_unreachable(self, error: Exception) -> None:
+        self._failure = error if isinstance(error, _QUOTABLE) else None
+        if self._reachable:
+            self._reachable = False
+            text = str(self._failure or "")
+            log.error("database_unreachable", error=type(error).__name__, detail=text)
+
+    def _say_reachable(self) -> None:
+        if not self._reachable:
+            self._reachable = True
+            log.info("database_reachable")

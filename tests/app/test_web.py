@@ -1,0 +1,240 @@
+"""The HTTP port beside the gRPC port: public keys, discovery, metrics and probes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+import pytest_asyncio
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from authsvc.config import Settings
+from authsvc.dev.postgres import EmbeddedPostgres
+from authsvc.store.postgres.migrator import migrate
+from authsvc.v1.auth_service_pb2 import GetJwksRequest, LoginRequest
+from authsvc.v1.session_service_pb2 import ListSessionsRequest
+from tests.support.accounts import EMAIL, PASSWORD
+from tests.support.databases import freeze, kill, resume
+from tests.support.probe import failure, outcome, reason_of, with_changes
+from tests.support.service import Service, StartService, detail
+
+PATHS = (
+    "/.well-known/jwks.json",
+    "/.well-known/openid-configuration",
+    "/metrics",
+    "/livez",
+    "/readyz",
+)
+NOBODY = "00000000-0000-7000-8000-000000000001"
+# Only so that a failure ends; nothing is measured by it.
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Any
+    text: str
+
+
+class Browser:
+    """Asks the HTTP port of a service."""
+
+    def __init__(self, session: aiohttp.ClientSession, service: Service) -> None:
+        self._session = session
+        self._base = f"http://127.0.0.1:{service.app.http_port}"
+
+    async def __call__(self, path: str, method: str = "GET", **more: Any) -> Answer:
+        async with self._session.request(method, self._base + path, **more) as response:
+            return Answer(response.status, response.headers, await response.text())
+
+    async def until(self, path: str, status: int) -> None:
+        """Wait until a path answers with this status."""
+        async with asyncio.timeout(PATIENCE):
+            while (await self(path)).status != status:  # noqa: ASYNC110 - it wakes nobody
+                await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest_asyncio.fixture
+async def get(http: aiohttp.ClientSession, service: Service) -> Browser:
+    return Browser(http, service)
+
+
+# Public keys and discovery
+
+
+async def test_tokens_verify_with_the_published_keys(get: Browser, service: Service) -> None:
+    answer = await get("/.well-known/jwks.json")
+    assert answer.headers["Content-Type"].startswith("application/jwk-set+json")
+    tokens = await service.new_session()
+    keys = KeySet.import_key_set(json.loads(answer.text))
+    assert jwt.decode(tokens.access_token, keys, ["ES256"]).claims["sub"] == tokens.user_id
+    response = await service.auth().GetJwks(GetJwksRequest())
+    assert json.loads(response.jwks_json) == json.loads(answer.text)
+    public, _, age = answer.headers["Cache-Control"].partition(", max-age=")
+    left = response.expire_time.ToDatetime(UTC) - datetime.now(UTC)
+    assert public == "public"
+    assert 0 < int(age) <= left.total_seconds() + 60
+
+
+async def test_discovery_leads_to_the_keys(
+    http: aiohttp.ClientSession, start_service: StartService, live_settings: Settings
+) -> None:
+    issuer = "https://login.example.test/"
+    service = await start_service(with_changes(live_settings, "tokens", issuer=issuer))
+    answer = await Browser(http, service)("/.well-known/openid-configuration")
+    found = json.loads(answer.text)
+    # Compared as a text by those who verify (OpenID Connect Discovery, 4.3).
+    assert found["issuer"] == issuer
+    assert found["jwks_uri"] == "https://login.example.test/.well-known/jwks.json"
+    assert found["id_token_signing_alg_values_supported"] == ["ES256"]
+
+
+# Metrics
+
+
+async def test_calls_are_counted(get: Browser, service: Service) -> None:
+    await service.new_session()
+    request = LoginRequest(email=EMAIL, password="Difference-Engine-1822")
+    assert await outcome(service.auth().Login(request)) == "CREDENTIALS_INVALID"
+    answer = await get("/metrics")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    counted = {
+        (sample.labels["code"], sample.labels["reason"]): sample.value
+        for sample in families["authsvc_rpc_calls"].samples
+        if sample.labels["method"] == "/authsvc.v1.AuthService/Login"
+    }
+    assert counted == {("OK", ""): 1, ("UNAUTHENTICATED", "CREDENTIALS_INVALID"): 1}
+    for name in (
+        "authsvc_rpc_duration_seconds",
+        "authsvc_revocation_listener_up",
+        "process_open_fds",
+    ):
+        assert families[name].samples
+    for private in (EMAIL, EMAIL.lower(), PASSWORD, "spiffe"):
+        assert private not in answer.text
+
+
+# What else may be asked
+
+
+async def test_probes_answer_briefly(get: Browser) -> None:
+    for path in ("/livez", "/readyz"):
+        answer = await get(path)
+        assert (answer.status, answer.text) == (200, "ok\n")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/", "/nothing", "/.well-known/../metrics/x"])
+async def test_browsers_are_told_not_to_guess(path: str, get: Browser) -> None:
+    answer = await get(path)
+    assert answer.status == (200 if path in PATHS else 404)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_nothing_can_be_changed(path: str, get: Browser) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = await get(path, method, data=b"x" * 2_000)
+        assert answer.status == 405
+    assert (await get(path, "HEAD")).text == ""
+
+
+async def test_long_requests_are_refused(get: Browser) -> None:
+    assert (await get("/livez?" + "x" * 10_000)).status == 400
+    assert (await get("/livez", headers={"X-Long": "x" * 10_000})).status == 400
+    assert (await get("/livez")).status == 200
+
+
+# Readiness
+
+
+async def test_service_is_not_ready_while_postgresql_is_gone(
+    own_server: EmbeddedPostgres,
+    settings: Settings,
+    start_service: StartService,
+    http: aiohttp.ClientSession,
+) -> None:
+    dsn = own_server.dsn()
+    await migrate(dsn)
+    service = await start_service(with_changes(settings, "database", url=SecretStr(dsn)))
+    get = Browser(http, service)
+    health = health_pb2_grpc.HealthStub(service.clients.channel("edge"))
+
+    async def serving() -> bool:
+        response = await health.Check(health_pb2.HealthCheckRequest())
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    tokens = await service.new_session()
+    assert await serving()
+    kill(own_server)
+    await get.until("/readyz", 503)
+    assert not await serving()
+    # Restarting it would help nobody, and who verifies on his own goes on.
+    assert (await get("/livez")).status == 200
+    assert (await get("/.well-known/jwks.json")).status == 200
+    assert (await get("/metrics")).status == 200
+    error = await failure(service.sessions().ListSessions(ListSessionsRequest(user_id=NOBODY)))
+    assert reason_of(error) == "STORE_UNAVAILABLE"
+    assert detail(error, RetryInfo).retry_delay.ToMilliseconds() > 0
+
+    await asyncio.to_thread(own_server.start)
+    await get.until("/readyz", 200)
+    assert await serving()
+    assert await service.judge_session(tokens.session_token) == ""
+    assert (await service.login()).user_id == tokens.user_id
+
+
+async def test_service_is_not_ready_while_postgresql_is_silent(
+    own_server: EmbeddedPostgres,
+    settings: Settings,
+    start_service: StartService,
+    http: aiohttp.ClientSession,
+) -> None:
+    dsn = own_server.dsn()
+    await migrate(dsn)
+    # Short, and yet a busy machine has the time.
+    quick = {"connect_timeout": "2s", "acquire_timeout": "1s", "command_timeout": "1s"}
+    database = type(settings.database).model_validate({"url": SecretStr(dsn)} | quick)
+    service = await start_service(settings.model_copy(update={"database": database}))
+    get = Browser(http, service)
+    await get.until("/readyz", 200)
+    freeze(own_server)
+    await get.until("/readyz", 503)
+    assert (await get("/livez")).status == 200
+    resume(own_server)
+    await get.until("/readyz", 200)
+
+
+async def test_service_is_not_ready_while_it_drains(get: Browser, service: Service) -> None:
+    await service.register()
+    connection = await asyncpg.connect(service.settings.database.url.get_secret_value())
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE users")
+        login = asyncio.create_task(service.login())
+        async with asyncio.timeout(PATIENCE):
+            waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            while not await connection.fetchval(waiting):  # noqa: ASYNC110 - a lock wakes nobody
+                await asyncio.sleep(0.01)
+        stop = asyncio.create_task(service.app.stop())
+        await get.until("/readyz", 503)
+        assert not login.done()
+        assert not stop.done()
+    assert (await login).access_token
+    await stop
+    await connection.close()

@@ -1,0 +1,71 @@
+"""The HTTP port, where anybody may knock: who only holds connections open keeps nobody out."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+
+from tests.support.service import Service
+
+_LIMIT = 8
+_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+
+
+async def _open(
+    stack: AsyncExitStack, port: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    stack.push_async_callback(_close, writer)
+    return reader, writer
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def _get(stack: AsyncExitStack, port: int) -> bytes:
+    reader, writer = await _open(stack, port)
+    writer.write(_REQUEST + b"\r\n")
+    async with asyncio.timeout(30):
+        return await reader.readline()
+
+
+@pytest.mark.parametrize("sent", [b"", _REQUEST, _REQUEST + b"\r\n" + _REQUEST])
+async def test_slow_clients_make_room_for_others(
+    sent: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authsvc.app.web._MAX_CONNECTIONS", _LIMIT)
+    port = service.app.http_port
+    async with AsyncExitStack() as stack:
+        readers = []
+        for _ in range(3 * _LIMIT):
+            reader, writer = await _open(stack, port)
+            writer.write(sent)
+            readers.append(reader)
+            assert await _get(stack, port) == b"HTTP/1.1 200 OK\r\n"
+        async with asyncio.timeout(30):
+            for reader in readers[:_LIMIT]:
+                await reader.read()
+
+
+async def test_garbage_writes_nothing_into_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        reader, writer = await _open(stack, service.app.http_port)
+        writer.write(b"GET /\x00 HTTP/9.9\r\nno header\r\n\r\n")
+        async with asyncio.timeout(30):
+            assert b" 400 " in await reader.readline()
+    assert caplog.records == []
+
+
+async def test_answers_dont_tell_what_they_are_made_with(service: Service) -> None:
+    async with AsyncExitStack() as stack:
+        reader, writer = await _open(stack, service.app.http_port)
+        writer.write(_REQUEST + b"\r\n")
+        async with asyncio.timeout(30):
+            head = await reader.readuntil(b"\r\n\r\n")
+    assert b"Server: authsvc\r\n" in head
+    assert b"Python" not in head

@@ -1,0 +1,248 @@
+"""The limits on logins: shared by all replicas, not to be overtaken, no stranger's weapon."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from authsvc.config import BruteForceSettings
+from authsvc.errors import TooManyAttempts
+from authsvc.models.calls import ClientContext
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import (
+    CALL,
+    CLI,
+    EMAIL,
+    IP,
+    OTHER_IP,
+    PASSWORD,
+    WRONG,
+    Service,
+    unlimited,
+)
+from tests.support.clock import FakeClock
+from tests.support.logins import PHONE, Replicas, causes, failures, failures_of_devices, value
+
+
+async def test_parallel_guesses_dont_overtake_the_limit(
+    limited: Service, replicas: Replicas, database: Database
+) -> None:
+    other = await replicas.start()
+    outcomes = await asyncio.gather(
+        *((limited, other)[n % 2].login(f"{WRONG}{n}") for n in range(100))
+    )
+    allowed = BruteForceSettings().per_account_and_ip.requests
+    assert Counter(outcomes) == {
+        "CREDENTIALS_INVALID": allowed,
+        "TOO_MANY_ATTEMPTS": 100 - allowed,
+    }
+    assert limited.hasher.compared + other.hasher.compared == allowed
+    assert await failures(database) == allowed
+
+
+async def test_replicas_share_the_limits(limited: Service, replicas: Replicas) -> None:
+    other = await replicas.start()
+    for _ in range(4):
+        assert await limited.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await other.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await other.login() == "TOO_MANY_ATTEMPTS"
+    assert await limited.login() == "TOO_MANY_ATTEMPTS"
+
+
+async def test_the_right_password_waits_too_once_the_limit_is_reached(limited: Service) -> None:
+    for _ in range(5):
+        await limited.login(WRONG)
+    with pytest.raises(TooManyAttempts) as refused:
+        await limited.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
+    assert refused.value.retry_after > 0
+    assert limited.hasher.compared == 5
+
+
+async def test_only_failures_count(limited: Service) -> None:
+    for _ in range(4):
+        assert await limited.login(WRONG) == "CREDENTIALS_INVALID"
+    for _ in range(12):
+        assert await limited.login() == "OK"
+    assert await limited.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await limited.login() == "TOO_MANY_ATTEMPTS"
+
+
+async def test_strangers_dont_lock_out_a_known_device(limited: Service) -> None:
+    assert await limited.login(device=PHONE) == "OK"
+    strangers = [
+        await limited.login(WRONG, ip=f"198.51.100.{host}", device="another") for host in range(25)
+    ]
+    assert Counter(strangers) == {"CREDENTIALS_INVALID": 20, "TOO_MANY_ATTEMPTS": 5}
+    assert await limited.login() == "TOO_MANY_ATTEMPTS"
+    assert await limited.login(device="new") == "TOO_MANY_ATTEMPTS"
+    assert await limited.login(device=PHONE) == "OK"
+
+
+async def test_a_known_device_has_limits_of_its_own(limited: Service, database: Database) -> None:
+    await limited.login(device=PHONE)
+    allowed = BruteForceSettings().per_known_device.requests
+    outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(allowed + 1)]
+    assert outcomes == ["CREDENTIALS_INVALID"] * allowed + ["TOO_MANY_ATTEMPTS"]
+    assert await failures(database) == 0
+    assert await failures_of_devices(database) == allowed
+    assert await limited.login(ip=OTHER_IP) == "OK"
+
+
+async def test_a_device_is_not_known_before_it_logged_in(
+    limited: Service, database: Database
+) -> None:
+    outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(6)]
+    assert outcomes == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS"]
+    assert await value(database, "SELECT count(*) FROM devices") == 0
+
+
+async def test_another_accounts_device_is_not_known(limited: Service) -> None:
+    await limited.register("bob@example.test")
+    assert await limited.login(email="bob@example.test", device=PHONE) == "OK"
+    outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(6)]
+    assert outcomes[-1] == "TOO_MANY_ATTEMPTS"
+
+
+async def test_a_device_is_stored_as_a_hash(free: Service, database: Database) -> None:
+    await free.login(device=PHONE)
+    stored = await value(database, "SELECT device_hash FROM devices")
+    assert isinstance(stored, bytes)
+    assert len(stored) == 32
+    assert PHONE.encode() not in stored
+
+
+# Consecutive failures (SP 800-63B-4, 3.2.2)
+
+
+async def test_strangers_failures_lock_out_strangers(free: Service, database: Database) -> None:
+    assert await free.login(device=PHONE) == "OK"
+    before = free.hasher.compared
+    outcomes = [await free.login(f"{WRONG}{n}", ip=f"192.0.2.{n}") for n in range(50)]
+    assert set(outcomes) == {"CREDENTIALS_INVALID"}
+    assert free.hasher.compared - before == 50
+
+    assert await free.login() == "CREDENTIALS_INVALID"
+    assert free.hasher.compared - before == 50
+    assert await causes(database) == {
+        "login:": 1,
+        "login_failure:password": 50,
+        "login_failure:locked": 1,
+    }
+
+    assert await free.login(device=PHONE) == "OK"
+    assert await free.login() == "OK"
+
+
+async def test_parallel_guesses_dont_overtake_the_lock(
+    free: Service, replicas: Replicas, database: Database
+) -> None:
+    other = await replicas.start(unlimited())
+    async with database.connection() as conn:
+        await conn.execute("UPDATE users SET failed_logins = 45")
+    outcomes = await asyncio.gather(
+        *((free, other)[n % 2].login(f"{WRONG}{n}") for n in range(200))
+    )
+    assert set(outcomes) == {"CREDENTIALS_INVALID"}
+    assert free.hasher.compared + other.hasher.compared == 5
+    assert await failures(database) == 50
+    assert await causes(database) == {"login_failure:password": 5, "login_failure:locked": 195}
+
+
+async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
+    free: Service, replicas: Replicas, database: Database
+) -> None:
+    other = await replicas.start(unlimited())
+    devices = ["phone", "tablet", "laptop", "desk"]
+    for device in devices:
+        assert await free.login(device=device) == "OK"
+    before = free.hasher.compared
+    guesses = [(turn, device) for turn in range(60) for device in (*devices, "", f"new {turn}")]
+    outcomes = await asyncio.gather(
+        *((free, other)[n % 2].login(f"{WRONG}{n}", device=d) for n, d in guesses)
+    )
+    assert set(outcomes) == {"CREDENTIALS_INVALID"}
+    # Whoever counted as a known device when these had used up their half is refused.
+    assert free.hasher.compared - before + other.hasher.compared == 100
+    assert await failures(database) == await failures_of_devices(database) == 50
+    assert await free.login() == "CREDENTIALS_INVALID"
+    assert await free.login(device="phone") == "CREDENTIALS_INVALID"
+
+
+async def test_a_success_forgets_the_failures_of_known_devices_and_strangers(
+    free: Service, database: Database
+) -> None:
+    for device in (PHONE, "laptop", ""):
+        assert await free.login(device=PHONE) == "OK"
+        assert await free.login(WRONG) == "CREDENTIALS_INVALID"
+        assert await free.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+        assert await failures(database) == await failures_of_devices(database) == 1
+        assert await free.login(device=device) == "OK"
+        assert await failures(database) == await failures_of_devices(database) == 0
+
+
+@pytest.mark.parametrize(("most", "of_devices"), [(2, 1), (3, 1), (10, 5), (100, 50)])
+async def test_known_devices_and_strangers_share_what_an_account_bears(
+    replicas: Replicas, most: int, of_devices: int
+) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=most))
+    await service.register()
+    assert await service.login(device=PHONE) == "OK"
+    before = service.hasher.compared
+    for _ in range(most):
+        assert await service.login(WRONG) == "CREDENTIALS_INVALID"
+    assert service.hasher.compared - before == most - of_devices
+    for _ in range(of_devices):
+        assert await service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+    assert service.hasher.compared - before == most
+    assert await service.login(device=PHONE) == "CREDENTIALS_INVALID"
+
+
+async def test_a_success_starts_the_count_again(replicas: Replicas) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=6))
+    await service.register()
+    for _ in range(3):
+        assert await service.login(WRONG) == "CREDENTIALS_INVALID"
+        assert await service.login(WRONG) == "CREDENTIALS_INVALID"
+        assert await service.login() == "OK"
+
+
+async def test_enabling_unlocks(free: Service, database: Database) -> None:
+    async with database.connection() as conn:
+        await conn.execute("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
+    assert await free.login() == "CREDENTIALS_INVALID"
+    await free.accounts.enable(CLI, EMAIL)
+    assert await free.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await failures(database) == 1
+    assert await failures_of_devices(database) == 0
+    assert await free.login() == "OK"
+
+
+async def test_known_devices_that_failed_too_often_are_strangers_again(
+    replicas: Replicas, database: Database
+) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=6))
+    await service.register()
+    for device in (PHONE, "laptop"):
+        assert await service.login(device=device) == "OK"
+    for device in (PHONE, "laptop", PHONE, "laptop"):
+        assert await service.login(WRONG, device=device) == "CREDENTIALS_INVALID"
+    assert await failures_of_devices(database) == 3
+    assert await failures(database) == 1
+    assert await service.login(device=PHONE) == "OK"
+    assert await failures_of_devices(database) == 0
+
+
+async def test_a_flood_of_throttled_logins_is_one_event_a_minute(
+    limited: Service, database: Database, clock: FakeClock
+) -> None:
+    async def flood() -> Counter[str]:
+        return Counter([await limited.login(WRONG) for _ in range(30)])
+
+    assert (await flood())["TOO_MANY_ATTEMPTS"] == 25
+    assert (await causes(database))["login_throttled:"] == 1
+    clock.advance(59)
+    await flood()
+    assert (await causes(database))["login_throttled:"] == 1
+    clock.advance(2)
+    await flood()
+    assert (await causes(database))["login_throttled:"] == 2

@@ -1,0 +1,245 @@
+"""The limits on guessing: what counts together, what is given back, and what the table shows."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from authsvc.config import BruteForceSettings, PolicySettings
+from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
+from authsvc.core.lib.sealing import Keyring
+from authsvc.errors import TooManyAttempts
+from authsvc.models.calls import ClientContext
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import IP, KEYRING, OTHER_IP, key
+from tests.support.databases import opened
+
+ADA = "ada@example.test"
+BOB = "bob@example.test"
+DEVICE = b"d" * 32
+
+
+def _limits(**changes: object) -> BruteForceSettings:
+    """Return limits of 3 an account and ip, 5 an account, 8 an ip, 2 a known device."""
+
+    def policy(requests: int, window: str) -> PolicySettings:
+        return PolicySettings.model_validate({"requests": requests, "window": window})
+
+    return BruteForceSettings.model_validate(
+        {
+            "per_account_and_ip": policy(3, "5m"),
+            "per_account": policy(5, "1h"),
+            "per_ip": policy(8, "10m"),
+            "per_known_device": policy(2, "1h"),
+            "registrations_per_ip": policy(4, "1h"),
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def brute_force(database: Database) -> BruteForce:
+    return BruteForce(database, _limits(), KEYRING)
+
+
+@pytest_asyncio.fixture
+async def replica(database_dsn: str) -> AsyncIterator[BruteForce]:
+    """Another process's brute_force on the same database."""
+    async with opened(database_dsn) as database:
+        yield BruteForce(database, _limits(), KEYRING)
+
+
+async def _charge(
+    brute_force: BruteForce, account: str = ADA, ip: str | None = IP, device: bytes | None = None
+) -> ChargeReceipt:
+    return await brute_force.charge_login(account, ClientContext(ip), device)
+
+
+async def _allowed(
+    brute_force: BruteForce,
+    attempts: int,
+    account: str = ADA,
+    ip: str | None = IP,
+    device: bytes | None = None,
+) -> int:
+    """Return how many of so many attempts in a row are allowed."""
+    allowed = 0
+    for _ in range(attempts):
+        try:
+            await _charge(brute_force, account, ip, device)
+        except TooManyAttempts:
+            continue
+        allowed += 1
+    return allowed
+
+
+async def test_an_account_bears_so_many_attempts_from_one_ip(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 5) == 3
+    assert await _allowed(brute_force, 1, ip=OTHER_IP) == 1
+    assert await _allowed(brute_force, 1, account=BOB) == 1
+
+
+async def test_an_account_bears_so_many_attempts_from_everywhere(brute_force: BruteForce) -> None:
+    allowed = [await _allowed(brute_force, 1, ip=f"192.0.2.{host}") for host in range(1, 8)]
+    assert allowed == [1] * 5 + [0] * 2
+
+
+async def test_an_ip_bears_so_many_attempts_on_all_accounts(brute_force: BruteForce) -> None:
+    allowed = [await _allowed(brute_force, 1, account=f"user{n}@example.test") for n in range(10)]
+    assert allowed == [1] * 8 + [0] * 2
+
+
+async def test_what_is_refused_is_charged_to_nothing(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 50) == 3
+    assert await _allowed(brute_force, 50, ip=OTHER_IP) == 2
+    assert await _allowed(brute_force, 50, account=BOB) == 3
+    assert await _allowed(brute_force, 50, account="eve@example.test") == 2
+
+
+async def test_the_wait_is_that_of_the_limit_that_lasts_longest(brute_force: BruteForce) -> None:
+    await _allowed(brute_force, 3)
+    with pytest.raises(TooManyAttempts) as by_ip:
+        await _charge(brute_force)
+    # One of 3 in 5 minutes comes back after 100 s, one of 5 in an hour after 720 s.
+    assert 0 < by_ip.value.retry_after <= 100
+    await _allowed(brute_force, 2, ip=OTHER_IP)
+    with pytest.raises(TooManyAttempts) as by_both:
+        await _charge(brute_force)
+    assert 100 < by_both.value.retry_after <= 720
+    assert by_both.value.subject == "login"
+
+
+async def test_parallel_attempts_dont_overtake_the_count(
+    brute_force: BruteForce, replica: BruteForce
+) -> None:
+    outcomes = await asyncio.gather(
+        *(_charge((brute_force, replica)[n % 2]) for n in range(60)), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, ChargeReceipt) for outcome in outcomes) == 3
+    assert sum(isinstance(outcome, TooManyAttempts) for outcome in outcomes) == 57
+
+
+async def test_a_refund_gives_everything_back(brute_force: BruteForce) -> None:
+    for _ in range(20):
+        await (await _charge(brute_force)).refund()
+    assert await _allowed(brute_force, 5) == 3
+    assert await _allowed(brute_force, 5, ip=OTHER_IP) == 2
+
+
+async def test_a_refund_counts_at_once_in_every_replica(
+    brute_force: BruteForce, replica: BruteForce
+) -> None:
+    receipts = [await _charge(brute_force) for _ in range(3)]
+    assert await _allowed(replica, 2) == 0
+    await receipts[0].refund()
+    assert await _allowed(replica, 2) == 1
+
+
+async def test_a_refund_that_fails_is_no_failure(database_dsn: str) -> None:
+    async with opened(database_dsn) as database:
+        receipt = await _charge(BruteForce(database, _limits(), KEYRING))
+    await receipt.refund()
+
+
+async def test_strangers_dont_use_up_a_known_devices_limit(brute_force: BruteForce) -> None:
+    for host in range(1, 10):
+        await _allowed(brute_force, 1, ip=f"198.51.100.{host}")
+    assert await _allowed(brute_force, 1) == 0
+    assert await _allowed(brute_force, 5, device=DEVICE) == 2
+
+
+async def test_a_known_device_has_a_limit_for_each_account(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 5, device=DEVICE) == 2
+    assert await _allowed(brute_force, 5, account=BOB, device=DEVICE) == 2
+    assert await _allowed(brute_force, 5, device=b"another") == 2
+
+
+async def test_a_known_device_is_charged_to_its_ip_and_not_to_its_account(
+    brute_force: BruteForce,
+) -> None:
+    await _allowed(brute_force, 2, device=DEVICE)
+    assert await _allowed(brute_force, 9, ip=OTHER_IP) == 3
+    allowed = [await _allowed(brute_force, 1, account=f"user{n}@example.test") for n in range(10)]
+    assert sum(allowed) == 6
+
+
+async def test_without_an_ip_the_account_alone_counts(brute_force: BruteForce) -> None:
+    assert await _allowed(brute_force, 9, ip=None) == 5
+    assert await _allowed(brute_force, 9, account=BOB, ip=None) == 5
+    assert await _allowed(brute_force, 9, ip=None, device=DEVICE) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("192.0.2.1", "::ffff:c000:202", False),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ],
+)
+async def test_addresses_of_one_network_count_together(
+    brute_force: BruteForce, one: str, other: str, together: bool
+) -> None:
+    await _allowed(brute_force, 3, ip=one)
+    assert await _allowed(brute_force, 1, ip=other) == (not together)
+
+
+async def test_the_size_of_a_network_is_a_setting(database: Database) -> None:
+    brute_force = BruteForce(database, _limits(ipv4_prefix=24, ipv6_prefix=48), KEYRING)
+    await _allowed(brute_force, 2, ip="192.0.2.1")
+    assert await _allowed(brute_force, 5, ip="192.0.2.254") == 1
+    await _allowed(brute_force, 1, account=BOB, ip="2001:db8:0:1::1")
+    assert await _allowed(brute_force, 5, account=BOB, ip="2001:db8:0:2::1") == 2
+
+
+async def test_registrations_count_by_ip_and_are_not_given_back(brute_force: BruteForce) -> None:
+    for _ in range(4):
+        await brute_force.charge_registration(ClientContext(IP))
+    with pytest.raises(TooManyAttempts) as refused:
+        await brute_force.charge_registration(ClientContext(IP))
+    assert refused.value.subject == "registration"
+    await brute_force.charge_registration(ClientContext(OTHER_IP))
+    assert await _allowed(brute_force, 1) == 1
+
+
+async def test_registrations_without_an_ip_are_not_counted(brute_force: BruteForce) -> None:
+    for _ in range(10):
+        await brute_force.charge_registration(ClientContext())
+
+
+async def test_new_settings_hold_from_the_next_attempt(brute_force: BruteForce) -> None:
+    await _allowed(brute_force, 3)
+    one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
+    brute_force.replace_settings(_limits(per_account=one, max_consecutive_failures=7))
+    assert brute_force.max_failures(known_device=False) == 4
+    assert brute_force.max_failures(known_device=True) == 3
+    assert await _allowed(brute_force, 5, account=BOB) == 1
+
+
+async def test_the_table_of_limits_names_nobody(
+    database: Database, brute_force: BruteForce
+) -> None:
+    await _charge(brute_force)
+    await _charge(brute_force, device=DEVICE)
+    await brute_force.charge_registration(ClientContext(IP))
+    async with database.connection() as conn:
+        rows = [str(row) for row in await conn.fetch("SELECT limits FROM rate_limits limits")]
+    assert len(rows) == 5
+    for text in (ADA, IP, DEVICE.hex()):
+        assert not any(text in row for row in rows)
+
+
+async def test_the_keys_of_the_limits_depend_on_the_keyring(database: Database) -> None:
+    keys = []
+    for ring in (KEYRING, Keyring([key("k2")])):
+        brute_force = BruteForce(database, _limits(), ring)
+        async with database.connection() as conn:
+            await conn.execute("DELETE FROM rate_limits")
+            await _charge(brute_force)
+            keys.append(
+                {str(row["key"]) for row in await conn.fetch("SELECT key FROM rate_limits")}
+            )
+    assert not keys[0] & keys[1]

@@ -1,0 +1,348 @@
+"""One-time codes: each works once, for what it was made for, and only so often may be guessed."""
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from authsvc.config import CodeSettings
+from authsvc.core.attempts.attempts import Attempt
+from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.lib.sealing import Keyring
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
+from authsvc.store import users
+from authsvc.store.postgres.database import Database
+from authsvc.store.users import Credential, LoginSubject
+from tests.support.accounts import CALL, KEYRING, key
+from tests.support.clock import FakeClock
+from tests.support.codes import unlimited_codes
+from tests.support.databases import until, waits_for_a_lock
+
+ADDRESS = "ada@example.test"
+OTHER = "bob@example.test"
+SETTINGS = CodeSettings()
+
+
+@dataclass
+class World:
+    """Codes of two users."""
+
+    database: Database
+    codes: OneTimeCodes
+    ada: UserId
+    bob: UserId
+
+    async def issue(
+        self,
+        purpose: Purpose = Purpose.LOGIN,
+        address: str = ADDRESS,
+        user_id: UserId | None = None,
+    ) -> IssuedCode:
+        async with self.database.transaction() as connection:
+            return await self.codes.issue(connection, purpose, address, user_id or self.ada)
+
+    async def claim(
+        self,
+        code: str,
+        purpose: Purpose = Purpose.LOGIN,
+        address: str = ADDRESS,
+        *,
+        attempt: Attempt | None = None,
+        codes: OneTimeCodes | None = None,
+        code_id: UUID | None = None,
+    ) -> UserId | None:
+        async with self.database.transaction() as connection:
+            return await (codes or self.codes).claim(
+                connection,
+                attempt or attempt_of(self.ada, address),
+                purpose,
+                code,
+                code_id=code_id,
+            )
+
+    async def attempts(self) -> int:
+        async with self.database.connection() as connection:
+            return int(await connection.fetchval("SELECT sum(attempts) FROM one_time_codes"))
+
+
+def attempt_of(user_id: UserId, account: str = ADDRESS, *, hopeless: bool = False) -> Attempt:
+    """Return an attempt at the account of this user; `hopeless`: it is locked, say."""
+    subject = LoginSubject(user_id, UserStatus.ACTIVE, known_device=False)
+    credential = None if hopeless else Credential(user_id, None, None)
+    return Attempt(CALL, account, ClientContext(), None, subject, credential)
+
+
+def wrong(issued: IssuedCode) -> str:
+    """Return a code that differs in its last digit."""
+    return issued.code[:-1] + str((int(issued.code[-1]) + 1) % 10)
+
+
+@pytest_asyncio.fixture
+async def world(database: Database, clock: FakeClock) -> World:
+    ada, bob = [await _insert(database, address, clock) for address in (ADDRESS, OTHER)]
+    return World(database, OneTimeCodes(KEYRING, SETTINGS, clock), ada, bob)
+
+
+async def _insert(database: Database, address: str, clock: FakeClock) -> UserId:
+    now = clock.now()
+    user = User(UserId(uuid7(now)), address, "", (), UserStatus.ACTIVE, now)
+    async with database.connection() as connection:
+        assert await users.insert(
+            connection, user, email_canonical=address, phc="hash", pepper_id="p1"
+        )
+    return user.user_id
+
+
+async def test_a_code_works_once(world: World) -> None:
+    issued = await world.issue()
+    assert await world.claim(issued.code) == world.ada
+    assert await world.claim(issued.code) is None
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+async def test_codes_are_long_enough_for_what_they_open(world: World, purpose: Purpose) -> None:
+    shape = r"\d{8}"
+    if purpose is Purpose.RESET_PASSWORD:
+        shape = r"[2-9A-HJ-NP-Z]{4}(-[2-9A-HJ-NP-Z]{4}){2}"
+    made = [await world.issue(purpose) for _ in range(20)]
+    assert all(re.fullmatch(shape, issued.code) for issued in made)
+    assert len({issued.code for issued in made}) == len({issued.code_id for issued in made}) == 20
+    assert made[0].code not in repr(made[0])
+
+
+async def test_a_code_to_log_in_belongs_to_a_request_that_can_not_be_guessed(world: World) -> None:
+    assert (await world.issue()).code_id.version == 4
+
+
+@pytest.mark.parametrize(
+    ("purpose", "lifetime"),
+    [
+        (Purpose.LOGIN, SETTINGS.lifetime),
+        (Purpose.RESET_PASSWORD, SETTINGS.lifetime),
+        (Purpose.CHANGE_EMAIL, SETTINGS.lifetime),
+        (Purpose.VERIFY_EMAIL, SETTINGS.verification_lifetime),
+    ],
+)
+async def test_a_code_expires(
+    world: World, clock: FakeClock, purpose: Purpose, lifetime: timedelta
+) -> None:
+    issued = await world.issue(purpose)
+    assert issued.expire_time == clock.now() + lifetime
+    clock.advance(lifetime)
+    assert await world.claim(issued.code, purpose) is None
+    clock.advance(-timedelta(microseconds=1))
+    assert await world.claim(issued.code, purpose) == world.ada
+
+
+async def test_how_a_code_is_typed_does_not_matter(world: World) -> None:
+    for form in (" {}\t{}\n", "{}-{}", "{}\u2011{}\u00a0"):
+        code = (await world.issue()).code
+        assert await world.claim(form.format(code[:4], code[4:])) == world.ada
+    code = (await world.issue()).code
+    full_width = "".join(chr(ord(char) + 0xFEE0) for char in code)
+    assert await world.claim(full_width) == world.ada
+    reset = Purpose.RESET_PASSWORD
+    assert await world.claim((await world.issue(reset)).code.lower(), reset) == world.ada
+    code = (await world.issue(reset)).code.replace("-", "")
+    assert await world.claim(code, reset) == world.ada
+
+
+@pytest.mark.parametrize("typed", ["", "-", "0" * 64, "\u0660" * 8, "é", "1" * 10_000])
+async def test_what_is_no_code_is_wrong(world: World, typed: str) -> None:
+    await world.issue()
+    assert await world.claim(typed) is None
+
+
+async def test_a_code_works_for_nothing_and_nobody_else(world: World) -> None:
+    issued = await world.issue()
+    for purpose in set(Purpose) - {Purpose.LOGIN}:
+        await world.issue(purpose)
+        assert await world.claim(issued.code, purpose) is None
+    await world.issue(address=OTHER, user_id=world.bob)
+    assert await world.claim(issued.code, attempt=attempt_of(world.bob, OTHER)) is None
+    assert await world.claim(issued.code, attempt=attempt_of(world.bob)) is None
+    assert await world.claim(issued.code, attempt=attempt_of(world.ada, OTHER)) is None
+    assert await world.claim(issued.code, code_id=uuid4()) is None
+    assert await world.claim(issued.code, code_id=issued.code_id) == world.ada
+
+
+async def test_a_code_does_not_work_where_no_proof_can_help(world: World) -> None:
+    issued = await world.issue()
+    assert await world.claim(issued.code, attempt=attempt_of(world.ada, hopeless=True)) is None
+    nobody = replace(attempt_of(world.ada, hopeless=True), subject=None)
+    assert await world.claim(issued.code, attempt=nobody) is None
+    assert await world.attempts() == 1
+    assert await world.claim(issued.code) == world.ada
+
+
+async def test_a_newer_code_replaces_the_one_before(world: World) -> None:
+    first, second = await world.issue(), await world.issue()
+    assert await world.claim(first.code) is None
+    assert await world.claim(first.code, code_id=first.code_id) is None
+    assert await world.claim(second.code) == world.ada
+
+
+async def test_codes_of_one_address_asked_for_by_two_users_are_apart(world: World) -> None:
+    new, purpose = "new@example.test", Purpose.CHANGE_EMAIL
+    ada = await world.issue(purpose, new)
+    bob = await world.issue(purpose, new, world.bob)
+    for _ in range(SETTINGS.max_attempts):
+        assert await world.claim(ada.code, purpose, attempt=attempt_of(world.bob, new)) is None
+    assert await world.claim(bob.code, purpose, attempt=attempt_of(world.bob, new)) is None
+    assert await world.claim(ada.code, purpose, attempt=attempt_of(world.ada, new)) == world.ada
+
+
+async def test_a_code_has_five_tries(world: World) -> None:
+    issued = await world.issue()
+    for _ in range(SETTINGS.max_attempts - 1):
+        assert await world.claim(wrong(issued)) is None
+    assert await world.claim(issued.code) == world.ada
+
+    issued = await world.issue()
+    for _ in range(SETTINGS.max_attempts):
+        assert await world.claim(wrong(issued)) is None
+    assert await world.claim(issued.code) is None
+
+
+@pytest.mark.parametrize("state", ["never made", "used", "tried too often", "expired"])
+async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: FakeClock) -> None:
+    """Or its commit would take a flush, which it doesn't for an address that nobody has."""
+    code = "12345678"
+    if state != "never made":
+        issued = await world.issue()
+        code = issued.code
+        tries = {"used": [code], "tried too often": [wrong(issued)] * SETTINGS.max_attempts}
+        for tried in tries.get(state, []):
+            await world.claim(tried)
+        clock.advance(SETTINGS.lifetime if state == "expired" else 0)
+    async with world.database.transaction() as connection:
+        attempt = attempt_of(world.ada)
+        assert await world.codes.claim(connection, attempt, Purpose.LOGIN, code) is None
+        assert await connection.fetchval("SELECT pg_current_xact_id_if_assigned()") is None
+
+
+async def test_a_hundred_at_once_with_the_right_code_are_one(
+    world: World, clock: FakeClock
+) -> None:
+    issued = await world.issue()
+    codes = OneTimeCodes(KEYRING, unlimited_codes(max_attempts=10), clock)
+    claims = await asyncio.gather(*(world.claim(issued.code, codes=codes) for _ in range(100)))
+    assert [claim for claim in claims if claim is not None] == [world.ada]
+
+
+async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
+    issued = await world.issue()
+    claims = await asyncio.gather(*(world.claim(wrong(issued)) for _ in range(100)))
+    assert claims == [None] * 100
+    assert await world.attempts() == SETTINGS.max_attempts
+    assert await world.claim(issued.code) is None
+
+
+async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
+    made = await asyncio.gather(*(world.issue() for _ in range(20)))
+    claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]
+    assert sorted(map(str, claims)) == sorted(["None"] * 19 + [str(world.ada)])
+
+
+# What happens while a right code waits for its user's row, and whether it is still right then.
+MEANWHILE = {
+    "UPDATE users SET failed_logins = 1": True,
+    "UPDATE one_time_codes SET attempts = 4": True,
+    "UPDATE one_time_codes SET attempts = 5": False,
+    "UPDATE one_time_codes SET use_time = create_time": False,
+    "UPDATE one_time_codes SET code_id = gen_random_uuid()": False,
+    "DELETE FROM one_time_codes": False,
+    "DELETE FROM users": False,
+}
+
+
+@pytest.mark.parametrize("change", MEANWHILE)
+async def test_who_waited_for_the_user_meets_the_code_as_it_is_then(
+    change: str, world: World
+) -> None:
+    issued = await world.issue()
+    async with world.database.connection() as looking:
+        async with world.database.transaction() as connection:
+            await connection.execute("UPDATE users SET update_time = now()")
+            claim = asyncio.create_task(world.claim(issued.code))
+            await until(partial(waits_for_a_lock, looking))
+            await connection.execute(change)
+        assert await claim == (world.ada if MEANWHILE[change] else None)
+
+
+async def test_a_code_for_nobody_never_works(world: World) -> None:
+    async with world.database.transaction() as connection:
+        decoy = await world.codes.issue(connection, Purpose.LOGIN, OTHER, None)
+        unusable = await world.codes.issue(
+            connection, Purpose.LOGIN, ADDRESS, world.ada, usable=False
+        )
+    assert await world.claim(unusable.code) is None
+    for user_id in (world.ada, world.bob):
+        assert await world.claim(decoy.code, attempt=attempt_of(user_id, OTHER)) is None
+    nobody = replace(attempt_of(world.bob, OTHER, hopeless=True), subject=None)
+    assert await world.claim(decoy.code, attempt=nobody) is None
+    assert await world.attempts() == 2
+
+
+async def test_codes_of_an_older_key_work_while_it_is_in_the_keyring(
+    world: World, clock: FakeClock
+) -> None:
+    for keys, expected in (("k2", "k1"), world.ada), (("k2",), None):
+        issued = await world.issue()
+        renewed = OneTimeCodes(Keyring([key(name) for name in keys]), SETTINGS, clock)
+        assert await world.claim(issued.code, codes=renewed) == expected
+
+
+async def test_the_database_does_not_tell_the_code(world: World) -> None:
+    issued = await world.issue(Purpose.RESET_PASSWORD)
+    async with world.database.connection() as connection:
+        row = await connection.fetchrow("SELECT * FROM one_time_codes")
+    assert row is not None
+    plain = issued.code.replace("-", "")
+    for code in (issued.code, plain):
+        assert code not in repr(tuple(row))
+        for text in (code, f"{issued.code_id}{code}", f"{ADDRESS}{code}"):
+            assert row["code_hash"] != hashlib.sha256(text.encode()).digest()
+        assert row["code_hash"] != hashlib.sha256(issued.code_id.bytes + code.encode()).digest()
+
+
+async def test_a_hash_copied_to_another_row_is_worth_nothing(world: World) -> None:
+    mine = await world.issue(address=OTHER, user_id=world.bob)
+    theirs = await world.issue()
+    async with world.database.connection() as connection:
+        await connection.execute(
+            "UPDATE one_time_codes SET code_hash = (SELECT code_hash FROM one_time_codes"
+            " WHERE code_id = $1) WHERE code_id = $2",
+            mine.code_id,
+            theirs.code_id,
+        )
+    assert await world.claim(mine.code) is None
+
+
+async def test_a_code_that_does_not_exist_has_an_account_that_nobody_can_have(
+    world: World,
+) -> None:
+    issued, stranger = await world.issue(), uuid4()
+    async with world.database.connection() as connection:
+        found = [
+            await world.codes.find_account(connection, purpose, code_id)
+            for purpose, code_id in (
+                (Purpose.LOGIN, issued.code_id),
+                (Purpose.RESET_PASSWORD, issued.code_id),
+                (Purpose.LOGIN, stranger),
+                (Purpose.LOGIN, stranger),
+                (Purpose.LOGIN, uuid4()),
+            )
+        ]
+    assert found[0] == ADDRESS
+    assert found[2] == found[3] != found[4]
+    assert not any("@" in account for account in found[1:])

@@ -1,0 +1,68 @@
+"""The limits on requests for codes: whom they are charged to, and how they are changed."""
+
+from uuid import UUID
+
+from authsvc.config import BruteForceSettings
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.codes.requests import CodeLimits
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import KEYRING
+from tests.support.codes import outcome, unlimited_codes
+
+ONE = {"requests": 1, "window": "1h"}
+LOGIN = Purpose.LOGIN
+REFUSED = "TOO_MANY_ATTEMPTS"
+
+
+def limits(database: Database, **changes: object) -> CodeLimits:
+    return CodeLimits(database, unlimited_codes(**changes), BruteForceSettings(), KEYRING)
+
+
+async def charged(made: CodeLimits, *mailed: str, ip: str | None = None, user: int = 0) -> str:
+    user_id = UserId(UUID(int=user)) if user else None
+    return await outcome(made.charge(LOGIN, mailed, ClientContext(ip), user_id))
+
+
+async def test_addresses_of_one_network_are_one(database: Database) -> None:
+    made = limits(database, requests_per_ip=ONE)
+    ends = [
+        await charged(made, f"{number}@example.test", ip=ip)
+        for number, ip in enumerate(
+            ["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2"]
+        )
+    ]
+    assert ends == ["OK", REFUSED, "OK", "OK", REFUSED]
+
+
+async def test_without_an_ip_the_address_counts(database: Database) -> None:
+    made = limits(database, requests_per_ip=ONE, requests_per_address=ONE)
+    ends = [await charged(made, address) for address in ("a@b.test", "b@b.test", "a@b.test")]
+    assert ends == ["OK", "OK", REFUSED]
+
+
+async def test_a_refused_request_takes_nothing(database: Database) -> None:
+    made = limits(database, requests_per_address=ONE)
+    assert await charged(made, "a@b.test") == "OK"
+    assert await charged(made, "b@b.test", "a@b.test") == REFUSED
+    assert await charged(made, "b@b.test") == "OK"
+
+
+async def test_users_who_want_the_same_address_don_t_make_each_other_wait(
+    database: Database,
+) -> None:
+    made = limits(database, resend_interval="60s")
+    for user in (1, 2):
+        assert await charged(made, "a@b.test", user=user) == "OK"
+        assert await charged(made, "a@b.test", user=user) == REFUSED
+
+
+async def test_settings_are_taken_over_while_serving(database: Database) -> None:
+    made = limits(database)
+    assert [await charged(made, "a@b.test") for _ in range(3)] == ["OK"] * 3
+    strict = unlimited_codes(resend_interval="1h")
+    made.replace_settings(strict, BruteForceSettings())
+    assert [await charged(made, "a@b.test") for _ in range(2)] == ["OK", REFUSED]
+    made.replace_settings(unlimited_codes(), BruteForceSettings())
+    assert await charged(made, "a@b.test") == "OK"

@@ -1,0 +1,303 @@
+"""The rate limiter on one replica: what it answers, takes, gives back and remembers."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+
+from authsvc.config import RateLimitSettings
+from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
+from authsvc.core.limits.rejected_cache import RejectedCache
+from authsvc.errors import NotFound, Reason, StoreUnavailable
+from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
+from authsvc.store.postgres.database import Database
+
+_HOUR = timedelta(hours=1)
+_POLICIES = {
+    policy.name: policy
+    for policy in (
+        Policy("five", 5, _HOUR),
+        Policy("ten", 10, _HOUR),
+        Policy("fast", 3, timedelta(seconds=1)),
+        Policy("burst", 100, _HOUR, burst=3),
+        Policy("sliding", 5, _HOUR, algorithm=Algorithm.SLIDING_WINDOW),
+        Policy("fixed", 5, _HOUR, algorithm=Algorithm.FIXED_WINDOW),
+    )
+}
+
+
+class Ticker:
+    """Microseconds that stand still; knows how often a statement asked for them."""
+
+    def __init__(self) -> None:
+        self.now = 1_900_000_000 * 1_000_000
+        self.asked = 0
+
+    def __call__(self) -> int:
+        self.asked += 1
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += round(seconds * 1_000_000)
+
+
+@pytest.fixture
+def ticker() -> Ticker:
+    return Ticker()
+
+
+@pytest.fixture
+def limiter(database: Database, ticker: Ticker) -> RateLimiter:
+    return RateLimiter(database, _POLICIES, 0, clock=ticker)
+
+
+@pytest.fixture
+def remembering(database: Database, ticker: Ticker) -> RateLimiter:
+    limiter = RateLimiter(database, _POLICIES, 100, clock=ticker)
+    # What is remembered is so for a second at most.
+    limiter._rejected = RejectedCache(100, lambda: ticker.now / 1_000_000)
+    return limiter
+
+
+def _allowed(results: Sequence[CheckResult]) -> list[bool]:
+    return [result.allowed for result in results]
+
+
+async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> None:
+    policies = policies_from(RateLimitSettings().all_policies())
+    limiter = RateLimiter(database, policies, 100)
+    charge = Charge("login", "203.0.113.7")
+    for left in (4, 3, 2, 1, 0):
+        result = await limiter.check([charge])
+        assert result.allowed
+        assert result.verdicts[0].remaining == left
+        assert result.verdicts[0].retry_after == 0
+    result = await limiter.check([charge])
+    assert not result.allowed
+    (verdict,) = result.verdicts
+    assert (verdict.policy, verdict.key, verdict.limit) == ("login", "203.0.113.7", 5)
+    # A fifth of five minutes, less the time that the checks took.
+    assert verdict.retry_after is not None
+    assert 0 < verdict.retry_after <= 60
+    assert 240 < verdict.reset_after <= 300
+
+
+async def test_a_burst_passes_at_once_and_no_more(database: Database, ticker: Ticker) -> None:
+    policies = policies_from(RateLimitSettings().all_policies())
+    limiter = RateLimiter(database, policies, 0, clock=ticker)
+    charge = Charge("api", "tenant")
+    results = await asyncio.gather(*(limiter.check([charge]) for _ in range(101)))
+    assert _allowed(results) == [True] * 100 + [False]
+    retry_after = results[-1].verdicts[0].retry_after
+    assert retry_after is not None
+    assert 1 <= retry_after <= 1.0625
+    ticker.advance(retry_after)
+    results = await asyncio.gather(*(limiter.check([charge]) for _ in range(101)))
+    assert _allowed(results) == [True] * 100 + [False]
+
+
+@pytest.mark.parametrize("policy", ["five", "sliding", "fixed"])
+async def test_waiting_as_told_helps(limiter: RateLimiter, ticker: Ticker, policy: str) -> None:
+    charge = Charge(policy, "k", 2)
+    assert _allowed([await limiter.check([charge]) for _ in range(3)]) == [True, True, False]
+    retry_after = (await limiter.get(policy, "k")).retry_after
+    assert retry_after == 0
+    retry_after = (await limiter.check([charge])).verdicts[0].retry_after
+    assert retry_after is not None
+    ticker.advance(retry_after - 0.000001)
+    assert not (await limiter.check([charge])).allowed
+    ticker.advance(0.000001)
+    assert (await limiter.check([charge])).allowed
+
+
+async def test_equal_charges_of_a_batch_are_granted_in_their_order(limiter: RateLimiter) -> None:
+    results = await limiter.check_many([Check([Charge("five", "hot")])] * 8)
+    assert _allowed(results) == [True] * 5 + [False] * 3
+    assert [result.verdicts[0].remaining for result in results] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert [result.verdicts[0].retry_after for result in results] == [0.0] * 5 + [720.0] * 3
+
+
+async def test_callers_at_the_same_time_share_a_statement(
+    limiter: RateLimiter, ticker: Ticker
+) -> None:
+    charges = [Charge("five", "hot")] * 7 + [Charge("ten", "cold")]
+    results = await asyncio.gather(*(limiter.check([charge]) for charge in charges))
+    assert _allowed(results) == [True] * 5 + [False] * 2 + [True]
+    assert ticker.asked == 1
+
+
+async def test_charges_of_a_key_may_differ_in_cost(limiter: RateLimiter) -> None:
+    costs = [1, 3, 1, 2, 4, 1, 9]
+    results = await limiter.check_many([Check([Charge("ten", "k", cost)]) for cost in costs])
+    # Equal ones first (1, 1, 1), then the others in their order: 3 and 2, but neither 4 nor 9.
+    assert _allowed(results) == [True, True, True, True, False, True, False]
+    assert (await limiter.get("ten", "k")).remaining == 2
+
+
+async def test_a_batch_answers_in_the_order_of_its_checks(limiter: RateLimiter) -> None:
+    checks = []
+    for number in range(60):
+        key = f"{number * 37 % 60}"
+        policy = ("five", "ten", "sliding")[number % 3]
+        checks.append(Check([Charge(policy, key, 1 + number % 4)], dry_run=number % 5 == 0))
+        checks.append(Check([Charge("ten", f"+{key}"), Charge("fixed", key, 1 + number % 5)]))
+    for check, result in zip(checks, await limiter.check_many(checks), strict=True):
+        assert result.allowed
+        for charge, verdict in zip(check.charges, result.verdicts, strict=True):
+            limit = _POLICIES[charge.policy].requests
+            left = limit if check.dry_run else limit - charge.cost
+            assert verdict[:5] == (charge.policy, charge.key, True, limit, left)
+
+
+async def test_a_dry_run_takes_nothing(limiter: RateLimiter) -> None:
+    charges = [Charge("five", "k", 5), Charge("ten", "k")]
+    for _ in range(3):
+        result = await limiter.check(charges, dry_run=True)
+        assert result.allowed
+        assert [verdict.remaining for verdict in result.verdicts] == [5, 10]
+    assert (await limiter.check(charges)).allowed
+    result = await limiter.check(charges, dry_run=True)
+    assert not result.allowed
+    assert [verdict.allowed for verdict in result.verdicts] == [False, True]
+
+
+async def test_a_denied_check_takes_nothing_and_judges_each_charge_alone(
+    limiter: RateLimiter,
+) -> None:
+    await limiter.check([Charge("five", "k", 4)])
+    charges = [Charge("ten", "k", 10), Charge("five", "k", 2), Charge("sliding", "k")]
+    result = await limiter.check(charges)
+    assert not result.allowed
+    assert [verdict.allowed for verdict in result.verdicts] == [True, False, True]
+    assert [verdict.remaining for verdict in result.verdicts] == [10, 1, 5]
+    assert [verdict.retry_after for verdict in result.verdicts] == [0.0, 720.0, 0.0]
+    assert [verdict.reset_after for verdict in result.verdicts] == [0.0, 2880.0, 0.0]
+    assert (await limiter.check(charges[:1])).allowed
+
+
+@pytest.mark.parametrize(("policy", "cost"), [("five", 6), ("burst", 4), ("fixed", 1_000_000)])
+async def test_what_can_never_fit_has_no_time(limiter: RateLimiter, policy: str, cost: int) -> None:
+    charge = Charge(policy, "k", cost)
+    for charges in ([charge], [Charge("ten", "k"), charge]):
+        result = await limiter.check(charges)
+        assert not result.allowed
+        assert result.verdicts[-1].retry_after is None
+        assert (await limiter.get("ten", "k")).remaining == 10
+
+
+async def test_a_refund_gives_back_up_to_the_limit(limiter: RateLimiter) -> None:
+    await limiter.check([Charge("five", "k", 4)])
+    assert (await limiter.refund("five", "k", 1)).remaining == 2
+    verdict = await limiter.refund("five", "k", 1_000_000)
+    assert (verdict.allowed, verdict.remaining, verdict.reset_after) == (True, 5, 0.0)
+    assert not (await limiter.check([Charge("five", "k", 6)])).allowed
+
+
+async def test_a_reset_forgets(limiter: RateLimiter) -> None:
+    await limiter.check_many([Check([Charge(name, "k", 3)]) for name in _POLICIES])
+    await limiter.reset("burst", "k")
+    assert (await limiter.get("burst", "k")).remaining == 3
+    assert (await limiter.get("five", "k")).remaining == 2
+
+
+async def test_getting_takes_nothing(limiter: RateLimiter) -> None:
+    for _ in range(3):
+        verdict = await limiter.get("five", "k")
+        assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0)
+
+
+async def test_unknown_policies_are_refused_and_nothing_is_taken(limiter: RateLimiter) -> None:
+    charge, unknown = Charge("five", "k"), Charge("six", "k")
+    for call in (
+        limiter.check([charge, unknown]),
+        limiter.check_many([Check([charge]), Check([unknown])]),
+        limiter.get("six", "k"),
+        limiter.refund("six", "k", 1),
+        limiter.reset("six", "k"),
+    ):
+        with pytest.raises(NotFound) as caught:
+            await call
+        assert caught.value.reason is Reason.POLICY_UNKNOWN
+        assert caught.value.metadata == {"policy": "six"}
+    assert (await limiter.get("five", "k")).remaining == 5
+
+
+@pytest.mark.parametrize("charges", [[], [Charge("five", "k"), Charge("five", "k", 2)]])
+async def test_a_check_names_each_key_once(limiter: RateLimiter, charges: list[Charge]) -> None:
+    with pytest.raises(ValueError, match="a check has"):
+        await limiter.check(charges)
+
+
+async def test_policies_can_be_replaced(limiter: RateLimiter) -> None:
+    assert [policy.name for policy in limiter.policies()] == sorted(_POLICIES)
+    await limiter.check([Charge("five", "k", 5)])
+    limiter.replace_policies({"five": Policy("five", 8, _HOUR)})
+    assert [policy.name for policy in limiter.policies()] == ["five"]
+    assert (await limiter.get("five", "k")).remaining == 3
+    with pytest.raises(NotFound):
+        await limiter.get("ten", "k")
+
+
+async def test_a_policy_that_goes_while_a_check_waits_fails_that_check_alone(
+    limiter: RateLimiter,
+) -> None:
+    kept = asyncio.create_task(limiter.check([Charge("five", "k")]))
+    gone = asyncio.create_task(limiter.check([Charge("ten", "k")]))
+    both = asyncio.create_task(limiter.check([Charge("ten", "k"), Charge("five", "k")]))
+    # They wait for a statement now.
+    await asyncio.sleep(0)
+    limiter.replace_policies({"five": _POLICIES["five"]})
+    assert (await kept).allowed
+    for task in (gone, both):
+        with pytest.raises(NotFound):
+            await task
+    assert (await limiter.get("five", "k")).remaining == 4
+
+
+async def test_a_flood_of_rejected_checks_costs_no_queries(
+    remembering: RateLimiter, ticker: Ticker
+) -> None:
+    charge = Charge("five", "k")
+    for _ in range(6):
+        await remembering.check([charge])
+    assert ticker.asked == 6
+    floods = await asyncio.gather(*(remembering.check([charge]) for _ in range(50)))
+    floods += await remembering.check_many([Check([charge])] * 50)
+    assert not any(_allowed(floods))
+    assert ticker.asked == 6
+    # What is dry, or costs less than what was rejected, is asked.
+    assert not (await remembering.check([charge], dry_run=True)).allowed
+    assert ticker.asked == 7
+
+
+async def test_what_is_given_back_or_forgotten_is_free_at_once(
+    remembering: RateLimiter,
+) -> None:
+    charge = Charge("five", "k")
+    for give_back in (remembering.refund("five", "k", 1), remembering.reset("five", "k")):
+        while (await remembering.check([charge])).allowed:
+            pass
+        await give_back
+        assert (await remembering.check([charge])).allowed
+
+
+async def test_a_replaced_policy_is_free_at_once(remembering: RateLimiter) -> None:
+    await remembering.check([Charge("five", "k", 5)])
+    assert not (await remembering.check([Charge("five", "k")])).allowed
+    remembering.replace_policies({"five": Policy("five", 6, _HOUR)})
+    assert (await remembering.check([Charge("five", "k")])).allowed
+
+
+async def test_without_the_database_nothing_is_decided(database: Database) -> None:
+    limiter = RateLimiter(database, _POLICIES, 100)
+    await database.close()
+    for call in (
+        limiter.check([Charge("five", "k")]),
+        limiter.check_many([Check([Charge("five", "k")])]),
+        limiter.get("five", "k"),
+        limiter.refund("five", "k", 1),
+        limiter.reset("five", "k"),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await call

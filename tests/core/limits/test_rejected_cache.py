@@ -1,0 +1,144 @@
+"""What is remembered of rejected charges, and for how long."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from authsvc.core.limits.rejected_cache import RejectedCache
+from authsvc.models.limits import Charge, Verdict
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def watch() -> Stopwatch:
+    return Stopwatch()
+
+
+@pytest.fixture
+def rejections(watch: Stopwatch) -> RejectedCache:
+    return RejectedCache(3, watch)
+
+
+def _verdict(key: str, retry_after: float | None, *, allowed: bool = False) -> Verdict:
+    return Verdict("api", key, allowed, 10, 2, 0.0 if allowed else retry_after, 30.0)
+
+
+def _learn(rejections: RejectedCache, charges: Sequence[Charge], *verdicts: Verdict) -> None:
+    with rejections.query() as flight:
+        rejections.remember(flight, charges, verdicts)
+
+
+def _reject(rejections: RejectedCache, key: str, cost: int = 3, retry_after: float = 0.5) -> None:
+    _learn(rejections, [Charge("api", key, cost)], _verdict(key, retry_after))
+
+
+def test_a_rejection_is_repeated_until_its_time(
+    rejections: RejectedCache, watch: Stopwatch
+) -> None:
+    _reject(rejections, "k", retry_after=0.5)
+    watch.seconds += 0.25
+    result = rejections.find([Charge("api", "k", 3)])
+    assert result is not None
+    assert not result.allowed
+    assert result.verdicts == [Verdict("api", "k", False, 10, 2, 0.25, 29.75)]
+    watch.seconds += 0.25
+    assert rejections.find([Charge("api", "k", 3)]) is None
+
+
+def test_a_rejection_is_repeated_for_a_second_at_most(
+    rejections: RejectedCache, watch: Stopwatch
+) -> None:
+    _reject(rejections, "k", retry_after=3600)
+    watch.seconds += 0.999
+    assert rejections.find([Charge("api", "k", 3)]) is not None
+    watch.seconds += 0.001
+    assert rejections.find([Charge("api", "k", 3)]) is None
+
+
+def test_the_time_that_the_answer_took_counts(rejections: RejectedCache, watch: Stopwatch) -> None:
+    charges = [Charge("api", "k", 3)]
+    with rejections.query() as flight:
+        watch.seconds += 0.4
+        rejections.remember(flight, charges, [_verdict("k", 0.5)])
+    # The database decided some time in between: it may grant 0.5 s after it was asked.
+    watch.seconds += 0.1
+    assert rejections.find(charges) is None
+
+
+def test_what_can_never_fit_is_remembered_too(rejections: RejectedCache, watch: Stopwatch) -> None:
+    _learn(rejections, [Charge("api", "k", 11)], _verdict("k", None))
+    watch.seconds += 0.9
+    result = rejections.find([Charge("api", "k", 11)])
+    assert result is not None
+    assert result.verdicts[0].retry_after is None
+    watch.seconds += 0.1
+    assert rejections.find([Charge("api", "k", 11)]) is None
+
+
+@pytest.mark.parametrize(("cost", "known"), [(2, False), (3, True), (4, True)])
+def test_what_costs_less_may_fit(rejections: RejectedCache, cost: int, known: bool) -> None:
+    _reject(rejections, "k", cost=3)
+    assert (rejections.find([Charge("api", "k", cost)]) is not None) == known
+
+
+def test_other_keys_and_policies_are_not_rejected(rejections: RejectedCache) -> None:
+    _reject(rejections, "k")
+    assert rejections.find([Charge("api", "l", 3)]) is None
+    assert rejections.find([Charge("apj", "k", 3)]) is None
+
+
+def test_a_check_of_several_is_known_if_all_of_it_is(rejections: RejectedCache) -> None:
+    user, ip = Charge("api", "user", 3), Charge("api", "ip", 5)
+    _learn(rejections, [user, ip], _verdict("user", 0.5), _verdict("ip", 0, allowed=True))
+    result = rejections.find([ip, user])
+    assert result is not None
+    assert not result.allowed
+    assert [verdict.allowed for verdict in result.verdicts] == [True, False]
+    assert rejections.find([ip]) is None
+    assert rejections.find([user, Charge("api", "tenant")]) is None
+    # What fitted says nothing of what costs more.
+    assert rejections.find([user, Charge("api", "ip", 6)]) is None
+
+
+def test_forgetting_reaches_what_is_just_being_told(rejections: RejectedCache) -> None:
+    charges = [Charge("api", "k"), Charge("api", "l")]
+    _reject(rejections, "k", cost=1)
+    with rejections.query() as flight:
+        rejections.forget("api", "k")
+        assert rejections.find(charges[:1]) is None
+        rejections.remember(flight, charges, [_verdict("k", 0.5), _verdict("l", 0.5)])
+    assert rejections.find(charges[:1]) is None
+    assert rejections.find(charges[1:]) is not None
+
+
+def test_clearing_forgets_everything(rejections: RejectedCache) -> None:
+    _reject(rejections, "k")
+    rejections.clear()
+    assert not rejections
+
+
+def test_no_more_than_the_size_is_remembered_and_the_oldest_goes(rejections: RejectedCache) -> None:
+    for key in "abcabd":
+        _reject(rejections, key)
+    known = [key for key in "abcd" if rejections.find([Charge("api", key, 3)])]
+    assert known == ["a", "b", "d"]
+
+
+def test_what_is_over_takes_no_room(rejections: RejectedCache, watch: Stopwatch) -> None:
+    _reject(rejections, "a", retry_after=0.1)
+    watch.seconds += 1
+    _reject(rejections, "b")
+    assert len(rejections._verdicts) == 1
+
+
+def test_a_size_of_zero_remembers_nothing(watch: Stopwatch) -> None:
+    rejections = RejectedCache(0, watch)
+    _reject(rejections, "k")
+    assert not rejections

@@ -1,0 +1,252 @@
+"""Who a login at another provider is, and what it leads to."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.errors import ServiceError
+from authsvc.store import addresses
+from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG
+from tests.support.clock import FakeClock
+from tests.support.factors import Secured
+from tests.support.oauth import ADA, Federated
+
+RENAMED = replace(ADA, email="countess@example.test", display_name="Countess")
+STRANGER = replace(ADA, subject="1816")
+
+SNAPSHOT = """
+SELECT (SELECT string_agg(u::text, ';') FROM users u),
+       (SELECT string_agg(i::text, ';') FROM identities i),
+       (SELECT string_agg(s::text, ';') FROM sessions s)
+"""
+
+
+async def stored(federated: Federated) -> tuple[str, ...]:
+    """Return all that users, identities and sessions say, but for the counted failures."""
+    await federated.fetch("UPDATE users SET failed_logins = 0")
+    return tuple((await federated.fetch(SNAPSHOT))[0])
+
+
+async def verified(federated: Federated, email: str = EMAIL) -> None:
+    """Make an account by password whose address was proved."""
+    service = federated.service
+    user_id = await service.register(email)
+    async with service.database.connection() as connection:
+        now = service.clock.now()
+        assert await addresses.verify(connection, user_id, email.lower(), now)
+
+
+async def test_a_new_user_gets_an_account(federated: Federated, clock: FakeClock) -> None:
+    tokens, new_user = await federated.log_in()
+    assert new_user
+    (user,) = await federated.fetch("SELECT * FROM users")
+    assert (user["user_id"], user["email"]) == (tokens.user_id, "ada@example.test")
+    assert (user["display_name"], user["roles"], user["status"]) == ("Ada", ["user"], "active")
+    assert (user["password_hash"], user["pepper_id"]) == (None, None)
+    assert user["email_verify_time"] == user["create_time"] == clock.now()
+    assert await federated.events() == [
+        ("user.register", {"provider": "github"}),
+        ("identity.link", {"provider": "github"}),
+        ("user.login", {"methods": ["fed"], "replaced": []}),
+    ]
+    # There is nothing to guess.
+    assert await federated.service.login("") == "FIELD_INVALID"
+    assert await federated.service.login() == "CREDENTIALS_INVALID"
+
+
+async def test_a_user_is_known_by_subject(federated: Federated, clock: FakeClock) -> None:
+    first, _ = await federated.log_in()
+    clock.advance(60)
+    second, new_user = await federated.log_in(RENAMED)
+    assert (second.user_id, new_user) == (first.user_id, False)
+    third, _ = await federated.log_in(ExternalIdentity(ADA.subject))
+    assert third.user_id == first.user_id
+    (identity,) = await federated.fetch("SELECT * FROM identities")
+    assert (identity["provider"], identity["subject"]) == ("github", ADA.subject)
+    assert identity["create_time"] == clock.now() - timedelta(seconds=60)
+    assert identity["last_use_time"] == clock.now()
+    # What the provider says later changes nothing here.
+    (user,) = await federated.fetch("SELECT email, display_name FROM users")
+    assert tuple(user) == (ADA.email, ADA.display_name)
+
+
+async def test_the_same_subject_elsewhere_is_somebody_else(federated: Federated) -> None:
+    first, _ = await federated.log_in()
+    other = replace(ADA, email="b@example.test")
+    second, new_user = await federated.log_in(other, "other")
+    assert new_user
+    assert second.user_id != first.user_id
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        STRANGER,
+        replace(STRANGER, email="ADA@EXAMPLE.TEST"),
+        replace(ADA, subject="ada@example.test"),
+    ],
+    ids=["same", "in capitals", "subject is the address"],
+)
+@pytest.mark.parametrize("way", ["password", "provider"])
+async def test_an_address_that_was_proved_opens_nothing(
+    way: str, identity: ExternalIdentity, federated: Federated
+) -> None:
+    if way == "password":
+        await verified(federated)
+    else:
+        await federated.log_in()
+    before = await stored(federated)
+    assert await federated.tries(identity) == "LINK_REQUIRES_LOGIN"
+    assert await federated.tries(replace(ADA, subject="x"), "other") == "LINK_REQUIRES_LOGIN"
+    assert await stored(federated) == before
+    if way == "password":
+        assert await federated.service.login() == "OK"
+
+
+NOT_VERIFIED = {
+    "not verified": replace(ADA, email_verified=False),
+    "no address": ExternalIdentity("1815", "", False, "Ada"),
+    "verified nothing": ExternalIdentity("1815", "", True, "Ada"),
+    "no address at all": replace(ADA, email="ada"),
+    "two addresses": replace(ADA, email="ada@example.test,b@example.test"),
+    "line break": replace(ADA, email="ada@example.test\nb@example.test"),
+    "hidden at sign": replace(ADA, email="a\ufe6bb@example.test"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_VERIFIED)
+@pytest.mark.parametrize("exists", [False, True])
+async def test_a_new_user_needs_a_verified_address(
+    exists: bool, case: str, federated: Federated
+) -> None:
+    if exists:
+        await federated.service.register()
+    before = await stored(federated)
+    assert await federated.tries(NOT_VERIFIED[case]) == "EMAIL_NOT_VERIFIED"
+    assert await stored(federated) == before
+
+
+async def test_who_is_known_needs_no_address(federated: Federated) -> None:
+    await federated.log_in()
+    for identity in NOT_VERIFIED.values():
+        assert await federated.tries(identity) == "OK"
+
+
+async def test_a_disabled_account_stays_shut(federated: Federated) -> None:
+    tokens, _ = await federated.log_in()
+    await federated.service.accounts.disable(CLI, tokens.user_id)
+    before = await stored(federated)
+    for identity in (ADA, STRANGER):
+        assert await federated.tries(identity) == "CREDENTIALS_INVALID"
+    assert await stored(federated) == before
+    assert (
+        await federated.events("user.login_failure")
+        == [("user.login_failure", {"cause": "disabled"})] * 2
+    )
+
+
+async def test_a_disabled_account_that_nobody_proved_is_not_handed_over(
+    federated: Federated,
+) -> None:
+    await federated.service.accounts.disable(CLI, await federated.service.register())
+    before = await stored(federated)
+    assert await federated.tries() == "CREDENTIALS_INVALID"
+    assert await stored(federated) == before
+
+
+async def test_refusals_by_the_provider_are_noted(federated: Federated) -> None:
+    assert await federated.tries(None) == "CREDENTIALS_INVALID"
+    assert await federated.events() == [
+        ("user.login_failure", {"cause": "provider", "provider": "github"})
+    ]
+
+
+async def test_a_second_factor_is_still_asked_for(federated: Federated) -> None:
+    tokens, _ = await federated.log_in()
+    secured = Secured(federated.service)
+    await secured.secure(tokens.user_id)
+    assert await federated.tries() == "MFA"
+    (challenge,) = await federated.fetch("SELECT methods FROM challenges")
+    assert challenge["methods"] == ["fed"]
+
+
+async def test_guesses_by_strangers_dont_keep_out_who_cant_be_guessed(
+    federated: Federated,
+) -> None:
+    await federated.log_in()
+    for _ in range(50):
+        assert await federated.service.login(WRONG, device="another") == "CREDENTIALS_INVALID"
+    assert await federated.service.login(PASSWORD) == "CREDENTIALS_INVALID"
+    (user,) = await federated.fetch("SELECT failed_logins FROM users")
+    assert user["failed_logins"] == 50
+    await federated.fetch("DELETE FROM devices")
+    assert await federated.tries() == "OK"
+    (user,) = await federated.fetch("SELECT failed_logins FROM users")
+    assert user["failed_logins"] == 0
+
+
+async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[str]:
+    """Complete a login for each at once; return how many ended how."""
+    states = [await federated.begin() for _ in identities]
+
+    async def complete(state: str, identity: ExternalIdentity) -> str:
+        try:
+            outcome = await federated.complete(state, identity)
+        except ServiceError as error:
+            return error.reason.value
+        return "new" if outcome.new_user else "OK"
+
+    return Counter(await asyncio.gather(*map(complete, states, identities)))
+
+
+async def test_parallel_first_logins_make_one_account(federated: Federated) -> None:
+    assert await race(federated, *[ADA] * 50) == {"new": 1, "OK": 49}
+    assert len(await federated.fetch("SELECT FROM users")) == 1
+    assert len(await federated.fetch("SELECT FROM identities")) == 1
+
+
+async def test_one_identity_with_changing_addresses_makes_one_account(
+    federated: Federated,
+) -> None:
+    changing = [replace(ADA, email=f"ada{n}@example.test") for n in range(20)]
+    assert await race(federated, *changing) == {"new": 1, "OK": 19}
+    assert len(await federated.fetch("SELECT FROM users")) == 1
+
+
+async def test_of_many_identities_with_one_address_one_gets_the_account(
+    federated: Federated,
+) -> None:
+    many = [replace(ADA, subject=str(n)) for n in range(20)]
+    assert await race(federated, *many) == {"new": 1, "LINK_REQUIRES_LOGIN": 19}
+    assert len(await federated.fetch("SELECT FROM identities")) == 1
+
+
+async def test_of_many_owners_one_arrives(federated: Federated) -> None:
+    await federated.service.register()
+    many = [replace(ADA, subject=str(n)) for n in range(20)]
+    assert await race(federated, *many) == {"OK": 1, "LINK_REQUIRES_LOGIN": 19}
+    assert len(await federated.events("user.owner_arrived")) == 1
+    assert len(await federated.fetch("SELECT FROM identities")) == 1
+
+
+async def test_an_account_deleted_meanwhile_is_made_anew(
+    federated: Federated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = await federated.log_in()
+    choose = federated.login._choose
+    gone: list[object] = []
+
+    async def delete_after(login: object) -> object:
+        chosen = await choose(login)  # type: ignore[arg-type]
+        if not gone:
+            gone.append(await federated.fetch("DELETE FROM users"))
+        return chosen
+
+    monkeypatch.setattr(federated.login, "_choose", delete_after)
+    second, new_user = await federated.log_in()
+    assert new_user
+    assert second.user_id != first.user_id

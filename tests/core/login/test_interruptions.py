@@ -1,0 +1,235 @@
+"""What may happen in the midst of a login: a full queue, a stuck database, another password."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from authsvc.errors import Overloaded
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG, Service, cheap_passwords, unlimited
+from tests.support.databases import giving_up_locks, opened
+from tests.support.logins import ONE, PHONE, Replicas, causes, failures, failures_of_devices, value
+
+NEW_PASSWORD = "Bernoulli-Numbers-1843"
+
+
+async def _set_password(service: Service, password: str) -> None:
+    replacement = await service.hasher.hash(password)
+    async with service.database.connection() as conn:
+        await conn.execute("UPDATE users SET password_hash = $1", replacement.phc)
+
+
+# What is not a wrong password
+
+
+async def test_a_full_queue_costs_nothing(replicas: Replicas, database: Database) -> None:
+    service = await replicas.start(unlimited(per_account=ONE, max_consecutive_failures=2))
+    await service.register()
+
+    async def full() -> None:
+        raise Overloaded
+
+    service.hasher.before = full
+    for _ in range(3):
+        assert await service.login(WRONG) == "OVERLOADED"
+    service.hasher.before = database.ping
+    assert await failures(database) == 0
+    assert await service.login() == "OK"
+
+
+async def test_a_full_queue_doesnt_unlock(replicas: Replicas, database: Database) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=2))
+    await service.register()
+    await service.login(WRONG)
+
+    async def full() -> None:
+        raise Overloaded
+
+    service.hasher.before = full
+    assert await service.login() == "OVERLOADED"
+    assert await failures(database) == 1
+
+
+async def test_a_full_queue_gives_a_known_device_its_claim_back(
+    replicas: Replicas, database: Database
+) -> None:
+    service = await replicas.start(unlimited(per_known_device=ONE))
+    await service.register()
+    await service.login(device=PHONE)
+
+    async def full() -> None:
+        raise Overloaded
+
+    service.hasher.before = full
+    assert await service.login(device=PHONE) == "OVERLOADED"
+    assert await failures_of_devices(database) == 0
+    service.hasher.before = database.ping
+    assert await service.login(device=PHONE) == "OK"
+
+
+@pytest_asyncio.fixture
+async def impatient(database_dsn: str) -> AsyncIterator[Database]:
+    """A pool that fails at a locked table at once."""
+    async with opened(giving_up_locks(database_dsn, "1ms")) as database:
+        yield database
+
+
+async def test_a_database_that_fails_after_the_right_password_costs_nothing(
+    replicas: Replicas, database: Database, impatient: Database
+) -> None:
+    service = await replicas.start(unlimited(per_account=ONE), database=impatient)
+    await service.register()
+    async with database.transaction() as conn:
+        await conn.execute("LOCK TABLE sessions")
+        assert await service.login() == "STORE_UNAVAILABLE"
+        assert await service.login() == "STORE_UNAVAILABLE"
+    assert await failures(database) == 0
+    assert await service.login() == "OK"
+
+
+async def test_a_database_that_fails_after_a_wrong_password_forgives_nothing(
+    replicas: Replicas, database: Database, impatient: Database
+) -> None:
+    service = await replicas.start(unlimited(per_account=ONE), database=impatient)
+    await service.register()
+    async with database.transaction() as conn:
+        await conn.execute("LOCK TABLE audit_events")
+        assert await service.login(WRONG) == "STORE_UNAVAILABLE"
+    assert await failures(database) == 1
+    assert await service.login() == "TOO_MANY_ATTEMPTS"
+
+
+async def test_who_hangs_up_gets_nothing_back(replicas: Replicas, database: Database) -> None:
+    service = await replicas.start(unlimited(per_account=ONE))
+    await service.register()
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    service.hasher.after_verify = hang
+    attempt = asyncio.create_task(service.login(WRONG))
+    await reached.wait()
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    service.hasher.after_verify = database.ping
+    assert await failures(database) == 1
+    assert await service.login() == "TOO_MANY_ATTEMPTS"
+
+
+# What happens in the midst
+
+
+async def test_no_connection_waits_for_a_comparison(database_dsn: str, replicas: Replicas) -> None:
+    async with opened(database_dsn, pool_max=1) as only:
+        service = await replicas.start(database=only)
+        await service.register()
+        newer = await replicas.start(peppers=("p2", "p1"), database=only)
+        newer.hasher.before = only.ping
+        assert await newer.login() == "OK"
+        assert await newer.login(WRONG) == "CREDENTIALS_INVALID"
+
+
+async def test_a_password_changed_in_between_refuses_the_old_one(
+    free: Service, database: Database
+) -> None:
+    async def change() -> None:
+        free.hasher.after_verify = database.ping
+        await _set_password(free, NEW_PASSWORD)
+
+    free.hasher.after_verify = change
+    assert await free.login() == "CREDENTIALS_INVALID"
+    assert await value(database, "SELECT count(*) FROM sessions") == 0
+    assert await causes(database) == {"login_failure:password": 1}
+    assert await free.login(NEW_PASSWORD) == "OK"
+
+
+async def test_an_account_disabled_in_between_refuses(free: Service, database: Database) -> None:
+    async def disable() -> None:
+        await free.accounts.disable(CLI, EMAIL)
+
+    free.hasher.after_verify = disable
+    assert await free.login() == "CREDENTIALS_INVALID"
+    assert await value(database, "SELECT count(*) FROM sessions") == 0
+    assert await causes(database) == {"login_failure:disabled": 1}
+
+
+@pytest.mark.parametrize("change", ["cost", "pepper"])
+async def test_a_login_hashes_anew_what_is_out_of_date(
+    replicas: Replicas, database: Database, change: str
+) -> None:
+    old = await replicas.start(unlimited())
+    await old.register()
+    if change == "cost":
+        new = await replicas.start(unlimited(), cheap_passwords(argon2_time_cost=3))
+    else:
+        new = await replicas.start(unlimited(), peppers=("p2", "p1"))
+
+    query = "SELECT (password_hash, pepper_id)::text FROM users"
+    before = await value(database, query)
+    assert await new.login(WRONG) == "CREDENTIALS_INVALID"
+    assert await value(database, query) == before
+    assert await new.login() == "OK"
+    after = str(await value(database, query))
+    assert after != before
+    assert ("t=3" in after) if change == "cost" else after.endswith("p2)")
+    assert await new.login() == "OK"
+    assert await value(database, query) == after
+
+
+async def test_a_parallel_login_that_hashes_anew_refuses_nobody(
+    replicas: Replicas, database: Database
+) -> None:
+    old = await replicas.start(unlimited())
+    await old.register()
+    new = await replicas.start(unlimited(), peppers=("p2", "p1"))
+
+    async def log_in_beside() -> None:
+        new.hasher.after_verify = database.ping
+        assert await new.login() == "OK"
+
+    new.hasher.after_verify = log_in_beside
+    assert await new.login() == "OK"
+    assert await value(database, "SELECT pepper_id FROM users") == "p2"
+
+
+async def test_hashing_anew_doesnt_undo_a_change_of_password(
+    replicas: Replicas, database: Database
+) -> None:
+    old = await replicas.start(unlimited())
+    await old.register()
+    new = await replicas.start(unlimited(), cheap_passwords(argon2_time_cost=3))
+
+    async def change_before_the_second_hash() -> None:
+        async def change() -> None:
+            new.hasher.before = database.ping
+            await _set_password(old, NEW_PASSWORD)
+
+        new.hasher.before = change
+
+    new.hasher.before = change_before_the_second_hash
+    assert await new.login() == "OK"
+    assert await old.login(PASSWORD) == "CREDENTIALS_INVALID"
+    assert await old.login(NEW_PASSWORD) == "OK"
+
+
+async def test_hashing_anew_that_fails_fails_no_login(
+    replicas: Replicas, database: Database
+) -> None:
+    old = await replicas.start(unlimited())
+    await old.register()
+    new = await replicas.start(unlimited(), peppers=("p2", "p1"))
+
+    async def full_from_now_on() -> None:
+        async def full() -> None:
+            raise Overloaded
+
+        new.hasher.before = full
+
+    new.hasher.before = full_from_now_on
+    assert await new.login() == "OK"
+    assert await value(database, "SELECT pepper_id FROM users") == "p1"

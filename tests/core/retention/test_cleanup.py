@@ -1,0 +1,134 @@
+"""Retention: everything due goes, in batches, with two at once, and failures stop nothing."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from authsvc.config import RetentionSettings
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.codes.one_time_codes import Purpose
+from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.retention.cleanup import Retention
+from authsvc.models.calls import Call
+from authsvc.models.limits import Charge, Policy
+from authsvc.store import revocations
+from authsvc.store.postgres.database import Database
+from tests.support.clock import FakeClock
+from tests.support.codes import Coded
+
+_SETTINGS = RetentionSettings(batch_size=3, interval=timedelta(milliseconds=10))
+
+
+async def _fill(database: Database, clock: FakeClock, count: int) -> None:
+    async with database.transaction() as connection:
+        for number in range(count):
+            await revocations.append(connection, clock.now(), key_id=str(number))
+            await record_event(connection, clock.now(), AuditEvent(AuditType.LOGIN, Call("", "")))
+
+
+async def _count(database: Database, table: str) -> int:
+    async with database.connection() as connection:
+        count: int = await connection.fetchval(f"SELECT count(*) FROM {table}")
+    return count
+
+
+async def _forbid(database: Database, table: str) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE 'not now'; END $$"
+        )
+        await connection.execute(
+            f"CREATE TRIGGER forbid BEFORE DELETE ON {table} EXECUTE FUNCTION forbid()"
+        )
+
+
+async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
+    database: Database, clock: FakeClock
+) -> None:
+    retention = Retention(database, _SETTINGS, clock)
+    await _fill(database, clock, 10)
+    clock.advance(_SETTINGS.revocations)
+    await _fill(database, clock, 2)
+    removed = await retention.run_once()
+    assert (removed["revocations"], removed["audit_events"]) == (0, 0)
+
+    clock.advance(timedelta(seconds=1))
+    assert (await retention.run_once())["revocations"] == 10
+    assert await _count(database, "revocations") == 2
+
+    clock.advance(_SETTINGS.audit_events)
+    assert (await retention.run_once())["audit_months"] > 0
+    assert await _count(database, "audit_events") == 0
+
+
+async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
+    for purpose in Purpose:
+        await coded.issue(purpose)
+    retention = Retention(coded.database, _SETTINGS, coded.clock)
+    assert (await retention.run_once())["one_time_codes"] == 0
+    coded.clock.advance(timedelta(minutes=10, seconds=1))
+    assert (await retention.run_once())["one_time_codes"] == 3
+    coded.clock.advance(timedelta(hours=24))
+    assert (await retention.run_once())["one_time_codes"] == 1
+
+
+async def test_forgets_rate_limits_that_are_as_good_as_new(
+    database: Database, clock: FakeClock
+) -> None:
+    hourly = {"hourly": Policy("hourly", 1, timedelta(hours=1))}
+    limiter = RateLimiter(database, hourly, 10)
+    await limiter.check([Charge("hourly", "in use")])
+    long_ago = RateLimiter(database, hourly, 10, clock=lambda: 0)
+    for number in range(10):
+        await long_ago.check([Charge("hourly", str(number))])
+    removed = await Retention(database, _SETTINGS, clock).run_once()
+    assert removed["rate_limits"] == 10
+    assert not (await limiter.get("hourly", "in use")).allowed
+
+
+async def test_two_replicas_share_the_work(database: Database, clock: FakeClock) -> None:
+    await _fill(database, clock, 50)
+    clock.advance(timedelta(days=10_000))
+    replicas = [Retention(database, _SETTINGS, clock) for _ in range(2)]
+    with capture_logs() as logs:
+        results = await asyncio.gather(*(replica.run_once() for replica in replicas))
+    assert sum(result["revocations"] for result in results) == 50
+    assert await _count(database, "revocations") == 0
+    assert "retention_failed" not in [entry["event"] for entry in logs]
+
+
+async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_next_time(
+    database: Database, clock: FakeClock
+) -> None:
+    await _fill(database, clock, 5)
+    await _forbid(database, "revocations")
+    clock.advance(timedelta(days=10_000))
+    retention = Retention(database, _SETTINGS, clock)
+    with capture_logs() as logs:
+        removed = await retention.run_once()
+    assert "revocations" not in removed
+    assert [(e["event"], e.get("kind")) for e in logs if e["log_level"] == "warning"] == [
+        ("retention_failed", "revocations")
+    ]
+    assert await _count(database, "audit_events") == 0
+
+    async with database.connection() as connection:
+        await connection.execute("DROP FUNCTION forbid CASCADE")
+    assert (await retention.run_once())["revocations"] == 5
+
+
+async def test_runs_again_and_again_whatever_fails(database: Database, clock: FakeClock) -> None:
+    await _forbid(database, "revocations")
+    clock.advance(timedelta(days=10_000))
+    task = asyncio.create_task(Retention(database, _SETTINGS, clock).run())
+    with capture_logs() as logs:
+        async with asyncio.timeout(30):
+            while len(logs) < 2:  # noqa: ASYNC110 - the log is all there is to see
+                await asyncio.sleep(0.01)
+    assert {entry["event"] for entry in logs} <= {"retention_failed", "retention"}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,97 @@
+"""Sessions bound to the address and user agent that they were opened with."""
+
+import pytest
+
+from authsvc.models.calls import ClientContext
+from tests.support.sessions import CALL, DAY, Replica, World
+
+
+@pytest.mark.parametrize(
+    ("opened", "used", "accepted"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:DB8:0::1", True),
+        ("2001:db8::1", "2001:db8::2", False),
+        ("192.0.2.1", None, False),
+        ("192.0.2.1", "garbage", False),
+        (None, "192.0.2.1", True),
+        (None, None, True),
+    ],
+)
+async def test_a_session_can_be_bound_to_an_address(
+    world: World, opened: str | None, used: str | None, accepted: bool
+) -> None:
+    replica = world.replica(ip_binding="exact")
+    await _try_client(world, replica, ClientContext(opened), ClientContext(used), accepted)
+
+
+@pytest.mark.parametrize(
+    ("opened", "used", "accepted"),
+    [
+        ("192.0.2.1", "192.0.2.254", True),
+        ("192.0.2.1", "::ffff:192.0.2.200", True),
+        ("192.0.2.1", "192.0.3.1", False),
+        ("192.0.2.1", "::192.0.2.1", False),
+        ("2001:db8::1", "2001:db8::ffff:1:2:3", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("2001:db8::1", "192.0.2.1", False),
+        ("192.0.2.1", None, False),
+        (None, "192.0.2.1", True),
+    ],
+)
+async def test_a_session_can_be_bound_to_a_network(
+    world: World, opened: str | None, used: str | None, accepted: bool
+) -> None:
+    replica = world.replica(ip_binding="subnet")
+    await _try_client(world, replica, ClientContext(opened), ClientContext(used), accepted)
+
+
+@pytest.mark.parametrize(
+    ("opened", "used", "accepted"),
+    [
+        ("Browser", "Browser", True),
+        ("Browser", "Bot", False),
+        ("Browser", "", False),
+        ("", "A", True),
+    ],
+)
+async def test_a_session_can_be_bound_to_a_user_agent(
+    world: World, opened: str, used: str, accepted: bool
+) -> None:
+    replica = world.replica(user_agent_binding=True)
+    await _try_client(
+        world, replica, ClientContext(None, opened), ClientContext(None, used), accepted
+    )
+
+
+async def _try_client(
+    world: World, replica: Replica, opened: ClientContext, used: ClientContext, accepted: bool
+) -> None:
+    tokens = await replica.sessions.create(CALL, await world.add_user(), opened, ("pwd",))
+    for _ in range(2):
+        assert (await replica.validate(tokens.session_token, used)).active is accepted
+        assert (await replica.validate(tokens.session_token, opened)).active
+
+
+async def test_binding_is_off_unless_set(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    assert (await replica.validate(tokens.session_token, ClientContext())).active
+
+
+async def test_a_strangers_use_neither_extends_nor_is_noted(world: World) -> None:
+    replica = world.replica(ip_binding="exact")
+    tokens = await world.open(replica)
+    await replica.validate(tokens.session_token)
+    before = await world.row(tokens.session_id)
+    # Once its last use is worth noting again, and once its life is worth extending too.
+    for days in (1, 4):
+        world.clock.advance(days * DAY)
+        for strict in (False, True):
+            stranger = ClientContext("198.51.100.1")
+            await replica.validate(tokens.session_token, stranger, strict=strict)
+        await replica.sessions.flush()
+        assert await world.row(tokens.session_id) == before

@@ -1,0 +1,137 @@
+"""Revocations on their way from one replica to another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from authsvc.core.revocations.listener import RevocationListener
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason
+from tests.support.databases import settings_for
+from tests.support.postgres import PostgresServer
+from tests.support.sessions import CALL, Replica, World
+
+# So long that a busy machine confirms in time.
+_STALENESS = timedelta(seconds=5)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - caches are told by calls, not by events
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, RevocationListener]]:
+    """Start a replica that hears of revocations as the service does."""
+    replica = world.replica(is_fresh=lambda: listener.is_fresh())  # noqa: PLW0108 - made below
+    listener = RevocationListener(
+        settings_for(dsn),
+        _STALENESS,
+        replica.sessions.on_revocation,
+        replica.sessions.on_gap,
+    )
+    running = asyncio.create_task(listener.run())
+    try:
+        await _until(listener.is_fresh)
+        yield replica, listener
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_revocation_reaches_the_other_replicas(world: World, database_dsn: str) -> None:
+    there = world.replica(max_per_user=2)
+    user_id = await world.add_user()
+    async with _listening(world, database_dsn) as (here, _):
+        for end in ("revoke", "replace", "disable"):
+            tokens = await world.open(there, user_id)
+            assert (await here.validate(tokens.session_token)).active
+            assert here.sessions.find_cached(tokens.session_id) is not None
+            if end == "revoke":
+                await there.sessions.revoke(CALL, tokens.session_id)
+            elif end == "replace":
+                for _ in range(2):
+                    await world.open(there, user_id)
+            else:
+                async with world.database.transaction() as connection:
+                    await there.sessions.revoke_in(
+                        connection, CALL, user_id, RevokeReason.USER_DISABLED
+                    )
+            cached = here.sessions.find_cached
+            await _until(lambda: cached(tokens.session_id) is None)  # noqa: B023 - awaited here
+            result = await here.validate(tokens.session_token)
+            assert result.reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_while_nothing_is_heard_the_cache_is_not_used(
+    world: World, database_dsn: str, postgres_server: PostgresServer
+) -> None:
+    there = world.replica()
+    revoked, kept = await world.open(there), await world.open(there)
+    name = urlsplit(database_dsn).path[1:]
+    async with _listening(world, database_dsn) as (here, listener):
+        for tokens in (revoked, kept):
+            await here.validate(tokens.session_token)
+            assert here.sessions.find_cached(tokens.session_id) is not None
+        # From here on it can't come back before it is let.
+        postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await _end_listener(world)
+        await _until(lambda: not listener.is_fresh())
+        await there.sessions.revoke(CALL, revoked.session_id)
+        result = await here.validate(revoked.session_token)
+        assert result.reason is InactiveReason.SESSION_REVOKED
+        assert (await here.validate(kept.session_token)).active
+        assert here.sessions.find_cached(kept.session_id) is None
+
+        postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await _until(listener.is_fresh)
+        # What was cached before the gap, and may have been revoked within it, is gone.
+        assert here.sessions.find_cached(revoked.session_id) is None
+        assert here.sessions.find_cached(kept.session_id) is None
+        result = await here.validate(revoked.session_token)
+        assert result.reason is InactiveReason.SESSION_REVOKED
+        assert (await here.validate(kept.session_token)).active
+        assert here.sessions.find_cached(kept.session_id) is not None
+
+
+async def _end_listener(world: World) -> None:
+    ended = await world.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND query IN ($1, $2)",
+        'LISTEN "authsvc_revocations"',
+        "SELECT pg_backend_pid()",
+    )
+    assert ended
+
+
+async def test_each_replica_and_the_database_agree_in_the_end(
+    world: World, database_dsn: str
+) -> None:
+    async with (
+        _listening(world, database_dsn) as (here, _),
+        _listening(world, database_dsn) as (there, _),
+    ):
+        opened = [await world.open(here) for _ in range(20)]
+
+        async def use(replica: Replica, index: int) -> None:
+            for _ in range(5):
+                await replica.validate(opened[index].session_token)
+
+        async def end(index: int) -> None:
+            await (here, there)[index % 2].sessions.revoke(CALL, opened[index].session_id)
+
+        await asyncio.gather(
+            *(use(here, index) for index in range(20)),
+            *(end(index) for index in range(0, 20, 2)),
+            *(use(there, index) for index in range(20)),
+        )
+        for replica in (here, there):
+            for index, tokens in enumerate(opened):
+                cached = replica.sessions.find_cached
+                if index % 2 == 0:
+                    await _until(lambda: cached(tokens.session_id) is None)  # noqa: B023
+                active = (await replica.validate(tokens.session_token)).active
+                assert active is (index % 2 == 1)

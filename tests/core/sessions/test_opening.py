@@ -1,0 +1,289 @@
+"""Sessions opened, listed and ended."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from authsvc.config import TokenSettings
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.secrets import is_session_token
+from authsvc.errors import NotFound, Reason
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason
+from authsvc.store.postgres.database import Connection
+from tests.support.sessions import CALL, CLIENT, DAY, METHODS, World
+
+_WAITING = (
+    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
+async def test_a_session_remembers_how_it_was_opened(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    tokens = await replica.sessions.create(CALL, user_id, CLIENT, ("pwd", "otp"))
+    session = await replica.sessions.get(tokens.session_id)
+    now = world.clock.now()
+    assert session.user_id == tokens.user_id == user_id
+    assert session.client == CLIENT
+    assert session.authentication_methods == ("pwd", "otp")
+    assert session.create_time == session.last_use_time == session.authentication_time == now
+    assert session.idle_expire_time == tokens.refresh_token_expire_time == now + 7 * DAY
+    assert session.absolute_expire_time == now + 30 * DAY
+    assert session.revoke_time is None
+    assert session.revoke_reason is None
+
+
+async def test_only_digests_of_a_sessions_secrets_are_stored(world: World) -> None:
+    tokens = await world.open(world.replica())
+    row = await world.row(tokens.session_id)
+    assert row["token_hash"] == hashlib.sha256(tokens.session_token.encode()).digest()
+    assert row["csrf_hash"] == hashlib.sha256(tokens.csrf_token.encode()).digest()
+    assert is_session_token(tokens.session_token)
+
+
+async def test_secrets_are_in_no_repr(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    result = await replica.validate(tokens.session_token, csrf_token=tokens.csrf_token)
+    text = repr((tokens, result, await world.events("session.create")))
+    for secret in (tokens.session_token, tokens.csrf_token, tokens.refresh_token):
+        assert secret not in text
+        assert repr(hashlib.sha256(secret.encode()).digest()) not in text
+
+
+async def test_each_authentication_opens_another_session(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    first, second = [await world.open(replica, user_id) for _ in range(2)]
+    assert first.session_id != second.session_id
+    assert first.session_token != second.session_token
+    assert first.csrf_token != second.csrf_token
+    assert (await replica.validate(first.session_token)).active
+    assert (await replica.validate(second.session_token)).active
+
+
+async def test_idle_life_is_capped_by_the_absolute_end(world: World) -> None:
+    tokens = await world.open(world.replica(absolute_lifetime="1d"))
+    assert tokens.refresh_token_expire_time == world.clock.now() + DAY
+
+
+@pytest.mark.parametrize("disabled", [True, False])
+async def test_a_disabled_or_unknown_user_gets_no_session(world: World, disabled: bool) -> None:
+    user_id = UserId(uuid7(world.clock.now()))
+    if disabled:
+        user_id = await world.add_user()
+        await world.disable(user_id)
+    with pytest.raises(NotFound) as caught:
+        await world.open(world.replica(), user_id)
+    assert caught.value.reason is Reason.USER_NOT_FOUND
+    assert await world.active(user_id) == []
+
+
+async def test_the_roles_of_the_user_are_in_the_access_token(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica, await world.add_user(["editor"]))
+    claims = await replica.tokens.bearer(tokens.access_token)
+    assert claims.roles == ("editor",)
+    assert claims.session_id == tokens.session_id
+
+
+async def test_opening_is_undone_with_the_callers_transaction(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    with pytest.raises(_Undone):
+        async with _undone_transaction(world) as connection:
+            await replica.sessions._opener.open(connection, CALL, user_id, CLIENT, METHODS)
+    assert await world.active(user_id) == []
+    assert await world.events("session.create") == []
+
+
+async def test_beyond_the_limit_the_oldest_session_ends(world: World) -> None:
+    replica = world.replica(max_per_user=3)
+    user_id = await world.add_user()
+    opened = []
+    for _ in range(4):
+        opened.append((await world.open(replica, user_id)).session_id)
+        world.clock.advance(1)
+    assert await world.active(user_id) == opened[1:]
+    ended = await replica.sessions.get(opened[0])
+    assert ended.revoke_reason is RevokeReason.REPLACED
+    assert await world.revoked() == opened[:1]
+    details = [json.loads(event["detail"]) for event in await world.events("session.create")]
+    assert [detail["replaced"] for detail in details] == [[], [], [], [str(opened[0])]]
+
+
+async def test_a_session_that_ended_does_not_count(world: World) -> None:
+    replica = world.replica(max_per_user=2)
+    user_id = await world.add_user()
+    kept, ended = [(await world.open(replica, user_id)).session_id for _ in range(2)]
+    await replica.sessions.revoke(CALL, ended)
+    newest = (await world.open(replica, user_id)).session_id
+    assert await world.active(user_id) == [kept, newest]
+
+
+async def test_a_session_that_expired_does_not_count(world: World) -> None:
+    replica = world.replica(max_per_user=2)
+    user_id = await world.add_user()
+    for _ in range(2):
+        await world.open(replica, user_id)
+    world.clock.advance(7 * DAY)
+    await world.open(replica, user_id)
+    assert await world.revoked() == []
+
+
+async def test_racing_logins_leave_exactly_as_many_sessions_as_allowed(world: World) -> None:
+    replicas = [world.replica(max_per_user=5) for _ in range(2)]
+    user_id = await world.add_user()
+    opened = await asyncio.gather(*(world.open(replicas[turn % 2], user_id) for turn in range(100)))
+    active = await world.active(user_id)
+    assert len(active) == 5
+    everyone = sorted(tokens.session_id for tokens in opened)
+    assert sorted([*active, *await world.revoked()]) == everyone
+
+
+async def test_users_do_not_share_the_limit(world: World) -> None:
+    replica = world.replica(max_per_user=1)
+    first, second = await world.open(replica), await world.open(replica)
+    assert (await replica.validate(first.session_token)).active
+    assert (await replica.validate(second.session_token)).active
+
+
+async def test_an_unknown_session_is_not_found(world: World) -> None:
+    replica = world.replica()
+    unknown = SessionId(uuid7(world.clock.now()))
+    for action in (replica.sessions.get(unknown), replica.sessions.revoke(CALL, unknown)):
+        with pytest.raises(NotFound) as caught:
+            await action
+        assert caught.value.reason is Reason.SESSION_NOT_FOUND
+
+
+async def test_revoking_ends_a_session_once(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    await replica.sessions.revoke(CALL, tokens.session_id)
+    time = world.clock.now()
+    world.clock.advance(1)
+    await replica.sessions.revoke(CALL, tokens.session_id)
+    session = await replica.sessions.get(tokens.session_id)
+    assert session.revoke_time == time
+    assert session.revoke_reason is RevokeReason.REVOKED
+    assert await world.revoked() == [tokens.session_id]
+    events = await world.events("session.revoke")
+    assert [event["session_id"] for event in events] == [tokens.session_id]
+
+
+async def test_racing_revocations_leave_one_trace(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    await asyncio.gather(*(replica.sessions.revoke(CALL, tokens.session_id) for _ in range(20)))
+    assert await world.revoked() == [tokens.session_id]
+    assert len(await world.events("session.revoke")) == 1
+
+
+async def test_all_sessions_of_a_user_can_be_ended_but_one(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    opened = [await world.open(replica, user_id) for _ in range(3)]
+    stranger = await world.open(replica)
+    spared = opened[1].session_id
+    assert await replica.sessions.revoke_all(CALL, user_id, spared) == 2
+    assert await world.active(user_id) == [spared]
+    assert (await replica.validate(stranger.session_token)).active
+    assert sorted(await world.revoked()) == [opened[0].session_id, opened[2].session_id]
+    assert await replica.sessions.revoke_all(CALL, user_id, spared) == 0
+    assert len(await world.events("session.revoke")) == 1
+
+
+async def test_ending_all_sessions_counts_the_active_and_ends_the_expired(world: World) -> None:
+    # The expired one may have an access token with time left.
+    replica = world.replica(tokens=TokenSettings.model_validate({"refresh_lifetime": "1m"}))
+    user_id = await world.add_user()
+    expired = await world.open(replica, user_id)
+    world.clock.advance(60)
+    await world.open(replica, user_id)
+    assert (await replica.tokens.bearer(expired.access_token)).session_id == expired.session_id
+    assert await replica.sessions.revoke_all(CALL, user_id) == 1
+    assert await world.active(user_id) == []
+
+
+async def test_a_user_without_sessions_has_none_to_end(world: World) -> None:
+    replica = world.replica()
+    unknown = UserId(uuid7(world.clock.now()))
+    assert await replica.sessions.revoke_all(CALL, await world.add_user()) == 0
+    assert await replica.sessions.revoke_all(CALL, unknown) == 0
+
+
+async def test_no_session_opened_meanwhile_survives_the_ending_of_all(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    async with world.database.transaction() as connection:
+        tokens = await replica.sessions._opener.open(connection, CALL, user_id, CLIENT, METHODS)
+        ending = asyncio.create_task(replica.sessions.revoke_all(CALL, user_id))
+        await _until_someone_waits_for_a_lock(world)
+    assert await ending == 1
+    assert await world.revoked() == [tokens.session_id]
+
+
+async def test_sessions_of_a_disabled_user_end_in_the_callers_transaction(world: World) -> None:
+    replica = world.replica()
+    user_id = await world.add_user()
+    tokens = await world.open(replica, user_id)
+    with pytest.raises(_Undone):
+        async with _undone_transaction(world) as connection:
+            await replica.sessions.revoke_in(connection, CALL, user_id, RevokeReason.USER_DISABLED)
+    assert (await replica.validate(tokens.session_token)).active
+    async with world.database.transaction() as connection:
+        await replica.sessions.revoke_in(connection, CALL, user_id, RevokeReason.USER_DISABLED)
+    session = await replica.sessions.get(tokens.session_id)
+    assert session.revoke_reason is RevokeReason.USER_DISABLED
+
+
+async def test_logout_ends_the_session_of_any_refresh_token(world: World) -> None:
+    replica = world.replica()
+    old = await world.open(replica)
+    await replica.refresh(old.refresh_token)
+    world.clock.advance(DAY)
+    await replica.sessions.logout(CALL, old.refresh_token)
+    session = await replica.sessions.get(old.session_id)
+    assert session.revoke_reason is RevokeReason.LOGOUT
+    await replica.sessions.logout(CALL, old.refresh_token)
+    assert await world.revoked() == [old.session_id]
+    assert len(await world.events("session.logout")) == 1
+    result = await replica.validate(old.session_token)
+    assert result.reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_audit_events_say_who_and_from_where(world: World) -> None:
+    replica = world.replica()
+    client = ClientContext("2001:db8::1", "Browser/2", "tablet")
+    user_id = await world.add_user()
+    tokens = await replica.sessions.create(CALL, user_id, client, METHODS)
+    (event,) = await world.events("session.create")
+    assert (event["user_id"], event["session_id"]) == (user_id, tokens.session_id)
+    assert (event["caller"], event["request_id"]) == (CALL.caller, CALL.request_id)
+    assert (str(event["ip"]), event["user_agent"]) == ("2001:db8::1", "Browser/2")
+    assert event["occur_time"] == world.clock.now()
+
+
+async def _until_someone_waits_for_a_lock(world: World) -> None:
+    async with asyncio.timeout(30):
+        while not await world.fetch(_WAITING):  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+
+
+class _Undone(Exception):
+    """Undoes a transaction."""
+
+
+@asynccontextmanager
+async def _undone_transaction(world: World) -> AsyncIterator[Connection]:
+    async with world.database.transaction() as connection:
+        yield connection
+        raise _Undone

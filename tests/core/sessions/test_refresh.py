@@ -1,0 +1,252 @@
+"""Refresh tokens replaced: once each, retries forgiven for a while, theft noticed."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from authsvc.config import TokenSettings
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.errors import Reason, ServiceError
+from authsvc.models.calls import ClientContext
+from authsvc.models.ids import SessionId
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import InactiveReason, Tokens
+from tests.support.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
+from tests.support.tokens import keyring
+
+_CODEC = RefreshTokenCodec(keyring().derive("refresh-token"))
+
+
+def _grace(duration: str) -> TokenSettings:
+    return TokenSettings.model_validate({"refresh_grace": duration})
+
+
+async def _reason(replica: Replica, token: str, client: ClientContext = CLIENT) -> Reason | None:
+    try:
+        await replica.refresh(token, client)
+    except ServiceError as error:
+        return error.reason
+    return None
+
+
+async def test_a_refresh_gives_the_next_pair(world: World) -> None:
+    replica = world.replica()
+    first = await world.open(replica)
+    world.clock.advance(DAY)
+    second = await replica.refresh(first.refresh_token)
+    assert second.session_id == first.session_id
+    assert second.user_id == first.user_id
+    assert second.refresh_token != first.refresh_token
+    assert second.access_token != first.access_token
+    assert second.session_token == second.csrf_token == ""
+    assert second.refresh_token_expire_time == world.clock.now() + 7 * DAY
+    assert second.access_token_expire_time == world.clock.now() + timedelta(hours=1)
+    assert (await replica.tokens.bearer(second.access_token)).session_id == first.session_id
+    assert (await replica.validate(first.session_token)).active
+    session = await replica.sessions.get(first.session_id)
+    assert session.last_use_time == world.clock.now()
+    assert session.authentication_time == world.clock.now() - DAY
+    (event,) = await world.events("session.refresh")
+    assert (event["session_id"], event["user_id"]) == (first.session_id, first.user_id)
+    assert str(event["ip"]) == CLIENT.ip
+
+
+async def test_a_session_lives_as_long_as_it_is_refreshed_but_not_past_its_end(
+    world: World,
+) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    end = world.clock.now() + 30 * DAY
+    for _ in range(5):
+        world.clock.advance(6 * DAY - SECOND)
+        tokens = await replica.refresh(tokens.refresh_token)
+        assert tokens.refresh_token_expire_time <= end
+        assert tokens.access_token_expire_time <= end
+    assert tokens.refresh_token_expire_time == end
+    world.clock.advance(5 * SECOND)
+    assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
+
+
+async def test_new_roles_are_in_the_next_access_token(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    await world.execute("UPDATE users SET roles = '{editor}' WHERE user_id = $1", tokens.user_id)
+    tokens = await replica.refresh(tokens.refresh_token)
+    assert (await replica.tokens.bearer(tokens.access_token)).roles == ("editor",)
+
+
+async def test_racing_refreshes_advance_once_and_all_get_the_current_pair(world: World) -> None:
+    replicas = [world.replica() for _ in range(2)]
+    tokens = await world.open(replicas[0])
+    outcomes = await asyncio.gather(
+        *(replicas[turn % 2].refresh(tokens.refresh_token) for turn in range(100))
+    )
+    assert len({outcome.refresh_token for outcome in outcomes}) == 1
+    assert (await world.row(tokens.session_id))["refresh_counter"] == 1
+    assert await _reason(replicas[0], outcomes[0].refresh_token) is None
+    events = await world.events("session.refresh")
+    assert sum("repeated" not in event["detail"] for event in events) == 2
+
+
+async def test_without_grace_racing_refreshes_have_one_winner_and_end_the_session(
+    world: World,
+) -> None:
+    replica = world.replica(tokens=_grace("0s"))
+    tokens = await world.open(replica)
+    reasons = await asyncio.gather(*(_reason(replica, tokens.refresh_token) for _ in range(100)))
+    assert reasons.count(None) == 1
+    assert set(reasons) <= {None, Reason.REFRESH_TOKEN_REUSED, Reason.REFRESH_TOKEN_INVALID}
+    assert Reason.REFRESH_TOKEN_REUSED in reasons
+    row = await world.row(tokens.session_id)
+    assert row["refresh_counter"] == 1
+    assert row["revoke_reason"] == RevokeReason.REFRESH_TOKEN_REUSED
+    assert await world.revoked() == [tokens.session_id]
+    assert len(await world.events("session.refresh_reuse")) == 1
+
+
+async def test_a_retry_within_the_grace_window_gets_the_current_pair_again(world: World) -> None:
+    replica = world.replica(tokens=_grace("10s"))
+    old = await world.open(replica)
+    world.clock.advance(DAY)
+    current = await replica.refresh(old.refresh_token)
+    for _ in range(3):
+        world.clock.advance(3)
+        again = await replica.refresh(old.refresh_token)
+        assert again.refresh_token == current.refresh_token
+        assert again.refresh_token_expire_time == current.refresh_token_expire_time
+        assert again.access_token != current.access_token
+        assert (await replica.tokens.bearer(again.access_token)).session_id == old.session_id
+    row = await world.row(old.session_id)
+    assert row["refresh_counter"] == 1
+    assert row["refresh_time"] == world.clock.now() - 9 * SECOND
+    assert await _reason(replica, current.refresh_token) is None
+
+
+async def _refreshed(world: World, replica: Replica, times: int) -> list[Tokens]:
+    tokens = [await world.open(replica)]
+    for _ in range(times):
+        tokens.append(await replica.refresh(tokens[-1].refresh_token))
+    return tokens
+
+
+@pytest.mark.parametrize(("times", "seconds"), [(1, 10), (2, 0), (5, 3)])
+async def test_a_token_used_before_ends_the_session(world: World, times: int, seconds: int) -> None:
+    replica = world.replica(tokens=_grace("10s"))
+    tokens = await _refreshed(world, replica, times)
+    world.clock.advance(seconds)
+    assert await _reason(replica, tokens[0].refresh_token) is Reason.REFRESH_TOKEN_REUSED
+    for text in (tokens[0].refresh_token, tokens[-1].refresh_token):
+        assert await _reason(replica, text) is Reason.REFRESH_TOKEN_INVALID
+    session_id = tokens[0].session_id
+    session = await replica.sessions.get(session_id)
+    assert session.revoke_reason is RevokeReason.REFRESH_TOKEN_REUSED
+    assert await world.revoked() == [session_id]
+    (event,) = await world.events("session.refresh_reuse")
+    assert event["session_id"] == session_id
+    for strict in (True, False):
+        result = await replica.validate(tokens[0].session_token, strict=strict)
+        assert result.reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_the_grace_window_is_not_prolonged_by_retries(world: World) -> None:
+    replica = world.replica(tokens=_grace("10s"))
+    old = await world.open(replica)
+    await replica.refresh(old.refresh_token)
+    world.clock.advance(9)
+    assert await _reason(replica, old.refresh_token) is None
+    world.clock.advance(1)
+    assert await _reason(replica, old.refresh_token) is Reason.REFRESH_TOKEN_REUSED
+
+
+async def test_a_counter_to_come_is_invalid_and_ends_nothing(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    for counter in (1, 2, 2**63 - 1):
+        forged = _CODEC.encode(tokens.session_id, counter)
+        assert await _reason(replica, forged) is Reason.REFRESH_TOKEN_INVALID
+    assert await _reason(replica, tokens.refresh_token) is None
+
+
+async def test_a_token_of_no_session_is_invalid(world: World) -> None:
+    token = _CODEC.encode(SessionId(uuid7(world.clock.now())), 0)
+    assert await _reason(world.replica(), token) is Reason.REFRESH_TOKEN_INVALID
+
+
+@pytest.mark.parametrize("current", [True, False])
+@pytest.mark.parametrize("end", ["revoked", "expired", "disabled"])
+async def test_a_session_that_is_not_active_refreshes_nothing(
+    world: World, end: str, current: bool
+) -> None:
+    replica = world.replica(tokens=_grace("300s"))
+    first = await world.open(replica)
+    second = await replica.refresh(first.refresh_token)
+    if end == "revoked":
+        await replica.sessions.revoke(CALL, first.session_id)
+    elif end == "expired":
+        world.clock.advance(7 * DAY)
+    else:
+        await world.disable(first.user_id)
+    token = (second if current else first).refresh_token
+    assert await _reason(replica, token) is Reason.REFRESH_TOKEN_INVALID
+    assert (await world.row(first.session_id))["refresh_counter"] == 1
+
+
+async def test_an_idle_session_cannot_be_refreshed_a_moment_too_late(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    world.clock.advance(7 * DAY - SECOND)
+    tokens = await replica.refresh(tokens.refresh_token)
+    world.clock.advance(7 * DAY)
+    assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
+
+
+_STRANGERS = [ClientContext("198.51.100.1", CLIENT.user_agent), ClientContext(CLIENT.ip, "Bot")]
+
+
+@pytest.mark.parametrize("stranger", _STRANGERS)
+async def test_another_client_than_the_bound_one_advances_nothing(
+    world: World, stranger: ClientContext
+) -> None:
+    replica = world.replica(ip_binding="exact", user_agent_binding=True, tokens=_grace("10s"))
+    first = await world.open(replica)
+    before = await world.row(first.session_id)
+    assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_INVALID
+    assert await world.row(first.session_id) == before
+    await replica.refresh(first.refresh_token)
+    assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_INVALID
+    world.clock.advance(10)
+    # An old token in strange hands is what reuse looks like.
+    assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_REUSED
+
+
+async def test_binding_is_off_unless_set(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    assert await _reason(replica, tokens.refresh_token, ClientContext()) is None
+
+
+async def test_tokens_of_other_kinds_are_not_refresh_tokens(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    for text in (tokens.access_token, tokens.session_token, tokens.csrf_token, "", "garbage"):
+        assert await _reason(replica, text) is Reason.REFRESH_TOKEN_INVALID
+        with pytest.raises(ServiceError) as caught:
+            await replica.sessions.logout(CALL, text)
+        assert caught.value.reason is Reason.REFRESH_TOKEN_INVALID
+    assert await _reason(replica, tokens.refresh_token) is None
+
+
+async def test_a_refresh_that_races_a_revocation_never_revives_the_session(world: World) -> None:
+    replica = world.replica()
+    for _ in range(20):
+        tokens = await world.open(replica)
+        await asyncio.gather(
+            _reason(replica, tokens.refresh_token),
+            replica.sessions.revoke(CALL, tokens.session_id),
+            _reason(replica, tokens.refresh_token),
+        )
+        assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
+        result = await replica.validate(tokens.session_token)
+        assert result.reason is InactiveReason.SESSION_REVOKED

@@ -1,0 +1,314 @@
+"""Access tokens: what they say of a session, and for whom, from when and until when they hold."""
+
+import base64
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.errors import StoreUnavailable
+from authsvc.models.calls import Call
+from authsvc.models.tokens import Claims, InactiveReason
+from authsvc.store.postgres.database import Database
+from tests.support.clock import FakeClock
+from tests.support.tokens import PERMISSIONS, keyring, load_keys, make_session, token_settings
+
+CALL = Call(request_id="test", caller="test")
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+async def keys(database: Database, clock: FakeClock) -> SigningKeys:
+    return await load_keys(database, clock)
+
+
+@pytest.fixture
+def tokens(keys: SigningKeys, clock: FakeClock) -> AccessTokens:
+    return access_tokens(keys, clock)
+
+
+def access_tokens(keys: SigningKeys, clock: FakeClock, **settings: object) -> AccessTokens:
+    return AccessTokens(keys, token_settings(**settings), PERMISSIONS, clock)
+
+
+def verified(tokens: AccessTokens, token: str, audience: str = "") -> Claims:
+    claims = tokens.verify(token, audience)
+    assert isinstance(claims, Claims)
+    return claims
+
+
+def payload_of(token: str) -> dict[str, Any]:
+    payload: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return payload
+
+
+# What it says
+
+
+def test_token_says_what_the_session_is(tokens: AccessTokens, clock: FakeClock) -> None:
+    session = make_session(clock)
+    token, expire_time = tokens.issue(session)
+    claims = verified(tokens, token)
+    assert claims.subject == session.user_id
+    assert claims.session_id == session.session_id
+    assert claims.issuer == "https://authsvc.dev"
+    assert claims.audiences == ("authsvc",)
+    assert claims.issue_time == claims.not_before_time == clock.now()
+    assert claims.expire_time == expire_time == clock.now() + timedelta(hours=1)
+    assert claims.authentication_time == session.authentication_time
+    assert claims.authentication_methods == ("pwd", "otp")
+    assert claims.roles == ("user",)
+    assert claims.permissions == claims.scopes == ("read", "write")
+
+
+def test_payload_is_as_designed(tokens: AccessTokens, clock: FakeClock) -> None:
+    session = make_session(clock)
+    token, _ = tokens.issue(session)
+    payload = payload_of(token)
+    now = int(clock.now().timestamp())
+    assert len(base64.urlsafe_b64decode(payload.pop("jti") + "==")) == 16
+    assert payload == {
+        "iss": "https://authsvc.dev",
+        "sub": str(session.user_id),
+        "aud": "authsvc",
+        "exp": now + 3600,
+        "iat": now,
+        "nbf": now,
+        "sid": str(session.session_id),
+        "roles": ["user"],
+        "permissions": ["read", "write"],
+        "scope": "read write",
+        "amr": ["pwd", "otp"],
+        "auth_time": now - 60,
+    }
+
+
+def test_every_token_has_an_id_of_its_own(tokens: AccessTokens, clock: FakeClock) -> None:
+    session = make_session(clock)
+    ids = {verified(tokens, tokens.issue(session)[0]).token_id for _ in range(100)}
+    assert len(ids) == 100
+
+
+def test_permissions_of_several_roles_are_united(tokens: AccessTokens, clock: FakeClock) -> None:
+    token, _ = tokens.issue(make_session(clock, roles=("editor", "user", "unknown")))
+    claims = verified(tokens, token)
+    assert claims.roles == ("editor", "user", "unknown")
+    assert claims.permissions == ("write", "publish", "read")
+
+
+def test_user_without_roles_has_no_scope(tokens: AccessTokens, clock: FakeClock) -> None:
+    claims = verified(tokens, tokens.issue(make_session(clock, roles=()))[0])
+    assert claims.roles == claims.permissions == claims.scopes == ()
+
+
+def test_roles_that_would_not_fit_are_refused_at_issue(
+    tokens: AccessTokens, clock: FakeClock
+) -> None:
+    with pytest.raises(ValueError, match="fit"):
+        tokens.issue(make_session(clock, roles=("x" * 7000,)))
+
+
+# From when until when
+
+
+def test_expiry_is_exact(tokens: AccessTokens, clock: FakeClock) -> None:
+    token, expire_time = tokens.issue(make_session(clock))
+    clock.advance(expire_time - clock.now() - timedelta(microseconds=1))
+    verified(tokens, token)
+    clock.advance(timedelta(microseconds=1))
+    assert tokens.verify(token) is InactiveReason.EXPIRED
+
+
+def test_expired_token_that_was_never_seen_is_expired(
+    tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    clock.advance(timedelta(hours=1))
+    assert tokens.verify(token) is InactiveReason.EXPIRED
+
+
+def test_clock_of_the_issuer_may_be_ahead_by_the_skew(
+    keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    ahead = FakeClock(clock.now() + 6 * SECOND)
+    token, _ = access_tokens(keys, ahead).issue(make_session(clock))
+    assert tokens.verify(token) is InactiveReason.NOT_YET_VALID
+    clock.advance(SECOND)
+    verified(tokens, token)
+    clock.advance(-SECOND)
+    assert tokens.verify(token) is InactiveReason.NOT_YET_VALID
+
+
+def test_token_of_five_days(keys: SigningKeys, clock: FakeClock) -> None:
+    tokens = access_tokens(keys, clock, access_lifetime="5d")
+    token, expire_time = tokens.issue(make_session(clock))
+    assert expire_time == clock.now() + timedelta(days=5)
+    clock.advance(timedelta(days=5) - SECOND)
+    verified(tokens, token)
+    clock.advance(SECOND)
+    assert tokens.verify(token) is InactiveReason.EXPIRED
+
+
+def test_token_ends_with_its_session(tokens: AccessTokens, clock: FakeClock) -> None:
+    clock.advance(0.75)
+    session = make_session(clock, days=0.01)
+    token, expire_time = tokens.issue(session)
+    assert session.absolute_expire_time - SECOND < expire_time <= session.absolute_expire_time
+    assert verified(tokens, token).expire_time == expire_time
+
+
+# For whom
+
+
+def test_audience_has_to_be_one_of_the_tokens(
+    keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = access_tokens(keys, clock, audience="orders").issue(make_session(clock))
+    assert tokens.verify(token) is InactiveReason.AUDIENCE_MISMATCH
+    assert verified(tokens, token, "orders").audiences == ("orders",)
+    assert tokens.verify(token) is InactiveReason.AUDIENCE_MISMATCH
+    assert tokens.verify(token, "order") is InactiveReason.AUDIENCE_MISMATCH
+
+
+def test_token_of_another_issuer_is_told_apart(
+    keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    other = access_tokens(keys, clock, issuer="https://other.example")
+    token, _ = other.issue(make_session(clock))
+    assert tokens.verify(token) is InactiveReason.ISSUER_MISMATCH
+    verified(other, token)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "reason"),
+    [
+        ([], None),
+        (["read"], None),
+        (["write", "read"], None),
+        (["publish"], InactiveReason.SCOPE_MISSING),
+        (["read", "publish"], InactiveReason.SCOPE_MISSING),
+        (["rea"], InactiveReason.SCOPE_MISSING),
+        (["read write"], InactiveReason.SCOPE_MISSING),
+        ([""], InactiveReason.SCOPE_MISSING),
+    ],
+)
+def test_all_required_scopes_are_needed(
+    tokens: AccessTokens, clock: FakeClock, scopes: list[str], reason: InactiveReason | None
+) -> None:
+    claims = verified(tokens, tokens.issue(make_session(clock))[0])
+    assert tokens.require_scopes(claims, scopes) is reason
+
+
+# What is remembered
+
+
+def test_verified_token_gives_the_same_claims_again(tokens: AccessTokens, clock: FakeClock) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    assert verified(tokens, token) is verified(tokens, str(token.encode(), "ascii"))
+
+
+def test_remembered_token_dies_with_its_key(
+    keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    verified(tokens, token)
+    keys.on_revocation(Revocation("key", keys.active.key_id))
+    assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
+
+
+def test_memory_of_tokens_is_bounded_and_keeps_those_in_use(
+    keys: SigningKeys, clock: FakeClock
+) -> None:
+    tokens = AccessTokens(keys, token_settings(), PERMISSIONS, clock, cache_size=10)
+    session = make_session(clock)
+    favourite, _ = tokens.issue(session)
+    claims = verified(tokens, favourite)
+    for _ in range(100):
+        verified(tokens, tokens.issue(session)[0])
+        assert verified(tokens, favourite) is claims
+        assert len(tokens._verified._young) + len(tokens._verified._old) <= 20
+
+
+def test_refused_token_is_not_remembered(
+    keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    tokens.verify(token[:-5] + "AAAAA")
+    tokens.verify(token, "other")
+    assert not tokens._verified._young
+
+
+# Keys that this replica has yet to hear of
+
+
+async def test_token_by_a_key_of_another_replica_is_accepted(
+    database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    elsewhere = await load_keys(database, clock)
+    await elsewhere.rotate(CALL)
+    token, _ = access_tokens(elsewhere, clock).issue(make_session(clock))
+    assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
+    assert isinstance(await tokens.verify_with_new_keys(token), Claims)
+    verified(tokens, token)
+
+
+async def test_key_revoked_elsewhere_is_refused_at_once_if_asked_strictly(
+    database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    elsewhere = await load_keys(database, clock)
+    assert await elsewhere.revoke(CALL, keys.active.key_id)
+    assert isinstance(await tokens.verify_with_new_keys(token), Claims)
+    outcome = await tokens.verify_with_new_keys(token, strict=True)
+    assert outcome is InactiveReason.SIGNATURE_INVALID
+    assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
+
+
+async def test_key_revoked_elsewhere_is_refused_while_revocations_go_unheard(
+    database: Database, clock: FakeClock
+) -> None:
+    heard = True
+    keys = SigningKeys(database, keyring(), token_settings(), clock, lambda: heard)
+    await keys.load()
+    tokens = access_tokens(keys, clock)
+    token, _ = tokens.issue(make_session(clock))
+    elsewhere = await load_keys(database, clock)
+    await elsewhere.revoke(CALL, keys.active.key_id)
+    assert isinstance(await tokens.verify_with_new_keys(token), Claims)
+    heard = False
+    assert await tokens.verify_with_new_keys(token) is InactiveReason.SIGNATURE_INVALID
+
+
+async def test_key_revoked_elsewhere_is_refused_after_a_gap(
+    database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    elsewhere = await load_keys(database, clock)
+    await elsewhere.revoke(CALL, keys.active.key_id)
+    keys.on_gap()
+    assert await tokens.verify_with_new_keys(token) is InactiveReason.SIGNATURE_INVALID
+
+
+async def test_database_is_asked_only_when_it_has_to_be(
+    database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
+) -> None:
+    token, _ = tokens.issue(make_session(clock))
+    elsewhere = await load_keys(database, clock)
+    await elsewhere.rotate(CALL)
+    unknown, _ = access_tokens(elsewhere, clock).issue(make_session(clock))
+    await database.close()
+    assert isinstance(await tokens.verify_with_new_keys(token), Claims)
+    assert await tokens.verify_with_new_keys("junk", strict=True) is InactiveReason.MALFORMED
+    forged = token[:-5] + "AAAAA"
+    outcome = await tokens.verify_with_new_keys(forged, strict=True)
+    assert outcome is InactiveReason.SIGNATURE_INVALID
+    for fails in (
+        tokens.verify_with_new_keys(unknown),
+        tokens.verify_with_new_keys(token, strict=True),
+    ):
+        with pytest.raises(StoreUnavailable):
+            await fails

@@ -1,0 +1,183 @@
+"""Revocation of signing keys, and what a replica learns of the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.errors import StoreUnavailable
+from authsvc.models.tokens import Claims, InactiveReason
+from authsvc.store.postgres.database import Database
+from authsvc.store.signing_keys import KeyState
+from tests.support.clock import FakeClock
+from tests.support.tokens import (
+    CALL,
+    audited,
+    in_state,
+    load_keys,
+    make_session,
+    published,
+    tokens_of,
+)
+
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+# Revocation
+
+
+async def test_revoked_key_is_dead_at_once_and_another_signs(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    tokens, old = tokens_of(keys, clock), keys.active.key_id
+    token, _ = tokens.issue(make_session(clock))
+    assert await keys.revoke(CALL, old)
+    assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
+    assert keys.active.key_id != old
+    assert old not in published(keys)
+    assert isinstance(tokens.verify(tokens.issue(make_session(clock))[0]), Claims)
+    assert await audited(database, AuditType.KEY_REVOKE) == [(CALL.caller, old)]
+    async with database.connection() as conn:
+        assert await conn.fetchval("SELECT key_id FROM revocations") == old
+
+
+async def test_prepared_key_takes_over_from_a_revoked_one(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    clock.advance(30 * DAY - HOUR)
+    await keys.maintain(CALL)
+    (prepared,) = await in_state(keys, KeyState.PREPARED)
+    await keys.revoke(CALL, keys.active.key_id)
+    assert keys.active.key_id == prepared
+
+
+async def test_retired_and_prepared_keys_can_be_revoked_too(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock, access_lifetime="60d")
+    retired = keys.active.key_id
+    active = await keys.rotate(CALL)
+    clock.advance(30 * DAY - HOUR)
+    await keys.maintain(CALL)
+    (prepared,) = await in_state(keys, KeyState.PREPARED)
+    for key_id in (retired, prepared):
+        assert keys.find(key_id) is not None
+        assert await keys.revoke(CALL, key_id)
+        assert keys.find(key_id) is None
+        assert keys.active.key_id == active
+
+
+async def test_retired_key_dies_when_it_is_revoked(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock)
+    tokens, retired = tokens_of(keys, clock), keys.active.key_id
+    token, _ = tokens.issue(make_session(clock))
+    active = await keys.rotate(CALL)
+    assert await keys.revoke(CALL, retired)
+    assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
+    assert keys.active.key_id == active
+
+
+async def test_revoking_twice_or_the_unknown_does_nothing(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    old = keys.active.key_id
+    outcomes = await asyncio.gather(*(keys.revoke(CALL, old) for _ in range(5)))
+    assert sorted(outcomes) == [False] * 4 + [True]
+    assert not await keys.revoke(CALL, "unknown")
+    assert len(await audited(database, AuditType.KEY_REVOKE)) == 1
+    assert len(await in_state(keys, KeyState.ACTIVE)) == 1
+
+
+async def test_revoking_and_rotating_at_once_leave_one_active_key(
+    database: Database, clock: FakeClock
+) -> None:
+    replicas = [await load_keys(database, clock) for _ in range(6)]
+    old = replicas[0].active.key_id
+    work = [
+        keys.rotate(CALL) if index % 2 else keys.revoke(CALL, old)
+        for index, keys in enumerate(replicas)
+    ]
+    await asyncio.gather(*work)
+    assert len(await in_state(replicas[0], KeyState.ACTIVE)) == 1
+    assert old in await in_state(replicas[0], KeyState.REVOKED)
+
+
+async def test_revocation_that_is_heard_of_works_before_anything_is_read(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    key_id = keys.active.key_id
+    keys.on_revocation(Revocation("session", key_id))
+    assert keys.find(key_id) is not None
+    keys.on_revocation(Revocation("key", key_id))
+    assert keys.find(key_id) is None
+    assert published(keys) == []
+    with pytest.raises(StoreUnavailable):
+        _ = keys.active
+
+
+async def test_read_that_was_under_way_does_not_bring_a_revoked_key_back(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    key_id = keys.active.key_id
+    async with _read_held_up(database, keys):
+        keys.on_revocation(Revocation("key", key_id))
+    assert keys.find(key_id) is None
+
+
+async def test_read_that_was_under_way_does_not_bridge_a_gap(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    assert keys.is_fresh()
+    async with _read_held_up(database, keys):
+        keys.on_gap()
+        assert not keys.is_fresh()
+    assert not keys.is_fresh()
+    await keys.refresh()
+    assert keys.is_fresh()
+
+
+@asynccontextmanager
+async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[None]:
+    """Start to read the keys, and let the read end when the block does."""
+    waiting = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()
+    """
+    async with database.transaction() as conn, database.connection() as observer:
+        await conn.execute("LOCK TABLE signing_keys IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(keys.refresh())
+        async with asyncio.timeout(30):
+            while not await observer.fetchval(waiting):  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.01)
+        yield
+    await reading
+
+
+# What another replica did
+
+
+async def test_unknown_key_is_read_and_known_or_implausible_ones_are_not(
+    database: Database, clock: FakeClock
+) -> None:
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    new = await elsewhere.rotate(CALL)
+    assert await keys.learn(new)
+    assert not await keys.learn("A" * 43)
+    await database.close()
+    assert not await keys.learn(keys.active.key_id)
+    assert not await keys.learn("short")
+    assert not await keys.learn("A" * 44)
+    with pytest.raises(StoreUnavailable):
+        await keys.learn("A" * 43)

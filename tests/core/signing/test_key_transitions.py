@@ -1,0 +1,205 @@
+"""Rotation of signing keys, by one replica and by many, by hand and in time."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import partial
+
+from structlog.testing import capture_logs
+
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.models.tokens import Claims
+from authsvc.store.postgres.database import Database
+from authsvc.store.signing_keys import KeyState
+from tests.support.clock import FakeClock
+from tests.support.tokens import (
+    CALL,
+    audited,
+    in_state,
+    keyring,
+    load_keys,
+    make_session,
+    published,
+    token_settings,
+    tokens_of,
+)
+
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+# Rotation
+
+
+async def test_rotation_lets_the_old_key_verify_until_its_last_token_expired(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    tokens, old = tokens_of(keys, clock), keys.active.key_id
+    token, expire_time = tokens.issue(make_session(clock))
+    clock.advance(SECOND)
+    new = await keys.rotate(CALL)
+    assert keys.active.key_id == new != old
+    assert isinstance(tokens.verify(token), Claims)
+    assert set(published(keys)) == {new, old}
+    assert await audited(database, AuditType.KEY_ROTATE) == [("system", old), (CALL.caller, new)]
+
+    clock.advance(expire_time - clock.now() - SECOND)
+    await keys.maintain(CALL)
+    assert isinstance(tokens.verify(token), Claims)
+    clock.advance(5 * MINUTE)
+    await keys.maintain(CALL)
+    assert keys.find(old) is None
+    assert published(keys) == [new]
+    assert [info.key_id for info in await keys.list()] == [new]
+
+
+async def test_the_old_key_outlasts_the_tokens_of_services_too(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock, access_lifetime="1m", service_lifetime="2h")
+    old = keys.active.key_id
+    await keys.rotate(CALL)
+    clock.advance(2 * HOUR)
+    await keys.maintain(CALL)
+    assert keys.find(old) is not None
+    clock.advance(5 * MINUTE)
+    await keys.maintain(CALL)
+    assert keys.find(old) is None
+
+
+async def test_replica_that_did_not_hear_signs_on_and_is_believed(
+    database: Database, clock: FakeClock
+) -> None:
+    keys, deaf = await load_keys(database, clock), await load_keys(database, clock)
+    await keys.rotate(CALL)
+    clock.advance(30)
+    token, expire_time = tokens_of(deaf, clock).issue(make_session(clock))
+    clock.advance(expire_time - clock.now() - SECOND)
+    await keys.maintain(CALL)
+    assert isinstance(tokens_of(keys, clock).verify(token), Claims)
+
+
+async def test_many_rotations_at_once_leave_one_active_key(
+    database: Database, clock: FakeClock
+) -> None:
+    replicas = [await load_keys(database, clock) for _ in range(10)]
+    await asyncio.gather(*(keys.rotate(CALL) for keys in replicas))
+    (active,) = await in_state(replicas[0], KeyState.ACTIVE)
+    for keys in replicas:
+        await keys.refresh()
+    assert {keys.active.key_id for keys in replicas} == {active}
+    rows = await replicas[0].list()
+    assert len(rows) == len(await audited(database, AuditType.KEY_ROTATE))
+    assert {info.state for info in rows} == {KeyState.ACTIVE, KeyState.RETIRED}
+
+
+async def test_rotation_of_a_database_without_keys_makes_the_first(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    assert await keys.rotate(CALL) == keys.active.key_id
+
+
+# Maintenance
+
+
+async def test_key_is_published_ahead_and_takes_over_in_time(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first = keys.active.key_id
+    clock.advance(30 * DAY - HOUR - SECOND)
+    await keys.maintain(CALL)
+    assert published(keys) == [first]
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    (prepared,) = await in_state(keys, KeyState.PREPARED)
+    assert set(published(keys)) == {first, prepared}
+    assert keys.find(prepared) is not None
+    clock.advance(HOUR - SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == first
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == prepared
+    assert keys.find(first) is not None
+    assert (await audited(database, AuditType.KEY_ROTATE))[-1] == (CALL.caller, prepared)
+
+
+async def test_key_is_published_for_the_whole_lead_even_when_it_is_late(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first = keys.active.key_id
+    clock.advance(90 * DAY)
+    await keys.maintain(CALL)
+    clock.advance(HOUR - SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == first
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id != first
+
+
+async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first = keys.active.key_id
+    await keys._transitions.prepare()
+    clock.advance(30 * DAY - SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == first
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert keys.active.key_id != first
+
+
+async def test_many_replicas_maintain_as_one(database: Database, clock: FakeClock) -> None:
+    replicas = [await load_keys(database, clock) for _ in range(8)]
+    for _ in range(3):
+        for step in (30 * DAY - HOUR, HOUR, 2 * HOUR):
+            clock.advance(step)
+            await asyncio.gather(*(keys.maintain(CALL) for keys in replicas))
+            assert len(await in_state(replicas[0], KeyState.ACTIVE)) == 1
+    assert len(await audited(database, AuditType.KEY_ROTATE)) == 4
+    assert len(await replicas[0].list()) == 1
+
+
+async def test_published_keys_may_be_kept_for_half_of_the_lead(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    assert keys.jwks_expire_time() == clock.now() + HOUR / 2
+
+
+async def test_background_work_hears_of_gaps_and_survives_an_outage(
+    database: Database, clock: FakeClock
+) -> None:
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    with capture_logs() as logs:
+        work = asyncio.create_task(keys.run())
+        new = await elsewhere.rotate(CALL)
+        keys.on_gap()
+        await until(lambda: keys.active.key_id == new)
+        await database.close()
+        for failures in (1, 2):
+            keys.on_gap()
+            await until(partial(_said, logs, failures))
+        assert not work.done()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+def _said(logs: Sequence[Mapping[str, object]], times: int) -> bool:
+    return sum(line["event"] == "signing_key_maintenance_failed" for line in logs) >= times
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)

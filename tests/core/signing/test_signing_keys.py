@@ -1,0 +1,241 @@
+"""Signing keys: their start, their algorithms, and what of them is stored."""
+
+import asyncio
+import json
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from authsvc.config import TokenSettings
+from authsvc.core.audit.recording import AuditType
+from authsvc.core.signing import jwk
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.errors import StoreUnavailable
+from authsvc.models.tokens import Claims
+from authsvc.store import signing_keys as store
+from authsvc.store.postgres.database import Database
+from authsvc.store.signing_keys import KeyState, SigningKeyInfo, SigningKeyRow
+from tests.support.clock import FakeClock
+from tests.support.databases import settings_for
+from tests.support.tokens import (
+    CALL,
+    audited,
+    in_state,
+    keyring,
+    load_keys,
+    make_session,
+    published,
+    token_settings,
+    tokens_of,
+)
+
+# The start
+
+
+async def test_first_start_makes_a_key(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock)
+    (info,) = await keys.list()
+    assert info.key_id == keys.active.key_id
+    assert info.state is KeyState.ACTIVE
+    assert info.algorithm == "ES256"
+    assert published(keys) == [info.key_id]
+    assert await audited(database, AuditType.KEY_ROTATE) == [("system", info.key_id)]
+
+
+async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None:
+    first, second = await load_keys(database, clock), await load_keys(database, clock)
+    token, _ = tokens_of(first, clock).issue(make_session(clock))
+    assert isinstance(tokens_of(second, clock).verify(token), Claims)
+    assert len(await second.list()) == 1
+
+
+async def test_many_replicas_that_start_at_once_make_one_key(
+    database_dsn: str, clock: FakeClock
+) -> None:
+    databases = [await Database.open(settings_for(database_dsn)) for _ in range(4)]
+    replicas = await asyncio.gather(
+        *(load_keys(database, clock) for database in databases for _ in range(5))
+    )
+    assert len({keys.active.key_id for keys in replicas}) == 1
+    assert len(await replicas[0].list()) == 1
+    assert len(await audited(databases[0], AuditType.KEY_ROTATE)) == 1
+    for database in databases:
+        await database.close()
+
+
+async def test_key_that_the_keyring_does_not_open_stops_the_start(
+    database: Database, clock: FakeClock
+) -> None:
+    await load_keys(database, clock)
+    stranger = SigningKeys(database, keyring("other"), token_settings(), clock)
+    with pytest.raises(RuntimeError, match="keyring"):
+        await stranger.load()
+
+
+async def test_nothing_signs_before_the_start(database: Database, clock: FakeClock) -> None:
+    keys = SigningKeys(database, keyring(), token_settings(), clock)
+    with pytest.raises(StoreUnavailable):
+        _ = keys.active
+    assert json.loads(keys.jwks()) == {"keys": []}
+
+
+# The algorithms
+
+
+def test_algorithms_are_those_of_the_settings() -> None:
+    for algorithm in jwk.ALGORITHMS:
+        assert token_settings(algorithm=algorithm).algorithm == algorithm
+    literal = TokenSettings.model_json_schema()["properties"]["algorithm"]["enum"]
+    assert set(literal) == set(jwk.ALGORITHMS)
+
+
+@pytest.mark.parametrize("algorithm", jwk.ALGORITHMS)
+async def test_each_algorithm_survives_a_restart(
+    database: Database, clock: FakeClock, algorithm: str
+) -> None:
+    first = await load_keys(database, clock, algorithm=algorithm)
+    token, _ = tokens_of(first, clock).issue(make_session(clock))
+    second = await load_keys(database, clock, algorithm=algorithm)
+    assert second.active.key_id == first.active.key_id
+    assert second.active.algorithm == algorithm
+    assert isinstance(tokens_of(second, clock).verify(token), Claims)
+
+
+async def test_symmetric_key_is_never_published(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock, algorithm="HS256")
+    await keys.rotate(CALL)
+    assert published(keys) == []
+    secret = keys.active.secret_bytes()
+    assert keys.active.key_id.encode() not in secret
+    assert keys.active.public_jwk is None
+
+
+async def test_another_algorithm_is_taken_up_at_the_start(
+    database: Database, clock: FakeClock
+) -> None:
+    session, issued = make_session(clock), []
+    for algorithm in jwk.ALGORITHMS:
+        keys = await load_keys(database, clock, algorithm=algorithm)
+        assert keys.active.algorithm == algorithm
+        issued.append(tokens_of(keys, clock).issue(session)[0])
+    tokens = tokens_of(keys, clock)
+    assert all(isinstance(tokens.verify(token), Claims) for token in issued)
+    assert len(await in_state(keys, KeyState.ACTIVE)) == 1
+
+
+async def test_replicas_with_different_algorithms_take_no_turns(
+    database: Database, clock: FakeClock
+) -> None:
+    old = await load_keys(database, clock, algorithm="ES256")
+    new = await load_keys(database, clock, algorithm="EdDSA")
+    for _ in range(5 * 60):
+        clock.advance(timedelta(minutes=1))
+        await old.maintain(CALL)
+        await new.maintain(CALL)
+    assert new.active.algorithm == "EdDSA"
+    assert len(await audited(database, AuditType.KEY_ROTATE)) == 2
+
+
+async def test_wrong_algorithm_is_replaced_in_time(database: Database, clock: FakeClock) -> None:
+    new = await load_keys(database, clock, algorithm="EdDSA")
+    await load_keys(database, clock, algorithm="ES256")
+    await new.maintain(CALL)
+    assert new.active.algorithm == "ES256"
+    (prepared,) = await in_state(new, KeyState.PREPARED)
+    assert prepared in published(new)
+    clock.advance(timedelta(hours=1) - timedelta(seconds=1))
+    await new.maintain(CALL)
+    assert new.active.algorithm == "ES256"
+    clock.advance(timedelta(seconds=1))
+    await new.maintain(CALL)
+    assert new.active.key_id == prepared
+
+
+# What is stored
+
+
+async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock)
+    async with database.connection() as conn:
+        (row,) = await store.list_all(conn)
+    secret = keys.active.secret_bytes()
+    assert secret not in row.sealed_key
+    place = {"table": "signing_keys", "column": "sealed_key", "row": row.info.key_id}
+    assert keyring().open(row.sealed_key, **place) == secret
+
+
+async def test_secrets_are_in_no_repr(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock, algorithm="HS256")
+    async with database.connection() as conn:
+        (row,) = await store.list_all(conn)
+    key = keys.active
+    for text in (repr(row), repr(key), repr(key.verifying_key), repr(await keys.list())):
+        assert repr(key.secret_bytes()) not in text
+        assert repr(row.sealed_key) not in text
+
+
+async def test_key_sealed_under_an_older_entry_of_the_keyring_still_signs(
+    database: Database, clock: FakeClock
+) -> None:
+    old = await load_keys(database, clock)
+    both = SigningKeys(database, keyring("ring2", "ring1"), token_settings(), clock)
+    await both.load()
+    assert both.active.key_id == old.active.key_id
+
+
+@pytest.mark.parametrize("moved_to", ["retired", "prepared"])
+async def test_key_that_was_put_into_the_table_is_not_trusted(
+    database: Database, clock: FakeClock, moved_to: str
+) -> None:
+    keys = await load_keys(database, clock)
+    foreign = jwk.generate("ES256")
+    place = {"table": "signing_keys", "column": "sealed_key", "row": foreign.key_id}
+    forged = keyring("attacker").seal(foreign.secret_bytes(), **place)
+    info = SigningKeyInfo(foreign.key_id, "ES256", KeyState(moved_to), clock.now())
+    async with database.connection() as conn:
+        assert await store.insert(conn, SigningKeyRow(info, forged))
+    await keys.refresh()
+    assert keys.find(foreign.key_id) is None
+    assert keys.active.key_id in published(keys)
+    assert foreign.key_id not in published(keys)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE signing_keys SET algorithm = 'HS256'",
+        "UPDATE signing_keys SET algorithm = 'EdDSA'",
+        "UPDATE signing_keys SET algorithm = 'PS256'",
+        "UPDATE signing_keys SET key_id = 'A'",
+        "UPDATE signing_keys SET sealed_key = '\\x00'",
+        "UPDATE signing_keys SET sealed_key = ''",
+    ],
+)
+async def test_row_that_was_changed_is_not_trusted(
+    database: Database, clock: FakeClock, tampering: str
+) -> None:
+    first = await load_keys(database, clock)
+    await first.rotate(CALL)
+    async with database.connection() as conn:
+        await conn.execute(f"{tampering} WHERE state = 'retired'")
+    second = await load_keys(database, clock)
+    trusted = [info.key_id for info in await second.list() if second.find(info.key_id)]
+    assert trusted == published(second) == [first.active.key_id]
+
+
+async def test_unreadable_active_key_can_be_rotated_away(
+    database: Database, clock: FakeClock
+) -> None:
+    await load_keys(database, clock)
+    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    assert await keys.rotate(CALL) == keys.active.key_id
+
+
+async def test_unreadable_key_is_logged_once(database: Database, clock: FakeClock) -> None:
+    await load_keys(database, clock)
+    keys = SigningKeys(database, keyring("other"), token_settings(), clock)
+    with capture_logs() as logs:
+        for _ in range(3):
+            await keys.refresh()
+    assert [line["event"] for line in logs] == ["signing_key_unreadable"]

@@ -1,0 +1,221 @@
+"""Access tokens judged by what they say and by the session that they belong to."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from authsvc.config import TokenSettings
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.tokens.validation import TokenCheck
+from authsvc.errors import Reason, ServiceError
+from authsvc.models.sessions import RevokeReason
+from authsvc.models.tokens import Claims, InactiveReason
+from tests.support.sessions import CALL, DAY, SECOND, World
+
+MINUTE = timedelta(minutes=1)
+
+
+async def test_an_active_token_gives_its_claims(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    for check in (
+        TokenCheck(tokens.access_token),
+        TokenCheck(tokens.access_token, audience="authsvc"),
+        TokenCheck(tokens.access_token, required_scopes=("read", "write")),
+        TokenCheck(tokens.access_token, strict=True),
+    ):
+        result = await replica.tokens.validate(check)
+        assert result.active
+        assert result.reason is None
+        assert isinstance(result.claims, Claims)
+        assert result.claims.subject == tokens.user_id
+        assert result.claims.session_id == tokens.session_id
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    text = tokens.access_token
+    if warm:
+        await replica.tokens.bearer(text)
+    header, payload, signature = text.split(".")
+    changed = ("B" if signature[0] == "A" else "A") + signature[1:]
+    for check, reason in (
+        (TokenCheck("garbage"), InactiveReason.MALFORMED),
+        (TokenCheck(f"{header}.{payload}.{changed}"), InactiveReason.SIGNATURE_INVALID),
+        (TokenCheck(text, audience="elsewhere"), InactiveReason.AUDIENCE_MISMATCH),
+        (TokenCheck(text, required_scopes=("read", "admin")), InactiveReason.SCOPE_MISSING),
+    ):
+        result = await replica.tokens.validate(check)
+        assert not result.active
+        assert result.reason is reason
+        assert result.claims is None
+    world.clock.advance(timedelta(hours=1))
+    assert (await replica.tokens.validate(TokenCheck(text))).reason is InactiveReason.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("revoke", InactiveReason.SESSION_REVOKED),
+        ("delete", InactiveReason.SESSION_UNKNOWN),
+        ("disable", InactiveReason.USER_DISABLED),
+    ],
+)
+async def test_a_token_ends_with_its_session(
+    world: World, end: str, reason: InactiveReason
+) -> None:
+    here, there = world.replica(), world.replica()
+    tokens = await world.open(there)
+    await here.tokens.bearer(tokens.access_token)
+    if end == "revoke":
+        await there.sessions.revoke(CALL, tokens.session_id)
+    elif end == "delete":
+        await world.execute("DELETE FROM sessions WHERE session_id = $1", tokens.session_id)
+    else:
+        await world.disable(tokens.user_id)
+    check = TokenCheck(tokens.access_token, required_scopes=("admin",), strict=True)
+    assert (await here.tokens.validate(check)).reason is reason
+    here.sessions.on_revocation(Revocation("user", str(tokens.user_id)))
+    assert (await here.tokens.validate(TokenCheck(tokens.access_token))).reason is reason
+    (result,) = await here.tokens.validate_many([tokens.access_token])
+    assert result.reason is reason
+
+
+async def test_a_token_may_outlive_the_idle_expiry_of_its_session(world: World) -> None:
+    short = TokenSettings.model_validate({"refresh_lifetime": "1m", "access_lifetime": "1h"})
+    replica = world.replica(tokens=short)
+    tokens = await world.open(replica)
+    world.clock.advance(MINUTE)
+    session = await replica.validate(tokens.session_token)
+    assert session.reason is InactiveReason.SESSION_EXPIRED
+    for strict in (True, False):
+        check = TokenCheck(tokens.access_token, strict=strict)
+        assert (await replica.tokens.validate(check)).active
+
+
+async def test_a_token_does_not_outlive_the_absolute_end_of_its_session(world: World) -> None:
+    replica = world.replica(absolute_lifetime="90s")
+    tokens = await world.open(replica)
+    assert tokens.access_token_expire_time == world.clock.now() + 90 * SECOND
+    world.clock.advance(89)
+    await replica.tokens.bearer(tokens.access_token)
+    world.clock.advance(1)
+    result = await replica.tokens.validate(TokenCheck(tokens.access_token))
+    assert result.reason is InactiveReason.EXPIRED
+
+
+async def test_five_day_tokens_last_five_days(world: World) -> None:
+    long = TokenSettings.model_validate({"access_lifetime": "5d"})
+    replica = world.replica(tokens=long)
+    tokens = await world.open(replica)
+    world.clock.advance(5 * DAY - SECOND)
+    await replica.tokens.bearer(tokens.access_token)
+    world.clock.advance(1)
+    result = await replica.tokens.validate(TokenCheck(tokens.access_token))
+    assert result.reason is InactiveReason.EXPIRED
+
+
+async def test_the_use_of_a_token_is_a_use_of_its_session_but_does_not_extend_it(
+    world: World,
+) -> None:
+    long = TokenSettings.model_validate({"access_lifetime": "7d"})
+    replica = world.replica(tokens=long)
+    tokens = await world.open(replica)
+    before = await world.row(tokens.session_id)
+    for _ in range(2):  # from the database, from the cache
+        world.clock.advance(3 * DAY)
+        await replica.tokens.bearer(tokens.access_token)
+        await replica.sessions.flush()
+        row = await world.row(tokens.session_id)
+        assert row["last_use_time"] == world.clock.now()
+        assert row["idle_expire_time"] == before["idle_expire_time"]
+
+
+async def test_many_are_judged_in_their_order(world: World) -> None:
+    replica = world.replica()
+    cached, stored, revoked = [await world.open(replica) for _ in range(3)]
+    await replica.tokens.bearer(cached.access_token)
+    await replica.sessions.revoke(CALL, revoked.session_id)
+    texts = [
+        stored.access_token,
+        revoked.access_token,
+        "garbage",
+        cached.access_token,
+        stored.access_token,
+    ]
+    results = await replica.tokens.validate_many(texts)
+    claims = [result.claims for result in results]
+    assert [found.session_id if isinstance(found, Claims) else found for found in claims] == [
+        stored.session_id,
+        None,
+        None,
+        cached.session_id,
+        stored.session_id,
+    ]
+    assert results[1].reason is InactiveReason.SESSION_REVOKED
+    assert results[2].reason is InactiveReason.MALFORMED
+    assert await replica.tokens.validate_many([]) == []
+    mismatch = await replica.tokens.validate_many(texts[:1], "elsewhere")
+    assert mismatch[0].reason is InactiveReason.AUDIENCE_MISMATCH
+
+
+async def test_warm_tokens_cost_no_query(world: World) -> None:
+    replica = world.replica()
+    opened = [await world.open(replica) for _ in range(5)]
+    texts = [tokens.access_token for tokens in opened]
+    await replica.tokens.validate_many(texts)
+    await world.database.close()
+    assert all(result.active for result in await replica.tokens.validate_many(texts))
+    assert (await replica.tokens.validate(TokenCheck(texts[0]))).active
+
+
+async def test_tokens_of_other_kinds_are_no_bearers(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    for text in (tokens.refresh_token, tokens.session_token, tokens.csrf_token, ""):
+        result = await replica.tokens.validate(TokenCheck(text))
+        assert result.reason is InactiveReason.MALFORMED
+        with pytest.raises(ServiceError) as caught:
+            await replica.tokens.bearer(text)
+        assert caught.value.reason is Reason.BEARER_INVALID
+
+
+async def test_a_token_of_a_disabled_user_is_no_bearer(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    await replica.tokens.bearer(tokens.access_token)
+    await world.disable(tokens.user_id)
+    async with world.database.transaction() as connection:
+        await replica.sessions.revoke_in(
+            connection, CALL, tokens.user_id, RevokeReason.USER_DISABLED
+        )
+    replica.sessions.on_revocation(Revocation("session", str(tokens.session_id)))
+    with pytest.raises(ServiceError) as caught:
+        await replica.tokens.bearer(tokens.access_token)
+    assert caught.value.reason is Reason.BEARER_INVALID
+
+
+async def test_strict_answers_are_never_active_once_the_revocation_is_acknowledged(
+    world: World,
+) -> None:
+    here, there = world.replica(), world.replica(max_per_user=100)
+    user_id = await world.add_user()
+    opened = [await world.open(there, user_id) for _ in range(20)]
+    acknowledged: set[str] = set()
+
+    async def revoke_all() -> None:
+        for tokens in opened:
+            await there.sessions.revoke(CALL, tokens.session_id)
+            acknowledged.add(tokens.access_token)
+
+    async def ask(text: str) -> None:
+        active = True
+        while active:
+            was_acknowledged = text in acknowledged
+            active = (await here.tokens.validate(TokenCheck(text, strict=True))).active
+            assert not (active and was_acknowledged)
+
+    await asyncio.gather(revoke_all(), *(ask(tokens.access_token) for tokens in opened))

@@ -1,0 +1,210 @@
+"""The registration of passkeys as callers see it."""
+
+import asyncio
+import json
+from collections import Counter
+from uuid import UUID, uuid4
+
+import pytest
+
+from authsvc.config import Settings
+from authsvc.dev.authenticator import Authenticator, decode, encode
+from authsvc.v1.account_service_pb2 import (
+    GetAccountRequest,
+    ListFactorsRequest,
+    RemoveFactorRequest,
+)
+from authsvc.v1.auth_service_pb2 import LoginRequest
+from tests.support.accounts import EMAIL, PASSWORD
+from tests.support.clock import FakeClock
+from tests.support.passkeys import (
+    NOBODY,
+    ORIGIN,
+    SoftDevice,
+    bearer,
+    begin_registration,
+    finish_registration,
+    login,
+    register,
+)
+from tests.support.probe import failure, outcome, reason_of, with_changes
+from tests.support.service import Service, StartService
+
+OTHER = "grace@example.test"
+
+
+@pytest.mark.parametrize("device", [SoftDevice(), Authenticator(ORIGIN)], ids=["soft", "own"])
+async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) -> None:
+    tokens = await service.proved_session()
+    registered = await register(service, tokens, device, "Ada’s key")
+    factor = registered.factor
+    assert (factor.kind, factor.name) == ("passkey", "Ada’s key")
+    assert len(set(registered.recovery_codes)) == 10
+    listed = await service.account().ListFactors(ListFactorsRequest(), metadata=bearer(tokens))
+    assert list(listed.factors) == [factor]
+    own = await service.account().GetAccount(GetAccountRequest(), metadata=bearer(tokens))
+    assert own.account.has_second_factor
+    answer = await service.auth().Login(LoginRequest(email=EMAIL, password=PASSWORD))
+    assert list(answer.mfa.methods)[:1] == ["passkey"]
+
+    second = await register(service, tokens, Authenticator(ORIGIN))
+    assert list(second.recovery_codes) == []
+    for table, column in (("outbox", "kind"), ("audit_events", "type")):
+        rows = await service.fetch(
+            f"SELECT count(*) FROM {table} WHERE {column} IN ('factor_added', 'factor.enroll')"
+        )
+        assert rows[0]["count"] == 2
+
+
+async def test_what_is_to_be_created(service: Service) -> None:
+    tokens = await service.proved_session()
+    device = Authenticator(ORIGIN)
+    await register(service, tokens, device)
+    begun = await begin_registration(service, tokens)
+    options = json.loads(begun.options_json)
+    assert options["rp"] == {"id": "localhost", "name": "authsvc"}
+    assert decode(options["user"]["id"]) == UUID(tokens.user_id).bytes
+    assert options["user"]["name"] == EMAIL
+    assert len(decode(options["challenge"])) == 32
+    assert [kind["alg"] for kind in options["pubKeyCredParams"]] == [-7, -8, -257]
+    assert options["excludeCredentials"] == [
+        {
+            "id": encode(device.credentials[0].credential_id),
+            "type": "public-key",
+            "transports": ["internal"],
+        }
+    ]
+    assert options["authenticatorSelection"]["residentKey"] == "required"
+    assert options["attestation"] == "none"
+
+
+async def test_the_login_has_to_be_recent(timed: Service, clock: FakeClock) -> None:
+    tokens = await timed.proved_session()
+    begun = await begin_registration(timed, tokens)
+    credential = Authenticator(ORIGIN).create(begun.options_json)
+    clock.advance(601)
+    assert await outcome(begin_registration(timed, tokens)) == "REAUTHENTICATION_REQUIRED"
+    call = finish_registration(timed, tokens, begun.challenge_id, credential)
+    assert await outcome(call) == "REAUTHENTICATION_REQUIRED"
+
+
+async def test_a_challenge_is_used_once_right_or_wrong(service: Service) -> None:
+    tokens = await service.proved_session()
+    begun = await begin_registration(service, tokens)
+    credential = Authenticator(ORIGIN).create(begun.options_json)
+    calls = (
+        outcome(finish_registration(service, tokens, begun.challenge_id, credential))
+        for _ in range(20)
+    )
+    assert Counter(await asyncio.gather(*calls)) == {"OK": 1, "STATE_INVALID": 19}
+
+    begun = await begin_registration(service, tokens)
+    credential = Authenticator(ORIGIN).create(begun.options_json)
+    ends = [
+        await outcome(finish_registration(service, tokens, begun.challenge_id, answer))
+        for answer in ("{}", credential)
+    ]
+    assert ends == ["CREDENTIALS_INVALID", "STATE_INVALID"]
+
+
+async def test_a_challenge_is_its_user_s_and_the_newest(service: Service) -> None:
+    ada, grace = await service.proved_session(), await service.proved_session(OTHER)
+    first = await begin_registration(service, ada)
+    newest = await begin_registration(service, ada)
+    credential = Authenticator(ORIGIN).create(newest.options_json)
+    for tokens, challenge_id, end in (
+        (ada, first.challenge_id, "STATE_INVALID"),
+        (ada, NOBODY, "STATE_INVALID"),
+        (grace, newest.challenge_id, "STATE_INVALID"),
+        # Nobody else used it up.
+        (ada, newest.challenge_id, "OK"),
+    ):
+        call = finish_registration(service, tokens, challenge_id, credential)
+        assert await outcome(call) == end
+
+
+async def test_a_challenge_expires(timed: Service, clock: FakeClock) -> None:
+    tokens = await timed.proved_session()
+    for seconds, end in ((299, "OK"), (300, "STATE_INVALID")):
+        begun = await begin_registration(timed, tokens)
+        credential = Authenticator(ORIGIN).create(begun.options_json)
+        clock.advance(seconds)
+        call = finish_registration(timed, tokens, begun.challenge_id, credential)
+        assert await outcome(call) == end
+
+
+async def test_an_id_that_is_taken_is_not_told_from_garbage(service: Service) -> None:
+    ada, grace = await service.proved_session(), await service.proved_session(OTHER)
+    device = Authenticator(ORIGIN)
+    await register(service, ada, device)
+    (taken,) = device.credentials
+
+    told = []
+    for tokens, stolen in ((ada, True), (grace, True), (grace, False)):
+        begun = await begin_registration(service, tokens)
+        thief = Authenticator(ORIGIN)
+        thief.next_id = taken.credential_id
+        credential = thief.create(begun.options_json) if stolen else "{}"
+        call = finish_registration(service, tokens, begun.challenge_id, credential)
+        error = await failure(call)
+        told.append((error.code(), reason_of(error), error.details()))
+    assert told == [told[0]] * 3
+    assert told[0][1] == "CREDENTIALS_INVALID"
+    assert (await login(service, device)).user_id == ada.user_id
+
+
+async def test_no_more_than_may_be(start_service: StartService, live_settings: Settings) -> None:
+    limited = with_changes(live_settings, "second_factors", max_per_user=3)
+    service = await start_service(limited)
+    tokens = await service.proved_session()
+    # As many registrations at once as no user can begin, each with a challenge of its own.
+    options = json.loads((await begin_registration(service, tokens)).options_json)
+    calls = []
+    for _ in range(10):
+        challenge_id, challenge = uuid4(), uuid4().bytes * 2
+        await service.fetch(
+            "INSERT INTO challenges"
+            " (challenge_id, kind, user_id, passkey, create_time, expire_time)"
+            " VALUES ($1, 'passkey_registration', $2, $3, now(), now() + interval '1 hour')",
+            challenge_id,
+            UUID(tokens.user_id),
+            challenge,
+        )
+        asked = json.dumps(options | {"challenge": encode(challenge)})
+        credential = Authenticator(ORIGIN).create(asked)
+        calls.append(finish_registration(service, tokens, str(challenge_id), credential))
+    ends = Counter(await asyncio.gather(*map(outcome, calls)))
+    assert ends == {"OK": 3, "LIMIT_REACHED": 7}
+    assert await outcome(begin_registration(service, tokens)) == "LIMIT_REACHED"
+    listed = await service.account().ListFactors(ListFactorsRequest(), metadata=bearer(tokens))
+    assert len(listed.factors) == 3
+    removed = RemoveFactorRequest(factor_id=listed.factors[0].factor_id)
+    await service.account().RemoveFactor(removed, metadata=bearer(tokens))
+    assert await outcome(begin_registration(service, tokens)) == "OK"
+
+
+async def test_a_user_disabled_meanwhile_registers_nothing(service: Service) -> None:
+    tokens = await service.proved_session()
+    begun = await begin_registration(service, tokens)
+    credential = Authenticator(ORIGIN).create(begun.options_json)
+    # Not told to the caches: the use case itself has to find out.
+    await service.fetch("UPDATE users SET status = 'disabled'")
+    call = finish_registration(service, tokens, begun.challenge_id, credential)
+    assert await outcome(call) == "BEARER_INVALID"
+    assert await outcome(begin_registration(service, tokens)) == "BEARER_INVALID"
+    assert await service.fetch("SELECT FROM factors") == []
+
+
+async def test_fields(service: Service) -> None:
+    tokens = await service.proved_session()
+    for challenge_id, credential, name in (
+        ("x", "{}", ""),
+        ("", "{}", ""),
+        (NOBODY, "", ""),
+        (NOBODY, "x" * 16_385, ""),
+        (NOBODY, "\0", ""),
+        (NOBODY, "{}", "é" * 33),
+        (NOBODY, "{}", "\0"),
+    ):
+        call = finish_registration(service, tokens, challenge_id, credential, name)
+        assert await outcome(call) == "FIELD_INVALID"

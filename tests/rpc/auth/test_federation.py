@@ -1,0 +1,269 @@
+"""Logins at other providers as a calling service sees them, with a provider over real HTTP."""
+
+import asyncio
+import json
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc.error_details_pb2 import RetryInfo
+
+from authsvc.config import Settings
+from authsvc.models.ids import FactorId
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.account_service_pb2 import ConfirmTotpRequest, EnrollTotpRequest
+from authsvc.v1.common_pb2 import ClientContext
+from tests.support.accounts import EMAIL
+from tests.support.clock import FakeClock
+from tests.support.factors import App
+from tests.support.oauth_requests import begin, came_back, oauth_settings
+from tests.support.passkeys import bearer
+from tests.support.probe import failure, outcome, reason_of, with_changes
+from tests.support.provider import REDIRECT, LocalProvider, breaking_off, browse, saying
+from tests.support.service import Service, StartService, detail, fields_of
+
+KINDS = ("local", "github")
+
+
+@pytest.fixture
+def oauth(live_settings: Settings, provider: LocalProvider) -> Settings:
+    """Settings with the provider."""
+    return live_settings.model_copy(update={"oauth": oauth_settings(provider)})
+
+
+@pytest_asyncio.fixture
+async def linked(start_service: StartService, oauth: Settings, clock: FakeClock) -> Service:
+    """A service with the provider, under its two kinds."""
+    return await start_service(oauth, clock)
+
+
+async def complete(service: Service, request: pb.CompleteOAuthRequest) -> pb.CompleteOAuthResponse:
+    return await service.auth().CompleteOAuth(request)
+
+
+async def tries(service: Service, provider: str = "local") -> str:
+    """Log in; return how that ends."""
+    return await outcome(complete(service, await came_back(service, provider)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_whole_login(kind: str, linked: Service) -> None:
+    first = await complete(linked, await came_back(linked, kind))
+    assert first.new_user
+    assert await linked.judge_token(first.tokens.access_token) == ""
+    assert await linked.judge_session(first.tokens.session_token) == ""
+    session = await linked.get_session(first.tokens.session_id)
+    assert list(session.authentication_methods) == ["fed"]
+    assert (session.ip, session.device_id) == ("192.0.2.1", "phone")
+    second = await complete(linked, await came_back(linked, kind))
+    assert not second.new_user
+    assert second.tokens.user_id == first.tokens.user_id
+    assert second.tokens.session_id != first.tokens.session_id
+    # The same person at another provider is told to link.
+    other = KINDS[1 - KINDS.index(kind)]
+    error = await failure(complete(linked, await came_back(linked, other)))
+    assert (error.code(), reason_of(error)) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "LINK_REQUIRES_LOGIN",
+    )
+
+
+async def test_linking(linked: Service) -> None:
+    mine = await linked.new_session("b@example.test")
+    request = await came_back(linked, link=mine.access_token)
+    answer = await complete(linked, request)
+    assert (answer.tokens.user_id, answer.new_user) == (mine.user_id, False)
+    assert (await complete(linked, await came_back(linked))).tokens.user_id == mine.user_id
+
+
+async def test_a_second_factor_is_asked_for(linked: Service, clock: FakeClock) -> None:
+    tokens = (await complete(linked, await came_back(linked))).tokens
+    account, metadata = linked.account(), bearer(tokens)
+    enrolled = await account.EnrollTotp(EnrollTotpRequest(), metadata=metadata)
+    factor_id = enrolled.enrollment.factor_id
+    app = App(FactorId(UUID(factor_id)), enrolled.enrollment.secret, clock)
+    await account.ConfirmTotp(
+        ConfirmTotpRequest(factor_id=factor_id, code=app.code()), metadata=metadata
+    )
+    clock.advance(30)
+    answer = await complete(linked, await came_back(linked))
+    assert answer.WhichOneof("result") == "mfa"
+    assert "totp" in answer.mfa.methods
+    verified = await linked.auth().VerifyMfa(
+        pb.VerifyMfaRequest(mfa_token=answer.mfa.mfa_token, totp_code=app.code())
+    )
+    assert verified.tokens.user_id == tokens.user_id
+    session = await linked.get_session(verified.tokens.session_id)
+    assert set(session.authentication_methods) == {"fed", "otp", "mfa"}
+
+
+async def test_of_a_hundred_completions_one_logs_in(
+    linked: Service, start_service: StartService, oauth: Settings, clock: FakeClock
+) -> None:
+    replica = await start_service(oauth, clock)
+    request = await came_back(linked)
+    ends = await asyncio.gather(
+        *(outcome(complete((linked, replica)[n % 2], request)) for n in range(100))
+    )
+    assert Counter(ends) == {"OK": 1, "STATE_INVALID": 99}
+    assert len(await linked.fetch("SELECT FROM users")) == 1
+    assert len(await linked.fetch("SELECT FROM sessions")) == 1
+
+
+async def test_a_login_may_be_completed_on_another_replica(
+    linked: Service, start_service: StartService, oauth: Settings, clock: FakeClock
+) -> None:
+    replica = await start_service(oauth, clock)
+    assert await outcome(complete(replica, await came_back(linked))) == "OK"
+
+
+async def test_a_provider_that_is_down(linked: Service, provider: LocalProvider) -> None:
+    request = await came_back(linked)
+    provider.answers["/token"] = breaking_off
+    error = await failure(complete(linked, request))
+    assert (error.code(), reason_of(error)) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "PROVIDER_UNAVAILABLE",
+    )
+    assert detail(error, RetryInfo).retry_delay.seconds == 1
+    del provider.answers["/token"]
+    # The state is used up: the login has to begin anew.
+    assert await outcome(complete(linked, request)) == "STATE_INVALID"
+    assert await tries(linked) == "OK"
+
+
+async def test_a_provider_that_cant_be_asked_where_to_go(
+    linked: Service, provider: LocalProvider
+) -> None:
+    provider.answers["/.well-known/openid-configuration"] = saying("<html>", 503)
+    assert await outcome(linked.auth().BeginOAuth(begin())) == "PROVIDER_UNAVAILABLE"
+    assert await linked.fetch("SELECT FROM oauth_states") == []
+    # GitHub's pages are known.
+    assert await tries(linked, "github") == "OK"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_provider_that_is_silent_is_left(
+    kind: str, start_service: StartService, oauth: Settings, provider: LocalProvider
+) -> None:
+    request = await came_back(await start_service(oauth), kind)
+    service = await start_service(with_changes(oauth, "oauth", timeout=timedelta(seconds=0.3)))
+    leave = asyncio.Event()
+
+    async def silent(_request: Any) -> Any:
+        await leave.wait()
+        return await saying("{}")(_request)
+
+    provider.answers |= {"/token": silent, "/login/oauth/access_token": silent}
+    assert await outcome(complete(service, request)) == "PROVIDER_UNAVAILABLE"
+    leave.set()
+
+
+async def test_a_refused_code(linked: Service) -> None:
+    for kind in KINDS:
+        request = await came_back(linked, kind)
+        request.code = "another"
+        error = await failure(complete(linked, request))
+        assert (error.code(), reason_of(error)) == (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "CREDENTIALS_INVALID",
+        )
+
+
+async def test_a_code_of_another_login(linked: Service) -> None:
+    # Injected by whoever got hold of it: it was given for another verifier (RFC 9700, 4.5).
+    mine, stolen = await came_back(linked), await came_back(linked)
+    mine.code = stolen.code
+    assert await outcome(complete(linked, mine)) == "CREDENTIALS_INVALID"
+
+
+async def test_a_state_of_another_provider(linked: Service, provider: LocalProvider) -> None:
+    local, github = await came_back(linked), await came_back(linked, "github")
+    local.state = github.state
+    provider.asked.clear()
+    assert await outcome(complete(linked, local)) == "CREDENTIALS_INVALID"
+    # It was the state's provider that was asked.
+    assert provider.asked == ["/login/oauth/access_token"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_new_user_without_a_verified_address(
+    kind: str, linked: Service, provider: LocalProvider
+) -> None:
+    provider.claims["email_verified"] = False
+    provider.emails = [{"email": EMAIL, "primary": True, "verified": False}]
+    error = await failure(complete(linked, await came_back(linked, kind)))
+    assert (error.code(), reason_of(error)) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "EMAIL_NOT_VERIFIED",
+    )
+    assert await linked.fetch("SELECT FROM users") == []
+
+
+async def test_the_owner_of_an_address_arrives(linked: Service) -> None:
+    stolen = await linked.new_session()
+    answer = await complete(linked, await came_back(linked))
+    assert (answer.tokens.user_id, answer.new_user) == (stolen.user_id, False)
+    assert await linked.judge_token(stolen.access_token, strict=True) == "SESSION_REVOKED"
+    assert await outcome(linked.refresh(stolen.refresh_token)) == "REFRESH_TOKEN_INVALID"
+    assert await outcome(linked.login()) == "CREDENTIALS_INVALID"
+    events = await linked.fetch("SELECT detail FROM audit_events WHERE type = 'user.owner_arrived'")
+    assert [json.loads(row["detail"]) for row in events] == [{}]
+
+
+async def test_fields(linked: Service, provider: LocalProvider) -> None:
+    start, end = linked.auth().BeginOAuth, linked.auth().CompleteOAuth
+    for field, request in {
+        "provider": begin("nobody"),
+        "redirect_uri": pb.BeginOAuthRequest(provider="local"),
+        "link_access_token": begin(link="x" * 8_193),
+        "client.ip": pb.BeginOAuthRequest(
+            provider="local", redirect_uri=REDIRECT, client=ClientContext(ip="x")
+        ),
+    }.items():
+        error = await failure(start(request))
+        assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", [field])
+    for field, bad in {
+        "state": pb.CompleteOAuthRequest(code="x"),
+        "code": pb.CompleteOAuthRequest(state="x"),
+    }.items():
+        error = await failure(end(bad))
+        assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", [field])
+    error = await failure(
+        start(pb.BeginOAuthRequest(provider="local", redirect_uri=REDIRECT + "/"))
+    )
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (reason_of(error), fields_of(error)) == ("REDIRECT_NOT_ALLOWED", ["redirect_uri"])
+    assert provider.asked == []
+
+
+async def test_beginnings_are_throttled(start_service: StartService, oauth: Settings) -> None:
+    limit = {"requests": 2, "window": "1h"}
+    policy = type(oauth.brute_force.oauth_logins_per_ip).model_validate(limit)
+    service = await start_service(with_changes(oauth, "brute_force", oauth_logins_per_ip=policy))
+    ends = [await outcome(service.auth().BeginOAuth(begin())) for _ in range(3)]
+    assert ends == ["OK", "OK", "TOO_MANY_ATTEMPTS"]
+    error = await failure(service.auth().BeginOAuth(begin()))
+    assert detail(error, RetryInfo).retry_delay.ToSeconds() > 60
+
+
+async def test_only_apps_may(linked: Service) -> None:
+    for caller in ("edge", "issuer", "admin", "observer"):
+        auth = linked.auth(caller)
+        assert await outcome(auth.BeginOAuth(begin())) == "CALLER_NOT_ALLOWED"
+        request = pb.CompleteOAuthRequest(state="x", code="x")
+        assert await outcome(auth.CompleteOAuth(request)) == "CALLER_NOT_ALLOWED"
+
+
+async def test_connections_to_providers_end_with_the_service(
+    oauth: Settings, start_service: StartService, provider: LocalProvider
+) -> None:
+    service = await start_service(oauth)
+    begun = await service.auth().BeginOAuth(begin())
+    await browse(begun.authorization_url)
+    # Warnings are errors: a session that is left open would be one.
+    await service.app.stop()

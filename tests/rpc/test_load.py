@@ -1,0 +1,414 @@
+"""What one client may take: time, memory, calls, streams, connections, pings."""
+
+import asyncio
+import gzip
+import socket
+import ssl
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2 as details
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from authsvc.app.addresses import ServerError
+from authsvc.config import Settings
+from authsvc.v1 import auth_service_pb2 as pb
+from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
+from tests.support.certificates import Authority
+from tests.support.http2 import ENHANCE_YOUR_CALM, GOAWAY, PING, Connection, Frame, tls_context
+from tests.support.probe import (
+    LOGIN,
+    ProbeServer,
+    StartProbe,
+    counted,
+    details_of,
+    failure,
+    identity_of,
+    outcome,
+    reason_of,
+    with_changes,
+)
+
+IN_FLIGHT = "authsvc_rpc_in_flight"
+
+
+def stub(probe: ProbeServer, caller: str = "app") -> Any:
+    return AuthServiceStub(probe.clients.channel(caller))
+
+
+def limited(settings: Settings, **changes: Any) -> Settings:
+    return with_changes(settings, "grpc", **changes)
+
+
+@pytest.fixture
+def context(authority: Authority) -> ssl.SSLContext:
+    return tls_context(authority.certificate, authority.caller(identity_of("app")))
+
+
+class Stuck:
+    """A handler that waits to be released, and knows how many calls it holds and lost."""
+
+    def __init__(self, probe: ProbeServer) -> None:
+        self._changed = asyncio.Condition()
+        self._released = asyncio.Event()
+        self.held = self.cancelled = 0
+        probe.probe.answer = self._wait
+
+    def release(self) -> None:
+        self._released.set()
+
+    async def until(self, *, held: int = 0, cancelled: int = 0) -> None:
+        """Wait until so many calls are held, or were cancelled."""
+        async with asyncio.timeout(30), self._changed:
+            await self._changed.wait_for(lambda: self.held >= held and self.cancelled >= cancelled)
+
+    async def _wait(self, _request: Any) -> None:
+        await self._count(held=1)
+        try:
+            await self._released.wait()
+        except asyncio.CancelledError:
+            await self._count(cancelled=1)
+            raise
+
+    async def _count(self, *, held: int = 0, cancelled: int = 0) -> None:
+        async with self._changed:
+            self.held += held
+            self.cancelled += cancelled
+            self._changed.notify_all()
+
+
+# Time
+
+
+async def test_server_ends_what_takes_too_long(start_probe: StartProbe, settings: Settings) -> None:
+    probe = await start_probe(limited(settings, call_timeout=timedelta(seconds=1)))
+    stuck = Stuck(probe)
+    error = await failure(stub(probe).Login(pb.LoginRequest(), timeout=30))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert reason_of(error) == "STORE_UNAVAILABLE"
+    await stuck.until(cancelled=1)
+    stuck.release()
+    assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
+
+
+async def test_answer_of_a_handler_that_would_not_end_is_not_given(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    probe = await start_probe(limited(settings, call_timeout=timedelta(milliseconds=200)))
+
+    async def defy(_request: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ValueError from None
+
+    probe.probe.answer = defy
+    assert await outcome(stub(probe).Login(pb.LoginRequest())) == "STORE_UNAVAILABLE"
+
+
+async def test_caller_s_deadline_ends_the_handler(
+    probe: ProbeServer, context: ssl.SSLContext
+) -> None:
+    stuck = Stuck(probe)
+    async with Connection.open(probe.server.port, context) as connection:
+        # gRPC's own client gives up by itself, which may be what the server sees first.
+        await connection.begin(LOGIN, grpc_timeout="1S")
+        await stuck.until(cancelled=1)
+        await counted(probe, "DEADLINE_EXCEEDED")
+
+
+async def test_caller_that_gives_up_ends_the_handler(probe: ProbeServer) -> None:
+    stuck = Stuck(probe)
+    call = stub(probe).Login(pb.LoginRequest())
+    waiting = asyncio.ensure_future(call)
+    await stuck.until(held=1)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await stuck.until(cancelled=1)
+    await counted(probe, "CANCELLED")
+    assert probe.metrics.registry.get_sample_value(IN_FLIGHT) == 0
+
+
+# Load
+
+
+async def test_calls_beyond_the_bound_are_shed(start_probe: StartProbe, settings: Settings) -> None:
+    probe = await start_probe(limited(settings, max_concurrent_rpcs=3))
+    stuck = Stuck(probe)
+    held = [asyncio.ensure_future(stub(probe).Login(pb.LoginRequest())) for _ in range(3)]
+    await stuck.until(held=3)
+    assert probe.metrics.registry.get_sample_value(IN_FLIGHT) == 3
+    error = await failure(stub(probe).Login(pb.LoginRequest()))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason_of(error) == "OVERLOADED"
+    retry = details.RetryInfo()
+    assert details_of(error).details[1].Unpack(retry)
+    assert retry.retry_delay.ToTimedelta() == timedelta(seconds=1)
+    stuck.release()
+    await asyncio.gather(*held)
+    async with asyncio.timeout(30):
+        while await outcome(stub(probe).Login(pb.LoginRequest())) != "OK":
+            pass
+
+
+async def test_no_caller_takes_the_room_of_the_others(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    changed = limited(settings, max_concurrent_rpcs=4, max_concurrent_rpcs_per_caller=3)
+    probe = await start_probe(changed)
+    stuck = Stuck(probe)
+
+    def call(caller: str) -> Any:
+        return stub(probe, caller).ValidateToken(pb.ValidateTokenRequest())
+
+    held = [asyncio.ensure_future(call("app")) for _ in range(3)]
+    await stuck.until(held=3)
+    assert await outcome(call("app")) == "OVERLOADED"
+    held.append(asyncio.ensure_future(call("edge")))
+    await stuck.until(held=4)
+    held.pop(0).cancel()
+    await stuck.until(held=4, cancelled=1)
+    stuck.release()
+    await asyncio.gather(*held)
+    # What was broken off and what was answered makes room again, once the server has seen its end.
+    async with asyncio.timeout(30):
+        while await asyncio.gather(*(outcome(call("app")) for _ in range(3))) != ["OK"] * 3:
+            pass
+
+
+async def test_health_answers_under_load(start_probe: StartProbe, settings: Settings) -> None:
+    probe = await start_probe(limited(settings, max_concurrent_rpcs=1))
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(stub(probe).Login(pb.LoginRequest()))
+    await stuck.until(held=1)
+    health = health_pb2_grpc.HealthStub(probe.clients.channel("app"))
+    response = await health.Check(health_pb2.HealthCheckRequest())
+    assert response.status == health_pb2.HealthCheckResponse.SERVING
+    stuck.release()
+    await held
+
+
+# Memory
+
+
+def sized(size: int) -> pb.LoginRequest:
+    """Return a message of exactly `size` bytes."""
+    request = pb.LoginRequest(email="x" * (size - 4))
+    assert request.ByteSize() == size
+    return request
+
+
+async def test_message_size(probe: ProbeServer) -> None:
+    assert await outcome(stub(probe).Login(sized(65_536))) == "OK"
+    assert await outcome(stub(probe).Login(sized(65_537))) == "FIELD_INVALID"
+
+
+async def test_batches_may_be_larger(probe: ProbeServer) -> None:
+    tokens = ["x" * 2_000] * 1_000
+    request = pb.BatchValidateTokensRequest(access_tokens=tokens)
+    assert await outcome(stub(probe).BatchValidateTokens(request)) == "OK"
+
+
+@pytest.mark.parametrize("rpc", ["Login", "BatchValidateTokens"])
+async def test_huge_message_is_not_even_received(rpc: str, probe: ProbeServer) -> None:
+    raw = probe.clients.raw("app", f"/authsvc.v1.AuthService/{rpc}")
+    error = await failure(raw(b"\x0a" + bytes(3_000_000)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_bomb_is_not_unpacked(probe: ProbeServer) -> None:
+    bomb = pb.LoginRequest(email="x" * 60_000)
+    call = stub(probe).Login(bomb, compression=grpc.Compression.Gzip)
+    assert (await failure(call)).code() is grpc.StatusCode.UNIMPLEMENTED
+    assert len(gzip.compress(bomb.SerializeToString())) < 1_000
+
+
+async def test_metadata_size(probe: ProbeServer) -> None:
+    # Between gRPC's soft and hard bound calls would fail at random.
+    fine = [("x-note", "x" * 15_500)]
+    for _ in range(20):
+        assert await outcome(stub(probe).Login(pb.LoginRequest(), metadata=fine)) == "OK"
+    large = [("x-note", "x" * 17_000)]
+    error = await failure(stub(probe).Login(pb.LoginRequest(), metadata=large))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+# Streams and connections
+
+
+async def test_streams_of_a_connection_are_bounded(
+    start_probe: StartProbe, settings: Settings
+) -> None:
+    probe = await start_probe(limited(settings, max_concurrent_streams=2))
+    await stub(probe).Login(pb.LoginRequest())  # the client knows the bound from now on
+    stuck = Stuck(probe)
+    calls = [asyncio.ensure_future(stub(probe).Login(pb.LoginRequest())) for _ in range(5)]
+    await stuck.until(held=2)
+    # By the time that another connection was served, a third call would have come in.
+    health = health_pb2_grpc.HealthStub(probe.clients.channel("edge"))
+    await health.Check(health_pb2.HealthCheckRequest())
+    assert stuck.held == 2
+    stuck.release()
+    await asyncio.gather(*calls)
+    assert stuck.held == 5
+
+
+async def test_streams_that_are_reset_at_once_do_no_harm(
+    probe: ProbeServer, context: ssl.SSLContext
+) -> None:
+    # CVE-2023-44487: each reset makes room for another stream, but the server has the work.
+    async with Connection.open(probe.server.port, context) as connection:
+        await connection.frame()
+        for stream in range(1, 10_001, 2):
+            await connection.open_and_reset(LOGIN, stream)
+        assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
+    async with asyncio.timeout(30):
+        while probe.metrics.registry.get_sample_value(IN_FLIGHT):  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+
+async def test_connections_are_bounded(
+    start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
+) -> None:
+    probe = await start_probe(limited(settings, max_connections=2))
+    async with Connection.open(probe.server.port, context) as first:
+        assert await first.frame()
+        async with Connection.open(probe.server.port, context) as second:
+            assert await second.frame()
+            assert await refused(probe, context)
+        await regained(probe, context)
+
+
+async def refused(probe: ProbeServer, context: ssl.SSLContext) -> bool:
+    try:
+        async with Connection.open(probe.server.port, context) as connection:
+            return await connection.frame() is None
+    except OSError:
+        return True
+
+
+async def regained(probe: ProbeServer, context: ssl.SSLContext) -> None:
+    """Wait until the server has noticed that a connection is free."""
+    async with asyncio.timeout(30):
+        while await refused(probe, context):  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_handshake_must_be_quick(start_probe: StartProbe, settings: Settings) -> None:
+    probe = await start_probe(limited(settings, handshake_timeout=timedelta(milliseconds=200)))
+    reader, writer = await asyncio.open_connection("127.0.0.1", probe.server.port)
+    async with asyncio.timeout(30):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_pings_in_a_row_end_the_connection(
+    probe: ProbeServer, context: ssl.SSLContext
+) -> None:
+    async with Connection.open(probe.server.port, context) as connection:
+        goaway = await ping_until_goaway(connection, 10)
+        assert goaway is not None
+        assert goaway.error == ENHANCE_YOUR_CALM
+        assert b"too_many_pings" in goaway.payload
+
+
+async def test_pings_of_a_patient_client_are_answered(
+    start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
+) -> None:
+    interval = timedelta(milliseconds=20)
+    probe = await start_probe(limited(settings, min_ping_interval=interval))
+    async with Connection.open(probe.server.port, context) as connection:
+        assert await ping_until_goaway(connection, 10, pause=0.03) is None
+        assert await connection.call(LOGIN)
+
+
+async def ping_until_goaway(connection: Connection, times: int, pause: float = 0) -> Frame | None:
+    for _ in range(times):
+        await asyncio.sleep(pause)
+        await connection.send(PING, payload=b"12345678")
+        while frame := await connection.frame():
+            if frame.kind == GOAWAY:
+                return frame
+            if frame.kind == PING:
+                break
+    return None
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [("max_connection_idle", b"idle"), ("max_connection_age", b"max_age")]
+)
+async def test_connections_end_in_time(
+    limit: str, said: bytes, start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
+) -> None:
+    probe = await start_probe(limited(settings, **{limit: timedelta(milliseconds=200)}))
+    async with asyncio.timeout(30), Connection.open(probe.server.port, context) as connection:
+        goaway = await connection.until(GOAWAY)
+        assert goaway is not None
+        assert said in goaway.payload
+
+
+# The port
+
+
+async def test_port_in_use_is_one_clear_error(
+    probe: ProbeServer, start_probe: StartProbe, settings: Settings
+) -> None:
+    address = f"127.0.0.1:{probe.server.port}"
+    with pytest.raises(ServerError, match=f"gRPC can't listen on {address}: it is in use"):
+        await start_probe(limited(settings, address=address))
+    assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
+
+
+@pytest.mark.parametrize("address", ["203.0.113.1:0", "nowhere.invalid:0", "127.0.0.1:99999"])
+async def test_address_that_is_not_ours(
+    address: str, start_probe: StartProbe, settings: Settings
+) -> None:
+    with pytest.raises(ServerError, match=r"can't listen|is no address"):
+        await start_probe(limited(settings, address=address))
+
+
+async def test_address_may_be_of_ipv6(start_probe: StartProbe, settings: Settings) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    probe = await start_probe(limited(settings, address="[::1]:0"))
+    channel = probe.clients.open_at(f"[::1]:{probe.server.port}")
+    assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
+
+
+async def test_address_may_be_a_socket_file(
+    start_probe: StartProbe, settings: Settings, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/grpc.sock"
+    probe = await start_probe(limited(settings, address=address))
+    channel = probe.clients.open_at(address)
+    assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
+
+
+async def test_drain_lets_calls_finish_and_refuses_new_ones(probe: ProbeServer) -> None:
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(stub(probe).Login(pb.LoginRequest()))
+    await stuck.until(held=1)
+    draining = asyncio.ensure_future(probe.server.drain(30))
+    await asyncio.sleep(0)
+    assert await outcome(stub(probe, "edge").ValidateToken(pb.ValidateTokenRequest())) == (
+        "UNAVAILABLE"
+    )
+    assert not draining.done()
+    stuck.release()
+    await held
+    await draining
+
+
+async def test_drain_ends_what_outlasts_its_grace(probe: ProbeServer) -> None:
+    stuck = Stuck(probe)
+    held = asyncio.ensure_future(outcome(stub(probe).Login(pb.LoginRequest())))
+    await stuck.until(held=1)
+    await probe.server.drain(0.1)
+    assert await held in {"UNAVAILABLE", "CANCELLED"}

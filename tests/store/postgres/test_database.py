@@ -1,0 +1,173 @@
+"""What a database lends, and what the failures of its borrowers come to."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+
+from authsvc.errors import NotFound, Reason, StoreUnavailable, session_not_found
+from authsvc.store.postgres.database import Database
+from tests.support.databases import backends, opened, until
+
+
+@pytest.fixture
+async def numbers(database: Database) -> Database:
+    async with database.connection() as connection:
+        await connection.execute("CREATE TABLE numbers (n int PRIMARY KEY)")
+    return database
+
+
+async def _count(database: Database) -> int:
+    async with database.connection() as connection:
+        return int(await connection.fetchval("SELECT count(*) FROM numbers"))
+
+
+async def test_a_transaction_commits_at_its_end(numbers: Database) -> None:
+    async with numbers.transaction() as connection:
+        await connection.execute("INSERT INTO numbers VALUES (1)")
+        assert await _count(numbers) == 0
+    assert await _count(numbers) == 1
+
+
+async def _insert(database: Database, *values: int, error: Exception | None = None) -> None:
+    async with database.transaction() as connection:
+        for value in values:
+            await connection.execute("INSERT INTO numbers VALUES ($1)", value)
+        if error:
+            raise error
+
+
+async def test_an_exception_undoes_a_transaction_and_passes_unchanged(numbers: Database) -> None:
+    error = session_not_found()
+    with pytest.raises(type(error)) as caught:
+        await _insert(numbers, 1, error=error)
+    assert caught.value is error
+    assert await _count(numbers) == 0
+
+
+async def test_a_statements_own_fault_is_no_outage(numbers: Database) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await _insert(numbers, 1, 1)
+    assert await _count(numbers) == 0
+
+
+async def test_a_row_for_a_deleted_user_tells_that_there_is_no_such_user(
+    database: Database,
+) -> None:
+    with pytest.raises(NotFound) as refused:
+        async with database.transaction() as connection:
+            await connection.execute(
+                "INSERT INTO devices (user_id, device_hash, last_use_time)"
+                " VALUES (gen_random_uuid(), '', now())"
+            )
+    assert refused.value.reason is Reason.USER_NOT_FOUND
+
+
+async def test_foreign_keys_refer_to_what_goes_with_its_user(database: Database) -> None:
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT DISTINCT confrelid::regclass::text, confdeltype FROM pg_constraint"
+            " WHERE contype = 'f'"
+        )
+    assert {tuple(row) for row in rows} == {("users", b"c"), ("sessions", b"c")}
+
+
+async def test_a_transaction_does_not_pretend_to_commit_after_a_failure(numbers: Database) -> None:
+    async def ignore_a_failure() -> None:
+        async with numbers.transaction() as connection:
+            await connection.execute("INSERT INTO numbers VALUES (1)")
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                await connection.execute("SELECT 1 / 0")
+
+    with pytest.raises(RuntimeError):
+        await ignore_a_failure()
+    assert await _count(numbers) == 0
+
+
+async def test_a_connection_left_in_a_transaction_is_not_lent_on(database_dsn: str) -> None:
+    async with opened(database_dsn, pool_max=1) as database:
+        async with database.connection() as connection:
+            await connection.execute("BEGIN")
+        async with database.connection() as connection:
+            assert not connection.is_in_transaction()
+
+
+async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
+    async with numbers.connection() as connection:
+        await connection.execute("INSERT INTO numbers VALUES (1), (2)")
+    barrier = asyncio.Barrier(2)
+
+    async def take(first: int, second: int) -> None:
+        async with numbers.transaction() as connection:
+            await connection.execute("UPDATE numbers SET n = n WHERE n = $1", first)
+            await barrier.wait()
+            await connection.execute("UPDATE numbers SET n = n WHERE n = $1", second)
+
+    results = await asyncio.gather(take(1, 2), take(2, 1), return_exceptions=True)
+    assert [type(result) for result in results if result] == [StoreUnavailable]
+
+
+async def test_a_statement_that_takes_too_long_is_an_outage(database_dsn: str) -> None:
+    async with opened(database_dsn, pool_max=1, command_timeout="1s") as database:
+        with pytest.raises(StoreUnavailable):
+            async with database.connection() as connection:
+                await connection.execute("SELECT pg_sleep(3600)")
+        await database.ping()
+
+        async def nothing_runs() -> bool:
+            return await backends(database_dsn) == ["idle"]
+
+        await until(nothing_runs)
+
+
+async def test_a_terminated_connection_is_an_outage_and_replaced(
+    database: Database, database_dsn: str
+) -> None:
+    async def use_a_terminated_one() -> None:
+        async with database.connection() as connection:
+            other = await asyncpg.connect(database_dsn)
+            await other.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+            await other.close()
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        await use_a_terminated_one()
+    await database.ping()
+
+
+async def test_a_primary_that_became_read_only_is_left_for_the_new_one(numbers: Database) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            connection = await stack.enter_async_context(numbers.connection())
+            await connection.execute("SET default_transaction_read_only = on")
+    with pytest.raises(StoreUnavailable):
+        await _insert(numbers, 1)
+    await _insert(numbers, 1)
+    assert await _count(numbers) == 1
+
+
+async def test_works_without_prepared_statements(database_dsn: str) -> None:
+    async with (
+        opened(database_dsn, statement_cache_size=0) as database,
+        database.transaction() as connection,
+    ):
+        for number in (1, 2):
+            assert await connection.fetchval("SELECT $1::int", number) == number
+        assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_a_cancelled_borrower_leaves_the_connection_fit(numbers: Database) -> None:
+    async def write() -> None:
+        async with numbers.transaction() as connection:
+            await connection.execute("INSERT INTO numbers VALUES (1)")
+            started.set()
+            await connection.execute("SELECT pg_sleep(3600)")
+
+    started = asyncio.Event()
+    task = asyncio.create_task(write())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await _count(numbers) == 0

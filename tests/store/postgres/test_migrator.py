@@ -1,0 +1,133 @@
+"""Migrations: from nothing, again, at once, and what the migrator refuses."""
+
+import asyncio
+from itertools import chain
+
+import asyncpg
+import pytest
+
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.migrator import (
+    SchemaError,
+    check_schema,
+    migrate,
+    pending,
+    read_migrations,
+    shipped,
+)
+
+_FILES = [
+    ("0001_first.sql", b"CREATE TABLE first (n int); INSERT INTO first VALUES (1);"),
+    ("0002_second.sql", b"ALTER TABLE first ADD COLUMN second text;"),
+    ("0003_third.sql", b"CREATE TABLE third (n int);"),
+]
+
+
+async def _run(dsn: str, statement: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetch(statement)
+    finally:
+        await connection.close()
+
+
+async def _check(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await check_schema(connection)
+    finally:
+        await connection.close()
+
+
+async def test_makes_the_whole_schema_from_nothing_and_then_nothing_more(blank_dsn: str) -> None:
+    versions = [status.version for status in await pending(blank_dsn)]
+    assert [status.apply_time for status in await pending(blank_dsn)] == [None] * len(versions)
+    with pytest.raises(SchemaError, match="authsvc migrate"):
+        await _check(blank_dsn)
+
+    assert await migrate(blank_dsn) == versions
+    assert await migrate(blank_dsn) == []
+    assert all(status.apply_time for status in await pending(blank_dsn))
+    await _check(blank_dsn)
+
+
+async def test_applies_only_what_is_missing(blank_dsn: str) -> None:
+    assert await migrate(blank_dsn, read_migrations(_FILES[:1])) == [1]
+    assert await migrate(blank_dsn, read_migrations(_FILES)) == [2, 3]
+    assert [tuple(row) for row in await _run(blank_dsn, "SELECT n, second FROM first")] == [
+        (1, None)
+    ]
+
+
+async def test_many_at_once_apply_each_migration_once(blank_dsn: str) -> None:
+    migrations = read_migrations(_FILES)
+    results = await asyncio.gather(*(migrate(blank_dsn, migrations) for _ in range(5)))
+    assert sorted(chain.from_iterable(results)) == [1, 2, 3]
+
+
+async def test_a_failing_migration_leaves_nothing_and_those_before_stay(blank_dsn: str) -> None:
+    files = [_FILES[0], ("0002_broken.sql", b"CREATE TABLE half (n int); SELECT 1 / 0;")]
+    with pytest.raises(SchemaError, match=r"Migration 2 \(broken\) failed"):
+        await migrate(blank_dsn, read_migrations(files))
+    tables = await _run(blank_dsn, "SELECT to_regclass('half') AS half, to_regclass('first') AS f")
+    assert tuple(tables[0]) == (None, "first")
+    assert await migrate(blank_dsn, read_migrations(_FILES)) == [2, 3]
+
+
+async def test_refuses_a_migration_that_was_changed_after_it_was_applied(blank_dsn: str) -> None:
+    await migrate(blank_dsn, read_migrations(_FILES[:1]))
+    changed = [("0001_first.sql", _FILES[0][1] + b"\n"), _FILES[1]]
+    with pytest.raises(SchemaError, match="Migration 1 was changed"):
+        await migrate(blank_dsn, read_migrations(changed))
+    assert len(await _run(blank_dsn, "SELECT version FROM schema_version")) == 1
+
+
+async def test_refuses_a_database_newer_than_the_code(blank_dsn: str) -> None:
+    await migrate(blank_dsn, read_migrations(_FILES))
+    with pytest.raises(SchemaError, match="newer"):
+        await migrate(blank_dsn, read_migrations(_FILES[:2]))
+
+
+async def test_refuses_a_database_that_lacks_a_migration_in_between(blank_dsn: str) -> None:
+    await migrate(blank_dsn, read_migrations(_FILES))
+    await _run(blank_dsn, "DELETE FROM schema_version WHERE version = 2")
+    with pytest.raises(SchemaError, match="lacks 2"):
+        await migrate(blank_dsn, read_migrations(_FILES))
+
+
+@pytest.mark.parametrize("name", ["0003_third.sql", "second.sql", "2_second.sql"])
+def test_refuses_files_with_a_gap_or_a_wrong_name(name: str) -> None:
+    with pytest.raises(SchemaError, match=name):
+        read_migrations([_FILES[0], (name, b"")])
+
+
+def test_refuses_a_number_that_is_taken() -> None:
+    with pytest.raises(SchemaError, match="number 0002"):
+        read_migrations([_FILES[0], ("0001_again.sql", b"")])
+
+
+async def test_a_database_newer_than_the_code_may_be_served_with(
+    database: Database,
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO schema_version (version, name, checksum) VALUES ($1, 'later', '')",
+            len(shipped()) + 1,
+        )
+        await check_schema(connection)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("DELETE FROM schema_version", "authsvc migrate"),
+        ("UPDATE schema_version SET checksum = ''", "was changed"),
+    ],
+)
+async def test_serving_is_refused_with_a_schema_that_is_not_the_codes(
+    database: Database, damage: str, message: str
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(damage)
+        with pytest.raises(SchemaError, match=message):
+            await check_schema(connection)

@@ -1,0 +1,169 @@
+"""The pool while its server dies, freezes and comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from authsvc.dev.postgres import EmbeddedPostgres
+from authsvc.errors import StoreUnavailable
+from authsvc.store.postgres.database import Database
+from tests.support.databases import freeze, kill, resume, settings_for, until
+
+# Only so that a failure ends; nothing is measured by it.
+_PATIENCE = 30.0
+
+
+@pytest.fixture
+async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
+    opened = await Database.open(
+        settings_for(
+            own_server.dsn(),
+            pool_max=4,
+            # Short, and yet a busy machine has the time.
+            connect_timeout="2s",
+            acquire_timeout="1s",
+            command_timeout="1s",
+        )
+    )
+    yield opened
+    async with asyncio.timeout(_PATIENCE):
+        await opened.close()
+
+
+async def _all_busy(database: Database) -> None:
+    """Use every connection at once, as soon as that can be done."""
+
+    async def are_busy() -> bool:
+        uses = (_sleep(database, 0.01) for _ in range(4))
+        return set(await asyncio.gather(*uses, return_exceptions=True)) == {None}
+
+    await until(are_busy)
+
+
+async def _sleep(database: Database, seconds: float) -> None:
+    async with database.connection() as connection:
+        await connection.execute(f"SELECT pg_sleep({seconds})")
+
+
+async def test_the_pool_heals_after_the_server_was_killed(
+    own_server: EmbeddedPostgres, database: Database
+) -> None:
+    await _all_busy(database)
+    async with database.connection() as connection:
+        in_flight = asyncio.create_task(_sleep(database, 3600))
+        await connection.execute("SELECT pg_sleep(0.05)")
+        kill(own_server)
+        async with asyncio.timeout(_PATIENCE):
+            with pytest.raises(StoreUnavailable):
+                await in_flight
+            with pytest.raises(StoreUnavailable):
+                await database.ping()
+    await asyncio.to_thread(own_server.start)
+    await _heals(database)
+    await _all_busy(database)
+
+
+async def test_the_pool_heals_after_the_server_was_frozen(
+    own_server: EmbeddedPostgres, database: Database
+) -> None:
+    await _all_busy(database)
+    freeze(own_server)
+    async with asyncio.timeout(_PATIENCE):
+        # More than there are connections, and until each of those was thrown away.
+        for _ in range(3):
+            results = await asyncio.gather(
+                *(database.ping() for _ in range(20)), return_exceptions=True
+            )
+            assert {type(result) for result in results} == {StoreUnavailable}
+    resume(own_server)
+    await _heals(database)
+    await _all_busy(database)
+
+
+async def test_a_frozen_server_does_not_hold_up_those_who_are_cancelled(
+    own_server: EmbeddedPostgres, database: Database
+) -> None:
+    async def write() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("SELECT 1")
+            freeze(own_server)
+            frozen.set()
+            await connection.execute("SELECT 1")
+
+    frozen = asyncio.Event()
+    task = asyncio.create_task(write())
+    await frozen.wait()
+    task.cancel()
+    async with asyncio.timeout(_PATIENCE):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(StoreUnavailable):
+            await database.ping()
+    resume(own_server)
+    await _heals(database)
+
+
+async def test_a_connection_that_does_not_recover_is_thrown_away(
+    own_server: EmbeddedPostgres,
+) -> None:
+    database = await Database.open(settings_for(own_server.dsn(), command_timeout="1h"))
+    task = asyncio.create_task(_sleep(database, 3600))
+    async with asyncio.timeout(_PATIENCE):
+        await asyncio.sleep(0)
+        freeze(own_server)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while database.usage().connections:  # noqa: ASYNC110 - nothing else tells of it
+            await asyncio.sleep(0.01)
+    await database.close()
+
+
+async def test_a_frozen_server_does_not_hold_up_closing(own_server: EmbeddedPostgres) -> None:
+    database = await Database.open(settings_for(own_server.dsn(), pool_min=2, command_timeout="1h"))
+    freeze(own_server)
+    task = asyncio.create_task(database.ping())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(_PATIENCE):
+        await database.close()
+        with pytest.raises(StoreUnavailable):
+            await task
+
+
+async def test_who_waits_for_a_dead_server_is_told_at_once(own_server: EmbeddedPostgres) -> None:
+    database = await Database.open(settings_for(own_server.dsn(), acquire_timeout="1h"))
+    await asyncio.to_thread(own_server.stop)
+    async with asyncio.timeout(_PATIENCE):
+        results = await asyncio.gather(
+            *(database.ping() for _ in range(100)), return_exceptions=True
+        )
+    assert {type(result) for result in results} == {StoreUnavailable}
+    await database.close()
+
+
+async def test_an_outage_is_logged_once_and_so_is_its_end(
+    own_server: EmbeddedPostgres, database: Database
+) -> None:
+    kill(own_server)
+    with capture_logs() as logs:
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await database.ping()
+        await asyncio.to_thread(own_server.start)
+        await _heals(database)
+    events = [entry["event"] for entry in logs]
+    assert [event for event in events if event.endswith("reachable")] == [
+        "database_unreachable",
+        "database_reachable",
+    ]
+
+
+async def _heals(database: Database) -> None:
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            try:
+                return await database.ping()
+            except StoreUnavailable:
+                await asyncio.sleep(0.01)

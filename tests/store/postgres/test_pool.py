@@ -1,0 +1,192 @@
+"""The pool on a healthy server: who gets a connection, who doesn't, and that none is lost."""
+
+import asyncio
+import random
+import socket
+from contextlib import AsyncExitStack
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+from structlog.testing import capture_logs
+
+from authsvc.errors import StoreUnavailable, session_not_found
+from authsvc.store.postgres import pool as pool_module
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.pool import Usage
+from tests.support.databases import backends, opened, settings_for, until
+from tests.support.ports import port_of
+
+# Only so that a failure ends; nothing is measured by it.
+_PATIENCE = 30.0
+
+
+def _beside(host: str, dsn: str) -> str:
+    """Return `dsn` with `host` as the first of two hosts."""
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    if "host" in query:
+        real = f"{quote(query['host'][0], safe='')}:{query['port'][0]}"
+    else:
+        real = parts.netloc.rpartition("@")[2]
+    login = parts.netloc.rpartition("@")[0]
+    return f"postgresql://{login}@{host},{real}{parts.path}?target_session_attrs=read-write"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://user:hush-hush@127.0.0.1:{port}/none",
+        "postgresql://user:hush-hush@nowhere.invalid:{port}/none",
+        "postgresql://user:hush-hush@[::1/none",
+        "postgresql://user:hush-hush@127.0.0.1:hush-hush/none",
+        "postgresql://user:hush-hush@127.0.0.1/none?sslmode=hush-hush",
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_an_outage_that_tells_no_secret(
+    address: str, unheard: socket.socket
+) -> None:
+    with capture_logs() as logs, pytest.raises(StoreUnavailable) as caught:
+        await Database.open(settings_for(address.format(port=port_of(unheard))))
+    assert [entry["event"] for entry in logs] == ["database_unreachable"]
+    assert "hush-hush" not in f"{logs} {caught.value} {caught.value.__cause__}"
+
+
+async def test_a_refused_login_is_an_outage_and_logged(database_dsn: str) -> None:
+    parts = urlsplit(database_dsn)
+    user = parts.netloc.partition(":")[0]
+    host = parts.netloc.rpartition("@")[2]
+    wrong = parts._replace(netloc=f"{user}:hush-hush@{host}").geturl()
+    with capture_logs() as logs, pytest.raises(StoreUnavailable):
+        await Database.open(settings_for(wrong))
+    assert [entry["error"] for entry in logs] == ["InvalidPasswordError"]
+    assert "hush-hush" not in str(logs)
+
+
+@pytest.mark.parametrize("host", ["silent", "refusing"])
+async def test_a_silent_or_refusing_host_gives_way_to_the_next(
+    host: str, database_dsn: str, unheard: socket.socket
+) -> None:
+    if host == "silent":
+        unheard.listen()
+    address = _beside(f"127.0.0.1:{port_of(unheard)}", database_dsn)
+    # As short as a busy machine bears.
+    async with opened(address, connect_timeout="2s") as database:
+        await database.ping()
+
+
+async def test_who_finds_the_pool_exhausted_is_told_in_time(database_dsn: str) -> None:
+    async with opened(database_dsn, pool_max=1, acquire_timeout="50ms") as database:
+        async with database.connection():
+            with pytest.raises(StoreUnavailable):
+                await database.ping()
+        await database.ping()
+
+
+async def test_those_who_wait_are_served_in_their_order(database_dsn: str) -> None:
+    served: list[int] = []
+    async with opened(database_dsn, pool_max=1) as database:
+
+        async def borrow(number: int) -> None:
+            async with database.connection():
+                served.append(number)
+
+        async with asyncio.TaskGroup() as group, database.connection():
+            for number in range(5):
+                group.create_task(borrow(number))
+            await asyncio.sleep(0)
+    assert served == [0, 1, 2, 3, 4]
+
+
+async def test_a_connection_handed_to_a_cancelled_waiter_is_not_lost(database_dsn: str) -> None:
+    async with opened(database_dsn, pool_max=1) as database:
+        async with database.connection():
+            waiter = asyncio.create_task(database.ping())
+            await asyncio.sleep(0)
+        # The connection is the waiter's now, which has not yet run.
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        async with asyncio.timeout(_PATIENCE):
+            await database.ping()
+
+
+async def test_a_storm_of_cancellations_loses_no_connection(database_dsn: str) -> None:
+    chance = random.Random(7)
+    async with opened(database_dsn, pool_max=4) as database:
+
+        async def work() -> None:
+            async with database.transaction() as connection:
+                await connection.fetchval("SELECT pg_sleep($1)", chance.random() / 100)
+
+        tasks = [asyncio.create_task(work()) for _ in range(300)]
+        while pending := [task for task in tasks if not task.done()]:
+            chance.choice(pending).cancel()
+            await asyncio.sleep(chance.random() / 1000)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(result) for result in results} <= {type(None), asyncio.CancelledError}
+
+        async with AsyncExitStack() as stack, asyncio.timeout(_PATIENCE):
+            for _ in range(4):
+                connection = await stack.enter_async_context(database.connection())
+                assert await connection.fetchval("SELECT 1") == 1
+            await until(lambda: _has(database_dsn, ["idle"] * 4))
+
+
+async def _has(dsn: str, states: list[str]) -> bool:
+    return await backends(dsn) == states
+
+
+async def test_connections_that_nobody_needs_are_closed(
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(database_dsn, pool_min=1, pool_max=3) as database:
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(database.connection())
+        assert len(await backends(database_dsn)) == 3
+        monkeypatch.setattr(pool_module, "_IDLE_LIMIT", 0.0)
+
+        async def only_one_is_left() -> bool:
+            await database.ping()
+            return len(await backends(database_dsn)) == 1
+
+        await until(only_one_is_left)
+
+
+async def test_a_closed_database_refuses_and_keeps_no_connection(database_dsn: str) -> None:
+    database = await Database.open(settings_for(database_dsn, pool_max=1))
+
+    async def close_while_borrowing() -> None:
+        async with database.connection() as connection:
+            waiter = asyncio.create_task(database.ping())
+            await asyncio.sleep(0)
+            await database.close()
+            with pytest.raises(StoreUnavailable):
+                await waiter
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        await close_while_borrowing()
+    with pytest.raises(StoreUnavailable):
+        await database.ping()
+    await until(lambda: _has(database_dsn, []))
+
+
+async def test_closing_keeps_no_connection_that_is_just_coming_back(database_dsn: str) -> None:
+    database = await Database.open(settings_for(database_dsn, pool_max=1))
+    with pytest.raises(type(session_not_found())):
+        async with database.connection():
+            raise session_not_found()
+    await database.close()
+    await until(lambda: _has(database_dsn, []))
+
+
+async def test_tells_how_the_pool_stands(database_dsn: str) -> None:
+    async with opened(database_dsn, pool_max=2) as database:
+        assert database.usage() == Usage(connections=1, idle=1, waiting=0)
+        async with database.connection(), database.connection():
+            waiter = asyncio.create_task(database.ping())
+            await asyncio.sleep(0)
+            assert database.usage() == Usage(connections=2, idle=0, waiting=1)
+        await waiter
+        assert database.usage() == Usage(connections=2, idle=2, waiting=0)

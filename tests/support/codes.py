@@ -1,0 +1,222 @@
+"""One-time codes as they are tested: an account, all that codes are used for, and its mailbox."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest_asyncio
+
+from authsvc.config import CodeSettings, PolicySettings
+from authsvc.core.accounts.password_reset import PasswordRecovery
+from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.codes.email_change import EmailChange
+from authsvc.core.codes.email_verification import EmailVerification
+from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
+from authsvc.core.codes.reclaim import AccountReclaim
+from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.login.code import CodeLogin
+from authsvc.core.messages.outbox import Message, MessageKind, unseal
+from authsvc.errors import ServiceError
+from authsvc.models.calls import ClientContext
+from authsvc.models.factors import LoginOutcome
+from authsvc.models.ids import UserId
+from authsvc.models.messages import Delivery
+from authsvc.models.tokens import Claims
+from authsvc.models.users import User
+from authsvc.store import users
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CALL, EMAIL, IP, KEYRING, Service, cheap_passwords, unlimited
+from tests.support.clock import FakeClock
+from tests.support.probe import CLAIMS
+
+NEW_EMAIL = "Countess@Example.Test"
+NEW_PASSWORD = "Sketch-Of-The-Engine-1842"
+REFUSED = "CODE_INVALID"
+WRONG_CODE = "wrong"
+CLIENT = ClientContext(IP, "Test", "")
+_PLENTY = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
+
+
+def unlimited_codes(**changes: object) -> CodeSettings:
+    """Return limits of requests that no test reaches; codes are as shipped."""
+    plenty = {"requests_per_address": _PLENTY, "requests_per_ip": _PLENTY, "resend_interval": "0s"}
+    return CodeSettings.model_validate(plenty | changes)
+
+
+async def outcome(work: Awaitable[object]) -> str:
+    """Return "OK" or the reason why it failed."""
+    try:
+        await work
+    except ServiceError as error:
+        return error.reason.value
+    return "OK"
+
+
+async def outcomes(works: Iterable[Awaitable[object]]) -> Counter[str]:
+    """Do all at once; return how often each came of it."""
+    return Counter(await asyncio.gather(*map(outcome, works)))
+
+
+class Coded:
+    """One replica's codes, on its accounts."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.database, self.clock = service.database, service.clock
+        self.verification = EmailVerification(
+            self.database, service.codes, service.attempts, self.clock
+        )
+        arrival = AccountReclaim(service.sessions, self.clock)
+        proofs = CodeProofs(service.codes, arrival, self.clock)
+        self.code_login = CodeLogin(self.database, proofs, service.attempts, service.completion)
+        self.recovery = PasswordRecovery(
+            self.database,
+            proofs,
+            service.attempts,
+            service.hasher,
+            service.policy,
+            service.sessions,
+            service.outbox,
+            self.clock,
+        )
+        self.email_change = EmailChange(
+            self.database,
+            service.codes,
+            service.code_limits,
+            service.attempts,
+            service.outbox,
+            RecentLogin(timedelta(minutes=10), self.clock),
+            self.clock,
+        )
+
+    async def request(
+        self,
+        purpose: Purpose,
+        email: str = EMAIL,
+        delivery: Delivery = Delivery.RETURN,
+        client: ClientContext = CLIENT,
+    ) -> IssuedCode:
+        """Ask for a code that needs no login."""
+        return await self.service.code_requests.request(CALL, purpose, email, delivery, client)
+
+    async def verify(self, code: str, email: str = EMAIL, client: ClientContext = CLIENT) -> None:
+        await self.verification.verify(CALL, email, code, client)
+
+    async def log_in(
+        self, challenge_id: UUID, code: str, client: ClientContext = CLIENT
+    ) -> LoginOutcome:
+        return await self.code_login.login(CALL, challenge_id, code, client)
+
+    async def reset(
+        self,
+        code: str,
+        email: str = EMAIL,
+        password: str = NEW_PASSWORD,
+        client: ClientContext = CLIENT,
+    ) -> None:
+        await self.recovery.reset(CALL, email, code, password, client)
+
+    async def request_change(
+        self, user_id: UserId, email: str = NEW_EMAIL, delivery: Delivery = Delivery.RETURN
+    ) -> IssuedCode:
+        claims = self.claims(user_id)
+        return await self.email_change.request(CALL, claims, email, delivery, CLIENT)
+
+    async def confirm_change(self, user_id: UserId, code: str, email: str = NEW_EMAIL) -> User:
+        return await self.email_change.confirm(CALL, self.claims(user_id), email, code, CLIENT)
+
+    async def use(self, purpose: Purpose, issued: IssuedCode) -> None:
+        """Use a code of the registered account for what it was made for."""
+        match purpose:
+            case Purpose.VERIFY_EMAIL:
+                await self.verify(issued.code)
+            case Purpose.LOGIN:
+                await self.log_in(issued.code_id, issued.code)
+            case Purpose.RESET_PASSWORD:
+                await self.reset(issued.code)
+            case Purpose.CHANGE_EMAIL:
+                await self.confirm_change(await self.user_id(), issued.code)
+
+    async def issue(self, purpose: Purpose) -> IssuedCode:
+        """Ask for a code for the registered account."""
+        if purpose is Purpose.CHANGE_EMAIL:
+            return await self.request_change(await self.user_id())
+        return await self.request(purpose)
+
+    def claims(self, user_id: UserId) -> Claims:
+        """Return what an access token of a login just now says."""
+        return replace(CLAIMS, subject=user_id, authentication_time=self.clock.now())
+
+    async def user_id(self, email: str = EMAIL) -> UserId:
+        found = await self.fetchval(
+            "SELECT user_id FROM users WHERE email_canonical = $1", email.lower()
+        )
+        return UserId(found)
+
+    async def user(self, email: str = EMAIL) -> User:
+        async with self.database.connection() as connection:
+            user = await users.get(connection, await self.user_id(email))
+        assert user is not None
+        return user
+
+    async def prove_address(self) -> None:
+        """Let the addresses of all accounts be proved, some time ago."""
+        await self.fetch("UPDATE users SET email_verify_time = create_time")
+
+    async def mailbox(self, *kinds: MessageKind) -> list[Message]:
+        """Return the messages that wait to be delivered, of some kinds or all, oldest first."""
+        rows = await self.fetch("SELECT * FROM outbox WHERE state = 'pending' ORDER BY message_id")
+        messages = []
+        for row in rows:
+            kind = MessageKind(row["kind"])
+            if not kinds or kind in kinds:
+                user_id = UserId(row["user_id"]) if row["user_id"] else None
+                sealed = row["sealed_content"]
+                messages.append(unseal(KEYRING, row["message_id"], kind, user_id, sealed))
+        return messages
+
+    async def written(self) -> Counter[str]:
+        """Return how many messages of each kind were written, to somebody or nobody."""
+        rows = await self.fetch("SELECT kind FROM outbox")
+        return Counter(row["kind"] for row in rows)
+
+    async def events(self) -> Counter[str]:
+        """Return how often each type of event was recorded."""
+        rows = await self.fetch("SELECT type FROM audit_events")
+        return Counter(row["type"] for row in rows)
+
+    async def fetch(self, query: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: Any) -> Any:
+        async with self.database.connection() as connection:
+            return await connection.fetchval(query, *arguments)
+
+
+async def start_coded(
+    database: Database, clock: FakeClock, settings: CodeSettings | None = None
+) -> Coded:
+    """Build a replica under no limits but those of each code; the hasher is the test's to close."""
+    service = await Service(
+        database,
+        clock,
+        limits=unlimited(),
+        passwords=cheap_passwords(),
+        code_settings=settings or unlimited_codes(),
+    ).start()
+    return Coded(service)
+
+
+@pytest_asyncio.fixture
+async def coded(database: Database, clock: FakeClock) -> Any:
+    """Codes under no limits but their own, with one account."""
+    made = await start_coded(database, clock)
+    await made.service.register()
+    yield made
+    made.service.hasher.close()

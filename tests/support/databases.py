@@ -1,0 +1,122 @@
+"""The database that a test talks to as the service does, and servers that a test may hurt."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from pydantic import SecretStr
+
+from authsvc.config import DatabaseSettings
+from authsvc.dev.postgres import EmbeddedPostgres
+from authsvc.store.postgres.database import Connection, Database
+
+# Only so that a failure ends; nothing is measured by it.
+_PATIENCE = 30.0
+
+
+def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
+    """Return the settings of a small pool on `dsn`, for which hundreds may wait."""
+    patient = {"pool_min": 1, "acquire_timeout": "60s", "command_timeout": "60s"}
+    return DatabaseSettings.model_validate({"url": SecretStr(dsn)} | patient | changes)
+
+
+@pytest_asyncio.fixture
+async def database(database_dsn: str) -> AsyncIterator[Database]:
+    """An open pool on this test's own database, with all migrations applied."""
+    async with opened(database_dsn) as database:
+        yield database
+
+
+@asynccontextmanager
+async def opened(dsn: str, **changes: object) -> AsyncIterator[Database]:
+    """Open a pool of a test's own making on `dsn`."""
+    database = await Database.open(settings_for(dsn, **changes))
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def giving_up_locks(dsn: str, after: str) -> str:
+    """Return an address whose statements wait no longer for a lock, however slow the machine is."""
+    return f"{dsn}{'&' if '?' in dsn else '?'}lock_timeout={after}"
+
+
+async def backends(dsn: str) -> list[str]:
+    """Return the state of each connection to the database but the one that asks."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT state FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    finally:
+        await connection.close()
+    return [row["state"] for row in rows]
+
+
+async def until(condition: Callable[[], Coroutine[None, None, bool]]) -> None:
+    """Return when the condition holds; it is asked again and again."""
+    async with asyncio.timeout(_PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0.01)
+
+
+_WAITS = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+               WHERE datname = current_database() AND wait_event_type = 'Lock')
+"""
+
+
+async def waits_for_a_lock(connection: Connection) -> bool:
+    """Return whether a transaction on this database waits for another."""
+    return bool(await connection.fetchval(_WAITS))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A running server of this test's own, to be killed or stopped; its database is empty."""
+    server = EmbeddedPostgres(tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        if server.is_running():
+            resume(server)
+        server.stop()
+
+
+def freeze(server: EmbeddedPostgres) -> None:
+    """Stop every process of the server: it keeps its connections and answers nothing."""
+    _signal(server, signal.SIGSTOP)
+
+
+def resume(server: EmbeddedPostgres) -> None:
+    """Let a frozen server go on."""
+    _signal(server, signal.SIGCONT)
+
+
+def kill(server: EmbeddedPostgres) -> None:
+    """End every process of the server at once, as a crash of its machine does."""
+    _signal(server, signal.SIGKILL)
+
+
+def _signal(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    parent = server.pid
+    assert parent is not None
+    # Stopped first, so that it neither starts processes nor tidies up meanwhile.
+    os.kill(parent, signal.SIGSTOP)
+    children = subprocess.run(
+        ["pgrep", "-P", str(parent)], check=False, capture_output=True, text=True
+    )
+    for process in (*map(int, children.stdout.split()), parent):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)

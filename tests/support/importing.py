@@ -1,0 +1,69 @@
+"""Imports as they are tested: files made of rows, on a real database, with cheap hashes."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import pytest
+
+from authsvc.config import ImportSettings
+from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.user_transfer.exporting import UserExport
+from authsvc.core.user_transfer.import_rows import RowFailure
+from authsvc.core.user_transfer.importing import ImportCounts, ImportOptions, UserImport
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CLI, PEPPERS, cheap_passwords
+from tests.support.clock import FakeClock
+
+
+@dataclass
+class Importer:
+    """Imports and exports users of one database; `failures` are those of the last import."""
+
+    database: Database
+    hasher: PasswordHasher
+    clock: FakeClock
+    settings: ImportSettings = field(default_factory=ImportSettings)
+    failures: list[RowFailure] = field(default_factory=list)
+
+    async def run(self, *rows: object, dry_run: bool = False) -> tuple[int, int, int]:
+        """Import rows, bytes and text as they are; return (imported, skipped, failed)."""
+        counts = await self.read(b"".join(map(line, rows)), ImportOptions(dry_run=dry_run))
+        return counts.imported, counts.skipped, counts.failed
+
+    async def read(self, data: bytes, options: ImportOptions) -> ImportCounts:
+        """Import a file."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield data
+
+        self.failures.clear()
+        work = UserImport(self.database, self.hasher, self.settings, self.clock)
+        return await work.run(CLI, parts(), options, self.failures.append)
+
+    async def export(self, *, with_passwords: bool = True) -> list[dict[str, Any]]:
+        """Return the users as they are exported."""
+        lines = UserExport(self.database, self.clock).lines(CLI, with_passwords=with_passwords)
+        return [json.loads(line) async for line in lines]
+
+    async def fetch(self, query: str) -> list[asyncpg.Record]:
+        """Return what a query finds."""
+        async with self.database.connection() as connection:
+            return await connection.fetch(query)
+
+
+def line(row: object) -> bytes:
+    """Return a row as a line of a file."""
+    if isinstance(row, bytes):
+        return row + b"\n"
+    return (row if isinstance(row, str) else json.dumps(row)).encode() + b"\n"
+
+
+@pytest.fixture
+def importer(database: Database, clock: FakeClock) -> Iterator[Importer]:
+    """Imports into this test's own database."""
+    hasher = PasswordHasher(cheap_passwords(), PEPPERS)
+    yield Importer(database, hasher, clock)
+    hasher.close()

@@ -1,0 +1,166 @@
+"""Sessions built of real parts: any number of replicas on one database."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest_asyncio
+
+from authsvc.config import SessionSettings, TokenSettings
+from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
+from authsvc.core.sessions.sessions import SessionCheck, SessionResult, Sessions
+from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.core.tokens.validation import TokenValidation
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import SessionId, UserId
+from authsvc.models.tokens import Tokens
+from authsvc.store.postgres.database import Connection, Database
+from tests.support.clock import FakeClock
+from tests.support.tokens import PERMISSIONS, keyring, load_keys
+
+CALL = Call("request-1", "spiffe://authsvc.dev/app")
+CLIENT = ClientContext("192.0.2.1", "Browser/1", "phone")
+METHODS = ("pwd",)
+SECOND = timedelta(seconds=1)
+DAY = timedelta(days=1)
+
+
+class HeldDatabase(Database):
+    """The real database, from which a caller who has read what it wanted returns when allowed to.
+
+    `has_read` is set when a caller is held, `go_on` lets it and all later ones go; `borrowed`
+    counts them.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database._pool)
+        self.has_read = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.borrowed = 0
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        self.borrowed += 1
+        async with super().connection() as connection:
+            yield connection
+        self.has_read.set()
+        await self.go_on.wait()
+
+
+class Replica:
+    """One replica's sessions and the judging of their access tokens."""
+
+    def __init__(self, sessions: Sessions, tokens: TokenValidation) -> None:
+        self.sessions = sessions
+        self.tokens = tokens
+
+    async def validate(
+        self,
+        session_token: str,
+        client: ClientContext = CLIENT,
+        csrf_token: str = "",
+        *,
+        strict: bool = False,
+    ) -> SessionResult:
+        return await self.sessions.validate(SessionCheck(session_token, client, csrf_token, strict))
+
+    async def refresh(self, refresh_token: str, client: ClientContext = CLIENT) -> Tokens:
+        return await self.sessions.refresh(CALL, refresh_token, client)
+
+
+class World:
+    """A database with users in it, on which replicas are started."""
+
+    def __init__(self, database: Database, clock: FakeClock, keys: SigningKeys) -> None:
+        self.database = database
+        self.clock = clock
+        self._keys = keys
+        self._users = 0
+
+    def replica(
+        self,
+        *,
+        database: Database | None = None,
+        is_fresh: Callable[[], bool] = lambda: True,
+        tokens: TokenSettings | None = None,
+        **settings: object,
+    ) -> Replica:
+        """Return a replica with these settings of sessions; nobody tells it of revocations."""
+        token_settings = tokens or TokenSettings()
+        access_tokens = AccessTokens(self._keys, token_settings, PERMISSIONS, self.clock)
+        sessions = Sessions(
+            database or self.database,
+            access_tokens,
+            RefreshTokenCodec(keyring().derive("refresh-token")),
+            SessionSettings.model_validate(settings),
+            token_settings,
+            self.clock,
+            is_fresh,
+        )
+        return Replica(sessions, TokenValidation(access_tokens, sessions))
+
+    async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:
+        self._users += 1
+        user_id = UserId(uuid7(self.clock.now()))
+        email = f"user{self._users}@example.test"
+        await self.execute(
+            "INSERT INTO users (user_id, email, email_canonical, roles, create_time, update_time)"
+            " VALUES ($1, $2, $2, $3, $4, $4)",
+            user_id,
+            email,
+            list(roles),
+            self.clock.now(),
+        )
+        return user_id
+
+    async def open(self, replica: Replica, user_id: UserId | None = None) -> Tokens:
+        """Open a session; without a user, a new one's."""
+        owner = user_id or await self.add_user()
+        return await replica.sessions.create(CALL, owner, CLIENT, METHODS)
+
+    async def disable(self, user_id: UserId) -> None:
+        """Disable a user behind the service's back: no session is revoked."""
+        await self.execute("UPDATE users SET status = 'disabled' WHERE user_id = $1", user_id)
+
+    async def row(self, session_id: SessionId) -> asyncpg.Record:
+        rows = await self.fetch("SELECT * FROM sessions WHERE session_id = $1", session_id)
+        return rows[0]
+
+    async def active(self, user_id: UserId) -> list[SessionId]:
+        """Return a user's sessions that were not revoked, oldest first."""
+        rows = await self.fetch(
+            "SELECT session_id FROM sessions WHERE user_id = $1 AND revoke_time IS NULL"
+            " ORDER BY session_id",
+            user_id,
+        )
+        return [row["session_id"] for row in rows]
+
+    async def revoked(self) -> list[SessionId]:
+        """Return what the log of revocations says of sessions, in its order."""
+        rows = await self.fetch("SELECT session_id FROM revocations ORDER BY revocation_id")
+        return [row["session_id"] for row in rows]
+
+    async def events(self, *types: str) -> list[asyncpg.Record]:
+        """Return the audit events of these types in their order."""
+        return await self.fetch(
+            "SELECT * FROM audit_events WHERE type = any($1) ORDER BY event_id", types
+        )
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def execute(self, statement: str, *arguments: Any) -> None:
+        async with self.database.connection() as connection:
+            await connection.execute(statement, *arguments)
+
+
+@pytest_asyncio.fixture
+async def world(database: Database, clock: FakeClock) -> World:
+    """A fresh database and the keys of access tokens."""
+    return World(database, clock, await load_keys(database, clock))
