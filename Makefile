@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard protos/authsvc/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format bench protos baseline lock clean
+.PHONY: help run demo test check format bench mutants protos baseline lock clean
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ format: $(VENV)/.dev ## Format the code and the protos
 
 bench: $(VENV)/.dev ## Measure the service beside a bare echo and print the table
 	@exec $(BIN)/python -m tests.bench
+
+mutants: $(VENV)/.dev ## Change the code in one place at a time and list what no test notices (hours)
+	@exec $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 protos: $(VENV)/.dev ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write

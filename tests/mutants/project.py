@@ -55,6 +55,6 @@ PROJECT = Project(
     sql="tests/mutants/sql.toml",
     explained="tests/mutants/explained.toml",
     unchanging=("authsvc.v1",),
-    migrator="authsvc.store.migrator",
+    migrator="authsvc.store.postgres.migrator",
     database=True,
 )
