@@ -188,6 +188,16 @@ class _Reporter:
         """Tell the runner."""
         os.write(self._descriptor, json.dumps(what).encode() + b"\n")
 
+    def pytest_configure(self) -> None:
+        """Let a property that fails be enough: its smallest example takes long to find."""
+        with contextlib.suppress(ImportError):
+            from hypothesis import Phase, settings  # noqa: PLC0415 - a toy may do without
+
+            phases = (Phase.explicit, Phase.generate)
+            parent = settings.get_profile("ci")
+            settings.register_profile("mutants", parent=parent, phases=phases)
+            settings.load_profile("mutants")
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Keep the tests that are asked for, those first that are named first."""
