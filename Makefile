@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo dev psql test test-fast coverage bench check audit format hooks protos baseline lock \
+.PHONY: help run demo dev psql test test-fast coverage mutants bench check audit format hooks protos baseline lock \
 	release clean
 
 help: ## List the targets
@@ -39,6 +39,9 @@ test-fast: $(VENV)/.dev ## Run the tests not marked slow, in less than a minute,
 coverage: $(VENV)/.dev ## Run all tests, measure coverage, and fail if it is below the floor
 	$(PYTEST) --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
 	@echo "Line by line: .coverage/html/index.html"
+
+mutants: $(VENV)/.dev ## Change the code one place at a time, and list the changes no test notices (up to 2 h)
+	@exec $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: $(VENV)/.dev ## Measure the service against a bare echo server and print the table
 	@exec $(BIN)/python -m tests.bench

@@ -114,7 +114,7 @@ class ApiKeys:
         return CreatedApiKey(text, key)
 
     async def list(self, user_id: UserId, page_size: int, page_token: str) -> ApiKeyPage:
-        """Return a page of a user's keys, including ended ones, newest first; `page_size` 0 means 50.
+        """Return a page of a user's keys, ended ones too, newest first; `page_size` 0 means 50.
 
         Raises:
             FieldInvalid: The page size is not 0 to 1000, or the page token is not this user's.
