@@ -97,6 +97,7 @@ class _RpcPipeline:
         )
         self._deserialize = cast("Callable[[bytes], Any]", handler.request_deserializer)
         self._serialize = cast("Callable[[Any], bytes]", handler.response_serializer)
+        self._reads_one = not handler.request_streaming
         self._access = access = ACCESS.get(method, Access())
         self._meter = deps.metrics.calls.method(method)
         self._log = structlog.get_logger("authsvc.rpc").bind(method=method)
@@ -127,12 +128,7 @@ class _RpcPipeline:
         """Serve a call with one response; return its bytes."""
         call = CALL.get()
         try:
-            self._admit(call, context)
-            if self._access.bearer:
-                call.claims = await self._authenticate(call)
-            request = messages if self._inner.request_streaming else await self._read(context)
-            if self._access.long_lived:
-                self._let_go(call)
+            request = await self._enter(call, messages, context)
             response = self._serialize(await self._handle(request, context))
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, call, context)
@@ -143,18 +139,29 @@ class _RpcPipeline:
         """Serve a call with a stream of responses."""
         call = CALL.get()
         try:
-            self._admit(call, context)
-            if self._access.bearer:
-                call.claims = await self._authenticate(call)
-            request = messages if self._inner.request_streaming else await self._read(context)
-            if self._access.long_lived:
-                self._let_go(call)
+            request = await self._enter(call, messages, context)
             async with aclosing(self._handle(request, context)) as responses:
                 async for response in responses:
                     await context.write(response)
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, call, context)
         self._end(call)
+
+    async def _enter(self, call: CallContext, messages: Any, context: "Context") -> Any:
+        """Let a call in; return its request, which is one message or an iterator of them."""
+        access = self._access
+        self._admit(call, context)
+        if access.bearer:
+            call.claims = await self._deps.authenticate_bearer(call.bearer())
+        request = messages
+        if self._reads_one:
+            message = await context.read()
+            if message is grpc.aio.EOF:
+                raise FieldInvalid("", "There is no message.")
+            request = self._parse(cast("bytes", message))
+        if access.long_lived:
+            self._let_go(call)
+        return request
 
     def _admit(self, call: CallContext, context: "Context") -> None:
         context.set_trailing_metadata((("x-request-id", call.request_id),))
@@ -171,15 +178,6 @@ class _RpcPipeline:
         self._in_flight.attribute(call.task, certificate.caller.identity)
         if deps.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise refused("the connection is below TLS 1.3")
-
-    def _authenticate(self, call: CallContext) -> Awaitable[Claims]:
-        return self._deps.authenticate_bearer(call.bearer())
-
-    async def _read(self, context: "Context") -> Any:
-        message = await context.read()
-        if message is grpc.aio.EOF:
-            raise FieldInvalid("", "There is no message.")
-        return self._parse(cast("bytes", message))
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
