@@ -72,7 +72,7 @@ def run(order: Order, descriptor: int) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         _redirect(order.folder)
         os.chdir(order.root)
-        reporter = _Reporter(descriptor, order.tests, sql=order.path.endswith(".sql"))
+        reporter = _Reporter(descriptor, order.tests)
         try:
             _prepare(order)
             code = pytest.main(_arguments(order), plugins=[reporter])
@@ -179,10 +179,9 @@ class _Loader(importlib.machinery.SourceFileLoader):
 class _Reporter:
     """Chooses the tests of an order, in its order, and tells how they go."""
 
-    def __init__(self, descriptor: int, tests: Sequence[str], *, sql: bool) -> None:
+    def __init__(self, descriptor: int, tests: Sequence[str]) -> None:
         self._descriptor = descriptor
         self._places = {name: place for place, name in enumerate(tests)}
-        self._sql = sql
 
     def say(self, **what: object) -> None:
         """Tell the runner."""

@@ -29,7 +29,6 @@ from tests.support.probe import (
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-WATCH = "/grpc.health.v1.Health/Watch"
 
 
 def stub(probe: ProbeServer, caller: str = STRANGER) -> Any:

@@ -23,7 +23,6 @@ class TokenBucket:
     """Tracks when the bucket will be full again (GCRA), as a fraction of a microsecond."""
 
     def __init__(self, requests: int, window_us: int) -> None:
-        self._requests = requests
         self._interval = Fraction(window_us, requests)
         self._full = Fraction(0)
 
