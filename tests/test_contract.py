@@ -115,12 +115,12 @@ def documentation() -> dict[str, Documented]:
 DOCUMENTED = documentation()
 
 
-def test_there_is_something_to_compare() -> None:
+def test_every_rpc_is_documented() -> None:
     assert len(OWN) > 20
     assert set(DOCUMENTED) == set(OWN)
 
 
-def test_every_rpc_has_a_row_and_every_row_an_rpc() -> None:
+def test_access_table_matches_rpcs() -> None:
     assert set(ACCESS) == set(SERVED)
 
 
@@ -129,12 +129,12 @@ def test_every_service_is_registered() -> None:
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_roles_are_as_documented(method: str) -> None:
+def test_roles_match_documentation(method: str) -> None:
     assert {role.value for role in ACCESS[method].roles} == DOCUMENTED[method].roles
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_documented_reasons_exist_and_fit(method: str) -> None:
+def test_documented_reasons_match_request_and_access(method: str) -> None:
     reasons = DOCUMENTED[method].reasons
     assert reasons <= set(Reason)
     assert ("FIELD_INVALID" in reasons) == bool(OWN[method].input_type.fields)
@@ -144,7 +144,7 @@ def test_documented_reasons_exist_and_fit(method: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SERVED)
-def test_every_call_ends_in_time(method: str) -> None:
+def test_only_streams_are_long_lived(method: str) -> None:
     # Only a stream may be without an end, and then its handler bounds how many there are.
     rpc = SERVED[method]
     assert not ACCESS[method].long_lived or rpc.server_streaming or rpc.client_streaming
@@ -152,7 +152,7 @@ def test_every_call_ends_in_time(method: str) -> None:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_every_caller_against_every_rpc(
+async def test_every_caller_reaches_only_allowed_rpcs(
     caller: str, service: Service, authority: Authority
 ) -> None:
     if caller == NAMELESS:
@@ -217,7 +217,7 @@ def names(enum: EnumDescriptor, prefix: str) -> set[str]:
         (Algorithm, rate_limit_service_pb2.RateLimitAlgorithm, "RATE_LIMIT_ALGORITHM_"),
     ],
 )
-def test_enums_have_the_same_members(model: Any, enum: Any, prefix: str) -> None:
+def test_enums_match_protos(model: Any, enum: Any, prefix: str) -> None:
     assert {member.name for member in model} == names(enum.DESCRIPTOR, prefix)
 
 
@@ -239,7 +239,7 @@ ERRORS: Mapping[Reason, ServiceError] = {
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_reasons_are_documented_with_their_code_and_details(reason: Reason) -> None:
+def test_reasons_are_documented_with_code_and_details(reason: Reason) -> None:
     comments = commented(PROTOS / "error_reason.proto", r"ERROR_REASON_(\w+) = \d+;")
     comment = comments[reason.value]
     assert comment.startswith(f"{CODES[reason].name}. ")
@@ -265,7 +265,7 @@ ALSO_SECRET = {"api_key", "base64_signer_key", "chunk", "credential_json", "otpa
 
 
 @pytest.mark.parametrize("field", [field.full_name for field in fields()])
-def test_secrets_are_marked(field: str) -> None:
+def test_secret_fields_are_marked(field: str) -> None:
     [found] = [candidate for candidate in fields() if candidate.full_name == field]
     secret = (
         bool(SECRET.search(found.name))

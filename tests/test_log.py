@@ -58,7 +58,7 @@ def logged(**values: Any) -> dict[str, Any]:
     return entry
 
 
-def test_a_line_an_event() -> None:
+def test_each_event_is_one_json_line() -> None:
     before = datetime.now(UTC)
     entry = logged(count=3, text="two\nlines", role=Role.APP)
     assert before <= datetime.fromisoformat(entry.pop("time")) <= datetime.now(UTC)
@@ -73,7 +73,7 @@ def test_a_line_an_event() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\r", "\x1b[31m", "\0", "\u2028", "\x85", '"}\n{"'])
-def test_no_text_breaks_out_of_its_line(text: str) -> None:
+def test_text_cannot_break_out_of_its_line(text: str) -> None:
     stream = start(format="json")
     structlog.get_logger("authsvc.test").info(text, value=text)
     line = stream.getvalue()
@@ -82,7 +82,7 @@ def test_no_text_breaks_out_of_its_line(text: str) -> None:
     assert line.isascii()
 
 
-def test_request_id_of_the_call_is_on_every_line() -> None:
+def test_every_line_contains_request_id() -> None:
     log.REQUEST_ID.set("request-1")
     stream = start(format="json")
     structlog.get_logger("authsvc.test").info("one")
@@ -99,7 +99,7 @@ def test_request_id_of_the_call_is_on_every_line() -> None:
         *("recovery_codes", "password_hash", "assertion_json", "passphrase"),
     ],
 )
-def test_secrets_are_masked_by_their_key(key: str) -> None:
+def test_secrets_are_masked_by_key(key: str) -> None:
     entry = logged(**{key: SECRET, "inner": {key: [SECRET], "other": 1}})
     assert SECRET not in json.dumps(entry)
     assert entry[key] == "[redacted]"
@@ -110,7 +110,7 @@ def test_secrets_are_masked_by_their_key(key: str) -> None:
     "key",
     ["token_id", "session_id", "key_id", "status", "reason", "token_count", "token_expire_time"],
 )
-def test_harmless_keys_stay(key: str) -> None:
+def test_harmless_keys_are_not_masked(key: str) -> None:
     assert logged(**{key: "visible"})[key] == "visible"
 
 
@@ -124,7 +124,7 @@ def test_harmless_keys_stay(key: str) -> None:
         f"$argon2id$v=19$m=19456,t=2,p=1${SECRET}",
     ],
 )
-def test_secrets_are_masked_by_their_form(text: str) -> None:
+def test_secrets_are_masked_by_pattern(text: str) -> None:
     stream = start(format="json")
     logger = structlog.get_logger("authsvc.test")
     logger.info(text, note=text, several=[text])
@@ -136,7 +136,7 @@ def test_secrets_are_masked_by_their_form(text: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "pretty"])
-def test_errors_show_where_but_not_with_what(form: Literal["json", "pretty"]) -> None:
+def test_errors_show_location_but_not_values(form: Literal["json", "pretty"]) -> None:
     stream = start(format=form)
 
     def fail(password: str) -> None:
@@ -151,12 +151,12 @@ def test_errors_show_where_but_not_with_what(form: Literal["json", "pretty"]) ->
     assert SECRET not in stream.getvalue()
 
 
-def test_values_of_unknown_kinds_show_only_their_kind() -> None:
+def test_values_of_unknown_types_show_only_their_type() -> None:
     entry = logged(request=LoginRequest(password=SECRET), thing=object())
     assert (entry["request"], entry["thing"]) == ("<LoginRequest>", "<object>")
 
 
-def test_values_of_known_kinds_show_themselves() -> None:
+def test_values_of_known_types_are_shown() -> None:
     entry = logged(
         user=UUID(int=1), file=Path("a/b"), at=datetime(2030, 1, 1, tzinfo=UTC), of={"a": (1, 2)}
     )
@@ -173,7 +173,7 @@ def test_values_of_known_kinds_show_themselves() -> None:
         ("error", ["error"]),
     ],
 )
-def test_level(level: str, shown: list[str]) -> None:
+def test_level_filters_events(level: str, shown: list[str]) -> None:
     stream = start(format="json", level=level)
     logger = structlog.get_logger("authsvc.test")
     for name in ("debug", "info", "warning", "error"):
@@ -181,7 +181,7 @@ def test_level(level: str, shown: list[str]) -> None:
     assert [entry["level"] for entry in entries(stream)] == shown
 
 
-def test_other_loggers_and_warnings_go_the_same_way() -> None:
+def test_other_loggers_and_warnings_use_same_output() -> None:
     stream = start(format="json")
     logging.getLogger("aiohttp.server").error("broken %s", "pipe")
     with warnings.catch_warnings():
@@ -196,7 +196,7 @@ def test_other_loggers_and_warnings_go_the_same_way() -> None:
     assert (second["logger"], second["level"]) == ("py.warnings", "warning")
 
 
-async def test_what_asyncio_says_goes_the_same_way() -> None:
+async def test_asyncio_errors_use_same_output() -> None:
     stream = start(format="json")
     loop = asyncio.get_running_loop()
     loop.call_exception_handler({"message": "lost", "exception": ValueError("why")})
@@ -205,7 +205,7 @@ async def test_what_asyncio_says_goes_the_same_way() -> None:
     assert "ValueError: why" in entry["exception"]
 
 
-def test_readable_on_a_terminal_and_json_elsewhere() -> None:
+def test_format_is_readable_on_terminal_and_json_otherwise() -> None:
     terminal = start(Terminal())
     structlog.get_logger("authsvc.test").info("something")
     assert "something" in terminal.getvalue()
@@ -215,7 +215,7 @@ def test_readable_on_a_terminal_and_json_elsewhere() -> None:
     assert entries(elsewhere)[0]["event"] == "something"
 
 
-def test_log_that_can_t_be_written_harms_nobody() -> None:
+def test_unwritable_log_raises_nothing() -> None:
     stream = start(format="json")
     stream.close()
     structlog.get_logger("authsvc.test").info("something")

@@ -46,7 +46,7 @@ def test_durations_are_cumulative() -> None:
     assert value(metrics, f"{name}_sum", method=LOGIN) == pytest.approx(67.0022)
 
 
-def test_one_meter_for_each_method() -> None:
+def test_each_method_has_one_meter() -> None:
     metrics = Metrics()
     assert metrics.calls.method(LOGIN) is metrics.calls.method(LOGIN)
     assert metrics.calls.method(LOGIN) is not metrics.calls.method("/a/b")
@@ -60,14 +60,14 @@ def test_gauges_are_read_at_each_scrape() -> None:
     assert value(metrics, "authsvc_pool_connections") == 2
 
 
-def test_a_name_is_given_once() -> None:
+def test_duplicate_metric_name_is_rejected() -> None:
     metrics = Metrics()
     metrics.add_gauge("authsvc_x_seconds", "X.", lambda: 0)
     with pytest.raises(ValueError, match="authsvc_x_seconds"):
         metrics.add_gauge("authsvc_x_seconds", "X again.", lambda: 0)
 
 
-def test_each_process_counts_for_itself() -> None:
+def test_each_instance_counts_separately() -> None:
     first, second = Metrics(), Metrics()
     first.add_counter("authsvc_mails", "Mails sent.").inc()
     second.add_counter("authsvc_mails", "Mails sent.")
@@ -75,7 +75,7 @@ def test_each_process_counts_for_itself() -> None:
     assert value(second, "authsvc_mails_total") == 0
 
 
-def test_the_process_itself_is_measured() -> None:
+def test_process_metrics_are_exported() -> None:
     metrics = Metrics()
     assert value(metrics, "process_resident_memory_bytes")
     assert value(metrics, "authsvc_uptime_seconds") is not None

@@ -80,7 +80,7 @@ async def get(http: aiohttp.ClientSession, service: Service) -> Browser:
 
 
 @pytest.mark.fast
-async def test_tokens_verify_with_the_published_keys(get: Browser, service: Service) -> None:
+async def test_tokens_verify_with_published_keys(get: Browser, service: Service) -> None:
     answer = await get("/.well-known/jwks.json")
     assert answer.headers["Content-Type"].startswith("application/jwk-set+json")
     tokens = await service.new_session()
@@ -94,7 +94,7 @@ async def test_tokens_verify_with_the_published_keys(get: Browser, service: Serv
     assert 0 < int(age) <= left.total_seconds() + 60
 
 
-async def test_discovery_leads_to_the_keys(
+async def test_discovery_document_points_to_keys(
     http: aiohttp.ClientSession, start_service: StartService, live_settings: Settings
 ) -> None:
     issuer = "https://login.example.test/"
@@ -136,28 +136,28 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_probes_answer_briefly(get: Browser) -> None:
+async def test_probes_return_short_response(get: Browser) -> None:
     for path in ("/livez", "/readyz"):
         answer = await get(path)
         assert (answer.status, answer.text) == (200, "ok\n")
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/", "/nothing", "/.well-known/../metrics/x"])
-async def test_browsers_are_told_not_to_guess(path: str, get: Browser) -> None:
+async def test_responses_disable_content_sniffing(path: str, get: Browser) -> None:
     answer = await get(path)
     assert answer.status == (200 if path in PATHS else 404)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_nothing_can_be_changed(path: str, get: Browser) -> None:
+async def test_modifying_methods_are_rejected(path: str, get: Browser) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = await get(path, method, data=b"x" * 2_000)
         assert answer.status == 405
     assert (await get(path, "HEAD")).text == ""
 
 
-async def test_long_requests_are_refused(get: Browser) -> None:
+async def test_long_requests_are_rejected(get: Browser) -> None:
     assert (await get("/livez?" + "x" * 10_000)).status == 400
     assert (await get("/livez", headers={"X-Long": "x" * 10_000})).status == 400
     assert (await get("/livez")).status == 200
@@ -166,7 +166,7 @@ async def test_long_requests_are_refused(get: Browser) -> None:
 # Readiness
 
 
-async def test_service_is_not_ready_while_postgresql_is_gone(
+async def test_service_is_not_ready_while_postgresql_is_down(
     own_server: EmbeddedPostgres,
     settings: Settings,
     start_service: StartService,

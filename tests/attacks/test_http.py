@@ -33,7 +33,7 @@ async def _get(stack: AsyncExitStack, port: int) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", _REQUEST, _REQUEST + b"\r\n" + _REQUEST])
-async def test_slow_clients_make_room_for_others(
+async def test_slow_clients_are_evicted_for_others(
     sent: bytes, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.app.web._MAX_CONNECTIONS", _LIMIT)
@@ -50,7 +50,7 @@ async def test_slow_clients_make_room_for_others(
                 await reader.read()
 
 
-async def test_garbage_writes_nothing_into_the_log(
+async def test_garbage_request_logs_nothing(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -61,7 +61,7 @@ async def test_garbage_writes_nothing_into_the_log(
     assert caplog.records == []
 
 
-async def test_answers_dont_tell_what_they_are_made_with(service: Service) -> None:
+async def test_responses_do_not_reveal_server_software(service: Service) -> None:
     async with AsyncExitStack() as stack:
         reader, writer = await _open(stack, service.app.http_port)
         writer.write(_REQUEST + b"\r\n")

@@ -62,7 +62,7 @@ async def _begin(
 
 
 @pytest.mark.parametrize("method", [LOGIN, _CHECK, _WATCH])
-async def test_calls_without_a_message_do_not_keep_others_out(
+async def test_calls_without_message_do_not_block_others(
     method: str, start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(with_changes(settings, "grpc", max_concurrent_rpcs=_LIMIT))
@@ -75,7 +75,7 @@ async def test_calls_without_a_message_do_not_keep_others_out(
 
 
 @pytest.mark.parametrize("method", [LOGIN, _CHECK, _WATCH])
-async def test_a_call_without_a_message_is_broken_off_in_time(
+async def test_call_without_message_times_out(
     method: str, start_probe: StartProbe, settings: Settings
 ) -> None:
     limited = with_changes(settings, "grpc", call_timeout=timedelta(milliseconds=200))
@@ -89,7 +89,7 @@ async def test_a_call_without_a_message_is_broken_off_in_time(
 
 
 @pytest.mark.parametrize("method", [LOGIN, _CHECK, _WATCH])
-async def test_responses_that_are_not_read_do_not_keep_others_out(
+async def test_unread_responses_do_not_block_others(
     method: str, start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(with_changes(settings, "grpc", max_concurrent_rpcs=_LIMIT))
@@ -111,7 +111,7 @@ async def test_responses_that_are_not_read_do_not_keep_others_out(
             assert await outcome(stub.Login(pb.LoginRequest())) == "OK"
 
 
-async def test_responses_that_are_not_read_count_until_they_are(
+async def test_unread_response_occupies_slot_until_read(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(with_changes(settings, "grpc", max_concurrent_rpcs=1))
@@ -132,6 +132,6 @@ async def test_responses_that_are_not_read_count_until_they_are(
                 pass
 
 
-async def test_a_call_that_ends_without_a_message_is_answered(probe: ProbeServer) -> None:
+async def test_call_ending_without_message_is_rejected(probe: ProbeServer) -> None:
     call = probe.clients.raw("app", LOGIN, "stream_unary")(iter(()))
     assert await outcome(call) == "FIELD_INVALID"

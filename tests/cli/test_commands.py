@@ -34,17 +34,19 @@ def test_every_command_has_help(arguments: list[str]) -> None:
     assert "Usage:" in plain(result.output)
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     assert CliRunner().invoke(app, ["--version"]).output.startswith("authsvc 0.")
 
 
 @pytest.mark.slow
-def test_config_check_says_good(command: Command) -> None:
+def test_config_check_accepts_valid_settings(command: Command) -> None:
     result = command("config", "check")
     assert (result.exit_code, result.output) == (0, "The settings are valid.\n")
 
 
-def test_config_check_names_each_fault_in_a_line(command: Command, workspace: Workspace) -> None:
+def test_config_check_reports_each_error_on_one_line(
+    command: Command, workspace: Workspace
+) -> None:
     with workspace.config.open("a") as stream:
         stream.write('\n[grpc]\nadress = "x"\nmax_connections = "few"\n')
     result = command("config", "check")
@@ -72,7 +74,7 @@ def test_config_schema_is_a_json_schema() -> None:
 
 
 @pytest.mark.slow
-def test_migrate_brings_an_empty_database_up(
+def test_migrate_sets_up_empty_database(
     command: Command, workspace: Workspace, blank_dsn: str
 ) -> None:
     workspace.set_database(blank_dsn)
@@ -84,7 +86,7 @@ def test_migrate_brings_an_empty_database_up(
     assert not any(row["now"] for row in again)
 
 
-def test_commands_refuse_an_empty_database_and_say_what_mends_it(
+def test_commands_reject_empty_database_with_hint(
     command: Command, workspace: Workspace, blank_dsn: str
 ) -> None:
     workspace.set_database(blank_dsn)
@@ -100,7 +102,7 @@ def _keys(command: Command) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_keys_are_listed_rotated_and_revoked(command: Command) -> None:
+def test_keys_can_be_listed_rotated_and_revoked(command: Command) -> None:
     assert _keys(command) == {}
     assert command("keys", "list").output == "Signing keys: none\n"
     first = command("keys", "rotate").output.split()[0]
@@ -132,7 +134,7 @@ async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> No
 
 
 @pytest.mark.slow
-def test_users_are_created_disabled_and_enabled(command: Command) -> None:
+def test_users_can_be_created_disabled_and_enabled(command: Command) -> None:
     created = command(
         "users", "create", "ada@example.com", "--password-stdin", input=f"{PASSWORD}\n"
     )
@@ -144,9 +146,7 @@ def test_users_are_created_disabled_and_enabled(command: Command) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verified", [False, True])
-def test_users_create_takes_an_operators_word_for_an_address(
-    command: Command, verified: bool
-) -> None:
+def test_users_create_can_mark_address_verified(command: Command, verified: bool) -> None:
     words = ["--password-stdin", *(["--verified"] if verified else [])]
     result = command("users", "create", "ada@example.com", *words, input=f"{PASSWORD}\n")
     assert result.exit_code == 0, result.output
@@ -154,7 +154,7 @@ def test_users_create_takes_an_operators_word_for_an_address(
     assert json.loads(line)["email_verified"] is verified
 
 
-def test_users_create_asks_for_the_password(command: Command) -> None:
+def test_users_create_prompts_for_password(command: Command) -> None:
     result = command("users", "create", "ada@example.com", input=f"{PASSWORD}\n{PASSWORD}\n")
     assert result.exit_code == 0, result.output
     assert PASSWORD not in result.output
@@ -170,7 +170,7 @@ def test_users_create_asks_for_the_password(command: Command) -> None:
         (["users", "disable", "00000000-0000-7000-8000-000000000000"], "", "No user"),
     ],
 )
-def test_a_failure_is_one_line(
+def test_failure_prints_one_line(
     command: Command, arguments: list[str], typed: str, said: str
 ) -> None:
     result = command(*arguments, input=f"{typed}\n")
@@ -181,14 +181,14 @@ def test_a_failure_is_one_line(
 
 
 @pytest.mark.slow
-def test_creating_the_same_user_twice_fails_in_a_line(command: Command) -> None:
+def test_creating_same_user_twice_prints_one_line(command: Command) -> None:
     arguments = ["users", "create", "ada@example.com", "--password-stdin"]
     assert command(*arguments, input=f"{PASSWORD}\n").exit_code == 0
     result = command(*arguments, input=f"{PASSWORD}\n")
     assert (result.exit_code, result.output.count("\n")) == (1, 1)
 
 
-def test_an_unreachable_database_is_one_line(command: Command, workspace: Workspace) -> None:
+def test_unreachable_database_prints_one_line(command: Command, workspace: Workspace) -> None:
     workspace.set_database("postgresql://nobody:hidden@127.0.0.1:1/none")
     for arguments in (["keys", "list"], ["migrate"], ["users", "disable", "a@example.com"]):
         result = command(*arguments)
@@ -198,7 +198,7 @@ def test_an_unreachable_database_is_one_line(command: Command, workspace: Worksp
         assert "hidden" not in line
 
 
-def test_demo_without_certificates_says_how_to_get_them(
+def test_demo_without_certificates_explains_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -207,7 +207,7 @@ def test_demo_without_certificates_says_how_to_get_them(
     assert "make run" in result.output
 
 
-def test_health_of_nothing_is_one_line(command: Command) -> None:
+def test_health_of_unreachable_target_prints_one_line(command: Command) -> None:
     result = command("health", "--target", "127.0.0.1:1", "--timeout", "2")
     assert result.exit_code == 1
     assert result.output.startswith("error: 127.0.0.1:1 does not answer")

@@ -65,7 +65,7 @@ def _code(lifetime: timedelta = _MINUTES) -> Message:
 
 
 @pytest.mark.slow
-def test_abandoned_messages_are_seen_without_what_they_tell(
+def test_abandoned_messages_are_listed_without_content(
     command: Command, workspace: Workspace
 ) -> None:
     notice = Message(MessageKind.PASSWORD_CHANGED, ADDRESS, None)
@@ -84,7 +84,7 @@ def test_abandoned_messages_are_seen_without_what_they_tell(
 
 
 @pytest.mark.slow
-def test_an_abandoned_message_is_delivered_after_all(
+def test_abandoned_message_can_be_retried(
     command: Command, workspace: Workspace, database_dsn: str
 ) -> None:
     outbox = _Outbox(workspace)
@@ -105,7 +105,7 @@ def test_an_abandoned_message_is_delivered_after_all(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_retried_says_why(command: Command, workspace: Workspace) -> None:
+def test_retry_explains_why_it_is_impossible(command: Command, workspace: Workspace) -> None:
     unknown = command("messages", "retry", str(uuid4()))
     assert (unknown.exit_code, unknown.output) == (1, "error: No abandoned message has this id.\n")
     _Outbox(workspace).abandon(_code(timedelta(seconds=-1)))
@@ -124,13 +124,13 @@ async def _audit_types(dsn: str) -> list[str]:
         await connection.close()
 
 
-def test_development_messages_go_into_the_state_folder(workspace: Workspace) -> None:
+def test_development_messages_go_to_state_folder(workspace: Workspace) -> None:
     workspace.set_database("postgresql://localhost/none")
     delivery = settings_of(workspace.config, workspace.secrets).delivery
     assert (delivery.channel, delivery.folder) == ("folder", workspace.folder / "messages")
 
 
-def test_config_check_finds_a_broken_template(command: Command, workspace: Workspace) -> None:
+def test_config_check_detects_broken_template(command: Command, workspace: Workspace) -> None:
     templates = workspace.folder / "templates"
     templates.mkdir()
     (templates / "login_code.txt").write_text("Subject: Hello\n\nno code")

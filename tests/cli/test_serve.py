@@ -100,7 +100,7 @@ def served(workspace: Workspace, database_dsn: str) -> list[str]:
     return ["serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets)]
 
 
-def test_dev_runs_the_tour_and_drains(tmp_path: Path, start: Callable[..., Process]) -> None:
+def test_dev_runs_demo_and_drains(tmp_path: Path, start: Callable[..., Process]) -> None:
     state = str(tmp_path / "state")
     for _ in range(2):
         service = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
@@ -112,7 +112,7 @@ def test_dev_runs_the_tour_and_drains(tmp_path: Path, start: Callable[..., Proce
         assert service.end() == 0, service.output
 
 
-def test_dev_comes_back_after_kill(tmp_path: Path, start: Callable[..., Process]) -> None:
+def test_dev_restarts_after_kill(tmp_path: Path, start: Callable[..., Process]) -> None:
     state = str(tmp_path / "state")
     first = start("dev", "--state", state, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
     first.wait_for(r"authsvc is running\.")
@@ -135,7 +135,7 @@ def test_health_over_mutual_tls(
     assert health.output == "SERVING\n"
 
 
-def test_a_port_in_use_is_one_line(served: list[str], start: Callable[..., Process]) -> None:
+def test_port_in_use_prints_one_line(served: list[str], start: Callable[..., Process]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -153,7 +153,7 @@ def test_a_port_in_use_is_one_line(served: list[str], start: Callable[..., Proce
 
 
 @pytest.mark.parametrize("name", ["server.crt", "server.key", "ca.crt"])
-def test_a_missing_certificate_is_one_line(
+def test_missing_certificate_prints_one_line(
     served: list[str], workspace: Workspace, start: Callable[..., Process], name: str
 ) -> None:
     (workspace.certificates / name).unlink()
@@ -164,7 +164,7 @@ def test_a_missing_certificate_is_one_line(
     assert name in line
 
 
-def test_a_schema_that_is_too_old_is_refused(
+def test_outdated_schema_is_rejected(
     workspace: Workspace, blank_dsn: str, start: Callable[..., Process]
 ) -> None:
     workspace.set_database(blank_dsn)
@@ -174,7 +174,7 @@ def test_a_schema_that_is_too_old_is_refused(
     assert "Traceback" not in service.output
 
 
-def test_reload_takes_over_good_settings_and_leaves_bad_ones(
+def test_reload_applies_valid_settings_and_ignores_invalid_ones(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:
     service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")

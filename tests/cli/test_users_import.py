@@ -44,7 +44,7 @@ def exported(command: Command, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_an_import_says_what_became_of_the_rows(command: Command, tmp_path: Path) -> None:
+def test_import_reports_row_counts(command: Command, tmp_path: Path) -> None:
     file = written(tmp_path / "u.jsonl", ROW, {"email": "bob@example.test"})
     first = command("users", "import", file)
     assert (first.exit_code, first.stdout) == (0, "2 imported, 0 skipped, 0 failed\n")
@@ -52,9 +52,7 @@ def test_an_import_says_what_became_of_the_rows(command: Command, tmp_path: Path
     assert (again.exit_code, again.stdout) == (0, "0 imported, 2 skipped, 0 failed\n")
 
 
-def test_rows_that_fail_are_named_and_give_a_code_of_their_own(
-    command: Command, tmp_path: Path
-) -> None:
+def test_failed_rows_are_named_and_set_exit_code(command: Command, tmp_path: Path) -> None:
     file = written(tmp_path / "u.jsonl", ROW, {"email": "no address"}, "{", {"shoe": 44})
     result = command("users", "import", file)
     assert result.exit_code == 3
@@ -66,7 +64,7 @@ def test_rows_that_fail_are_named_and_give_a_code_of_their_own(
     ]
 
 
-def test_many_failures_are_written_to_a_file(command: Command, tmp_path: Path) -> None:
+def test_many_failures_are_written_to_file(command: Command, tmp_path: Path) -> None:
     file = written(tmp_path / "u.jsonl", *[{}] * 50)
     shown = command("users", "import", file)
     assert len(shown.stderr.splitlines()) == 21
@@ -78,21 +76,21 @@ def test_many_failures_are_written_to_a_file(command: Command, tmp_path: Path) -
     assert len(told) == 50
 
 
-def test_a_dry_run_stores_nothing(command: Command, tmp_path: Path) -> None:
+def test_dry_run_stores_nothing(command: Command, tmp_path: Path) -> None:
     file = written(tmp_path / "u.jsonl", ROW)
     result = command("users", "import", file, "--dry-run")
     assert result.stdout == "would be 1 imported, 0 skipped, 0 failed\n"
     assert exported(command) == []
 
 
-def test_a_file_comes_from_standard_input_too(command: Command) -> None:
+def test_file_can_come_from_stdin(command: Command) -> None:
     result = command("users", "import", "-", input="email,roles\nada@example.test,user admin\n")
     assert result.stdout == "1 imported, 0 skipped, 0 failed\n"
     (row,) = exported(command)
     assert row["roles"] == ["user", "admin"]
 
 
-def test_the_format_may_be_said(command: Command, tmp_path: Path) -> None:
+def test_format_can_be_specified(command: Command, tmp_path: Path) -> None:
     file = written(tmp_path / "u", "email\na@example.test")
     assert command("users", "import", file, "--format", "jsonl").exit_code == 3
     assert command("users", "import", file, "--format", "csv").exit_code == 0
@@ -100,7 +98,7 @@ def test_the_format_may_be_said(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_firebase_parameters_are_read_as_the_console_shows_them(
+def test_firebase_parameters_are_accepted_in_console_format(
     command: Command, tmp_path: Path, as_json: bool
 ) -> None:
     key = base64.b64encode(FIREBASE.signer_key).decode()
@@ -137,7 +135,7 @@ def test_firebase_parameters_are_read_as_the_console_shows_them(
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_impossible_commands_print_one_line(
     command: Command, workspace: Workspace, arguments: list[str]
 ) -> None:
     written(Path("u.jsonl"), ROW)
@@ -154,7 +152,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
     }
 
 
-def test_what_is_too_much_says_how_far_it_came(
+def test_exceeding_limit_reports_progress(
     command: Command, workspace: Workspace, tmp_path: Path
 ) -> None:
     with workspace.config.open("a") as stream:
@@ -168,7 +166,7 @@ def test_what_is_too_much_says_how_far_it_came(
     ]
 
 
-def test_an_export_is_the_owners_alone_and_can_be_imported_again(
+def test_export_is_private_and_can_be_imported_again(
     command: Command, workspace: Workspace, tmp_path: Path, blank_dsn: str
 ) -> None:
     own = command(
@@ -195,7 +193,7 @@ def test_an_export_is_the_owners_alone_and_can_be_imported_again(
     ]
 
 
-def test_an_export_that_fails_leaves_what_was_there(
+def test_failed_export_keeps_existing_file(
     command: Command, workspace: Workspace, tmp_path: Path
 ) -> None:
     file = tmp_path / "export.jsonl"
@@ -206,7 +204,7 @@ def test_an_export_that_fails_leaves_what_was_there(
     assert {path.name for path in tmp_path.iterdir()} == {".authsvc", "export.jsonl"}
 
 
-def test_the_help_tells_the_fields_and_the_forms(command: Command) -> None:
+def test_help_lists_fields_and_formats(command: Command) -> None:
     text = " ".join(plain(command("users", "import", "--help").output).split())
     for word in ("email_verified", "create_time", "user_id", "bcrypt", "Firebase", "Exit codes: 0"):
         assert word in text

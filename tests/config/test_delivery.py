@@ -23,18 +23,18 @@ def _smtp(**settings: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("channel", ["folder", "smtp", "webhook"])
-def test_a_channel_has_to_be_set_up(channel: str) -> None:
+def test_channel_requires_its_settings(channel: str) -> None:
     assert f"channel is '{channel}', so {channel} must be set" in _refused(channel=channel)
 
 
-def test_nothing_goes_unencrypted_to_another_machine() -> None:
+def test_remote_delivery_requires_encryption() -> None:
     assert "this machine only" in _refused(smtp=_smtp(tls="off"))
     for host in ("localhost", "127.0.0.1", "::1"):
         assert SmtpSettings.model_validate(_smtp(tls="off", host=host)).tls == "off"
 
 
 @pytest.mark.parametrize("half", [{"username": "a"}, {"password": "an-unmistakable-password"}])
-def test_a_login_is_whole(half: dict[str, str]) -> None:
+def test_username_and_password_must_be_set_together(half: dict[str, str]) -> None:
     said = _refused(smtp=_smtp(**half))
     assert "username and password must both be set, or neither" in said
 
@@ -43,12 +43,12 @@ def test_a_login_is_whole(half: dict[str, str]) -> None:
     "sender",
     ["nobody", "Example", "a@b\r\nBcc: c@d", "Ex\nample <a@b.test>", "jörg@b.test", "a b@c.test"],
 )
-def test_a_sender_is_one_address(sender: str) -> None:
+def test_sender_must_be_one_address(sender: str) -> None:
     assert "sender must be an address" in _refused(smtp=_smtp(sender=sender))
 
 
 @pytest.mark.parametrize("sender", ["a@b.test", _SENDER, '"A, B" <a@b.test>', "Grüße <a@b.test>"])
-def test_senders_that_are_fine(sender: str) -> None:
+def test_valid_senders_are_accepted(sender: str) -> None:
     assert SmtpSettings.model_validate(_smtp(sender=sender)).sender == sender
 
 
@@ -62,7 +62,7 @@ def test_senders_that_are_fine(sender: str) -> None:
         "hooks",
     ],
 )
-def test_a_web_hook_is_https_or_on_this_machine(url: str) -> None:
+def test_webhook_must_be_https_or_local(url: str) -> None:
     secret = "whsec_" + base64.b64encode(bytes(32)).decode()
     assert "webhook.url" in _refused(webhook={"url": url, "secrets": [secret]})
 
@@ -78,14 +78,14 @@ def test_a_web_hook_is_https_or_on_this_machine(url: str) -> None:
         "https://shop.test.evil@host/",
     ],
 )
-def test_a_link_is_an_address_with_known_places(link: str) -> None:
+def test_link_must_be_url_with_known_placeholders(link: str) -> None:
     assert "links.login_code" in _refused(links={"login_code": link})
 
 
 @pytest.mark.parametrize(
     "link", ["https://shop.test/in#{code}", "http://localhost:8080/?c={code}&e={email}"]
 )
-def test_links_that_are_fine(link: str) -> None:
+def test_valid_links_are_accepted(link: str) -> None:
     assert DeliverySettings(links={"login_code": link}).links["login_code"] == link
 
 
@@ -101,11 +101,11 @@ def test_links_that_are_fine(link: str) -> None:
         ({"parallel": 0}, "parallel"),
     ],
 )
-def test_times_and_numbers_are_sane(settings: dict[str, object], problem: str) -> None:
+def test_durations_and_numbers_are_validated(settings: dict[str, object], problem: str) -> None:
     assert problem in _refused(**settings)
 
 
-def test_all_of_it_can_be_set_by_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_can_set_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     key = json.dumps([{"id": "k1", "key": base64.b64encode(bytes(32)).decode()}])
     variables = {
         "tls": '{"certificate_file": "c", "key_file": "k", "client_ca_file": "a"}',
@@ -131,6 +131,6 @@ def test_all_of_it_can_be_set_by_environment_variables(monkeypatch: pytest.Monke
         load()
 
 
-def test_the_password_is_not_shown(tmp_path: Path) -> None:
+def test_repr_hides_password(tmp_path: Path) -> None:
     smtp = _smtp(username="a", password="an-unmistakable-password", ca_file=tmp_path)
     assert "unmistakable" not in repr(DeliverySettings.model_validate({"smtp": smtp}))

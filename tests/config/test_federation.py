@@ -21,7 +21,7 @@ PROVIDER = {"kind": "oidc", "client_id": "x", "client_secret": "y", "address": "
         "com.example.app:/callback",
     ],
 )
-def test_redirect_addresses(uri: str) -> None:
+def test_safe_redirect_uris_are_accepted(uri: str) -> None:
     assert OAuthSettings.model_validate({"redirect_uris": [uri]}).redirect_uris == (uri,)
 
 
@@ -43,7 +43,7 @@ def test_redirect_addresses(uri: str) -> None:
         "https://app.test/" + "x" * 2_048,
     ],
 )
-def test_redirect_addresses_that_are_not_safe(uri: str) -> None:
+def test_unsafe_redirect_uris_are_rejected(uri: str) -> None:
     with pytest.raises(ValidationError):
         OAuthSettings.model_validate({"redirect_uris": [uri]})
 
@@ -65,12 +65,12 @@ def test_redirect_addresses_that_are_not_safe(uri: str) -> None:
     ],
     ids=str,
 )
-def test_providers_that_are_not_safe(change: dict[str, Any]) -> None:
+def test_unsafe_providers_are_rejected(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ProviderSettings.model_validate(PROVIDER | change)
 
 
-def test_an_issuer_has_to_be_named() -> None:
+def test_oidc_provider_requires_address() -> None:
     without = {name: value for name, value in PROVIDER.items() if name != "address"}
     with pytest.raises(ValidationError, match="address must be set"):
         ProviderSettings.model_validate(without)
@@ -79,12 +79,12 @@ def test_an_issuer_has_to_be_named() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Local", "a b", "a/b", "1x", "x" * 33])
-def test_names_of_providers(name: str) -> None:
+def test_invalid_provider_names_are_rejected(name: str) -> None:
     with pytest.raises(ValidationError):
         OAuthSettings.model_validate({"providers": {name: PROVIDER}})
 
 
-def test_the_secret_is_not_shown() -> None:
+def test_repr_hides_secret() -> None:
     settings = OAuthSettings.model_validate(
         {"providers": {"x": PROVIDER | {"client_secret": "sss"}}}
     )

@@ -44,7 +44,7 @@ def _problems(config: Path, secrets: Path) -> list[str]:
     return caught.value.problems
 
 
-def test_defaults_are_the_shipped_ones(config: Path, secrets: Path) -> None:
+def test_defaults_match_shipped_settings(config: Path, secrets: Path) -> None:
     settings = load(config, secrets_dir=secrets)
     policies = settings.rate_limits.all_policies()
     assert set(policies) == {"login", "api", "upload"}
@@ -56,7 +56,9 @@ def test_defaults_are_the_shipped_ones(config: Path, secrets: Path) -> None:
     assert settings.permissions == {"user": ("read", "write")}
 
 
-def test_later_sources_win(config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_sources_take_precedence(
+    config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config.write_text(CONFIG + '[tokens]\nissuer = "https://file"\naudience = "file"\n')
     assert load(config, secrets_dir=secrets).tokens.issuer == "https://file"
     monkeypatch.setenv("AUTHSVC_TOKENS__ISSUER", "https://environment")
@@ -66,7 +68,7 @@ def test_later_sources_win(config: Path, secrets: Path, monkeypatch: pytest.Monk
     assert load(config, secrets_dir=secrets).tokens.issuer == "https://folder"
 
 
-def test_variables_name_the_sources(
+def test_environment_variables_name_sources(
     config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTHSVC_CONFIG", str(config))
@@ -74,7 +76,7 @@ def test_variables_name_the_sources(
     assert load().database.url.get_secret_value().startswith("postgresql://")
 
 
-def test_own_policies_join_the_shipped_ones(config: Path, secrets: Path) -> None:
+def test_custom_policies_extend_default_ones(config: Path, secrets: Path) -> None:
     config.write_text(
         CONFIG + '[rate_limits.policies.mail]\nrequests = 3\nwindow = "1d"\n'
         'algorithm = "fixed_window"\n'
@@ -85,7 +87,7 @@ def test_own_policies_join_the_shipped_ones(config: Path, secrets: Path) -> None
     assert "login" in policies
 
 
-def test_callers_have_roles(config: Path, secrets: Path) -> None:
+def test_callers_are_loaded_with_roles(config: Path, secrets: Path) -> None:
     config.write_text(
         CONFIG + '[[callers]]\nidentity = "spiffe://test/shop"\nroles = ["app", "issuer"]\n'
         '[[callers]]\nidentity = "dns:edge.internal"\nroles = ["edge"]\n'
@@ -96,7 +98,7 @@ def test_callers_have_roles(config: Path, secrets: Path) -> None:
     assert (first.audiences, first.scopes) == (frozenset(), frozenset())
 
 
-def test_callers_may_ask_for_tokens(config: Path, secrets: Path) -> None:
+def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Path) -> None:
     config.write_text(
         CONFIG + "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\n"
         "audiences = ['billing', 'https://ledger.test']\nscopes = ['invoices.read']\n"
@@ -170,7 +172,7 @@ def test_callers_may_ask_for_tokens(config: Path, secrets: Path) -> None:
         ("[tls", "not TOML"),
     ],
 )
-def test_a_fault_names_key_kind_and_expectation(
+def test_error_names_key_and_expected_value(
     config: Path, secrets: Path, text: str, problem: str
 ) -> None:
     config.write_text(CONFIG + text)
@@ -188,7 +190,7 @@ def test_every_missing_key_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_unknown_variables_are_refused(
+def test_unknown_variables_are_rejected(
     config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUTHSVC_TOKENS__ISUER", "https://x")
@@ -197,13 +199,13 @@ def test_unknown_variables_are_refused(
     ]
 
 
-def test_unknown_files_in_the_secrets_folder_are_refused(config: Path, secrets: Path) -> None:
+def test_unknown_files_in_secrets_folder_are_rejected(config: Path, secrets: Path) -> None:
     (secrets / "database__pasword").write_text("x")
     assert _problems(config, secrets) == ["database.pasword: no such setting"]
 
 
 @pytest.mark.parametrize("missing", ["file", "folder"])
-def test_a_source_that_is_not_there_is_named(config: Path, secrets: Path, missing: str) -> None:
+def test_missing_source_is_named(config: Path, secrets: Path, missing: str) -> None:
     if missing == "file":
         config = config.with_name("nowhere.toml")
     else:
@@ -222,7 +224,7 @@ def test_a_source_that_is_not_there_is_named(config: Path, secrets: Path, missin
         json.dumps([]),
     ],
 )
-def test_a_bad_keyring_is_refused_without_showing_it(
+def test_invalid_keyring_is_rejected_without_showing_it(
     config: Path, secrets: Path, text: str
 ) -> None:
     (secrets / "secrets__keyring").write_text(text)
@@ -231,7 +233,7 @@ def test_a_bad_keyring_is_refused_without_showing_it(
     assert SECRET[:20] not in "".join(problems)
 
 
-def test_secrets_are_in_no_representation(config: Path, secrets: Path) -> None:
+def test_secrets_are_hidden_in_repr_and_json(config: Path, secrets: Path) -> None:
     settings = load(config, secrets_dir=secrets)
     shown = repr(settings) + str(settings) + settings.model_dump_json()
     assert SECRET not in shown

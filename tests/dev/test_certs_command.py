@@ -21,7 +21,7 @@ def certs_json(*arguments: str | Path) -> list[dict[str, object]]:
     return rows
 
 
-def test_init_says_what_there_is(tmp_path: Path) -> None:
+def test_init_lists_certificates(tmp_path: Path) -> None:
     first = certs_json("init", "--folder", tmp_path)
     again = certs_json("init", "--folder", tmp_path)
     assert {row["made"] for row in first} == {"now"}
@@ -40,13 +40,13 @@ def test_init_prints_a_table(tmp_path: Path) -> None:
     assert "spiffe" in result.stdout
 
 
-def test_issue_names_the_holder_after_its_file(tmp_path: Path) -> None:
+def test_issue_derives_identity_from_file_name(tmp_path: Path) -> None:
     (row,) = certs_json("issue", "billing", "--folder", tmp_path)
     assert row["names"] == ["spiffe://authsvc.dev/billing"]
     assert row["certificate"] == str(tmp_path / "clients" / "billing.crt")
 
 
-def test_issue_takes_an_identity_and_a_time(tmp_path: Path) -> None:
+def test_issue_accepts_identity_and_lifetime(tmp_path: Path) -> None:
     identity = "spiffe://corp.example/team-a/billing"
     (row,) = certs_json("issue", "b", "--identity", identity, "--days", "2", "--folder", tmp_path)
     assert row["names"] == [identity]
@@ -54,14 +54,14 @@ def test_issue_takes_an_identity_and_a_time(tmp_path: Path) -> None:
     assert timedelta(days=1) < left <= timedelta(days=2)
 
 
-def test_issue_takes_names_of_a_server(tmp_path: Path) -> None:
+def test_issue_accepts_server_names(tmp_path: Path) -> None:
     names = ["--dns", "Web.Local", "--dns", "localhost", "--ip", "0:0::1"]
     (row,) = certs_json("issue", "web", "--server", *names, "--folder", tmp_path)
     assert row["names"] == ["dns:web.local", "dns:localhost", "::1"]
     assert row["certificate"] == str(tmp_path / "web.crt")
 
 
-def test_issue_says_how_to_let_the_holder_call(tmp_path: Path) -> None:
+def test_issue_prints_caller_settings(tmp_path: Path) -> None:
     result = certs("issue", "web", "--dns", "web.local", "--folder", tmp_path)
     assert result.exit_code == 0
     assert 'identity = "dns:web.local"' in result.stdout
@@ -99,9 +99,7 @@ def test_issue_says_how_to_let_the_holder_call(tmp_path: Path) -> None:
         ["--server", "--ip", "10.0.0"],
     ],
 )
-def test_a_name_that_nobody_may_have_is_refused_in_one_line(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_invalid_identity_is_rejected_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
     result = certs("issue", "billing", *arguments, "--folder", tmp_path / "certs")
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -111,9 +109,7 @@ def test_a_name_that_nobody_may_have_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("arguments", [["init"], ["issue", "billing"]])
-def test_a_folder_that_cant_be_used_is_named_in_one_line(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_unusable_folder_is_named_in_one_line(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "file").touch()
     result = certs(*arguments, "--folder", tmp_path / "file")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -121,7 +117,7 @@ def test_a_folder_that_cant_be_used_is_named_in_one_line(
     assert result.stderr.count("\n") == 1
 
 
-def test_a_bad_file_name_is_refused(tmp_path: Path) -> None:
+def test_invalid_file_name_is_rejected(tmp_path: Path) -> None:
     result = certs("issue", "../up", "--folder", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == "error: '../up' can't be the name of a certificate's files\n"

@@ -24,24 +24,24 @@ async def fetch(dsn: str, *statements: str) -> object:
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
-async def test_a_blank_database_is_a_tests_own(blank_dsn: str, time: str) -> None:
+async def test_blank_database_is_private_to_test(blank_dsn: str, time: str) -> None:
     tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
     assert await fetch(blank_dsn, tables) == 0
     assert await fetch(blank_dsn, "CREATE TABLE mine (id int)", tables) == 1
 
 
 @pytest.mark.parametrize("time", ["first", "second"])
-async def test_a_migrated_database_is_a_tests_own(database_dsn: str, time: str) -> None:
+async def test_migrated_database_is_private_to_test(database_dsn: str, time: str) -> None:
     assert await fetch(database_dsn, "SELECT count(*) FROM schema_version")
     assert await fetch(database_dsn, "CREATE TABLE mine (id int)", "SELECT 1") == 1
 
 
-async def test_a_workers_database_is_another(worker_dsn: str, database_dsn: str) -> None:
+async def test_worker_database_is_separate(worker_dsn: str, database_dsn: str) -> None:
     assert await fetch(worker_dsn, "SELECT count(*) FROM schema_version")
     assert worker_dsn != database_dsn
 
 
-async def test_dropping_a_database_cuts_off_its_connections(
+async def test_dropping_database_closes_its_connections(
     postgres_server: PostgresServer,
 ) -> None:
     name = postgres_server.create(migrated=False)
@@ -52,7 +52,7 @@ async def test_dropping_a_database_cuts_off_its_connections(
     await connection.close()
 
 
-async def test_a_server_given_by_its_address_is_left_as_it_was(blank_dsn: str) -> None:
+async def test_external_server_is_left_unchanged(blank_dsn: str) -> None:
     guest = PostgresServer(blank_dsn)
     databases = f"SELECT count(*) FROM pg_database WHERE datname LIKE '{guest.prefix}%'"
     name = guest.create()
@@ -63,7 +63,7 @@ async def test_a_server_given_by_its_address_is_left_as_it_was(blank_dsn: str) -
     assert await fetch(blank_dsn, databases) == 0
 
 
-def test_what_killed_workers_left_in_memory_is_removed(
+def test_leftovers_of_killed_workers_are_removed_from_memory(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "_MEMORY", tmp_path)

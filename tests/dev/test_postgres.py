@@ -82,7 +82,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_a_new_server_answers_and_keeps_its_data(
+async def test_new_server_answers_and_keeps_its_data(
     empty_dir: Path, make_postgres: MakePostgres
 ) -> None:
     server = make_postgres(empty_dir / "made" / "on the, way", durable=True)
@@ -99,7 +99,7 @@ async def test_a_new_server_answers_and_keeps_its_data(
     assert await query(server.dsn(), "SELECT current_setting('is_superuser')") == "off"
 
 
-def test_start_and_stop_may_be_repeated(state_dir: Path, make_postgres: MakePostgres) -> None:
+def test_start_and_stop_are_idempotent(state_dir: Path, make_postgres: MakePostgres) -> None:
     server = make_postgres(state_dir)
     server.stop()
     server.start()
@@ -111,9 +111,7 @@ def test_start_and_stop_may_be_repeated(state_dir: Path, make_postgres: MakePost
     assert server.pid is None
 
 
-async def test_only_the_owner_reaches_the_server(
-    state_dir: Path, make_postgres: MakePostgres
-) -> None:
+async def test_only_owner_can_access_server(state_dir: Path, make_postgres: MakePostgres) -> None:
     server = make_postgres(state_dir)
     server.start()
     assert await query(server.dsn(), "SHOW listen_addresses") == ""
@@ -129,7 +127,9 @@ async def test_only_the_owner_reaches_the_server(
             await query(dsn, "SELECT 1")
 
 
-async def test_folders_above_stay_closed(empty_dir: Path, make_postgres: MakePostgres) -> None:
+async def test_permissions_of_parent_folders_are_unchanged(
+    empty_dir: Path, make_postgres: MakePostgres
+) -> None:
     closed = empty_dir / "closed"
     closed.mkdir(mode=0o700)
     server = make_postgres(closed / "state")
@@ -140,9 +140,7 @@ async def test_folders_above_stay_closed(empty_dir: Path, make_postgres: MakePos
     assert owner(f"/proc/{server.pid}") == (os.geteuid() or NOBODY)
 
 
-async def test_a_long_path_gets_a_short_socket(
-    state_dir: Path, make_postgres: MakePostgres
-) -> None:
+async def test_long_path_gets_short_socket(state_dir: Path, make_postgres: MakePostgres) -> None:
     longer = state_dir / ("long" * 25)
     move(state_dir / "postgres", longer)
     server = make_postgres(longer)
@@ -155,7 +153,7 @@ async def test_a_long_path_gets_a_short_socket(
     assert not folder.exists()
 
 
-def test_a_second_supervisor_is_refused(state_dir: Path, make_postgres: MakePostgres) -> None:
+def test_second_supervisor_is_rejected(state_dir: Path, make_postgres: MakePostgres) -> None:
     first = make_postgres(state_dir)
     first.start()
     with pytest.raises(AlreadyRunningError, match=f"run by process {os.getpid()}$"):
@@ -165,7 +163,7 @@ def test_a_second_supervisor_is_refused(state_dir: Path, make_postgres: MakePost
     make_postgres(state_dir).start()
 
 
-async def test_a_killed_server_comes_back_with_every_row(
+async def test_killed_server_recovers_every_row(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     server = make_postgres(state_dir, durable=True)
@@ -185,7 +183,7 @@ async def test_a_killed_server_comes_back_with_every_row(
     connected.terminate()
 
 
-async def test_supervision_leaves_a_stopped_server_stopped(
+async def test_supervision_does_not_restart_stopped_server(
     state_dir: Path, make_postgres: MakePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_module, "_WATCH_INTERVAL", 0)
@@ -201,7 +199,7 @@ async def test_supervision_leaves_a_stopped_server_stopped(
         supervisor.cancel()
 
 
-async def test_supervision_tries_again_when_a_start_fails(
+async def test_supervision_retries_failed_start(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     server = make_postgres(state_dir)
@@ -220,7 +218,7 @@ async def test_supervision_tries_again_when_a_start_fails(
         supervisor.cancel()
 
 
-def test_a_thread_that_started_the_server_may_end(
+def test_server_outlives_thread_that_started_it(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     server = make_postgres(state_dir)
@@ -233,7 +231,7 @@ def test_a_thread_that_started_the_server_may_end(
     assert "shutdown request" not in log.read_text().rpartition("starting PostgreSQL")[2]
 
 
-def test_a_process_id_with_a_new_owner_is_no_obstacle(
+def test_reused_process_id_does_not_prevent_start(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     user = NOBODY if os.geteuid() == 0 else None
@@ -247,7 +245,7 @@ def test_a_process_id_with_a_new_owner_is_no_obstacle(
         bystander.kill()
 
 
-def test_what_an_interrupted_start_left_is_removed(
+def test_leftovers_of_interrupted_start_are_removed(
     empty_dir: Path, make_postgres: MakePostgres
 ) -> None:
     leftover = empty_dir / "postgres" / "unfinished-1" / "data"
@@ -265,7 +263,7 @@ def test_what_an_interrupted_start_left_is_removed(
         ("postgresql.conf", "nonsense = yes\n", "did not start: .* contains errors"),
     ],
 )
-def test_why_a_start_failed_is_said_in_one_line(
+def test_start_failure_is_explained_in_one_line(
     state_dir: Path, make_postgres: MakePostgres, file: str, content: str, message: str
 ) -> None:
     (state_dir / "postgres" / "data" / file).write_text(content)
@@ -277,6 +275,6 @@ def test_why_a_start_failed_is_said_in_one_line(
         assert not server.is_running()
 
 
-def test_there_is_no_address_before_the_first_start(tmp_path: Path) -> None:
+def test_dsn_is_unavailable_before_first_start(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedPostgresError):
         EmbeddedPostgres(tmp_path).dsn()

@@ -83,7 +83,7 @@ def nothing_runs_within(state_dir: Path, seconds: float) -> bool:
 
 @LINUX
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_server_ends_with_a_killed_supervisor(
+def test_server_ends_with_killed_supervisor(
     state_dir: Path, make_postgres: MakePostgres, number: signal.Signals
 ) -> None:
     with start_supervisor(state_dir) as supervisor:
@@ -97,7 +97,7 @@ def test_the_server_ends_with_a_killed_supervisor(
 
 
 @LINUX
-def test_the_next_start_waits_for_a_server_that_is_still_ending(
+def test_next_start_waits_for_server_still_shutting_down(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     with start_supervisor(state_dir) as supervisor:
@@ -108,7 +108,7 @@ def test_the_next_start_waits_for_a_server_that_is_still_ending(
     assert asyncio.run(one(server.dsn())) == 1
 
 
-def test_the_server_ends_with_a_supervisor_that_forgets_it(state_dir: Path) -> None:
+def test_server_ends_with_supervisor_that_did_not_stop_it(state_dir: Path) -> None:
     with start_supervisor(state_dir) as supervisor:
         announced_dsn(supervisor)
         supervisor.communicate()
@@ -116,7 +116,7 @@ def test_the_server_ends_with_a_supervisor_that_forgets_it(state_dir: Path) -> N
     assert nothing_runs_within(state_dir, 30)
 
 
-def test_a_supervisor_in_another_process_is_refused(
+def test_supervisor_in_another_process_is_rejected(
     state_dir: Path, make_postgres: MakePostgres
 ) -> None:
     make_postgres(state_dir).start()
@@ -127,7 +127,7 @@ def test_a_supervisor_in_another_process_is_refused(
     assert error == f"PostgreSQL in {home} is already run by process {os.getpid()}\n"
 
 
-def test_a_server_that_outlived_its_supervisor_is_stopped(
+def test_orphaned_server_is_stopped(
     tmp_path: Path,
     state_dir: Path,
     make_postgres: MakePostgres,
@@ -169,7 +169,7 @@ def python_for(user: int) -> str:
 
 
 @AS_ROOT
-def test_an_unprivileged_user_runs_its_own_server_and_root_respects_it(
+def test_root_preserves_ownership_of_unprivileged_users_server(
     somebodys_folder: Path, somebody: int, make_postgres: MakePostgres
 ) -> None:
     if not (is_reachable(ROOT, somebody) and is_reachable(somebodys_folder, somebody)):
@@ -188,7 +188,7 @@ def test_an_unprivileged_user_runs_its_own_server_and_root_respects_it(
 
 
 @AS_ROOT
-def test_programs_that_only_root_may_read_are_run_from_a_copy(
+def test_root_only_binaries_are_run_from_copy(
     tmp_path: Path,
     state_dir: Path,
     make_postgres: MakePostgres,

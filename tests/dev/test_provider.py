@@ -69,7 +69,7 @@ async def code(url: str, **form: str) -> str:
     return parse_qs(back.query)["code"][0]
 
 
-async def test_everybody_is_whoever_they_say(address: str, http: aiohttp.ClientSession) -> None:
+async def test_user_can_claim_any_identity(address: str, http: aiohttp.ClientSession) -> None:
     oidc, seen = client(address, http), []
     for form in (
         {"email": "ada@example.com", "name": "Ada"},
@@ -85,7 +85,9 @@ async def test_everybody_is_whoever_they_say(address: str, http: aiohttp.ClientS
 
 
 @pytest.mark.slow
-async def test_it_keeps_to_the_rules(address: str, http: aiohttp.ClientSession) -> None:
+async def test_provider_enforces_pkce_redirect_and_secret(
+    address: str, http: aiohttp.ClientSession
+) -> None:
     oidc = client(address, http)
     begun, other = login(), login()
     for verifier, redirect_uri in (
@@ -104,7 +106,9 @@ async def test_it_keeps_to_the_rules(address: str, http: aiohttp.ClientSession) 
         )
 
 
-async def test_only_its_client_s_pages_are_shown(address: str, http: aiohttp.ClientSession) -> None:
+async def test_invalid_authorization_requests_are_rejected(
+    address: str, http: aiohttp.ClientSession
+) -> None:
     url = await page(client(address, http), login())
     for good, bad in (
         ("client_id=authsvc-dev", "client_id=x"),
@@ -120,7 +124,7 @@ async def test_only_its_client_s_pages_are_shown(address: str, http: aiohttp.Cli
 
 
 @pytest.mark.slow
-def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
+def test_provider_ends_with_its_parent_process(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     process = subprocess.run(
@@ -135,7 +139,7 @@ def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
     assert process.stdout == "ready\n" or "8090: " in process.stderr, process
 
 
-def test_new_settings_have_it(tmp_path: Path) -> None:
+def test_new_workspace_configures_provider(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "state")
     workspace.prepare()
     workspace.set_database("postgresql://localhost/none")
@@ -155,7 +159,7 @@ def test_new_settings_have_it(tmp_path: Path) -> None:
     load(workspace.config, secrets_dir=workspace.secrets)
 
 
-def test_older_settings_stay_as_they_are(tmp_path: Path) -> None:
+def test_existing_settings_are_unchanged(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "state")
     workspace.prepare()
     text = workspace.config.read_text()

@@ -13,7 +13,7 @@ from tests.support.delivering import ADDRESS, CODE
 from tests.support.rendered import rendered
 
 
-async def test_a_message_is_a_file_that_its_name_tells_of(tmp_path: Path) -> None:
+async def test_message_is_written_to_descriptive_file_name(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "messages"
     sent = rendered()
     with capture_logs() as logs:
@@ -31,7 +31,7 @@ async def test_a_message_is_a_file_that_its_name_tells_of(tmp_path: Path) -> Non
     assert CODE in line["text"], "in the log a developer finds it too"
 
 
-async def test_delivered_twice_it_is_one_file(tmp_path: Path) -> None:
+async def test_message_delivered_twice_is_one_file(tmp_path: Path) -> None:
     sent, channel = rendered(), FolderChannel(tmp_path)
     await asyncio.gather(*(channel.send(sent) for _ in range(5)))
     assert len(_files(tmp_path)) == 1
@@ -43,14 +43,14 @@ async def test_delivered_twice_it_is_one_file(tmp_path: Path) -> None:
     "address",
     ["../../../../etc/passwd@x.test", "a/b\\c\0@x.test", "." * 300 + "@x.test", "jörg@bücher.test"],
 )
-async def test_no_address_leads_out_of_the_folder(tmp_path: Path, address: str) -> None:
+async def test_address_cannot_escape_folder(tmp_path: Path, address: str) -> None:
     folder = tmp_path / "messages"
     await FolderChannel(folder).send(rendered(address))
     assert _files(tmp_path) == [folder]
     assert [path.is_file() for path in _files(folder)] == [True]
 
 
-async def test_a_folder_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+async def test_unwritable_folder_is_temporary_failure(tmp_path: Path) -> None:
     (tmp_path / "messages").write_text("a file in its place")
     with pytest.raises(NotDelivered) as caught:
         await FolderChannel(tmp_path / "messages").send(rendered())

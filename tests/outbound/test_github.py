@@ -40,7 +40,9 @@ async def identify(
     return await github.identify(code, login.verifier, login.nonce, login.redirect_uri)
 
 
-async def test_page(github: GitHub, login: PendingLogin, provider: LocalProvider) -> None:
+async def test_authorization_url_contains_parameters(
+    github: GitHub, login: PendingLogin, provider: LocalProvider
+) -> None:
     parts = urlsplit(await page(github, login))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == (
         f"{provider.address}/login/oauth/authorize"
@@ -56,14 +58,16 @@ async def test_page(github: GitHub, login: PendingLogin, provider: LocalProvider
     assert login.verifier not in parts.query
 
 
-async def test_user(github: GitHub, provider: LocalProvider, login: PendingLogin) -> None:
+async def test_user_is_identified(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
     found = await identify(github, provider, login)
     assert found == ExternalIdentity("1815", "ada@example.test", True, "Ada")
     assert provider.asked == [TOKEN, "/api/user", "/api/user/emails"]
 
 
 @pytest.mark.slow
-async def test_a_user_without_a_name_is_called_by_login(
+async def test_user_without_name_is_called_by_login(
     github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     provider.user["name"] = None
@@ -93,7 +97,7 @@ NO_ADDRESS: Mapping[str, Any] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", NO_ADDRESS)
-async def test_only_the_primary_verified_address_is_one(
+async def test_only_primary_verified_address_is_used(
     case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     provider.emails = NO_ADDRESS[case]
@@ -102,7 +106,7 @@ async def test_only_the_primary_verified_address_is_one(
 
 
 @pytest.mark.parametrize("status", [403, 404])
-async def test_a_user_who_keeps_the_addresses_back(
+async def test_inaccessible_addresses_leave_email_unverified(
     status: int, github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     provider.answers["/api/user/emails"] = saying('{"message": "no"}', status)
@@ -110,7 +114,7 @@ async def test_a_user_who_keeps_the_addresses_back(
 
 
 @pytest.mark.parametrize("error", ["bad_verification_code", "invalid_grant"])
-async def test_a_refused_code(
+async def test_code_rejected_by_provider_raises_unauthenticated(
     error: str, github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     # With the status 200.
@@ -120,7 +124,7 @@ async def test_a_refused_code(
     assert provider.asked == [TOKEN]
 
 
-async def test_a_code_works_once_with_its_verifier_and_redirect(
+async def test_code_works_once_with_its_verifier_and_redirect_uri(
     github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     other = PendingLogin.new("github", REDIRECT, None)
@@ -163,7 +167,7 @@ FAILING = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FAILING)
-async def test_a_failing_provider(
+async def test_failing_provider_raises_provider_unavailable(
     case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     path, handler = FAILING[case]
@@ -172,7 +176,7 @@ async def test_a_failing_provider(
         await identify(github, provider, login)
 
 
-async def test_a_name_is_made_fit_to_be_stored(
+async def test_display_name_is_sanitized(
     github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> None:
     provider.user["name"] = "A\0d\ud800a\n" + "é" * 200

@@ -43,7 +43,7 @@ async def refused(session: aiohttp.ClientSession, url: str, patience: float = 60
     return True
 
 
-async def test_json_is_returned_with_its_status(
+async def test_json_is_returned_with_status(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying('{"a": [1]}', status=400)
@@ -55,7 +55,7 @@ async def test_json_is_returned_with_its_status(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["[]", '"x"', "null", "1"])
-async def test_only_an_object_is_one(
+async def test_only_json_object_is_accepted(
     text: str, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying(text)
@@ -77,21 +77,21 @@ async def test_only_an_object_is_one(
         pytest.param(b" " * MAX_BYTES + b"{}", id="too long"),
     ],
 )
-async def test_what_is_no_json(
+async def test_malformed_json_is_rejected(
     body: bytes, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying(body)
     assert await refused(http, f"{provider.address}/x")
 
 
-async def test_an_answer_may_be_as_long_as_the_bound(
+async def test_response_of_maximum_size_is_accepted(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying(b" " * (MAX_BYTES - 2) + b"{}")
     assert (await json_client(http).get(f"{provider.address}/x")).object() == {}
 
 
-async def test_an_endless_answer_is_left(
+async def test_endless_response_is_aborted(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     left = asyncio.Event()
@@ -113,7 +113,7 @@ async def test_an_endless_answer_is_left(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 20_000_000])
-async def test_no_compressed_answer_is_read(
+async def test_compressed_response_is_rejected(
     size: int, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     answer = gzip.compress(b"[" + b"0," * size + b"0]")
@@ -123,7 +123,7 @@ async def test_no_compressed_answer_is_read(
     assert provider.headers[-1]["Accept-Encoding"] == "identity"
 
 
-async def test_no_redirect_is_followed(
+async def test_redirect_is_not_followed(
     provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying("{}", status=302, location=f"{provider.address}/elsewhere")
@@ -140,9 +140,7 @@ async def test_no_redirect_is_followed(
 
 
 @pytest.mark.slow
-async def test_a_slow_server_is_not_waited_for(
-    provider: LocalProvider, http: aiohttp.ClientSession
-) -> None:
+async def test_slow_server_times_out(provider: LocalProvider, http: aiohttp.ClientSession) -> None:
     leave = asyncio.Event()
 
     async def drip(request: web.Request) -> web.StreamResponse:
@@ -166,7 +164,7 @@ async def test_a_slow_server_is_not_waited_for(
 
 
 @pytest.mark.slow
-async def test_a_server_that_breaks_off_or_is_not_there(
+async def test_unreachable_or_disconnecting_server_fails(
     provider: LocalProvider, http: aiohttp.ClientSession, clock: FakeClock
 ) -> None:
     provider.answers["/x"] = breaking_off
@@ -178,9 +176,7 @@ async def test_a_server_that_breaks_off_or_is_not_there(
         assert await refused(http, url)
 
 
-async def test_connections_are_used_again(
-    provider: LocalProvider, http: aiohttp.ClientSession
-) -> None:
+async def test_connections_are_reused(provider: LocalProvider, http: aiohttp.ClientSession) -> None:
     ports = set()
 
     async def note(request: web.Request) -> web.Response:
@@ -195,14 +191,14 @@ async def test_connections_are_used_again(
     assert len(ports) == 1
 
 
-async def test_no_cookie_is_kept(provider: LocalProvider, http: aiohttp.ClientSession) -> None:
+async def test_cookies_are_not_kept(provider: LocalProvider, http: aiohttp.ClientSession) -> None:
     provider.answers["/x"] = saying("{}", set_cookie="session=1; Path=/")
     for _ in range(2):
         await json_client(http).get(f"{provider.address}/x")
     assert "Cookie" not in provider.headers[-1]
 
 
-async def test_nothing_of_an_answer_is_logged(
+async def test_response_content_is_not_logged(
     lines: io.StringIO, provider: LocalProvider, http: aiohttp.ClientSession
 ) -> None:
     provider.answers["/x"] = saying(f"<b>{SECRET}</b>", x_header=SECRET)
@@ -239,7 +235,7 @@ async def test_certificates_are_verified(
             await json_client(session, ca_file=ca_file).get(elsewhere)
 
 
-async def test_certificates_of_another_name_are_refused(
+async def test_certificate_of_another_name_is_rejected(
     tmp_path: Path, authority: Authority, clock: FakeClock
 ) -> None:
     ca_file = tmp_path / "ca.crt"

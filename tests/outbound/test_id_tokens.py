@@ -56,17 +56,17 @@ BAD_CLAIMS: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_CLAIMS)
-async def test_an_id_token_that_says_something_wrong(case: str, client: Client) -> None:
+async def test_id_token_with_wrong_claim_is_rejected(case: str, client: Client) -> None:
     assert await client.log_in() == ADA
     assert await client.refused(**BAD_CLAIMS[case])
 
 
-async def test_several_clients_of_whom_it_is_for_us(client: Client) -> None:
+async def test_id_token_with_several_audiences_is_accepted_with_azp(client: Client) -> None:
     assert await client.log_in(aud=[CLIENT_ID, "another"], azp=CLIENT_ID) == ADA
     assert await client.log_in(aud=[CLIENT_ID]) == ADA
 
 
-async def test_times_by_the_service_s_clock(client: Client, clock: FakeClock) -> None:
+async def test_token_times_are_checked_with_skew(client: Client, clock: FakeClock) -> None:
     now = int(clock.now().timestamp())
     assert await client.log_in(iat=now + 50, nbf=now + 50, exp=now - 50) == ADA
     assert await client.refused(exp=now - 61)
@@ -150,7 +150,9 @@ def _raw(provider: LocalProvider, payload: bytes) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FORGED)
-async def test_a_forged_id_token(case: str, client: Client, provider: LocalProvider) -> None:
+async def test_forged_id_token_is_rejected(
+    case: str, client: Client, provider: LocalProvider
+) -> None:
     provider.sign = lambda claims: FORGED[case](provider, claims)
     assert await client.refused()
 
@@ -160,19 +162,19 @@ async def test_a_forged_id_token(case: str, client: Client, provider: LocalProvi
     [{"use": "enc"}, {"alg": "ES384"}, {"alg": "none"}, {"crv": "P-384"}, {"x": "AA"}, {"kty": 7}],
     ids=str,
 )
-async def test_a_key_is_used_as_it_says_only(
+async def test_key_is_used_only_for_its_declared_purpose(
     change: dict[str, Any], client: Client, provider: LocalProvider
 ) -> None:
     provider.keys = [public(provider.key) | change]
     assert await client.refused()
 
 
-async def test_keys_of_which_two_have_one_id(client: Client, provider: LocalProvider) -> None:
+async def test_keys_with_duplicate_id_are_rejected(client: Client, provider: LocalProvider) -> None:
     provider.keys = [public(provider.key), public(provider.key)]
     assert await client.refused()
 
 
-async def test_a_symmetric_key_among_the_provider_s(
+async def test_symmetric_key_of_provider_is_not_accepted(
     client: Client, provider: LocalProvider
 ) -> None:
     secret = OctKey.import_key("a secret that everybody can read: 32")
@@ -191,7 +193,7 @@ def _rs256(key: rsa.RSAPrivateKey, key_id: str, claims: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("size", "refused"), [(2_048, False), (1_024, True)])
-async def test_rsa_keys_have_to_be_long_enough(
+async def test_short_rsa_keys_are_rejected(
     size: int, refused: bool, client: Client, provider: LocalProvider
 ) -> None:
     key = rsa.generate_private_key(65_537, size)

@@ -59,7 +59,7 @@ def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Pa
 
 
 @pytest.mark.slow
-async def test_while_the_server_is_down_messages_wait_for_it(
+async def test_messages_wait_while_server_is_down(
     mail: Mail, clock: FakeClock, mail_authority: trustme.CA, tmp_path: Path, unheard: socket.socket
 ) -> None:
     await mail.write_code()
@@ -75,7 +75,7 @@ async def test_while_the_server_is_down_messages_wait_for_it(
 
 
 @pytest.mark.slow
-async def test_a_refused_recipient_holds_up_no_other(
+async def test_rejected_recipient_does_not_block_others(
     mail: Mail, mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     await mail.write()
@@ -90,7 +90,7 @@ async def test_a_refused_recipient_holds_up_no_other(
 
 
 @pytest.mark.slow
-async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
+async def test_message_is_resent_after_kill_before_server_reply(
     mail: Mail, clock: FakeClock, database_dsn: str, mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     """kill -9 after the server took the mail and before its answer arrived."""
@@ -127,7 +127,7 @@ async def test_killed_when_the_server_had_it_a_replica_sends_it_again(
     assert await mail.states() == [("sent", "")]
 
 
-async def test_codes_come_by_mail_and_work(
+async def test_codes_arrive_by_mail_and_work(
     start_service: StartService, live_settings: Settings, mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -162,7 +162,7 @@ async def test_codes_come_by_mail_and_work(
     assert 'authsvc_messages_total{channel="smtp",outcome="sent"} 2.0' in metrics
 
 
-async def test_a_service_with_a_broken_template_does_not_start(
+async def test_service_with_broken_template_does_not_start(
     live_settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "login_code.txt").write_text("{% if %}")

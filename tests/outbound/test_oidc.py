@@ -24,7 +24,9 @@ from tests.support.provider import (
 DISCOVERY = "/.well-known/openid-configuration"
 
 
-async def test_page(client: Client, provider: LocalProvider) -> None:
+async def test_authorization_url_contains_parameters(
+    client: Client, provider: LocalProvider
+) -> None:
     login = PendingLogin.new("local", REDIRECT, None)
     parts = urlsplit(await client.page(login))
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == f"{provider.address}/authorize"
@@ -40,19 +42,23 @@ async def test_page(client: Client, provider: LocalProvider) -> None:
     }
 
 
-async def test_a_page_with_a_query_of_its_own(client: Client, provider: LocalProvider) -> None:
+async def test_authorization_endpoint_query_is_kept(
+    client: Client, provider: LocalProvider
+) -> None:
     provider.document["authorization_endpoint"] = f"{provider.address}/authorize?tenant=1"
     url = await client.page(PendingLogin.new("local", REDIRECT, None))
     assert parse_qs(urlsplit(url).query)["tenant"] == ["1"]
 
 
-async def test_user(client: Client, provider: LocalProvider) -> None:
+async def test_user_is_identified(client: Client, provider: LocalProvider) -> None:
     assert await client.log_in() == ADA
     assert provider.asked == [DISCOVERY, "/jwks", "/token"]
     assert await client.log_in(sub="b" * 256, name=None, email=None) == ExternalIdentity("b" * 256)
 
 
-async def test_a_client_that_has_to_log_in_by_form(client: Client, provider: LocalProvider) -> None:
+async def test_client_can_authenticate_with_client_secret_post(
+    client: Client, provider: LocalProvider
+) -> None:
     provider.document["token_endpoint_auth_methods_supported"] = ["client_secret_post"]
     assert await client.log_in() == ADA
     assert "Authorization" not in provider.headers[-1]
@@ -63,20 +69,20 @@ UNTRUE: Sequence[object] = (False, "true", "True", 1, 1.0, [True], {}, "yes", No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verified", UNTRUE)
-async def test_an_address_is_verified_if_the_provider_says_true(
+async def test_address_is_verified_only_if_claim_is_literally_true(
     verified: object, client: Client
 ) -> None:
     found = await client.log_in(email_verified=verified)
     assert (found.email, found.email_verified) == ("ada@example.test", False)
 
 
-async def test_nothing_is_no_verified_address(client: Client) -> None:
+async def test_missing_or_malformed_address_is_not_verified(client: Client) -> None:
     for email in (None, "", 7, ["ada@example.test"], "a\0@example.test", "a" * 300):
         found = await client.log_in(email=email)
         assert (found.email, found.email_verified) == ("", False)
 
 
-async def test_a_new_key_is_asked_for_once(client: Client, provider: LocalProvider) -> None:
+async def test_new_key_is_fetched_once(client: Client, provider: LocalProvider) -> None:
     assert await client.log_in() == ADA
     provider.key = signing_key("provider-2")
     assert await client.refused()
@@ -88,7 +94,7 @@ async def test_a_new_key_is_asked_for_once(client: Client, provider: LocalProvid
     assert provider.asked.count("/jwks") == 1
 
 
-async def test_what_is_known_of_a_provider_lasts_an_hour(
+async def test_provider_metadata_is_cached_for_an_hour(
     client: Client, provider: LocalProvider, clock: FakeClock
 ) -> None:
     assert await client.log_in() == ADA
@@ -124,7 +130,9 @@ FAILING: Mapping[str, tuple[str, Handler]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FAILING)
-async def test_a_failing_provider(case: str, client: Client, provider: LocalProvider) -> None:
+async def test_failing_provider_raises_provider_unavailable(
+    case: str, client: Client, provider: LocalProvider
+) -> None:
     path, handler = FAILING[case]
     provider.answers[path] = handler
     with pytest.raises(ProviderUnavailable):
@@ -133,12 +141,14 @@ async def test_a_failing_provider(case: str, client: Client, provider: LocalProv
     assert await client.log_in() == ADA
 
 
-async def test_a_refused_code(client: Client, provider: LocalProvider) -> None:
+async def test_code_rejected_by_provider_raises_unauthenticated(
+    client: Client, provider: LocalProvider
+) -> None:
     provider.answers["/token"] = saying('{"error": "invalid_grant"}', 400)
     assert await client.refused()
 
 
-async def test_a_code_works_with_its_verifier_only(client: Client, provider: LocalProvider) -> None:
+async def test_code_works_only_with_its_verifier(client: Client, provider: LocalProvider) -> None:
     login, other = (PendingLogin.new("local", REDIRECT, None) for _ in range(2))
     code, _ = provider.log_in(await client.page(login))
     with pytest.raises(Unauthenticated):
@@ -161,7 +171,7 @@ ELSEWHERE = (
 @pytest.mark.slow
 @pytest.mark.parametrize("address", ELSEWHERE)
 @pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
-async def test_addresses_that_are_not_safe(
+async def test_unsafe_endpoint_urls_are_rejected(
     name: str, address: object, client: Client, provider: LocalProvider
 ) -> None:
     provider.document[name] = address
@@ -171,7 +181,7 @@ async def test_addresses_that_are_not_safe(
 
 
 @pytest.mark.parametrize("suffix", ["/", "/x", "?", None])
-async def test_another_issuer_is_not_believed(
+async def test_discovery_with_wrong_issuer_is_rejected(
     suffix: str | None, client: Client, provider: LocalProvider
 ) -> None:
     provider.document["issuer"] = provider.address + suffix if suffix else None

@@ -37,9 +37,7 @@ def _part(mail: EmailMessage, kind: str) -> str:
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
-async def test_a_mail_arrives_as_it_was_made(
-    mail_authority: trustme.CA, tmp_path: Path, tls: str
-) -> None:
+async def test_mail_arrives_unchanged(mail_authority: trustme.CA, tmp_path: Path, tls: str) -> None:
     async with mail_server(mail_authority, implicit=tls == "implicit", login=True) as server:
         sent = rendered()
         channel = SmtpChannel(settings_for(server, mail_authority, tmp_path, tls=tls, **_LOGIN))
@@ -59,7 +57,7 @@ async def test_a_mail_arrives_as_it_was_made(
     assert _part(mail, "html") == sent.content.html
 
 
-async def test_without_trust_nothing_is_said(mail_authority: trustme.CA, tmp_path: Path) -> None:
+async def test_untrusted_server_is_sent_nothing(mail_authority: trustme.CA, tmp_path: Path) -> None:
     stranger = trustme.CA()
     for implicit, tls in ((True, "implicit"), (False, "starttls")):
         async with mail_server(stranger, implicit=implicit) as server:
@@ -68,7 +66,7 @@ async def test_without_trust_nothing_is_said(mail_authority: trustme.CA, tmp_pat
         assert (server.logins, server.commands) == ([], [])
 
 
-async def test_the_servers_name_has_to_be_the_certificates(
+async def test_server_name_must_match_certificate(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -77,7 +75,9 @@ async def test_the_servers_name_has_to_be_the_certificates(
     assert (server.logins, server.commands) == ([], [])
 
 
-async def test_without_starttls_nothing_is_said(mail_authority: trustme.CA, tmp_path: Path) -> None:
+async def test_server_without_starttls_is_sent_nothing(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
     """Whoever sits in between can hide that the server offers it."""
     async with mail_server() as server:
         for login in (_LOGIN, {}):
@@ -86,7 +86,7 @@ async def test_without_starttls_nothing_is_said(mail_authority: trustme.CA, tmp_
     assert (server.logins, server.commands) == ([], [])
 
 
-async def test_without_tls_on_this_machine(mail_authority: trustme.CA, tmp_path: Path) -> None:
+async def test_tls_can_be_off_for_local_server(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server() as server:
         await SmtpChannel(settings_for(server, mail_authority, tmp_path, tls="off")).send(
             rendered()
@@ -95,7 +95,9 @@ async def test_without_tls_on_this_machine(mail_authority: trustme.CA, tmp_path:
 
 
 @pytest.mark.slow
-async def test_a_refused_login_is_tried_again(mail_authority: trustme.CA, tmp_path: Path) -> None:
+async def test_rejected_login_is_temporary_failure(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
     async with mail_server(mail_authority, login=True) as server:
         for changes in (_LOGIN | {"password": "another"}, {}):
             settings = settings_for(server, mail_authority, tmp_path, **changes)
@@ -116,7 +118,7 @@ async def test_a_refused_login_is_tried_again(mail_authority: trustme.CA, tmp_pa
         ("data", "451 4.3.0 Later", ("message_refused", False)),
     ],
 )
-async def test_what_a_refusal_means(
+async def test_smtp_error_codes_are_classified(
     mail_authority: trustme.CA, tmp_path: Path, step: str, answer: str, failure: tuple[str, bool]
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -127,16 +129,14 @@ async def test_what_a_refusal_means(
     assert server.envelopes == []
 
 
-async def test_nobody_there(
+async def test_unreachable_server_is_temporary_failure(
     mail_authority: trustme.CA, tmp_path: Path, unheard: socket.socket
 ) -> None:
     settings = settings_for(MailServer(port_of(unheard)), mail_authority, tmp_path)
     assert await _failure(SmtpChannel(settings)) == ("connection", False)
 
 
-async def test_a_server_that_says_nothing_is_left(
-    mail_authority: trustme.CA, tmp_path: Path
-) -> None:
+async def test_silent_server_times_out(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server(mail_authority) as server:
         server.hang = True
         settings = settings_for(server, mail_authority, tmp_path, timeout="50ms")
@@ -144,9 +144,7 @@ async def test_a_server_that_says_nothing_is_left(
 
 
 @pytest.mark.slow
-async def test_a_server_that_takes_its_time_with_each_step_is_left(
-    mail_authority: trustme.CA, tmp_path: Path
-) -> None:
+async def test_timeout_covers_whole_delivery(mail_authority: trustme.CA, tmp_path: Path) -> None:
     """The time is for the whole: a message that is under way longer has lost its lease."""
     async with mail_server(mail_authority) as server:
         server.delay = 0.2
@@ -154,7 +152,7 @@ async def test_a_server_that_takes_its_time_with_each_step_is_left(
         assert await _failure(SmtpChannel(settings)) == ("timeout", False)
 
 
-async def test_what_was_accepted_is_delivered_whatever_comes_after(
+async def test_accepted_mail_is_delivered_despite_later_errors(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -163,7 +161,7 @@ async def test_what_was_accepted_is_delivered_whatever_comes_after(
     assert len(server.envelopes) == 1
 
 
-async def test_cancelled_it_leaves_no_connection(
+async def test_cancelled_delivery_leaves_no_connection(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -187,7 +185,7 @@ async def test_cancelled_it_leaves_no_connection(
         ('"a b"@example.test', '"a b"@example.test'),
     ],
 )
-async def test_addresses_of_all_scripts(
+async def test_addresses_in_any_script_are_supported(
     mail_authority: trustme.CA, tmp_path: Path, address: str, recipient: str
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -199,7 +197,7 @@ async def test_addresses_of_all_scripts(
 
 
 @pytest.mark.slow
-async def test_an_address_that_the_server_cannot_know(
+async def test_smtputf8_address_fails_permanently_without_server_support(
     mail_authority: trustme.CA, tmp_path: Path
 ) -> None:
     async with mail_server(mail_authority, utf8=False) as server:
@@ -222,7 +220,7 @@ async def test_an_address_that_the_server_cannot_know(
         "",
     ],
 )
-async def test_an_address_is_one_address(
+async def test_malformed_address_fails_permanently(
     mail_authority: trustme.CA, tmp_path: Path, address: str
 ) -> None:
     async with mail_server(mail_authority) as server:
@@ -231,7 +229,7 @@ async def test_an_address_is_one_address(
     assert server.envelopes == []
 
 
-async def test_a_subject_is_one_line(mail_authority: trustme.CA, tmp_path: Path) -> None:
+async def test_subject_is_one_line(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server(mail_authority) as server:
         channel = SmtpChannel(settings_for(server, mail_authority, tmp_path))
         with pytest.raises(NotDelivered) as caught:
@@ -239,9 +237,7 @@ async def test_a_subject_is_one_line(mail_authority: trustme.CA, tmp_path: Path)
     assert (caught.value.error, server.envelopes) == ("malformed", [])
 
 
-async def test_nothing_shows_the_password_or_the_message(
-    mail_authority: trustme.CA, tmp_path: Path
-) -> None:
+async def test_reprs_hide_password_and_message(mail_authority: trustme.CA, tmp_path: Path) -> None:
     async with mail_server(mail_authority, login=True) as server:
         settings = settings_for(
             server, mail_authority, tmp_path, username=USERNAME, password="wrong-mail-password"

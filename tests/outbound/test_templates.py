@@ -39,7 +39,7 @@ def _said(
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
-def test_every_kind_says_something_in_both_forms(kind: MessageKind) -> None:
+def test_every_kind_has_text_and_html(kind: MessageKind) -> None:
     said = _said(kind, display_name="Ada", factor="passkey", provider="GitHub", key_name="ci")
     assert "Example Shop" in said.subject
     assert len(said.subject) <= 78
@@ -53,18 +53,18 @@ def test_every_kind_says_something_in_both_forms(kind: MessageKind) -> None:
     assert said.html.count("<p") == said.html.count("</p>")
 
 
-def test_two_kinds_never_say_the_same() -> None:
+def test_every_kind_has_its_own_subject() -> None:
     assert len({_said(kind).subject for kind in MessageKind}) == len(MessageKind)
 
 
 @pytest.mark.parametrize("name", ["factor", "provider", "key_name"])
-def test_values_appear(name: str) -> None:
+def test_values_appear_in_message(name: str) -> None:
     values: dict[str, Any] = {name: "a-value"}
     assert any("a-value" in _said(kind, **values).text for kind in MessageKind)
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
-def test_html_escapes_and_nothing_is_evaluated(kind: MessageKind) -> None:
+def test_html_escapes_values_and_evaluates_nothing(kind: MessageKind) -> None:
     said = _said(kind, product="<b>&{{ 7*7 }}")
     assert "<b>" not in said.html
     assert "&lt;b&gt;&amp;{{ 7*7 }}" in said.html
@@ -89,23 +89,23 @@ def test_html_escapes_display_names() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", list(MessageKind))
-def test_no_name_becomes_a_link_or_a_letter_of_its_own(kind: MessageKind, name: str) -> None:
+def test_hostile_name_is_left_out(kind: MessageKind, name: str) -> None:
     """A stranger can sign up with somebody's address and any name at all."""
     values: dict[str, Any] = dict.fromkeys(("display_name", "factor", "provider", "key_name"), name)
     assert _said(kind, **values) == _said(kind)
 
 
 @pytest.mark.parametrize("kind", [*sorted(CODE_KINDS), MessageKind.EMAIL_IN_USE])
-def test_who_may_never_have_signed_up_is_not_told_a_strangers_name(kind: MessageKind) -> None:
+def test_message_to_possibly_unregistered_recipient_omits_name(kind: MessageKind) -> None:
     assert "Free Money" not in _said(kind, display_name="Free Money").text
 
 
-def test_a_name_of_several_lines_is_one_line() -> None:
+def test_multiline_name_becomes_one_line() -> None:
     said = _said(MessageKind.PASSWORD_CHANGED, display_name="Ada\r\n\r\nBcc\u2028x\u202ey")
     assert "Hello Ada Bcc x y," in said.text
 
 
-def test_a_link_is_filled_and_quoted() -> None:
+def test_link_is_filled_and_quoted() -> None:
     link = "https://shop.test/in?code={code}&email={email}#x"
     said = _said(MessageKind.LOGIN_CODE, link=link)
     assert f"https://shop.test/in?code={CODE}&email=ada%40example.test#x" in said.text
@@ -123,12 +123,12 @@ def test_a_link_is_filled_and_quoted() -> None:
         (timedelta(days=7), "7 days."),
     ],
 )
-def test_how_long_a_code_works_is_said_in_words(lifetime: timedelta, words: str) -> None:
+def test_code_lifetime_is_spelled_out(lifetime: timedelta, words: str) -> None:
     message = Message(MessageKind.LOGIN_CODE, ADDRESS, None, CODE, NOW + lifetime)
     assert f"for {words}" in _SHIPPED.render(template_context(message, NOW, "P", {})).text
 
 
-def test_an_operators_template_is_used_in_place_of_the_shipped_one(tmp_path: Path) -> None:
+def test_custom_template_overrides_default(tmp_path: Path) -> None:
     (tmp_path / "login_code.txt").write_text("Subject: Dein Code\n\n{{ code }} für {{ product }}\n")
     (tmp_path / "_footer.html").write_text("<footer>Grüße</footer>")
     (tmp_path / "layout.html").write_text(
@@ -143,7 +143,7 @@ def test_an_operators_template_is_used_in_place_of_the_shipped_one(tmp_path: Pat
     assert unchanged.text == _said(MessageKind.PASSWORD_CHANGED).text
 
 
-def test_a_subject_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
+def test_subject_is_always_one_line(tmp_path: Path) -> None:
     (tmp_path / "password_changed.txt").write_text("Subject: {{ product }}\n\nText\n")
     said = _said(
         MessageKind.PASSWORD_CHANGED, TemplateRenderer(tmp_path), product="A\rBcc: e\x0b\u2028x"
@@ -168,7 +168,7 @@ def test_a_subject_is_one_line_whatever_is_in_it(tmp_path: Path) -> None:
         ("login-code.txt", "Subject: x\n\n{{ code }}", r"login-code\.txt: no message"),
     ],
 )
-def test_a_broken_template_is_found_at_the_start(
+def test_broken_template_is_rejected_at_start(
     tmp_path: Path, file: str, text: str, problem: str
 ) -> None:
     (tmp_path / file).write_text(text)
@@ -182,13 +182,13 @@ def test_a_broken_template_is_found_at_the_start(
     assert all("\n" not in line for line in caught.value.problems)
 
 
-def test_a_template_that_is_no_text_is_found_at_the_start(tmp_path: Path) -> None:
+def test_non_text_template_is_rejected_at_start(tmp_path: Path) -> None:
     (tmp_path / "login_code.txt").write_bytes(b"Subject: \xff\n\n{{ code }}")
     with pytest.raises(ConfigError, match="login_code"):
         TemplateRenderer(tmp_path)
 
 
-def test_a_folder_that_is_missing_is_found_at_the_start(tmp_path: Path) -> None:
+def test_missing_folder_is_rejected_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         TemplateRenderer(tmp_path / "missing")
 
@@ -200,6 +200,6 @@ def test_a_folder_that_is_missing_is_found_at_the_start(tmp_path: Path) -> None:
         ({"password_changed": "https://shop.test/{code}"}, "carry no code"),
     ],
 )
-def test_a_misnamed_link_is_found_at_the_start(links: dict[str, str], problem: str) -> None:
+def test_misnamed_link_is_rejected_at_start(links: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         build_transport(DeliverySettings(links=links), FakeClock())

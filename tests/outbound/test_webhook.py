@@ -109,7 +109,7 @@ def _answering(
     return answer
 
 
-async def test_a_post_says_all_and_proves_who_says_it(endpoint: Endpoint) -> None:
+async def test_post_contains_message_and_valid_signature(endpoint: Endpoint) -> None:
     user_id = UserId(uuid4())
     sent = rendered(user_id=user_id)
     async with _channel(endpoint) as channel:
@@ -134,7 +134,7 @@ async def test_a_post_says_all_and_proves_who_says_it(endpoint: Endpoint) -> Non
     }
 
 
-async def test_both_secrets_hold_while_they_are_changed(endpoint: Endpoint) -> None:
+async def test_both_secrets_sign_during_rotation(endpoint: Endpoint) -> None:
     async with _channel(endpoint, secrets=[_NEW, _OLD]) as channel:
         await channel.send(rendered())
     ((headers, body),) = endpoint.posted
@@ -152,7 +152,7 @@ async def test_both_secrets_hold_while_they_are_changed(endpoint: Endpoint) -> N
             Webhook(_NEW).verify(changed[1].decode(), changed[0])
 
 
-async def test_posted_again_it_has_the_same_id_and_body(endpoint: Endpoint) -> None:
+async def test_retry_has_same_id_and_body(endpoint: Endpoint) -> None:
     sent = rendered()
     for _ in range(2):
         async with _channel(endpoint) as channel:
@@ -162,14 +162,14 @@ async def test_posted_again_it_has_the_same_id_and_body(endpoint: Endpoint) -> N
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-async def test_any_2xx_takes_care_of_it(endpoint: Endpoint, status: int) -> None:
+async def test_any_2xx_status_is_success(endpoint: Endpoint, status: int) -> None:
     endpoint.answer = _answering(status)
     async with _channel(endpoint) as channel:
         await channel.send(rendered())
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 422])
-async def test_4xx_is_for_good(endpoint: Endpoint, status: int) -> None:
+async def test_4xx_status_is_permanent_failure(endpoint: Endpoint, status: int) -> None:
     endpoint.answer = _answering(status)
     failure = await _failure(endpoint)
     assert (failure.error, failure.permanent) == (f"status_{status}", True)
@@ -181,7 +181,7 @@ async def test_4xx_is_for_good(endpoint: Endpoint, status: int) -> None:
     ("retry_after", "seconds"),
     [("120", 120.0), ("", None), ("-5", None), ("soon", None), ("٣", None)],
 )
-async def test_others_are_tried_again(
+async def test_other_statuses_are_temporary_failures(
     endpoint: Endpoint, status: int, retry_after: str, seconds: float | None
 ) -> None:
     endpoint.answer = _answering(status, retry_after=retry_after)
@@ -191,7 +191,7 @@ async def test_others_are_tried_again(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed(endpoint: Endpoint, status: int) -> None:
+async def test_redirect_is_not_followed(endpoint: Endpoint, status: int) -> None:
     """A message goes where the settings say, and nowhere else."""
     endpoint.answer = _answering(status, location="/elsewhere")
     failure = await _failure(endpoint)
@@ -199,7 +199,7 @@ async def test_a_redirect_is_not_followed(endpoint: Endpoint, status: int) -> No
     assert endpoint.elsewhere == 0
 
 
-async def test_an_endless_answer_is_not_read(endpoint: Endpoint) -> None:
+async def test_endless_response_is_not_read(endpoint: Endpoint) -> None:
     hung_up = asyncio.Event()
 
     async def pour(request: web.Request) -> web.StreamResponse:
@@ -218,19 +218,19 @@ async def test_an_endless_answer_is_not_read(endpoint: Endpoint) -> None:
         await hung_up.wait()
 
 
-async def test_a_compressed_answer_is_not_expanded(endpoint: Endpoint) -> None:
+async def test_compressed_response_is_not_decompressed(endpoint: Endpoint) -> None:
     endpoint.answer = _answering(200, b"no gzip at all", content_encoding="gzip")
     async with _channel(endpoint) as channel:
         await channel.send(rendered())
 
 
-async def test_headers_without_end_are_a_failure(endpoint: Endpoint) -> None:
+async def test_oversized_headers_are_a_temporary_failure(endpoint: Endpoint) -> None:
     endpoint.answer = _answering(200, x_long="x" * 100_000)
     assert (await _failure(endpoint)).permanent is False
 
 
 @pytest.mark.slow
-async def test_an_endpoint_that_says_nothing_is_left(endpoint: Endpoint) -> None:
+async def test_silent_endpoint_times_out(endpoint: Endpoint) -> None:
     async def hang(_: web.Request) -> web.Response:
         await asyncio.Event().wait()
         return web.Response()
@@ -240,12 +240,12 @@ async def test_an_endpoint_that_says_nothing_is_left(endpoint: Endpoint) -> None
     assert (failure.error, failure.permanent) == ("timeout", False)
 
 
-async def test_nobody_there(unheard: socket.socket) -> None:
+async def test_unreachable_endpoint_is_temporary_failure(unheard: socket.socket) -> None:
     failure = await _failure(Endpoint(f"http://localhost:{port_of(unheard)}/hook"))
     assert (failure.error, failure.permanent) == ("connection", False)
 
 
-async def test_over_tls_only_with_trust(tmp_path: Path) -> None:
+async def test_tls_requires_trusted_certificate(tmp_path: Path) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
@@ -265,7 +265,7 @@ async def test_over_tls_only_with_trust(tmp_path: Path) -> None:
         assert len(endpoint.posted) == 1
 
 
-async def test_no_cookie_is_kept(endpoint: Endpoint) -> None:
+async def test_cookies_are_not_kept(endpoint: Endpoint) -> None:
     endpoint.answer = _answering(200, set_cookie="a=b")
     async with _channel(endpoint) as channel:
         for _ in range(2):
@@ -284,12 +284,12 @@ async def test_no_cookie_is_kept(endpoint: Endpoint) -> None:
         "xwhsec_" + base64.b64encode(bytes(32)).decode(),
     ],
 )
-def test_a_bad_secret_is_found_when_it_is_loaded(secret: str) -> None:
+def test_invalid_secret_is_rejected_when_loaded(secret: str) -> None:
     with pytest.raises(ValidationError, match="24 to 64 bytes in base64"):
         WebhookSettings(url="https://hooks.test/", secrets=(SecretStr(secret),))
 
 
-def test_nothing_shows_the_secret() -> None:
+def test_repr_hides_secret() -> None:
     settings = WebhookSettings(url="https://hooks.test/", secrets=(SecretStr(_NEW),))
     shown = f"{settings!r} {json.dumps(settings.model_dump(mode='json'))}"
     assert _NEW not in shown

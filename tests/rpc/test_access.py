@@ -19,7 +19,7 @@ def methods(**facts: bool) -> set[str]:
     }
 
 
-def test_no_row_lets_nobody_in() -> None:
+def test_default_access_allows_no_caller() -> None:
     nobody = Access()
     assert not nobody.roles
     assert not nobody.any_certificate
@@ -29,21 +29,21 @@ def test_only_health_is_open_to_any_certificate() -> None:
     assert methods(any_certificate=True) == HEALTH
 
 
-def test_only_observers_may_reflect() -> None:
+def test_only_observers_can_use_reflection() -> None:
     assert {ACCESS[method].roles for method in REFLECTION} == {frozenset({Role.OBSERVER})}
 
 
-def test_own_account_needs_its_user_s_token() -> None:
+def test_account_service_requires_bearer_token() -> None:
     assert methods(bearer=True) == {
         method for method in ACCESS if method.startswith("/authsvc.v1.AccountService/")
     }
 
 
-def test_batches_are_those_that_say_so() -> None:
+def test_only_batch_rpcs_are_marked_as_batch() -> None:
     assert methods(batch=True) == {method for method in ACCESS if "/Batch" in method}
 
 
-def test_only_long_streams_are_endless() -> None:
+def test_only_long_streams_are_long_lived() -> None:
     assert methods(long_lived=True) == {
         "/authsvc.v1.AccountService/ExportData",
         "/authsvc.v1.AdminService/ImportUsers",
@@ -51,12 +51,12 @@ def test_only_long_streams_are_endless() -> None:
     }
 
 
-def test_sessions_are_made_by_issuers_alone() -> None:
+def test_only_issuers_create_sessions() -> None:
     # An app that could make sessions could be anybody.
     assert ACCESS["/authsvc.v1.SessionService/CreateSession"].roles == {Role.ISSUER}
 
 
-def test_edges_only_ask() -> None:
+def test_edges_have_only_read_access() -> None:
     changing = methods(question=False)
     # But for a token of their own, as any caller may.
     assert [method for method in changing if Role.EDGE in ACCESS[method].roles] == [

@@ -28,7 +28,7 @@ def callers_of(clock: FakeClock, *identities: str) -> Callers:
     return Callers([CallerSettings(identity=name, roles={Role.APP}) for name in identities], clock)
 
 
-def test_spiffe_id_is_the_identity(clock: FakeClock, authority: Authority) -> None:
+def test_spiffe_id_is_identity(clock: FakeClock, authority: Authority) -> None:
     certificate = authority.caller(APP)
     caller = callers_of(clock, APP).identify(certificate.certificate).caller
     assert caller.identity == APP
@@ -36,14 +36,14 @@ def test_spiffe_id_is_the_identity(clock: FakeClock, authority: Authority) -> No
     assert caller.thumbprint == certificate.parsed.fingerprint(SHA256())
 
 
-def test_dns_name_is_the_identity_without_a_uri(clock: FakeClock, authority: Authority) -> None:
+def test_dns_name_is_identity_without_uri(clock: FakeClock, authority: Authority) -> None:
     certificate = authority.issue(DNS("Billing.Internal"))
     caller = callers_of(clock, "dns:billing.internal").identify(certificate.certificate).caller
     assert caller.identity == "dns:billing.internal"
     assert caller.roles == {Role.APP}
 
 
-def test_uri_goes_before_dns_names(clock: FakeClock, authority: Authority) -> None:
+def test_uri_takes_precedence_over_dns_names(clock: FakeClock, authority: Authority) -> None:
     certificate = authority.issue(URI(APP), DNS("one.internal"), DNS("two.internal"))
     assert callers_of(clock, APP).identify(certificate.certificate).caller.identity == APP
 
@@ -90,7 +90,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_certificate_without_an_identity(case: str, clock: FakeClock, authority: Authority) -> None:
+def test_certificate_without_identity_is_rejected(
+    case: str, clock: FakeClock, authority: Authority
+) -> None:
     names, extensions = HOSTILE[case]
     certificate = authority.issue(*names, common_name=APP, extensions=extensions)
     found = callers_of(clock, APP, "dns:billing.internal").identify(certificate.certificate)
@@ -99,7 +101,7 @@ def test_certificate_without_an_identity(case: str, clock: FakeClock, authority:
     assert found.flaw
 
 
-def test_validity_is_asked_on_each_call(clock: FakeClock, authority: Authority) -> None:
+def test_validity_is_checked_on_each_call(clock: FakeClock, authority: Authority) -> None:
     expiry = clock.now() + timedelta(hours=1)
     certificate = authority.caller(APP, not_after=expiry).certificate
     callers = callers_of(clock, APP)
@@ -111,7 +113,9 @@ def test_validity_is_asked_on_each_call(clock: FakeClock, authority: Authority) 
         callers.identify(certificate)
 
 
-def test_certificate_is_not_valid_before_its_time(clock: FakeClock, authority: Authority) -> None:
+def test_certificate_is_rejected_before_its_start_time(
+    clock: FakeClock, authority: Authority
+) -> None:
     start = clock.now() + timedelta(seconds=1)
     certificate = authority.issue(URI(APP), not_before=start).certificate
     callers = callers_of(clock, APP)
@@ -121,12 +125,12 @@ def test_certificate_is_not_valid_before_its_time(clock: FakeClock, authority: A
     assert callers.identify(certificate).caller.roles
 
 
-def test_rubbish_is_refused(clock: FakeClock) -> None:
+def test_malformed_certificate_is_rejected(clock: FakeClock) -> None:
     with pytest.raises(CallerNotAllowed):
         callers_of(clock, APP).identify(b"-----BEGIN CERTIFICATE-----\nAAAA\n")
 
 
-def test_certificates_with_the_same_end_are_told_apart(
+def test_certificates_with_same_trailing_bytes_are_distinguished(
     clock: FakeClock, authority: Authority
 ) -> None:
     # What is cached is found by the certificate's end and then compared as a whole.
@@ -140,7 +144,7 @@ def test_certificates_with_the_same_end_are_told_apart(
     assert callers.identify(honest.certificate).caller.identity == APP
 
 
-def test_replaced_callers_hold_at_once(clock: FakeClock, authority: Authority) -> None:
+def test_replaced_callers_take_effect_immediately(clock: FakeClock, authority: Authority) -> None:
     certificate = authority.caller(APP).certificate
     callers = callers_of(clock, APP)
     assert callers.identify(certificate).caller.roles == {Role.APP}
@@ -157,7 +161,7 @@ async def login(probe: ProbeServer, certificate: Certificate) -> pb.LoginRespons
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
-async def test_hostile_certificate_is_refused_on_the_wire(
+async def test_hostile_certificate_is_rejected_on_the_wire(
     case: str, probe: ProbeServer, authority: Authority
 ) -> None:
     names, extensions = HOSTILE[case]
@@ -174,12 +178,12 @@ async def test_common_name_with_nul_is_no_identity(
     assert await outcome(login(probe, certificate)) == "CALLER_NOT_ALLOWED"
 
 
-async def test_other_trust_domain_is_refused(probe: ProbeServer, authority: Authority) -> None:
+async def test_other_trust_domain_is_rejected(probe: ProbeServer, authority: Authority) -> None:
     certificate = authority.caller("spiffe://other.test/app")
     assert await outcome(login(probe, certificate)) == "CALLER_NOT_ALLOWED"
 
 
-async def test_certificate_that_expires_while_connected_is_refused(
+async def test_certificate_expiring_while_connected_is_rejected(
     probe: ProbeServer, authority: Authority, clock: FakeClock
 ) -> None:
     expiry = clock.now() + timedelta(hours=1)
@@ -190,7 +194,7 @@ async def test_certificate_that_expires_while_connected_is_refused(
     assert await outcome(stub.Login(pb.LoginRequest())) == "CALLER_NOT_ALLOWED"
 
 
-async def test_refusal_does_not_say_who_would_be_allowed(
+async def test_rejection_does_not_reveal_allowed_callers(
     probe: ProbeServer, authority: Authority
 ) -> None:
     messages = set()

@@ -41,32 +41,32 @@ def refused(parse: Callable[..., object], *arguments: Any, **named: Any) -> str:
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
-def test_text_comes_through_if_it_is_short_enough(text: str) -> None:
+def test_text_within_limit_is_unchanged(text: str) -> None:
     size = len(text.encode())
     assert convert.text(text, "f", size) == text
     if size:
         assert refused(convert.text, text, "f", size - 1) == "f"
 
 
-def test_text_bounds_bytes_and_not_characters() -> None:
+def test_text_length_is_limited_in_bytes() -> None:
     assert convert.text("é" * 128, "f", 256)
     assert refused(convert.text, "é" * 129, "f", 256) == "f"
     assert refused(convert.text, "🚀" * 65, "f", 256) == "f"
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0", "a\0b"])
-def test_text_holds_no_nul(text: str) -> None:
+def test_text_with_nul_is_rejected(text: str) -> None:
     assert refused(convert.text, text, "f", 10) == "f"
 
 
-def test_only_required_text_may_not_be_empty() -> None:
+def test_only_required_text_must_be_non_empty() -> None:
     assert convert.text("", "f", 10) == ""
     assert refused(convert.text, "", "f", 10, required=True) == "f"
     assert refused(convert.token, "", "f") == "f"
 
 
 @given(st.text(min_size=1))
-def test_token_comes_through_whatever_it_is(text: str) -> None:
+def test_any_token_is_unchanged(text: str) -> None:
     assert convert.token(text, "f") is text
 
 
@@ -81,7 +81,7 @@ def test_uuid_has_one_spelling(value: UUID) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", SOME_ID.upper(), SOME_ID.replace("0", "\u0660")])
-def test_ids_are_refused_with_their_paths(text: str) -> None:
+def test_invalid_ids_are_rejected_with_their_path(text: str) -> None:
     assert refused(convert.user_id, text) == "user_id"
     assert refused(convert.session_id, text) == "session_id"
     assert refused(convert.session_id, text, "except_session_id") == "except_session_id"
@@ -90,13 +90,13 @@ def test_ids_are_refused_with_their_paths(text: str) -> None:
 # Numbers
 
 
-def test_cost() -> None:
+def test_cost_is_validated() -> None:
     assert [rate_limit_messages.cost(cost, "f") for cost in (0, 1, 1_000_000)] == [1, 1, 1_000_000]
     for cost in (-1, 1_000_001, 2**63 - 1, -(2**63)):
         assert refused(rate_limit_messages.cost, cost, "f") == "f"
 
 
-def test_batch_size() -> None:
+def test_batch_size_is_validated() -> None:
     for size in (1, 1_000):
         convert.batch_size(range(size), "f")
     for size in (0, 1_001):
@@ -116,7 +116,7 @@ def test_batch_size() -> None:
         ("0000:0000:0000:0000:0000:ffff:192.168.100.228", "::ffff:192.168.100.228"),
     ],
 )
-def test_address_gets_its_canonical_form(given_ip: str, ip: str | None) -> None:
+def test_ip_address_gets_canonical_form(given_ip: str, ip: str | None) -> None:
     client = convert.client_context(ClientContext(ip=given_ip, user_agent="b", device_id="d"))
     assert (client.user_agent, client.device_id) == ("b", "d")
     if ip is None or "." not in ip or ":" not in ip:
@@ -129,13 +129,13 @@ def test_address_gets_its_canonical_form(given_ip: str, ip: str | None) -> None:
 @pytest.mark.parametrize(
     "text", ["localhost", "127.1", "1.2.3.4/32", "fe80::1%eth0", "1.2.3.04", " 1.2.3.4", "1" * 46]
 )
-def test_other_addresses_are_refused(text: str) -> None:
+def test_invalid_ip_addresses_are_rejected(text: str) -> None:
     assert refused(convert.client_context, ClientContext(ip=text)) == "client.ip"
     path = refused(convert.client_context, ClientContext(ip=text), "checks[3].client")
     assert path == "checks[3].client.ip"
 
 
-def test_client_s_texts_are_bounded() -> None:
+def test_client_text_lengths_are_limited() -> None:
     convert.client_context(ClientContext(user_agent="x" * 1_024, device_id="x" * 256))
     for field, message in (
         ("client.user_agent", ClientContext(user_agent="x" * 1_025)),
@@ -147,7 +147,7 @@ def test_client_s_texts_are_bounded() -> None:
 # Lists
 
 
-def test_authentication_methods() -> None:
+def test_authentication_methods_are_validated() -> None:
     assert convert.authentication_methods(["pwd", "otp", "pwd"], "f") == ("pwd", "otp")
     assert convert.authentication_methods([f"m-{n}" for n in range(8)], "f")
     assert refused(convert.authentication_methods, [], "f") == "f"
@@ -156,7 +156,7 @@ def test_authentication_methods() -> None:
         assert refused(convert.authentication_methods, ["pwd", bad], "f") == "f[1]"
 
 
-def test_scopes() -> None:
+def test_scopes_are_validated() -> None:
     assert list(convert.scopes(["x" * 128] * 64, "f")) == ["x" * 128] * 64
     assert list(convert.scopes([], "f")) == []
     assert refused(convert.scopes, ["x"] * 65, "f") == "f"
@@ -164,7 +164,7 @@ def test_scopes() -> None:
         assert refused(convert.scopes, ["x", bad], "f") == "f[1]"
 
 
-def test_charges() -> None:
+def test_charges_are_validated() -> None:
     messages = [Charge(policy="a.b_c-1", key=f"k{n}", cost=n) for n in range(16)]
     expected = [limits.Charge("a.b_c-1", f"k{n}", n or 1) for n in range(16)]
     assert rate_limit_messages.charges(messages) == expected
@@ -199,7 +199,7 @@ def test_duration_is_never_shorter(seconds: float) -> None:
     assert 0 <= message.nanos < 1_000_000_000
 
 
-def test_duration_of_whole_numbers_is_exact() -> None:
+def test_whole_duration_is_exact() -> None:
     for seconds in (0, 1, 0.5, 3_600, 366 * 86_400):
         assert convert.duration(seconds).ToTimedelta() == timedelta(seconds=seconds)
 
@@ -207,7 +207,7 @@ def test_duration_of_whole_numbers_is_exact() -> None:
 # Answers
 
 
-def test_every_value_has_its_number() -> None:
+def test_every_enum_value_has_its_number() -> None:
     for reason in InactiveReason:
         number = convert.inactive_reason(reason)
         assert common_pb2.InactiveReason.Name(number) == f"INACTIVE_REASON_{reason}"
@@ -242,7 +242,7 @@ def _session(**changes: Any) -> Session:
     return Session(**(fields | changes))
 
 
-def test_session_is_shown_without_its_secrets() -> None:
+def test_session_is_converted_without_secrets() -> None:
     message = convert.session_message(_session())
     assert b"\xaa" * 4 not in message.SerializeToString()
     assert [field.name for field, _ in message.ListFields()] == [
@@ -254,7 +254,7 @@ def test_session_is_shown_without_its_secrets() -> None:
 
 
 @pytest.mark.parametrize("reason", list(RevokeReason))
-def test_ended_session_says_when_and_why(reason: RevokeReason) -> None:
+def test_ended_session_includes_time_and_reason(reason: RevokeReason) -> None:
     message = convert.session_message(_session(revoke_time=NOW, revoke_reason=reason))
     assert message.revoke_time.ToDatetime(UTC) == NOW
     name = session_service_pb2.RevokeReason.Name(message.revoke_reason)
@@ -262,7 +262,7 @@ def test_ended_session_says_when_and_why(reason: RevokeReason) -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0, 0.000_000_1, 90.5])
-def test_verdict_without_hope_has_no_time_to_retry(retry_after: float | None) -> None:
+def test_verdict_above_limit_has_no_retry_after(retry_after: float | None) -> None:
     verdict = Verdict(
         "p", "k", allowed=False, limit=5, remaining=2, retry_after=retry_after, reset_after=1.5
     )

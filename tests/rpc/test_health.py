@@ -56,38 +56,38 @@ class Watch:
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
-async def test_check(service: str, probe: ProbeServer) -> None:
+async def test_check_reports_serving_state(service: str, probe: ProbeServer) -> None:
     assert (await stub(probe).Check(asked(service))).status == SERVING
     probe.server.set_serving(serving=False)
     assert (await stub(probe).Check(asked(service))).status == NOT_SERVING
 
 
-async def test_check_of_an_unknown_service(probe: ProbeServer) -> None:
+async def test_check_of_unknown_service_is_not_found(probe: ProbeServer) -> None:
     error = await failure(stub(probe).Check(asked("authsvc.v1.Nothing")))
     assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_list(probe: ProbeServer) -> None:
+async def test_list_returns_every_service(probe: ProbeServer) -> None:
     response = await stub(probe).List(health_pb2.HealthListRequest())
     states = {service: state.status for service, state in response.statuses.items()}
     assert states == dict.fromkeys(["", *SERVICES], SERVING)
 
 
 @pytest.mark.parametrize("caller", [*Role, STRANGER])
-async def test_any_certificate_may_ask(caller: str, probe: ProbeServer) -> None:
+async def test_any_certificate_can_query_health(caller: str, probe: ProbeServer) -> None:
     assert await outcome(stub(probe, caller).Check(asked())) == "OK"
     assert await outcome(stub(probe, caller).List(health_pb2.HealthListRequest())) == "OK"
     assert await Watch(probe, caller=caller).state() == SERVING
 
 
-async def test_even_a_certificate_without_identity_may_ask(
+async def test_certificate_without_identity_can_query_health(
     probe: ProbeServer, authority: Authority
 ) -> None:
     channel = probe.clients.open(authority.issue(common_name="probe"))
     assert await outcome(HealthStub(channel).Check(asked())) == "OK"
 
 
-async def test_an_expired_certificate_may_not(
+async def test_expired_certificate_cannot_query_health(
     probe: ProbeServer, authority: Authority, clock: FakeClock
 ) -> None:
     certificate = authority.caller(identity_of("app"), not_after=clock.now())
@@ -95,12 +95,12 @@ async def test_an_expired_certificate_may_not(
     assert await outcome(HealthStub(channel).Check(asked())) == "CALLER_NOT_ALLOWED"
 
 
-async def test_not_serving_until_told(settings: Settings) -> None:
+async def test_health_is_not_serving_until_set(settings: Settings) -> None:
     health = Health(["a.B"], max_watches=1)
     assert (await health.Check(asked("a.B"), None)).status == NOT_SERVING  # type: ignore[arg-type]  # not used
 
 
-async def test_watch_tells_of_changes_and_of_nothing_else(probe: ProbeServer) -> None:
+async def test_watch_sends_only_changes(probe: ProbeServer) -> None:
     watch = Watch(probe)
     assert await watch.state() == SERVING
     probe.server.set_serving(serving=True)
@@ -111,7 +111,7 @@ async def test_watch_tells_of_changes_and_of_nothing_else(probe: ProbeServer) ->
     assert await watch.state() == SERVING
 
 
-async def test_watch_of_an_unknown_service_goes_on(probe: ProbeServer) -> None:
+async def test_watch_of_unknown_service_continues(probe: ProbeServer) -> None:
     watch = Watch(probe, "authsvc.v1.Nothing")
     assert await watch.state() == SERVICE_UNKNOWN
     probe.server.set_serving(serving=False)
@@ -121,7 +121,7 @@ async def test_watch_of_an_unknown_service_goes_on(probe: ProbeServer) -> None:
     await draining
 
 
-async def test_watches_are_bounded_and_give_back_their_place(
+async def test_watches_are_limited_and_free_their_slot(
     start_probe: StartProbe, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.app.server._MAX_WATCHES", 2)
@@ -137,7 +137,7 @@ async def test_watches_are_bounded_and_give_back_their_place(
             pass
 
 
-async def test_watches_take_no_place_of_calls(start_probe: StartProbe, settings: Settings) -> None:
+async def test_watches_do_not_use_call_slots(start_probe: StartProbe, settings: Settings) -> None:
     grpc_settings = settings.grpc.model_copy(update={"max_concurrent_rpcs": 1})
     probe = await start_probe(settings.model_copy(update={"grpc": grpc_settings}))
     for _ in range(3):
@@ -146,9 +146,7 @@ async def test_watches_take_no_place_of_calls(start_probe: StartProbe, settings:
 
 
 @pytest.mark.slow
-async def test_watch_outlasts_the_time_of_calls(
-    start_probe: StartProbe, settings: Settings
-) -> None:
+async def test_watch_outlasts_call_timeout(start_probe: StartProbe, settings: Settings) -> None:
     grpc_settings = settings.grpc.model_copy(update={"call_timeout": timedelta(milliseconds=100)})
     probe = await start_probe(settings.model_copy(update={"grpc": grpc_settings}))
     watch = Watch(probe)
@@ -165,7 +163,7 @@ async def test_watch_outlasts_the_time_of_calls(
     assert await watch.state() == NOT_SERVING
 
 
-async def test_drain_says_not_serving_and_waits_for_no_watch(probe: ProbeServer) -> None:
+async def test_drain_reports_not_serving_and_does_not_wait_for_watches(probe: ProbeServer) -> None:
     watch = Watch(probe)
     assert await watch.state() == SERVING
     # A watcher that isn't reading when the connection closes loses what gRPC kept for it.
@@ -177,7 +175,7 @@ async def test_drain_says_not_serving_and_waits_for_no_watch(probe: ProbeServer)
     assert await watch.ended()
 
 
-async def test_nothing_serves_after_the_end() -> None:
+async def test_health_stays_not_serving_after_end() -> None:
     health = Health(["a.B"], max_watches=1)
     health.end()
     health.set_serving(serving=True)

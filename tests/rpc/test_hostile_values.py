@@ -345,7 +345,7 @@ async def attack(
 
 
 @pytest.mark.parametrize("attack", METHODS, indirect=True)
-async def test_hostile_values(attack: Attack) -> None:
+async def test_hostile_values_are_rejected_without_side_effects(attack: Attack) -> None:
     service = attack.service
     assert await attack.send(attack.valid().SerializeToString()) == "OK"
     messages = dict(attack.variants())
@@ -370,7 +370,7 @@ async def test_hostile_values(attack: Attack) -> None:
     assert await service.judge_token(survivor.access_token, strict=True) == ""
 
 
-def test_reasons_are_read_from_the_protos() -> None:
+def test_documented_reasons_are_read_from_protos() -> None:
     assert documented("/authsvc.v1.AuthService/Logout") == {
         *("REFRESH_TOKEN_INVALID", "FIELD_INVALID")
     }

@@ -75,7 +75,7 @@ def remembering(probe: ProbeServer) -> list[Call]:
 
 
 @pytest.mark.parametrize("given", ["a", "Z9._-", "x" * 128])
-async def test_request_id_is_taken_over(given: str, probe: ProbeServer) -> None:
+async def test_request_id_is_adopted(given: str, probe: ProbeServer) -> None:
     calls = remembering(probe)
     call = stub(probe).Login(pb.LoginRequest(), metadata=[("x-request-id", given)])
     await call
@@ -85,7 +85,7 @@ async def test_request_id_is_taken_over(given: str, probe: ProbeServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "<script>", "a/b", 'a"b', "a,b", "a\\n"])
-async def test_unfit_request_id_is_replaced(given: str, probe: ProbeServer) -> None:
+async def test_invalid_request_id_is_replaced(given: str, probe: ProbeServer) -> None:
     calls = remembering(probe)
     call = stub(probe).Login(pb.LoginRequest(), metadata=[("x-request-id", given)])
     await call
@@ -95,7 +95,7 @@ async def test_unfit_request_id_is_replaced(given: str, probe: ProbeServer) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("given", ["a\tb", "a\0b", "a\nb", "ä", "\u2028"])
-async def test_request_id_that_no_header_may_hold(
+async def test_illegal_header_value_is_not_used_as_request_id(
     given: str, probe: ProbeServer, authority: Authority
 ) -> None:
     calls = remembering(probe)
@@ -106,14 +106,14 @@ async def test_request_id_that_no_header_may_hold(
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
 
 
-async def test_made_request_ids_differ(probe: ProbeServer) -> None:
+async def test_generated_request_ids_are_unique(probe: ProbeServer) -> None:
     calls = remembering(probe)
     for _ in range(3):
         await stub(probe).Login(pb.LoginRequest())
     assert len({call.request_id for call in calls}) == 3
 
 
-async def test_failures_carry_the_request_id(probe: ProbeServer) -> None:
+async def test_failures_carry_request_id(probe: ProbeServer) -> None:
     raising(probe, credentials_invalid())
     error = await failure(
         stub(probe).Login(pb.LoginRequest(), metadata=[("x-request-id", "from-the-edge")])
@@ -124,7 +124,7 @@ async def test_failures_carry_the_request_id(probe: ProbeServer) -> None:
     assert info.request_id == "from-the-edge"
 
 
-async def test_request_id_is_on_log_lines_of_the_call(probe: ProbeServer) -> None:
+async def test_log_lines_of_call_include_request_id(probe: ProbeServer) -> None:
     seen = []
 
     async def look(_request: Any) -> None:
@@ -143,7 +143,7 @@ async def _request_id() -> str:
 # Caller and access
 
 
-async def test_handlers_know_the_caller(probe: ProbeServer) -> None:
+async def test_handlers_know_caller(probe: ProbeServer) -> None:
     seen = []
 
     async def look(_request: Any) -> None:
@@ -156,7 +156,7 @@ async def test_handlers_know_the_caller(probe: ProbeServer) -> None:
     assert len(seen[0].thumbprint) == 32
 
 
-async def test_calls_don_t_see_one_another_s_caller(probe: ProbeServer) -> None:
+async def test_concurrent_calls_see_only_their_own_caller(probe: ProbeServer) -> None:
     seen = set()
 
     async def look(request: pb.ValidateTokenRequest) -> None:
@@ -181,14 +181,14 @@ async def test_calls_don_t_see_one_another_s_caller(probe: ProbeServer) -> None:
     }
 
 
-async def test_refused_callers_reach_neither_parser_nor_handler(probe: ProbeServer) -> None:
+async def test_rejected_callers_reach_neither_parser_nor_handler(probe: ProbeServer) -> None:
     calls = remembering(probe)
     raw = probe.clients.raw("edge", LOGIN)
     assert reason_of(await failure(raw(b"\xff not a message"))) == "CALLER_NOT_ALLOWED"
     assert not calls
 
 
-async def test_replaced_callers_hold_for_open_connections(probe: ProbeServer) -> None:
+async def test_replaced_callers_apply_to_open_connections(probe: ProbeServer) -> None:
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
     probe.server.replace_callers([])
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "CALLER_NOT_ALLOWED"
@@ -212,7 +212,7 @@ async def echo(request: bytes, _context: Any) -> bytes:
 
 
 @pytest.mark.parametrize("caller", [*Role, STRANGER])
-async def test_rpc_without_a_row_is_refused(caller: str, probe: ProbeServer) -> None:
+async def test_rpc_without_access_row_is_rejected(caller: str, probe: ProbeServer) -> None:
     method = add_rpc(probe, grpc.unary_unary_rpc_method_handler(echo, bytes, bytes))
     raw = probe.clients.raw(caller, method)
     assert reason_of(await failure(raw(b"x"))) == "CALLER_NOT_ALLOWED"
@@ -228,7 +228,7 @@ def account(probe: ProbeServer, *metadata: tuple[str, str]) -> Any:
 
 
 @pytest.mark.parametrize("header", ["Bearer good", "bearer good", "BEARER good"])
-async def test_bearer_gives_the_claims(header: str, probe: ProbeServer) -> None:
+async def test_bearer_token_provides_claims(header: str, probe: ProbeServer) -> None:
     seen = []
 
     async def look(_request: Any) -> None:
@@ -256,7 +256,7 @@ async def test_bearer_gives_the_claims(header: str, probe: ProbeServer) -> None:
         ["Bearer good "],
     ],
 )
-async def test_other_bearers_are_refused(headers: list[str], probe: ProbeServer) -> None:
+async def test_other_bearer_tokens_are_rejected(headers: list[str], probe: ProbeServer) -> None:
     calls = remembering(probe)
     error = await failure(account(probe, *(("authorization", value) for value in headers)))
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
@@ -264,7 +264,7 @@ async def test_other_bearers_are_refused(headers: list[str], probe: ProbeServer)
     assert not calls
 
 
-async def test_bearer_does_not_help_a_caller_without_the_role(probe: ProbeServer) -> None:
+async def test_bearer_token_does_not_replace_caller_role(probe: ProbeServer) -> None:
     rpc = AccountServiceStub(probe.clients.channel("edge")).GetAccount
     metadata = [("authorization", "Bearer good")]
     error = await failure(rpc(account_pb.GetAccountRequest(), metadata=metadata))
@@ -284,7 +284,7 @@ async def test_other_rpcs_have_no_claims(probe: ProbeServer) -> None:
 # Errors
 
 
-async def test_reasons_reach_the_caller(probe: ProbeServer) -> None:
+async def test_reasons_reach_caller(probe: ProbeServer) -> None:
     raising(probe, policy_unknown("nightly"))
     error = await failure(stub(probe).Login(pb.LoginRequest()))
     assert error.code() is grpc.StatusCode.NOT_FOUND
@@ -311,7 +311,7 @@ async def test_reasons_reach_the_caller(probe: ProbeServer) -> None:
         StopAsyncIteration(SECRET),
     ],
 )
-async def test_unforeseen_failures_tell_nothing(error: Exception, probe: ProbeServer) -> None:
+async def test_unexpected_failures_reveal_nothing(error: Exception, probe: ProbeServer) -> None:
     raising(probe, error)
     with capture_logs() as logs:
         told = await failure(stub(probe).Login(pb.LoginRequest()))
@@ -324,7 +324,7 @@ async def test_unforeseen_failures_tell_nothing(error: Exception, probe: ProbeSe
     assert [entry["exc_info"] for entry in logs if entry["log_level"] == "error"] == [error]
 
 
-async def test_response_of_another_kind_is_a_failure_of_ours(probe: ProbeServer) -> None:
+async def test_response_of_wrong_type_is_internal_error(probe: ProbeServer) -> None:
     async def confuse(_request: Any) -> Any:
         return "not a message"
 
@@ -345,7 +345,7 @@ async def test_response_of_another_kind_is_a_failure_of_ours(probe: ProbeServer)
     ],
     ids=["tag", "length", "short", "utf-8", "groups", "wire-type"],
 )
-async def test_malformed_message(message: bytes, probe: ProbeServer) -> None:
+async def test_malformed_message_is_rejected(message: bytes, probe: ProbeServer) -> None:
     calls = remembering(probe)
     error = await failure(probe.clients.raw("app", LOGIN)(message))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -353,7 +353,7 @@ async def test_malformed_message(message: bytes, probe: ProbeServer) -> None:
     assert not calls
 
 
-async def test_unknown_fields_are_no_fault(probe: ProbeServer) -> None:
+async def test_unknown_fields_are_accepted(probe: ProbeServer) -> None:
     raw = probe.clients.raw("app", LOGIN)
     await raw(b"\xf8\x3f\x01")
 
@@ -370,7 +370,7 @@ def open_to_all(probe: ProbeServer, monkeypatch: pytest.MonkeyPatch, handler: An
 
 
 @pytest.mark.slow
-async def test_stream_that_fails_says_why_after_what_it_sent(
+async def test_failing_stream_returns_reason_after_sent_messages(
     probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail_late(request: bytes, _context: Any) -> AsyncIterator[bytes]:
@@ -388,7 +388,7 @@ async def test_stream_that_fails_says_why_after_what_it_sent(
     assert request_id_of(error)
 
 
-async def test_stream_is_closed_when_its_caller_leaves(
+async def test_stream_is_closed_when_caller_disconnects(
     probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed = asyncio.Event()
@@ -409,7 +409,7 @@ async def test_stream_is_closed_when_its_caller_leaves(
     await counted(probe, "CANCELLED", method)
 
 
-async def test_malformed_message_within_a_stream(
+async def test_malformed_message_in_stream_is_rejected(
     probe: ProbeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def last(requests: AsyncIterator[pb.LoginRequest], _context: Any) -> bytes:
@@ -427,7 +427,7 @@ async def test_malformed_message_within_a_stream(
     assert reason_of(await failure(call)) == "FIELD_INVALID"
 
 
-async def test_stream_is_refused_before_it_is_served(probe: ProbeServer) -> None:
+async def test_stream_is_rejected_before_handler_starts(probe: ProbeServer) -> None:
     stream = ServerReflectionStub(probe.clients.channel("app")).ServerReflectionInfo()
     assert reason_of(await failure(stream.read())) == "CALLER_NOT_ALLOWED"
 
@@ -449,7 +449,7 @@ def informed() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("informed")
-async def test_questions_are_not_logged_and_commands_are(probe: ProbeServer) -> None:
+async def test_read_only_calls_are_not_logged_but_commands_are(probe: ProbeServer) -> None:
     with capture_logs() as logs:
         await stub(probe).ValidateToken(pb.ValidateTokenRequest())
         await stub(probe).Login(pb.LoginRequest(password=SECRET))
@@ -482,7 +482,7 @@ async def test_failures_are_logged_and_counted(
     assert count(probe, told.code().name, reason_of(told), method) == 1
 
 
-async def test_causes_go_to_the_log_only(probe: ProbeServer) -> None:
+async def test_causes_appear_only_in_log(probe: ProbeServer) -> None:
     async def fail(_request: Any) -> None:
         raise StoreUnavailable from ConnectionRefusedError("no route to the database")
 
@@ -493,7 +493,7 @@ async def test_causes_go_to_the_log_only(probe: ProbeServer) -> None:
     assert "no route" not in repr(told) + repr(told.trailing_metadata())
 
 
-async def test_log_says_why_a_caller_was_refused(probe: ProbeServer, authority: Authority) -> None:
+async def test_log_states_why_caller_was_rejected(probe: ProbeServer, authority: Authority) -> None:
     nameless = AuthServiceStub(probe.clients.open(authority.issue(common_name="app")))
     with capture_logs() as logs:
         await outcome(nameless.Login(pb.LoginRequest()))
@@ -504,7 +504,7 @@ async def test_log_says_why_a_caller_was_refused(probe: ProbeServer, authority: 
     ]
 
 
-async def test_successes_are_counted_with_their_time(probe: ProbeServer) -> None:
+async def test_successes_are_counted_with_duration(probe: ProbeServer) -> None:
     for _ in range(3):
         await stub(probe).Login(pb.LoginRequest())
     assert count(probe, "OK") == 3

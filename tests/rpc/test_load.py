@@ -84,7 +84,9 @@ class Stuck:
 
 
 @pytest.mark.slow
-async def test_server_ends_what_takes_too_long(start_probe: StartProbe, settings: Settings) -> None:
+async def test_server_ends_calls_exceeding_timeout(
+    start_probe: StartProbe, settings: Settings
+) -> None:
     probe = await start_probe(limited(settings, call_timeout=timedelta(seconds=1)))
     stuck = Stuck(probe)
     error = await failure(stub(probe).Login(pb.LoginRequest(), timeout=30))
@@ -96,7 +98,7 @@ async def test_server_ends_what_takes_too_long(start_probe: StartProbe, settings
 
 
 @pytest.mark.slow
-async def test_answer_of_a_handler_that_would_not_end_is_not_given(
+async def test_handler_ignoring_cancellation_returns_store_unavailable(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(limited(settings, call_timeout=timedelta(milliseconds=200)))
@@ -112,7 +114,7 @@ async def test_answer_of_a_handler_that_would_not_end_is_not_given(
 
 
 @pytest.mark.slow
-async def test_caller_s_deadline_ends_the_handler(
+async def test_deadline_of_caller_cancels_handler(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
     stuck = Stuck(probe)
@@ -123,7 +125,7 @@ async def test_caller_s_deadline_ends_the_handler(
         await counted(probe, "DEADLINE_EXCEEDED")
 
 
-async def test_caller_that_gives_up_ends_the_handler(probe: ProbeServer) -> None:
+async def test_cancelled_call_cancels_handler(probe: ProbeServer) -> None:
     stuck = Stuck(probe)
     call = stub(probe).Login(pb.LoginRequest())
     waiting = asyncio.ensure_future(call)
@@ -139,7 +141,7 @@ async def test_caller_that_gives_up_ends_the_handler(probe: ProbeServer) -> None
 # Load
 
 
-async def test_calls_beyond_the_bound_are_shed(start_probe: StartProbe, settings: Settings) -> None:
+async def test_calls_beyond_limit_are_shed(start_probe: StartProbe, settings: Settings) -> None:
     probe = await start_probe(limited(settings, max_concurrent_rpcs=3))
     stuck = Stuck(probe)
     held = [asyncio.ensure_future(stub(probe).Login(pb.LoginRequest())) for _ in range(3)]
@@ -158,7 +160,7 @@ async def test_calls_beyond_the_bound_are_shed(start_probe: StartProbe, settings
             pass
 
 
-async def test_no_caller_takes_the_room_of_the_others(
+async def test_single_caller_cannot_use_all_slots(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     changed = limited(settings, max_concurrent_rpcs=4, max_concurrent_rpcs_per_caller=3)
@@ -183,7 +185,7 @@ async def test_no_caller_takes_the_room_of_the_others(
             pass
 
 
-async def test_health_answers_under_load(start_probe: StartProbe, settings: Settings) -> None:
+async def test_health_responds_under_load(start_probe: StartProbe, settings: Settings) -> None:
     probe = await start_probe(limited(settings, max_concurrent_rpcs=1))
     stuck = Stuck(probe)
     held = asyncio.ensure_future(stub(probe).Login(pb.LoginRequest()))
@@ -205,12 +207,12 @@ def sized(size: int) -> pb.LoginRequest:
     return request
 
 
-async def test_message_size(probe: ProbeServer) -> None:
+async def test_message_size_is_limited(probe: ProbeServer) -> None:
     assert await outcome(stub(probe).Login(sized(65_536))) == "OK"
     assert await outcome(stub(probe).Login(sized(65_537))) == "FIELD_INVALID"
 
 
-async def test_batches_may_be_larger(probe: ProbeServer) -> None:
+async def test_batch_messages_may_be_larger(probe: ProbeServer) -> None:
     tokens = ["x" * 2_000] * 1_000
     request = pb.BatchValidateTokensRequest(access_tokens=tokens)
     assert await outcome(stub(probe).BatchValidateTokens(request)) == "OK"
@@ -218,13 +220,13 @@ async def test_batches_may_be_larger(probe: ProbeServer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rpc", ["Login", "BatchValidateTokens"])
-async def test_huge_message_is_not_even_received(rpc: str, probe: ProbeServer) -> None:
+async def test_huge_message_is_not_received(rpc: str, probe: ProbeServer) -> None:
     raw = probe.clients.raw("app", f"/authsvc.v1.AuthService/{rpc}")
     error = await failure(raw(b"\x0a" + bytes(3_000_000)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_bomb_is_not_unpacked(probe: ProbeServer) -> None:
+async def test_compressed_message_is_not_decompressed(probe: ProbeServer) -> None:
     bomb = pb.LoginRequest(email="x" * 60_000)
     call = stub(probe).Login(bomb, compression=grpc.Compression.Gzip)
     assert (await failure(call)).code() is grpc.StatusCode.UNIMPLEMENTED
@@ -232,7 +234,7 @@ async def test_bomb_is_not_unpacked(probe: ProbeServer) -> None:
 
 
 @pytest.mark.slow
-async def test_metadata_size(probe: ProbeServer) -> None:
+async def test_metadata_size_is_limited(probe: ProbeServer) -> None:
     # Between gRPC's soft and hard bound calls would fail at random.
     fine = [("x-note", "x" * 15_500)]
     for _ in range(20):
@@ -245,7 +247,7 @@ async def test_metadata_size(probe: ProbeServer) -> None:
 # Streams and connections
 
 
-async def test_streams_of_a_connection_are_bounded(
+async def test_streams_per_connection_are_limited(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(limited(settings, max_concurrent_streams=2))
@@ -263,7 +265,7 @@ async def test_streams_of_a_connection_are_bounded(
 
 
 @pytest.mark.slow
-async def test_streams_that_are_reset_at_once_do_no_harm(
+async def test_rapidly_reset_streams_do_no_harm(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
     # CVE-2023-44487: each reset makes room for another stream, but the server has the work.
@@ -277,7 +279,7 @@ async def test_streams_that_are_reset_at_once_do_no_harm(
             await asyncio.sleep(0.01)
 
 
-async def test_connections_are_bounded(
+async def test_connections_are_limited(
     start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
 ) -> None:
     probe = await start_probe(limited(settings, max_connections=2))
@@ -305,7 +307,7 @@ async def regained(probe: ProbeServer, context: ssl.SSLContext) -> None:
 
 
 @pytest.mark.slow
-async def test_handshake_must_be_quick(start_probe: StartProbe, settings: Settings) -> None:
+async def test_slow_handshake_times_out(start_probe: StartProbe, settings: Settings) -> None:
     probe = await start_probe(limited(settings, handshake_timeout=timedelta(milliseconds=200)))
     reader, writer = await asyncio.open_connection("127.0.0.1", probe.server.port)
     async with asyncio.timeout(30):
@@ -314,9 +316,7 @@ async def test_handshake_must_be_quick(start_probe: StartProbe, settings: Settin
     await writer.wait_closed()
 
 
-async def test_pings_in_a_row_end_the_connection(
-    probe: ProbeServer, context: ssl.SSLContext
-) -> None:
+async def test_ping_flood_closes_connection(probe: ProbeServer, context: ssl.SSLContext) -> None:
     async with Connection.open(probe.server.port, context) as connection:
         goaway = await ping_until_goaway(connection, 10)
         assert goaway is not None
@@ -325,7 +325,7 @@ async def test_pings_in_a_row_end_the_connection(
 
 
 @pytest.mark.slow
-async def test_pings_of_a_patient_client_are_answered(
+async def test_pings_at_allowed_interval_are_answered(
     start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
 ) -> None:
     interval = timedelta(milliseconds=20)
@@ -351,7 +351,7 @@ async def ping_until_goaway(connection: Connection, times: int, pause: float = 0
 @pytest.mark.parametrize(
     ("limit", "said"), [("max_connection_idle", b"idle"), ("max_connection_age", b"max_age")]
 )
-async def test_connections_end_in_time(
+async def test_connections_close_at_idle_and_age_limits(
     limit: str, said: bytes, start_probe: StartProbe, settings: Settings, context: ssl.SSLContext
 ) -> None:
     probe = await start_probe(limited(settings, **{limit: timedelta(milliseconds=200)}))
@@ -364,7 +364,7 @@ async def test_connections_end_in_time(
 # The port
 
 
-async def test_port_in_use_is_one_clear_error(
+async def test_port_in_use_raises_clear_error(
     probe: ProbeServer, start_probe: StartProbe, settings: Settings
 ) -> None:
     address = f"127.0.0.1:{probe.server.port}"
@@ -374,14 +374,14 @@ async def test_port_in_use_is_one_clear_error(
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1:0", "nowhere.invalid:0", "127.0.0.1:99999"])
-async def test_address_that_is_not_ours(
+async def test_unusable_listen_address_raises_clear_error(
     address: str, start_probe: StartProbe, settings: Settings
 ) -> None:
     with pytest.raises(ServerError, match=r"can't listen|is no address"):
         await start_probe(limited(settings, address=address))
 
 
-async def test_address_may_be_of_ipv6(start_probe: StartProbe, settings: Settings) -> None:
+async def test_listen_address_can_be_ipv6(start_probe: StartProbe, settings: Settings) -> None:
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
@@ -391,7 +391,7 @@ async def test_address_may_be_of_ipv6(start_probe: StartProbe, settings: Setting
     assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
 
 
-async def test_address_may_be_a_socket_file(
+async def test_listen_address_can_be_unix_socket(
     start_probe: StartProbe, settings: Settings, tmp_path: Path
 ) -> None:
     address = f"unix:{tmp_path}/grpc.sock"
@@ -400,7 +400,7 @@ async def test_address_may_be_a_socket_file(
     assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "OK"
 
 
-async def test_drain_lets_calls_finish_and_refuses_new_ones(probe: ProbeServer) -> None:
+async def test_drain_lets_calls_finish_and_rejects_new_ones(probe: ProbeServer) -> None:
     stuck = Stuck(probe)
     held = asyncio.ensure_future(stub(probe).Login(pb.LoginRequest()))
     await stuck.until(held=1)
@@ -415,7 +415,7 @@ async def test_drain_lets_calls_finish_and_refuses_new_ones(probe: ProbeServer) 
     await draining
 
 
-async def test_drain_ends_what_outlasts_its_grace(probe: ProbeServer) -> None:
+async def test_drain_ends_calls_after_grace_period(probe: ProbeServer) -> None:
     stuck = Stuck(probe)
     held = asyncio.ensure_future(outcome(stub(probe).Login(pb.LoginRequest())))
     await stuck.until(held=1)

@@ -66,12 +66,12 @@ async def test_every_listed_service_can_be_described(version: str, probe: ProbeS
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("caller", [*OTHERS, STRANGER])
-async def test_others_are_refused(version: str, caller: str, probe: ProbeServer) -> None:
+async def test_other_callers_are_rejected(version: str, caller: str, probe: ProbeServer) -> None:
     assert reason_of(await refusal(probe, version, caller)) == "CALLER_NOT_ALLOWED"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_can_be_switched_off(
+async def test_reflection_can_be_disabled(
     version: str, start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(with_changes(settings, "grpc", reflection=False))

@@ -43,7 +43,9 @@ async def audited(service: Service, request_id: str) -> list[str]:
     return [row["type"] for row in rows]
 
 
-async def test_success_leads_there(logging_service: Service, lines: io.StringIO) -> None:
+async def test_successful_call_is_traceable_by_request_id(
+    logging_service: Service, lines: io.StringIO
+) -> None:
     await logging_service.register()
     call = logging_service.auth().Login(
         LoginRequest(email=EMAIL, password=PASSWORD), metadata=[("x-request-id", "from-the-edge")]
@@ -55,14 +57,16 @@ async def test_success_leads_there(logging_service: Service, lines: io.StringIO)
 
 
 @pytest.mark.fast
-async def test_failure_leads_there(logging_service: Service, lines: io.StringIO) -> None:
+async def test_failed_call_is_traceable_by_request_id(
+    logging_service: Service, lines: io.StringIO
+) -> None:
     request = LoginRequest(email=EMAIL, password=WRONG)
     request_id = request_id_of(await failure(logging_service.auth().Login(request)))
     assert await audited(logging_service, request_id) == ["user.login_failure"]
     assert events_of(lines, request_id) == ["user.login_failure", "call_failed"]
 
 
-async def test_question_leads_there_at_level_debug(
+async def test_read_only_call_is_traceable_at_debug_level(
     logging_service: Service, lines: io.StringIO
 ) -> None:
     call = logging_service.auth().ValidateToken(ValidateTokenRequest(access_token="x"))

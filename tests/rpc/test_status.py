@@ -65,7 +65,7 @@ def kinds(status: status_pb2.Status) -> list[str]:
     return [detail.DESCRIPTOR.name for detail in unpacked(status)]
 
 
-def test_each_reason_has_the_code_that_is_documented() -> None:
+def test_each_reason_has_documented_code() -> None:
     by_code = {
         code: {reason.value for reason, of in CODES.items() if of is code}
         for code in set(CODES.values())
@@ -74,7 +74,7 @@ def test_each_reason_has_the_code_that_is_documented() -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_status_says_its_reason_and_request(reason: Reason) -> None:
+def test_each_status_includes_reason_and_request_id(reason: Reason) -> None:
     status = to_status(ServiceError(reason, "What went wrong.", {"policy": "api"}), "request-7")
     info, request = unpacked(status)
     assert status.code == CODES[reason].value[0]
@@ -85,7 +85,7 @@ def test_each_status_says_its_reason_and_request(reason: Reason) -> None:
     assert request == details.RequestInfo(request_id="request-7")
 
 
-def test_field_and_what_is_wrong_with_it() -> None:
+def test_field_violation_includes_description() -> None:
     status = to_status(FieldInvalid("charges[2].cost", "must be positive"), "r")
     assert kinds(status) == ["ErrorInfo", "BadRequest", "RequestInfo"]
     violation = details.BadRequest.FieldViolation(
@@ -95,7 +95,7 @@ def test_field_and_what_is_wrong_with_it() -> None:
     assert status.message == "charges[2].cost: must be positive"
 
 
-def test_each_broken_rule_of_a_password() -> None:
+def test_weak_password_lists_each_broken_rule() -> None:
     status = to_status(FieldInvalid.weak_password("password", ["too short", "no digit"]), "r")
     bad = unpacked(status)[1]
     assert isinstance(bad, details.BadRequest)
@@ -116,13 +116,13 @@ def test_each_broken_rule_of_a_password() -> None:
         (errors.StoreUnavailable(), 1),
     ],
 )
-def test_time_until_a_retry_helps(error: ServiceError, seconds: float) -> None:
+def test_retry_info_includes_delay(error: ServiceError, seconds: float) -> None:
     retry = unpacked(to_status(error, "r"))[1]
     assert isinstance(retry, details.RetryInfo)
     assert retry.retry_delay.ToNanoseconds() == round(seconds * 1e9)
 
 
-def test_what_was_attempted_too_often() -> None:
+def test_too_many_attempts_includes_quota_subject() -> None:
     status = to_status(errors.TooManyAttempts(3, "login"), "r")
     assert kinds(status) == ["ErrorInfo", "RetryInfo", "QuotaFailure", "RequestInfo"]
     quota = unpacked(status)[2]
@@ -130,18 +130,18 @@ def test_what_was_attempted_too_often() -> None:
     assert [violation.subject for violation in quota.violations] == ["login"]
 
 
-def test_overload_is_not_the_caller_s_quota() -> None:
+def test_overload_is_not_reported_as_quota_failure() -> None:
     assert kinds(to_status(errors.Overloaded(), "r")) == ["ErrorInfo", "RetryInfo", "RequestInfo"]
 
 
-def test_largest_status_fits_the_metadata_that_clients_take() -> None:
+def test_largest_status_fits_client_metadata_limit() -> None:
     # gRPC's clients refuse more than 8 KiB, and would lose the reason with the rest.
     rules = [f"rule {number} of the password policy is broken" for number in range(20)]
     status = to_status(FieldInvalid.weak_password("password", rules), "x" * 128)
     assert status.ByteSize() < 4_096
 
 
-def test_delay_is_a_duration() -> None:
+def test_retry_delay_is_a_duration() -> None:
     retry = unpacked(to_status(errors.TooManyAttempts(61), "r"))[1]
     assert isinstance(retry, details.RetryInfo)
     assert retry.retry_delay.ToTimedelta() == timedelta(seconds=61)

@@ -33,39 +33,43 @@ async def attempt(probe: ProbeServer, certificate: Certificate | None) -> str:
     return await outcome(stub.Login(pb.LoginRequest()))
 
 
-async def test_certificate_of_the_authority_is_let_in(
+async def test_certificate_of_authority_is_accepted(
     probe: ProbeServer, authority: Authority
 ) -> None:
     assert await attempt(probe, authority.caller(APP)) == "OK"
 
 
-async def test_no_certificate(probe: ProbeServer) -> None:
+async def test_missing_certificate_is_rejected(probe: ProbeServer) -> None:
     assert await attempt(probe, None) == "UNAVAILABLE"
 
 
-async def test_certificate_of_another_authority(probe: ProbeServer) -> None:
+async def test_certificate_of_another_authority_is_rejected(probe: ProbeServer) -> None:
     # The other authority even has the same name.
     assert await attempt(probe, Authority().caller(APP)) == "UNAVAILABLE"
 
 
-async def test_expired_certificate(probe: ProbeServer, authority: Authority) -> None:
+async def test_expired_certificate_is_rejected(probe: ProbeServer, authority: Authority) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     assert await attempt(probe, authority.caller(APP, not_after=yesterday)) == "UNAVAILABLE"
 
 
-async def test_certificate_of_the_future(probe: ProbeServer, authority: Authority) -> None:
+async def test_certificate_not_yet_valid_is_rejected(
+    probe: ProbeServer, authority: Authority
+) -> None:
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     uri = x509.UniformResourceIdentifier(APP)
     assert await attempt(probe, authority.issue(uri, not_before=tomorrow)) == "UNAVAILABLE"
 
 
-async def test_certificate_for_servers_only(probe: ProbeServer, authority: Authority) -> None:
+async def test_server_only_certificate_is_rejected(
+    probe: ProbeServer, authority: Authority
+) -> None:
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     certificate = authority.issue(x509.UniformResourceIdentifier(APP), extensions=[usage])
     assert await attempt(probe, certificate) == "UNAVAILABLE"
 
 
-async def test_plaintext(probe: ProbeServer) -> None:
+async def test_plaintext_is_rejected(probe: ProbeServer) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{probe.server.port}") as channel:
         assert await outcome(AuthServiceStub(channel).Login(pb.LoginRequest())) == "UNAVAILABLE"
 
@@ -83,7 +87,7 @@ async def handshake(probe: ProbeServer, context: ssl.SSLContext) -> str:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_present_versions_are_spoken(
+async def test_current_tls_versions_are_accepted(
     version: ssl.TLSVersion, probe: ProbeServer, authority: Authority
 ) -> None:
     context = tls_context(authority.certificate, authority.caller(APP), version)
@@ -92,7 +96,7 @@ async def test_present_versions_are_spoken(
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("name", ["TLSv1", "TLSv1_1"])
-async def test_old_versions_are_refused(
+async def test_old_tls_versions_are_rejected(
     name: str, probe: ProbeServer, authority: Authority
 ) -> None:
     context = tls_context(authority.certificate, authority.caller(APP), ssl.TLSVersion[name])
@@ -109,7 +113,7 @@ async def test_old_versions_are_refused(
         ("AES128-GCM-SHA256:DHE-RSA-AES128-GCM-SHA256:AES256-SHA", False),
     ],
 )
-async def test_only_aead_with_forward_secrecy(
+async def test_only_aead_suites_with_forward_secrecy_are_accepted(
     suites: str, accepted: bool, probe: ProbeServer, authority: Authority
 ) -> None:
     caller = authority.caller(APP)
@@ -126,7 +130,7 @@ async def test_only_aead_with_forward_secrecy(
         ("1.3", ssl.TLSVersion.TLSv1_3, True),
     ],
 )
-async def test_minimum_version_holds(
+async def test_minimum_version_is_enforced(
     minimum: str,
     version: ssl.TLSVersion,
     allowed: bool,
@@ -162,7 +166,7 @@ async def served(probe: ProbeServer, authority: Authority) -> bytes:
         return shown
 
 
-async def test_changed_certificate_is_taken_over(
+async def test_changed_certificate_is_reloaded(
     probe: ProbeServer, settings: Settings, authority: Authority
 ) -> None:
     before = await attempt(probe, authority.caller(APP))
@@ -174,7 +178,7 @@ async def test_changed_certificate_is_taken_over(
     assert expiry == datetime(2040, 1, 1, tzinfo=UTC).timestamp()
 
 
-async def test_changed_authority_is_taken_over(
+async def test_changed_authority_is_reloaded(
     probe: ProbeServer, settings: Settings, authority: Authority
 ) -> None:
     other = Authority("Another authority")
@@ -209,7 +213,7 @@ SPOILT = [_without_key, _with_rubbish, _with_another_key, _with_empty_authority,
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-async def test_bad_files_leave_what_is_in_use(
+async def test_invalid_files_keep_current_certificate(
     spoil: Spoil, probe: ProbeServer, settings: Settings, authority: Authority
 ) -> None:
     original = settings.tls.certificate_file.read_bytes()
@@ -220,7 +224,7 @@ async def test_bad_files_leave_what_is_in_use(
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
-def test_bad_files_are_said_at_start(
+def test_invalid_files_are_reported_at_start(
     spoil: Spoil, settings: Settings, authority: Authority
 ) -> None:
     folder = settings.tls.certificate_file.parent
@@ -229,7 +233,7 @@ def test_bad_files_are_said_at_start(
         ServerCertificate(settings.tls)
 
 
-def test_bad_files_are_logged_once(settings: Settings, authority: Authority) -> None:
+def test_invalid_files_are_logged_once(settings: Settings, authority: Authority) -> None:
     certificate = ServerCertificate(settings.tls)
     _with_another_key(settings.tls.key_file.parent, authority)
     with capture_logs() as logs:
@@ -239,7 +243,7 @@ def test_bad_files_are_logged_once(settings: Settings, authority: Authority) -> 
     assert "server.key is not the key of" in logs[0]["problem"]
 
 
-def test_mended_files_are_taken_over(settings: Settings, authority: Authority) -> None:
+def test_corrected_files_are_reloaded(settings: Settings, authority: Authority) -> None:
     certificate = ServerCertificate(settings.tls)
     folder = settings.tls.key_file.parent
     fresh = authority.server()
@@ -251,7 +255,7 @@ def test_mended_files_are_taken_over(settings: Settings, authority: Authority) -
     assert certificate.changed() is None
 
 
-async def test_open_connections_outlive_a_change(
+async def test_open_connections_survive_certificate_change(
     probe: ProbeServer, settings: Settings, authority: Authority
 ) -> None:
     stub = AuthServiceStub(probe.clients.channel("app"))

@@ -29,13 +29,13 @@ async def world(database: Database, clock: FakeClock) -> World:
     return World(database, clock, await load_keys(database, clock))
 
 
-def test_keys_are_found_by_scanners() -> None:
+def test_secret_scanners_detect_keys() -> None:
     for text in ("export KEY={}\n", '{{"key": "{}"}}', "https://x.test/?key={}&a=b", "{}", "<{}>"):
         key = new_api_key("authsvc")
         assert SCANNER.findall(text.format(key)) == [key]
 
 
-def test_keys_are_long_and_never_the_same() -> None:
+def test_keys_are_long_and_unique() -> None:
     keys = [new_api_key("authsvc") for _ in range(2_000)]
     assert len(set(keys)) == 2_000
     assert all(is_api_key(key) for key in keys)
@@ -45,12 +45,12 @@ def test_keys_are_long_and_never_the_same() -> None:
     assert max(counts.values()) < 1.25 * min(counts.values())
 
 
-def test_of_what_is_shown_the_key_can_t_be_guessed() -> None:
+def test_display_prefix_does_not_reveal_key() -> None:
     key = new_api_key("authsvc")
     assert display_prefix(key) == key[:14]
 
 
-def test_one_changed_character_is_noticed() -> None:
+def test_one_changed_character_is_detected() -> None:
     key = new_api_key("authsvc")
     for at, character in enumerate(key):
         for other in (*ALPHABET, "_", "-", " ", "\0", "é"):
@@ -58,7 +58,7 @@ def test_one_changed_character_is_noticed() -> None:
                 assert not is_api_key(key[:at] + other + key[at + 1 :])
 
 
-def test_another_spelling_is_noticed() -> None:
+def test_other_spellings_are_rejected() -> None:
     key = new_api_key("authsvc")
     for text in (
         *("", "authsvc_", key[:-1], key[1:], key + "0", key + "\n", " " + key, key + "=", key * 2),
@@ -72,12 +72,12 @@ def test_another_spelling_is_noticed() -> None:
 
 
 @given(st.text(max_size=80))
-def test_text_that_is_no_key_is_none(text: str) -> None:
+def test_arbitrary_text_is_no_key(text: str) -> None:
     assert not is_api_key(text)
 
 
 @given(st.text(alphabet=ALPHABET, min_size=49, max_size=49))
-def test_form_alone_makes_no_key(text: str) -> None:
+def test_well_formed_text_without_checksum_is_no_key(text: str) -> None:
     assert not is_api_key(f"authsvc_{text}")
 
 
@@ -90,7 +90,7 @@ async def test_garbage_costs_no_query(world: World) -> None:
         assert await keys.reason(text) is InactiveReason.MALFORMED
 
 
-async def test_a_key_under_an_earlier_prefix_stays_good(world: World) -> None:
+async def test_key_with_former_prefix_stays_valid(world: World) -> None:
     before, after = replica(world, prefix="acme"), replica(world, prefix="corp")
     user_id = await world.add_user()
     old = await before.create(user_id)
@@ -98,7 +98,7 @@ async def test_a_key_under_an_earlier_prefix_stays_good(world: World) -> None:
     assert (await after.create(user_id)).text.startswith("corp_")
 
 
-async def test_a_well_formed_key_of_nobody_is_unknown_and_not_remembered(world: World) -> None:
+async def test_unknown_well_formed_key_is_not_cached(world: World) -> None:
     keys = replica(world)
     for _ in range(20):
         assert await keys.reason(new_api_key("authsvc")) is InactiveReason.KEY_UNKNOWN
@@ -106,7 +106,7 @@ async def test_a_well_formed_key_of_nobody_is_unknown_and_not_remembered(world: 
     assert keys.validation._last_use._waiting == {}
 
 
-async def test_who_sees_the_table_has_no_key(world: World) -> None:
+async def test_table_content_reveals_no_key(world: World) -> None:
     keys = replica(world)
     await keys.create(await world.add_user())
     (row,) = await world.fetch("SELECT * FROM api_keys")
@@ -116,7 +116,7 @@ async def test_who_sees_the_table_has_no_key(world: World) -> None:
         assert await keys.reason(value) is InactiveReason.MALFORMED
 
 
-async def test_what_a_user_may_do_with_keys_ends_at_the_own(world: World) -> None:
+async def test_user_can_manage_only_own_keys(world: World) -> None:
     keys, ada, eve = replica(world), await world.add_user(), await world.add_user()
     target = await keys.create(ada)
     with pytest.raises(NotFound):
@@ -125,7 +125,7 @@ async def test_what_a_user_may_do_with_keys_ends_at_the_own(world: World) -> Non
     assert (await keys.judge(target.text)).key == target.key
 
 
-async def test_a_key_is_no_way_around_a_disabled_user(world: World) -> None:
+async def test_key_of_disabled_user_is_inactive(world: World) -> None:
     keys, user_id = replica(world, cache_size=0), await world.add_user()
     created = await keys.create(user_id)
     await world.disable(user_id)
@@ -135,7 +135,7 @@ async def test_a_key_is_no_way_around_a_disabled_user(world: World) -> None:
     assert await world.fetch("SELECT FROM api_keys") == []
 
 
-async def test_secrets_are_in_no_representation(world: World) -> None:
+async def test_secrets_are_hidden_in_repr(world: World) -> None:
     held = HeldDatabase(world.database)
     held.go_on.set()
     keys = replica(world, database=held)

@@ -27,9 +27,7 @@ async def service_token(service: Service, certificate: Certificate, **request: A
     return response.access_token
 
 
-async def test_a_stolen_service_token_is_worth_nothing(
-    service: Service, authority: Authority
-) -> None:
+async def test_stolen_service_token_is_useless(service: Service, authority: Authority) -> None:
     app, edge = (authority.caller(identity_of(role)) for role in ("app", "edge"))
     token = await service_token(service, app)
     judged = {}
@@ -55,7 +53,9 @@ async def test_a_stolen_service_token_is_worth_nothing(
     assert not response.results[0].HasField("claims")
 
 
-async def test_a_thief_can_t_exchange_it(service: Service, authority: Authority) -> None:
+async def test_stolen_service_token_cannot_be_exchanged(
+    service: Service, authority: Authority
+) -> None:
     app = authority.caller(identity_of("app"))
     token = await service_token(service, app)
     for certificate in (app, authority.caller(identity_of("app"))):
@@ -75,7 +75,7 @@ ACCOUNT_CALLS = {
 
 
 @pytest.mark.parametrize("rpc", ACCOUNT_CALLS)
-async def test_what_was_handed_on_does_not_act_on_the_account(
+async def test_exchanged_tokens_cannot_act_on_account(
     rpc: str, service: Service, authority: Authority
 ) -> None:
     tokens = await service.new_session()
@@ -96,7 +96,7 @@ async def test_what_was_handed_on_does_not_act_on_the_account(
     assert await service.judge_token(tokens.access_token, strict=True) == ""
 
 
-async def test_an_api_key_is_no_token_and_a_token_no_api_key(
+async def test_api_keys_and_tokens_are_not_interchangeable(
     service: Service, authority: Authority
 ) -> None:
     tokens = await service.new_session()
@@ -125,7 +125,7 @@ async def test_an_api_key_is_no_token_and_a_token_no_api_key(
         assert not answer.active
 
 
-async def test_a_token_is_issued_to_the_caller_of_the_call_only(
+async def test_forwarded_certificate_header_is_ignored(
     service: Service, authority: Authority
 ) -> None:
     stranger = authority.caller("spiffe://authsvc.test/stranger")
@@ -136,7 +136,7 @@ async def test_a_token_is_issued_to_the_caller_of_the_call_only(
     assert await outcome(call) == "CALLER_NOT_ALLOWED"
 
 
-async def test_the_log_holds_none_of_them(
+async def test_log_contains_no_token(
     start_service: StartService, live_settings: Settings, authority: Authority
 ) -> None:
     with logs.caught() as log:

@@ -95,7 +95,7 @@ def told_apart(one: Sequence[float], other: Sequence[float]) -> float:
     return statistics.fmean(hits)
 
 
-async def test_the_time_of_a_login_tells_nothing_of_the_account(service: Service) -> None:
+async def test_login_time_reveals_nothing_about_account(service: Service) -> None:
     await measure(service, 10)
     samples = await measure(service, LOGINS)
     known, unknown = samples[EMAIL], samples[NOBODY]
@@ -105,7 +105,7 @@ async def test_the_time_of_a_login_tells_nothing_of_the_account(service: Service
     assert told_apart(known.whole, unknown.whole) <= BY_A_ROW
 
 
-def test_the_classifier_learns() -> None:
+def test_classifier_distinguishes_known_samples() -> None:
     one, other = [1.0 + n % 7 / 10 for n in range(100)], [1.5 + n % 7 / 10 for n in range(100)]
     assert told_apart(one, one) <= 0.5
     assert told_apart(one, other) == told_apart(other, one) > 0.8

@@ -93,7 +93,7 @@ async def _refusal(work: Awaitable[object]) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("delivery", list(Delivery))
 @pytest.mark.parametrize("purpose", PUBLIC)
-async def test_a_request_is_the_same_work_for_everyone(
+async def test_request_costs_same_work_for_every_account(
     single: Coded, purpose: Purpose, delivery: Delivery
 ) -> None:
     async def ask(account: str) -> list[str]:
@@ -106,7 +106,7 @@ async def test_a_request_is_the_same_work_for_everyone(
 
 
 @pytest.mark.parametrize("purpose", PUBLIC)
-async def test_a_wrong_code_is_the_same_work_and_answer_for_everyone(
+async def test_wrong_code_has_same_work_and_response_for_every_account(
     single: Coded, purpose: Purpose
 ) -> None:
     issued = {name: await single.request(purpose, _email(name)) for name in ACCOUNTS}
@@ -125,7 +125,7 @@ async def test_a_wrong_code_is_the_same_work_and_answer_for_everyone(
     assert "CODE_INVALID" in answers["active"]
 
 
-async def test_a_challenge_that_was_never_made_looks_like_one_that_was(single: Coded) -> None:
+async def test_invented_challenge_is_indistinguishable_from_real_one(single: Coded) -> None:
     issued = await single.request(Purpose.LOGIN, _email("active"))
     found = {}
     for name in ("real", "invented", "real", "invented"):
@@ -140,7 +140,7 @@ async def test_a_challenge_that_was_never_made_looks_like_one_that_was(single: C
 
 
 @pytest.mark.parametrize("purpose", PUBLIC)
-async def test_codes_for_nobody_never_work(single: Coded, purpose: Purpose) -> None:
+async def test_decoy_codes_never_work(single: Coded, purpose: Purpose) -> None:
     for account in ("unknown", "disabled"):
         issued = await single.request(purpose, _email(account))
         work = _use(single, purpose, _email(account), issued, issued.code)
@@ -183,9 +183,7 @@ async def test_invented_challenges_from_one_ip_are_throttled(
     assert ends == ["CODE_INVALID"] * 50 + ["TOO_MANY_ATTEMPTS"] * 5
 
 
-async def test_newer_codes_don_t_give_new_guesses_at_the_account(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_new_codes_do_not_allow_more_guesses(database: Database, clock: FakeClock) -> None:
     service = await Service(
         database, clock, passwords=cheap_passwords(), code_settings=unlimited_codes()
     ).start()
@@ -200,7 +198,7 @@ async def test_newer_codes_don_t_give_new_guesses_at_the_account(
     assert ends == ["CODE_INVALID"] * 20 + ["TOO_MANY_ATTEMPTS"] * 10
 
 
-async def test_a_stranger_can_not_keep_the_owner_from_a_code_by_guessing(coded: Coded) -> None:
+async def test_guessing_stranger_cannot_block_code_of_owner(coded: Coded) -> None:
     first = await coded.request(Purpose.LOGIN)
     for _ in range(5):
         await _refusal(coded.log_in(first.code_id, CODE))
@@ -209,9 +207,7 @@ async def test_a_stranger_can_not_keep_the_owner_from_a_code_by_guessing(coded: 
     await coded.log_in(second.code_id, second.code)
 
 
-async def test_requests_are_counted_together_whatever_they_are_for(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_requests_of_all_purposes_share_a_limit(database: Database, clock: FakeClock) -> None:
     few = {"requests": 5, "window": "1h"}
     coded = await start_coded(database, clock, unlimited_codes(requests_per_address=few))
     await coded.service.register(_email("active"))
@@ -228,7 +224,9 @@ async def test_requests_are_counted_together_whatever_they_are_for(
     coded.service.hasher.close()
 
 
-async def test_fifty_requests_at_once_are_one_message(database: Database, clock: FakeClock) -> None:
+async def test_fifty_concurrent_requests_send_one_message(
+    database: Database, clock: FakeClock
+) -> None:
     coded = await start_coded(database, clock, unlimited_codes(resend_interval="60s"))
     await coded.service.register(_email("active"))
     made = await asyncio.gather(
@@ -241,7 +239,7 @@ async def test_fifty_requests_at_once_are_one_message(database: Database, clock:
     assert (await coded.written())["login_code"] == 1
 
 
-async def test_no_code_shows_in_the_log_or_the_tables(
+async def test_no_code_appears_in_log_or_tables(
     coded: Coded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes: Mapping[Purpose, IssuedCode] = {

@@ -84,7 +84,9 @@ CHANGES: Mapping[str, tuple[str, Make]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_it_is_not_made_after_all(timed: Service, change: str) -> None:
+async def test_change_is_rejected_if_session_ends_while_waiting(
+    timed: Service, change: str
+) -> None:
     tokens = await timed.proved_session()
     name, make = CHANGES[change]
     request = await make(timed, tokens)

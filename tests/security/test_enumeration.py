@@ -79,7 +79,7 @@ async def _statements(service: Service, account: str, device: str) -> list[str]:
     return statements
 
 
-async def test_the_error_is_the_same(service: Service) -> None:
+async def test_error_is_same_for_every_account(service: Service) -> None:
     def shown(error: ServiceError) -> tuple[object, ...]:
         return (type(error), error.reason, error.message, dict(error.metadata), error.args)
 
@@ -89,7 +89,7 @@ async def test_the_error_is_the_same(service: Service) -> None:
 
 
 @pytest.mark.parametrize("device", ["", "phone-1"])
-async def test_the_statements_are_the_same(service: Service, device: str) -> None:
+async def test_statements_are_same_for_every_account(service: Service, device: str) -> None:
     # Once before, so that what is prepared or cached on first use is so for everyone.
     await _failure(service, "wrong", device)
     statements = {account: await _statements(service, account, device) for account in ACCOUNTS}
@@ -97,7 +97,7 @@ async def test_the_statements_are_the_same(service: Service, device: str) -> Non
     assert statements == dict.fromkeys(ACCOUNTS, statements["wrong"])
 
 
-async def test_one_password_is_hashed_at_the_same_cost(
+async def test_one_password_is_hashed_at_same_cost_for_every_account(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     costs: list[bytes] = []
@@ -142,7 +142,7 @@ async def test_unknown_accounts_are_throttled_alike(database: Database, clock: F
     assert refused == [False] * 5 + [True] * 2 + [False] * 15 + [True] * 8
 
 
-async def test_known_and_unknown_accounts_share_the_limit_of_an_ip(
+async def test_known_and_unknown_accounts_share_ip_limit(
     database: Database, clock: FakeClock
 ) -> None:
     service = await Service(database, clock).start()
@@ -155,7 +155,7 @@ async def test_known_and_unknown_accounts_share_the_limit_of_an_ip(
     assert seen == ["CREDENTIALS_INVALID"] * 50 + ["TOO_MANY_ATTEMPTS"] * 10
 
 
-async def test_a_full_queue_refuses_everyone_alike(service: Service) -> None:
+async def test_full_hash_queue_rejects_every_account_alike(service: Service) -> None:
     async def full() -> None:
         raise Overloaded
 

@@ -71,7 +71,7 @@ def shown(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("way", PUBLIC)
-async def test_a_wrong_proof_leads_to_the_same_for_everyone(
+async def test_wrong_proof_has_same_effect_for_every_account(
     way: str, free: Service, statements: Statements
 ) -> None:
     victims = {kind: await make(free, kind) for kind in KINDS}
@@ -87,7 +87,7 @@ async def test_a_wrong_proof_leads_to_the_same_for_everyone(
 
 
 @pytest.mark.parametrize("way", PUBLIC)
-async def test_a_throttled_proof_leads_to_the_same_for_everyone(
+async def test_throttled_proof_has_same_effect_for_every_account(
     way: str,
     statements: Statements,
     start_service: StartService,
@@ -123,7 +123,7 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_a_request_is_answered_alike(
+async def test_request_has_same_response_for_every_account(
     name: str, free: Service, statements: Statements
 ) -> None:
     answers, work = {}, {}
@@ -165,7 +165,7 @@ async def limited(start_service: StartService, live_settings: Settings) -> Servi
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_failures_on_one_way_throttle_all_others(way: str, limited: Service) -> None:
+async def test_failures_on_one_path_throttle_all_others(way: str, limited: Service) -> None:
     for number, other in enumerate(WAYS):
         victim = Victim(limited, f"user{number}@example.test")
         await victim.register()
@@ -186,7 +186,7 @@ async def test_failures_on_one_way_throttle_all_others(way: str, limited: Servic
             assert await attempt(other, victim, right=True, ip=f"10.3.{number}.1") == "OK"
 
 
-async def test_failures_of_all_ways_are_summed(limited: Service) -> None:
+async def test_failures_on_all_paths_are_summed(limited: Service) -> None:
     victim = Victim(limited, "user@example.test")
     await victim.register()
     await victim.add_passkey()
@@ -198,7 +198,7 @@ async def test_failures_of_all_ways_are_summed(limited: Service) -> None:
 
 
 @pytest.mark.parametrize("way", PUBLIC)
-async def test_strangers_lock_nobody_out_of_a_known_device(way: str, limited: Service) -> None:
+async def test_strangers_cannot_lock_out_known_device(way: str, limited: Service) -> None:
     victim = Victim(limited, "user@example.test")
     await victim.register(device_id="phone")
     await victim.add_passkey()
@@ -212,7 +212,7 @@ async def test_strangers_lock_nobody_out_of_a_known_device(way: str, limited: Se
         assert end == "OK", other
 
 
-async def test_fifty_failures_of_all_ways_are_the_most_for_strangers(free: Service) -> None:
+async def test_strangers_get_at_most_fifty_failures_over_all_paths(free: Service) -> None:
     victim = Victim(free, "user@example.test")
     await victim.register(device_id="phone")
     await victim.add_passkey()
@@ -234,7 +234,7 @@ async def test_fifty_failures_of_all_ways_are_the_most_for_strangers(free: Servi
     assert await attempt("reset", victim, right=True, ip="10.3.0.1") == "OK"
 
 
-async def test_who_gives_one_proof_of_two_can_t_guess_the_other_for_ever(free: Service) -> None:
+async def test_attacker_with_one_factor_gets_bounded_guesses_at_other(free: Service) -> None:
     victim = Victim(free, "user@example.test")
     await victim.register()
     await victim.add_totp()
@@ -247,7 +247,7 @@ async def test_who_gives_one_proof_of_two_can_t_guess_the_other_for_ever(free: S
 
 
 @pytest.mark.parametrize("way", PUBLIC)
-async def test_an_account_deleted_meanwhile_is_one_that_never_was(way: str, free: Service) -> None:
+async def test_account_deleted_meanwhile_acts_like_unknown_one(way: str, free: Service) -> None:
     for turn in range(4):
         victim = Victim(free, f"user{turn}@example.test")
         await victim.register()

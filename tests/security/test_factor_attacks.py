@@ -85,7 +85,7 @@ async def victim(service: Service, clock: FakeClock) -> Victim:
     return await Victim(service, clock).enroll()
 
 
-async def test_guesses_over_many_challenges_end_at_the_lock(victim: Victim) -> None:
+async def test_guesses_across_challenges_end_at_account_lock(victim: Victim) -> None:
     """Each login by password allows five guesses; altogether no more than 100 in a row."""
     evaluated = 0
     token = await victim.token()
@@ -100,7 +100,7 @@ async def test_guesses_over_many_challenges_end_at_the_lock(victim: Victim) -> N
     assert await outcome(victim.verify(token, totp_code=victim.code())) == REFUSED
 
 
-async def test_the_lock_shows_in_nothing(victim: Victim) -> None:
+async def test_account_lock_is_invisible_in_response(victim: Victim) -> None:
     token = await victim.token()
     wrong = await failure(victim.verify(token, totp_code=victim.wrong()))
     await victim.service.fetch("UPDATE users SET failed_logins = 100")
@@ -111,7 +111,7 @@ async def test_the_lock_shows_in_nothing(victim: Victim) -> None:
 
 
 @pytest.mark.parametrize("kind", ["totp_code", "recovery_code"])
-async def test_one_factor_sent_a_hundred_times_logs_in_once(victim: Victim, kind: str) -> None:
+async def test_factor_sent_a_hundred_times_logs_in_once(victim: Victim, kind: str) -> None:
     factor = victim.code() if kind == "totp_code" else victim.recovery_codes[0]
     tokens = [await victim.token() for _ in range(20)]
     calls = (outcome(victim.verify(token, **{kind: factor})) for token in tokens * 5)
@@ -122,7 +122,7 @@ async def test_one_factor_sent_a_hundred_times_logs_in_once(victim: Victim, kind
     assert row["count"] == 1
 
 
-async def test_no_other_path_leads_round_the_factor(victim: Victim) -> None:
+async def test_mfa_token_is_useless_elsewhere(victim: Victim) -> None:
     """The token of the first step is good for nothing but the second."""
     token = await victim.token()
     auth = victim.service.auth()
@@ -136,7 +136,7 @@ async def test_no_other_path_leads_round_the_factor(victim: Victim) -> None:
     assert await outcome(get) == "BEARER_INVALID"
 
 
-async def test_new_password_ends_trust_and_logins_that_wait(victim: Victim) -> None:
+async def test_password_change_ends_trust_and_pending_logins(victim: Victim) -> None:
     token = await victim.token(device_id="phone")
     await victim.service.auth().VerifyMfa(
         pb.VerifyMfaRequest(
@@ -161,7 +161,7 @@ async def test_new_password_ends_trust_and_logins_that_wait(victim: Victim) -> N
 
 
 @pytest.mark.parametrize("kind", ["totp_code", "recovery_code", "passkey_assertion"])
-async def test_garbage_is_wrong_and_nothing_else(victim: Victim, kind: str) -> None:
+async def test_garbage_is_rejected_like_wrong_code(victim: Victim, kind: str) -> None:
     garbage = ("0", "' OR 1=1 --", "💥" * 16, "\u202e\ufffe", "%00%s%n", "{}", "[]", "-", "null")
     token = await victim.token()
     for at, text in enumerate(garbage):

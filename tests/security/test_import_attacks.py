@@ -54,7 +54,7 @@ def as_json(names: tuple[str, ...]) -> bytes:
 
 
 @pytest.mark.parametrize("written", [as_csv, as_json])
-async def test_what_stands_in_a_field_makes_no_row(importer: Importer, written: Any) -> None:
+async def test_field_content_cannot_inject_rows(importer: Importer, written: Any) -> None:
     counts = await importer.read(written(SMUGGLED), ImportOptions())
     stored = await importer.fetch("SELECT email, roles, display_name FROM users")
     assert {tuple(row["roles"]) for row in stored} == {("user",)}
@@ -64,7 +64,7 @@ async def test_what_stands_in_a_field_makes_no_row(importer: Importer, written: 
     assert (counts.imported, counts.failed) == (len(SMUGGLED) - 1, 1)
 
 
-async def test_what_is_too_long_makes_no_row_either(importer: Importer) -> None:
+async def test_oversized_content_cannot_inject_rows(importer: Importer) -> None:
     rest = '\nevil@example.test,admin,x\n{"email": "evil@example.test"}\n'
     for written in (as_csv, as_json):
         for name in ("x" * 20_000 + rest, (rest * 500), '"' * 20_001 + rest):
@@ -76,7 +76,7 @@ async def test_what_is_too_long_makes_no_row_either(importer: Importer) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_garbage_is_refused_and_nothing_else_is_raised(seed: int) -> None:
+def test_garbage_is_rejected_without_other_errors(seed: int) -> None:
     source = random.Random(seed)
     pieces = [b'"', b",", b"\n", b"\r", b"\0", b"{", b"}", b"[", b'"email":', b"email", b"\xff"]
     pieces += [b"\xef\xbb\xbf", "é\u2028".encode(), b"a@b.test", b"9" * 400, b" ", b"x" * 600]
@@ -92,7 +92,7 @@ def test_garbage_is_refused_and_nothing_else_is_raised(seed: int) -> None:
         assert all(isinstance(row, Row | RowFailure) for row in found)
 
 
-async def test_hostile_hashes_fail_one_by_one_and_nothing_of_them_is_said(
+async def test_hostile_hashes_fail_individually_without_being_shown(
     importer: Importer,
 ) -> None:
     hostile = [text for text in (BEYOND | MALFORMED).values() if text]
@@ -107,7 +107,7 @@ async def test_hostile_hashes_fail_one_by_one_and_nothing_of_them_is_said(
     assert not any(text[:40] in said for text in hostile if len(text) > 8)
 
 
-async def test_a_hash_cannot_be_brought_where_another_is(replicas: Replicas) -> None:
+async def test_import_cannot_replace_existing_hash(replicas: Replicas) -> None:
     service = await replicas.start(unlimited())
     await service.register("ada@example.test")
     importer = Importer(service.database, service.hasher, service.clock)
@@ -129,7 +129,7 @@ RAW = "Пароль ﬁ – 1843"
 
 
 @pytest.mark.parametrize("text", HASHES.values(), ids=HASHES)
-async def test_imported_users_log_in_once_by_the_old_hash(replicas: Replicas, text: str) -> None:
+async def test_first_login_replaces_imported_hash(replicas: Replicas, text: str) -> None:
     service = await imported(replicas, password_hash=text)
     assert await service.login(RAW + "x", email="ada@example.test") == "CREDENTIALS_INVALID"
     assert await service.login(RAW, email="ada@example.test") == "OK"
@@ -150,7 +150,7 @@ async def test_imported_users_log_in_once_by_the_old_hash(replicas: Replicas, te
         ({"password_hash": HASHES["scrypt"]}, RAW + "x"),
     ],
 )
-async def test_who_may_not_log_in_gets_the_answer_of_all_others(
+async def test_rejected_imported_user_gets_same_response_as_unknown_one(
     replicas: Replicas, row: dict[str, Any], password: str
 ) -> None:
     service = await imported(replicas, **row)
@@ -158,7 +158,7 @@ async def test_who_may_not_log_in_gets_the_answer_of_all_others(
     assert await service.login(password, email="nobody@example.test") == "CREDENTIALS_INVALID"
 
 
-async def test_guesses_at_an_imported_password_are_counted(replicas: Replicas) -> None:
+async def test_guesses_at_imported_password_are_counted(replicas: Replicas) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=6))
     importer = Importer(service.database, service.hasher, service.clock)
     await importer.run({"email": "ada@example.test", "password_hash": HASHES["bcrypt 2b"]})
@@ -167,7 +167,7 @@ async def test_guesses_at_an_imported_password_are_counted(replicas: Replicas) -
     assert await service.login(RAW, email="ada@example.test") == "CREDENTIALS_INVALID"
 
 
-async def test_a_stored_hash_that_was_tampered_with_costs_nothing_and_matches_nothing(
+async def test_too_costly_stored_hash_matches_nothing(
     replicas: Replicas,
 ) -> None:
     service = await imported(replicas, password_hash=HASHES["bcrypt 2b"])
@@ -177,7 +177,7 @@ async def test_a_stored_hash_that_was_tampered_with_costs_nothing_and_matches_no
         assert await service.login(RAW, email="ada@example.test") == "CREDENTIALS_INVALID"
 
 
-async def test_a_file_without_end_is_ended(importer: Importer) -> None:
+async def test_endless_file_is_rejected(importer: Importer) -> None:
     importer.settings = importer.settings.model_copy(update={"max_file_bytes": 1_000_000})
     for data in (b"\n" * 1_000_001, b"email\n" + b'"' + b"\n" * 1_000_000, b"{" * 1_000_001):
         with pytest.raises(ServiceError, match="at most 1000000"):

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:EdDSA is depr
 # The independent library, both ways
 
 
-def test_our_token_is_right_for_an_independent_verifier(any_world: World) -> None:
+def test_independent_verifier_accepts_our_token(any_world: World) -> None:
     key = any_world.theirs()
     token = their_jwt.decode(any_world.token, key, algorithms=[any_world.key.algorithm])
     registry = their_jwt.JWTClaimsRegistry(
@@ -42,7 +42,7 @@ def test_our_token_is_right_for_an_independent_verifier(any_world: World) -> Non
     assert set(token.claims) == set(CLAIMS)
 
 
-def test_our_key_set_is_enough_for_an_independent_verifier(any_world: World) -> None:
+def test_independent_verifier_needs_only_our_key_set(any_world: World) -> None:
     key_set = json.loads(any_world.keys.jwks())
     if any_world.key.algorithm == "HS256":
         assert key_set == {"keys": []}
@@ -56,7 +56,7 @@ def test_our_key_set_is_enough_for_an_independent_verifier(any_world: World) -> 
     assert key_set["keys"][0]["alg"] == any_world.key.algorithm
 
 
-def test_token_of_an_independent_issuer_with_our_key_is_accepted(any_world: World) -> None:
+def test_token_of_independent_issuer_with_our_key_is_accepted(any_world: World) -> None:
     token = their_jwt.encode(
         any_world.header,
         any_world.payload,
@@ -67,15 +67,13 @@ def test_token_of_an_independent_issuer_with_our_key_is_accepted(any_world: Worl
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_token_of_an_independent_issuer_without_a_claim_is_refused(
-    world: World, claim: str
-) -> None:
+def test_token_of_independent_issuer_lacking_a_claim_is_rejected(world: World, claim: str) -> None:
     payload = {name: value for name, value in world.payload.items() if name != claim}
     token = their_jwt.encode(world.header, payload, world.theirs(), algorithms=["ES256"])
     assert world.verify(token) is MALFORMED
 
 
-def test_what_the_helper_forges_is_accepted_when_nothing_is_changed(any_world: World) -> None:
+def test_forging_helper_without_changes_yields_valid_token(any_world: World) -> None:
     assert isinstance(any_world.verify(any_world.forge()), Claims)
     assert any_world.forge().split(".")[0] != any_world.token.split(".")[0]
 
@@ -85,7 +83,7 @@ def test_what_the_helper_forges_is_accepted_when_nothing_is_changed(any_world: W
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", ""])
 @pytest.mark.parametrize("signature", ["", "AA"])
-def test_unsigned_token_is_refused(world: World, algorithm: str, signature: str) -> None:
+def test_unsigned_token_is_rejected(world: World, algorithm: str, signature: str) -> None:
     token = world.with_header(alg=algorithm)
     assert world.verify(token) is MALFORMED
     assert world.verify(token[: token.rindex(".") + 1] + signature) is MALFORMED
@@ -94,17 +92,17 @@ def test_unsigned_token_is_refused(world: World, algorithm: str, signature: str)
 @pytest.mark.parametrize(
     "algorithm", ["ES384", "ES512", "ES256K", "PS256", "HS512", "es256", "A128KW"]
 )
-def test_algorithm_that_no_key_has_is_refused(world: World, algorithm: str) -> None:
+def test_unused_algorithm_is_rejected(world: World, algorithm: str) -> None:
     assert world.verify(world.with_header(alg=algorithm)) is MALFORMED
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_algorithm_of_another_key_is_refused(any_world: World, algorithm: str) -> None:
+def test_algorithm_of_another_key_is_rejected(any_world: World, algorithm: str) -> None:
     if algorithm != any_world.key.algorithm:
         assert any_world.verify(any_world.with_header(alg=algorithm)) is SIGNATURE_INVALID
 
 
-def test_what_is_public_is_no_shared_secret(any_world: World) -> None:
+def test_public_key_is_not_accepted_as_shared_secret(any_world: World) -> None:
     header = any_world.header | {"alg": "HS256"}
     parts = (json.dumps(part).encode() for part in (header, any_world.payload))
     signing_input = ".".join(map(base64url.encode, parts))
@@ -125,7 +123,7 @@ def _public_texts(world: World) -> list[bytes]:
     return texts
 
 
-def test_key_of_a_stranger_is_refused_under_any_id(any_world: World) -> None:
+def test_foreign_key_is_rejected_under_any_id(any_world: World) -> None:
     stranger = jwk.generate(any_world.key.algorithm)
     for key_id in (stranger.key_id, any_world.key.key_id):
         header = {**any_world.header, "kid": key_id}
@@ -136,11 +134,11 @@ def test_key_of_a_stranger_is_refused_under_any_id(any_world: World) -> None:
 
 
 @pytest.mark.parametrize("key_id", ["", "x", "A" * 43, "../../dev/null", "' OR 1=1 --", "\0", "é"])
-def test_unknown_key_id_is_refused(world: World, key_id: str) -> None:
+def test_unknown_key_id_is_rejected(world: World, key_id: str) -> None:
     assert world.verify(world.with_header(kid=key_id)) is SIGNATURE_INVALID
 
 
-def test_key_that_comes_with_the_token_is_refused(world: World) -> None:
+def test_key_embedded_in_token_is_rejected(world: World) -> None:
     stranger = jwk.generate("ES256")
     for extra in (
         {"jwk": stranger.public_jwk},
@@ -168,18 +166,18 @@ def test_key_that_comes_with_the_token_is_refused(world: World) -> None:
         {"": ""},
     ],
 )
-def test_header_member_that_is_not_known_is_refused(world: World, extra: dict[str, object]) -> None:
+def test_unknown_header_member_is_rejected(world: World, extra: dict[str, object]) -> None:
     assert world.verify(world.with_header(**extra)) is MALFORMED
 
 
 @pytest.mark.parametrize("name", ["typ", "alg", "kid"])
 @pytest.mark.parametrize("value", [None, 5, True, [], ["at+jwt"], {}, {"a": 1}])
-def test_header_member_of_the_wrong_kind_is_refused(world: World, name: str, value: object) -> None:
+def test_header_member_of_wrong_type_is_rejected(world: World, name: str, value: object) -> None:
     assert world.verify(world.with_header(**{name: value})) is MALFORMED
 
 
 @pytest.mark.parametrize("name", ["typ", "alg", "kid"])
-def test_header_without_a_member_is_refused(world: World, name: str) -> None:
+def test_missing_header_member_is_rejected(world: World, name: str) -> None:
     header = {member: value for member, value in world.header.items() if member != name}
     assert world.verify(world.forge(header=header)) is MALFORMED
 
@@ -187,5 +185,5 @@ def test_header_without_a_member_is_refused(world: World, name: str) -> None:
 @pytest.mark.parametrize(
     "typ", ["JWT", "jwt", "AT+JWT", "application/at+jwt", "at+jwt ", "id+jwt", "logout+jwt", ""]
 )
-def test_token_of_another_type_is_refused(world: World, typ: str) -> None:
+def test_token_of_another_type_is_rejected(world: World, typ: str) -> None:
     assert world.verify(world.with_header(typ=typ)) is MALFORMED

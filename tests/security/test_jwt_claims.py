@@ -33,12 +33,12 @@ SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
         {"seconds": NOW},
     ],
 )
-def test_time_of_the_wrong_kind_is_refused(world: World, claim: str, value: object) -> None:
+def test_time_of_wrong_type_is_rejected(world: World, claim: str, value: object) -> None:
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-def test_time_in_the_future_is_refused_beyond_the_skew(world: World, claim: str) -> None:
+def test_future_time_beyond_skew_is_rejected(world: World, claim: str) -> None:
     outcome = world.verify(world.with_payload(**{claim: NOW + 6}))
     assert outcome is InactiveReason.NOT_YET_VALID
     assert isinstance(world.verify(world.with_payload(**{claim: NOW + 5})), Claims)
@@ -61,38 +61,36 @@ def test_time_in_the_future_is_refused_beyond_the_skew(world: World, claim: str)
         ["01900000-0000-7000-8000-000000000001"],
     ],
 )
-def test_id_that_is_no_uuid_in_its_one_spelling_is_refused(
-    world: World, claim: str, value: object
-) -> None:
+def test_non_canonical_uuid_is_rejected(world: World, claim: str, value: object) -> None:
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["jti", "iss"])
 @pytest.mark.parametrize("value", ["", 5, None, True, [], ["x"], {}])
-def test_text_of_the_wrong_kind_is_refused(world: World, claim: str, value: object) -> None:
+def test_text_of_wrong_type_is_rejected(world: World, claim: str, value: object) -> None:
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["roles", "permissions", "amr"])
 @pytest.mark.parametrize("value", ["admin", 5, None, {"admin": 1}, [1], [None], [""], [["admin"]]])
-def test_list_of_the_wrong_kind_is_refused(world: World, claim: str, value: object) -> None:
+def test_list_of_wrong_type_is_rejected(world: World, claim: str, value: object) -> None:
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
 
 
 @pytest.mark.parametrize("value", [5, None, ["read"], " read", "read ", "read  write", " "])
-def test_scope_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+def test_scope_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(scope=value)) is MALFORMED
 
 
 @pytest.mark.parametrize(
     "value", [[], [""], ["authsvc", 5], 5, None, "", {"authsvc": 1}, [["authsvc"]]]
 )
-def test_audience_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+def test_audience_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(aud=value)) is MALFORMED
 
 
 @pytest.mark.parametrize("value", ["authsv", "authsvc2", "AUTHSVC", "authsvc ", ["other", "auth"]])
-def test_token_for_another_audience_is_refused(world: World, value: object) -> None:
+def test_token_for_another_audience_is_rejected(world: World, value: object) -> None:
     outcome = world.verify(world.with_payload(aud=value))
     assert outcome is InactiveReason.AUDIENCE_MISMATCH
 
@@ -100,7 +98,7 @@ def test_token_for_another_audience_is_refused(world: World, value: object) -> N
 @pytest.mark.parametrize(
     "value", ["https://authsvc.dev/", "http://authsvc.dev", "https://AUTHSVC.dev", "x"]
 )
-def test_token_of_another_issuer_is_refused(world: World, value: str) -> None:
+def test_token_of_another_issuer_is_rejected(world: World, value: str) -> None:
     assert world.verify(world.with_payload(iss=value)) is InactiveReason.ISSUER_MISMATCH
 
 
@@ -115,7 +113,7 @@ def _nested(depth: int) -> dict[str, object]:
     return _ACTOR | {"act": _nested(depth - 1)} if depth > 1 else dict(_ACTOR)
 
 
-def test_token_that_is_bound_or_acted_with_says_so(world: World) -> None:
+def test_bound_and_delegated_token_exposes_thumbprint_and_actors(world: World) -> None:
     claims = world.verify(world.with_payload(cnf=_BOUND, act=_nested(4)))
     assert isinstance(claims, Claims)
     assert claims.certificate_thumbprint == bytes(32)
@@ -151,7 +149,7 @@ def test_token_that_is_bound_or_acted_with_says_so(world: World) -> None:
         _BOUND | {"jkt": "A" * 43},
     ],
 )
-def test_confirmation_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+def test_confirmation_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(cnf=value)) is MALFORMED
     assert world.verify(_service_s(world, cnf=value)) is MALFORMED
 
@@ -188,7 +186,7 @@ def test_confirmation_of_the_wrong_kind_is_refused(world: World, value: object) 
         _nested(100),
     ],
 )
-def test_actor_of_the_wrong_kind_is_refused(world: World, value: object) -> None:
+def test_actor_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(act=value)) is MALFORMED
 
 
@@ -204,24 +202,24 @@ def _service_s(world: World, **changes: object) -> str:
 
 
 @pytest.mark.parametrize("subject", ["spiffe://authsvc.test/shop", "dns:shop.authsvc.test"])
-def test_service_s_token_is_accepted(world: World, subject: str) -> None:
+def test_service_token_is_accepted(world: World, subject: str) -> None:
     claims = world.verify(_service_s(world, sub=subject))
     assert isinstance(claims, ServiceClaims)
     assert (claims.subject, claims.certificate_thumbprint) == (subject, bytes(32))
 
 
 @pytest.mark.parametrize("claim", ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "cnf"])
-def test_service_s_token_without_a_claim_is_refused(world: World, claim: str) -> None:
+def test_service_token_lacking_a_claim_is_rejected(world: World, claim: str) -> None:
     assert world.verify(_service_s(world, **{claim: ...})) is MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["sid", "roles", "permissions", "amr", "auth_time"])
-def test_service_s_token_with_a_claim_of_a_user_s_is_refused(world: World, claim: str) -> None:
+def test_service_token_with_user_claim_is_rejected(world: World, claim: str) -> None:
     assert world.verify(_service_s(world, **{claim: world.payload[claim]})) is MALFORMED
     assert world.verify(_service_s(world, **{claim: None})) is MALFORMED
 
 
-def test_service_s_token_with_an_actor_is_refused(world: World) -> None:
+def test_service_token_with_actor_is_rejected(world: World) -> None:
     assert world.verify(_service_s(world, act=_ACTOR)) is MALFORMED
 
 
@@ -242,9 +240,9 @@ def test_service_s_token_with_an_actor_is_refused(world: World) -> None:
         "spiffe://authsvc.test/" + "x" * 2_049,
     ],
 )
-def test_service_s_token_of_nobody_is_refused(world: World, subject: object) -> None:
+def test_service_token_without_valid_subject_is_rejected(world: World, subject: object) -> None:
     assert world.verify(_service_s(world, sub=subject)) is MALFORMED
 
 
-def test_user_s_token_with_the_name_of_a_service_is_refused(world: World) -> None:
+def test_user_token_with_service_subject_is_rejected(world: World) -> None:
     assert world.verify(world.with_payload(sub="spiffe://authsvc.test/shop")) is MALFORMED

@@ -56,7 +56,7 @@ async def parts(
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_no_crowd_on_one_account_gets_into_a_deadlock(
+async def test_concurrent_actions_on_one_account_never_deadlock(
     seed: int, parts: Parts, provider: LocalProvider, clock: FakeClock
 ) -> None:
     crowd = Crowd(parts, provider, clock, random.Random(seed))
@@ -79,7 +79,7 @@ async def _held(connection: Connection) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_who_waits_for_the_users_row_holds_no_other(
+async def test_transaction_waiting_for_user_row_holds_no_other_lock(
     way: str, parts: Parts, provider: LocalProvider, clock: FakeClock
 ) -> None:
     crowd = Crowd(parts, provider, clock, Steady())

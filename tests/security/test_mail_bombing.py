@@ -17,7 +17,7 @@ async def mails(service: Service) -> Counter[str]:
     return Counter(row["kind"] for row in await service.fetch(MAILS))
 
 
-async def test_changes_are_told_a_few_times_an_hour(service: Service) -> None:
+async def test_notices_are_limited_per_hour(service: Service) -> None:
     tokens = await service.new_session()
     account, metadata = service.account(), bearer(tokens)
     for _ in range(15):
@@ -40,7 +40,9 @@ async def test_changes_are_told_a_few_times_an_hour(service: Service) -> None:
 
 
 @pytest.mark.parametrize("spelling", [EMAIL, EMAIL.upper()])
-async def test_an_account_is_not_made_and_deleted_for_ever(service: Service, spelling: str) -> None:
+async def test_repeated_registration_and_deletion_is_limited(
+    service: Service, spelling: str
+) -> None:
     for _ in range(5):
         tokens = await service.new_session()
         await service.account().DeleteAccount(pb.DeleteAccountRequest(), metadata=bearer(tokens))

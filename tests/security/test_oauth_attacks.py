@@ -94,7 +94,7 @@ PATHS = {
 
 
 @pytest.mark.parametrize("case", BODIES)
-async def test_whatever_a_provider_answers_is_refused_with_a_reason(
+async def test_hostile_provider_response_is_rejected_with_reason(
     case: str, service: Service, provider: LocalProvider, lines: io.StringIO
 ) -> None:
     before = await counted(service)
@@ -145,7 +145,7 @@ HOSTILE_CLAIMS: Mapping[str, Mapping[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE_CLAIMS)
-async def test_whatever_a_provider_claims_is_only_text(
+async def test_hostile_provider_claims_are_treated_as_text(
     case: str, service: Service, provider: LocalProvider
 ) -> None:
     victim = await service.new_session("victim@example.test")
@@ -170,7 +170,7 @@ async def _came_back_with(
     return pb.CompleteOAuthRequest(state=state, code=code)
 
 
-async def test_a_provider_can_be_nobody_of_another(
+async def test_provider_cannot_impersonate_user_of_another(
     service: Service, provider: LocalProvider
 ) -> None:
     """Claim, at one provider, all that another says of its user (ASVS 6.8.1)."""
@@ -181,7 +181,7 @@ async def test_a_provider_can_be_nobody_of_another(
     assert [tuple(row) for row in rows] == [("github", victim.user_id)]
 
 
-async def test_an_id_token_of_another_login_is_not_taken(
+async def test_id_token_of_another_login_is_rejected(
     service: Service, provider: LocalProvider
 ) -> None:
     kept: list[str] = []
@@ -198,7 +198,7 @@ async def test_an_id_token_of_another_login_is_not_taken(
     assert await service.list_sessions(first.tokens.user_id) == [first.tokens.session_id]
 
 
-async def test_a_stolen_link_state_gives_no_one_the_account(
+async def test_link_state_of_revoked_session_is_rejected(
     service: Service, provider: LocalProvider
 ) -> None:
     mine = await service.new_session("mine@example.test")
@@ -211,7 +211,7 @@ async def test_a_stolen_link_state_gives_no_one_the_account(
     assert await service.fetch("SELECT FROM identities") == []
 
 
-async def test_what_is_exchanged_stays_between_service_and_provider(
+async def test_secrets_shared_with_provider_never_leak(
     service: Service, provider: LocalProvider, lines: io.StringIO
 ) -> None:
     secrets: dict[str, list[str]] = {
@@ -261,7 +261,7 @@ async def test_what_is_exchanged_stays_between_service_and_provider(
         assert name in leaks(f"… {texts[0]} …", secrets)
 
 
-async def test_audit_events_name_no_address(service: Service) -> None:
+async def test_audit_events_contain_no_address(service: Service) -> None:
     mine = await service.new_session("mine@example.test")
     await service.auth().CompleteOAuth(await came_back(service, link=mine.access_token))
     await service.account().UnlinkIdentity(

@@ -135,7 +135,9 @@ ATTACKS: dict[str, Callable[[Authenticator, str], Any]] = {
 
 
 @pytest.mark.parametrize("email", ["", EMAIL])
-async def test_forged_assertions(free: Service, device: Authenticator, email: str) -> None:
+async def test_forged_assertions_are_rejected_alike(
+    free: Service, device: Authenticator, email: str
+) -> None:
     await new_holder(free, EMAIL, device)
     (credential,) = device.credentials
     handle = credential.user_handle
@@ -154,16 +156,14 @@ async def test_forged_assertions(free: Service, device: Authenticator, email: st
     assert told["empty"][1] == "CREDENTIALS_INVALID"
 
 
-async def test_no_handle_is_needed_where_the_user_is_known(
-    free: Service, device: Authenticator
-) -> None:
+async def test_user_handle_is_optional_for_known_user(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     begun = await begin_login(free, EMAIL)
     assertion = _without_handle(device, begun.options_json)
     assert await outcome(finish_login(free, begun.challenge_id, assertion)) == "OK"
 
 
-async def test_an_assertion_can_t_be_replayed(free: Service, device: Authenticator) -> None:
+async def test_assertion_cannot_be_replayed(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     begun, another = await begin_login(free), await begin_login(free)
     assertion = device.get(begun.options_json)
@@ -175,7 +175,9 @@ async def test_an_assertion_can_t_be_replayed(free: Service, device: Authenticat
 
 
 @pytest.mark.parametrize("target", [EMAIL, UNKNOWN])
-async def test_another_user_s_challenge(free: Service, device: Authenticator, target: str) -> None:
+async def test_challenge_of_another_user_is_rejected(
+    free: Service, device: Authenticator, target: str
+) -> None:
     """Whether an account has the address doesn't show in what becomes of one's own passkey."""
     grace = Authenticator(ORIGIN)
     await new_holder(free, EMAIL, device)
@@ -187,9 +189,7 @@ async def test_another_user_s_challenge(free: Service, device: Authenticator, ta
     assert await outcome(login(free, grace, OTHER)) == "OK"
 
 
-async def test_challenges_of_one_kind_are_none_of_another(
-    free: Service, device: Authenticator
-) -> None:
+async def test_challenges_of_other_kinds_are_rejected(free: Service, device: Authenticator) -> None:
     tokens = await new_holder(free, EMAIL, device)
     registration = await begin_registration(free, tokens)
     asked = json.loads(registration.options_json)["challenge"]
@@ -205,9 +205,7 @@ async def test_challenges_of_one_kind_are_none_of_another(
     assert await outcome(call) == "STATE_INVALID"
 
 
-async def test_a_counter_that_does_not_grow_is_an_alert(
-    free: Service, device: Authenticator
-) -> None:
+async def test_non_increasing_counter_raises_alert(free: Service, device: Authenticator) -> None:
     tokens = await new_holder(free, EMAIL, device)
     (credential,) = device.credentials
     for count, end in ((5, "OK"), (4, "CREDENTIALS_INVALID"), (3, "CREDENTIALS_INVALID")):
@@ -231,7 +229,7 @@ async def test_a_counter_that_does_not_grow_is_an_alert(
     assert counter["sign_count"] == 7
 
 
-async def test_one_count_is_accepted_once(free: Service, device: Authenticator) -> None:
+async def test_same_counter_value_is_accepted_once(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     (credential,) = device.credentials
     calls = []
@@ -256,7 +254,7 @@ MADE_ELSEWHERE: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_forged_registrations(free: Service, device: Authenticator) -> None:
+async def test_forged_registrations_are_rejected(free: Service, device: Authenticator) -> None:
     tokens = await free.proved_session()
     ends = {}
     for name, said in MADE_ELSEWHERE.items():
@@ -274,7 +272,9 @@ async def test_forged_registrations(free: Service, device: Authenticator) -> Non
     assert await free.fetch("SELECT FROM factors") == []
 
 
-async def test_decoys_are_stable_and_alike(free: Service, device: Authenticator) -> None:
+async def test_decoys_are_stable_and_look_like_real_ones(
+    free: Service, device: Authenticator
+) -> None:
     await new_holder(free, EMAIL, device)
     await free.register("without@example.test")
     for email in (UNKNOWN, "without@example.test", OTHER):
@@ -297,7 +297,7 @@ async def test_decoys_are_stable_and_alike(free: Service, device: Authenticator)
     assert len({one for ids in many for one in ids}) == sum(map(len, many))
 
 
-async def test_the_work_is_the_same(
+async def test_known_and_unknown_users_cost_same_work(
     start_service: StartService,
     live_settings: Settings,
     device: Authenticator,
@@ -345,7 +345,7 @@ async def test_the_work_is_the_same(
     assert len(signatures[EMAIL]) == 1
 
 
-async def test_no_record_holds_what_was_sent(free: Service, device: Authenticator) -> None:
+async def test_records_contain_nothing_that_was_sent(free: Service, device: Authenticator) -> None:
     with caught() as log:
         await new_holder(free, EMAIL, device)
         begun = await begin_login(free, EMAIL)
@@ -361,7 +361,7 @@ async def test_no_record_holds_what_was_sent(free: Service, device: Authenticato
         assert secret not in records
 
 
-async def test_soft_webauthn_is_refused_where_its_user_has_to_be_verified(free: Service) -> None:
+async def test_soft_webauthn_is_rejected_if_user_verification_is_required(free: Service) -> None:
     tokens = await free.proved_session()
     soft = SoftDevice()
     await register(free, tokens, soft)

@@ -29,7 +29,9 @@ async def ends(service: Service, email: str, *, bound: bool, ip: str) -> list[st
 
 
 @pytest.mark.parametrize("bound", [True, False])
-async def test_they_tell_no_passkey_from_one_that_is_made_up(service: Service, bound: bool) -> None:
+async def test_limits_do_not_distinguish_real_from_invented_passkeys(
+    service: Service, bound: bool
+) -> None:
     await new_holder(service, EMAIL, SoftDevice())
     known = await ends(service, EMAIL, bound=bound, ip="198.51.100.1")
     assert known == await ends(service, UNKNOWN, bound=bound, ip="198.51.100.2")
@@ -38,7 +40,7 @@ async def test_they_tell_no_passkey_from_one_that_is_made_up(service: Service, b
     assert known == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS", last]
 
 
-async def test_forgeries_lock_nobody_out(service: Service) -> None:
+async def test_forged_assertions_do_not_lock_account(service: Service) -> None:
     await new_holder(service, EMAIL, SoftDevice())
     before = await service.fetch("SELECT failed_logins FROM users")
     await ends(service, EMAIL, bound=False, ip="198.51.100.1")

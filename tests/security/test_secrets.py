@@ -156,7 +156,7 @@ async def metrics(service: Service) -> str:
         return await response.text()
 
 
-async def test_a_whole_life_leaves_no_secret(life: Life, lines: io.StringIO) -> None:
+async def test_whole_account_lifecycle_leaks_no_secret(life: Life, lines: io.StringIO) -> None:
     await life.live()
     written = "\n".join((lines.getvalue(), await metrics(life.service), *life.told))
     stored = await dump(life.service)
@@ -188,7 +188,7 @@ FAULTS: Mapping[str, str] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_leaves_no_secret(fault: str, life: Life, lines: io.StringIO) -> None:
+async def test_internal_error_leaks_no_secret(fault: str, life: Life, lines: io.StringIO) -> None:
     await life.service.register(EMAIL, PASSWORD)
     tokens = await life.login()
     hashes = await hashes_of(life)
@@ -203,7 +203,7 @@ async def test_a_fault_leaves_no_secret(fault: str, life: Life, lines: io.String
     assert not any(word in "\n".join(life.told) for word in ("asyncpg", "column", "relation"))
 
 
-async def test_an_outage_leaves_no_secret(life: Life, lines: io.StringIO) -> None:
+async def test_outage_leaks_no_secret(life: Life, lines: io.StringIO) -> None:
     await life.service.register(EMAIL, PASSWORD)
     tokens = await life.login()
     hashes = await hashes_of(life)

@@ -71,9 +71,7 @@ async def rows(service: Service, *tables: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ADDITIONS)
-async def test_no_factor_is_added_for_an_address_that_was_not_proved(
-    timed: Service, name: str
-) -> None:
+async def test_factor_requires_verified_address(timed: Service, name: str) -> None:
     tokens = await timed.new_session()
     # What is completed was begun by the version before, which didn't ask.
     request = await ADDITIONS[name](timed, tokens)
@@ -90,7 +88,7 @@ async def test_no_factor_is_added_for_an_address_that_was_not_proved(
 
 
 @pytest.mark.parametrize("way", ["login code", "reset"])
-async def test_the_owner_comes_in_whatever_a_squatter_tried(free: Service, way: str) -> None:
+async def test_owner_gets_in_whatever_squatter_tried(free: Service, way: str) -> None:
     squatter = await Victim(free, EMAIL).register()
     for name in ("EnrollTotp", "BeginPasskeyRegistration"):
         request = await ADDITIONS[name](free, squatter.tokens)
@@ -105,7 +103,7 @@ async def test_the_owner_comes_in_whatever_a_squatter_tried(free: Service, way: 
     await register(free, owner, Authenticator(ORIGIN))
 
 
-async def test_a_squatter_who_comes_at_the_same_moment_gets_no_factor(free: Service) -> None:
+async def test_concurrent_squatter_gets_no_factor(free: Service) -> None:
     squatter = await Victim(free, EMAIL).register()
     tries = [
         outcome(add(free, squatter.tokens, name, await ADDITIONS[name](free, squatter.tokens)))
@@ -119,7 +117,7 @@ async def test_a_squatter_who_comes_at_the_same_moment_gets_no_factor(free: Serv
     assert await rows(free, "factors", "challenges") == [[], []]
 
 
-async def test_a_role_that_needs_a_factor_gives_a_squatter_none(
+async def test_role_requiring_factor_does_not_let_squatter_enroll(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> None:
     settings = with_changes(live_settings, "second_factors", required_for_roles={"user"})

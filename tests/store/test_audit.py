@@ -36,7 +36,7 @@ async def _stored(database: Database) -> list[asyncpg.Record]:
         return await connection.fetch("SELECT * FROM audit_events ORDER BY event_id")
 
 
-async def test_an_event_is_stored_with_all_that_it_says(
+async def test_event_is_stored_with_all_fields(
     database: Database, clock: FakeClock, event: AuditEvent
 ) -> None:
     async with database.transaction() as connection:
@@ -54,9 +54,7 @@ async def test_an_event_is_stored_with_all_that_it_says(
     assert json.loads(row["detail"]) == {"methods": ["pwd"], "repeated": False, "count": 3}
 
 
-async def test_an_event_without_user_or_client_is_stored(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_event_without_user_or_client_is_stored(database: Database, clock: FakeClock) -> None:
     async with database.transaction() as connection:
         await record_event(connection, clock.now(), AuditEvent(AuditType.KEY_ROTATE, _CALL))
     [row] = await _stored(database)
@@ -65,7 +63,7 @@ async def test_an_event_without_user_or_client_is_stored(
     assert row["detail"] == "{}"
 
 
-async def test_an_event_is_undone_with_its_transaction(
+async def test_event_is_rolled_back_with_its_transaction(
     database: Database, clock: FakeClock, event: AuditEvent
 ) -> None:
     async def fail() -> None:
@@ -78,7 +76,7 @@ async def test_an_event_is_undone_with_its_transaction(
     assert await _stored(database) == []
 
 
-async def test_an_event_is_logged_once_with_what_finds_it_again(
+async def test_event_is_logged_once_with_its_identifiers(
     database: Database, clock: FakeClock, event: AuditEvent
 ) -> None:
     with capture_logs() as logs:
@@ -100,7 +98,7 @@ async def test_an_event_is_logged_once_with_what_finds_it_again(
 
 
 @pytest.mark.parametrize("years", [-5, 0, 5, 50])
-async def test_an_event_of_any_time_finds_a_partition(
+async def test_event_of_any_time_has_a_partition(
     database: Database, event: AuditEvent, years: int
 ) -> None:
     now = datetime.now(UTC) + timedelta(days=365 * years)
@@ -109,7 +107,7 @@ async def test_an_event_of_any_time_finds_a_partition(
     assert len(await _stored(database)) == 1
 
 
-async def test_events_of_one_moment_keep_their_order(database: Database, clock: FakeClock) -> None:
+async def test_simultaneous_events_keep_their_order(database: Database, clock: FakeClock) -> None:
     async with database.transaction() as connection:
         for number in range(20):
             event = AuditEvent(AuditType.REFRESH, _CALL, detail={"number": number})

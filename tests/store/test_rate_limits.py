@@ -37,7 +37,7 @@ async def _keys(connection: Connection) -> set[str]:
     return {row["key"] for row in await connection.fetch("SELECT key FROM rate_limits")}
 
 
-async def test_hostile_keys_are_keys_like_any_other(database: Database) -> None:
+async def test_hostile_keys_are_treated_like_any_other(database: Database) -> None:
     async with database.connection() as connection:
         for _ in range(2):
             await _charge(connection, _HOSTILE)
@@ -49,7 +49,7 @@ async def test_hostile_keys_are_keys_like_any_other(database: Database) -> None:
         assert await _keys(connection) == set()
 
 
-async def test_answers_come_in_the_order_of_the_charges(database: Database) -> None:
+async def test_results_are_in_order_of_charges(database: Database) -> None:
     keys = [f"{number:03}" for number in range(200)]
     kinds = [Kind(_RULE, cost, 1) for cost in range(1, 11)]
     places = [number * 7 % 10 for number in range(200)]
@@ -66,7 +66,7 @@ async def test_answers_come_in_the_order_of_the_charges(database: Database) -> N
         ]
 
 
-async def test_policies_share_no_key(database: Database) -> None:
+async def test_policies_do_not_share_keys(database: Database) -> None:
     other = Rule("apj", "token_bucket", 5, _MINUTE, 0)
     async with database.connection() as connection:
         kinds = [Kind(_RULE, 1, 1), Kind(other, 2, 1)]
@@ -74,14 +74,14 @@ async def test_policies_share_no_key(database: Database) -> None:
         assert [row["remaining"] for row in rows] == [9, 3]
 
 
-async def test_looking_and_giving_back_make_no_rows(database: Database) -> None:
+async def test_peek_and_refund_create_no_rows(database: Database) -> None:
     async with database.connection() as connection:
         await store.look(connection, [_RULE], ["seen"], [1], _START)
         await store.refund(connection, [_RULE], ["seen"], [1], _START)
         assert await _keys(connection) == set()
 
 
-async def test_checks_of_one_statement_see_each_other(database: Database) -> None:
+async def test_checks_in_one_statement_see_each_other(database: Database) -> None:
     small = Rule("small", "fixed_window", 2, _MINUTE, 0)
     async with database.connection() as connection:
         # Checks of b + a, b + c, a alone and c alone; b has room for one.
@@ -93,7 +93,7 @@ async def test_checks_of_one_statement_see_each_other(database: Database) -> Non
         assert [row["retry_us"] > 0 for row in rows] == [True, False, True, False, False, False]
 
 
-async def test_the_databases_clock_is_used_without_one_of_a_test(database: Database) -> None:
+async def test_database_clock_is_used_by_default(database: Database) -> None:
     clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     async with database.connection() as connection:
         before = await connection.fetchval(clock)
@@ -103,7 +103,7 @@ async def test_the_databases_clock_is_used_without_one_of_a_test(database: Datab
         assert before < since < after
 
 
-async def test_idle_keys_are_removed_and_no_others(database: Database) -> None:
+async def test_only_idle_keys_are_removed(database: Database) -> None:
     short = Rule("api", "token_bucket", 10, _MINUTE, 0)
     async with database.connection() as connection:
         await _charge(connection, ["a", "b", "c"], short)
@@ -118,7 +118,7 @@ async def test_idle_keys_are_removed_and_no_others(database: Database) -> None:
         assert await store.delete_idle(connection, 2, _START + 67 * _MINUTE) == 1
 
 
-async def test_a_row_that_says_anything_yet_is_not_removed(database: Database) -> None:
+async def test_row_with_remaining_state_is_not_removed(database: Database) -> None:
     async with database.connection() as connection:
         for number in range(120):
             rule = Rule("api", "fixed_window", 10, (1 + number) * 1_000_000, 0)
@@ -128,7 +128,7 @@ async def test_a_row_that_says_anything_yet_is_not_removed(database: Database) -
             await store.reset(connection, "api", "k")
 
 
-async def test_the_removal_waits_for_nobody(database: Database) -> None:
+async def test_removal_skips_locked_rows(database: Database) -> None:
     async with database.connection() as connection, database.transaction() as other:
         await _charge(connection, ["busy", "idle"])
         later = _START + 60 * _MINUTE
@@ -137,7 +137,7 @@ async def test_the_removal_waits_for_nobody(database: Database) -> None:
         assert await _keys(connection) == {"busy"}
 
 
-async def test_a_key_in_use_is_updated_in_place(database: Database) -> None:
+async def test_key_in_use_is_updated_in_place(database: Database) -> None:
     # An update that touches an index costs twice as much and leaves something to be cleaned up.
     rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0)
     async with database.connection() as connection:
@@ -152,7 +152,7 @@ async def test_a_key_in_use_is_updated_in_place(database: Database) -> None:
 
 
 @pytest.mark.parametrize("rule", [_RULE, Rule("s", "sliding_window", 9, 9 * _MINUTE, 3)])
-async def test_a_row_stays_small(database: Database, rule: Rule) -> None:
+async def test_row_stays_small(database: Database, rule: Rule) -> None:
     async with database.connection() as connection:
         for second in range(0, 600, 3):
             await _charge(connection, ["k"], rule, _START + second * 1_000_000)

@@ -97,7 +97,7 @@ def steps(draw: st.DrawFn, rule: Rule) -> list[tuple[str, int, int, int]]:
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())
-def test_the_database_reckons_as_the_reference(sql: Sql, data: st.DataObject) -> None:
+def test_database_matches_reference_implementation(sql: Sql, data: st.DataObject) -> None:
     rule = data.draw(rules())
     name, key, now = sql.new_key(), Key(rule), _START + data.draw(st.integers(0, _DAY))
     for what, cost, times, wait in data.draw(steps(rule)):
@@ -134,7 +134,7 @@ _small_rules = st.builds(
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(data=st.data())
-def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataObject) -> None:
+def test_no_interval_exceeds_promised_limit(sql: Sql, data: st.DataObject) -> None:
     rule = data.draw(_small_rules)
     name, now, latest = sql.new_key(), _START, 0
     log: list[tuple[int, int]] = []
@@ -165,7 +165,7 @@ def test_no_stretch_of_time_sees_more_than_was_promised(sql: Sql, data: st.DataO
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data())
-def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataObject) -> None:
+def test_sliding_window_is_too_strict_by_at_most_one_slot(sql: Sql, data: st.DataObject) -> None:
     requests = data.draw(st.integers(1, 10))
     rule = Rule("strict", "sliding_window", requests, 16 * _SECOND, 0)
     name, now = sql.new_key(), _START + data.draw(st.integers(0, _SECOND))
@@ -184,7 +184,7 @@ def test_a_sliding_window_is_at_most_a_slot_too_strict(sql: Sql, data: st.DataOb
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data())
-def test_a_policy_may_change_under_a_key(sql: Sql, data: st.DataObject) -> None:
+def test_policy_of_existing_key_may_change(sql: Sql, data: st.DataObject) -> None:
     name, now = sql.new_key(), _START
     steps = st.tuples(rules(), st.integers(0, 2 * 366 * _DAY) | st.integers(0, _SECOND))
     for rule, step in data.draw(st.lists(steps, min_size=2, max_size=6)):
@@ -203,9 +203,7 @@ def test_a_policy_may_change_under_a_key(sql: Sql, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
-def test_a_smaller_limit_holds_at_once_and_a_larger_one_keeps_what_was_used(
-    sql: Sql, algorithm: str
-) -> None:
+def test_smaller_limit_applies_at_once_and_larger_one_keeps_usage(sql: Sql, algorithm: str) -> None:
     name = sql.new_key()
     rule = Rule("changed", algorithm, 10, 10 * _SECOND, 0)
     assert sql.charge(rule, name, 1, 6, _START).granted == 6
@@ -217,7 +215,7 @@ def test_a_smaller_limit_holds_at_once_and_a_larger_one_keeps_what_was_used(
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
 @pytest.mark.parametrize("requests", [1_000_000_000, 999_999_937])
-def test_the_largest_numbers_are_exact(sql: Sql, algorithm: str, requests: int) -> None:
+def test_largest_numbers_are_exact(sql: Sql, algorithm: str, requests: int) -> None:
     rule = Rule("large", algorithm, requests, 366 * _DAY, 0)
     name, key, now = sql.new_key(), Key(rule), _START
     assert sql.charge(rule, name, 1_000_000, 2_000, now).granted == requests // 1_000_000
@@ -231,7 +229,7 @@ def test_the_largest_numbers_are_exact(sql: Sql, algorithm: str, requests: int) 
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
-def test_a_clock_that_is_set_back_gives_nothing_away(sql: Sql, algorithm: str) -> None:
+def test_clock_set_back_grants_nothing_extra(sql: Sql, algorithm: str) -> None:
     name = sql.new_key()
     rule = Rule("back", algorithm, 4, 100 * _SECOND, 3)
     assert sql.charge(rule, name, 1, 9, _START).granted == 3
@@ -241,7 +239,7 @@ def test_a_clock_that_is_set_back_gives_nothing_away(sql: Sql, algorithm: str) -
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
-def test_a_clock_that_ran_far_ahead_locks_no_key(sql: Sql, algorithm: str) -> None:
+def test_clock_far_ahead_locks_no_key(sql: Sql, algorithm: str) -> None:
     name = sql.new_key()
     rule = Rule("ahead", algorithm, 4, 100 * _SECOND, 3)
     assert sql.charge(rule, name, 1, 9, _START + 3650 * _DAY).granted == 3
@@ -249,7 +247,7 @@ def test_a_clock_that_ran_far_ahead_locks_no_key(sql: Sql, algorithm: str) -> No
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
-def test_a_refund_makes_no_credit(sql: Sql, algorithm: str) -> None:
+def test_refund_never_exceeds_limit(sql: Sql, algorithm: str) -> None:
     name = sql.new_key()
     rule = Rule("refund", algorithm, 5, 100 * _SECOND, 0)
     assert sql.refund(rule, name, 1_000_000, _START).remaining == 5
@@ -258,7 +256,7 @@ def test_a_refund_makes_no_credit(sql: Sql, algorithm: str) -> None:
     assert sql.charge(rule, name, 1, 9, _START).granted == 5
 
 
-def test_the_burst_of_the_last_second_is_not_given_back(sql: Sql) -> None:
+def test_refund_does_not_restore_burst_of_last_second(sql: Sql) -> None:
     name = sql.new_key()
     rule = Rule("refund", "token_bucket", 100, 100 * _SECOND, 5)
     assert sql.charge(rule, name, 5, 1, _START).remaining == 0
@@ -267,7 +265,7 @@ def test_the_burst_of_the_last_second_is_not_given_back(sql: Sql) -> None:
     assert sql.look(rule, name, 5, later) == Answer(0, 5, 0, 0)
 
 
-def test_a_fixed_window_is_aligned_with_the_calendar(sql: Sql) -> None:
+def test_fixed_window_is_aligned_with_calendar(sql: Sql) -> None:
     name = sql.new_key()
     rule = Rule("day", "fixed_window", 3, _DAY, 0)
     midnight = _START // _DAY * _DAY

@@ -26,7 +26,7 @@ async def _opened(world: World) -> SessionId:
     return (await world.open(world.replica())).session_id
 
 
-async def test_a_counter_is_advanced_once_and_recorded_once(world: World) -> None:
+async def test_counter_is_advanced_and_recorded_once(world: World) -> None:
     session_id = await _opened(world)
     outcomes = await asyncio.gather(*(_advance(world, session_id, 0) for _ in range(30)))
     assert outcomes.count(True) == 1
@@ -36,7 +36,7 @@ async def test_a_counter_is_advanced_once_and_recorded_once(world: World) -> Non
 
 
 @pytest.mark.slow
-async def test_the_event_is_of_the_session_and_its_user(world: World) -> None:
+async def test_event_refers_to_session_and_user(world: World) -> None:
     session_id = await _opened(world)
     await _advance(world, session_id, 0)
     (event,) = await world.events("session.refresh")
@@ -49,7 +49,7 @@ async def test_the_event_is_of_the_session_and_its_user(world: World) -> None:
 
 
 @pytest.mark.parametrize("obstacle", ["older", "newer", "revoked", "expired", "disabled"])
-async def test_nothing_changes_unless_the_token_is_current_and_the_session_active(
+async def test_only_current_token_of_active_session_advances_counter(
     world: World, obstacle: str
 ) -> None:
     session_id = await _opened(world)
@@ -70,7 +70,7 @@ async def test_nothing_changes_unless_the_token_is_current_and_the_session_activ
     assert len(await world.events("session.refresh")) == 1
 
 
-async def test_a_clock_that_is_behind_does_not_turn_last_use_back(world: World) -> None:
+async def test_lagging_clock_does_not_move_last_use_back(world: World) -> None:
     session_id = await _opened(world)
     before = await world.row(session_id)
     world.clock.advance(-5)

@@ -112,7 +112,7 @@ async def _left(database: Database, remove: _Remove) -> int:
     return count
 
 
-async def test_removes_what_is_older_and_nothing_else(database: Database, remove: _Remove) -> None:
+async def test_removes_only_older_rows(database: Database, remove: _Remove) -> None:
     async with database.connection() as connection:
         assert await remove(connection, _NOW - timedelta(days=4), 1_000) == 6
         assert await _left(database, remove) == 5
@@ -121,13 +121,13 @@ async def test_removes_what_is_older_and_nothing_else(database: Database, remove
     assert await _left(database, remove) == 1
 
 
-async def test_removes_no_more_than_asked_for(database: Database, remove: _Remove) -> None:
+async def test_removes_no_more_than_requested(database: Database, remove: _Remove) -> None:
     async with database.connection() as connection:
         counts = [await remove(connection, _NOW, 4) for _ in range(4)]
     assert counts == [4, 4, 2, 0]
 
 
-async def test_two_at_once_neither_wait_nor_remove_the_same(
+async def test_concurrent_removals_neither_wait_nor_overlap(
     database: Database, remove: _Remove
 ) -> None:
     async with AsyncExitStack() as stack, asyncio.timeout(30):
@@ -157,7 +157,7 @@ async def test_whole_months_of_audit_events_are_dropped(database: Database) -> N
 
 
 @pytest.mark.slow
-async def test_no_month_is_dropped_while_someone_reads(database: Database) -> None:
+async def test_no_month_is_dropped_during_read(database: Database) -> None:
     far = datetime(2100, 1, 1, tzinfo=UTC)
     async with database.transaction() as reader:
         await reader.execute("SELECT FROM audit_events")
@@ -168,7 +168,9 @@ async def test_no_month_is_dropped_while_someone_reads(database: Database) -> No
 
 
 @pytest.mark.slow
-async def test_a_role_that_owns_no_month_deletes_rows_instead(own_server: EmbeddedPostgres) -> None:
+async def test_role_not_owning_partitions_deletes_rows_instead(
+    own_server: EmbeddedPostgres,
+) -> None:
     await migrate(own_server.dsn(user="postgres"))
     admin = await asyncpg.connect(own_server.dsn(user="postgres"))
     await admin.execute(
@@ -184,7 +186,7 @@ async def test_a_role_that_owns_no_month_deletes_rows_instead(own_server: Embedd
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "America/Los_Angeles"])
-async def test_months_are_those_of_utc_in_every_time_zone(database: Database, zone: str) -> None:
+async def test_months_follow_utc_in_every_time_zone(database: Database, zone: str) -> None:
     async with database.transaction() as connection:
         await connection.execute(f"SET LOCAL timezone = '{zone}'")
         for time in (datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 31, 23, 59, tzinfo=UTC)):

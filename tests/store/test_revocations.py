@@ -29,7 +29,7 @@ async def subscription(database_dsn: str, heard: list[str]) -> AsyncIterator[Sub
     opened.close()
 
 
-async def test_everything_revoked_at_once_is_heard_in_order(
+async def test_batch_of_revocations_is_received_in_order(
     database: Database, clock: FakeClock, subscription: Subscription, heard: list[str]
 ) -> None:
     sessions = [SessionId(uuid7(clock.now())) for _ in range(100)]
@@ -54,7 +54,7 @@ async def test_everything_revoked_at_once_is_heard_in_order(
     ]
 
 
-async def test_the_log_keeps_what_was_revoked(database: Database, clock: FakeClock) -> None:
+async def test_log_keeps_revocations(database: Database, clock: FakeClock) -> None:
     session, user = SessionId(uuid7(clock.now())), UserId(uuid7(clock.now()))
     async with database.transaction() as connection:
         await revocations.append(connection, clock.now(), session_ids=[session], user_id=user)
@@ -72,7 +72,7 @@ async def test_the_log_keeps_what_was_revoked(database: Database, clock: FakeClo
     ]
 
 
-async def test_what_is_rolled_back_notifies_nobody(
+async def test_rolled_back_revocation_sends_no_notification(
     database: Database, clock: FakeClock, subscription: Subscription, heard: list[str]
 ) -> None:
     async def fail() -> None:
@@ -88,7 +88,7 @@ async def test_what_is_rolled_back_notifies_nobody(
     assert heard == ["key:done"]
 
 
-async def test_whatever_was_acknowledged_before_is_heard_before_the_confirmation(
+async def test_acknowledged_revocation_arrives_before_confirmation(
     database: Database, clock: FakeClock, subscription: Subscription, heard: list[str]
 ) -> None:
     for number in range(200):
@@ -98,13 +98,13 @@ async def test_whatever_was_acknowledged_before_is_heard_before_the_confirmation
         assert heard[-1] == f"key:{number}"
 
 
-async def test_a_server_that_is_not_there_is_an_outage(heard: list[str]) -> None:
+async def test_unreachable_server_is_an_outage(heard: list[str]) -> None:
     settings = settings_for("postgresql://user@nowhere.invalid/none")
     with pytest.raises(StoreUnavailable):
         await Subscription.open(settings, heard.append, patience=1)
 
 
-async def test_a_terminated_subscription_is_an_outage(
+async def test_terminated_subscription_is_an_outage(
     database: Database, subscription: Subscription
 ) -> None:
     async with database.connection() as connection:
@@ -117,7 +117,7 @@ async def test_a_terminated_subscription_is_an_outage(
 
 
 @pytest.mark.slow
-async def test_a_server_gone_silent_is_an_outage(database_dsn: str, heard: list[str]) -> None:
+async def test_silent_server_is_an_outage(database_dsn: str, heard: list[str]) -> None:
     async with Proxy(database_dsn) as proxy:
         opened = await Subscription.open(settings_for(proxy.dsn), heard.append, patience=1)
         await opened.confirm()
@@ -127,7 +127,7 @@ async def test_a_server_gone_silent_is_an_outage(database_dsn: str, heard: list[
         opened.close()
 
 
-async def test_a_pooler_in_between_is_refused(database_dsn: str, heard: list[str]) -> None:
+async def test_connection_through_pooler_is_rejected(database_dsn: str, heard: list[str]) -> None:
     async with Proxy(database_dsn, process_id=4711) as proxy:
         opened = await Subscription.open(settings_for(proxy.dsn), heard.append, patience=10)
         with pytest.raises(PoolerError):
@@ -135,14 +135,14 @@ async def test_a_pooler_in_between_is_refused(database_dsn: str, heard: list[str
         opened.close()
 
 
-async def test_the_listeners_own_address_is_used(database_dsn: str, heard: list[str]) -> None:
+async def test_listener_url_takes_precedence(database_dsn: str, heard: list[str]) -> None:
     settings = settings_for("postgresql://user@nowhere.invalid/none", listener_url=database_dsn)
     opened = await Subscription.open(settings, heard.append, patience=10)
     await opened.confirm()
     opened.close()
 
 
-async def test_a_row_says_one_thing(database: Database) -> None:
+async def test_row_has_exactly_one_subject(database: Database) -> None:
     async with database.connection() as connection:
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(

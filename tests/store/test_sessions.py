@@ -19,7 +19,7 @@ async def _opened(world: World, count: int) -> list[SessionId]:
     return [(await world.open(replica, user_id)).session_id for _ in range(count)]
 
 
-async def test_what_is_stored_is_found_again(world: World) -> None:
+async def test_stored_session_is_found(world: World) -> None:
     (session_id,) = await _opened(world, 1)
     async with world.database.connection() as connection:
         by_id = (await store.find(connection, [session_id]))[session_id]
@@ -34,7 +34,7 @@ async def test_what_is_stored_is_found_again(world: World) -> None:
         assert repr(secret) not in repr(by_id)
 
 
-async def test_each_session_is_found_once_however_often_it_is_asked_for(world: World) -> None:
+async def test_session_requested_twice_is_returned_once(world: World) -> None:
     first, second = await _opened(world, 2)
     async with world.database.connection() as connection:
         found = await store.find(connection, [first, second, first])
@@ -46,14 +46,14 @@ async def _extend(world: World, ids: list[SessionId], until: datetime) -> set[Se
         return set(await store.extend(connection, ids, world.clock.now(), until))
 
 
-async def test_extending_never_shortens(world: World) -> None:
+async def test_extend_never_shortens_lifetime(world: World) -> None:
     (session_id,) = await _opened(world, 1)
     before = await world.row(session_id)
     assert await _extend(world, [session_id], world.clock.now() + SECOND) == {session_id}
     assert (await world.row(session_id))["idle_expire_time"] == before["idle_expire_time"]
 
 
-async def test_extending_stops_at_the_absolute_end(world: World) -> None:
+async def test_extend_stops_at_absolute_expiry(world: World) -> None:
     (session_id,) = await _opened(world, 1)
     await _extend(world, [session_id], world.clock.now() + NEVER)
     row = await world.row(session_id)
@@ -73,9 +73,7 @@ async def test_only_active_sessions_are_extended(world: World) -> None:
 
 
 @pytest.mark.parametrize("statement", ["extend", "touch"])
-async def test_rows_that_are_held_are_left_out_without_waiting(
-    world: World, statement: str
-) -> None:
+async def test_locked_rows_are_skipped_without_waiting(world: World, statement: str) -> None:
     held, free = await _opened(world, 2)
     world.clock.advance(DAY)
     now = world.clock.now()
@@ -96,7 +94,7 @@ async def _touch(
         await store.touch(connection, use_times, interval)
 
 
-async def test_last_use_goes_forward_only_and_not_too_often(world: World) -> None:
+async def test_last_use_only_moves_forward_and_at_most_once_per_interval(world: World) -> None:
     (session_id,) = await _opened(world, 1)
     start = world.clock.now()
 
@@ -108,13 +106,13 @@ async def test_last_use_goes_forward_only_and_not_too_often(world: World) -> Non
     assert [await touched(offset) for offset in (59, 60, 119, 30, 120)] == [0, 60, 60, 60, 120]
 
 
-async def test_nothing_is_touched_that_is_gone(world: World) -> None:
+async def test_touch_ignores_deleted_sessions(world: World) -> None:
     now = world.clock.now()
     await _touch(world, {SessionId(uuid7(now)): now})
     await _touch(world, {})
 
 
-async def test_ending_all_of_a_user_spares_one_and_says_which_were_active(world: World) -> None:
+async def test_ending_all_spares_one_and_returns_active_ones(world: World) -> None:
     expired = (await _opened(world, 1))[0]
     user_id: UserId = (await world.row(expired))["user_id"]
     world.clock.advance(7 * DAY)

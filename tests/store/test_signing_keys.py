@@ -33,7 +33,7 @@ async def states(database: Database) -> dict[str, KeyState]:
         return {each.info.key_id: each.info.state for each in await store.list_all(conn)}
 
 
-async def test_key_comes_back_as_it_was_stored(database: Database, clock: FakeClock) -> None:
+async def test_stored_key_is_read_back_unchanged(database: Database, clock: FakeClock) -> None:
     active, prepared = row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED)
     prepared = replace(prepared, info=replace(prepared.info, create_time=clock.now() + HOUR))
     assert await insert(database, active, prepared) == [True, True]
@@ -42,7 +42,7 @@ async def test_key_comes_back_as_it_was_stored(database: Database, clock: FakeCl
 
 
 @pytest.mark.parametrize("state", [KeyState.ACTIVE, KeyState.PREPARED])
-async def test_one_key_at_most_is_in_a_state(
+async def test_each_state_holds_at_most_one_key(
     database: Database, clock: FakeClock, state: KeyState
 ) -> None:
     assert await insert(database, row(clock, "a", state), row(clock, "b", state)) == [True, False]
@@ -62,7 +62,7 @@ async def test_key_is_retired_once(database: Database, clock: FakeClock) -> None
     assert stored.info.expire_time == now + HOUR
 
 
-async def test_rotation_under_way_makes_others_wait_and_then_fail(
+async def test_rotation_in_progress_blocks_others_which_then_fail(
     database: Database, clock: FakeClock
 ) -> None:
     await insert(database, row(clock, "a", KeyState.ACTIVE))
@@ -96,7 +96,7 @@ async def _until_two_wait(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_prepared_key_becomes_active_only_if_it_has_the_algorithm(
+async def test_prepared_key_is_activated_only_for_its_algorithm(
     database: Database, clock: FakeClock
 ) -> None:
     await insert(database, row(clock, "p", KeyState.PREPARED, "EdDSA"))
@@ -110,18 +110,14 @@ async def test_prepared_key_becomes_active_only_if_it_has_the_algorithm(
     assert stored.info.activate_time == now
 
 
-async def test_second_active_key_is_refused_by_the_table(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_table_rejects_second_active_key(database: Database, clock: FakeClock) -> None:
     await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
     async with database.connection() as conn:
         with pytest.raises(asyncpg.UniqueViolationError):
             await store.activate_prepared(conn, "ES256", clock.now())
 
 
-async def test_revoking_says_whether_the_key_was_active(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_revoke_reports_whether_key_was_active(database: Database, clock: FakeClock) -> None:
     await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
     now = clock.now()
     async with database.connection() as conn:
@@ -135,7 +131,7 @@ async def test_revoking_says_whether_the_key_was_active(
     assert set((await states(database)).values()) == {KeyState.REVOKED}
 
 
-async def test_only_the_prepared_key_of_another_algorithm_is_removed(
+async def test_only_prepared_key_of_another_algorithm_is_removed(
     database: Database, clock: FakeClock
 ) -> None:
     await insert(
@@ -148,7 +144,7 @@ async def test_only_the_prepared_key_of_another_algorithm_is_removed(
         assert set(await states(database)) == {"a"}
 
 
-async def test_key_is_removed_when_its_last_token_has_expired(
+async def test_key_is_removed_once_its_last_token_has_expired(
     database: Database, clock: FakeClock
 ) -> None:
     now = clock.now()

@@ -28,7 +28,7 @@ def row(name: str) -> UserRow:
     )
 
 
-async def test_rows_are_inserted_in_the_order_of_their_addresses(database: Database) -> None:
+async def test_rows_are_inserted_in_address_order(database: Database) -> None:
     async def insert(*names: str) -> set[str]:
         async with database.transaction() as connection:
             return await insert_new(connection, [row(name) for name in names], NOW)

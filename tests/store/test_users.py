@@ -54,7 +54,7 @@ async def _failures(conn: Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-async def test_an_account_is_read_as_it_was_stored(database: Database) -> None:
+async def test_stored_account_is_read_back_unchanged(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         assert await users.get(conn, user.user_id) == user
@@ -91,7 +91,7 @@ async def test_a_disabled_user_is_locked_too_and_nobody_is_not(database: Databas
         assert await users.lock_user(conn, NOBODY) is None
 
 
-async def test_an_address_has_one_account(database: Database) -> None:
+async def test_address_has_one_account(database: Database) -> None:
     first = await _insert(database)
     async with database.connection() as conn:
         second = _user("ADA@example.test")
@@ -109,12 +109,12 @@ async def test_an_address_has_one_account(database: Database) -> None:
     assert credential == Credential(first.user_id, "hash", "p1")
 
 
-async def test_a_stored_password_is_not_shown(database: Database) -> None:
+async def test_repr_hides_stored_password(database: Database) -> None:
     assert "secret" not in repr(Credential(NOBODY, "secret", "p1"))
 
 
 @pytest.mark.parametrize("by", ["id", "address"])
-async def test_a_status_is_set_by_id_or_address(database: Database, by: str) -> None:
+async def test_status_is_set_by_id_or_address(database: Database, by: str) -> None:
     user = await _insert(database)
     other = await _insert(database, "bob@example.test")
     key = user.user_id if by == "id" else "ada@example.test"
@@ -129,13 +129,15 @@ async def test_a_status_is_set_by_id_or_address(database: Database, by: str) -> 
 
 
 @pytest.mark.parametrize("key", [NOBODY, "nobody@example.test"])
-async def test_nobody_has_no_status(database: Database, key: UserId | str) -> None:
+async def test_setting_status_of_unknown_user_returns_none(
+    database: Database, key: UserId | str
+) -> None:
     await _insert(database)
     async with database.connection() as conn:
         assert await users.set_status(conn, key, UserStatus.DISABLED, LATER) is None
 
 
-async def test_a_status_forgets_the_failures(database: Database) -> None:
+async def test_setting_status_resets_failures(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         for known in (True, False):
@@ -145,7 +147,7 @@ async def test_a_status_forgets_the_failures(database: Database) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_attempts_are_claimed_up_to_the_limit(database: Database, known: bool) -> None:
+async def test_attempts_are_claimed_up_to_limit(database: Database, known: bool) -> None:
     user = await _insert(database)
     expected = Credential(user.user_id, "hash", "p1")
     async with database.connection() as conn:
@@ -158,7 +160,7 @@ async def test_attempts_are_claimed_up_to_the_limit(database: Database, known: b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
-async def test_parallel_claims_stay_within_the_limit(database: Database, known: bool) -> None:
+async def test_concurrent_claims_stay_within_limit(database: Database, known: bool) -> None:
     await _insert(database)
 
     async def claim() -> Credential | None:
@@ -170,7 +172,7 @@ async def test_parallel_claims_stay_within_the_limit(database: Database, known: 
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_nothing_is_claimed_for_a_disabled_or_unknown_account(
+async def test_disabled_or_unknown_account_cannot_claim_attempt(
     database: Database, known: bool
 ) -> None:
     user = await _insert(database)
@@ -182,7 +184,7 @@ async def test_nothing_is_claimed_for_a_disabled_or_unknown_account(
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_claim_is_taken_back(database: Database, known: bool) -> None:
+async def test_claim_can_be_released(database: Database, known: bool) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         await _claim(conn, known_device=True)
@@ -194,7 +196,7 @@ async def test_a_claim_is_taken_back(database: Database, known: bool) -> None:
             assert await _failures(conn) == ((1, 0) if known else (0, 1))
 
 
-async def test_a_confirmed_login_forgets_the_failures(database: Database) -> None:
+async def test_confirmed_login_resets_failures(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         await _claim(conn, known_device=True)
@@ -230,7 +232,7 @@ async def test_a_login_is_noted_but_not_another_proof(database: Database) -> Non
         assert await noted() == NOW
 
 
-async def test_one_proof_of_two_forgets_nothing(database: Database) -> None:
+async def test_first_of_two_factors_resets_nothing(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         await conn.execute("UPDATE users SET has_second_factor = true")
@@ -244,7 +246,7 @@ async def test_one_proof_of_two_forgets_nothing(database: Database) -> None:
         assert await _failures(conn) == (0, 0)
 
 
-async def test_a_login_is_not_confirmed_once_the_password_is_another(database: Database) -> None:
+async def test_login_is_not_confirmed_after_password_change(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         before = await _claim(conn)
@@ -256,7 +258,7 @@ async def test_a_login_is_not_confirmed_once_the_password_is_another(database: D
     assert now == Credential(user.user_id, "other", "p2")
 
 
-async def test_a_login_is_not_confirmed_once_the_account_is_disabled(database: Database) -> None:
+async def test_login_is_not_confirmed_after_account_is_disabled(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         credential = await users.get_credential(conn, user.user_id)
@@ -266,7 +268,7 @@ async def test_a_login_is_not_confirmed_once_the_account_is_disabled(database: D
         assert await users.get_credential(conn, user.user_id) is None
 
 
-async def test_a_hash_is_replaced_only_if_it_still_stands(database: Database) -> None:
+async def test_hash_is_replaced_only_if_unchanged(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         old = await users.get_credential(conn, user.user_id)
@@ -277,7 +279,7 @@ async def test_a_hash_is_replaced_only_if_it_still_stands(database: Database) ->
     assert now == Credential(user.user_id, "first", "p2")
 
 
-async def test_a_device_is_known_to_the_account_that_used_it(database: Database) -> None:
+async def test_device_is_known_only_to_account_that_used_it(database: Database) -> None:
     ada = await _insert(database)
     bob = await _insert(database, "bob@example.test")
 
@@ -298,7 +300,7 @@ async def test_a_device_is_known_to_the_account_that_used_it(database: Database)
         assert await users.find_login_subject(conn, "nobody@example.test", DEVICE, LIMIT) is None
 
 
-async def test_no_device_is_known_once_those_of_the_account_failed_too_often(
+async def test_no_device_is_known_after_too_many_device_failures(
     database: Database,
 ) -> None:
     user = await _insert(database)
@@ -312,7 +314,7 @@ async def test_no_device_is_known_once_those_of_the_account_failed_too_often(
                 await _claim(conn, known_device=True)
 
 
-async def test_a_device_is_remembered_with_its_last_use(database: Database) -> None:
+async def test_device_is_stored_with_last_use(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
         await devices.remember(conn, user.user_id, DEVICE, NOW)
@@ -320,7 +322,7 @@ async def test_a_device_is_remembered_with_its_last_use(database: Database) -> N
         assert await conn.fetchval("SELECT last_use_time FROM devices") == LATER
 
 
-async def test_only_the_devices_used_last_are_remembered(database: Database) -> None:
+async def test_only_most_recently_used_devices_are_kept(database: Database) -> None:
     user = await _insert(database)
     names = [bytes([number]) * 32 for number in range(30)]
     async with database.connection() as conn:

@@ -62,7 +62,7 @@ async def _count(database: Database, table: str) -> int:
         return int(await conn.fetchval(f"SELECT count(*) FROM {table}"))
 
 
-async def test_a_registered_account_is_active_with_the_role_user(
+async def test_registered_account_is_active_with_user_role(
     service: Service, clock: FakeClock
 ) -> None:
     registration = Registration(EMAIL, PASSWORD, "Ada", ClientContext(IP))
@@ -74,7 +74,7 @@ async def test_a_registered_account_is_active_with_the_role_user(
     assert await service.login() == "OK"
 
 
-async def test_registering_opens_no_session(service: Service, database: Database) -> None:
+async def test_registration_opens_no_session(service: Service, database: Database) -> None:
     await service.register()
     assert await _count(database, "sessions") == 0
 
@@ -88,7 +88,7 @@ async def test_registering_opens_no_session(service: Service, database: Database
         ("josé@example.test", "jose\u0301@example.test"),
     ],
 )
-async def test_forms_of_one_address_are_one_account(
+async def test_email_spelling_variants_map_to_one_account(
     service: Service, database: Database, first: str, second: str
 ) -> None:
     await service.register(first)
@@ -99,14 +99,16 @@ async def test_forms_of_one_address_are_one_account(
     assert await service.login(email=second) == "OK"
 
 
-async def test_a_tag_makes_another_address(service: Service) -> None:
+async def test_plus_tag_makes_a_distinct_address(service: Service) -> None:
     assert await service.register("ada@example.test") != await service.register(
         "ada+tag@example.test"
     )
 
 
 @pytest.mark.slow
-async def test_of_racing_registrations_one_wins(service: Service, database: Database) -> None:
+async def test_concurrent_registrations_create_one_account(
+    service: Service, database: Database
+) -> None:
     outcomes = await asyncio.gather(
         *(service.register(EMAIL.swapcase() if n % 2 else EMAIL) for n in range(100)),
         return_exceptions=True,
@@ -126,7 +128,7 @@ async def test_of_racing_registrations_one_wins(service: Service, database: Data
         (EMAIL, "Analytical\0Engine-1843", Reason.FIELD_INVALID),
     ],
 )
-async def test_what_cant_be_used_makes_no_account(
+async def test_invalid_registration_creates_no_account(
     service: Service, database: Database, email: str, password: str, reason: Reason
 ) -> None:
     with pytest.raises(FieldInvalid) as refused:
@@ -136,14 +138,14 @@ async def test_what_cant_be_used_makes_no_account(
     assert await _events(database) == []
 
 
-async def test_a_password_may_not_be_the_users_own_name(service: Service) -> None:
+async def test_password_containing_own_name_is_rejected(service: Service) -> None:
     registration = Registration(EMAIL, "Ada-Lovelace-1815", "Ada Lovelace")
     with pytest.raises(FieldInvalid) as refused:
         await service.accounts.register(CALL, registration)
     assert refused.value.reason is Reason.PASSWORD_WEAK
 
 
-async def test_registrations_are_limited_by_ip(database: Database, clock: FakeClock) -> None:
+async def test_registrations_are_limited_per_ip(database: Database, clock: FakeClock) -> None:
     service = await Service(database, clock).start()
     allowed = BruteForceSettings().registrations_per_ip.requests
 
@@ -163,7 +165,9 @@ async def test_registrations_are_limited_by_ip(database: Database, clock: FakeCl
     service.hasher.close()
 
 
-async def test_refused_registrations_count_too(database: Database, clock: FakeClock) -> None:
+async def test_rejected_registrations_count_toward_limit(
+    database: Database, clock: FakeClock
+) -> None:
     service = await Service(database, clock).start()
     weak = Registration(EMAIL, "short", client=ClientContext(IP))
     reasons = []
@@ -176,9 +180,7 @@ async def test_refused_registrations_count_too(database: Database, clock: FakeCl
 
 
 @pytest.mark.slow
-async def test_a_full_queue_of_hashes_refuses_a_registration(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_full_hash_queue_rejects_registration(database: Database, clock: FakeClock) -> None:
     slow = cheap_passwords(argon2_memory_kib=19_456, hash_workers=1, hash_queue=1)
     service = await Service(database, clock, unlimited(), slow).start()
     outcomes = await asyncio.gather(
@@ -191,7 +193,9 @@ async def test_a_full_queue_of_hashes_refuses_a_registration(
     service.hasher.close()
 
 
-async def test_no_connection_waits_for_a_hash(database_dsn: str, clock: FakeClock) -> None:
+async def test_registration_holds_no_connection_while_hashing(
+    database_dsn: str, clock: FakeClock
+) -> None:
     async with opened(database_dsn, pool_max=1) as database:
         service = await Service(database, clock, unlimited()).start()
         service.hasher.before = database.ping
@@ -199,7 +203,7 @@ async def test_no_connection_waits_for_a_hash(database_dsn: str, clock: FakeCloc
         service.hasher.close()
 
 
-async def test_nobody_and_disabled_accounts_are_not_found(service: Service) -> None:
+async def test_get_returns_not_found_for_unknown_and_disabled_accounts(service: Service) -> None:
     user_id = await service.register()
     await service.accounts.disable(CLI, user_id)
     for who in (user_id, NOBODY):
@@ -208,9 +212,7 @@ async def test_nobody_and_disabled_accounts_are_not_found(service: Service) -> N
         assert refused.value.reason is Reason.USER_NOT_FOUND
 
 
-async def test_an_operator_makes_an_account_with_roles(
-    service: Service, database: Database
-) -> None:
+async def test_operator_creates_account_with_roles(service: Service, database: Database) -> None:
     user_id = await service.accounts.create_user(
         CLI, EMAIL, PASSWORD, display_name="Ada", roles=("user", "editor")
     )
@@ -224,7 +226,7 @@ async def test_an_operator_makes_an_account_with_roles(
         await service.accounts.create_user(CLI, "bob@example.test", "short")
 
 
-async def test_an_operator_may_know_whose_an_address_is(
+async def test_operator_can_create_account_with_verified_address(
     service: Service, database: Database
 ) -> None:
     user_id = await service.accounts.create_user(CLI, EMAIL, PASSWORD, verified=True)
@@ -237,7 +239,7 @@ async def test_an_operator_may_know_whose_an_address_is(
 
 
 @pytest.mark.parametrize("by", ["id", "id as text", "address"])
-async def test_a_disabled_account_is_shut_and_opened_again(
+async def test_account_can_be_disabled_and_enabled_again(
     service: Service, database: Database, by: str
 ) -> None:
     user_id = await service.register()
@@ -258,7 +260,7 @@ async def test_a_disabled_account_is_shut_and_opened_again(
     assert [event[1:] for event in switched] == [("cli", CLI.request_id, user_id)] * 2
 
 
-async def test_disabling_ends_every_session(service: Service, database: Database) -> None:
+async def test_disabling_account_ends_all_sessions(service: Service, database: Database) -> None:
     user_id = await service.register()
     tokens = await service.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
     await service.login()
@@ -276,7 +278,9 @@ async def test_disabling_ends_every_session(service: Service, database: Database
     assert refused.value.reason is Reason.REFRESH_TOKEN_INVALID
 
 
-async def test_no_login_slips_past_a_disable(service: Service, database: Database) -> None:
+async def test_concurrent_login_never_survives_disable(
+    service: Service, database: Database
+) -> None:
     user_id = await service.register()
     outcomes = await asyncio.gather(
         *(service.login() for _ in range(10)),
@@ -290,7 +294,7 @@ async def test_no_login_slips_past_a_disable(service: Service, database: Databas
 
 
 @pytest.mark.parametrize("who", [NOBODY, str(NOBODY), "nobody@example.test", "neither"])
-async def test_nobody_is_neither_disabled_nor_enabled(
+async def test_disable_and_enable_return_not_found_for_unknown_user(
     service: Service, database: Database, who: UserId | str
 ) -> None:
     for switch in (service.accounts.disable, service.accounts.enable):
@@ -300,7 +304,9 @@ async def test_nobody_is_neither_disabled_nor_enabled(
     assert await _events(database) == []
 
 
-async def test_events_hold_no_address_and_no_password(service: Service, database: Database) -> None:
+async def test_audit_events_contain_no_address_or_password(
+    service: Service, database: Database
+) -> None:
     registration = Registration(EMAIL, PASSWORD, "Ada", ClientContext(IP, "Test", "phone"))
     user_id = (await service.accounts.register(CALL, registration)).user_id
     await service.accounts.disable(CLI, EMAIL)
@@ -315,5 +321,5 @@ async def test_events_hold_no_address_and_no_password(service: Service, database
         assert secret not in text
 
 
-def test_a_registration_does_not_show_its_password() -> None:
+def test_registration_repr_hides_password() -> None:
     assert PASSWORD not in repr(Registration(EMAIL, PASSWORD))

@@ -70,7 +70,7 @@ async def erasing(limited: Service, clock: FakeClock, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("events", [0, 1, 8, 9, 10, 99])
-async def test_all_of_the_history_is_scrubbed(events: int, erasing: Erasing) -> None:
+async def test_erasure_scrubs_entire_history(events: int, erasing: Erasing) -> None:
     await erasing.live(events)
     user_id = await erasing.user()
     before = await erasing.value("SELECT count(*) FROM audit_events")
@@ -81,7 +81,7 @@ async def test_all_of_the_history_is_scrubbed(events: int, erasing: Erasing) -> 
     assert erasing.forgotten == [Revocation("user", str(user_id))]
 
 
-async def test_others_keep_theirs(erasing: Erasing) -> None:
+async def test_erasure_keeps_data_of_other_users(erasing: Erasing) -> None:
     user_id = await erasing.user()
     await erasing.service.register("b@example.test")
     await erasing.live(30)
@@ -92,7 +92,7 @@ async def test_others_keep_theirs(erasing: Erasing) -> None:
 
 
 @pytest.mark.slow
-async def test_what_was_cut_off_is_resumed(
+async def test_interrupted_erasure_is_resumed(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await erasing.live(95)
@@ -118,7 +118,7 @@ async def test_what_was_cut_off_is_resumed(
     assert await erasing.value(PERSONAL) == 0
 
 
-async def test_a_failure_at_the_end_undoes_the_end(
+async def test_failure_in_final_step_rolls_it_back(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user_id = await erasing.user()
@@ -137,7 +137,7 @@ async def test_a_failure_at_the_end_undoes_the_end(
 
 
 @pytest.mark.slow
-async def test_nobody_is_not_erased(erasing: Erasing) -> None:
+async def test_erasing_deleted_user_returns_not_found(erasing: Erasing) -> None:
     user_id = await erasing.user()
     await erasing.live(30)
     await erasing.deletion.erase(CALL, user_id)
@@ -147,7 +147,7 @@ async def test_nobody_is_not_erased(erasing: Erasing) -> None:
     assert await erasing.value("SELECT count(*) FROM audit_events") == events
 
 
-async def test_what_goes_with_a_user_is_found_by_an_index(database: Database) -> None:
+async def test_every_foreign_key_is_indexed(database: Database) -> None:
     without = """
         SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND NOT EXISTS (
             SELECT FROM pg_index WHERE indrelid = conrelid AND indkey[0] = conkey[1]

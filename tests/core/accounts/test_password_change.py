@@ -96,14 +96,14 @@ async def free_world(free: Service, clock: FakeClock) -> World:
     return World(free, clock)
 
 
-async def test_the_new_password_counts_from_now_on(world: World) -> None:
+async def test_only_new_password_works_after_change(world: World) -> None:
     tokens = await world.log_in()
     assert await world.set(tokens, PASSWORD) == 0
     assert await world.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     assert await world.service.login(NEW) == "OK"
 
 
-async def test_the_user_is_told_and_it_is_recorded(world: World) -> None:
+async def test_change_notifies_user_and_is_recorded(world: World) -> None:
     tokens = await world.log_in()
     await world.set(tokens, PASSWORD)
     assert (
@@ -118,7 +118,7 @@ async def test_the_user_is_told_and_it_is_recorded(world: World) -> None:
 
 
 @pytest.mark.parametrize("end", [True, False])
-async def test_other_sessions_end_if_wanted(end: bool, world: World) -> None:
+async def test_change_ends_other_sessions_on_request(end: bool, world: World) -> None:
     sessions = [await world.log_in() for _ in range(3)]
     assert await world.set(sessions[1], PASSWORD, end=end) == (2 if end else 0)
     ended = await world.value(
@@ -134,7 +134,7 @@ async def test_other_sessions_end_if_wanted(end: bool, world: World) -> None:
         assert reason == "password_changed"
 
 
-async def test_what_the_old_password_led_to_is_forgotten(world: World) -> None:
+async def test_change_voids_trust_reset_codes_and_challenges(world: World) -> None:
     tokens = await world.log_in(PHONE)
     await world.service.register("bob@example.test")
     await world.execute("UPDATE devices SET trust_expire_time = now() + interval '1 day'")
@@ -163,7 +163,7 @@ async def test_what_the_old_password_led_to_is_forgotten(world: World) -> None:
 # The current password
 
 
-async def test_a_stolen_token_is_no_way_to_guess(world: World) -> None:
+async def test_guesses_with_stolen_token_are_limited_like_logins(world: World) -> None:
     tokens = await world.log_in()
     guesses = [await world.outcome(tokens, f"{WRONG}{n}") for n in range(6)]
     assert guesses == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS"]
@@ -176,7 +176,7 @@ async def test_a_stolen_token_is_no_way_to_guess(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_parallel_guesses_dont_overtake_the_limit(world: World) -> None:
+async def test_concurrent_guesses_never_exceed_limit(world: World) -> None:
     tokens = await world.log_in()
     before = world.service.hasher.compared
     outcomes = await asyncio.gather(*(world.outcome(tokens, f"{WRONG}{n}") for n in range(100)))
@@ -184,14 +184,14 @@ async def test_parallel_guesses_dont_overtake_the_limit(world: World) -> None:
     assert world.service.hasher.compared - before == 5
 
 
-async def test_failed_logins_throttle_the_change(world: World) -> None:
+async def test_failed_logins_throttle_password_change(world: World) -> None:
     tokens = await world.log_in()
     for _ in range(5):
         await world.service.login(WRONG)
     assert await world.outcome(tokens, PASSWORD) == "TOO_MANY_ATTEMPTS"
 
 
-async def test_a_hundred_failures_lock_the_change_too(free_world: World) -> None:
+async def test_hundred_failures_lock_password_change(free_world: World) -> None:
     tokens = await free_world.log_in()
     await free_world.execute("UPDATE users SET failed_logins = 100")
     before = free_world.service.hasher.compared
@@ -200,7 +200,7 @@ async def test_a_hundred_failures_lock_the_change_too(free_world: World) -> None
     assert (await causes(free_world.service.database))["login_failure:locked"] == 1
 
 
-async def test_a_change_takes_back_no_more_than_its_own_count(world: World) -> None:
+async def test_change_refunds_only_its_own_attempt(world: World) -> None:
     tokens = await world.log_in()
     for _ in range(3):
         await world.service.login(WRONG)
@@ -211,7 +211,7 @@ async def test_a_change_takes_back_no_more_than_its_own_count(world: World) -> N
     assert outcomes == ["CREDENTIALS_INVALID"] * 2 + ["TOO_MANY_ATTEMPTS"]
 
 
-async def test_a_known_device_is_charged_apart(world: World) -> None:
+async def test_known_device_failures_are_counted_separately(world: World) -> None:
     tokens = await world.log_in(PHONE)
     assert await world.outcome(tokens, WRONG, device=PHONE) == "CREDENTIALS_INVALID"
     assert await failures_of_devices(world.service.database) == 1
@@ -220,7 +220,7 @@ async def test_a_known_device_is_charged_apart(world: World) -> None:
     assert await failures_of_devices(world.service.database) == 1
 
 
-async def test_an_attempt_that_was_not_evaluated_is_given_back(world: World) -> None:
+async def test_unevaluated_attempt_is_refunded(world: World) -> None:
     tokens = await world.log_in()
 
     async def full() -> None:
@@ -237,7 +237,7 @@ async def test_an_attempt_that_was_not_evaluated_is_given_back(world: World) -> 
 
 @pytest.mark.parametrize("new", ["short-1A", "password1234", f"{EMAIL}-A1"])
 @pytest.mark.parametrize("current", [PASSWORD, WRONG])
-async def test_a_weak_one_is_refused_before_the_current_one_is_judged(
+async def test_weak_password_is_rejected_before_current_one_is_checked(
     new: str, current: str, world: World
 ) -> None:
     tokens = await world.log_in()
@@ -250,7 +250,7 @@ async def test_a_weak_one_is_refused_before_the_current_one_is_judged(
 
 
 @pytest.mark.parametrize("guess", [PASSWORD, WRONG])
-async def test_the_current_one_again_is_refused_whether_it_is_the_current_one_or_not(
+async def test_reused_password_is_rejected_even_if_current_one_is_wrong(
     guess: str, world: World
 ) -> None:
     tokens = await world.log_in()
@@ -259,13 +259,13 @@ async def test_the_current_one_again_is_refused_whether_it_is_the_current_one_or
     assert refused.value.reason is Reason.PASSWORD_WEAK
 
 
-async def test_the_same_in_another_normal_form_is_the_same(world: World) -> None:
+async def test_reused_password_in_other_normal_form_is_rejected(world: World) -> None:
     tokens = await world.log_in()
     fullwidth = PASSWORD.translate({ord("1"): "\uff11"})
     assert await world.outcome(tokens, PASSWORD, fullwidth) == "PASSWORD_WEAK"
 
 
-async def test_the_current_one_is_needed(world: World) -> None:
+async def test_current_password_is_required(world: World) -> None:
     tokens = await world.log_in()
     world.clock.advance(1)
     with pytest.raises(FieldInvalid) as refused:
@@ -277,7 +277,7 @@ async def test_the_current_one_is_needed(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_of_parallel_changes_one_wins(free_world: World) -> None:
+async def test_concurrent_changes_have_one_winner(free_world: World) -> None:
     tokens = await free_world.log_in()
     news = [f"{ANOTHER}-{n}" for n in range(100)]
     outcomes = await asyncio.gather(*(free_world.outcome(tokens, PASSWORD, new) for new in news))
@@ -289,7 +289,7 @@ async def test_of_parallel_changes_one_wins(free_world: World) -> None:
 
 
 @pytest.mark.parametrize(("meanwhile", "outcome"), [(PASSWORD, "OK"), (ANOTHER, REFUSED)])
-async def test_a_stored_hash_that_is_another_by_then_is_compared_again(
+async def test_hash_replaced_during_change_is_compared_again(
     meanwhile: str, outcome: str, world: World
 ) -> None:
     tokens = await world.log_in()
@@ -309,7 +309,7 @@ async def _nothing() -> None:
     """Do nothing."""
 
 
-async def test_an_account_disabled_in_between_stays_as_it_is(world: World) -> None:
+async def test_account_disabled_during_change_keeps_password(world: World) -> None:
     tokens = await world.log_in()
 
     async def disable() -> None:
@@ -321,7 +321,7 @@ async def test_an_account_disabled_in_between_stays_as_it_is(world: World) -> No
     assert await world.outcome(tokens, PASSWORD) == "USER_NOT_FOUND"
 
 
-async def test_another_account_with_the_address_is_left_alone(world: World) -> None:
+async def test_new_account_with_same_address_is_untouched(world: World) -> None:
     tokens = await world.log_in()
     find = users.find_login_subject
 
@@ -339,7 +339,7 @@ async def test_another_account_with_the_address_is_left_alone(world: World) -> N
 # Without a password
 
 
-async def test_the_first_password_needs_a_recent_login(world: World) -> None:
+async def test_first_password_requires_recent_login(world: World) -> None:
     tokens = await world.log_in()
     await world.forget_password()
     claims = world.claims(tokens)
@@ -353,14 +353,14 @@ async def test_the_first_password_needs_a_recent_login(world: World) -> None:
     assert await world.value(events) == 1
 
 
-async def test_a_guess_where_there_is_no_password_counts(world: World) -> None:
+async def test_guess_counts_for_account_without_password(world: World) -> None:
     tokens = await world.log_in()
     await world.forget_password()
     outcomes = [await world.outcome(tokens, PASSWORD) for _ in range(6)]
     assert outcomes == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS"]
 
 
-async def test_the_first_password_is_set_once(free_world: World) -> None:
+async def test_concurrent_first_passwords_are_set_once(free_world: World) -> None:
     tokens = await free_world.log_in()
     await free_world.forget_password()
     news = [f"{ANOTHER}-{n}" for n in range(50)]
@@ -370,7 +370,7 @@ async def test_the_first_password_is_set_once(free_world: World) -> None:
     assert outcomes.keys() <= {"CREDENTIALS_INVALID", "FIELD_INVALID"}
 
 
-def test_nothing_of_it_is_shown() -> None:
+def test_new_password_repr_hides_passwords() -> None:
     shown = repr(NewPassword(PASSWORD, NEW))
     assert PASSWORD not in shown
     assert NEW not in shown

@@ -24,9 +24,7 @@ RESET = Purpose.RESET_PASSWORD
 CLIENT = ClientContext(IP, "Test", PHONE)
 
 
-async def test_the_new_password_counts_and_the_old_one_no_longer(
-    coded: Coded, clock: FakeClock
-) -> None:
+async def test_reset_replaces_old_password(coded: Coded, clock: FakeClock) -> None:
     issued = await coded.request(RESET, EMAIL.upper(), Delivery.SEND)
     (message,) = await coded.mailbox(MessageKind.RESET_PASSWORD)
     assert (message.address, message.code) == (EMAIL, issued.code)
@@ -38,7 +36,7 @@ async def test_the_new_password_counts_and_the_old_one_no_longer(
     assert (await coded.user()).email_verify_time == clock.now()
 
 
-async def test_it_logs_nobody_in_and_ends_all_sessions(coded: Coded) -> None:
+async def test_reset_opens_no_session_and_ends_all(coded: Coded) -> None:
     await coded.prove_address()
     tokens = [await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT) for _ in range(3)]
     await coded.reset((await coded.request(RESET)).code)
@@ -49,7 +47,7 @@ async def test_it_logs_nobody_in_and_ends_all_sessions(coded: Coded) -> None:
     assert await coded.fetchval("SELECT count(*) FROM revocations") == 3
 
 
-async def test_the_user_is_told_and_it_is_recorded(coded: Coded) -> None:
+async def test_reset_notifies_user_and_is_recorded(coded: Coded) -> None:
     await coded.request(RESET)
     issued = await coded.request(RESET)
     await coded.recovery.reset(CALL, EMAIL, issued.code, NEW_PASSWORD, CLIENT)
@@ -64,14 +62,14 @@ async def test_the_user_is_told_and_it_is_recorded(coded: Coded) -> None:
 
 
 @pytest.mark.slow
-async def test_a_hundred_at_once_reset_once(coded: Coded) -> None:
+async def test_hundred_concurrent_resets_succeed_once(coded: Coded) -> None:
     issued = await coded.request(RESET)
     results = await outcomes(coded.reset(issued.code) for _ in range(100))
     assert results == {"OK": 1, REFUSED: 99}
     assert len(await coded.mailbox(MessageKind.PASSWORD_CHANGED)) == 1
 
 
-async def test_other_codes_reset_nothing(coded: Coded, clock: FakeClock) -> None:
+async def test_codes_of_other_purposes_reset_nothing(coded: Coded, clock: FakeClock) -> None:
     await coded.service.register(OTHER)
     (verification, _) = await coded.mailbox()
     login, theirs = await coded.request(Purpose.LOGIN), await coded.request(RESET, OTHER)
@@ -85,7 +83,7 @@ async def test_other_codes_reset_nothing(coded: Coded, clock: FakeClock) -> None
     assert await coded.service.login(NEW_PASSWORD) == "OK"
 
 
-async def test_a_weak_password_does_not_burn_the_code(coded: Coded) -> None:
+async def test_weak_password_does_not_consume_code(coded: Coded) -> None:
     issued = await coded.request(RESET)
     for weak in ("short", "ada@example.test", "Password1234!"):
         with pytest.raises(FieldInvalid) as refused:
@@ -96,7 +94,7 @@ async def test_a_weak_password_does_not_burn_the_code(coded: Coded) -> None:
     await coded.reset(issued.code)
 
 
-async def test_a_full_queue_does_not_burn_the_code(coded: Coded) -> None:
+async def test_full_hash_queue_does_not_consume_code(coded: Coded) -> None:
     issued = await coded.request(RESET)
 
     async def full() -> None:
@@ -112,13 +110,13 @@ async def test_a_full_queue_does_not_burn_the_code(coded: Coded) -> None:
     await coded.reset(issued.code)
 
 
-async def test_it_works_for_an_account_without_a_password(coded: Coded) -> None:
+async def test_reset_works_for_account_without_password(coded: Coded) -> None:
     await coded.fetch("UPDATE users SET password_hash = NULL, pepper_id = NULL")
     await coded.reset((await coded.request(RESET)).code)
     assert await coded.service.login(NEW_PASSWORD) == "OK"
 
 
-async def test_a_locked_account_is_unlocked(coded: Coded) -> None:
+async def test_reset_unlocks_locked_account(coded: Coded) -> None:
     await coded.fetch("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
     issued = await coded.request(RESET)
@@ -129,7 +127,7 @@ async def test_a_locked_account_is_unlocked(coded: Coded) -> None:
     assert await coded.service.login(NEW_PASSWORD) == "OK"
 
 
-async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeClock) -> None:
+async def test_reset_does_not_bypass_second_factor(coded: Coded, clock: FakeClock) -> None:
     await coded.prove_address()
     secured = Secured(coded.service)
     app, _ = await secured.secure(await coded.user_id())
@@ -150,7 +148,7 @@ async def test_a_second_factor_is_asked_for_as_before(coded: Coded, clock: FakeC
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), MfaChallenge)
 
 
-async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
+async def test_first_address_proof_revokes_other_credentials(coded: Coded) -> None:
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.reset((await coded.request(RESET)).code)
     session = await coded.service.sessions.listing.get(tokens.session_id)
@@ -162,7 +160,7 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
 
 
 @pytest.mark.slow
-async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded: Coded) -> None:
+async def test_codes_do_not_bypass_second_factor_of_unverified_account(coded: Coded) -> None:
     secured = Secured(coded.service)
     await secured.secure_unproved(await coded.user_id())
     await coded.reset((await coded.request(RESET)).code)
@@ -175,14 +173,14 @@ async def test_no_code_goes_around_a_second_factor_of_an_unproved_account(coded:
     assert (await coded.events())["user.owner_arrived"] == 0
 
 
-async def test_a_failure_from_a_known_device_is_taken_back(coded: Coded) -> None:
+async def test_reset_refunds_attempt_of_known_device(coded: Coded) -> None:
     await coded.prove_address()
     await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     await coded.recovery.reset(CALL, EMAIL, (await coded.request(RESET)).code, NEW_PASSWORD, CLIENT)
     assert await failures_of_devices(coded.database) == 0
 
 
-async def test_whose_account_is_disabled_or_gone_resets_nothing(coded: Coded) -> None:
+async def test_disabled_or_deleted_account_cannot_be_reset(coded: Coded) -> None:
     issued = await coded.request(RESET)
     await coded.service.accounts.disable(CLI, EMAIL)
     assert await outcome(coded.reset(issued.code)) == REFUSED
@@ -195,7 +193,7 @@ async def test_whose_account_is_disabled_or_gone_resets_nothing(coded: Coded) ->
     assert await outcome(coded.reset(issued.code)) == REFUSED
 
 
-async def test_an_account_disabled_while_the_password_is_hashed_stays_as_it_is(
+async def test_account_disabled_during_hashing_keeps_password(
     coded: Coded,
 ) -> None:
     issued = await coded.request(RESET)
@@ -211,7 +209,7 @@ async def test_an_account_disabled_while_the_password_is_hashed_stays_as_it_is(
 
 
 @pytest.mark.slow
-async def test_a_login_with_the_old_password_meanwhile_is_ended_or_refused(coded: Coded) -> None:
+async def test_reset_leaves_no_session_from_concurrent_old_password_logins(coded: Coded) -> None:
     issued = await coded.request(RESET)
 
     async def log_in(number: int) -> Any:

@@ -39,7 +39,7 @@ async def stored(world: World) -> dict[str, int]:
 # Create
 
 
-async def test_keys_made_and_revoked_over_and_over_fill_no_table(world: World) -> None:
+async def test_repeated_create_and_revoke_is_limited_per_day(world: World) -> None:
     few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=3, window=DAY))
     keys, other = replica(world, limits=few), replica(world, limits=few)
     ada, bob = [await world.add_user() for _ in range(2)]
@@ -55,7 +55,7 @@ async def test_keys_made_and_revoked_over_and_over_fill_no_table(world: World) -
     await other.create(bob)
 
 
-async def test_many_at_once_make_no_more_keys_a_day_than_allowed(world: World) -> None:
+async def test_concurrent_creates_respect_daily_limit(world: World) -> None:
     few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=3, window=DAY))
     replicas = [replica(world, limits=few, max_per_user=100) for _ in range(2)]
     user_id = await world.add_user()
@@ -67,7 +67,7 @@ async def test_many_at_once_make_no_more_keys_a_day_than_allowed(world: World) -
 
 
 @pytest.mark.slow
-async def test_only_keys_that_were_made_count(world: World) -> None:
+async def test_failed_creates_do_not_count_toward_limit(world: World) -> None:
     few = BruteForceSettings(api_keys_per_user=PolicySettings(requests=2, window=DAY))
     keys, user_id = replica(world, limits=few, max_per_user=1), await world.add_user()
     created = await keys.create(user_id)
@@ -78,7 +78,7 @@ async def test_only_keys_that_were_made_count(world: World) -> None:
     await keys.create(user_id)
 
 
-async def test_a_key_says_what_was_asked_for(world: World) -> None:
+async def test_created_key_has_requested_attributes(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, "read", name="Gebäude 🏗", lifetime=DAY, policy="two")
     key = created.key
@@ -93,7 +93,7 @@ async def test_a_key_says_what_was_asked_for(world: World) -> None:
     assert (await keys.keys.list(user_id, 50, "")).keys == [key]
 
 
-async def test_what_is_not_asked_for_is_the_most(world: World) -> None:
+async def test_omitted_attributes_default_to_maximum(world: World) -> None:
     keys, user_id = replica(world, policy="ten", prefix="acme"), await world.add_user()
     created = await keys.create(user_id)
     assert created.key.scopes == ("read", "write")
@@ -102,7 +102,7 @@ async def test_what_is_not_asked_for_is_the_most(world: World) -> None:
     assert created.text.startswith("acme_")
 
 
-async def test_of_a_key_only_the_hash_is_stored(world: World) -> None:
+async def test_only_hash_of_key_is_stored(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id)
     (row,) = await world.fetch("SELECT * FROM api_keys")
@@ -113,7 +113,7 @@ async def test_of_a_key_only_the_hash_is_stored(world: World) -> None:
     assert created.text not in repr(created)
 
 
-async def test_a_scope_that_the_token_lacks_is_refused(world: World) -> None:
+async def test_scope_missing_from_token_is_rejected(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     narrow = claims_of(world, user_id, "read")
     for scopes, field in ((("write",), "scopes[0]"), (("read", "read "), "scopes[1]")):
@@ -128,7 +128,7 @@ async def test_a_scope_that_the_token_lacks_is_refused(world: World) -> None:
 @pytest.mark.parametrize(
     "lifetime", [timedelta(0), -DAY, MINUTE - SECOND, 365 * DAY + timedelta(microseconds=1)]
 )
-async def test_a_lifetime_out_of_bounds_is_refused(world: World, lifetime: timedelta) -> None:
+async def test_lifetime_out_of_bounds_is_rejected(world: World, lifetime: timedelta) -> None:
     keys, user_id = replica(world), await world.add_user()
     with pytest.raises(FieldInvalid) as caught:
         await keys.create(user_id, lifetime=lifetime)
@@ -136,13 +136,13 @@ async def test_a_lifetime_out_of_bounds_is_refused(world: World, lifetime: timed
 
 
 @pytest.mark.parametrize("lifetime", [MINUTE, 365 * DAY])
-async def test_a_lifetime_at_a_bound_is_granted(world: World, lifetime: timedelta) -> None:
+async def test_lifetime_at_bound_is_accepted(world: World, lifetime: timedelta) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, lifetime=lifetime)
     assert created.key.expire_time == world.clock.now() + lifetime
 
 
-async def test_a_policy_that_nobody_knows_is_refused(world: World) -> None:
+async def test_unknown_policy_is_rejected(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     with pytest.raises(NotFound) as caught:
         await keys.create(user_id, policy="three")
@@ -150,7 +150,7 @@ async def test_a_policy_that_nobody_knows_is_refused(world: World) -> None:
     assert await stored(world) == dict.fromkeys(await stored(world), 0)
 
 
-async def test_an_old_login_is_not_enough(world: World) -> None:
+async def test_create_requires_recent_login(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     for age, refused in ((10 * MINUTE, False), (10 * MINUTE + SECOND, True)):
         claims = claims_of(world, user_id, age=age)
@@ -164,7 +164,7 @@ async def test_an_old_login_is_not_enough(world: World) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE users SET status = 'disabled'", "DELETE FROM users"])
-async def test_a_user_who_is_disabled_or_gone_makes_no_key(world: World, statement: str) -> None:
+async def test_disabled_or_deleted_user_cannot_create_key(world: World, statement: str) -> None:
     keys, user_id = replica(world), await world.add_user()
     await world.execute(statement)
     with pytest.raises(ServiceError) as caught:
@@ -174,7 +174,7 @@ async def test_a_user_who_is_disabled_or_gone_makes_no_key(world: World, stateme
 
 
 @pytest.mark.slow
-async def test_only_live_keys_count(world: World) -> None:
+async def test_only_active_keys_count_toward_limit(world: World) -> None:
     keys, user_id = replica(world, max_per_user=2), await world.add_user()
     short, revoked = await keys.create(user_id, lifetime=MINUTE), await keys.create(user_id)
     with pytest.raises(FailedPrecondition) as caught:
@@ -193,7 +193,7 @@ async def test_only_live_keys_count(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_many_at_once_make_no_more_keys_than_allowed(world: World) -> None:
+async def test_concurrent_creates_respect_limit_per_user(world: World) -> None:
     replicas = [replica(world, max_per_user=3, limits=unlimited()) for _ in range(2)]
     user_id = await world.add_user()
     calls = (replicas[n % 2].create(user_id) for n in range(100))
@@ -203,7 +203,7 @@ async def test_many_at_once_make_no_more_keys_than_allowed(world: World) -> None
     assert (await stored(world))["api_keys"] == 3
 
 
-async def test_the_making_is_recorded_and_told(world: World) -> None:
+async def test_create_is_recorded_and_notifies_user(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, "read", name="secret-looking-name")
     (event,) = await world.events("api_key.create")
@@ -221,7 +221,7 @@ async def test_the_making_is_recorded_and_told(world: World) -> None:
 # List
 
 
-async def test_keys_are_listed_newest_first_page_by_page(world: World) -> None:
+async def test_keys_are_listed_newest_first_in_pages(world: World) -> None:
     keys, user_id, other = replica(world), await world.add_user(), await world.add_user()
     made = []
     for _ in range(5):
@@ -243,7 +243,7 @@ async def test_keys_are_listed_newest_first_page_by_page(world: World) -> None:
     assert (await keys.keys.list(user_id, 5, "")).next_page_token == ""
 
 
-async def test_a_page_token_is_one_user_s(world: World) -> None:
+async def test_page_token_is_bound_to_user(world: World) -> None:
     keys, user_id, other = replica(world), await world.add_user(), await world.add_user()
     for _ in range(2):
         await keys.create(user_id)
@@ -257,7 +257,7 @@ async def test_a_page_token_is_one_user_s(world: World) -> None:
 # Revoke
 
 
-async def test_a_key_is_revoked_once(world: World) -> None:
+async def test_key_is_revoked_once(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     key_id = (await keys.create(user_id)).key.key_id
     world.clock.advance(5)
@@ -274,7 +274,7 @@ async def test_a_key_is_revoked_once(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_many_at_once_revoke_a_key_once(world: World) -> None:
+async def test_concurrent_revokes_revoke_key_once(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     key_id = (await keys.create(user_id)).key.key_id
     await asyncio.gather(*(keys.keys.revoke(CALL, user_id, key_id) for _ in range(100)))
@@ -282,7 +282,7 @@ async def test_many_at_once_revoke_a_key_once(world: World) -> None:
     assert (await stored(world))["revocations"] == 1
 
 
-async def test_another_user_s_key_is_not_found(world: World) -> None:
+async def test_key_of_another_user_is_not_found(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id)
     told = set()

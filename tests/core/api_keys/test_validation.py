@@ -30,7 +30,7 @@ async def last_use(world: World, key_id: ApiKeyId) -> object:
 # Verdicts
 
 
-async def test_an_active_key_gives_what_it_may_do(world: World) -> None:
+async def test_active_key_returns_its_permissions(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, "read", "write")
     for _ in range(2):  # from the database, from the cache
@@ -42,7 +42,7 @@ async def test_an_active_key_gives_what_it_may_do(world: World) -> None:
 
 
 @pytest.mark.parametrize("warm", [True, False])
-async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
+async def test_each_inactive_reason_is_reported(world: World, warm: bool) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, "read", lifetime=DAY)
     if warm:
@@ -64,7 +64,7 @@ async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
     assert await keys.reason(created.text) is InactiveReason.KEY_UNKNOWN
 
 
-async def test_a_cached_key_expires_in_time(world: World) -> None:
+async def test_cached_key_expires_on_time(world: World) -> None:
     keys = replica(world)
     created = await keys.create(await world.add_user(), lifetime=timedelta(seconds=90))
     world.clock.advance(60)
@@ -76,7 +76,7 @@ async def test_a_cached_key_expires_in_time(world: World) -> None:
     assert await keys.reason(created.text) is InactiveReason.EXPIRED
 
 
-async def test_a_key_may_do_no_more_than_its_user_at_present(world: World) -> None:
+async def test_key_scopes_are_limited_by_current_user_roles(world: World) -> None:
     keys, user_id = replica(world), await world.add_user(roles=("user", "editor"))
     created = await keys.create(user_id, "read", "write")
     assert (await keys.judge(created.text)).scopes == ("read", "write")
@@ -93,7 +93,7 @@ async def test_a_key_may_do_no_more_than_its_user_at_present(world: World) -> No
     assert (await keys.judge(created.text)).scopes == ("read", "write")
 
 
-async def test_a_key_gains_nothing_by_a_new_role(world: World) -> None:
+async def test_new_role_adds_no_scope_to_key(world: World) -> None:
     keys, user_id = replica(world), await world.add_user(roles=("user",))
     created = await keys.create(user_id, "read")
     await set_roles(world, user_id, "user", "editor")
@@ -103,7 +103,7 @@ async def test_a_key_gains_nothing_by_a_new_role(world: World) -> None:
 # The cache
 
 
-async def test_warm_keys_cost_no_query(world: World) -> None:
+async def test_cached_key_costs_no_query(world: World) -> None:
     keys = replica(world)
     created = await keys.create(await world.add_user())
     assert await keys.reason(created.text) is None
@@ -123,7 +123,7 @@ async def test_inactive_keys_are_not_cached(world: World) -> None:
     assert await keys.reason(created.text) is None
 
 
-async def test_a_cache_of_no_size_and_a_full_one_answer_alike(world: World) -> None:
+async def test_disabled_and_full_caches_return_same_result(world: World) -> None:
     for size in (0, 1):
         keys, user_id = replica(world, cache_size=size), await world.add_user()
         made = [await keys.create(user_id) for _ in range(3)]
@@ -133,7 +133,7 @@ async def test_a_cache_of_no_size_and_a_full_one_answer_alike(world: World) -> N
 
 
 @pytest.mark.parametrize("how", ["key", "user", "gap"])
-async def test_a_key_revoked_elsewhere_is_dropped_when_told(world: World, how: str) -> None:
+async def test_key_revoked_by_other_replica_is_evicted_on_event(world: World, how: str) -> None:
     here, there, user_id = replica(world), replica(world), await world.add_user()
     created, other = await there.create(user_id), await there.create(await world.add_user())
     assert await here.reason(created.text) is await here.reason(other.text) is None
@@ -151,7 +151,7 @@ async def test_a_key_revoked_elsewhere_is_dropped_when_told(world: World, how: s
         assert await here.reason(other.text) is None
 
 
-async def test_revocations_of_other_kinds_leave_keys_alone(world: World) -> None:
+async def test_revocations_of_other_kinds_keep_cached_key(world: World) -> None:
     keys = replica(world)
     created = await keys.create(await world.add_user())
     assert await keys.reason(created.text) is None
@@ -161,7 +161,7 @@ async def test_revocations_of_other_kinds_leave_keys_alone(world: World) -> None
     assert await keys.reason(created.text) is None
 
 
-async def test_a_key_revoked_here_is_dropped_at_once(world: World) -> None:
+async def test_key_revoked_locally_is_evicted_immediately(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id)
     assert await keys.reason(created.text) is None
@@ -169,7 +169,7 @@ async def test_a_key_revoked_here_is_dropped_at_once(world: World) -> None:
     assert await keys.reason(created.text) is InactiveReason.KEY_REVOKED
 
 
-async def test_the_cache_is_not_used_while_revocations_are_not_heard(world: World) -> None:
+async def test_cache_is_bypassed_while_revocation_listener_is_down(world: World) -> None:
     heard = True
     here, there = replica(world, is_fresh=lambda: heard), replica(world)
     user_id = await world.add_user()
@@ -182,7 +182,7 @@ async def test_the_cache_is_not_used_while_revocations_are_not_heard(world: Worl
 
 
 @pytest.mark.parametrize("how", ["key", "user", "gap"])
-async def test_what_is_revoked_while_it_is_read_is_not_cached(world: World, how: str) -> None:
+async def test_key_revoked_during_read_is_not_cached(world: World, how: str) -> None:
     held, there, user_id = HeldDatabase(world.database), replica(world), await world.add_user()
     here = replica(world, database=held)
     created = await there.create(user_id)
@@ -201,7 +201,7 @@ async def test_what_is_revoked_while_it_is_read_is_not_cached(world: World, how:
     assert await here.reason(created.text) is InactiveReason.KEY_REVOKED
 
 
-async def test_cold_keys_asked_for_together_are_read_together(world: World) -> None:
+async def test_concurrent_cache_misses_share_one_read(world: World) -> None:
     held, there, user_id = HeldDatabase(world.database), replica(world), await world.add_user()
     here = replica(world, database=held)
     made = [await there.create(user_id) for _ in range(10)]
@@ -215,7 +215,7 @@ async def test_cold_keys_asked_for_together_are_read_together(world: World) -> N
 # The key's own limit
 
 
-async def test_a_key_has_a_limit_of_its_own(world: World) -> None:
+async def test_each_key_has_its_own_rate_limit(world: World) -> None:
     here, there = replica(world), replica(world)
     user_id = await world.add_user()
     created, other = [await here.create(user_id, policy="two") for _ in range(2)]
@@ -234,7 +234,7 @@ async def test_a_key_has_a_limit_of_its_own(world: World) -> None:
         assert await here.reason(free.text) is None
 
 
-async def test_every_use_of_a_key_in_force_is_charged_and_no_other(world: World) -> None:
+async def test_only_uses_of_active_key_are_charged(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id, "read", policy="two")
     assert await keys.reason(created.text, "write") is InactiveReason.SCOPE_MISSING
@@ -245,7 +245,7 @@ async def test_every_use_of_a_key_in_force_is_charged_and_no_other(world: World)
     assert (await keys.limiter.get("two", str(created.key.key_id))).remaining == 1
 
 
-async def test_many_uses_at_once_are_no_more_than_the_limit(world: World) -> None:
+async def test_concurrent_uses_never_exceed_limit(world: World) -> None:
     replicas = [replica(world) for _ in range(2)]
     created = await replicas[0].create(await world.add_user(), policy="ten")
     calls = (replicas[n % 2].reason(created.text) for n in range(100))
@@ -254,7 +254,7 @@ async def test_many_uses_at_once_are_no_more_than_the_limit(world: World) -> Non
     assert set(reasons) == {None, InactiveReason.RATE_LIMITED}
 
 
-async def test_a_key_whose_policy_is_gone_is_refused(world: World) -> None:
+async def test_key_with_removed_policy_is_rejected(world: World) -> None:
     keys = replica(world)
     created = await keys.create(await world.add_user(), policy="two")
     later = replica(world, policies={})
@@ -265,7 +265,7 @@ async def test_a_key_whose_policy_is_gone_is_refused(world: World) -> None:
 # The last use
 
 
-async def test_the_last_use_is_noted_once_a_minute(world: World) -> None:
+async def test_last_use_is_written_once_a_minute(world: World) -> None:
     keys = replica(world)
     created = await keys.create(await world.add_user())
     first = world.clock.now()
@@ -283,7 +283,7 @@ async def test_the_last_use_is_noted_once_a_minute(world: World) -> None:
     assert await last_use(world, created.key.key_id) == first + MINUTE
 
 
-async def test_the_last_use_of_inactive_keys_is_not_noted(world: World) -> None:
+async def test_last_use_of_inactive_key_is_not_written(world: World) -> None:
     keys, user_id = replica(world, is_fresh=lambda: False), await world.add_user()
     revoked, expired = await keys.create(user_id), await keys.create(user_id, lifetime=MINUTE)
     await keys.keys.revoke(CALL, user_id, revoked.key.key_id)
@@ -294,7 +294,7 @@ async def test_the_last_use_of_inactive_keys_is_not_noted(world: World) -> None:
         assert await last_use(world, created.key.key_id) is None
 
 
-async def test_unheard_revocations_don_t_make_more_writes(world: World) -> None:
+async def test_listener_outage_causes_no_extra_last_use_writes(world: World) -> None:
     keys = replica(world, is_fresh=lambda: False)
     created = await keys.create(await world.add_user())
     await keys.reason(created.text)

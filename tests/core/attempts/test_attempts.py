@@ -25,7 +25,7 @@ from tests.support.logins import PHONE, Replicas, causes, failures, failures_of_
 
 
 @pytest.mark.slow
-async def test_parallel_guesses_dont_overtake_the_limit(
+async def test_concurrent_guesses_never_exceed_limit(
     limited: Service, replicas: Replicas, database: Database
 ) -> None:
     other = await replicas.start()
@@ -50,7 +50,7 @@ async def test_replicas_share_the_limits(limited: Service, replicas: Replicas) -
     assert await limited.login() == "TOO_MANY_ATTEMPTS"
 
 
-async def test_the_right_password_waits_too_once_the_limit_is_reached(limited: Service) -> None:
+async def test_correct_password_is_throttled_once_limit_is_reached(limited: Service) -> None:
     for _ in range(5):
         await limited.login(WRONG)
     with pytest.raises(TooManyAttempts) as refused:
@@ -59,7 +59,7 @@ async def test_the_right_password_waits_too_once_the_limit_is_reached(limited: S
     assert limited.hasher.compared == 5
 
 
-async def test_only_failures_count(limited: Service) -> None:
+async def test_only_failures_count_toward_limit(limited: Service) -> None:
     for _ in range(4):
         assert await limited.login(WRONG) == "CREDENTIALS_INVALID"
     for _ in range(12):
@@ -69,7 +69,7 @@ async def test_only_failures_count(limited: Service) -> None:
 
 
 @pytest.mark.slow
-async def test_strangers_dont_lock_out_a_known_device(limited: Service) -> None:
+async def test_strangers_do_not_lock_out_known_device(limited: Service) -> None:
     assert await limited.login(device=PHONE) == "OK"
     strangers = [
         await limited.login(WRONG, ip=f"198.51.100.{host}", device="another") for host in range(25)
@@ -80,7 +80,7 @@ async def test_strangers_dont_lock_out_a_known_device(limited: Service) -> None:
     assert await limited.login(device=PHONE) == "OK"
 
 
-async def test_a_known_device_has_limits_of_its_own(limited: Service, database: Database) -> None:
+async def test_known_device_has_its_own_limits(limited: Service, database: Database) -> None:
     await limited.login(device=PHONE)
     allowed = BruteForceSettings().per_known_device.requests
     outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(allowed + 1)]
@@ -90,7 +90,7 @@ async def test_a_known_device_has_limits_of_its_own(limited: Service, database: 
     assert await limited.login(ip=OTHER_IP) == "OK"
 
 
-async def test_a_device_is_not_known_before_it_logged_in(
+async def test_device_is_unknown_before_its_first_login(
     limited: Service, database: Database
 ) -> None:
     outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(6)]
@@ -98,14 +98,14 @@ async def test_a_device_is_not_known_before_it_logged_in(
     assert await value(database, "SELECT count(*) FROM devices") == 0
 
 
-async def test_another_accounts_device_is_not_known(limited: Service) -> None:
+async def test_device_of_another_account_is_unknown(limited: Service) -> None:
     await limited.register("bob@example.test")
     assert await limited.login(email="bob@example.test", device=PHONE) == "OK"
     outcomes = [await limited.login(WRONG, device=PHONE) for _ in range(6)]
     assert outcomes[-1] == "TOO_MANY_ATTEMPTS"
 
 
-async def test_a_device_is_stored_as_a_hash(free: Service, database: Database) -> None:
+async def test_device_is_stored_as_hash(free: Service, database: Database) -> None:
     await free.login(device=PHONE)
     stored = await value(database, "SELECT device_hash FROM devices")
     assert isinstance(stored, bytes)
@@ -117,7 +117,9 @@ async def test_a_device_is_stored_as_a_hash(free: Service, database: Database) -
 
 
 @pytest.mark.slow
-async def test_strangers_failures_lock_out_strangers(free: Service, database: Database) -> None:
+async def test_failures_by_strangers_lock_out_only_strangers(
+    free: Service, database: Database
+) -> None:
     assert await free.login(device=PHONE) == "OK"
     before = free.hasher.compared
     outcomes = [await free.login(f"{WRONG}{n}", ip=f"192.0.2.{n}") for n in range(50)]
@@ -137,7 +139,7 @@ async def test_strangers_failures_lock_out_strangers(free: Service, database: Da
 
 
 @pytest.mark.slow
-async def test_parallel_guesses_dont_overtake_the_lock(
+async def test_concurrent_guesses_never_exceed_lock_threshold(
     free: Service, replicas: Replicas, database: Database
 ) -> None:
     other = await replicas.start(unlimited())
@@ -153,7 +155,7 @@ async def test_parallel_guesses_dont_overtake_the_lock(
 
 
 @pytest.mark.slow
-async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
+async def test_account_locks_after_hundred_failures_from_any_source(
     free: Service, replicas: Replicas, database: Database
 ) -> None:
     other = await replicas.start(unlimited())
@@ -174,7 +176,7 @@ async def test_an_account_bears_a_hundred_failures_whatever_they_come_from(
 
 
 @pytest.mark.slow
-async def test_a_success_forgets_the_failures_of_known_devices_and_strangers(
+async def test_successful_login_resets_all_failure_counts(
     free: Service, database: Database
 ) -> None:
     for device in (PHONE, "laptop", ""):
@@ -187,7 +189,7 @@ async def test_a_success_forgets_the_failures_of_known_devices_and_strangers(
 
 
 @pytest.mark.parametrize(("most", "of_devices"), [(2, 1), (3, 1), (10, 5), (100, 50)])
-async def test_known_devices_and_strangers_share_what_an_account_bears(
+async def test_known_devices_and_strangers_split_failure_allowance(
     replicas: Replicas, most: int, of_devices: int
 ) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=most))
@@ -203,7 +205,7 @@ async def test_known_devices_and_strangers_share_what_an_account_bears(
     assert await service.login(device=PHONE) == "CREDENTIALS_INVALID"
 
 
-async def test_a_success_starts_the_count_again(replicas: Replicas) -> None:
+async def test_successful_login_restarts_failure_count(replicas: Replicas) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=6))
     await service.register()
     for _ in range(3):
@@ -212,7 +214,7 @@ async def test_a_success_starts_the_count_again(replicas: Replicas) -> None:
         assert await service.login() == "OK"
 
 
-async def test_enabling_unlocks(free: Service, database: Database) -> None:
+async def test_enabling_account_unlocks_it(free: Service, database: Database) -> None:
     async with database.connection() as conn:
         await conn.execute("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
     assert await free.login() == "CREDENTIALS_INVALID"
@@ -223,7 +225,7 @@ async def test_enabling_unlocks(free: Service, database: Database) -> None:
     assert await free.login() == "OK"
 
 
-async def test_known_devices_that_failed_too_often_are_strangers_again(
+async def test_known_device_becomes_stranger_after_too_many_failures(
     replicas: Replicas, database: Database
 ) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=6))
@@ -239,7 +241,7 @@ async def test_known_devices_that_failed_too_often_are_strangers_again(
 
 
 @pytest.mark.slow
-async def test_a_flood_of_throttled_logins_is_one_event_a_minute(
+async def test_throttled_logins_record_one_event_a_minute(
     limited: Service, database: Database, clock: FakeClock
 ) -> None:
     async def flood() -> Counter[str]:

@@ -74,31 +74,31 @@ async def _allowed(
     return allowed
 
 
-async def test_an_account_bears_so_many_attempts_from_one_ip(brute_force: BruteForce) -> None:
+async def test_attempts_are_limited_per_account_and_ip(brute_force: BruteForce) -> None:
     assert await _allowed(brute_force, 5) == 3
     assert await _allowed(brute_force, 1, ip=OTHER_IP) == 1
     assert await _allowed(brute_force, 1, account=BOB) == 1
 
 
-async def test_an_account_bears_so_many_attempts_from_everywhere(brute_force: BruteForce) -> None:
+async def test_attempts_are_limited_per_account(brute_force: BruteForce) -> None:
     allowed = [await _allowed(brute_force, 1, ip=f"192.0.2.{host}") for host in range(1, 8)]
     assert allowed == [1] * 5 + [0] * 2
 
 
-async def test_an_ip_bears_so_many_attempts_on_all_accounts(brute_force: BruteForce) -> None:
+async def test_attempts_are_limited_per_ip(brute_force: BruteForce) -> None:
     allowed = [await _allowed(brute_force, 1, account=f"user{n}@example.test") for n in range(10)]
     assert allowed == [1] * 8 + [0] * 2
 
 
 @pytest.mark.slow
-async def test_what_is_refused_is_charged_to_nothing(brute_force: BruteForce) -> None:
+async def test_rejected_attempt_is_not_charged(brute_force: BruteForce) -> None:
     assert await _allowed(brute_force, 50) == 3
     assert await _allowed(brute_force, 50, ip=OTHER_IP) == 2
     assert await _allowed(brute_force, 50, account=BOB) == 3
     assert await _allowed(brute_force, 50, account="eve@example.test") == 2
 
 
-async def test_the_wait_is_that_of_the_limit_that_lasts_longest(brute_force: BruteForce) -> None:
+async def test_retry_after_is_that_of_longest_limit(brute_force: BruteForce) -> None:
     await _allowed(brute_force, 3)
     with pytest.raises(TooManyAttempts) as by_ip:
         await _charge(brute_force)
@@ -111,7 +111,7 @@ async def test_the_wait_is_that_of_the_limit_that_lasts_longest(brute_force: Bru
     assert by_both.value.subject == "login"
 
 
-async def test_parallel_attempts_dont_overtake_the_count(
+async def test_concurrent_attempts_never_exceed_limit(
     brute_force: BruteForce, replica: BruteForce
 ) -> None:
     outcomes = await asyncio.gather(
@@ -121,14 +121,14 @@ async def test_parallel_attempts_dont_overtake_the_count(
     assert sum(isinstance(outcome, TooManyAttempts) for outcome in outcomes) == 57
 
 
-async def test_a_refund_gives_everything_back(brute_force: BruteForce) -> None:
+async def test_refund_restores_every_charge(brute_force: BruteForce) -> None:
     for _ in range(20):
         await (await _charge(brute_force)).refund()
     assert await _allowed(brute_force, 5) == 3
     assert await _allowed(brute_force, 5, ip=OTHER_IP) == 2
 
 
-async def test_a_refund_counts_at_once_in_every_replica(
+async def test_refund_takes_effect_immediately_on_all_replicas(
     brute_force: BruteForce, replica: BruteForce
 ) -> None:
     receipts = [await _charge(brute_force) for _ in range(3)]
@@ -137,26 +137,26 @@ async def test_a_refund_counts_at_once_in_every_replica(
     assert await _allowed(replica, 2) == 1
 
 
-async def test_a_refund_that_fails_is_no_failure(database_dsn: str) -> None:
+async def test_failed_refund_raises_nothing(database_dsn: str) -> None:
     async with opened(database_dsn) as database:
         receipt = await _charge(BruteForce(database, _limits(), KEYRING))
     await receipt.refund()
 
 
-async def test_strangers_dont_use_up_a_known_devices_limit(brute_force: BruteForce) -> None:
+async def test_strangers_do_not_use_up_known_device_limit(brute_force: BruteForce) -> None:
     for host in range(1, 10):
         await _allowed(brute_force, 1, ip=f"198.51.100.{host}")
     assert await _allowed(brute_force, 1) == 0
     assert await _allowed(brute_force, 5, device=DEVICE) == 2
 
 
-async def test_a_known_device_has_a_limit_for_each_account(brute_force: BruteForce) -> None:
+async def test_known_device_has_a_limit_per_account(brute_force: BruteForce) -> None:
     assert await _allowed(brute_force, 5, device=DEVICE) == 2
     assert await _allowed(brute_force, 5, account=BOB, device=DEVICE) == 2
     assert await _allowed(brute_force, 5, device=b"another") == 2
 
 
-async def test_a_known_device_is_charged_to_its_ip_and_not_to_its_account(
+async def test_known_device_is_charged_to_ip_but_not_to_account(
     brute_force: BruteForce,
 ) -> None:
     await _allowed(brute_force, 2, device=DEVICE)
@@ -165,7 +165,7 @@ async def test_a_known_device_is_charged_to_its_ip_and_not_to_its_account(
     assert sum(allowed) == 6
 
 
-async def test_without_an_ip_the_account_alone_counts(brute_force: BruteForce) -> None:
+async def test_attempts_without_ip_are_limited_by_account_only(brute_force: BruteForce) -> None:
     assert await _allowed(brute_force, 9, ip=None) == 5
     assert await _allowed(brute_force, 9, account=BOB, ip=None) == 5
     assert await _allowed(brute_force, 9, ip=None, device=DEVICE) == 2
@@ -181,14 +181,14 @@ async def test_without_an_ip_the_account_alone_counts(brute_force: BruteForce) -
         ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
     ],
 )
-async def test_addresses_of_one_network_count_together(
+async def test_addresses_in_one_network_share_a_limit(
     brute_force: BruteForce, one: str, other: str, together: bool
 ) -> None:
     await _allowed(brute_force, 3, ip=one)
     assert await _allowed(brute_force, 1, ip=other) == (not together)
 
 
-async def test_the_size_of_a_network_is_a_setting(database: Database) -> None:
+async def test_network_prefix_length_is_configurable(database: Database) -> None:
     brute_force = BruteForce(database, _limits(ipv4_prefix=24, ipv6_prefix=48), KEYRING)
     await _allowed(brute_force, 2, ip="192.0.2.1")
     assert await _allowed(brute_force, 5, ip="192.0.2.254") == 1
@@ -196,7 +196,7 @@ async def test_the_size_of_a_network_is_a_setting(database: Database) -> None:
     assert await _allowed(brute_force, 5, account=BOB, ip="2001:db8:0:2::1") == 2
 
 
-async def test_registrations_count_by_ip_and_are_not_given_back(brute_force: BruteForce) -> None:
+async def test_registrations_are_charged_per_ip_without_refund(brute_force: BruteForce) -> None:
     for _ in range(4):
         await brute_force.charge_registration(ClientContext(IP))
     with pytest.raises(TooManyAttempts) as refused:
@@ -206,12 +206,12 @@ async def test_registrations_count_by_ip_and_are_not_given_back(brute_force: Bru
     assert await _allowed(brute_force, 1) == 1
 
 
-async def test_registrations_without_an_ip_are_not_counted(brute_force: BruteForce) -> None:
+async def test_registrations_without_ip_are_not_charged(brute_force: BruteForce) -> None:
     for _ in range(10):
         await brute_force.charge_registration(ClientContext())
 
 
-async def test_new_settings_hold_from_the_next_attempt(brute_force: BruteForce) -> None:
+async def test_new_settings_apply_from_next_attempt(brute_force: BruteForce) -> None:
     await _allowed(brute_force, 3)
     one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
     brute_force.replace_settings(_limits(per_account=one, max_consecutive_failures=7))
@@ -220,7 +220,7 @@ async def test_new_settings_hold_from_the_next_attempt(brute_force: BruteForce) 
     assert await _allowed(brute_force, 5, account=BOB) == 1
 
 
-async def test_the_table_of_limits_names_nobody(
+async def test_limits_table_contains_no_identifiers(
     database: Database, brute_force: BruteForce
 ) -> None:
     await _charge(brute_force)
@@ -233,7 +233,7 @@ async def test_the_table_of_limits_names_nobody(
         assert not any(text in row for row in rows)
 
 
-async def test_the_keys_of_the_limits_depend_on_the_keyring(database: Database) -> None:
+async def test_limit_keys_depend_on_keyring(database: Database) -> None:
     keys = []
     for ring in (KEYRING, Keyring([key("k2")])):
         brute_force = BruteForce(database, _limits(), ring)

@@ -46,7 +46,7 @@ async def _live(service: Service, clock: FakeClock) -> list[Tokens]:
     return [first, second, third, fourth]
 
 
-async def test_no_secret_is_written_down(
+async def test_audit_events_and_logs_contain_no_secret(
     service: Service, database: Database, clock: FakeClock
 ) -> None:
     with capture_logs() as logs:

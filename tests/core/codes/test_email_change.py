@@ -16,9 +16,7 @@ OTHER = "bob@example.test"
 KINDS = (MessageKind.CHANGE_EMAIL, MessageKind.EMAIL_CHANGE_REQUESTED, MessageKind.EMAIL_IN_USE)
 
 
-async def test_the_new_address_is_the_account_s_once_it_is_proved(
-    coded: Coded, clock: FakeClock
-) -> None:
+async def test_address_changes_once_new_one_is_proved(coded: Coded, clock: FakeClock) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada, delivery=Delivery.SEND)
     told = [(message.kind, message.address) for message in await coded.mailbox(*KINDS)]
@@ -40,7 +38,7 @@ async def test_the_new_address_is_the_account_s_once_it_is_proved(
     assert (events["user.email_change_request"], events["user.email_change"]) == (1, 1)
 
 
-async def test_no_record_names_an_address_or_the_code(coded: Coded) -> None:
+async def test_audit_events_contain_no_address_or_code(coded: Coded) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)
     await coded.confirm_change(ada, issued.code)
@@ -50,14 +48,14 @@ async def test_no_record_names_an_address_or_the_code(coded: Coded) -> None:
     assert not any(text.lower() in shown for text in (EMAIL, NEW_EMAIL, issued.code))
 
 
-async def test_a_code_that_is_returned_is_not_sent(coded: Coded) -> None:
+async def test_returned_code_is_not_sent(coded: Coded) -> None:
     await coded.request_change(await coded.user_id())
     assert [message.kind for message in await coded.mailbox(*KINDS)] == [
         MessageKind.EMAIL_CHANGE_REQUESTED
     ]
 
 
-async def test_an_address_that_another_has_looks_like_a_free_one(coded: Coded) -> None:
+async def test_taken_address_is_indistinguishable_from_free_one(coded: Coded) -> None:
     await coded.service.register(OTHER)
     ada = await coded.user_id()
     free = await coded.request_change(ada, delivery=Delivery.SEND)
@@ -77,14 +75,14 @@ async def test_an_address_that_another_has_looks_like_a_free_one(coded: Coded) -
     assert await outcome(coded.confirm_change(ada, taken.code, OTHER)) == REFUSED
 
 
-async def test_the_owner_of_a_disabled_account_is_not_told(coded: Coded) -> None:
+async def test_owner_of_disabled_account_is_not_notified(coded: Coded) -> None:
     await coded.service.register(OTHER)
     await coded.service.accounts.disable(CLI, OTHER)
     await coded.request_change(await coded.user_id(), OTHER, Delivery.SEND)
     assert await coded.mailbox(MessageKind.EMAIL_IN_USE, MessageKind.CHANGE_EMAIL) == []
 
 
-async def test_two_users_who_want_the_same_address_are_one_and_a_refusal(coded: Coded) -> None:
+async def test_two_users_claiming_one_address_have_one_winner(coded: Coded) -> None:
     await coded.service.register(OTHER)
     users = [await coded.user_id(), await coded.user_id(OTHER)]
     codes = {user: (await coded.request_change(user)).code for user in users}
@@ -100,7 +98,7 @@ async def test_two_users_who_want_the_same_address_are_one_and_a_refusal(coded: 
 
 
 @pytest.mark.slow
-async def test_a_hundred_at_once_change_it_once(coded: Coded) -> None:
+async def test_hundred_concurrent_confirmations_change_address_once(coded: Coded) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)
     results = await outcomes(coded.confirm_change(ada, issued.code) for _ in range(100))
@@ -108,7 +106,7 @@ async def test_a_hundred_at_once_change_it_once(coded: Coded) -> None:
     assert len(await coded.mailbox(MessageKind.EMAIL_CHANGED)) == 1
 
 
-async def test_a_code_is_its_user_s_and_its_address_s(coded: Coded) -> None:
+async def test_code_is_bound_to_user_and_address(coded: Coded) -> None:
     await coded.service.register(OTHER)
     ada, bob = await coded.user_id(), await coded.user_id(OTHER)
     issued = await coded.request_change(ada)
@@ -119,9 +117,7 @@ async def test_a_code_is_its_user_s_and_its_address_s(coded: Coded) -> None:
 
 
 @pytest.mark.parametrize("next_owner", ["another", "the same"])
-async def test_codes_that_went_to_the_old_address_die_with_it(
-    coded: Coded, next_owner: str
-) -> None:
+async def test_codes_sent_to_old_address_become_invalid(coded: Coded, next_owner: str) -> None:
     ada = await coded.user_id()
     (verification,) = await coded.mailbox()
     login, reset = await coded.request(Purpose.LOGIN), await coded.request(Purpose.RESET_PASSWORD)
@@ -141,7 +137,7 @@ async def test_codes_that_went_to_the_old_address_die_with_it(
         assert await outcome(use) == REFUSED
 
 
-async def test_an_old_login_does_not_do(coded: Coded, clock: FakeClock) -> None:
+async def test_change_requires_recent_login(coded: Coded, clock: FakeClock) -> None:
     claims = coded.claims(await coded.user_id())
     clock.advance(timedelta(minutes=10))
     change, refused = coded.email_change, "REAUTHENTICATION_REQUIRED"
@@ -154,7 +150,7 @@ async def test_an_old_login_does_not_do(coded: Coded, clock: FakeClock) -> None:
 
 
 @pytest.mark.slow
-async def test_a_code_has_five_tries_which_count_as_failed_logins(coded: Coded) -> None:
+async def test_code_allows_five_tries_counted_as_failed_logins(coded: Coded) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)
     guesses = await outcomes(coded.confirm_change(ada, WRONG_CODE) for _ in range(20))
@@ -163,7 +159,7 @@ async def test_a_code_has_five_tries_which_count_as_failed_logins(coded: Coded) 
     assert await outcome(coded.confirm_change(ada, issued.code)) == REFUSED
 
 
-async def test_success_takes_back_no_more_than_its_own_count(coded: Coded) -> None:
+async def test_success_refunds_only_its_own_attempt(coded: Coded) -> None:
     await coded.fetch("UPDATE users SET failed_logins = 3")
     ada = await coded.user_id()
     await coded.confirm_change(ada, (await coded.request_change(ada)).code)
@@ -171,7 +167,7 @@ async def test_success_takes_back_no_more_than_its_own_count(coded: Coded) -> No
 
 
 @pytest.mark.parametrize("email", [EMAIL, EMAIL.upper()])
-async def test_one_s_own_address_is_no_change(coded: Coded, email: str) -> None:
+async def test_change_to_own_address_is_rejected(coded: Coded, email: str) -> None:
     ada = await coded.user_id()
     assert await outcome(coded.request_change(ada, email)) == "FIELD_INVALID"
     assert await outcome(coded.request_change(ada, "no address")) == "EMAIL_INVALID"
@@ -179,7 +175,7 @@ async def test_one_s_own_address_is_no_change(coded: Coded, email: str) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE users SET status = 'disabled'", "DELETE FROM users"])
-async def test_who_is_disabled_or_gone_changes_nothing(coded: Coded, statement: str) -> None:
+async def test_disabled_or_deleted_user_cannot_change_address(coded: Coded, statement: str) -> None:
     ada = await coded.user_id()
     issued = await coded.request_change(ada)
     await coded.fetch(statement)

@@ -19,7 +19,7 @@ PURPOSE = Purpose.VERIFY_EMAIL
 KIND = MessageKind.VERIFY_EMAIL
 
 
-async def test_registering_sends_a_code_that_verifies_the_address(
+async def test_registration_sends_code_that_verifies_address(
     coded: Coded, clock: FakeClock
 ) -> None:
     (message,) = await coded.mailbox()
@@ -32,7 +32,7 @@ async def test_registering_sends_a_code_that_verifies_the_address(
 
 
 @pytest.mark.slow
-async def test_a_code_is_returned_and_not_sent_to_whoever_wants_that(coded: Coded) -> None:
+async def test_code_is_returned_instead_of_sent_on_request(coded: Coded) -> None:
     registration = Registration(OTHER, PASSWORD, delivery=Delivery.RETURN)
     made = await coded.service.accounts.register(CALL, registration)
     assert [message.address for message in await coded.mailbox()] == [EMAIL]
@@ -42,13 +42,13 @@ async def test_a_code_is_returned_and_not_sent_to_whoever_wants_that(coded: Code
 
 
 @pytest.mark.slow
-async def test_an_operator_s_account_gets_no_message(coded: Coded) -> None:
+async def test_account_created_by_operator_gets_no_message(coded: Coded) -> None:
     await coded.service.accounts.create_user(CLI, OTHER, PASSWORD)
     assert [message.address for message in await coded.mailbox()] == [EMAIL]
 
 
 @pytest.mark.slow
-async def test_an_account_that_was_not_made_has_no_code(coded: Coded) -> None:
+async def test_rejected_registration_sends_no_code(coded: Coded) -> None:
     before = await coded.mailbox()
     assert await outcome(coded.service.register()) == "EMAIL_TAKEN"
     assert await coded.mailbox() == before
@@ -56,7 +56,7 @@ async def test_an_account_that_was_not_made_has_no_code(coded: Coded) -> None:
 
 
 @pytest.mark.slow
-async def test_a_resent_code_replaces_the_first_and_goes_to_the_stored_address(
+async def test_resent_code_replaces_first_and_goes_to_stored_address(
     coded: Coded,
 ) -> None:
     (first,) = await coded.mailbox(KIND)
@@ -68,7 +68,7 @@ async def test_a_resent_code_replaces_the_first_and_goes_to_the_stored_address(
 
 
 @pytest.mark.slow
-async def test_the_first_time_is_kept(coded: Coded, clock: FakeClock) -> None:
+async def test_first_verification_time_is_kept(coded: Coded, clock: FakeClock) -> None:
     login = await coded.request(Purpose.LOGIN)
     first = clock.now()
     await coded.log_in(login.code_id, login.code)
@@ -79,7 +79,7 @@ async def test_the_first_time_is_kept(coded: Coded, clock: FakeClock) -> None:
 
 
 @pytest.mark.slow
-async def test_a_verified_address_gets_a_code_that_never_works(coded: Coded) -> None:
+async def test_verified_address_gets_decoy_code(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.verify(sent.code)
     issued = await coded.request(PURPOSE, delivery=Delivery.SEND)
@@ -90,7 +90,7 @@ async def test_a_verified_address_gets_a_code_that_never_works(coded: Coded) -> 
 
 
 @pytest.mark.slow
-async def test_whose_account_is_disabled_or_gone_verifies_nothing(coded: Coded) -> None:
+async def test_disabled_or_deleted_account_cannot_be_verified(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.service.accounts.disable(CLI, EMAIL)
     assert await outcome(coded.verify(sent.code)) == REFUSED
@@ -104,7 +104,7 @@ async def test_whose_account_is_disabled_or_gone_verifies_nothing(coded: Coded) 
 
 
 @pytest.mark.slow
-async def test_a_hundred_at_once_verify_once(coded: Coded) -> None:
+async def test_hundred_concurrent_verifications_succeed_once(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     results = await outcomes(coded.verify(sent.code) for _ in range(100))
     assert results == {"OK": 1, REFUSED: 99}
@@ -112,7 +112,7 @@ async def test_a_hundred_at_once_verify_once(coded: Coded) -> None:
 
 
 @pytest.mark.slow
-async def test_failures_count_as_those_of_logins_and_success_takes_back_its_own_only(
+async def test_failures_count_as_failed_logins_and_success_keeps_them(
     coded: Coded,
 ) -> None:
     (sent,) = await coded.mailbox()
@@ -124,7 +124,7 @@ async def test_failures_count_as_those_of_logins_and_success_takes_back_its_own_
 
 
 @pytest.mark.slow
-async def test_a_locked_account_verifies_nothing_and_keeps_its_code(coded: Coded) -> None:
+async def test_locked_account_cannot_verify_and_keeps_its_code(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.fetch("UPDATE users SET failed_logins = 100")
     assert await outcome(coded.verify(sent.code)) == REFUSED
@@ -133,13 +133,13 @@ async def test_a_locked_account_verifies_nothing_and_keeps_its_code(coded: Coded
 
 
 @pytest.mark.parametrize("email", ["no address", "ada@", "a\n@example.test"])
-async def test_what_is_no_address_is_told(coded: Coded, email: str) -> None:
+async def test_malformed_address_is_reported(coded: Coded, email: str) -> None:
     assert await outcome(coded.verify("12345678", email)) == "EMAIL_INVALID"
     assert await outcome(coded.request(PURPOSE, email)) == "EMAIL_INVALID"
 
 
 @pytest.mark.slow
-async def test_a_request_is_recorded_without_address_and_code(coded: Coded) -> None:
+async def test_request_is_recorded_without_address_or_code(coded: Coded) -> None:
     client = ClientContext(IP, "Test", "phone")
     issued = await coded.request(PURPOSE, client=client)
     await coded.request(PURPOSE, OTHER, client=client)

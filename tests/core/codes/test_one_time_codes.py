@@ -107,14 +107,14 @@ async def _insert(database: Database, address: str, clock: FakeClock) -> UserId:
     return user.user_id
 
 
-async def test_a_code_works_once(world: World) -> None:
+async def test_code_works_once(world: World) -> None:
     issued = await world.issue()
     assert await world.claim(issued.code) == world.ada
     assert await world.claim(issued.code) is None
 
 
 @pytest.mark.parametrize("purpose", list(Purpose))
-async def test_codes_are_long_enough_for_what_they_open(world: World, purpose: Purpose) -> None:
+async def test_code_format_depends_on_purpose(world: World, purpose: Purpose) -> None:
     shape = r"\d{8}"
     if purpose is Purpose.RESET_PASSWORD:
         shape = r"[2-9A-HJ-NP-Z]{4}(-[2-9A-HJ-NP-Z]{4}){2}"
@@ -124,7 +124,7 @@ async def test_codes_are_long_enough_for_what_they_open(world: World, purpose: P
     assert made[0].code not in repr(made[0])
 
 
-async def test_a_code_to_log_in_belongs_to_a_request_that_can_not_be_guessed(world: World) -> None:
+async def test_login_code_id_is_unguessable(world: World) -> None:
     assert (await world.issue()).code_id.version == 4
 
 
@@ -137,7 +137,7 @@ async def test_a_code_to_log_in_belongs_to_a_request_that_can_not_be_guessed(wor
         (Purpose.VERIFY_EMAIL, SETTINGS.verification_lifetime),
     ],
 )
-async def test_a_code_expires(
+async def test_code_expires(
     world: World, clock: FakeClock, purpose: Purpose, lifetime: timedelta
 ) -> None:
     issued = await world.issue(purpose)
@@ -148,7 +148,7 @@ async def test_a_code_expires(
     assert await world.claim(issued.code, purpose) == world.ada
 
 
-async def test_how_a_code_is_typed_does_not_matter(world: World) -> None:
+async def test_code_is_accepted_in_any_spelling(world: World) -> None:
     for form in (" {}\t{}\n", "{}-{}", "{}\u2011{}\u00a0"):
         code = (await world.issue()).code
         assert await world.claim(form.format(code[:4], code[4:])) == world.ada
@@ -162,12 +162,12 @@ async def test_how_a_code_is_typed_does_not_matter(world: World) -> None:
 
 
 @pytest.mark.parametrize("typed", ["", "-", "0" * 64, "\u0660" * 8, "é", "1" * 10_000])
-async def test_what_is_no_code_is_wrong(world: World, typed: str) -> None:
+async def test_malformed_code_is_rejected(world: World, typed: str) -> None:
     await world.issue()
     assert await world.claim(typed) is None
 
 
-async def test_a_code_works_for_nothing_and_nobody_else(world: World) -> None:
+async def test_code_is_bound_to_purpose_user_address_and_id(world: World) -> None:
     issued = await world.issue()
     for purpose in set(Purpose) - {Purpose.LOGIN}:
         await world.issue(purpose)
@@ -180,7 +180,7 @@ async def test_a_code_works_for_nothing_and_nobody_else(world: World) -> None:
     assert await world.claim(issued.code, code_id=issued.code_id) == world.ada
 
 
-async def test_a_code_does_not_work_where_no_proof_can_help(world: World) -> None:
+async def test_hopeless_attempt_fails_but_counts(world: World) -> None:
     issued = await world.issue()
     assert await world.claim(issued.code, attempt=attempt_of(world.ada, hopeless=True)) is None
     nobody = replace(attempt_of(world.ada, hopeless=True), subject=None)
@@ -189,14 +189,14 @@ async def test_a_code_does_not_work_where_no_proof_can_help(world: World) -> Non
     assert await world.claim(issued.code) == world.ada
 
 
-async def test_a_newer_code_replaces_the_one_before(world: World) -> None:
+async def test_newer_code_replaces_previous_one(world: World) -> None:
     first, second = await world.issue(), await world.issue()
     assert await world.claim(first.code) is None
     assert await world.claim(first.code, code_id=first.code_id) is None
     assert await world.claim(second.code) == world.ada
 
 
-async def test_codes_of_one_address_asked_for_by_two_users_are_apart(world: World) -> None:
+async def test_codes_of_two_users_for_one_address_are_independent(world: World) -> None:
     new, purpose = "new@example.test", Purpose.CHANGE_EMAIL
     ada = await world.issue(purpose, new)
     bob = await world.issue(purpose, new, world.bob)
@@ -206,7 +206,7 @@ async def test_codes_of_one_address_asked_for_by_two_users_are_apart(world: Worl
     assert await world.claim(ada.code, purpose, attempt=attempt_of(world.ada, new)) == world.ada
 
 
-async def test_a_code_has_five_tries(world: World) -> None:
+async def test_code_allows_five_tries(world: World) -> None:
     issued = await world.issue()
     for _ in range(SETTINGS.max_attempts - 1):
         assert await world.claim(wrong(issued)) is None
@@ -219,7 +219,9 @@ async def test_a_code_has_five_tries(world: World) -> None:
 
 
 @pytest.mark.parametrize("state", ["never made", "used", "tried too often", "expired"])
-async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: FakeClock) -> None:
+async def test_try_without_valid_code_writes_nothing(
+    state: str, world: World, clock: FakeClock
+) -> None:
     """A write would make its commit flush, which it does not for an address without an account."""
     code = "12345678"
     if state != "never made":
@@ -236,7 +238,7 @@ async def test_a_try_at_no_code_writes_nothing(state: str, world: World, clock: 
 
 
 @pytest.mark.slow
-async def test_a_hundred_at_once_with_the_right_code_are_one(
+async def test_hundred_concurrent_claims_of_correct_code_succeed_once(
     world: World, clock: FakeClock
 ) -> None:
     issued = await world.issue()
@@ -246,7 +248,7 @@ async def test_a_hundred_at_once_with_the_right_code_are_one(
 
 
 @pytest.mark.slow
-async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
+async def test_hundred_concurrent_guesses_count_five(world: World) -> None:
     issued = await world.issue()
     claims = await asyncio.gather(*(world.claim(wrong(issued)) for _ in range(100)))
     assert claims == [None] * 100
@@ -255,7 +257,7 @@ async def test_a_hundred_guesses_at_once_are_five(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_requests_at_once_leave_one_code_that_works(world: World) -> None:
+async def test_concurrent_requests_leave_one_working_code(world: World) -> None:
     made = await asyncio.gather(*(world.issue() for _ in range(20)))
     claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]
     assert sorted(map(str, claims)) == sorted(["None"] * 19 + [str(world.ada)])
@@ -274,9 +276,7 @@ MEANWHILE = {
 
 
 @pytest.mark.parametrize("change", MEANWHILE)
-async def test_who_waited_for_the_user_meets_the_code_as_it_is_then(
-    change: str, world: World
-) -> None:
+async def test_claim_rereads_code_after_waiting_for_user_lock(change: str, world: World) -> None:
     issued = await world.issue()
     async with world.database.connection() as looking:
         async with world.database.transaction() as connection:
@@ -287,7 +287,7 @@ async def test_who_waited_for_the_user_meets_the_code_as_it_is_then(
         assert await claim == (world.ada if MEANWHILE[change] else None)
 
 
-async def test_a_code_for_nobody_never_works(world: World) -> None:
+async def test_decoy_code_never_works(world: World) -> None:
     async with world.database.transaction() as connection:
         decoy = await world.codes.issue(connection, Purpose.LOGIN, OTHER, None)
         unusable = await world.codes.issue(
@@ -301,16 +301,14 @@ async def test_a_code_for_nobody_never_works(world: World) -> None:
     assert await world.attempts() == 2
 
 
-async def test_codes_of_an_older_key_work_while_it_is_in_the_keyring(
-    world: World, clock: FakeClock
-) -> None:
+async def test_code_under_older_key_works_while_in_keyring(world: World, clock: FakeClock) -> None:
     for keys, expected in (("k2", "k1"), world.ada), (("k2",), None):
         issued = await world.issue()
         renewed = OneTimeCodes(Keyring([key(name) for name in keys]), SETTINGS, clock)
         assert await world.claim(issued.code, codes=renewed) == expected
 
 
-async def test_the_database_does_not_tell_the_code(world: World) -> None:
+async def test_database_does_not_reveal_code(world: World) -> None:
     issued = await world.issue(Purpose.RESET_PASSWORD)
     async with world.database.connection() as connection:
         row = await connection.fetchrow("SELECT * FROM one_time_codes")
@@ -323,7 +321,7 @@ async def test_the_database_does_not_tell_the_code(world: World) -> None:
         assert row["code_hash"] != hashlib.sha256(issued.code_id.bytes + code.encode()).digest()
 
 
-async def test_a_hash_copied_to_another_row_is_worth_nothing(world: World) -> None:
+async def test_hash_copied_to_another_row_does_not_work(world: World) -> None:
     mine = await world.issue(address=OTHER, user_id=world.bob)
     theirs = await world.issue()
     async with world.database.connection() as connection:
@@ -336,7 +334,7 @@ async def test_a_hash_copied_to_another_row_is_worth_nothing(world: World) -> No
     assert await world.claim(mine.code) is None
 
 
-async def test_a_code_that_does_not_exist_has_an_account_that_nobody_can_have(
+async def test_unknown_code_id_maps_to_stable_fake_account(
     world: World,
 ) -> None:
     issued, stranger = await world.issue(), uuid4()

@@ -61,7 +61,9 @@ async def held(federated: Federated) -> dict[str, int]:
     return counts
 
 
-async def test_nothing_of_the_hijacker_stays(federated: Federated, clock: FakeClock) -> None:
+async def test_reclaim_removes_everything_of_hijacker(
+    federated: Federated, clock: FakeClock
+) -> None:
     stolen = await hijack(federated)
     assert all((await held(federated)).values())
     tokens, new_user = await federated.log_in()
@@ -84,7 +86,7 @@ async def test_nothing_of_the_hijacker_stays(federated: Federated, clock: FakeCl
     assert identity["subject"] == ADA.subject
 
 
-async def test_no_way_leads_back(federated: Federated) -> None:
+async def test_reclaim_leaves_hijacker_no_way_back(federated: Federated) -> None:
     service = federated.service
     stolen = await hijack(federated)
     state = await federated.begin(link=stolen.access_token)
@@ -105,7 +107,7 @@ async def test_no_way_leads_back(federated: Federated) -> None:
     assert await federated.tries() == "OK"
 
 
-async def test_it_is_told_to_caches_and_recorded(federated: Federated) -> None:
+async def test_reclaim_is_published_to_caches_and_recorded(federated: Federated) -> None:
     stolen = await hijack(federated)
     await federated.log_in()
     revoked = await federated.fetch("SELECT user_id FROM revocations WHERE user_id IS NOT NULL")
@@ -120,7 +122,7 @@ async def test_it_is_told_to_caches_and_recorded(federated: Federated) -> None:
     assert json.loads(events[3]["detail"])["reason"] == "owner_arrived"
 
 
-async def test_it_happens_as_a_whole_or_not_at_all(federated: Federated) -> None:
+async def test_reclaim_is_atomic(federated: Federated) -> None:
     await hijack(federated)
     query = "SELECT u::text FROM users u"
     before, (user,) = await held(federated), await federated.fetch(query)
@@ -137,7 +139,7 @@ async def test_it_happens_as_a_whole_or_not_at_all(federated: Federated) -> None
     assert await federated.tries() == "OK"
 
 
-async def test_roles_and_age_stay(federated: Federated, clock: FakeClock) -> None:
+async def test_reclaim_keeps_roles_and_create_time(federated: Federated, clock: FakeClock) -> None:
     user_id = await federated.service.accounts.create_user(
         CALL, EMAIL, PASSWORD, roles=("user", "editor")
     )
@@ -149,7 +151,7 @@ async def test_roles_and_age_stay(federated: Federated, clock: FakeClock) -> Non
     assert tuple(user) == (["user", "editor"], made)
 
 
-async def test_only_the_one_account_is_touched(federated: Federated) -> None:
+async def test_reclaim_touches_only_one_account(federated: Federated) -> None:
     service = federated.service
     await hijack(federated)
     other = await service.register("b@example.test")
@@ -162,7 +164,7 @@ async def test_only_the_one_account_is_touched(federated: Federated) -> None:
     assert judged.active
 
 
-async def test_who_proved_the_address_meanwhile_keeps_the_account(federated: Federated) -> None:
+async def test_address_verified_meanwhile_prevents_reclaim(federated: Federated) -> None:
     await hijack(federated)
     await federated.fetch("UPDATE users SET email_verify_time = create_time")
     before = await held(federated)

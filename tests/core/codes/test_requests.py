@@ -30,7 +30,7 @@ async def charged(made: CodeLimits, *mailed: str, ip: str | None = None, user: i
     return await outcome(made.charge(LOGIN, mailed, ClientContext(ip), user_id))
 
 
-async def test_addresses_of_one_network_are_one(database: Database) -> None:
+async def test_requests_from_one_network_share_a_limit(database: Database) -> None:
     made = limits(database, requests_per_ip=ONE)
     ends = [
         await charged(made, f"{number}@example.test", ip=ip)
@@ -41,20 +41,20 @@ async def test_addresses_of_one_network_are_one(database: Database) -> None:
     assert ends == ["OK", REFUSED, "OK", "OK", REFUSED]
 
 
-async def test_without_an_ip_the_address_counts(database: Database) -> None:
+async def test_requests_without_ip_are_limited_by_address(database: Database) -> None:
     made = limits(database, requests_per_ip=ONE, requests_per_address=ONE)
     ends = [await charged(made, address) for address in ("a@b.test", "b@b.test", "a@b.test")]
     assert ends == ["OK", "OK", REFUSED]
 
 
-async def test_a_refused_request_takes_nothing(database: Database) -> None:
+async def test_rejected_request_is_not_charged(database: Database) -> None:
     made = limits(database, requests_per_address=ONE)
     assert await charged(made, "a@b.test") == "OK"
     assert await charged(made, "b@b.test", "a@b.test") == REFUSED
     assert await charged(made, "b@b.test") == "OK"
 
 
-async def test_users_who_want_the_same_address_don_t_make_each_other_wait(
+async def test_users_requesting_same_address_do_not_delay_each_other(
     database: Database,
 ) -> None:
     made = limits(database, resend_interval="60s")
@@ -63,7 +63,7 @@ async def test_users_who_want_the_same_address_don_t_make_each_other_wait(
         assert await charged(made, "a@b.test", user=user) == REFUSED
 
 
-async def test_settings_are_taken_over_while_serving(database: Database) -> None:
+async def test_settings_are_replaced_at_runtime(database: Database) -> None:
     made = limits(database)
     assert [await charged(made, "a@b.test") for _ in range(3)] == ["OK"] * 3
     strict = unlimited_codes(resend_interval="1h")

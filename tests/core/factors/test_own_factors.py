@@ -24,7 +24,7 @@ VALUES ($1, $2, 'passkey', now(), now(), $3, '', 0)
 
 
 @pytest.mark.slow
-async def test_last_factor_takes_the_recovery_codes_along(secured: Secured) -> None:
+async def test_removing_last_factor_removes_recovery_codes(secured: Secured) -> None:
     ada = await secured.user()
     first, codes = await secured.secure(ada)
     second, _ = await secured.secure(ada)
@@ -43,7 +43,7 @@ async def test_last_factor_takes_the_recovery_codes_along(secured: Secured) -> N
 
 
 @pytest.mark.slow
-async def test_only_one_s_own_factors_that_count_can_be_removed(secured: Secured) -> None:
+async def test_only_own_confirmed_factors_can_be_removed(secured: Secured) -> None:
     ada, eve = await secured.user(), await secured.user("eve@example.test")
     app, _ = await secured.secure(ada)
     unconfirmed = await secured.enroll(ada)
@@ -70,7 +70,7 @@ async def test_factor_is_removed_once(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_flag_is_what_the_factors_say_whatever_happens_at_once(secured: Secured) -> None:
+async def test_flag_matches_factors_after_concurrent_changes(secured: Secured) -> None:
     ada = await secured.user()
     claims = secured.claims(ada)
     for _ in range(5):
@@ -84,7 +84,7 @@ async def test_flag_is_what_the_factors_say_whatever_happens_at_once(secured: Se
         assert await secured.fetchval("SELECT has_second_factor FROM users") is False
 
 
-async def test_flag_overlooks_no_removal_under_way(secured: Secured) -> None:
+async def test_flag_reflects_concurrent_removals(secured: Secured) -> None:
     ada = await secured.user()
     first, second = [(await secured.secure(ada))[0] for _ in range(2)]
 
@@ -103,7 +103,7 @@ async def test_flag_overlooks_no_removal_under_way(secured: Secured) -> None:
     assert await secured.fetchval("SELECT has_second_factor FROM users") is False
 
 
-async def test_role_that_needs_a_factor_keeps_the_last_one(replicas: Replicas) -> None:
+async def test_role_requiring_factor_prevents_removal_of_last_one(replicas: Replicas) -> None:
     settings = SecondFactorSettings(required_for_roles=frozenset({"user"}))
     service = await replicas.start(unlimited(), factor_settings=settings)
     await service.register()
@@ -117,7 +117,7 @@ async def test_role_that_needs_a_factor_keeps_the_last_one(replicas: Replicas) -
     assert (await secured.notices()).count("factor_removed") == 1
 
 
-async def test_passkey_stays_where_it_is_the_only_way_to_begin_a_login(secured: Secured) -> None:
+async def test_last_passkey_without_other_credential_cannot_be_removed(secured: Secured) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     claims = secured.claims(ada)
@@ -136,7 +136,7 @@ async def test_passkey_stays_where_it_is_the_only_way_to_begin_a_login(secured: 
     await secured.own.remove(CALL, claims, passkeys[1])
 
 
-async def test_changes_need_a_recent_login(secured: Secured) -> None:
+async def test_changes_require_recent_login(secured: Secured) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     unconfirmed = await secured.enroll(ada)
@@ -157,7 +157,7 @@ async def test_changes_need_a_recent_login(secured: Secured) -> None:
 
 
 @pytest.mark.parametrize("gone", ["UPDATE users SET status = 'disabled'", "DELETE FROM users"])
-async def test_user_who_is_gone_changes_nothing(secured: Secured, gone: str) -> None:
+async def test_disabled_or_deleted_user_cannot_change_factors(secured: Secured, gone: str) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     claims = secured.claims(ada)

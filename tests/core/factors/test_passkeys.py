@@ -60,7 +60,7 @@ def _ed25519_key(algorithm: int) -> dict[int, Any]:
     return {1: 1, 3: algorithm, -1: 6, -2: raw}
 
 
-def test_keys_of_the_algorithms_that_are_offered() -> None:
+def test_keys_of_offered_algorithms_are_accepted() -> None:
     offered = [kind["alg"] for kind in json.loads(creation_options())["pubKeyCredParams"]]
     keys = [_ec_key(ec.SECP256R1(), -7, 1), _ed25519_key(-8), _rsa_key(2_048)]
     assert [key[3] for key in keys] == offered
@@ -89,11 +89,11 @@ def test_keys_of_the_algorithms_that_are_offered() -> None:
         pytest.param(dict, id="nothing"),
     ],
 )
-def test_other_keys_are_refused(key: Callable[[], dict[int, Any]]) -> None:
+def test_other_keys_are_rejected(key: Callable[[], dict[int, Any]]) -> None:
     assert not is_taken(with_key(key()))
 
 
-def test_attestation_is_none_or_by_the_passkey_itself() -> None:
+def test_attestation_must_be_none_or_self() -> None:
     assert is_taken(with_attestation(lambda _: None))
     for change in (
         {"fmt": "fido-u2f"},
@@ -108,7 +108,7 @@ def test_attestation_is_none_or_by_the_passkey_itself() -> None:
         assert not is_taken(with_attestation(partial(update, change))), change
 
 
-def test_formats_that_nobody_asked_for_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrequested_attestation_formats_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     def verify(**_: Any) -> bool:
         return True
 
@@ -118,7 +118,7 @@ def test_formats_that_nobody_asked_for_are_not_looked_at(monkeypatch: pytest.Mon
     assert not is_taken(with_attestation(partial(update, stated)))
 
 
-def test_an_id_has_to_be_the_created_one_s_and_short() -> None:
+def test_credential_id_must_match_and_be_short() -> None:
     credential = Authenticator(ORIGIN).create(creation_options())
     assert is_taken(credential)
     other = encode(secrets.token_bytes(32))
@@ -130,7 +130,7 @@ def test_an_id_has_to_be_the_created_one_s_and_short() -> None:
         assert is_taken(device.create(creation_options())) is taken
 
 
-def test_a_statement_by_the_passkey_itself_is_checked() -> None:
+def test_self_attestation_statement_is_verified() -> None:
     for wrong in (0, 1):
         device = Authenticator(ORIGIN)
         credential = device.create(creation_options())
@@ -144,7 +144,7 @@ def test_a_statement_by_the_passkey_itself_is_checked() -> None:
         assert is_taken(credential) is not bool(wrong)
 
 
-def test_certificates_are_refused() -> None:
+def test_attestation_certificates_are_rejected() -> None:
     device = Authenticator(ORIGIN)
     device.verifies_user = False
     maker = ec.generate_private_key(ec.SECP256R1())
@@ -193,7 +193,7 @@ def _certificate(maker: ec.EllipticCurvePrivateKey) -> bytes:
     return builder.sign(maker, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
-def test_another_implementation_is_understood() -> None:
+def test_independent_authenticator_is_accepted() -> None:
     device = SoftDevice()
     created = PARTY.check_attestation(json.dumps(device.create(creation_options())), CHALLENGE)
     assert created is not None
@@ -211,7 +211,7 @@ def test_another_implementation_is_understood() -> None:
         (("http://localhost", "http://localhost:3000", "https://localhost"), "localhost"),
     ],
 )
-def test_origins_of_the_domain(origins: tuple[str, ...], domain: str) -> None:
+def test_origins_of_domain_are_accepted(origins: tuple[str, ...], domain: str) -> None:
     assert PasskeySettings(origins=origins, relying_party_id=domain).origins == origins
 
 
@@ -238,10 +238,10 @@ def test_origins_of_the_domain(origins: tuple[str, ...], domain: str) -> None:
         ("https://example.com", "example.com."),
     ],
 )
-def test_other_origins_are_refused(origin: str, domain: str) -> None:
+def test_other_origins_are_rejected(origin: str, domain: str) -> None:
     with pytest.raises(ValidationError):
         PasskeySettings(origins=(origin,), relying_party_id=domain)
 
 
-def test_a_credential_shows_no_key() -> None:
+def test_credential_repr_hides_key() -> None:
     assert "key" not in repr(Credential("localhost", b"handle"))

@@ -24,7 +24,7 @@ async def test_codes_are_ten_random_and_easy_to_copy(secured: Secured) -> None:
     assert len({character for code in codes for character in code}) > 20
 
 
-async def test_codes_are_stored_as_keyed_hashes_of_their_user(secured: Secured) -> None:
+async def test_codes_are_stored_as_keyed_hashes_bound_to_user(secured: Secured) -> None:
     ada, eve = await secured.user(), await secured.user("eve@example.test")
     async with secured.service.database.transaction() as connection:
         codes = await secured.recovery_codes.generate(connection, ada)
@@ -40,7 +40,7 @@ async def test_codes_are_stored_as_keyed_hashes_of_their_user(secured: Secured) 
         assert code.replace("-", "") not in str(rows)
 
 
-async def test_codes_of_an_older_key_work(secured: Secured) -> None:
+async def test_codes_under_older_key_work(secured: Secured) -> None:
     ada = await secured.user()
     newer = RecoveryCodes(Keyring([key("k2"), key("k1")]), secured.clock)
     async with secured.service.database.transaction() as connection:
@@ -50,7 +50,7 @@ async def test_codes_of_an_older_key_work(secured: Secured) -> None:
 
 
 @pytest.mark.parametrize("spell", ["upper", "no hyphens", "blanks", "o and l"])
-async def test_code_is_understood_however_it_is_spelled(secured: Secured, spell: str) -> None:
+async def test_code_is_accepted_in_any_spelling(secured: Secured, spell: str) -> None:
     ada = await secured.user()
     async with secured.service.database.transaction() as connection:
         codes = await secured.recovery_codes.generate(connection, ada)
@@ -65,7 +65,7 @@ async def test_code_is_understood_however_it_is_spelled(secured: Secured, spell:
 
 
 @pytest.mark.slow
-async def test_new_codes_replace_those_before(secured: Secured) -> None:
+async def test_new_codes_replace_previous_ones(secured: Secured) -> None:
     ada = await secured.user()
     _, old = await secured.secure(ada)
     new = await secured.own.generate_recovery_codes(CALL, secured.claims(ada))
@@ -79,7 +79,7 @@ async def test_new_codes_replace_those_before(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_codes_made_at_once_leave_ten(secured: Secured) -> None:
+async def test_concurrent_generation_leaves_ten_codes(secured: Secured) -> None:
     ada = await secured.user()
     await secured.secure(ada)
     made = await asyncio.gather(
@@ -91,7 +91,7 @@ async def test_codes_made_at_once_leave_ten(secured: Secured) -> None:
     assert works.count(True) == 1
 
 
-async def test_ensure_makes_codes_only_where_none_are_left(secured: Secured) -> None:
+async def test_ensure_creates_codes_only_if_none_are_left(secured: Secured) -> None:
     ada = await secured.user()
     async with secured.service.database.transaction() as connection:
         codes = await secured.recovery_codes.ensure(connection, ada)
@@ -102,7 +102,7 @@ async def test_ensure_makes_codes_only_where_none_are_left(secured: Secured) -> 
         assert len(await secured.recovery_codes.ensure(connection, ada)) == 10
 
 
-async def test_without_a_factor_there_is_nothing_to_recover(secured: Secured) -> None:
+async def test_codes_require_a_confirmed_factor(secured: Secured) -> None:
     ada = await secured.user()
     await secured.enroll(ada)
     call = secured.own.generate_recovery_codes(CALL, secured.claims(ada))
@@ -111,7 +111,7 @@ async def test_without_a_factor_there_is_nothing_to_recover(secured: Secured) ->
 
 
 @pytest.mark.slow
-async def test_use_of_a_code_is_told(secured: Secured) -> None:
+async def test_use_of_code_notifies_user(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     await reason(secured.verify(token, used("0000-0000-0000-0000")))
@@ -122,7 +122,7 @@ async def test_use_of_a_code_is_told(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) -> None:
+async def test_one_code_completes_one_of_many_concurrent_logins(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(20)))
     calls = (secured.verify(one.mfa_token, used(codes[0])) for one in challenges * 5)
@@ -132,7 +132,7 @@ async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) 
     assert (await secured.notices()).count("recovery_code_used") == 1
 
 
-async def test_all_ten_work_and_no_more(secured: Secured) -> None:
+async def test_each_of_ten_codes_works_once(secured: Secured) -> None:
     _, codes = await secured.secure(await secured.user())
     for code in codes:
         await secured.verify((await secured.challenge()).mfa_token, used(code))

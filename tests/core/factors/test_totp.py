@@ -17,7 +17,7 @@ CODE_INVALID = "CODE_INVALID"
 REFUSED = "CREDENTIALS_INVALID"
 
 
-async def test_enrolment_shows_a_seed_that_apps_understand(secured: Secured) -> None:
+async def test_enrollment_returns_seed_that_apps_understand(secured: Secured) -> None:
     ada = await secured.user()
     enrollment = await secured.totp.enroll(secured.claims(ada), "phone")
     assert len(base64.b32decode(enrollment.secret)) == 20
@@ -45,7 +45,7 @@ async def test_seed_is_sealed_for_its_row(secured: Secured) -> None:
         KEYRING.open(sealed, row=str(ada), **place)
 
 
-async def test_confirmed_app_counts(secured: Secured) -> None:
+async def test_confirmed_app_becomes_second_factor(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada, "phone")
     codes = await secured.confirm(ada, app)
@@ -62,7 +62,7 @@ async def test_confirmed_app_counts(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_wrong_code_confirms_nothing_and_counts_as_a_failure(secured: Secured) -> None:
+async def test_wrong_code_confirms_nothing_and_counts_as_failure(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
     wrong = (app.wrong(), " ", "x", "\uff11\uff12\uff13", app.code() + "0", "\ud7ff", "0" * 1_000)
@@ -77,7 +77,7 @@ async def test_wrong_code_confirms_nothing_and_counts_as_a_failure(secured: Secu
 
 
 @pytest.mark.slow
-async def test_code_is_refused_while_the_account_is_locked(secured: Secured) -> None:
+async def test_code_is_rejected_while_account_is_locked(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
     await secured.fetchval("UPDATE users SET failed_logins = 100")
@@ -86,7 +86,7 @@ async def test_code_is_refused_while_the_account_is_locked(secured: Secured) -> 
 
 
 @pytest.mark.slow
-async def test_an_app_is_confirmed_once(secured: Secured) -> None:
+async def test_app_is_confirmed_once(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
     assert await reasons(secured.confirm(ada, app) for _ in range(20)) == {
@@ -99,7 +99,7 @@ async def test_an_app_is_confirmed_once(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_new_enrolment_replaces_what_was_not_confirmed(secured: Secured) -> None:
+async def test_new_enrollment_replaces_unconfirmed_one(secured: Secured) -> None:
     ada = await secured.user()
     first = await secured.enroll(ada)
     second = await secured.enroll(ada)
@@ -110,7 +110,7 @@ async def test_new_enrolment_replaces_what_was_not_confirmed(secured: Secured) -
 
 
 @pytest.mark.slow
-async def test_an_app_is_its_user_s(secured: Secured) -> None:
+async def test_app_can_be_confirmed_only_by_its_user(secured: Secured) -> None:
     ada, eve = await secured.user(), await secured.user("eve@example.test")
     app = await secured.enroll(ada)
     assert await reason(secured.confirm(eve, app)) == "FACTOR_NOT_FOUND"
@@ -119,7 +119,7 @@ async def test_an_app_is_its_user_s(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_there_are_no_more_apps_than_the_settings_allow(secured: Secured) -> None:
+async def test_number_of_factors_is_limited(secured: Secured) -> None:
     ada = await secured.user()
     for _ in range(9):
         await secured.confirm(ada, await secured.enroll(ada))
@@ -140,7 +140,7 @@ async def test_there_are_no_more_apps_than_the_settings_allow(secured: Secured) 
 @pytest.mark.parametrize(
     ("steps", "outcome"), [(-2, REFUSED), (-1, "OK"), (0, "OK"), (1, "OK"), (2, REFUSED)]
 )
-async def test_codes_of_one_step_around_now_are_right(
+async def test_codes_within_one_step_are_accepted(
     secured: Secured, steps: int, outcome: str
 ) -> None:
     app, _ = await secured.secure(await secured.user())
@@ -150,7 +150,7 @@ async def test_codes_of_one_step_around_now_are_right(
 
 
 @pytest.mark.slow
-async def test_codes_are_those_of_rfc_6238(secured: Secured) -> None:
+async def test_codes_match_rfc_6238_test_vector(secured: Secured) -> None:
     """Section 5.2 and Appendix B: the seed in ASCII, SHA-1, time 1111111109, six of its digits."""
     ada = await secured.user()
     app = await secured.enroll(ada)
@@ -163,13 +163,13 @@ async def test_codes_are_those_of_rfc_6238(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_blanks_and_hyphens_in_a_code_are_ignored(secured: Secured) -> None:
+async def test_spaces_and_hyphens_in_code_are_ignored(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     code = app.code()
     await secured.verify((await secured.challenge()).mfa_token, f" {code[:3]} {code[3:]}")
 
 
-async def test_a_step_is_accepted_once_and_none_before_it(secured: Secured) -> None:
+async def test_step_is_accepted_once_and_earlier_steps_never(secured: Secured) -> None:
     ada = await secured.user()
     app = await secured.enroll(ada)
     code = app.code()
@@ -188,7 +188,7 @@ async def test_a_step_is_accepted_once_and_none_before_it(secured: Secured) -> N
 
 
 @pytest.mark.slow
-async def test_a_clock_that_is_set_back_brings_no_step_back(secured: Secured) -> None:
+async def test_clock_set_back_does_not_allow_replay(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     code = app.code()
     await secured.verify((await secured.challenge()).mfa_token, code)
@@ -199,7 +199,7 @@ async def test_a_clock_that_is_set_back_brings_no_step_back(secured: Secured) ->
 
 
 @pytest.mark.slow
-async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) -> None:
+async def test_one_code_completes_one_of_many_concurrent_logins(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     challenges = await asyncio.gather(*(secured.challenge() for _ in range(20)))
     code = app.code()
@@ -210,7 +210,7 @@ async def test_one_code_for_many_logins_at_once_completes_one(secured: Secured) 
 
 
 @pytest.mark.slow
-async def test_each_of_several_apps_works_by_itself(secured: Secured) -> None:
+async def test_each_of_several_apps_works(secured: Secured) -> None:
     ada = await secured.user()
     apps = [(await secured.secure(ada))[0] for _ in range(3)]
     for app in apps:
@@ -220,7 +220,7 @@ async def test_each_of_several_apps_works_by_itself(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_seed_is_not_told_again(secured: Secured) -> None:
+async def test_seed_is_not_shown_after_confirmation(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     challenge = await secured.challenge()
     assert challenge.totp_enrollment is None

@@ -32,7 +32,7 @@ async def pending(federated: Federated) -> int:
     return len(await federated.fetch("SELECT FROM oauth_states"))
 
 
-async def test_a_login_begins(federated: Federated) -> None:
+async def test_login_begins(federated: Federated) -> None:
     authorization = await federated.start.begin("github", REDIRECT, CLIENT, "")
     query = parse_qs(urlsplit(authorization.url).query)
     assert query["state"] == [authorization.state]
@@ -50,7 +50,7 @@ async def test_a_login_begins(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_no_two_logins_share_a_secret(federated: Federated) -> None:
+async def test_each_login_has_its_own_secrets(federated: Federated) -> None:
     seen: Counter[str] = Counter()
     for _ in range(20):
         federated.told.codes["code"] = ADA
@@ -113,23 +113,21 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("redirect_uri", TRICKS)
-async def test_redirect_addresses_are_compared_letter_for_letter(
-    redirect_uri: str, federated: Federated
-) -> None:
+async def test_redirect_uris_are_compared_exactly(redirect_uri: str, federated: Federated) -> None:
     with pytest.raises(ServiceError) as refused:
         await federated.start.begin("github", redirect_uri, CLIENT, "")
     assert refused.value.reason == "REDIRECT_NOT_ALLOWED"
     assert await pending(federated) == 0
 
 
-async def test_every_allowed_redirect_address_works(federated: Federated) -> None:
+async def test_every_allowed_redirect_uri_works(federated: Federated) -> None:
     for redirect_uri in federated.settings.redirect_uris:
         await federated.start.begin("github", redirect_uri, CLIENT, "")
     assert await pending(federated) == 2
 
 
 @pytest.mark.parametrize("provider", ["", "nobody", "GitHub", "github ", "git\0hub", "__class__"])
-async def test_unknown_providers(provider: str, federated: Federated) -> None:
+async def test_unknown_provider_is_rejected(provider: str, federated: Federated) -> None:
     with pytest.raises(ServiceError) as refused:
         await federated.start.begin(provider, REDIRECT, CLIENT, "")
     assert refused.value.reason == "FIELD_INVALID"
@@ -137,7 +135,7 @@ async def test_unknown_providers(provider: str, federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_of_parallel_completions_one_logs_in(
+async def test_concurrent_completions_have_one_winner(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
     other = Federated(await replicas.start(unlimited()), clock)
@@ -152,7 +150,7 @@ async def test_of_parallel_completions_one_logs_in(
     assert len(await federated.fetch("SELECT FROM sessions")) == 1
 
 
-async def test_a_state_expires(federated: Federated, clock: FakeClock) -> None:
+async def test_state_expires(federated: Federated, clock: FakeClock) -> None:
     federated.told.codes["code"] = ADA
     lifetime = federated.settings.state_lifetime
     first, second = await federated.begin(), await federated.begin()
@@ -163,7 +161,7 @@ async def test_a_state_expires(federated: Federated, clock: FakeClock) -> None:
     assert len(federated.told.asked) == 1
 
 
-async def test_states_that_are_none(federated: Federated) -> None:
+async def test_malformed_states_are_rejected(federated: Federated) -> None:
     state = await federated.begin()
     (row,) = await federated.fetch("SELECT state_hash FROM oauth_states")
     stored = row["state_hash"]
@@ -177,7 +175,7 @@ async def test_states_that_are_none(federated: Federated) -> None:
     assert await reason(federated, state) == "OK"
 
 
-async def test_what_failed_cant_be_tried_again(federated: Federated) -> None:
+async def test_failed_login_cannot_be_retried(federated: Federated) -> None:
     state = await federated.begin()
     assert await reason(federated, state, "wrong") == "CREDENTIALS_INVALID"
     federated.told.codes["code"] = ADA
@@ -186,7 +184,7 @@ async def test_what_failed_cant_be_tried_again(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_a_provider_that_hangs_is_left(
+async def test_hanging_provider_times_out(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def hang(*_: object) -> None:
@@ -203,13 +201,13 @@ async def test_a_provider_that_hangs_is_left(
     assert await pending(federated) == 0
 
 
-async def test_a_provider_that_was_removed_from_the_settings(federated: Federated) -> None:
+async def test_state_of_removed_provider_is_invalid(federated: Federated) -> None:
     state = await federated.begin()
     del federated.login._providers._providers["github"]  # type: ignore[attr-defined]
     assert await reason(federated, state) == "STATE_INVALID"
 
 
-async def test_nothing_stored_is_of_use(federated: Federated) -> None:
+async def test_stored_state_reveals_no_secret(federated: Federated) -> None:
     state = await federated.begin()
     (row,) = await federated.fetch("SELECT t::text FROM oauth_states t")
     federated.told.codes["code"] = ADA
@@ -229,7 +227,7 @@ async def test_nothing_stored_is_of_use(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_logins_begun_are_counted_by_ip(
+async def test_login_starts_are_limited_per_ip(
     federated: Federated, replicas: Replicas, clock: FakeClock
 ) -> None:
     limits = BruteForceSettings.model_validate(
@@ -263,7 +261,9 @@ async def test_abandoned_logins_are_removed(federated: Federated, clock: FakeClo
     assert await reason(federated, young) == "OK"
 
 
-async def test_keys_of_the_ring_are_changed_meanwhile(federated: Federated) -> None:
+async def test_pending_login_survives_keyring_rotation_but_not_removal(
+    federated: Federated,
+) -> None:
     states = federated.states
     old, new = Keyring([key("k1")]), Keyring([key("k2"), key("k1")])
     federated.told.codes |= {"1": ADA, "2": ADA}

@@ -48,7 +48,7 @@ async def linked(federated: Federated) -> list[tuple[str, str]]:
     return [tuple(row) for row in rows]
 
 
-async def test_linking_logs_in_and_tells(federated: Federated) -> None:
+async def test_linking_logs_in_and_notifies_user(federated: Federated) -> None:
     mine = await log_in(federated)
     tokens, new_user = await federated.log_in(WORK, link=mine.access_token)
     assert (tokens.user_id, new_user) == (mine.user_id, False)
@@ -63,13 +63,13 @@ async def test_linking_logs_in_and_tells(federated: Federated) -> None:
     assert tuple(user) == (EMAIL, None)
 
 
-async def test_linking_needs_no_verified_address(federated: Federated) -> None:
+async def test_linking_requires_no_verified_address(federated: Federated) -> None:
     mine = await log_in(federated)
     assert await federated.tries(ExternalIdentity("7"), link=mine.access_token) == "OK"
 
 
 @pytest.mark.parametrize("proved", [True, False])
-async def test_the_account_s_own_address_is_proved_by_it(
+async def test_linking_verifies_matching_account_address(
     proved: bool, federated: Federated, clock: FakeClock
 ) -> None:
     mine = await log_in(federated)
@@ -79,7 +79,7 @@ async def test_the_account_s_own_address_is_proved_by_it(
     assert user[0] == (clock.now() if proved else None)
 
 
-async def test_linking_twice_is_a_login(federated: Federated) -> None:
+async def test_linking_again_logs_in(federated: Federated) -> None:
     mine = await log_in(federated)
     for _ in range(2):
         assert await federated.tries(WORK, link=mine.access_token) == "OK"
@@ -87,7 +87,7 @@ async def test_linking_twice_is_a_login(federated: Federated) -> None:
     assert len(await federated.events("identity.link")) == 1
 
 
-async def test_an_identity_of_another_user_is_not_linked(federated: Federated) -> None:
+async def test_identity_of_another_user_is_not_linked(federated: Federated) -> None:
     other, _ = await federated.log_in(WORK)
     mine = await log_in(federated)
     assert await federated.tries(WORK, link=mine.access_token) == "LINK_REQUIRES_LOGIN"
@@ -97,7 +97,7 @@ async def test_an_identity_of_another_user_is_not_linked(federated: Federated) -
 
 
 @pytest.mark.slow
-async def test_one_identity_linked_by_many_at_once_is_one_s(federated: Federated) -> None:
+async def test_concurrent_links_of_one_identity_have_one_winner(federated: Federated) -> None:
     owners = [await log_in(federated, f"u{n}@example.test") for n in range(10)]
     ends = await asyncio.gather(
         *(federated.tries(WORK, link=owner.access_token) for owner in owners)
@@ -107,7 +107,7 @@ async def test_one_identity_linked_by_many_at_once_is_one_s(federated: Federated
     assert await notices(federated) == ["identity_linked"]
 
 
-async def test_linking_needs_a_recent_login(federated: Federated, clock: FakeClock) -> None:
+async def test_linking_requires_recent_login(federated: Federated, clock: FakeClock) -> None:
     mine = await log_in(federated)
     clock.advance(timedelta(minutes=10, seconds=1))
     assert await federated.tries(WORK, link=mine.access_token) == "REAUTHENTICATION_REQUIRED"
@@ -119,7 +119,7 @@ async def test_linking_needs_a_recent_login(federated: Federated, clock: FakeClo
 
 
 @pytest.mark.slow
-async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated) -> None:
+async def test_session_revoked_after_start_cannot_link(federated: Federated) -> None:
     sessions = federated.service.sessions
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
@@ -135,7 +135,7 @@ async def test_a_session_that_ends_meanwhile_links_nothing(federated: Federated)
 
 
 @pytest.mark.slow
-async def test_sessions_that_end_while_it_is_being_linked(
+async def test_session_revoked_during_linking_links_nothing(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = federated.service
@@ -159,7 +159,9 @@ async def test_sessions_that_end_while_it_is_being_linked(
 
 
 @pytest.mark.parametrize("statement", ["DELETE FROM users", "DELETE FROM sessions"])
-async def test_a_user_who_is_gone_links_nothing(statement: str, federated: Federated) -> None:
+async def test_deleted_user_or_session_cannot_complete_linking(
+    statement: str, federated: Federated
+) -> None:
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
     await federated.fetch(statement)
@@ -172,7 +174,7 @@ async def test_a_user_who_is_gone_links_nothing(statement: str, federated: Feder
 
 
 @pytest.mark.slow
-async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
+async def test_disabled_user_cannot_link(federated: Federated) -> None:
     mine = await log_in(federated)
     state = await federated.begin(link=mine.access_token)
     await federated.fetch("UPDATE users SET status = 'disabled'")
@@ -183,7 +185,7 @@ async def test_a_disabled_user_links_nothing(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_there_may_be_twenty(federated: Federated) -> None:
+async def test_user_can_link_at_most_twenty_identities(federated: Federated) -> None:
     mine = await log_in(federated)
     ends = [
         await federated.tries(replace(WORK, subject=str(n)), link=mine.access_token)
@@ -211,7 +213,7 @@ async def test_identities_are_listed_oldest_first(federated: Federated, clock: F
 
 
 @pytest.mark.slow
-async def test_unlinking_tells(federated: Federated) -> None:
+async def test_unlinking_notifies_user(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK, link=mine.access_token)
     assert await unlink(federated, mine) == "OK"
@@ -228,7 +230,7 @@ async def test_unlinking_tells(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_only_one_s_own_is_unlinked(federated: Federated) -> None:
+async def test_only_own_identity_can_be_unlinked(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK)
     for provider, subject in (("github", "7"), ("other", "7"), ("github", "8"), ("", "")):
@@ -236,7 +238,7 @@ async def test_only_one_s_own_is_unlinked(federated: Federated) -> None:
     assert await linked(federated) == [("github", "7")]
 
 
-async def test_unlinking_needs_a_recent_login(federated: Federated, clock: FakeClock) -> None:
+async def test_unlinking_requires_recent_login(federated: Federated, clock: FakeClock) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK, link=mine.access_token)
     clock.advance(timedelta(minutes=10, seconds=1))
@@ -244,7 +246,7 @@ async def test_unlinking_needs_a_recent_login(federated: Federated, clock: FakeC
     assert len(await linked(federated)) == 1
 
 
-async def test_the_last_way_to_log_in_stays(federated: Federated) -> None:
+async def test_last_credential_cannot_be_unlinked(federated: Federated) -> None:
     mine, _ = await federated.log_in(WORK)
     assert await unlink(federated, mine) == "LAST_CREDENTIAL"
     assert len(await linked(federated)) == 1
@@ -262,14 +264,16 @@ VALUES ($1, $1, 'passkey', now(), CASE WHEN $2 THEN now() END, '\\x00', '\\x00',
 
 
 @pytest.mark.parametrize(("confirmed", "end"), [(True, "OK"), (False, "LAST_CREDENTIAL")])
-async def test_a_passkey_is_another_way(confirmed: bool, end: str, federated: Federated) -> None:
+async def test_only_confirmed_passkey_allows_unlinking_last_identity(
+    confirmed: bool, end: str, federated: Federated
+) -> None:
     mine, _ = await federated.log_in(WORK)
     await federated.fetch(PASSKEY, mine.user_id, confirmed)
     assert await unlink(federated, mine) == end
 
 
 @pytest.mark.slow
-async def test_of_two_unlinked_at_once_one_stays(federated: Federated) -> None:
+async def test_concurrent_unlinks_leave_one_identity(federated: Federated) -> None:
     mine, _ = await federated.log_in(WORK)
     subjects = [str(n) for n in range(10)]
     for subject in subjects:
@@ -279,7 +283,7 @@ async def test_of_two_unlinked_at_once_one_stays(federated: Federated) -> None:
     assert len(await linked(federated)) == 1
 
 
-async def test_who_is_disabled_or_gone_sees_and_changes_nothing(federated: Federated) -> None:
+async def test_disabled_or_deleted_user_cannot_list_or_unlink(federated: Federated) -> None:
     mine = await log_in(federated)
     await federated.log_in(WORK, link=mine.access_token)
     claims = await federated.validation.bearer(mine.access_token)

@@ -46,7 +46,7 @@ async def _begin(worker: Worker, coalescer: Batcher[int, int]) -> asyncio.Task[i
     return first
 
 
-async def test_what_arrives_while_a_batch_is_in_flight_forms_the_next(worker: Worker) -> None:
+async def test_items_arriving_during_batch_form_the_next(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 3, 1, 2)
@@ -66,7 +66,7 @@ async def _work() -> None:
     await asyncio.sleep(0)
 
 
-async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker: Worker) -> None:
+async def test_batch_is_held_while_event_loop_is_busy(worker: Worker) -> None:
     coalescer = Batcher(run=worker, max_hold=60)
     for _ in range(3):
         worker.may_finish.release()
@@ -81,7 +81,7 @@ async def test_while_the_loop_is_busy_a_batch_waits_for_what_is_under_way(worker
     assert worker.batches == [[0, 1, 2]]
 
 
-async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) -> None:
+async def test_hold_time_is_bounded_on_busy_event_loop(worker: Worker) -> None:
     coalescer = Batcher(run=worker, max_hold=0.001)
     worker.may_finish.release()
 
@@ -95,7 +95,7 @@ async def test_a_loop_that_stays_busy_holds_no_batch_for_long(worker: Worker) ->
     other.cancel()
 
 
-async def test_a_batch_has_a_limit(worker: Worker) -> None:
+async def test_batch_size_is_limited(worker: Worker) -> None:
     coalescer = Batcher(run=worker, max_batch=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2, 3)
@@ -105,7 +105,7 @@ async def test_a_batch_has_a_limit(worker: Worker) -> None:
     assert worker.batches == [[0], [1, 2], [3]]
 
 
-async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker) -> None:
+async def test_cancelled_waiter_does_not_affect_others(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     one, two, three = _submit(coalescer, 1, 2, 3)
@@ -121,7 +121,7 @@ async def test_a_waiter_that_is_cancelled_leaves_the_others_alone(worker: Worker
     assert worker.batches == [[0], [1, 3]]
 
 
-async def test_an_item_may_fail_alone(worker: Worker) -> None:
+async def test_single_item_can_fail(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     worker.may_finish.release()
     good, bad = await asyncio.gather(*_submit(coalescer, 4, -4), return_exceptions=True)
@@ -130,7 +130,7 @@ async def test_an_item_may_fail_alone(worker: Worker) -> None:
     assert worker.batches == [[4, -4]]
 
 
-async def test_a_failing_batch_fails_for_each_of_its_items_and_for_no_other(worker: Worker) -> None:
+async def test_failing_batch_fails_only_its_own_items(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     failing = _submit(coalescer, 1, 666)
     await worker.started.acquire()
@@ -142,7 +142,7 @@ async def test_a_failing_batch_fails_for_each_of_its_items_and_for_no_other(work
     assert await asyncio.gather(*others) == [10]
 
 
-async def test_a_run_that_forgets_a_result_fails_instead_of_leaving_its_callers_waiting() -> None:
+async def test_missing_result_fails_its_callers_instead_of_hanging() -> None:
     async def forgetful(items: list[int]) -> Sequence[int | Exception]:
         return items[1:]
 
@@ -151,7 +151,7 @@ async def test_a_run_that_forgets_a_result_fails_instead_of_leaving_its_callers_
     assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
 
 
-async def test_too_many_waiting_are_refused(worker: Worker) -> None:
+async def test_full_queue_rejects_new_items(worker: Worker) -> None:
     coalescer = Batcher(run=worker, max_waiting=2)
     first = await _begin(worker, coalescer)
     others = _submit(coalescer, 1, 2)
@@ -163,7 +163,7 @@ async def test_too_many_waiting_are_refused(worker: Worker) -> None:
     assert await asyncio.gather(first, *others) == [0, 2, 4]
 
 
-async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> None:
+async def test_cancelled_batch_cancels_its_waiters(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     first = await _begin(worker, coalescer)
     (second,) = _submit(coalescer, 1)
@@ -178,7 +178,7 @@ async def test_cancelled_work_cancels_those_who_wait_for_it(worker: Worker) -> N
     assert await coalescer.submit(2) == 4
 
 
-async def test_a_batch_sees_nothing_of_the_caller_that_started_it(worker: Worker) -> None:
+async def test_batch_does_not_inherit_context_of_caller(worker: Worker) -> None:
     coalescer = Batcher(run=worker)
     _who.set("somebody")
     worker.may_finish.release()

@@ -42,7 +42,7 @@ def parse_unless_refused(text: str) -> Email | None:
         (LONGEST, LONGEST),
     ],
 )
-def test_an_address_is_kept_as_given_beside_its_canonical_form(text: str, canonical: str) -> None:
+def test_address_is_kept_as_given_with_canonical_form(text: str, canonical: str) -> None:
     assert parse_email(text) == Email(text, canonical)
 
 
@@ -60,7 +60,7 @@ def test_an_address_is_kept_as_given_beside_its_canonical_form(text: str, canoni
         ("alice@faß.example", "alice@fass.example"),
     ],
 )
-def test_two_addresses_stay_two(one: str, other: str) -> None:
+def test_distinct_addresses_stay_distinct(one: str, other: str) -> None:
     assert parse_email(one).canonical != parse_email(other).canonical
 
 
@@ -100,7 +100,7 @@ def test_two_addresses_stay_two(one: str, other: str) -> None:
         "á" + LONGEST[1:],
     ],
 )
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_malformed_address_is_rejected(text: str) -> None:
     with pytest.raises(FieldInvalid) as caught:
         parse_email(text, "charges[0].email")
     assert caught.value.reason is Reason.EMAIL_INVALID
@@ -118,12 +118,12 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         "alice\u2474@example.com",  # a digit in parentheses
     ],
 )
-def test_what_hides_in_compatibility_characters_is_no_address_either(text: str) -> None:
+def test_compatibility_characters_do_not_hide_malformed_address(text: str) -> None:
     with pytest.raises(FieldInvalid):
         parse_email(text)
 
 
-def test_length_is_counted_in_bytes_before_anything_else_is_done() -> None:
+def test_length_is_checked_first_and_in_bytes() -> None:
     with pytest.raises(FieldInvalid, match="longer than 254 bytes"):
         parse_email("é" * 1_000_000)
 
@@ -136,7 +136,7 @@ near_addresses = st.builds("{}@{}.com".format, local_parts, domains)
 @pytest.mark.slow
 @settings(max_examples=500)
 @given(st.one_of(st.text(), near_addresses, st.emails()))
-def test_any_text_is_an_address_with_one_canonical_form_or_refused(text: str) -> None:
+def test_any_text_has_one_canonical_form_or_is_rejected(text: str) -> None:
     email = parse_unless_refused(text)
     if email is not None:
         assert email.address == text
@@ -146,7 +146,7 @@ def test_any_text_is_an_address_with_one_canonical_form_or_refused(text: str) ->
 @pytest.mark.slow
 @settings(max_examples=500)
 @given(st.characters(exclude_categories=["Cs"]))
-def test_every_character_folds_for_good(character: str) -> None:
+def test_case_folding_is_idempotent_for_every_character(character: str) -> None:
     email = parse_unless_refused(f"a{character}b@example.com")
     if email is not None:
         assert parse_email(email.canonical).canonical == email.canonical

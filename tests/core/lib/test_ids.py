@@ -16,20 +16,20 @@ _TIMES = st.timedeltas(timedelta(0), timedelta(days=365 * 8_000)).map(lambda age
 
 @pytest.mark.slow
 @given(_TIMES)
-def test_an_id_holds_its_time_to_the_millisecond(now: datetime) -> None:
+def test_id_encodes_time_in_milliseconds(now: datetime) -> None:
     made = uuid7(now)
     assert made.int >> 80 == (now - _EPOCH) // timedelta(milliseconds=1)
     assert (made.version, made.variant) == (7, RFC_4122)
 
 
 @given(st.lists(_TIMES, min_size=2, max_size=50))
-def test_ids_sort_by_their_times(times: list[datetime]) -> None:
+def test_ids_sort_by_time(times: list[datetime]) -> None:
     made = [uuid7(time) for time in sorted(times)]
     milliseconds = [identifier.int >> 80 for identifier in made]
     assert milliseconds == sorted(milliseconds)
 
 
-def test_ids_of_one_millisecond_ascend_and_differ() -> None:
+def test_ids_within_one_millisecond_are_unique_and_ascending() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     made = [uuid7(now) for _ in range(10_000)]
     assert made == sorted(set(made))
@@ -37,7 +37,7 @@ def test_ids_of_one_millisecond_ascend_and_differ() -> None:
     assert {identifier.variant for identifier in made} == {RFC_4122}
 
 
-def test_threads_never_make_the_same() -> None:
+def test_threads_never_generate_same_id() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     made: list[list[UUID]] = [[] for _ in range(4)]
 
@@ -52,7 +52,7 @@ def test_threads_never_make_the_same() -> None:
     assert len({identifier for own in made for identifier in own}) == 20_000
 
 
-def test_an_id_can_not_be_guessed_from_another_time() -> None:
+def test_id_is_not_predictable_from_another() -> None:
     start = datetime(2030, 1, 1, tzinfo=UTC)
     tails = {uuid7(start + timedelta(milliseconds=n)).int & ((1 << 62) - 1) for n in range(1_000)}
     assert len(tails) == 1_000

@@ -20,7 +20,7 @@ _WAITING = (
 )
 
 
-async def test_more_than_fits_in_a_statement_is_written_in_several(
+async def test_writes_exceeding_one_statement_are_split(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_use, "_ROWS_A_STATEMENT", 2)
@@ -35,7 +35,7 @@ async def test_more_than_fits_in_a_statement_is_written_in_several(
     assert times == {world.clock.now()}
 
 
-async def test_what_waits_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pending_writes_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(last_use, "_MAX_WAITING", 10)
     noting = LastUse(world.database, store.touch, SECOND)
     first = SessionId(uuid7(world.clock.now()))
@@ -49,7 +49,7 @@ async def test_what_waits_is_bounded(world: World, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-async def test_what_could_not_be_written_is_written_later(
+async def test_failed_writes_are_retried_later(
     world: World, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_use, "_FLUSH_SECONDS", 0.01)

@@ -10,7 +10,7 @@ from authsvc.errors import FieldInvalid
 OWNER, OTHER, LAST = (UUID(int=number) for number in (1, 2, 3))
 
 
-def test_page_size() -> None:
+def test_page_size_is_validated() -> None:
     assert [page_size(size) for size in (0, 1, 50, 1_000)] == [50, 1, 50, 1_000]
 
 

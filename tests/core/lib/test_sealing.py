@@ -27,13 +27,13 @@ def ring(*key_ids: str) -> Keyring:
 
 
 @given(st.binary(max_size=5_000), st.text(), st.text(), st.text())
-def test_what_is_sealed_opens(plaintext: bytes, table: str, column: str, row: str) -> None:
+def test_sealed_value_opens(plaintext: bytes, table: str, column: str, row: str) -> None:
     sealed = ring("k1").seal(plaintext, table=table, column=column, row=row)
     assert ring("k1").open(sealed, table=table, column=column, row=row) == plaintext
     assert len(sealed) == 2 + len("k1") + 12 + len(plaintext) + 16
 
 
-def test_a_value_sealed_by_the_first_release_opens() -> None:
+def test_value_sealed_by_first_release_opens() -> None:
     sealed = bytes.fromhex(
         "0107323032362d313154101be84f853a01ac4c9a7bde77707f5025dfc3dd602738d504729e93570594fa925d6f"
     )
@@ -53,13 +53,13 @@ def test_a_value_sealed_by_the_first_release_opens() -> None:
         {"table": "", "column": "factorssecret"},
     ],
 )
-def test_a_value_of_another_place_does_not_open(other: dict[str, str]) -> None:
+def test_value_sealed_for_another_place_does_not_open(other: dict[str, str]) -> None:
     sealed = ring("k1").seal(SECRET, **PLACE)
     with pytest.raises(SealError):
         ring("k1").open(sealed, **(PLACE | other))
 
 
-def test_a_changed_byte_anywhere_is_noticed() -> None:
+def test_any_changed_byte_is_detected() -> None:
     sealed = ring("k1").seal(SECRET, **PLACE)
     for position in range(len(sealed)):
         changed = bytearray(sealed)
@@ -68,7 +68,7 @@ def test_a_changed_byte_anywhere_is_noticed() -> None:
             ring("k1").open(bytes(changed), **PLACE)
 
 
-def test_a_value_cut_anywhere_or_made_longer_is_noticed() -> None:
+def test_truncation_and_extension_are_detected() -> None:
     sealed = ring("k1").seal(SECRET, **PLACE)
     for length in range(len(sealed)):
         with pytest.raises(SealError):
@@ -78,26 +78,26 @@ def test_a_value_cut_anywhere_or_made_longer_is_noticed() -> None:
 
 
 @given(st.binary(max_size=100))
-def test_junk_is_refused(junk: bytes) -> None:
+def test_junk_is_rejected(junk: bytes) -> None:
     with pytest.raises(SealError):
         ring("k1").open(junk, **PLACE)
     with pytest.raises(SealError):
         ring("k1").open(b"\1\2k1" + junk, **PLACE)
 
 
-def test_the_key_id_is_part_of_what_is_protected() -> None:
+def test_key_id_is_authenticated() -> None:
     same = Keyring([key("k1", b"k" * 32), key("k2", b"k" * 32)])
     sealed = same.seal(SECRET, **PLACE)
     with pytest.raises(SealError):
         same.open(sealed.replace(b"k1", b"k2", 1), **PLACE)
 
 
-def test_every_seal_has_a_nonce_of_its_own() -> None:
+def test_each_seal_uses_a_new_nonce() -> None:
     keyring = ring("k1")
     assert len({keyring.seal(b"", **PLACE)[4:16] for _ in range(1_000)}) == 1_000
 
 
-def test_older_keys_open_and_the_newest_seals() -> None:
+def test_older_keys_open_and_newest_seals() -> None:
     old = ring("k1").seal(SECRET, **PLACE)
     rotated = ring("k2", "k1")
     assert rotated.open(old, **PLACE) == SECRET
@@ -107,7 +107,7 @@ def test_older_keys_open_and_the_newest_seals() -> None:
     assert ring("k2").open(new, **PLACE) == SECRET
 
 
-def test_a_key_that_left_the_ring_or_changed_opens_nothing() -> None:
+def test_removed_or_changed_key_opens_nothing() -> None:
     sealed = ring("k1").seal(SECRET, **PLACE)
     with pytest.raises(SealError, match="not in the keyring"):
         ring("k2").open(sealed, **PLACE)
@@ -115,19 +115,19 @@ def test_a_key_that_left_the_ring_or_changed_opens_nothing() -> None:
         Keyring([key("k1", b"k" * 32)]).open(sealed, **PLACE)
 
 
-def test_what_is_no_sealed_value_can_not_be_judged() -> None:
+def test_reseal_check_rejects_unknown_formats() -> None:
     next_version = b"\2" + ring("k1").seal(SECRET, **PLACE)[1:]
     for unknown in (b"", b"plain text", next_version):
         with pytest.raises(SealError, match="not sealed in a known format"):
             ring("k1").needs_reseal(unknown)
 
 
-def test_a_ring_without_keys_is_refused() -> None:
+def test_empty_keyring_is_rejected() -> None:
     with pytest.raises(ValueError, match="needs a key"):
         Keyring([])
 
 
-def test_derived_keys_are_those_of_rfc_5869_newest_first() -> None:
+def test_derived_keys_match_rfc_5869_newest_first() -> None:
     def hkdf(secret: bytes, info: bytes) -> bytes:
         extracted = hmac.digest(b"authsvc", secret, "sha256")
         return hmac.digest(extracted, info + b"\1", "sha256")
@@ -137,19 +137,19 @@ def test_derived_keys_are_those_of_rfc_5869_newest_first() -> None:
     assert derived == [hkdf(secret, b"refresh-token") for secret in secrets]
 
 
-def test_each_purpose_has_a_key_of_its_own() -> None:
+def test_each_purpose_has_its_own_key() -> None:
     keyring = ring("k1")
     derived = sorted(keyring.derive(purpose)[0] for purpose in ("a", "b", "ab", "refresh-token"))
     assert all(one != other for one, other in pairwise(derived))
 
 
 @pytest.mark.parametrize("purpose", ["", "seal"])
-def test_the_sealing_key_is_not_given_away(purpose: str) -> None:
+def test_sealing_key_cannot_be_derived(purpose: str) -> None:
     with pytest.raises(ValueError, match="can't derive"):
         ring("k1").derive(purpose)
 
 
-def test_neither_errors_nor_representations_tell_secrets() -> None:
+def test_errors_and_reprs_hide_secrets() -> None:
     keyring = ring("k1")
     sealed = keyring.seal(SECRET, **PLACE)
     with pytest.raises(SealError) as caught:

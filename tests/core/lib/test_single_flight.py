@@ -35,7 +35,7 @@ async def turns(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_asks_together_shares_one_read() -> None:
+async def test_concurrent_callers_share_one_read() -> None:
     source = Source()
     reads = SingleFlight(source.read)
     source.gate.set()
@@ -43,7 +43,7 @@ async def test_who_asks_together_shares_one_read() -> None:
     assert source.started == 1
 
 
-async def test_who_asks_during_a_read_waits_for_the_next() -> None:
+async def test_caller_during_read_waits_for_next_one() -> None:
     source = Source()
     reads = SingleFlight(source.read)
     first = asyncio.create_task(reads.read())
@@ -57,7 +57,7 @@ async def test_who_asks_during_a_read_waits_for_the_next() -> None:
     assert not source.overlapping
 
 
-async def test_reads_are_an_interval_apart() -> None:
+async def test_reads_are_spaced_by_interval() -> None:
     source = Source()
     source.gate.set()
     reads = SingleFlight(source.read, interval=0.02)
@@ -69,7 +69,7 @@ async def test_reads_are_an_interval_apart() -> None:
     assert loop.time() - start >= 4 * 0.02 * 0.99
 
 
-async def test_fault_reaches_all_who_asked_and_the_next_read_is_tried() -> None:
+async def test_error_reaches_all_callers_and_next_read_is_tried() -> None:
     source = Source()
     reads = SingleFlight(source.read)
     source.fault = OSError("unreachable")
@@ -81,7 +81,7 @@ async def test_fault_reaches_all_who_asked_and_the_next_read_is_tried() -> None:
     assert source.started == 2
 
 
-async def test_who_is_cancelled_does_not_take_the_read_from_the_others() -> None:
+async def test_cancelled_caller_does_not_cancel_shared_read() -> None:
     source = Source()
     reads = SingleFlight(source.read)
     first, second = asyncio.create_task(reads.read()), asyncio.create_task(reads.read())

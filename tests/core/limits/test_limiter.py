@@ -66,7 +66,7 @@ def _allowed(results: Sequence[CheckResult]) -> list[bool]:
     return [result.allowed for result in results]
 
 
-async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> None:
+async def test_login_policy_allows_five_and_denies_sixth(database: Database) -> None:
     policies = policies_from(RateLimitSettings().all_policies())
     limiter = RateLimiter(database=database, policies=policies, rejected_cache_size=100)
     charge = Charge("login", "203.0.113.7")
@@ -85,7 +85,7 @@ async def test_five_logins_pass_and_the_sixth_does_not(database: Database) -> No
     assert 240 < verdict.reset_after <= 300
 
 
-async def test_a_burst_passes_at_once_and_no_more(database: Database, ticker: Ticker) -> None:
+async def test_burst_is_allowed_at_once_and_no_more(database: Database, ticker: Ticker) -> None:
     policies = policies_from(RateLimitSettings().all_policies())
     limiter = RateLimiter(database=database, policies=policies, rejected_cache_size=0, clock=ticker)
     charge = Charge("api", "tenant")
@@ -100,7 +100,9 @@ async def test_a_burst_passes_at_once_and_no_more(database: Database, ticker: Ti
 
 
 @pytest.mark.parametrize("policy", ["five", "sliding", "fixed"])
-async def test_waiting_as_told_helps(limiter: RateLimiter, ticker: Ticker, policy: str) -> None:
+async def test_check_is_allowed_after_retry_after(
+    limiter: RateLimiter, ticker: Ticker, policy: str
+) -> None:
     charge = Charge(policy, "k", 2)
     assert _allowed([await limiter.check([charge]) for _ in range(3)]) == [True, True, False]
     retry_after = (await limiter.get(policy, "k")).retry_after
@@ -113,23 +115,21 @@ async def test_waiting_as_told_helps(limiter: RateLimiter, ticker: Ticker, polic
     assert (await limiter.check([charge])).allowed
 
 
-async def test_equal_charges_of_a_batch_are_granted_in_their_order(limiter: RateLimiter) -> None:
+async def test_equal_charges_in_batch_are_granted_in_order(limiter: RateLimiter) -> None:
     results = await limiter.check_many([Check([Charge("five", "hot")])] * 8)
     assert _allowed(results) == [True] * 5 + [False] * 3
     assert [result.verdicts[0].remaining for result in results] == [4, 3, 2, 1, 0, 0, 0, 0]
     assert [result.verdicts[0].retry_after for result in results] == [0.0] * 5 + [720.0] * 3
 
 
-async def test_callers_at_the_same_time_share_a_statement(
-    limiter: RateLimiter, ticker: Ticker
-) -> None:
+async def test_concurrent_callers_share_one_statement(limiter: RateLimiter, ticker: Ticker) -> None:
     charges = [Charge("five", "hot")] * 7 + [Charge("ten", "cold")]
     results = await asyncio.gather(*(limiter.check([charge]) for charge in charges))
     assert _allowed(results) == [True] * 5 + [False] * 2 + [True]
     assert ticker.asked == 1
 
 
-async def test_charges_of_a_key_may_differ_in_cost(limiter: RateLimiter) -> None:
+async def test_charges_to_one_key_may_differ_in_cost(limiter: RateLimiter) -> None:
     costs = [1, 3, 1, 2, 4, 1, 9]
     results = await limiter.check_many([Check([Charge("ten", "k", cost)]) for cost in costs])
     # Equal charges first (1, 1, 1), then the others in order: 3 and 2, but neither 4 nor 9.
@@ -137,7 +137,7 @@ async def test_charges_of_a_key_may_differ_in_cost(limiter: RateLimiter) -> None
     assert (await limiter.get("ten", "k")).remaining == 2
 
 
-async def test_a_batch_answers_in_the_order_of_its_checks(limiter: RateLimiter) -> None:
+async def test_batch_returns_results_in_order_of_checks(limiter: RateLimiter) -> None:
     checks = []
     for number in range(60):
         key = f"{number * 37 % 60}"
@@ -152,7 +152,7 @@ async def test_a_batch_answers_in_the_order_of_its_checks(limiter: RateLimiter) 
             assert verdict[:5] == (charge.policy, charge.key, True, limit, left)
 
 
-async def test_a_dry_run_takes_nothing(limiter: RateLimiter) -> None:
+async def test_dry_run_charges_nothing(limiter: RateLimiter) -> None:
     charges = [Charge("five", "k", 5), Charge("ten", "k")]
     for _ in range(3):
         result = await limiter.check(charges, dry_run=True)
@@ -164,7 +164,7 @@ async def test_a_dry_run_takes_nothing(limiter: RateLimiter) -> None:
     assert [verdict.allowed for verdict in result.verdicts] == [False, True]
 
 
-async def test_a_denied_check_takes_nothing_and_judges_each_charge_alone(
+async def test_denied_check_charges_nothing_and_reports_each_verdict(
     limiter: RateLimiter,
 ) -> None:
     await limiter.check([Charge("five", "k", 4)])
@@ -179,7 +179,9 @@ async def test_a_denied_check_takes_nothing_and_judges_each_charge_alone(
 
 
 @pytest.mark.parametrize(("policy", "cost"), [("five", 6), ("burst", 4), ("fixed", 1_000_000)])
-async def test_what_can_never_fit_has_no_time(limiter: RateLimiter, policy: str, cost: int) -> None:
+async def test_cost_above_limit_has_no_retry_after(
+    limiter: RateLimiter, policy: str, cost: int
+) -> None:
     charge = Charge(policy, "k", cost)
     for charges in ([charge], [Charge("ten", "k"), charge]):
         result = await limiter.check(charges)
@@ -188,7 +190,7 @@ async def test_what_can_never_fit_has_no_time(limiter: RateLimiter, policy: str,
         assert (await limiter.get("ten", "k")).remaining == 10
 
 
-async def test_a_refund_gives_back_up_to_the_limit(limiter: RateLimiter) -> None:
+async def test_refund_is_capped_at_limit(limiter: RateLimiter) -> None:
     await limiter.check([Charge("five", "k", 4)])
     assert (await limiter.refund("five", "k", 1)).remaining == 2
     verdict = await limiter.refund("five", "k", 1_000_000)
@@ -196,20 +198,20 @@ async def test_a_refund_gives_back_up_to_the_limit(limiter: RateLimiter) -> None
     assert not (await limiter.check([Charge("five", "k", 6)])).allowed
 
 
-async def test_a_reset_forgets(limiter: RateLimiter) -> None:
+async def test_reset_restores_full_limit(limiter: RateLimiter) -> None:
     await limiter.check_many([Check([Charge(name, "k", 3)]) for name in _POLICIES])
     await limiter.reset("burst", "k")
     assert (await limiter.get("burst", "k")).remaining == 3
     assert (await limiter.get("five", "k")).remaining == 2
 
 
-async def test_getting_takes_nothing(limiter: RateLimiter) -> None:
+async def test_get_charges_nothing(limiter: RateLimiter) -> None:
     for _ in range(3):
         verdict = await limiter.get("five", "k")
         assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0)
 
 
-async def test_unknown_policies_are_refused_and_nothing_is_taken(limiter: RateLimiter) -> None:
+async def test_unknown_policy_is_rejected_without_charge(limiter: RateLimiter) -> None:
     charge, unknown = Charge("five", "k"), Charge("six", "k")
     for call in (
         limiter.check([charge, unknown]),
@@ -226,7 +228,9 @@ async def test_unknown_policies_are_refused_and_nothing_is_taken(limiter: RateLi
 
 
 @pytest.mark.parametrize("charges", [[], [Charge("five", "k"), Charge("five", "k", 2)]])
-async def test_a_check_names_each_key_once(limiter: RateLimiter, charges: list[Charge]) -> None:
+async def test_check_rejects_empty_or_duplicate_charges(
+    limiter: RateLimiter, charges: list[Charge]
+) -> None:
     with pytest.raises(ValueError, match="a check needs"):
         await limiter.check(charges)
 
@@ -241,7 +245,7 @@ async def test_policies_can_be_replaced(limiter: RateLimiter) -> None:
         await limiter.get("ten", "k")
 
 
-async def test_a_policy_that_goes_while_a_check_waits_fails_that_check_alone(
+async def test_policy_removed_during_check_fails_only_that_check(
     limiter: RateLimiter,
 ) -> None:
     kept = asyncio.create_task(limiter.check([Charge("five", "k")]))
@@ -257,7 +261,7 @@ async def test_a_policy_that_goes_while_a_check_waits_fails_that_check_alone(
     assert (await limiter.get("five", "k")).remaining == 4
 
 
-async def test_a_flood_of_rejected_checks_costs_no_queries(
+async def test_repeated_rejected_checks_cost_no_queries(
     remembering: RateLimiter, ticker: Ticker
 ) -> None:
     charge = Charge("five", "k")
@@ -273,7 +277,7 @@ async def test_a_flood_of_rejected_checks_costs_no_queries(
     assert ticker.asked == 7
 
 
-async def test_what_is_given_back_or_forgotten_is_free_at_once(
+async def test_refund_and_reset_take_effect_immediately(
     remembering: RateLimiter,
 ) -> None:
     charge = Charge("five", "k")
@@ -284,14 +288,14 @@ async def test_what_is_given_back_or_forgotten_is_free_at_once(
         assert (await remembering.check([charge])).allowed
 
 
-async def test_a_replaced_policy_is_free_at_once(remembering: RateLimiter) -> None:
+async def test_replaced_policy_takes_effect_immediately(remembering: RateLimiter) -> None:
     await remembering.check([Charge("five", "k", 5)])
     assert not (await remembering.check([Charge("five", "k")])).allowed
     remembering.replace_policies({"five": Policy("five", 6, _HOUR)})
     assert (await remembering.check([Charge("five", "k")])).allowed
 
 
-async def test_without_the_database_nothing_is_decided(database: Database) -> None:
+async def test_check_fails_without_database(database: Database) -> None:
     limiter = RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=100)
     await database.close()
     for call in (

@@ -50,7 +50,7 @@ def _granted(results: list[CheckResult]) -> int:
 
 
 @pytest.mark.parametrize("policy", ["token", "sliding", "fixed"])
-async def test_a_hundred_racing_callers_get_exactly_what_there_is(
+async def test_hundred_concurrent_callers_get_exactly_the_limit(
     databases: list[Database], policy: str
 ) -> None:
     limiters = _limiters(databases, each=5)
@@ -60,7 +60,7 @@ async def test_a_hundred_racing_callers_get_exactly_what_there_is(
     assert _granted(results) == 37
 
 
-async def test_racing_batches_and_checks_of_several_get_exactly_what_there_is(
+async def test_concurrent_batches_and_multi_key_checks_get_exact_limit(
     databases: list[Database],
 ) -> None:
     limiters = _limiters(databases, each=3)
@@ -74,7 +74,7 @@ async def test_racing_batches_and_checks_of_several_get_exactly_what_there_is(
     assert (await limiters[0].get("many", "x")).remaining == 1_000 - _granted(pair_results)
 
 
-async def test_a_check_of_several_is_taken_as_a_whole_or_not_at_all(
+async def test_multi_key_check_is_atomic(
     databases: list[Database],
 ) -> None:
     limiters = _limiters(databases, each=3)
@@ -93,7 +93,7 @@ async def test_a_check_of_several_is_taken_as_a_whole_or_not_at_all(
         assert verdict.limit - verdict.remaining == 11
 
 
-async def test_overlapping_keys_in_any_order_deadlock_nobody(databases: list[Database]) -> None:
+async def test_overlapping_keys_in_any_order_never_deadlock(databases: list[Database]) -> None:
     random.seed(5)
     limiters = _limiters(databases, each=3)
     keys = [f"k{number}" for number in range(12)]
@@ -126,7 +126,7 @@ async def _forget(database: Database, limiter: RateLimiter, charges: list[Charge
     return await limiter.check(charges)
 
 
-async def test_one_replica_sees_what_another_charged(databases: list[Database]) -> None:
+async def test_replica_sees_charges_of_another(databases: list[Database]) -> None:
     first, second = _limiters(databases)
     await first.check([Charge("small", "k", 11)])
     assert not (await second.check([Charge("small", "k")])).allowed

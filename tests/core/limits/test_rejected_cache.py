@@ -39,9 +39,7 @@ def _reject(rejections: RejectedCache, key: str, cost: int = 3, retry_after: flo
     _learn(rejections, [Charge("api", key, cost)], _verdict(key, retry_after))
 
 
-def test_a_rejection_is_repeated_until_its_time(
-    rejections: RejectedCache, watch: Stopwatch
-) -> None:
+def test_rejection_is_cached_until_retry_after(rejections: RejectedCache, watch: Stopwatch) -> None:
     _reject(rejections, "k", retry_after=0.5)
     watch.seconds += 0.25
     result = rejections.find([Charge("api", "k", 3)])
@@ -52,7 +50,7 @@ def test_a_rejection_is_repeated_until_its_time(
     assert rejections.find([Charge("api", "k", 3)]) is None
 
 
-def test_a_rejection_is_repeated_for_a_second_at_most(
+def test_rejection_is_cached_for_one_second_at_most(
     rejections: RejectedCache, watch: Stopwatch
 ) -> None:
     _reject(rejections, "k", retry_after=3600)
@@ -62,7 +60,9 @@ def test_a_rejection_is_repeated_for_a_second_at_most(
     assert rejections.find([Charge("api", "k", 3)]) is None
 
 
-def test_the_time_that_the_answer_took_counts(rejections: RejectedCache, watch: Stopwatch) -> None:
+def test_cache_lifetime_starts_when_query_is_sent(
+    rejections: RejectedCache, watch: Stopwatch
+) -> None:
     charges = [Charge("api", "k", 3)]
     with rejections.query() as flight:
         watch.seconds += 0.4
@@ -72,7 +72,7 @@ def test_the_time_that_the_answer_took_counts(rejections: RejectedCache, watch: 
     assert rejections.find(charges) is None
 
 
-def test_what_can_never_fit_is_remembered_too(rejections: RejectedCache, watch: Stopwatch) -> None:
+def test_cost_above_limit_is_cached_too(rejections: RejectedCache, watch: Stopwatch) -> None:
     _learn(rejections, [Charge("api", "k", 11)], _verdict("k", None))
     watch.seconds += 0.9
     result = rejections.find([Charge("api", "k", 11)])
@@ -83,7 +83,9 @@ def test_what_can_never_fit_is_remembered_too(rejections: RejectedCache, watch: 
 
 
 @pytest.mark.parametrize(("cost", "known"), [(2, False), (3, True), (4, True)])
-def test_what_costs_less_may_fit(rejections: RejectedCache, cost: int, known: bool) -> None:
+def test_smaller_cost_is_not_rejected_from_cache(
+    rejections: RejectedCache, cost: int, known: bool
+) -> None:
     _reject(rejections, "k", cost=3)
     assert (rejections.find([Charge("api", "k", cost)]) is not None) == known
 
@@ -94,7 +96,7 @@ def test_other_keys_and_policies_are_not_rejected(rejections: RejectedCache) -> 
     assert rejections.find([Charge("apj", "k", 3)]) is None
 
 
-def test_a_check_of_several_is_known_if_all_of_it_is(rejections: RejectedCache) -> None:
+def test_multi_key_check_is_cached_only_if_all_verdicts_are(rejections: RejectedCache) -> None:
     user, ip = Charge("api", "user", 3), Charge("api", "ip", 5)
     _learn(rejections, [user, ip], _verdict("user", 0.5), _verdict("ip", 0, allowed=True))
     result = rejections.find([ip, user])
@@ -107,7 +109,7 @@ def test_a_check_of_several_is_known_if_all_of_it_is(rejections: RejectedCache) 
     assert rejections.find([user, Charge("api", "ip", 6)]) is None
 
 
-def test_forgetting_reaches_what_is_just_being_told(rejections: RejectedCache) -> None:
+def test_forget_discards_verdict_of_pending_query(rejections: RejectedCache) -> None:
     charges = [Charge("api", "k"), Charge("api", "l")]
     _reject(rejections, "k", cost=1)
     with rejections.query() as flight:
@@ -118,27 +120,27 @@ def test_forgetting_reaches_what_is_just_being_told(rejections: RejectedCache) -
     assert rejections.find(charges[1:]) is not None
 
 
-def test_clearing_forgets_everything(rejections: RejectedCache) -> None:
+def test_clear_removes_everything(rejections: RejectedCache) -> None:
     _reject(rejections, "k")
     rejections.clear()
     assert not rejections
 
 
-def test_no_more_than_the_size_is_remembered_and_the_oldest_goes(rejections: RejectedCache) -> None:
+def test_full_cache_evicts_oldest_entry(rejections: RejectedCache) -> None:
     for key in "abcabd":
         _reject(rejections, key)
     known = [key for key in "abcd" if rejections.find([Charge("api", key, 3)])]
     assert known == ["a", "b", "d"]
 
 
-def test_what_is_over_takes_no_room(rejections: RejectedCache, watch: Stopwatch) -> None:
+def test_expired_entries_are_removed(rejections: RejectedCache, watch: Stopwatch) -> None:
     _reject(rejections, "a", retry_after=0.1)
     watch.seconds += 1
     _reject(rejections, "b")
     assert len(rejections._verdicts) == 1
 
 
-def test_a_size_of_zero_remembers_nothing(watch: Stopwatch) -> None:
+def test_size_zero_disables_cache(watch: Stopwatch) -> None:
     rejections = RejectedCache(0, watch)
     _reject(rejections, "k")
     assert not rejections

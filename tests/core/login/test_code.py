@@ -30,7 +30,7 @@ OTHER = "bob@example.test"
 LOGIN = Purpose.LOGIN
 
 
-async def test_a_code_logs_in_and_proves_the_address(coded: Coded, clock: FakeClock) -> None:
+async def test_code_logs_in_and_verifies_address(coded: Coded, clock: FakeClock) -> None:
     issued = await coded.request(LOGIN, EMAIL.upper(), Delivery.SEND)
     (message,) = await coded.mailbox(MessageKind.LOGIN_CODE)
     assert (message.address, message.code) == (EMAIL, issued.code)
@@ -48,14 +48,14 @@ async def test_a_code_logs_in_and_proves_the_address(coded: Coded, clock: FakeCl
 
 
 @pytest.mark.slow
-async def test_a_hundred_at_once_log_in_once(coded: Coded) -> None:
+async def test_hundred_concurrent_logins_with_code_succeed_once(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     results = await outcomes(coded.log_in(issued.code_id, issued.code) for _ in range(100))
     assert results == {"OK": 1, REFUSED: 99}
     assert await coded.fetchval("SELECT count(*) FROM sessions") == 1
 
 
-async def test_a_code_belongs_to_its_request(coded: Coded) -> None:
+async def test_code_is_bound_to_its_request(coded: Coded) -> None:
     await coded.service.register(OTHER)
     mine, theirs = await coded.request(LOGIN), await coded.request(LOGIN, OTHER)
     reset = await coded.request(Purpose.RESET_PASSWORD)
@@ -71,20 +71,20 @@ async def test_a_code_belongs_to_its_request(coded: Coded) -> None:
     assert await outcome(coded.log_in(theirs.code_id, theirs.code)) == "OK"
 
 
-async def test_a_newer_code_ends_the_one_before(coded: Coded) -> None:
+async def test_newer_code_replaces_previous_one(coded: Coded) -> None:
     first, second = await coded.request(LOGIN), await coded.request(LOGIN)
     assert await outcome(coded.log_in(first.code_id, first.code)) == REFUSED
     assert await outcome(coded.log_in(second.code_id, second.code)) == "OK"
 
 
-async def test_an_expired_code_is_refused(coded: Coded, clock: FakeClock) -> None:
+async def test_expired_code_is_rejected(coded: Coded, clock: FakeClock) -> None:
     issued = await coded.request(LOGIN)
     clock.advance(timedelta(minutes=10))
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == REFUSED
 
 
 @pytest.mark.slow
-async def test_a_code_has_five_tries_however_many_come_at_once(coded: Coded) -> None:
+async def test_concurrent_guesses_exhaust_code_after_five_tries(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     guesses = await outcomes(coded.log_in(issued.code_id, WRONG_CODE) for _ in range(50))
     assert guesses == {REFUSED: 50}
@@ -92,7 +92,7 @@ async def test_a_code_has_five_tries_however_many_come_at_once(coded: Coded) -> 
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == REFUSED
 
 
-async def test_guesses_at_codes_and_at_passwords_are_counted_together(coded: Coded) -> None:
+async def test_code_and_password_guesses_share_a_limit(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     for _ in range(3):
         await outcome(coded.log_in(issued.code_id, WRONG_CODE))
@@ -106,7 +106,7 @@ async def test_guesses_at_codes_and_at_passwords_are_counted_together(coded: Cod
     assert await failures(coded.database) == 0
 
 
-async def test_a_hundred_failures_lock_the_account_for_codes_too(coded: Coded) -> None:
+async def test_hundred_failures_lock_account_for_codes(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     await coded.fetch("UPDATE users SET failed_logins = 100")
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == REFUSED
@@ -115,7 +115,7 @@ async def test_a_hundred_failures_lock_the_account_for_codes_too(coded: Coded) -
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == "OK"
 
 
-async def test_an_account_disabled_meanwhile_is_refused(coded: Coded) -> None:
+async def test_account_disabled_after_request_is_rejected(coded: Coded) -> None:
     issued = await coded.request(LOGIN)
     await coded.service.accounts.disable(CLI, EMAIL)
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == REFUSED
@@ -123,14 +123,14 @@ async def test_an_account_disabled_meanwhile_is_refused(coded: Coded) -> None:
 
 
 @pytest.mark.slow
-async def test_an_account_without_a_password_logs_in(coded: Coded) -> None:
+async def test_account_without_password_can_log_in(coded: Coded) -> None:
     await coded.fetch("UPDATE users SET password_hash = NULL, pepper_id = NULL")
     issued = await coded.request(LOGIN)
     assert await outcome(coded.log_in(issued.code_id, issued.code)) == "OK"
     assert await coded.service.login(PASSWORD) == "CREDENTIALS_INVALID"
 
 
-async def test_who_is_disabled_or_unknown_gets_no_mail_and_a_code_that_never_works(
+async def test_disabled_or_unknown_account_gets_decoy_code_and_no_mail(
     coded: Coded,
 ) -> None:
     await coded.service.register(OTHER)
@@ -153,7 +153,7 @@ class Interrupted(OneTimeCodes):
         return await super().issue(connection, *arguments, **more)
 
 
-async def test_an_account_deleted_while_a_code_is_made_is_an_unknown_one(
+async def test_account_deleted_during_request_gets_decoy_code(
     coded: Coded, clock: FakeClock
 ) -> None:
     codes = Interrupted(KEYRING, unlimited_codes(), clock)
@@ -164,7 +164,7 @@ async def test_an_account_deleted_while_a_code_is_made_is_an_unknown_one(
     assert await coded.mailbox() == []
 
 
-async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded) -> None:
+async def test_first_address_proof_revokes_other_credentials(coded: Coded) -> None:
     tokens = await coded.service.log_in(CALL, EMAIL, PASSWORD, CLIENT)
     issued = await coded.request(Purpose.LOGIN)
     assert isinstance(await coded.log_in(issued.code_id, issued.code, CLIENT), Tokens)
@@ -174,7 +174,7 @@ async def test_the_first_proof_of_an_address_leaves_no_other_way_in(coded: Coded
     assert (await coded.events())["user.owner_arrived"] == 1
 
 
-async def test_later_proofs_leave_all_as_it_is(coded: Coded) -> None:
+async def test_later_address_proofs_revoke_nothing(coded: Coded) -> None:
     await coded.prove_address()
     issued = await coded.request(Purpose.LOGIN)
     await coded.log_in(issued.code_id, issued.code, CLIENT)

@@ -15,7 +15,7 @@ REFUSED = "CREDENTIALS_INVALID"
 
 
 @pytest.mark.slow
-async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secured) -> None:
+async def test_role_requiring_factor_forces_enrollment_at_login(required: Secured) -> None:
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.methods == ("totp",)
@@ -38,7 +38,7 @@ async def test_role_that_needs_a_factor_makes_its_users_enrol_one(required: Secu
     assert len(await required.own.generate_recovery_codes(CALL, required.claims(ada))) == 10
 
 
-async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
+async def test_other_roles_require_no_factor(replicas: Replicas) -> None:
     settings = SecondFactorSettings(required_for_roles=frozenset({"operator"}))
     service = await replicas.start(unlimited(), factor_settings=settings)
     await Secured(service).user()
@@ -50,7 +50,7 @@ async def test_other_roles_need_no_factor(replicas: Replicas) -> None:
 
 
 @pytest.mark.parametrize("verified", [False, True])
-async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
+async def test_user_created_by_operator_enrolls_if_address_is_verified(
     required: Secured, verified: bool
 ) -> None:
     email, client = "grace@example.test", ClientContext(IP)
@@ -60,7 +60,7 @@ async def test_a_user_whom_an_operator_made_enrols_one_if_the_address_is_known(
 
 
 @pytest.mark.slow
-async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
+async def test_enrollment_at_login_is_confirmed_once(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
     app = App.scan(challenge.totp_enrollment, required.clock)
@@ -70,7 +70,7 @@ async def test_enrolment_at_login_is_confirmed_once(required: Secured) -> None:
     assert await required.events("factor.enroll") == {"factor.enroll": 1}
 
 
-async def test_enrolment_begun_before_is_no_way_round_a_factor(required: Secured) -> None:
+async def test_pending_enrollment_does_not_bypass_later_factor(required: Secured) -> None:
     """With the password, anyone can start one; once the user has a factor, it is worthless."""
     ada = await required.user()
     challenge = await required.challenge()
@@ -87,7 +87,7 @@ async def test_enrolment_begun_before_is_no_way_round_a_factor(required: Secured
     assert len((await required.own.list(ada))[0]) == 1
 
 
-async def test_later_enrolment_replaces_the_one_of_another_login(required: Secured) -> None:
+async def test_later_enrollment_replaces_that_of_another_login(required: Secured) -> None:
     first, second = await required.challenge(), await required.challenge()
     assert first.totp_enrollment is not None
     assert second.totp_enrollment is not None
@@ -99,7 +99,7 @@ async def test_later_enrolment_replaces_the_one_of_another_login(required: Secur
 
 
 @pytest.mark.slow
-async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> None:
+async def test_wrong_enrollment_codes_are_counted(required: Secured) -> None:
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None
     app = App.scan(challenge.totp_enrollment, required.clock)
@@ -110,7 +110,7 @@ async def test_wrong_codes_of_an_enrolment_are_counted(required: Secured) -> Non
 
 
 @pytest.mark.slow
-async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secured) -> None:
+async def test_enrollment_requires_verified_address(required: Secured) -> None:
     ada = await required.user()
     await required.prove(ada, proved=False)
     assert await required.service.login() == "EMAIL_NOT_VERIFIED"
@@ -126,7 +126,7 @@ async def test_nobody_enrols_for_an_address_that_was_not_proved(required: Secure
 
 
 @pytest.mark.slow
-async def test_no_enrolment_is_completed_for_an_address_that_was_not_proved(
+async def test_enrollment_completion_requires_verified_address(
     required: Secured,
 ) -> None:
     """Such as one started by the previous version."""

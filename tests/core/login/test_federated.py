@@ -41,7 +41,7 @@ async def verified(federated: Federated, email: str = EMAIL) -> None:
 
 
 @pytest.mark.slow
-async def test_a_new_user_gets_an_account(federated: Federated, clock: FakeClock) -> None:
+async def test_new_user_gets_account(federated: Federated, clock: FakeClock) -> None:
     tokens, new_user = await federated.log_in()
     assert new_user
     (user,) = await federated.fetch("SELECT * FROM users")
@@ -59,7 +59,7 @@ async def test_a_new_user_gets_an_account(federated: Federated, clock: FakeClock
     assert await federated.service.login() == "CREDENTIALS_INVALID"
 
 
-async def test_a_user_is_known_by_subject(federated: Federated, clock: FakeClock) -> None:
+async def test_user_is_identified_by_subject(federated: Federated, clock: FakeClock) -> None:
     first, _ = await federated.log_in()
     clock.advance(60)
     second, new_user = await federated.log_in(RENAMED)
@@ -75,7 +75,7 @@ async def test_a_user_is_known_by_subject(federated: Federated, clock: FakeClock
     assert tuple(user) == (ADA.email, ADA.display_name)
 
 
-async def test_the_same_subject_elsewhere_is_somebody_else(federated: Federated) -> None:
+async def test_same_subject_at_another_provider_is_another_user(federated: Federated) -> None:
     first, _ = await federated.log_in()
     other = replace(ADA, email="b@example.test")
     second, new_user = await federated.log_in(other, "other")
@@ -93,7 +93,7 @@ async def test_the_same_subject_elsewhere_is_somebody_else(federated: Federated)
     ids=["same", "in capitals", "subject is the address"],
 )
 @pytest.mark.parametrize("way", ["password", "provider"])
-async def test_an_address_that_was_proved_opens_nothing(
+async def test_verified_account_is_not_taken_over_by_address(
     way: str, identity: ExternalIdentity, federated: Federated
 ) -> None:
     if way == "password":
@@ -121,7 +121,7 @@ NOT_VERIFIED = {
 
 @pytest.mark.parametrize("case", NOT_VERIFIED)
 @pytest.mark.parametrize("exists", [False, True])
-async def test_a_new_user_needs_a_verified_address(
+async def test_new_user_requires_verified_address(
     exists: bool, case: str, federated: Federated
 ) -> None:
     if exists:
@@ -131,13 +131,13 @@ async def test_a_new_user_needs_a_verified_address(
     assert await stored(federated) == before
 
 
-async def test_who_is_known_needs_no_address(federated: Federated) -> None:
+async def test_known_user_requires_no_address(federated: Federated) -> None:
     await federated.log_in()
     for identity in NOT_VERIFIED.values():
         assert await federated.tries(identity) == "OK"
 
 
-async def test_a_disabled_account_stays_shut(federated: Federated) -> None:
+async def test_disabled_account_is_rejected(federated: Federated) -> None:
     tokens, _ = await federated.log_in()
     await federated.service.accounts.disable(CLI, tokens.user_id)
     before = await stored(federated)
@@ -150,7 +150,7 @@ async def test_a_disabled_account_stays_shut(federated: Federated) -> None:
     )
 
 
-async def test_a_disabled_account_that_nobody_proved_is_not_handed_over(
+async def test_disabled_unverified_account_is_not_reclaimed(
     federated: Federated,
 ) -> None:
     await federated.service.accounts.disable(CLI, await federated.service.register())
@@ -159,14 +159,14 @@ async def test_a_disabled_account_that_nobody_proved_is_not_handed_over(
     assert await stored(federated) == before
 
 
-async def test_refusals_by_the_provider_are_noted(federated: Federated) -> None:
+async def test_rejections_by_provider_are_recorded(federated: Federated) -> None:
     assert await federated.tries(None) == "CREDENTIALS_INVALID"
     assert await federated.events() == [
         ("user.login_failure", {"cause": "provider", "provider": "github"})
     ]
 
 
-async def test_a_second_factor_is_still_asked_for(federated: Federated) -> None:
+async def test_second_factor_is_still_required(federated: Federated) -> None:
     tokens, _ = await federated.log_in()
     secured = Secured(federated.service)
     await secured.secure(tokens.user_id)
@@ -176,7 +176,7 @@ async def test_a_second_factor_is_still_asked_for(federated: Federated) -> None:
 
 
 @pytest.mark.slow
-async def test_guesses_by_strangers_dont_keep_out_who_cant_be_guessed(
+async def test_password_lockout_does_not_block_federated_login(
     federated: Federated,
 ) -> None:
     await federated.log_in()
@@ -206,14 +206,14 @@ async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[s
 
 
 @pytest.mark.slow
-async def test_parallel_first_logins_make_one_account(federated: Federated) -> None:
+async def test_concurrent_first_logins_create_one_account(federated: Federated) -> None:
     assert await race(federated, *[ADA] * 50) == {"new": 1, "OK": 49}
     assert len(await federated.fetch("SELECT FROM users")) == 1
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 
 
 @pytest.mark.slow
-async def test_one_identity_with_changing_addresses_makes_one_account(
+async def test_one_identity_with_changing_addresses_creates_one_account(
     federated: Federated,
 ) -> None:
     changing = [replace(ADA, email=f"ada{n}@example.test") for n in range(20)]
@@ -222,7 +222,7 @@ async def test_one_identity_with_changing_addresses_makes_one_account(
 
 
 @pytest.mark.slow
-async def test_of_many_identities_with_one_address_one_gets_the_account(
+async def test_concurrent_identities_with_one_address_have_one_winner(
     federated: Federated,
 ) -> None:
     many = [replace(ADA, subject=str(n)) for n in range(20)]
@@ -231,7 +231,7 @@ async def test_of_many_identities_with_one_address_one_gets_the_account(
 
 
 @pytest.mark.slow
-async def test_of_many_owners_one_arrives(federated: Federated) -> None:
+async def test_concurrent_reclaims_have_one_winner(federated: Federated) -> None:
     await federated.service.register()
     many = [replace(ADA, subject=str(n)) for n in range(20)]
     assert await race(federated, *many) == {"OK": 1, "LINK_REQUIRES_LOGIN": 19}
@@ -239,7 +239,7 @@ async def test_of_many_owners_one_arrives(federated: Federated) -> None:
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 
 
-async def test_an_account_deleted_meanwhile_is_made_anew(
+async def test_account_deleted_during_login_is_created_again(
     federated: Federated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = await federated.log_in()

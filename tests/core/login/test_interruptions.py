@@ -26,7 +26,7 @@ async def _set_password(service: Service, password: str) -> None:
 # Failures other than a wrong password
 
 
-async def test_a_full_queue_costs_nothing(replicas: Replicas, database: Database) -> None:
+async def test_full_hash_queue_costs_no_attempt(replicas: Replicas, database: Database) -> None:
     service = await replicas.start(unlimited(per_account=ONE, max_consecutive_failures=2))
     await service.register()
 
@@ -41,7 +41,9 @@ async def test_a_full_queue_costs_nothing(replicas: Replicas, database: Database
     assert await service.login() == "OK"
 
 
-async def test_a_full_queue_doesnt_unlock(replicas: Replicas, database: Database) -> None:
+async def test_full_hash_queue_does_not_unlock_account(
+    replicas: Replicas, database: Database
+) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=2))
     await service.register()
     await service.login(WRONG)
@@ -54,7 +56,7 @@ async def test_a_full_queue_doesnt_unlock(replicas: Replicas, database: Database
     assert await failures(database) == 1
 
 
-async def test_a_full_queue_gives_a_known_device_its_claim_back(
+async def test_full_hash_queue_refunds_known_device_attempt(
     replicas: Replicas, database: Database
 ) -> None:
     service = await replicas.start(unlimited(per_known_device=ONE))
@@ -78,7 +80,7 @@ async def impatient(database_dsn: str) -> AsyncIterator[Database]:
         yield database
 
 
-async def test_a_database_that_fails_after_the_right_password_costs_nothing(
+async def test_database_failure_after_correct_password_costs_no_attempt(
     replicas: Replicas, database: Database, impatient: Database
 ) -> None:
     service = await replicas.start(unlimited(per_account=ONE), database=impatient)
@@ -91,7 +93,7 @@ async def test_a_database_that_fails_after_the_right_password_costs_nothing(
     assert await service.login() == "OK"
 
 
-async def test_a_database_that_fails_after_a_wrong_password_forgives_nothing(
+async def test_database_failure_after_wrong_password_keeps_failure(
     replicas: Replicas, database: Database, impatient: Database
 ) -> None:
     service = await replicas.start(unlimited(per_account=ONE), database=impatient)
@@ -103,7 +105,7 @@ async def test_a_database_that_fails_after_a_wrong_password_forgives_nothing(
     assert await service.login() == "TOO_MANY_ATTEMPTS"
 
 
-async def test_who_hangs_up_gets_nothing_back(replicas: Replicas, database: Database) -> None:
+async def test_cancelled_login_gets_no_refund(replicas: Replicas, database: Database) -> None:
     service = await replicas.start(unlimited(per_account=ONE))
     await service.register()
     reached = asyncio.Event()
@@ -126,7 +128,9 @@ async def test_who_hangs_up_gets_nothing_back(replicas: Replicas, database: Data
 # Changes during a login
 
 
-async def test_no_connection_waits_for_a_comparison(database_dsn: str, replicas: Replicas) -> None:
+async def test_login_holds_no_connection_while_comparing_hash(
+    database_dsn: str, replicas: Replicas
+) -> None:
     async with opened(database_dsn, pool_max=1) as only:
         service = await replicas.start(database=only)
         await service.register()
@@ -136,7 +140,7 @@ async def test_no_connection_waits_for_a_comparison(database_dsn: str, replicas:
         assert await newer.login(WRONG) == "CREDENTIALS_INVALID"
 
 
-async def test_a_password_changed_in_between_refuses_the_old_one(
+async def test_password_changed_during_login_rejects_old_one(
     free: Service, database: Database
 ) -> None:
     async def change() -> None:
@@ -150,7 +154,7 @@ async def test_a_password_changed_in_between_refuses_the_old_one(
     assert await free.login(NEW_PASSWORD) == "OK"
 
 
-async def test_an_account_disabled_in_between_refuses(free: Service, database: Database) -> None:
+async def test_account_disabled_during_login_is_rejected(free: Service, database: Database) -> None:
     async def disable() -> None:
         await free.accounts.disable(CLI, EMAIL)
 
@@ -161,7 +165,7 @@ async def test_an_account_disabled_in_between_refuses(free: Service, database: D
 
 
 @pytest.mark.parametrize("change", ["cost", "pepper"])
-async def test_a_login_hashes_anew_what_is_out_of_date(
+async def test_login_rehashes_outdated_hash(
     replicas: Replicas, database: Database, change: str
 ) -> None:
     old = await replicas.start(unlimited())
@@ -183,9 +187,7 @@ async def test_a_login_hashes_anew_what_is_out_of_date(
     assert await value(database, query) == after
 
 
-async def test_a_parallel_login_that_hashes_anew_refuses_nobody(
-    replicas: Replicas, database: Database
-) -> None:
+async def test_concurrent_rehash_rejects_no_login(replicas: Replicas, database: Database) -> None:
     old = await replicas.start(unlimited())
     await old.register()
     new = await replicas.start(unlimited(), peppers=("p2", "p1"))
@@ -199,9 +201,7 @@ async def test_a_parallel_login_that_hashes_anew_refuses_nobody(
     assert await value(database, "SELECT pepper_id FROM users") == "p2"
 
 
-async def test_hashing_anew_doesnt_undo_a_change_of_password(
-    replicas: Replicas, database: Database
-) -> None:
+async def test_rehash_does_not_undo_password_change(replicas: Replicas, database: Database) -> None:
     old = await replicas.start(unlimited())
     await old.register()
     new = await replicas.start(unlimited(), cheap_passwords(argon2_time_cost=3))
@@ -219,9 +219,7 @@ async def test_hashing_anew_doesnt_undo_a_change_of_password(
     assert await old.login(NEW_PASSWORD) == "OK"
 
 
-async def test_hashing_anew_that_fails_fails_no_login(
-    replicas: Replicas, database: Database
-) -> None:
+async def test_failed_rehash_does_not_fail_login(replicas: Replicas, database: Database) -> None:
     old = await replicas.start(unlimited())
     await old.register()
     new = await replicas.start(unlimited(), peppers=("p2", "p1"))

@@ -13,7 +13,7 @@ from tests.support.accounts import CALL, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, S
 from tests.support.logins import ONE, PHONE, Replicas, causes, value
 
 
-async def test_each_login_opens_a_session_of_its_own(free: Service) -> None:
+async def test_each_login_opens_its_own_session(free: Service) -> None:
     client = ClientContext(IP, "Test", PHONE)
     first = await free.log_in(CALL, EMAIL, PASSWORD, client)
     second = await free.log_in(CALL, EMAIL.upper(), PASSWORD, client)
@@ -26,7 +26,7 @@ async def test_each_login_opens_a_session_of_its_own(free: Service) -> None:
 
 
 @pytest.mark.slow
-async def test_the_shipped_cost_of_a_hash_is_paid(replicas: Replicas, database: Database) -> None:
+async def test_default_hash_cost_is_applied(replicas: Replicas, database: Database) -> None:
     service = await replicas.start(unlimited(), PasswordSettings())
     await service.register()
     stored = await value(database, "SELECT password_hash FROM users")
@@ -44,7 +44,7 @@ async def test_the_shipped_cost_of_a_hash_is_paid(replicas: Replicas, database: 
     ],
     ids=["address", "NUL", "too long in NFKC"],
 )
-async def test_what_cant_be_a_credential_costs_nothing(
+async def test_malformed_credentials_cost_no_attempt(
     replicas: Replicas, database: Database, email: str, password: str, reason: str
 ) -> None:
     service = await replicas.start(unlimited(per_ip=ONE))
@@ -82,7 +82,7 @@ async def test_every_outcome_is_recorded(limited: Service, database: Database) -
         assert row["session_id"] == expected
 
 
-async def test_no_record_holds_a_secret_or_an_address(
+async def test_audit_events_contain_no_secret_or_address(
     limited: Service, database: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = ClientContext(IP, "Test", PHONE)
@@ -101,7 +101,7 @@ async def test_no_record_holds_a_secret_or_an_address(
         assert secret not in written
 
 
-async def test_an_invalid_field_names_the_field(limited: Service) -> None:
+async def test_invalid_field_is_named(limited: Service) -> None:
     with pytest.raises(FieldInvalid) as refused:
         await limited.log_in(CALL, "no address", PASSWORD, ClientContext())
     assert refused.value.reason is Reason.EMAIL_INVALID

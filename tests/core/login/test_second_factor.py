@@ -14,12 +14,12 @@ from tests.support.logins import PHONE, Replicas, causes, failures_of_devices
 REFUSED = "CREDENTIALS_INVALID"
 
 
-async def test_without_a_factor_one_proof_is_enough(secured: Secured) -> None:
+async def test_login_without_factor_needs_one_proof(secured: Secured) -> None:
     await secured.enroll(await secured.user())
     assert await secured.service.login() == "OK"
 
 
-async def test_challenge_names_what_the_user_has(secured: Secured) -> None:
+async def test_challenge_lists_factors_of_user(secured: Secured) -> None:
     ada = await secured.user()
     _, codes = await secured.secure(ada)
     challenge = await secured.challenge()
@@ -38,7 +38,7 @@ async def test_challenge_names_what_the_user_has(secured: Secured) -> None:
     assert (await secured.challenge()).methods == ("totp",)
 
 
-async def test_session_tells_how_its_user_logged_in(secured: Secured) -> None:
+async def test_session_records_authentication_methods(secured: Secured) -> None:
     app, (code, *_) = await secured.secure(await secured.user())
     tokens = await secured.verify((await secured.challenge()).mfa_token, app.code())
     session = await secured.service.sessions.listing.get(tokens.session_id)
@@ -67,7 +67,7 @@ async def test_token_works_once(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> None:
+async def test_concurrent_correct_answers_open_one_session(secured: Secured) -> None:
     """With recovery codes, each of which would be right on its own."""
     _, codes = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
@@ -80,7 +80,7 @@ async def test_many_right_answers_at_once_open_one_session(secured: Secured) -> 
 
 
 @pytest.mark.slow
-async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> None:
+async def test_concurrent_guesses_never_exceed_allowed_attempts(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     assert await reasons(secured.verify(token, app.wrong()) for _ in range(100)) == {REFUSED: 100}
@@ -94,7 +94,7 @@ async def test_parallel_guesses_never_exceed_the_attempts(secured: Secured) -> N
 
 
 @pytest.mark.parametrize("wrong", [0, 1, 4])
-async def test_right_answer_after_wrong_ones(secured: Secured, wrong: int) -> None:
+async def test_correct_answer_succeeds_after_wrong_ones(secured: Secured, wrong: int) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     for _ in range(wrong):
@@ -116,7 +116,7 @@ async def test_token_expires(secured: Secured) -> None:
     await secured.verify(token, app.code())
 
 
-async def test_unknown_tokens_count_against_nobody(secured: Secured) -> None:
+async def test_unknown_tokens_count_against_no_account(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     for unknown in ("x", token[:-1], token + "A", token.swapcase(), "é" * 4_000):
@@ -126,7 +126,7 @@ async def test_unknown_tokens_count_against_nobody(secured: Secured) -> None:
     await secured.verify(token, app.code())
 
 
-async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
+async def test_token_accepts_only_factors_of_its_user(secured: Secured) -> None:
     await secured.secure(await secured.user())
     eves, codes = await secured.secure(await secured.user("eve@example.test"))
     token = (await secured.challenge()).mfa_token
@@ -138,7 +138,7 @@ async def test_a_token_is_for_its_own_user_s_factors(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
+async def test_correct_password_does_not_reset_factor_failures(secured: Secured) -> None:
     """Otherwise, with the password, codes could be guessed forever (SP 800-63B-4, 3.2.2)."""
     app, _ = await secured.secure(await secured.user())
     for _ in range(10):
@@ -156,7 +156,7 @@ async def test_password_makes_up_for_no_failed_factor(secured: Secured) -> None:
     assert await failures_of_devices(secured.service.database) == 0
 
 
-async def test_locked_account_takes_no_factor(secured: Secured) -> None:
+async def test_locked_account_accepts_no_factor(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     await secured.fetchval("UPDATE users SET failed_logins = 100")
@@ -167,7 +167,7 @@ async def test_locked_account_takes_no_factor(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_factors_are_guessed_under_the_limits_of_all_logins(replicas: Replicas) -> None:
+async def test_factor_guesses_share_login_limits(replicas: Replicas) -> None:
     secured = Secured(await replicas.start())
     app, _ = await secured.secure(await secured.user())
     tokens = [(await secured.challenge()).mfa_token for _ in range(4)]
@@ -187,7 +187,9 @@ async def test_factors_are_guessed_under_the_limits_of_all_logins(replicas: Repl
         "UPDATE factors SET confirm_time = NULL",
     ],
 )
-async def test_what_changed_meanwhile_counts(secured: Secured, change: str) -> None:
+async def test_account_change_during_challenge_rejects_answer(
+    secured: Secured, change: str
+) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     await secured.fetchval(change)
@@ -195,7 +197,7 @@ async def test_what_changed_meanwhile_counts(secured: Secured, change: str) -> N
     assert await secured.fetchval("SELECT count(*) FROM sessions") == 0
 
 
-async def test_logins_under_way_end_with_what_they_were_begun_with(secured: Secured) -> None:
+async def test_pending_logins_end_when_trust_is_revoked(secured: Secured) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     token = (await secured.challenge()).mfa_token
@@ -206,7 +208,7 @@ async def test_logins_under_way_end_with_what_they_were_begun_with(secured: Secu
 
 
 @pytest.mark.slow
-async def test_challenges_don_t_pile_up(secured: Secured) -> None:
+async def test_pending_challenges_are_bounded(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     first = await secured.challenge()
     last = [await secured.challenge() for _ in range(20)]
@@ -215,7 +217,7 @@ async def test_challenges_don_t_pile_up(secured: Secured) -> None:
     await secured.verify(last[0].mfa_token, app.code())
 
 
-async def test_second_step_may_come_from_elsewhere(secured: Secured) -> None:
+async def test_second_step_may_come_from_another_device_and_ip(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE, ip=IP)).mfa_token
     tokens = await secured.verify(token, app.code(), device="laptop", ip=OTHER_IP)
@@ -223,7 +225,7 @@ async def test_second_step_may_come_from_elsewhere(secured: Secured) -> None:
     assert (session.client.device_id, session.client.ip) == ("laptop", OTHER_IP)
 
 
-async def test_known_device_gives_its_factor_while_strangers_fail(replicas: Replicas) -> None:
+async def test_known_device_passes_factor_while_strangers_fail(replicas: Replicas) -> None:
     secured = Secured(await replicas.start())
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE)).mfa_token
@@ -236,7 +238,7 @@ async def test_known_device_gives_its_factor_while_strangers_fail(replicas: Repl
 
 
 @pytest.mark.slow
-async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured: Secured) -> None:
+async def test_factor_removal_during_answers_never_deadlocks(secured: Secured) -> None:
     """A login is either completed before the removal or rejected, and there is no deadlock."""
     ada = await secured.user()
     app, _ = await secured.secure(ada)
@@ -249,7 +251,7 @@ async def test_challenge_and_answer_race_with_the_removal_of_the_factor(secured:
     assert outcomes.count("OK") <= 1
 
 
-async def test_login_that_waits_ends_when_the_account_is_disabled(secured: Secured) -> None:
+async def test_disabling_account_ends_pending_login(secured: Secured) -> None:
     ada = await secured.user()
     app, _ = await secured.secure(ada)
     waiting = await secured.challenge()

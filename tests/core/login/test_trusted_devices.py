@@ -34,7 +34,7 @@ async def is_trusted(secured: Secured, email: str = EMAIL, device: str = PHONE) 
 
 
 @pytest.mark.slow
-async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
+async def test_trusted_device_skips_second_factor(secured: Secured) -> None:
     await trusted(secured)
     client = ClientContext(IP, "Test", PHONE)
     tokens = await secured.service.log_in(CALL, EMAIL, PASSWORD, client)
@@ -45,7 +45,7 @@ async def test_trusted_device_is_asked_for_no_factor(secured: Secured) -> None:
     assert await secured.service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
 
 
-async def test_without_being_asked_for_no_device_is_trusted(secured: Secured) -> None:
+async def test_device_is_trusted_only_on_request(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge(device=PHONE)).mfa_token
     await secured.verify(token, app.code(), device=PHONE)
@@ -62,7 +62,7 @@ async def test_wrong_factor_earns_no_trust(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_trust_is_the_device_s_that_gave_the_factor(secured: Secured) -> None:
+async def test_trust_is_bound_to_device(secured: Secured) -> None:
     await trusted(secured)
     assert await is_trusted(secured)
     assert not await is_trusted(secured, device="laptop")
@@ -70,7 +70,7 @@ async def test_trust_is_the_device_s_that_gave_the_factor(secured: Secured) -> N
 
 
 @pytest.mark.slow
-async def test_trust_is_one_user_s(secured: Secured) -> None:
+async def test_trust_is_bound_to_user(secured: Secured) -> None:
     await trusted(secured)
     eves, _ = await secured.secure(await secured.user(EVE))
     assert not await is_trusted(secured, EVE)
@@ -81,7 +81,7 @@ async def test_trust_is_one_user_s(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_trust_ends_when_its_time_is_over(secured: Secured) -> None:
+async def test_trust_expires(secured: Secured) -> None:
     await trusted(secured)
     secured.clock.advance(timedelta(days=30) - timedelta(seconds=STEP + 1))
     assert await is_trusted(secured)
@@ -90,7 +90,7 @@ async def test_trust_ends_when_its_time_is_over(secured: Secured) -> None:
     assert not await is_trusted(secured)
 
 
-async def test_trust_ends_with_a_factor(secured: Secured) -> None:
+async def test_removing_factor_ends_trust(secured: Secured) -> None:
     app = await trusted(secured)
     ada = await secured.user()
     await secured.secure(ada)
@@ -100,7 +100,7 @@ async def test_trust_ends_with_a_factor(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_forgotten_trust_is_one_user_s(secured: Secured) -> None:
+async def test_forgetting_trust_affects_only_one_user(secured: Secured) -> None:
     await trusted(secured)
     await trusted(secured, EVE)
     async with secured.service.database.transaction() as connection:
@@ -110,7 +110,7 @@ async def test_forgotten_trust_is_one_user_s(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_device_without_a_name_can_t_be_trusted(secured: Secured) -> None:
+async def test_device_without_id_cannot_be_trusted(secured: Secured) -> None:
     app, _ = await secured.secure(await secured.user())
     token = (await secured.challenge()).mfa_token
     with pytest.raises(FieldInvalid) as refused:
@@ -121,7 +121,7 @@ async def test_device_without_a_name_can_t_be_trusted(secured: Secured) -> None:
 
 
 @pytest.mark.slow
-async def test_trust_spares_nobody_an_enrolment(replicas: Replicas) -> None:
+async def test_trusted_device_does_not_bypass_required_enrollment(replicas: Replicas) -> None:
     settings = SecondFactorSettings(required_for_roles=frozenset({"user"}))
     service = await replicas.start(unlimited(), factor_settings=settings)
     await service.register()

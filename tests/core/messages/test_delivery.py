@@ -28,9 +28,7 @@ async def deliverer(mail: Mail) -> AsyncIterator[Deliverer]:
     await made.stop(timedelta())
 
 
-async def test_a_message_goes_to_the_address_that_was_stored(
-    mail: Mail, deliverer: Deliverer
-) -> None:
+async def test_message_goes_to_stored_address(mail: Mail, deliverer: Deliverer) -> None:
     await mail.write_code()
     await deliverer.deliver_due()
     (rendered,) = mail.channel.sent
@@ -43,7 +41,7 @@ async def test_a_message_goes_to_the_address_that_was_stored(
     assert mail.channel.tried == 1
 
 
-async def test_what_is_rolled_back_is_not_sent(mail: Mail, deliverer: Deliverer) -> None:
+async def test_rolled_back_message_is_not_sent(mail: Mail, deliverer: Deliverer) -> None:
     with contextlib.suppress(ZeroDivisionError):
         async with mail.database.transaction() as connection:
             await mail.outbox.enqueue(connection, Message(MessageKind.EMAIL_CHANGED, ADDRESS, None))
@@ -52,7 +50,7 @@ async def test_what_is_rolled_back_is_not_sent(mail: Mail, deliverer: Deliverer)
     assert (mail.channel.tried, await mail.rows()) == (0, [])
 
 
-async def test_a_decoy_is_never_sent(mail: Mail, deliverer: Deliverer, clock: FakeClock) -> None:
+async def test_decoy_is_never_sent(mail: Mail, deliverer: Deliverer, clock: FakeClock) -> None:
     async with mail.database.transaction() as connection:
         for kind in MessageKind:
             await mail.outbox.enqueue_decoy(connection, kind)
@@ -62,9 +60,7 @@ async def test_a_decoy_is_never_sent(mail: Mail, deliverer: Deliverer, clock: Fa
     assert {row["state"] for row in await mail.rows()} == {"decoy"}
 
 
-async def test_a_row_whose_address_was_changed_is_not_sent(
-    mail: Mail, deliverer: Deliverer
-) -> None:
+async def test_row_with_tampered_address_is_not_sent(mail: Mail, deliverer: Deliverer) -> None:
     """Write access to the table can't redirect a code: each row is sealed for itself."""
     await mail.write_code()
     await mail.write()
@@ -77,7 +73,7 @@ async def test_a_row_whose_address_was_changed_is_not_sent(
     assert await mail.states() == [("pending", "unreadable")] * 2
 
 
-async def test_a_failure_is_tried_again_ever_later(mail: Mail, clock: FakeClock) -> None:
+async def test_failed_delivery_is_retried_with_growing_delay(mail: Mail, clock: FakeClock) -> None:
     async def fail(_: RenderedMessage) -> None:
         raise NotDelivered("connection")
 
@@ -103,7 +99,7 @@ async def test_a_failure_is_tried_again_ever_later(mail: Mail, clock: FakeClock)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(45.0, 45), (1e9, 60)])
-async def test_a_pause_that_was_asked_for_is_kept_within_bounds(
+async def test_requested_retry_delay_is_bounded(
     mail: Mail, clock: FakeClock, asked: float, given: float
 ) -> None:
     async def fail(_: RenderedMessage) -> None:
@@ -116,7 +112,7 @@ async def test_a_pause_that_was_asked_for_is_kept_within_bounds(
     assert row["next_time"] - clock.now() == timedelta(seconds=given)
 
 
-async def test_what_can_never_succeed_is_given_up_at_once_and_told(mail: Mail) -> None:
+async def test_permanent_failure_is_abandoned_at_once_and_recorded(mail: Mail) -> None:
     async def refuse(_: RenderedMessage) -> None:
         raise NotDelivered("recipient_refused", permanent=True)
 
@@ -134,7 +130,7 @@ async def test_what_can_never_succeed_is_given_up_at_once_and_told(mail: Mail) -
     assert not any(secret in written for secret in (ADDRESS, CODE))
 
 
-async def test_after_long_enough_it_is_given_up_with_its_cause(
+async def test_message_is_abandoned_with_cause_after_max_age(
     mail: Mail, clock: FakeClock, deliverer: Deliverer
 ) -> None:
     async def fail(_: RenderedMessage) -> None:
@@ -149,9 +145,7 @@ async def test_after_long_enough_it_is_given_up_with_its_cause(
     assert mail.channel.tried == 1
 
 
-async def test_a_code_that_has_expired_is_not_sent(
-    mail: Mail, clock: FakeClock, deliverer: Deliverer
-) -> None:
+async def test_expired_code_is_not_sent(mail: Mail, clock: FakeClock, deliverer: Deliverer) -> None:
     await mail.write_code(timedelta(minutes=10))
     clock.advance(timedelta(minutes=10))
     await deliverer.deliver_due()
@@ -159,9 +153,7 @@ async def test_a_code_that_has_expired_is_not_sent(
     assert await mail.states() == [("abandoned", "expired")]
 
 
-async def test_without_a_channel_messages_wait_until_they_expire(
-    mail: Mail, clock: FakeClock
-) -> None:
+async def test_messages_without_channel_wait_until_expiry(mail: Mail, clock: FakeClock) -> None:
     await mail.write_code(timedelta(minutes=10))
     await mail.write()
     deliverer = mail.deliverer(no_channel=True)
@@ -174,7 +166,7 @@ async def test_without_a_channel_messages_wait_until_they_expire(
     assert await mail.states() == [("abandoned", "expired"), ("sent", "")]
 
 
-async def test_how_many_wait_and_were_given_up_is_counted(mail: Mail) -> None:
+async def test_pending_and_abandoned_messages_are_counted(mail: Mail) -> None:
     async def refuse(_: RenderedMessage) -> None:
         raise NotDelivered("recipient_refused", permanent=True)
 

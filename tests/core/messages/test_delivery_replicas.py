@@ -24,7 +24,7 @@ def mail(database: Database, clock: FakeClock) -> Mail:
     return Mail(database, clock)
 
 
-async def test_each_of_many_is_sent_once_by_two_replicas(
+async def test_two_replicas_send_each_message_once(
     mail: Mail, database_dsn: str, clock: FakeClock
 ) -> None:
     async with opened(database_dsn) as other:
@@ -53,14 +53,14 @@ async def test_each_of_many_is_sent_once_by_two_replicas(
     assert await mail.states() == [("sent", "")] * 100
 
 
-async def test_one_of_a_hundred_gets_a_message(mail: Mail) -> None:
+async def test_hundred_replicas_send_a_message_once(mail: Mail) -> None:
     await mail.write()
     replicas = [mail.deliverer() for _ in range(100)]
     await asyncio.gather(*(replica.deliver_due() for replica in replicas))
     assert mail.channel.tried == 1
 
 
-async def test_killed_between_sending_and_marking_it_is_sent_again_by_another(
+async def test_crash_before_marking_sent_makes_another_replica_resend(
     mail: Mail, clock: FakeClock
 ) -> None:
     await mail.write_code()
@@ -91,7 +91,7 @@ async def test_killed_between_sending_and_marking_it_is_sent_again_by_another(
 
 
 @pytest.mark.parametrize("permanent", [False, True])
-async def test_a_late_failure_does_not_undo_the_work_of_another(
+async def test_late_failure_does_not_undo_work_of_another_replica(
     mail: Mail, clock: FakeClock, permanent: bool
 ) -> None:
     """An attempt that outlives its lease, as after a long pause of its machine, changes nothing."""
@@ -118,7 +118,7 @@ async def test_a_late_failure_does_not_undo_the_work_of_another(
     assert await mail.states() == [("pending", "timeout")]
 
 
-async def test_one_that_hangs_holds_up_no_other(mail: Mail) -> None:
+async def test_hanging_delivery_does_not_block_others(mail: Mail) -> None:
     await mail.write()
     (hanging,) = await mail.rows()
 
@@ -140,7 +140,7 @@ async def test_one_that_hangs_holds_up_no_other(mail: Mail) -> None:
     await _end(deliverer, run)
 
 
-async def test_no_more_than_allowed_are_under_way(mail: Mail) -> None:
+async def test_concurrent_deliveries_are_limited(mail: Mail) -> None:
     under_way, most = 0, 0
 
     async def count(_: RenderedMessage) -> None:
@@ -157,7 +157,7 @@ async def test_no_more_than_allowed_are_under_way(mail: Mail) -> None:
     assert (len(mail.channel.sent), most) == (20, 3)
 
 
-async def test_a_notification_wakes_the_one_that_waits(
+async def test_notification_wakes_waiting_deliverer(
     mail: Mail, database_dsn: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that only a notification can have woken it.
@@ -192,7 +192,7 @@ async def test_a_notification_wakes_the_one_that_waits(
     await _end(deliverer, run)
 
 
-async def test_stopping_waits_for_what_is_under_way(mail: Mail) -> None:
+async def test_stop_waits_for_deliveries_in_progress(mail: Mail) -> None:
     await mail.write()
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -214,7 +214,7 @@ async def test_stopping_waits_for_what_is_under_way(mail: Mail) -> None:
     assert mail.channel.closed
 
 
-async def test_stopping_does_not_wait_for_one_that_hangs(mail: Mail, clock: FakeClock) -> None:
+async def test_stop_does_not_wait_for_hanging_delivery(mail: Mail, clock: FakeClock) -> None:
     await mail.write()
     hangs = asyncio.Event()
 

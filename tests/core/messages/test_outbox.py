@@ -31,7 +31,7 @@ def _message(kind: MessageKind, clock: FakeClock, **values: str) -> Message:
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
-async def test_a_message_is_written_sealed_and_read_again(
+async def test_message_is_stored_sealed_and_read_back(
     database: Database, clock: FakeClock, kind: MessageKind
 ) -> None:
     message = _message(kind, clock, display_name="Ada Lovelace")
@@ -47,7 +47,7 @@ async def test_a_message_is_written_sealed_and_read_again(
     assert read == message
 
 
-async def test_the_content_of_another_row_is_not_read(database: Database, clock: FakeClock) -> None:
+async def test_content_of_another_row_does_not_open(database: Database, clock: FakeClock) -> None:
     outbox = Outbox(KEYRING, _DAY, clock)
     async with database.transaction() as connection:
         for _ in range(2):
@@ -58,7 +58,7 @@ async def test_the_content_of_another_row_is_not_read(database: Database, clock:
 
 
 @pytest.mark.parametrize("kind", list(MessageKind))
-async def test_a_decoy_is_a_row_like_others_that_waits_for_nobody(
+async def test_decoy_is_stored_as_finished_row(
     database: Database, clock: FakeClock, kind: MessageKind
 ) -> None:
     async with database.transaction() as connection:
@@ -67,7 +67,7 @@ async def test_a_decoy_is_a_row_like_others_that_waits_for_nobody(
     assert (row["kind"], row["state"], row["end_time"]) == (kind.value, "decoy", clock.now())
 
 
-async def test_a_message_of_a_user_goes_with_the_user(
+async def test_deleting_user_deletes_their_messages(
     database: Database, clock: FakeClock, world: World
 ) -> None:
     user_id = await world.add_user()
@@ -80,7 +80,7 @@ async def test_a_message_of_a_user_goes_with_the_user(
     assert await _rows(database) == []
 
 
-def test_a_code_and_the_kinds_that_carry_one_belong_together(clock: FakeClock) -> None:
+def test_only_code_kinds_may_carry_a_code(clock: FakeClock) -> None:
     for kind in MessageKind:
         carries = kind in CODE_KINDS
         with pytest.raises(ValueError, match="do not match"):
@@ -89,13 +89,13 @@ def test_a_code_and_the_kinds_that_carry_one_belong_together(clock: FakeClock) -
             Message(kind, "a@b.test", None, expire_time=None if carries else clock.now())
 
 
-def test_no_representation_shows_what_is_told(clock: FakeClock) -> None:
+def test_message_repr_hides_content(clock: FakeClock) -> None:
     shown = repr(_message(MessageKind.LOGIN_CODE, clock, display_name="Ada Lovelace"))
     assert not any(text in shown for text in ("ada@example.test", _CODE, "Lovelace"))
 
 
 @pytest.mark.slow
-async def test_what_has_ended_is_kept_for_a_while_and_what_has_not_for_as_long_as_it_takes(
+async def test_retention_removes_finished_messages_and_keeps_pending_ones(
     database: Database, clock: FakeClock
 ) -> None:
     outbox = Outbox(KEYRING, _DAY, clock)

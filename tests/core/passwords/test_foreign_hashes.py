@@ -90,7 +90,7 @@ HASHES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("text", HASHES.values(), ids=HASHES)
-def test_a_hash_matches_its_password_only_before_and_after_storing(text: str) -> None:
+def test_foreign_hash_matches_only_its_password(text: str) -> None:
     read = parse(text)
     for found in (read, parse(read.text)):
         assert found.matches(RAW)
@@ -99,7 +99,7 @@ def test_a_hash_matches_its_password_only_before_and_after_storing(text: str) ->
         assert repr(found).count("$") == 0
 
 
-def test_bcrypt_compares_the_first_72_bytes() -> None:
+def test_bcrypt_compares_first_72_bytes() -> None:
     long = b"x" * 100
     found = parse(bcrypt.hashpw(long[:72], bcrypt.gensalt(4)).decode())
     assert found.matches(long)
@@ -107,14 +107,14 @@ def test_bcrypt_compares_the_first_72_bytes() -> None:
     assert not found.matches(long[:71])
 
 
-def test_firebase_matches_its_published_example() -> None:
+def test_firebase_matches_published_example() -> None:
     found = firebase_hash(FIREBASE, FIREBASE_SALT, FIREBASE_HASH)
     assert found.matches(b"user1password")
     assert not found.matches(b"user1passworD")
     assert parse(found.text).matches(b"user1password")
 
 
-def test_firebase_keeps_nothing_of_the_signer_key() -> None:
+def test_firebase_stores_nothing_of_signer_key() -> None:
     found = firebase_hash(FIREBASE, FIREBASE_SALT, FIREBASE_HASH)
     for secret in (FIREBASE.signer_key, b64decode(FIREBASE_HASH)):
         assert b64(secret)[:16] not in found.text
@@ -136,7 +136,7 @@ def test_firebase_keeps_nothing_of_the_signer_key() -> None:
         ({}, FIREBASE_SALT, FIREBASE_HASH[:-4]),
     ],
 )
-def test_firebase_parameters_that_cannot_be_are_refused(
+def test_invalid_firebase_parameters_are_rejected(
     change: dict[str, bytes | int], salt: str, digest: str
 ) -> None:
     with pytest.raises(HashRefused):
@@ -236,18 +236,18 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("text", AT_THE_CAPS.values(), ids=AT_THE_CAPS)
-def test_what_is_at_the_caps_is_taken(text: str) -> None:
+def test_hash_at_maximum_cost_is_accepted(text: str) -> None:
     assert parse(text).text == text
 
 
 @pytest.mark.parametrize("text", BEYOND.values(), ids=BEYOND)
-def test_what_costs_too_much_is_refused(text: str) -> None:
+def test_too_costly_hash_is_rejected(text: str) -> None:
     with pytest.raises(HashRefused, match="costs more"):
         parse(text)
 
 
 @pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_malformed_is_refused_without_showing_it(text: str) -> None:
+def test_malformed_hash_is_rejected_without_showing_it(text: str) -> None:
     with pytest.raises(HashRefused) as refused:
         parse(text)
     assert SALT64 not in str(refused.value)
@@ -262,7 +262,7 @@ def hasher() -> Iterator[PasswordHasher]:
 
 
 @pytest.mark.parametrize("text", HASHES.values(), ids=HASHES)
-async def test_the_hasher_compares_as_the_origin_did_and_asks_for_a_hash_of_its_own(
+async def test_hasher_verifies_foreign_hash_and_requests_rehash(
     hasher: PasswordHasher, text: str
 ) -> None:
     stored = hasher.take_over(text, None)
@@ -273,7 +273,7 @@ async def test_the_hasher_compares_as_the_origin_did_and_asks_for_a_hash_of_its_
     assert text not in repr(stored)
 
 
-async def test_a_foreign_hash_takes_the_work_of_an_unknown_user_on_top(
+async def test_wrong_password_for_foreign_hash_also_costs_dummy_hash(
     hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[PasswordHash] = []
@@ -290,13 +290,11 @@ async def test_a_foreign_hash_takes_the_work_of_an_unknown_user_on_top(
 
 
 @pytest.mark.parametrize("text", ["foreign:", "foreign:$2b$31$" + "." * 53, "", "$", BCRYPT[:-1]])
-async def test_a_stored_hash_that_is_damaged_matches_nothing(
-    hasher: PasswordHasher, text: str
-) -> None:
+async def test_damaged_stored_hash_matches_nothing(hasher: PasswordHasher, text: str) -> None:
     assert not (await hasher.verify(PasswordHash(text, None), PASSWORD)).matches
 
 
-async def test_own_hashes_are_taken_back_with_their_pepper(hasher: PasswordHasher) -> None:
+async def test_own_hash_is_imported_only_with_its_pepper(hasher: PasswordHasher) -> None:
     made = await hasher.hash(PASSWORD)
     assert hasher.take_over(made.portable, made.pepper_id) == made
     for pepper_id in (None, "p2", ""):
@@ -307,12 +305,12 @@ async def test_own_hashes_are_taken_back_with_their_pepper(hasher: PasswordHashe
 
 
 @pytest.mark.parametrize("text", ["v1$", "v1$2b$04$", "v1" + argon2(Type.I), "v1$argon2id$x"])
-def test_own_hashes_that_are_damaged_are_refused(hasher: PasswordHasher, text: str) -> None:
+def test_damaged_own_hash_is_rejected(hasher: PasswordHasher, text: str) -> None:
     with pytest.raises(HashRefused):
         hasher.take_over(text, "p1")
 
 
-def test_own_hashes_of_the_present_cost_are_taken_whatever_it_is() -> None:
+def test_own_hash_at_configured_cost_is_accepted() -> None:
     costly = PasswordHasher(cheap_passwords(argon2_memory_kib=1_048_576), PEPPERS)
     phc = f"$argon2id$v=19$m=1048576,t=1,p=1${SALT64}${HASH64}"
     assert costly.take_over("v1" + phc, "p1").phc == "v1" + phc

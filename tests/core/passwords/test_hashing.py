@@ -78,7 +78,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[Parameters]:
         "x" * 1024,
     ],
 )
-async def test_a_password_of_any_script_matches_itself_only(
+async def test_password_in_any_script_matches_only_itself(
     hasher: PasswordHasher, password: str
 ) -> None:
     stored = await hasher.hash(password)
@@ -86,7 +86,7 @@ async def test_a_password_of_any_script_matches_itself_only(
     assert await hasher.verify(stored, password[:-1] + "?") == NO_MATCH
 
 
-async def test_the_stored_form_says_how_it_was_made(hasher: PasswordHasher) -> None:
+async def test_stored_hash_encodes_its_parameters(hasher: PasswordHasher) -> None:
     stored = await hasher.hash(PASSWORD)
     scheme, kind, version, cost, salt, digest = stored.phc.split("$")
     assert (scheme, kind, version, cost) == ("v1", "argon2id", "v=19", "m=19456,t=2,p=1")
@@ -103,7 +103,7 @@ async def test_equal_passwords_have_different_hashes(hasher: PasswordHasher) -> 
     assert await hasher.hash(PASSWORD) != await hasher.hash(PASSWORD)
 
 
-async def test_the_ways_to_write_one_character_are_one_password(hasher: PasswordHasher) -> None:
+async def test_unicode_normal_forms_are_one_password(hasher: PasswordHasher) -> None:
     stored = await hasher.hash("Ångström ﬁne ①②③")
     forms = [
         unicodedata.normalize(form, "Ångström ﬁne ①②③") for form in ("NFC", "NFD", "NFKC", "NFKD")
@@ -113,7 +113,7 @@ async def test_the_ways_to_write_one_character_are_one_password(hasher: Password
         assert await hasher.verify(stored, written) == MATCH
 
 
-async def test_nothing_is_truncated(hasher: PasswordHasher) -> None:
+async def test_password_is_not_truncated(hasher: PasswordHasher) -> None:
     stored = await hasher.hash("x" * 1023 + "a")
     assert await hasher.verify(stored, "x" * 1023 + "b") == NO_MATCH
     assert await hasher.verify(stored, "x" * 1023) == NO_MATCH
@@ -135,7 +135,7 @@ async def test_nothing_is_truncated(hasher: PasswordHasher) -> None:
         "\ufb01" * 342,
     ],
 )
-async def test_what_can_not_be_a_password_is_refused(hasher: PasswordHasher, password: str) -> None:
+async def test_invalid_password_is_rejected(hasher: PasswordHasher, password: str) -> None:
     stored = await hasher.hash(PASSWORD)
     with pytest.raises(FieldInvalid) as caught:
         await hasher.hash(password)
@@ -146,20 +146,20 @@ async def test_what_can_not_be_a_password_is_refused(hasher: PasswordHasher, pas
         await hasher.verify(None, password)
 
 
-def test_the_refusal_names_the_field_that_was_given() -> None:
+def test_error_names_given_field() -> None:
     with pytest.raises(FieldInvalid) as caught:
         normalize_password("", "new_password")
     assert [violation.field for violation in caught.value.violations] == ["new_password"]
 
 
-async def test_the_pepper_is_needed(hasher: PasswordHasher) -> None:
+async def test_verification_requires_pepper(hasher: PasswordHasher) -> None:
     stored = await hasher.hash(PASSWORD)
     other = hasher_of(pepper("p1", b"x" * 32))
     assert await other.verify(stored, PASSWORD) == NO_MATCH
     other.close()
 
 
-async def test_older_peppers_match_and_ask_for_a_new_hash(hasher: PasswordHasher) -> None:
+async def test_older_pepper_matches_and_requests_rehash(hasher: PasswordHasher) -> None:
     stored = await hasher.hash(PASSWORD)
     rotated = hasher_of(pepper("p2"), pepper("p1"))
     assert await rotated.verify(stored, PASSWORD) == STALE_MATCH
@@ -174,7 +174,7 @@ async def test_older_peppers_match_and_ask_for_a_new_hash(hasher: PasswordHasher
 @pytest.mark.parametrize(
     "change", [{"argon2_memory_kib": 20_000}, {"argon2_time_cost": 3}, {"argon2_parallelism": 2}]
 )
-async def test_other_parameters_match_and_ask_for_a_new_hash(
+async def test_other_parameters_match_and_request_rehash(
     hasher: PasswordHasher, change: dict[str, int]
 ) -> None:
     stored = await hasher.hash(PASSWORD)
@@ -186,13 +186,13 @@ async def test_other_parameters_match_and_ask_for_a_new_hash(
 
 
 @pytest.mark.parametrize("setting", ["argon2_memory_kib", "argon2_time_cost"])
-def test_parameters_below_the_floor_are_refused(setting: str) -> None:
+def test_parameters_below_minimum_are_rejected(setting: str) -> None:
     floor = getattr(PasswordSettings(), setting)
     with pytest.raises(ValidationError):
         PasswordSettings.model_validate({setting: floor - 1})
 
 
-async def test_nobody_takes_the_work_of_somebody(work: list[Parameters]) -> None:
+async def test_unknown_user_costs_same_work_as_known_one(work: list[Parameters]) -> None:
     hasher = hasher_of(argon2_time_cost=3, argon2_memory_kib=20_000)
     stored = await hasher.hash(PASSWORD)
     assert await hasher.verify(stored, "wrong") == NO_MATCH
@@ -230,7 +230,7 @@ PHC = (
     ],
     ids=lambda stored: f"{stored.phc}-{stored.pepper_id}",
 )
-async def test_a_stored_hash_that_is_unusable_is_like_nobody_and_told_to_the_operator(
+async def test_unusable_stored_hash_acts_like_unknown_user_and_is_logged(
     hasher: PasswordHasher, work: list[Parameters], stored: PasswordHash
 ) -> None:
     with capture_logs() as logs:
@@ -244,7 +244,7 @@ async def test_a_stored_hash_that_is_unusable_is_like_nobody_and_told_to_the_ope
     assert "nGvtk72lFjt1NsqQj3RjftJoZN8m" not in str(line)
 
 
-async def test_a_wrong_password_is_no_matter_for_the_operator(hasher: PasswordHasher) -> None:
+async def test_wrong_password_is_not_logged(hasher: PasswordHasher) -> None:
     stored = await hasher.hash(PASSWORD)
     with capture_logs() as logs:
         await hasher.verify(stored, "wrong")
@@ -252,5 +252,5 @@ async def test_a_wrong_password_is_no_matter_for_the_operator(hasher: PasswordHa
     assert logs == []
 
 
-async def test_the_hash_is_not_shown(hasher: PasswordHasher) -> None:
+async def test_repr_hides_hash(hasher: PasswordHasher) -> None:
     assert "argon2" not in repr(await hasher.hash(PASSWORD))

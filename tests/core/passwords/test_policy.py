@@ -54,11 +54,11 @@ def faults(password: str, policy: PasswordPolicy = STANDARD) -> list[str]:
         "".join(sha512(bytes([n])).hexdigest() for n in range(8)),
     ],
 )
-def test_honest_passwords_are_accepted(policy: PasswordPolicy, password: str) -> None:
+def test_strong_passwords_are_accepted(policy: PasswordPolicy, password: str) -> None:
     assert faults(password, policy) == []
 
 
-def test_the_longest_are_64_code_points_and_far_more() -> None:
+def test_long_passwords_are_accepted_up_to_maximum() -> None:
     assert faults(" ".join(["кошка", "любит", "молоко", "утром"] * 3)[:64]) == []
     assert faults("é4Ж~" * 2 + "many words " * 91) == []
     with pytest.raises(FieldInvalid) as caught:
@@ -89,7 +89,7 @@ def test_the_longest_are_64_code_points_and_far_more() -> None:
         ("密码安全北京上海广州!x", ["Add a digit, or use at least 20 characters."]),
     ],
 )
-def test_standard_asks_for_length_and_kinds_or_for_a_passphrase(
+def test_standard_requires_length_and_character_kinds_or_passphrase(
     password: str, expected: list[str]
 ) -> None:
     assert faults(password) == expected
@@ -99,7 +99,7 @@ def test_standard_asks_for_length_and_kinds_or_for_a_passphrase(
     ("password", "expected"),
     [("vkwfqmuszxopqc", [TOO_SHORT_FOR_NIST]), ("vkwfqmuszxopqcg", [])],
 )
-def test_nist_asks_for_length_only(password: str, expected: list[str]) -> None:
+def test_nist_requires_length_only(password: str, expected: list[str]) -> None:
     assert faults(password, NIST) == expected
 
 
@@ -107,11 +107,11 @@ def test_nist_asks_for_length_only(password: str, expected: list[str]) -> None:
     "password",
     ["Password1234!", "1qaz@WSX3edc", "Admin@123456", "qwertyuiopasdfghjklzxcvbnm"],
 )
-def test_common_and_breached_passwords_are_refused(password: str) -> None:
+def test_common_and_breached_passwords_are_rejected(password: str) -> None:
     assert COMMON in faults(password)
 
 
-def test_a_breached_password_in_other_case_is_refused() -> None:
+def test_breached_password_in_other_case_is_rejected() -> None:
     assert COMMON in faults("CorrectHorseBatteryStaple")
 
 
@@ -129,7 +129,7 @@ def test_a_breached_password_in_other_case_is_refused() -> None:
         "пппппппппппппппппппппп",
     ],
 )
-def test_patterns_are_refused(password: str) -> None:
+def test_patterns_are_rejected(password: str) -> None:
     assert GUESSABLE in faults(password)
 
 
@@ -148,20 +148,20 @@ def test_patterns_are_refused(password: str) -> None:
         "AALICELICE-2026-x!",
     ],
 )
-def test_passwords_made_of_names_are_refused(password: str) -> None:
+def test_passwords_made_of_names_are_rejected(password: str) -> None:
     assert PERSONAL in faults(password)
 
 
-def test_names_make_a_password_neither_longer_nor_stronger() -> None:
+def test_names_do_not_make_password_stronger() -> None:
     assert faults("Alicia-Vk7#qm9!zX2p") == []
     assert faults("MyAuthsvcPassword1!") == [GUESSABLE]
 
 
-def test_a_common_name_of_another_user_is_no_fault() -> None:
+def test_name_of_another_user_is_accepted() -> None:
     STANDARD.check("Alice.Wonder-2026!x", email="bob@example.com")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(FieldInvalid) as caught:
         STANDARD.check("alice", field="new_password", email=EMAIL, display_name=NAME)
     assert caught.value.reason is Reason.PASSWORD_WEAK
@@ -175,7 +175,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("password", ["", "nul\0inside a long password", "half a pair \ud83d"])
-def test_what_can_not_be_a_password_is_not_called_weak(password: str) -> None:
+def test_invalid_password_is_not_reported_as_weak(password: str) -> None:
     with pytest.raises(FieldInvalid) as caught:
         STANDARD.check(password, email=EMAIL)
     assert caught.value.reason is Reason.FIELD_INVALID
@@ -189,7 +189,9 @@ def test_what_can_not_be_a_password_is_not_called_weak(password: str) -> None:
     email=st.one_of(st.emails(), st.text()),
     name=st.text(),
 )
-def test_any_text_is_judged(policy: PasswordPolicy, password: str, email: str, name: str) -> None:
+def test_any_text_is_accepted_or_rejected_without_error(
+    policy: PasswordPolicy, password: str, email: str, name: str
+) -> None:
     try:
         policy.check(password, email=email, display_name=name)
     except FieldInvalid as error:

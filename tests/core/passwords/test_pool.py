@@ -69,7 +69,7 @@ async def start(hasher: PasswordHasher, password: str) -> "asyncio.Task[object]"
     return task
 
 
-async def test_who_comes_when_the_queue_is_full_is_told_when_to_come_again(
+async def test_full_queue_returns_overloaded_with_retry_after(
     hasher: PasswordHasher, gate: Gate
 ) -> None:
     tasks = [await start(hasher, "a")]
@@ -88,7 +88,7 @@ async def test_who_comes_when_the_queue_is_full_is_told_when_to_come_again(
     assert gate.entered == ["a", "b", "c", "e"]
 
 
-async def test_who_went_away_costs_no_work_and_leaves_its_place(
+async def test_cancelled_waiter_costs_no_work_and_frees_its_place(
     hasher: PasswordHasher, gate: Gate
 ) -> None:
     first = await start(hasher, "a")
@@ -104,7 +104,7 @@ async def test_who_went_away_costs_no_work_and_leaves_its_place(
     assert gate.entered == ["a", "c", "d"]
 
 
-async def test_who_goes_away_while_running_keeps_its_thread_busy(
+async def test_cancelled_running_job_keeps_its_thread_busy(
     hasher: PasswordHasher, gate: Gate
 ) -> None:
     running = await start(hasher, "a")
@@ -119,7 +119,7 @@ async def test_who_goes_away_while_running_keeps_its_thread_busy(
     await asyncio.gather(*waiting)
 
 
-async def test_as_many_run_at_once_as_there_are_workers(gate: Gate) -> None:
+async def test_concurrency_equals_number_of_workers(gate: Gate) -> None:
     hasher = PasswordHasher(PasswordSettings(hash_workers=2, hash_queue=1), [PEPPER])
     tasks = [await start(hasher, password) for password in ("a", "b", "c")]
     await gate.arrival()
@@ -130,7 +130,7 @@ async def test_as_many_run_at_once_as_there_are_workers(gate: Gate) -> None:
     hasher.close()
 
 
-async def test_a_failure_frees_its_place(
+async def test_failure_frees_its_place(
     hasher: PasswordHasher, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> bytes:
@@ -146,7 +146,7 @@ async def test_a_failure_frees_its_place(
     await hasher.hash("b")
 
 
-async def test_the_work_knows_whose_request_it_is_for(
+async def test_work_inherits_request_context(
     hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     requests: list[str | None] = []
@@ -174,13 +174,13 @@ async def test_hashing_yields_to_the_event_loop(hasher: PasswordHasher, gate: Ga
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which processors may be used")
-def test_there_are_as_many_workers_as_processors_by_default() -> None:
+def test_worker_count_defaults_to_processor_count() -> None:
     hasher = PasswordHasher(PasswordSettings(), [PEPPER])
     assert hasher._pool._workers == len(os.sched_getaffinity(0))
     hasher.close()
 
 
-async def test_closing_cancels_who_waits(hasher: PasswordHasher, gate: Gate) -> None:
+async def test_close_cancels_waiters(hasher: PasswordHasher, gate: Gate) -> None:
     running, waiting = await start(hasher, "a"), await start(hasher, "b")
     await gate.arrival()
     closing = asyncio.create_task(asyncio.to_thread(hasher.close))

@@ -45,7 +45,7 @@ async def _forbid(database: Database, table: str) -> None:
         )
 
 
-async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
+async def test_removes_due_rows_in_batches_and_keeps_the_rest(
     database: Database, clock: FakeClock
 ) -> None:
     retention = Retention(database=database, settings=_SETTINGS, clock=clock)
@@ -65,7 +65,7 @@ async def test_keeps_what_is_not_due_and_removes_the_rest_batch_by_batch(
 
 
 @pytest.mark.slow
-async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
+async def test_expired_codes_are_removed(coded: Coded) -> None:
     for purpose in Purpose:
         await coded.issue(purpose)
     retention = Retention(database=coded.database, settings=_SETTINGS, clock=coded.clock)
@@ -77,9 +77,7 @@ async def test_codes_go_when_they_have_expired(coded: Coded) -> None:
 
 
 @pytest.mark.slow
-async def test_forgets_rate_limits_that_are_as_good_as_new(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_removes_fully_replenished_rate_limits(database: Database, clock: FakeClock) -> None:
     hourly = {"hourly": Policy("hourly", 1, timedelta(hours=1))}
     limiter = RateLimiter(database=database, policies=hourly, rejected_cache_size=10)
     await limiter.check([Charge("hourly", "in use")])
@@ -106,7 +104,7 @@ async def test_two_replicas_share_the_work(database: Database, clock: FakeClock)
 
 
 @pytest.mark.slow
-async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_next_time(
+async def test_failing_kind_is_logged_and_does_not_stop_others(
     database: Database, clock: FakeClock
 ) -> None:
     await _fill(database, clock, 5)
@@ -127,7 +125,7 @@ async def test_a_kind_that_fails_is_logged_and_stops_neither_the_others_nor_the_
 
 
 @pytest.mark.slow
-async def test_runs_again_and_again_whatever_fails(database: Database, clock: FakeClock) -> None:
+async def test_keeps_running_after_failures(database: Database, clock: FakeClock) -> None:
     await _forbid(database, "revocations")
     clock.advance(timedelta(days=10_000))
     task = asyncio.create_task(Retention(database=database, settings=_SETTINGS, clock=clock).run())

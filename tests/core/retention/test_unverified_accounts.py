@@ -70,7 +70,7 @@ async def removing(coded: Coded) -> Removing:
     return Removing(coded)
 
 
-async def test_an_account_that_nobody_verified_goes_when_it_is_due(removing: Removing) -> None:
+async def test_unverified_account_is_removed_when_due(removing: Removing) -> None:
     coded = removing.coded
     user_id = await coded.user_id()
     await removing.age(59)
@@ -90,7 +90,7 @@ async def test_an_account_that_nobody_verified_goes_when_it_is_due(removing: Rem
 
 
 @pytest.mark.slow
-async def test_it_is_off_unless_it_is_set(coded: Coded) -> None:
+async def test_removal_is_off_by_default(coded: Coded) -> None:
     removing = Removing(coded, RetentionSettings())
     await removing.age(399)
     assert await removing.accounts.remove() == 0
@@ -122,7 +122,7 @@ async def test_how_long_audit_events_are_kept_makes_no_difference(
     assert (await retention.run_once())["unverified_accounts"] == 1
 
 
-async def test_the_service_removes_it(
+async def test_running_service_removes_unverified_account(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> None:
     often = {"unverified_accounts": PERIOD, "interval": timedelta(milliseconds=10)}
@@ -190,7 +190,7 @@ USES: dict[str, Callable[[Removing], Awaitable[None]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
-async def test_an_account_in_use_stays(use: str, removing: Removing) -> None:
+async def test_account_in_use_is_kept(use: str, removing: Removing) -> None:
     await removing.age(50)
     await USES[use](removing)
     await removing.age(59)
@@ -282,7 +282,7 @@ KEEPING: dict[str, Callable[[Removing], Awaitable[None]]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reason", KEEPING)
-async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removing) -> None:
+async def test_account_that_may_be_missed_is_kept(reason: str, removing: Removing) -> None:
     await KEEPING[reason](removing)
     await removing.age(200)
     assert await removing.accounts.remove() == 0
@@ -290,7 +290,7 @@ async def test_an_account_that_may_be_missed_stays(reason: str, removing: Removi
 
 
 @pytest.mark.slow
-async def test_strangers_keep_no_account(removing: Removing) -> None:
+async def test_activity_by_strangers_does_not_keep_account(removing: Removing) -> None:
     await removing.age()
     for purpose in (Purpose.VERIFY_EMAIL, Purpose.LOGIN, Purpose.RESET_PASSWORD):
         await removing.coded.request(purpose)
@@ -299,7 +299,7 @@ async def test_strangers_keep_no_account(removing: Removing) -> None:
 
 
 @pytest.mark.slow
-async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> None:
+async def test_replicas_share_the_work_in_batches(removing: Removing) -> None:
     for number in range(19):
         await removing.coded.service.register(f"{number}@example.test")
     await removing.coded.fetch("UPDATE users SET email_verify_time = now() WHERE email LIKE '1%'")
@@ -311,7 +311,7 @@ async def test_replicas_share_the_work_batch_by_batch(removing: Removing) -> Non
 
 
 @pytest.mark.slow
-async def test_it_goes_on_where_it_stopped(
+async def test_removal_continues_where_it_stopped(
     removing: Removing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.core.retention.unverified_accounts._PAGES", 1)
@@ -329,7 +329,7 @@ async def test_it_goes_on_where_it_stopped(
 
 
 @pytest.mark.slow
-async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removing) -> None:
+async def test_failing_removal_does_not_block_others(removing: Removing) -> None:
     await removing.coded.service.register("next@example.test")
     await removing.age()
     await removing.coded.fetch(
@@ -350,7 +350,9 @@ async def test_one_that_cant_be_removed_keeps_no_other_from_it(removing: Removin
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["verified", "logged in"])
-async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removing) -> None:
+async def test_user_verifying_or_logging_in_during_removal_is_kept(
+    way: str, removing: Removing
+) -> None:
     coded = removing.coded
     user_id = await coded.user_id()
     await removing.age()
@@ -378,7 +380,7 @@ async def test_a_user_who_comes_at_this_moment_stays(way: str, removing: Removin
 
 
 @pytest.mark.slow
-async def test_who_is_told_to_be_verified_or_logged_in_is_there(removing: Removing) -> None:
+async def test_acknowledged_verification_or_login_keeps_account(removing: Removing) -> None:
     coded = removing.coded
     for number in range(10):
         email = f"user{number}@example.test"

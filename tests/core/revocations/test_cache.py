@@ -30,7 +30,7 @@ def _put(cache: SessionCache, *entries: CachedSession) -> None:
             loading.keep(entry)
 
 
-def test_the_least_recently_used_is_forgotten(clock: FakeClock) -> None:
+def test_least_recently_used_entry_is_evicted(clock: FakeClock) -> None:
     cache = SessionCache(3)
     first, second, third, fourth = (_entry(clock) for _ in range(4))
     _put(cache, first, second, third)
@@ -43,7 +43,7 @@ def test_the_least_recently_used_is_forgotten(clock: FakeClock) -> None:
     assert cache.by_token(first.token_hash) is first
 
 
-def test_it_stays_bounded_in_every_index(clock: FakeClock) -> None:
+def test_every_index_stays_bounded(clock: FakeClock) -> None:
     cache = SessionCache(10)
     for _ in range(100):
         _put(cache, _entry(clock))
@@ -52,7 +52,7 @@ def test_it_stays_bounded_in_every_index(clock: FakeClock) -> None:
     assert len(cache) == len(cache._by_id) == len(cache._ids_of_user) == 0
 
 
-def test_a_newer_reading_takes_the_place_of_the_older(clock: FakeClock) -> None:
+def test_newer_reading_replaces_older_one(clock: FakeClock) -> None:
     cache = SessionCache(10)
     old = _entry(clock)
     new = CachedSession(
@@ -67,7 +67,7 @@ def test_a_newer_reading_takes_the_place_of_the_older(clock: FakeClock) -> None:
     assert len(cache) == 1
 
 
-def test_size_0_keeps_nothing(clock: FakeClock) -> None:
+def test_size_zero_disables_cache(clock: FakeClock) -> None:
     cache = SessionCache(0)
     entry = _entry(clock)
     _put(cache, entry)
@@ -75,7 +75,7 @@ def test_size_0_keeps_nothing(clock: FakeClock) -> None:
     assert len(cache) == len(cache._by_id) == len(cache._ids_of_user) == 0
 
 
-def test_all_sessions_of_a_user_are_dropped_and_no_others(clock: FakeClock) -> None:
+def test_user_eviction_drops_only_their_sessions(clock: FakeClock) -> None:
     cache = SessionCache(10)
     user_id = UserId(uuid7(clock.now()))
     own, other = [_entry(clock, user_id) for _ in range(2)], _entry(clock)
@@ -85,7 +85,7 @@ def test_all_sessions_of_a_user_are_dropped_and_no_others(clock: FakeClock) -> N
     assert cache.by_token(other.token_hash) is other
 
 
-def test_a_reading_that_ended_is_not_remembered(clock: FakeClock) -> None:
+def test_finished_reading_is_not_tracked(clock: FakeClock) -> None:
     cache = SessionCache(10)
     _put(cache, _entry(clock))
     with pytest.raises(RuntimeError), cache.loading():

@@ -77,7 +77,7 @@ async def _revoke(database: Database, clock: FakeClock, key_id: str) -> None:
         await revocations.append(connection, clock.now(), key_id=key_id)
 
 
-async def test_events_are_handed_on_as_what_they_are(
+async def test_events_are_dispatched_by_kind(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     session, user = SessionId(uuid7(clock.now())), UserId(uuid7(clock.now()))
@@ -100,7 +100,7 @@ async def test_events_are_handed_on_as_what_they_are(
 
 
 @pytest.mark.slow
-async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(
+async def test_freshness_is_not_renewed_past_undelivered_event(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     async with _listening(database_dsn, cache, staleness=0.1) as listener:
@@ -119,7 +119,7 @@ async def test_freshness_is_never_renewed_past_an_event_that_was_not_handed_on(
 @pytest.mark.parametrize(
     ("hurt", "mend"), [(kill, EmbeddedPostgres.start), (freeze, resume)], ids=["killed", "frozen"]
 )
-async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
+async def test_lost_server_is_detected_and_its_return_reported_as_gap(
     own_server: EmbeddedPostgres,
     clock: FakeClock,
     cache: Cache,
@@ -145,7 +145,7 @@ async def test_a_lost_server_is_noticed_and_its_return_is_a_gap(
 
 
 @pytest.mark.slow
-async def test_a_silent_network_is_noticed(
+async def test_silent_network_is_detected(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     async with Proxy(database_dsn) as proxy, _listening(proxy.dsn, cache, 0.5) as listener:
@@ -161,7 +161,7 @@ async def test_a_silent_network_is_noticed(
         assert cache.heard[before] in {"gap", "key:not heard"}
 
 
-async def test_freshness_ends_by_itself(
+async def test_freshness_expires(
     database_dsn: str, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with _listening(database_dsn, cache) as listener:
@@ -173,7 +173,7 @@ async def test_freshness_ends_by_itself(
         assert listener.is_fresh()
 
 
-async def test_what_is_not_understood_is_ignored_and_logged(
+async def test_unknown_events_are_ignored_and_logged(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     hostile = ["", ":", "session", "session:", "session:1", "user:x'; DROP", "device:1", "key:"]
@@ -189,7 +189,7 @@ async def test_what_is_not_understood_is_ignored_and_logged(
     assert [entry["event"] for entry in logs].count("revocation_malformed") == len(hostile)
 
 
-async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
+async def test_failed_eviction_clears_whole_cache(
     database: Database, database_dsn: str, clock: FakeClock, cache: Cache
 ) -> None:
     def fail(revocation: Revocation) -> None:
@@ -213,7 +213,7 @@ async def test_a_cache_that_fails_to_drop_one_entry_drops_all(
 
 
 @pytest.mark.slow
-async def test_through_a_pooler_it_is_never_fresh(database_dsn: str, cache: Cache) -> None:
+async def test_listener_behind_pooler_is_never_fresh(database_dsn: str, cache: Cache) -> None:
     async with Proxy(database_dsn, process_id=4711) as proxy:
         with capture_logs() as logs:
             async with _listening(proxy.dsn, cache) as listener:

@@ -21,7 +21,7 @@ from tests.support.sessions import CALL, DAY, Replica, World
         (None, None, True),
     ],
 )
-async def test_a_session_can_be_bound_to_an_address(
+async def test_session_can_be_bound_to_ip(
     world: World, opened: str | None, used: str | None, accepted: bool
 ) -> None:
     replica = world.replica(ip_binding="exact")
@@ -42,7 +42,7 @@ async def test_a_session_can_be_bound_to_an_address(
         (None, "192.0.2.1", True),
     ],
 )
-async def test_a_session_can_be_bound_to_a_network(
+async def test_session_can_be_bound_to_network(
     world: World, opened: str | None, used: str | None, accepted: bool
 ) -> None:
     replica = world.replica(ip_binding="subnet")
@@ -58,7 +58,7 @@ async def test_a_session_can_be_bound_to_a_network(
         ("", "A", True),
     ],
 )
-async def test_a_session_can_be_bound_to_a_user_agent(
+async def test_session_can_be_bound_to_user_agent(
     world: World, opened: str, used: str, accepted: bool
 ) -> None:
     replica = world.replica(user_agent_binding=True)
@@ -76,13 +76,13 @@ async def _try_client(
         assert (await replica.validate(tokens.session_token, opened)).active
 
 
-async def test_binding_is_off_unless_set(world: World) -> None:
+async def test_binding_is_off_by_default(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     assert (await replica.validate(tokens.session_token, ClientContext())).active
 
 
-async def test_a_strangers_use_neither_extends_nor_is_noted(world: World) -> None:
+async def test_mismatched_client_neither_extends_session_nor_is_recorded(world: World) -> None:
     replica = world.replica(ip_binding="exact")
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)

@@ -44,7 +44,7 @@ async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, Rev
         await asyncio.wait([running])
 
 
-async def test_a_revocation_reaches_the_other_replicas(world: World, database_dsn: str) -> None:
+async def test_revocation_reaches_other_replicas(world: World, database_dsn: str) -> None:
     there = world.replica(max_per_user=2)
     user_id = await world.add_user()
     async with _listening(world, database_dsn) as (here, _):
@@ -69,7 +69,7 @@ async def test_a_revocation_reaches_the_other_replicas(world: World, database_ds
 
 
 @pytest.mark.slow
-async def test_while_nothing_is_heard_the_cache_is_not_used(
+async def test_cache_is_bypassed_while_revocation_listener_is_down(
     world: World, database_dsn: str, postgres_server: PostgresServer
 ) -> None:
     there = world.replica()
@@ -111,9 +111,7 @@ async def _end_listener(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_each_replica_and_the_database_agree_in_the_end(
-    world: World, database_dsn: str
-) -> None:
+async def test_replicas_converge_with_database(world: World, database_dsn: str) -> None:
     async with (
         _listening(world, database_dsn) as (here, _),
         _listening(world, database_dsn) as (there, _),

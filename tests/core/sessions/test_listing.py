@@ -7,7 +7,7 @@ from authsvc.models.ids import SessionId
 from tests.support.sessions import CALL, DAY, SECOND, World
 
 
-async def test_a_list_has_the_active_sessions_newest_first(world: World) -> None:
+async def test_list_returns_active_sessions_newest_first(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     opened = []
@@ -24,14 +24,14 @@ async def test_a_list_has_the_active_sessions_newest_first(world: World) -> None
     assert [session.session_id for session in remaining] == [opened[3]]
 
 
-async def test_a_disabled_user_has_no_active_sessions(world: World) -> None:
+async def test_disabled_user_has_no_active_sessions(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await world.disable(tokens.user_id)
     assert (await replica.sessions.listing.list(tokens.user_id, 0, "")).sessions == []
 
 
-async def test_a_list_comes_in_pages_that_neither_skip_nor_repeat(world: World) -> None:
+async def test_pages_neither_skip_nor_repeat_sessions(world: World) -> None:
     replica = world.replica(max_per_user=10)
     user_id = await world.add_user()
     opened = [(await world.open(replica, user_id)).session_id for _ in range(5)]
@@ -48,7 +48,7 @@ async def test_a_list_comes_in_pages_that_neither_skip_nor_repeat(world: World) 
     assert sizes == [2, 2, 1]
 
 
-async def test_a_full_last_page_has_no_next(world: World) -> None:
+async def test_full_last_page_has_no_next_page_token(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     for _ in range(2):
@@ -57,14 +57,14 @@ async def test_a_full_last_page_has_no_next(world: World) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 1_001])
-async def test_a_page_size_out_of_range_is_refused(world: World, size: int) -> None:
+async def test_page_size_out_of_range_is_rejected(world: World, size: int) -> None:
     with pytest.raises(FieldInvalid) as caught:
         await world.replica().sessions.listing.list(await world.add_user(), size, "")
     assert caught.value.violations[0].field == "page_size"
 
 
 @pytest.mark.parametrize("change", ["another's", "longer", "shorter", "garbage", "newline"])
-async def test_a_page_token_that_is_not_of_this_list_is_refused(world: World, change: str) -> None:
+async def test_foreign_or_malformed_page_token_is_rejected(world: World, change: str) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     for _ in range(2):

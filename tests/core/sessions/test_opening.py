@@ -24,7 +24,7 @@ _WAITING = (
 )
 
 
-async def test_a_session_remembers_how_it_was_opened(world: World) -> None:
+async def test_session_records_how_it_was_opened(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     tokens = await replica.sessions.opening.create(CALL, user_id, CLIENT, ("pwd", "otp"))
@@ -40,7 +40,7 @@ async def test_a_session_remembers_how_it_was_opened(world: World) -> None:
     assert session.revoke_reason is None
 
 
-async def test_only_digests_of_a_sessions_secrets_are_stored(world: World) -> None:
+async def test_only_digests_of_session_secrets_are_stored(world: World) -> None:
     tokens = await world.open(world.replica())
     row = await world.row(tokens.session_id)
     assert row["token_hash"] == hashlib.sha256(tokens.session_token.encode()).digest()
@@ -48,7 +48,7 @@ async def test_only_digests_of_a_sessions_secrets_are_stored(world: World) -> No
     assert is_session_token(tokens.session_token)
 
 
-async def test_secrets_are_in_no_repr(world: World) -> None:
+async def test_secrets_are_hidden_in_repr(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     result = await replica.validate(tokens.session_token, csrf_token=tokens.csrf_token)
@@ -58,7 +58,7 @@ async def test_secrets_are_in_no_repr(world: World) -> None:
         assert repr(hashlib.sha256(secret.encode()).digest()) not in text
 
 
-async def test_each_authentication_opens_another_session(world: World) -> None:
+async def test_each_authentication_opens_a_new_session(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     first, second = [await world.open(replica, user_id) for _ in range(2)]
@@ -69,13 +69,13 @@ async def test_each_authentication_opens_another_session(world: World) -> None:
     assert (await replica.validate(second.session_token)).active
 
 
-async def test_idle_life_is_capped_by_the_absolute_end(world: World) -> None:
+async def test_idle_lifetime_is_capped_by_absolute_expiry(world: World) -> None:
     tokens = await world.open(world.replica(absolute_lifetime="1d"))
     assert tokens.refresh_token_expire_time == world.clock.now() + DAY
 
 
 @pytest.mark.parametrize("disabled", [True, False])
-async def test_a_disabled_or_unknown_user_gets_no_session(world: World, disabled: bool) -> None:
+async def test_disabled_or_unknown_user_gets_no_session(world: World, disabled: bool) -> None:
     user_id = UserId(uuid7(world.clock.now()))
     if disabled:
         user_id = await world.add_user()
@@ -86,7 +86,7 @@ async def test_a_disabled_or_unknown_user_gets_no_session(world: World, disabled
     assert await world.active(user_id) == []
 
 
-async def test_the_roles_of_the_user_are_in_the_access_token(world: World) -> None:
+async def test_access_token_contains_roles_of_user(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica, await world.add_user(["editor"]))
     claims = await replica.tokens.bearer(tokens.access_token)
@@ -94,7 +94,7 @@ async def test_the_roles_of_the_user_are_in_the_access_token(world: World) -> No
     assert claims.session_id == tokens.session_id
 
 
-async def test_opening_is_undone_with_the_callers_transaction(world: World) -> None:
+async def test_opening_is_rolled_back_with_caller_transaction(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     with pytest.raises(_Undone):
@@ -104,7 +104,7 @@ async def test_opening_is_undone_with_the_callers_transaction(world: World) -> N
     assert await world.events("session.create") == []
 
 
-async def test_beyond_the_limit_the_oldest_session_ends(world: World) -> None:
+async def test_session_limit_ends_oldest_session(world: World) -> None:
     replica = world.replica(max_per_user=3)
     user_id = await world.add_user()
     opened = []
@@ -119,7 +119,7 @@ async def test_beyond_the_limit_the_oldest_session_ends(world: World) -> None:
     assert [detail["replaced"] for detail in details] == [[], [], [], [str(opened[0])]]
 
 
-async def test_a_session_that_ended_does_not_count(world: World) -> None:
+async def test_ended_session_does_not_count_toward_limit(world: World) -> None:
     replica = world.replica(max_per_user=2)
     user_id = await world.add_user()
     kept, ended = [(await world.open(replica, user_id)).session_id for _ in range(2)]
@@ -128,7 +128,7 @@ async def test_a_session_that_ended_does_not_count(world: World) -> None:
     assert await world.active(user_id) == [kept, newest]
 
 
-async def test_a_session_that_expired_does_not_count(world: World) -> None:
+async def test_expired_session_does_not_count_toward_limit(world: World) -> None:
     replica = world.replica(max_per_user=2)
     user_id = await world.add_user()
     for _ in range(2):
@@ -139,7 +139,7 @@ async def test_a_session_that_expired_does_not_count(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_racing_logins_leave_exactly_as_many_sessions_as_allowed(world: World) -> None:
+async def test_concurrent_logins_leave_exactly_the_allowed_sessions(world: World) -> None:
     replicas = [world.replica(max_per_user=5) for _ in range(2)]
     user_id = await world.add_user()
     opened = await asyncio.gather(*(world.open(replicas[turn % 2], user_id) for turn in range(100)))
@@ -149,14 +149,14 @@ async def test_racing_logins_leave_exactly_as_many_sessions_as_allowed(world: Wo
     assert sorted([*active, *await world.revoked()]) == everyone
 
 
-async def test_users_do_not_share_the_limit(world: World) -> None:
+async def test_session_limit_is_per_user(world: World) -> None:
     replica = world.replica(max_per_user=1)
     first, second = await world.open(replica), await world.open(replica)
     assert (await replica.validate(first.session_token)).active
     assert (await replica.validate(second.session_token)).active
 
 
-async def test_an_unknown_session_is_not_found(world: World) -> None:
+async def test_unknown_session_is_not_found(world: World) -> None:
     replica = world.replica()
     unknown = SessionId(uuid7(world.clock.now()))
     for action in (
@@ -168,7 +168,7 @@ async def test_an_unknown_session_is_not_found(world: World) -> None:
         assert caught.value.reason is Reason.SESSION_NOT_FOUND
 
 
-async def test_revoking_ends_a_session_once(world: World) -> None:
+async def test_session_is_revoked_once(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.sessions.ending.revoke(CALL, tokens.session_id)
@@ -184,7 +184,7 @@ async def test_revoking_ends_a_session_once(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_racing_revocations_leave_one_trace(world: World) -> None:
+async def test_concurrent_revocations_are_recorded_once(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await asyncio.gather(
@@ -194,7 +194,7 @@ async def test_racing_revocations_leave_one_trace(world: World) -> None:
     assert len(await world.events("session.revoke")) == 1
 
 
-async def test_all_sessions_of_a_user_can_be_ended_but_one(world: World) -> None:
+async def test_all_sessions_but_one_can_be_ended(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     opened = [await world.open(replica, user_id) for _ in range(3)]
@@ -208,7 +208,7 @@ async def test_all_sessions_of_a_user_can_be_ended_but_one(world: World) -> None
     assert len(await world.events("session.revoke")) == 1
 
 
-async def test_ending_all_sessions_counts_the_active_and_ends_the_expired(world: World) -> None:
+async def test_ending_all_counts_active_and_ends_expired_sessions(world: World) -> None:
     # The expired session may have an access token that is still valid.
     replica = world.replica(tokens=TokenSettings.model_validate({"refresh_lifetime": "1m"}))
     user_id = await world.add_user()
@@ -220,14 +220,14 @@ async def test_ending_all_sessions_counts_the_active_and_ends_the_expired(world:
     assert await world.active(user_id) == []
 
 
-async def test_a_user_without_sessions_has_none_to_end(world: World) -> None:
+async def test_ending_all_sessions_of_user_without_any_ends_none(world: World) -> None:
     replica = world.replica()
     unknown = UserId(uuid7(world.clock.now()))
     assert await replica.sessions.ending.revoke_all(CALL, await world.add_user()) == 0
     assert await replica.sessions.ending.revoke_all(CALL, unknown) == 0
 
 
-async def test_no_session_opened_meanwhile_survives_the_ending_of_all(world: World) -> None:
+async def test_concurrently_opened_session_does_not_survive_ending_all(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     async with world.database.transaction() as connection:
@@ -238,7 +238,7 @@ async def test_no_session_opened_meanwhile_survives_the_ending_of_all(world: Wor
     assert await world.revoked() == [tokens.session_id]
 
 
-async def test_sessions_of_a_disabled_user_end_in_the_callers_transaction(world: World) -> None:
+async def test_sessions_of_disabled_user_end_in_caller_transaction(world: World) -> None:
     replica = world.replica()
     user_id = await world.add_user()
     tokens = await world.open(replica, user_id)
@@ -256,7 +256,7 @@ async def test_sessions_of_a_disabled_user_end_in_the_callers_transaction(world:
     assert session.revoke_reason is RevokeReason.USER_DISABLED
 
 
-async def test_logout_ends_the_session_of_any_refresh_token(world: World) -> None:
+async def test_logout_accepts_any_refresh_token_of_session(world: World) -> None:
     replica = world.replica()
     old = await world.open(replica)
     await replica.refresh(old.refresh_token)
@@ -271,7 +271,7 @@ async def test_logout_ends_the_session_of_any_refresh_token(world: World) -> Non
     assert result.reason is InactiveReason.SESSION_REVOKED
 
 
-async def test_audit_events_say_who_and_from_where(world: World) -> None:
+async def test_audit_events_record_caller_and_client(world: World) -> None:
     replica = world.replica()
     client = ClientContext("2001:db8::1", "Browser/2", "tablet")
     user_id = await world.add_user()

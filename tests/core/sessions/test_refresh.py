@@ -31,7 +31,7 @@ async def _reason(replica: Replica, token: str, client: ClientContext = CLIENT) 
     return None
 
 
-async def test_a_refresh_gives_the_next_pair(world: World) -> None:
+async def test_refresh_returns_next_token_pair(world: World) -> None:
     replica = world.replica()
     first = await world.open(replica)
     world.clock.advance(DAY)
@@ -53,7 +53,7 @@ async def test_a_refresh_gives_the_next_pair(world: World) -> None:
     assert str(event["ip"]) == CLIENT.ip
 
 
-async def test_a_session_lives_as_long_as_it_is_refreshed_but_not_past_its_end(
+async def test_refresh_extends_session_up_to_absolute_expiry(
     world: World,
 ) -> None:
     replica = world.replica()
@@ -69,7 +69,7 @@ async def test_a_session_lives_as_long_as_it_is_refreshed_but_not_past_its_end(
     assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
 
 
-async def test_new_roles_are_in_the_next_access_token(world: World) -> None:
+async def test_new_roles_appear_in_next_access_token(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await world.execute("UPDATE users SET roles = '{editor}' WHERE user_id = $1", tokens.user_id)
@@ -77,7 +77,7 @@ async def test_new_roles_are_in_the_next_access_token(world: World) -> None:
     assert (await replica.tokens.bearer(tokens.access_token)).roles == ("editor",)
 
 
-async def test_racing_refreshes_advance_once_and_all_get_the_current_pair(world: World) -> None:
+async def test_concurrent_refreshes_advance_once_and_return_current_pair(world: World) -> None:
     replicas = [world.replica() for _ in range(2)]
     tokens = await world.open(replicas[0])
     outcomes = await asyncio.gather(
@@ -91,7 +91,7 @@ async def test_racing_refreshes_advance_once_and_all_get_the_current_pair(world:
 
 
 @pytest.mark.slow
-async def test_without_grace_racing_refreshes_have_one_winner_and_end_the_session(
+async def test_concurrent_refreshes_without_grace_end_the_session(
     world: World,
 ) -> None:
     replica = world.replica(tokens=_grace("0s"))
@@ -107,7 +107,7 @@ async def test_without_grace_racing_refreshes_have_one_winner_and_end_the_sessio
     assert len(await world.events("session.refresh_reuse")) == 1
 
 
-async def test_a_retry_within_the_grace_window_gets_the_current_pair_again(world: World) -> None:
+async def test_retry_within_grace_window_returns_current_pair(world: World) -> None:
     replica = world.replica(tokens=_grace("10s"))
     old = await world.open(replica)
     world.clock.advance(DAY)
@@ -133,7 +133,7 @@ async def _refreshed(world: World, replica: Replica, times: int) -> list[Tokens]
 
 
 @pytest.mark.parametrize(("times", "seconds"), [(1, 10), (2, 0), (5, 3)])
-async def test_a_token_used_before_ends_the_session(world: World, times: int, seconds: int) -> None:
+async def test_reused_token_ends_session(world: World, times: int, seconds: int) -> None:
     replica = world.replica(tokens=_grace("10s"))
     tokens = await _refreshed(world, replica, times)
     world.clock.advance(seconds)
@@ -151,7 +151,7 @@ async def test_a_token_used_before_ends_the_session(world: World, times: int, se
         assert result.reason is InactiveReason.SESSION_REVOKED
 
 
-async def test_the_grace_window_is_not_prolonged_by_retries(world: World) -> None:
+async def test_retries_do_not_extend_grace_window(world: World) -> None:
     replica = world.replica(tokens=_grace("10s"))
     old = await world.open(replica)
     await replica.refresh(old.refresh_token)
@@ -161,7 +161,7 @@ async def test_the_grace_window_is_not_prolonged_by_retries(world: World) -> Non
     assert await _reason(replica, old.refresh_token) is Reason.REFRESH_TOKEN_REUSED
 
 
-async def test_a_counter_to_come_is_invalid_and_ends_nothing(world: World) -> None:
+async def test_future_counter_is_invalid_and_ends_nothing(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     for counter in (1, 2, 2**63 - 1):
@@ -170,16 +170,14 @@ async def test_a_counter_to_come_is_invalid_and_ends_nothing(world: World) -> No
     assert await _reason(replica, tokens.refresh_token) is None
 
 
-async def test_a_token_of_no_session_is_invalid(world: World) -> None:
+async def test_token_of_unknown_session_is_invalid(world: World) -> None:
     token = _CODEC.encode(SessionId(uuid7(world.clock.now())), 0)
     assert await _reason(world.replica(), token) is Reason.REFRESH_TOKEN_INVALID
 
 
 @pytest.mark.parametrize("current", [True, False])
 @pytest.mark.parametrize("end", ["revoked", "expired", "disabled"])
-async def test_a_session_that_is_not_active_refreshes_nothing(
-    world: World, end: str, current: bool
-) -> None:
+async def test_inactive_session_cannot_be_refreshed(world: World, end: str, current: bool) -> None:
     replica = world.replica(tokens=_grace("300s"))
     first = await world.open(replica)
     second = await replica.refresh(first.refresh_token)
@@ -194,7 +192,7 @@ async def test_a_session_that_is_not_active_refreshes_nothing(
     assert (await world.row(first.session_id))["refresh_counter"] == 1
 
 
-async def test_an_idle_session_cannot_be_refreshed_a_moment_too_late(world: World) -> None:
+async def test_idle_session_cannot_be_refreshed_after_expiry(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     world.clock.advance(7 * DAY - SECOND)
@@ -207,7 +205,7 @@ _STRANGERS = [ClientContext("198.51.100.1", CLIENT.user_agent), ClientContext(CL
 
 
 @pytest.mark.parametrize("stranger", _STRANGERS)
-async def test_another_client_than_the_bound_one_advances_nothing(
+async def test_refresh_by_other_than_bound_client_is_rejected(
     world: World, stranger: ClientContext
 ) -> None:
     replica = world.replica(ip_binding="exact", user_agent_binding=True, tokens=_grace("10s"))
@@ -222,7 +220,7 @@ async def test_another_client_than_the_bound_one_advances_nothing(
     assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_REUSED
 
 
-async def test_binding_is_off_unless_set(world: World) -> None:
+async def test_binding_is_off_by_default(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     assert await _reason(replica, tokens.refresh_token, ClientContext()) is None
@@ -240,7 +238,7 @@ async def test_tokens_of_other_kinds_are_not_refresh_tokens(world: World) -> Non
 
 
 @pytest.mark.slow
-async def test_a_refresh_that_races_a_revocation_never_revives_the_session(world: World) -> None:
+async def test_refresh_during_revocation_never_revives_session(world: World) -> None:
     replica = world.replica()
     for _ in range(20):
         tokens = await world.open(replica)

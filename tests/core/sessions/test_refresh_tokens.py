@@ -34,12 +34,12 @@ def spelled(content: bytes, mac: bytes) -> str:
 
 
 @given(session_id=st.uuids(), counter=COUNTERS)
-def test_what_was_encoded_is_decoded(session_id: UUID, counter: int) -> None:
+def test_encoded_token_decodes(session_id: UUID, counter: int) -> None:
     token = codec.encode(SessionId(session_id), counter)
     assert codec.decode(token) == (session_id, counter)
 
 
-def test_token_is_one_word_that_says_its_kind_and_fits_a_header() -> None:
+def test_token_is_header_safe_and_prefixed_with_its_kind() -> None:
     token = codec.encode(SESSION, 1)
     assert token.startswith("ar1_")
     assert len(token) == 64
@@ -50,25 +50,25 @@ def test_tokens_of_a_session_differ_by_their_counter() -> None:
     assert len({codec.encode(SESSION, counter) for counter in range(100)}) == 100
 
 
-def test_older_keys_are_accepted_and_the_newest_is_used() -> None:
+def test_older_keys_are_accepted_and_newest_is_used() -> None:
     both = RefreshTokenCodec([NEW_KEY, OLD_KEY])
     old_token = RefreshTokenCodec([OLD_KEY]).encode(SESSION, 7)
     assert both.decode(old_token) == (SESSION, 7)
     assert codec.decode(both.encode(SESSION, 8)) == (SESSION, 8)
 
 
-def test_token_under_a_key_that_was_removed_is_refused() -> None:
+def test_token_under_removed_key_is_rejected() -> None:
     assert refused(RefreshTokenCodec([OLD_KEY]).encode(SESSION, 7))
 
 
-def test_right_checksum_does_not_help_a_forger() -> None:
+def test_valid_checksum_does_not_make_forged_token_valid() -> None:
     content = codec.encode(SESSION, 7)
     content_bytes = base64.urlsafe_b64decode(content[4:])[:25]
     assert refused(spelled(content_bytes, bytes(16)))
     assert refused(spelled(content_bytes, b""))
 
 
-def test_another_version_is_refused_though_its_code_is_right() -> None:
+def test_unknown_version_is_rejected_despite_valid_mac() -> None:
     content = bytes([2]) + SESSION.bytes + bytes(8)
     mac = hmac.digest(NEW_KEY, b"ar1_" + content, "sha256")[:16]
     assert refused(spelled(content, mac))
@@ -77,18 +77,18 @@ def test_another_version_is_refused_though_its_code_is_right() -> None:
     assert codec.decode(spelled(content, mac)) == (SESSION, 0)
 
 
-def test_checksum_is_checked() -> None:
+def test_checksum_is_verified() -> None:
     token = codec.encode(SESSION, 7)
     raw = base64.urlsafe_b64decode(token[4:])
     assert refused("ar1_" + base64url.encode(raw[:-1] + bytes([raw[-1] ^ 1])))
 
 
-def test_code_is_bound_to_the_prefix() -> None:
+def test_mac_covers_prefix() -> None:
     content = bytes([1]) + SESSION.bytes + bytes(8)
     assert refused(spelled(content, hmac.digest(NEW_KEY, content, "sha256")[:16]))
 
 
-def test_every_changed_character_is_noticed() -> None:
+def test_every_changed_character_is_detected() -> None:
     token = codec.encode(SESSION, 7)
     for position, original in enumerate(token):
         for other in "A9-_=+/ \n\0é":
@@ -96,7 +96,7 @@ def test_every_changed_character_is_noticed() -> None:
                 assert refused(token[:position] + other + token[position + 1 :])
 
 
-def test_every_cut_is_noticed() -> None:
+def test_every_truncation_is_detected() -> None:
     token = codec.encode(SESSION, 7)
     for length in range(len(token)):
         assert refused(token[:length])
@@ -104,11 +104,11 @@ def test_every_cut_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["=", "==", "\n", " ", "A", "\0", ".", "AAAA"])
-def test_anything_appended_is_noticed(suffix: str) -> None:
+def test_appended_text_is_detected(suffix: str) -> None:
     assert refused(codec.encode(SESSION, 7) + suffix)
 
 
-def test_tokens_of_other_kinds_are_refused() -> None:
+def test_tokens_of_other_kinds_are_rejected() -> None:
     token = codec.encode(SESSION, 7)
     assert refused(new_session_token())
     assert refused(new_csrf_token())
@@ -118,17 +118,17 @@ def test_tokens_of_other_kinds_are_refused() -> None:
 
 
 @given(st.text(max_size=100))
-def test_garbage_is_refused(text: str) -> None:
+def test_garbage_is_rejected(text: str) -> None:
     assert refused(text)
     assert refused("ar1_" + text)
 
 
 @given(st.binary(min_size=45, max_size=45))
-def test_garbage_of_the_right_form_is_refused(raw: bytes) -> None:
+def test_well_formed_garbage_is_rejected(raw: bytes) -> None:
     assert refused("ar1_" + base64url.encode(raw))
 
 
 @pytest.mark.parametrize("keys", [[], [b"short"], [NEW_KEY, b""]])
-def test_weak_keys_are_not_accepted(keys: list[bytes]) -> None:
+def test_weak_keys_are_rejected(keys: list[bytes]) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         RefreshTokenCodec(keys)

@@ -13,7 +13,7 @@ from tests.support.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
 MINUTE = timedelta(minutes=1)
 
 
-async def test_life_is_extended_once_half_of_it_is_over(world: World) -> None:
+async def test_lifetime_is_extended_once_half_has_passed(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     start = world.clock.now()
@@ -26,7 +26,7 @@ async def test_life_is_extended_once_half_of_it_is_over(world: World) -> None:
 
 
 @pytest.mark.parametrize("strict", [True, False])
-async def test_life_is_never_extended_past_its_absolute_end(world: World, strict: bool) -> None:
+async def test_lifetime_is_never_extended_past_absolute_expiry(world: World, strict: bool) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     end = world.clock.now() + 30 * DAY
@@ -39,7 +39,7 @@ async def test_life_is_never_extended_past_its_absolute_end(world: World, strict
     assert result.reason is InactiveReason.SESSION_EXPIRED
 
 
-async def test_an_expired_session_is_not_revived(world: World) -> None:
+async def test_expired_session_is_not_revived(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
@@ -50,7 +50,7 @@ async def test_an_expired_session_is_not_revived(world: World) -> None:
     assert (await world.row(tokens.session_id))["idle_expire_time"] == world.clock.now()
 
 
-async def test_what_another_replica_extended_has_not_expired(world: World) -> None:
+async def test_session_extended_by_another_replica_is_still_active(world: World) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(here)
     await here.validate(tokens.session_token)
@@ -60,7 +60,7 @@ async def test_what_another_replica_extended_has_not_expired(world: World) -> No
     assert (await here.validate(tokens.session_token)).active
 
 
-async def test_what_another_replica_refreshed_has_not_expired(world: World) -> None:
+async def test_session_refreshed_by_another_replica_is_still_active(world: World) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(here)
     await here.validate(tokens.session_token)
@@ -70,7 +70,7 @@ async def test_what_another_replica_refreshed_has_not_expired(world: World) -> N
     assert (await here.validate(tokens.session_token)).active
 
 
-async def test_a_refresh_is_seen_in_the_session_at_once(world: World) -> None:
+async def test_refresh_is_visible_in_session_immediately(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
@@ -79,7 +79,7 @@ async def test_a_refresh_is_seen_in_the_session_at_once(world: World) -> None:
     assert await _idle_expire_time(replica, tokens) == world.clock.now() + 7 * DAY
 
 
-async def test_a_session_that_another_transaction_holds_is_answered_without_waiting(
+async def test_locked_session_is_validated_without_waiting(
     world: World,
 ) -> None:
     replica = world.replica()
@@ -106,7 +106,7 @@ async def test_many_sessions_are_extended_in_few_statements(world: World) -> Non
     assert all(result.session and result.session.idle_expire_time == end for result in results)
 
 
-async def test_last_use_is_written_once_an_interval(world: World) -> None:
+async def test_last_use_is_written_once_per_interval(world: World) -> None:
     replica = world.replica(last_use_interval="1m")
     tokens = await world.open(replica)
     start = world.clock.now()
@@ -124,7 +124,7 @@ async def test_last_use_is_written_once_an_interval(world: World) -> None:
         assert await written() == expected * SECOND
 
 
-async def test_replicas_together_write_last_use_once_an_interval(world: World) -> None:
+async def test_replicas_together_write_last_use_once_per_interval(world: World) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(here)
     for replica in (here, there):
@@ -156,7 +156,7 @@ async def _last_use(world: World, tokens: Tokens) -> object:
     return (await world.row(tokens.session_id))["last_use_time"]
 
 
-async def test_writing_last_use_brings_nothing_back(world: World) -> None:
+async def test_writing_last_use_revives_no_session(world: World) -> None:
     replica = world.replica()
     revoked, gone, kept = [await world.open(replica) for _ in range(3)]
     world.clock.advance(MINUTE)
@@ -178,7 +178,7 @@ async def _idle_expire_time(replica: Replica, tokens: Tokens) -> object:
     return result.session.idle_expire_time
 
 
-async def test_short_lifetimes_hold_to_the_second(world: World) -> None:
+async def test_short_lifetimes_are_exact_to_the_second(world: World) -> None:
     short = TokenSettings.model_validate({"refresh_lifetime": "2s"})
     replica = world.replica(tokens=short, absolute_lifetime="3s")
     tokens = await world.open(replica)

@@ -14,7 +14,7 @@ from tests.support.sessions import CALL, CLIENT, DAY, Replica, World
 MINUTE = timedelta(minutes=1)
 
 
-async def test_an_active_session_is_returned(world: World) -> None:
+async def test_active_session_is_returned(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     for _ in range(2):  # from the database, from the cache
@@ -52,7 +52,7 @@ _ENDS = [
 
 @pytest.mark.parametrize(("end", "reason"), _ENDS)
 @pytest.mark.parametrize("strict", [True, False])
-async def test_each_end_has_its_reason(
+async def test_each_way_of_ending_has_its_reason(
     world: World,
     end: Callable[[World, Replica, Tokens], Awaitable[None]],
     reason: InactiveReason,
@@ -68,7 +68,7 @@ async def test_each_end_has_its_reason(
         assert result.session is None
 
 
-async def test_of_several_reasons_the_weightiest_is_told(world: World) -> None:
+async def test_most_severe_of_several_reasons_is_reported(world: World) -> None:
     replica = world.replica(ip_binding="exact", user_agent_binding=True)
     tokens = await world.open(replica)
     stranger = ClientContext("198.51.100.1", "Bot")
@@ -88,14 +88,14 @@ async def test_of_several_reasons_the_weightiest_is_told(world: World) -> None:
     assert await reason() is InactiveReason.SESSION_REVOKED
 
 
-async def test_an_unknown_token_is_not_a_malformed_one(world: World) -> None:
+async def test_unknown_token_is_not_reported_as_malformed(world: World) -> None:
     replica = world.replica()
     result = await replica.validate(new_session_token())
     assert result.reason is InactiveReason.SESSION_UNKNOWN
     assert (await replica.validate("as1_garbage")).reason is InactiveReason.MALFORMED
 
 
-async def test_a_malformed_token_costs_no_query(world: World) -> None:
+async def test_malformed_token_costs_no_query(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await world.database.close()
@@ -105,7 +105,7 @@ async def test_a_malformed_token_costs_no_query(world: World) -> None:
         assert result.reason is InactiveReason.MALFORMED
 
 
-async def test_the_anti_forgery_token_is_its_sessions_own(world: World) -> None:
+async def test_csrf_token_is_bound_to_its_session(world: World) -> None:
     replica = world.replica()
     tokens, others = await world.open(replica), await world.open(replica)
     for _ in range(2):
@@ -122,7 +122,7 @@ async def test_the_anti_forgery_token_is_its_sessions_own(world: World) -> None:
             assert result.csrf_valid is valid
 
 
-async def test_an_inactive_session_has_no_valid_anti_forgery_token(world: World) -> None:
+async def test_inactive_session_has_no_valid_csrf_token(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.sessions.ending.revoke(CALL, tokens.session_id)
@@ -130,7 +130,7 @@ async def test_an_inactive_session_has_no_valid_anti_forgery_token(world: World)
     assert not result.csrf_valid
 
 
-async def test_many_are_judged_in_their_order(world: World) -> None:
+async def test_batch_returns_results_in_order(world: World) -> None:
     replica = world.replica()
     opened = [await world.open(replica) for _ in range(4)]
     await replica.validate(opened[1].session_token)

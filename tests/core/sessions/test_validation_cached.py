@@ -10,7 +10,7 @@ from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, DAY, HeldDatabase, Replica, World
 
 
-async def test_a_cached_session_costs_no_query(world: World) -> None:
+async def test_cached_session_costs_no_query(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
@@ -25,7 +25,7 @@ async def _is_cached(replica: Replica, tokens: Tokens) -> bool:
     return replica.sessions.validation.find_cached(tokens.session_id) is not None
 
 
-async def test_what_is_not_active_is_not_cached(world: World) -> None:
+async def test_inactive_session_is_not_cached(world: World) -> None:
     replica = world.replica()
     disabled, expired = await world.open(replica), await world.open(replica)
     revoked = await world.open(replica)
@@ -40,7 +40,7 @@ async def test_what_is_not_active_is_not_cached(world: World) -> None:
     assert not await _is_cached(replica, expired)
 
 
-async def test_the_cache_can_be_switched_off(world: World) -> None:
+async def test_cache_can_be_disabled(world: World) -> None:
     here, there = world.replica(cache_size=0), world.replica()
     tokens = await world.open(here)
     assert (await here.validate(tokens.session_token)).active
@@ -49,7 +49,7 @@ async def test_the_cache_can_be_switched_off(world: World) -> None:
     assert result.reason is InactiveReason.SESSION_REVOKED
 
 
-async def test_the_cache_is_not_used_while_it_may_be_stale(world: World) -> None:
+async def test_cache_is_bypassed_while_it_may_be_stale(world: World) -> None:
     fresh = True
     here, there = world.replica(is_fresh=lambda: fresh), world.replica()
     tokens = await world.open(here)
@@ -65,7 +65,7 @@ async def test_the_cache_is_not_used_while_it_may_be_stale(world: World) -> None
     assert not await _is_cached(here, tokens)
 
 
-async def test_strict_never_uses_the_cache(world: World) -> None:
+async def test_strict_validation_never_uses_cache(world: World) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(here)
     await here.validate(tokens.session_token)
@@ -77,7 +77,7 @@ async def test_strict_never_uses_the_cache(world: World) -> None:
     assert found.revoke_time == world.clock.now()
 
 
-async def test_a_strict_question_is_not_answered_by_a_look_up_that_began_before_it(
+async def test_strict_validation_does_not_join_earlier_lookup(
     world: World,
 ) -> None:
     held = HeldDatabase(world.database)
@@ -105,7 +105,7 @@ _KINDS = ["session", "user", "gap"]
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-async def test_an_announcement_drops_what_is_cached(world: World, kind: str) -> None:
+async def test_revocation_event_evicts_cached_sessions(world: World, kind: str) -> None:
     here, there = world.replica(), world.replica()
     tokens, other = await world.open(here), await world.open(here)
     await here.validate(tokens.session_token)
@@ -117,7 +117,7 @@ async def test_an_announcement_drops_what_is_cached(world: World, kind: str) -> 
     assert await _is_cached(here, other) is (kind != "gap")
 
 
-async def test_the_revocation_of_a_key_drops_no_session(world: World) -> None:
+async def test_key_revocation_evicts_no_session(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.validate(tokens.session_token)
@@ -127,7 +127,7 @@ async def test_the_revocation_of_a_key_drops_no_session(world: World) -> None:
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("by", ["token", "id", "extension"])
-async def test_a_row_read_before_a_revocation_is_not_cached_after_its_announcement(
+async def test_row_read_before_revocation_is_not_cached_after_event(
     world: World, kind: str, by: str
 ) -> None:
     held = HeldDatabase(world.database)
@@ -162,7 +162,7 @@ async def _extend(replica: Replica, tokens: Tokens) -> bool:
     return await replica.sessions.validation._reader.extend(tokens.session_id) is not None
 
 
-async def test_an_announcement_about_others_does_not_keep_a_row_from_being_cached(
+async def test_revocation_of_other_sessions_does_not_prevent_caching(
     world: World,
 ) -> None:
     held = HeldDatabase(world.database)
@@ -176,7 +176,7 @@ async def test_an_announcement_about_others_does_not_keep_a_row_from_being_cache
     assert await _is_cached(here, tokens)
 
 
-async def test_what_a_replica_revokes_itself_it_forgets_at_once(world: World) -> None:
+async def test_local_revocation_evicts_immediately(world: World) -> None:
     replica = world.replica()
     for end in ("revoke", "logout", "reuse"):
         tokens = await world.open(replica)
@@ -195,7 +195,7 @@ async def test_what_a_replica_revokes_itself_it_forgets_at_once(world: World) ->
         assert result.reason is InactiveReason.SESSION_REVOKED
 
 
-async def test_without_the_database_nothing_is_taken_for_active(world: World) -> None:
+async def test_no_session_is_active_without_database(world: World) -> None:
     fresh = True
     replica = world.replica(is_fresh=lambda: fresh)
     tokens = await world.open(replica)
@@ -208,7 +208,7 @@ async def test_without_the_database_nothing_is_taken_for_active(world: World) ->
         await replica.validate(tokens.session_token)
 
 
-async def test_misses_at_the_same_time_share_a_statement(world: World) -> None:
+async def test_concurrent_cache_misses_share_one_statement(world: World) -> None:
     held = HeldDatabase(world.database)
     here, there = world.replica(database=held), world.replica(max_per_user=1_000)
     user_id = await world.add_user()

@@ -51,7 +51,7 @@ def payload_of(token: str) -> dict[str, Any]:
 # Claims
 
 
-def test_token_says_what_the_session_is(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_token_carries_session_attributes(tokens: AccessTokens, clock: FakeClock) -> None:
     session = make_session(clock)
     token, expire_time = tokens.issue(session)
     claims = verified(tokens, token)
@@ -67,7 +67,7 @@ def test_token_says_what_the_session_is(tokens: AccessTokens, clock: FakeClock) 
     assert claims.permissions == claims.scopes == ("read", "write")
 
 
-def test_payload_is_as_designed(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_payload_matches_specification(tokens: AccessTokens, clock: FakeClock) -> None:
     session = make_session(clock)
     token, _ = tokens.issue(session)
     payload = payload_of(token)
@@ -89,13 +89,13 @@ def test_payload_is_as_designed(tokens: AccessTokens, clock: FakeClock) -> None:
     }
 
 
-def test_every_token_has_an_id_of_its_own(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_every_token_has_its_own_id(tokens: AccessTokens, clock: FakeClock) -> None:
     session = make_session(clock)
     ids = {verified(tokens, tokens.issue(session)[0]).token_id for _ in range(100)}
     assert len(ids) == 100
 
 
-def test_permissions_of_several_roles_are_united(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_permissions_of_several_roles_are_combined(tokens: AccessTokens, clock: FakeClock) -> None:
     token, _ = tokens.issue(make_session(clock, roles=("editor", "user", "unknown")))
     claims = verified(tokens, token)
     assert claims.roles == ("editor", "user", "unknown")
@@ -107,7 +107,7 @@ def test_user_without_roles_has_no_scope(tokens: AccessTokens, clock: FakeClock)
     assert claims.roles == claims.permissions == claims.scopes == ()
 
 
-def test_roles_that_would_not_fit_are_refused_at_issue(
+def test_roles_exceeding_token_size_are_rejected_at_issue(
     tokens: AccessTokens, clock: FakeClock
 ) -> None:
     with pytest.raises(ValueError, match="fit"):
@@ -125,7 +125,7 @@ def test_expiry_is_exact(tokens: AccessTokens, clock: FakeClock) -> None:
     assert tokens.verify(token) is InactiveReason.EXPIRED
 
 
-def test_expired_token_that_was_never_seen_is_expired(
+def test_expired_uncached_token_is_reported_as_expired(
     tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))
@@ -133,7 +133,7 @@ def test_expired_token_that_was_never_seen_is_expired(
     assert tokens.verify(token) is InactiveReason.EXPIRED
 
 
-def test_clock_of_the_issuer_may_be_ahead_by_the_skew(
+def test_issuer_clock_may_be_ahead_by_skew(
     keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     ahead = FakeClock(clock.now() + 6 * SECOND)
@@ -145,7 +145,7 @@ def test_clock_of_the_issuer_may_be_ahead_by_the_skew(
     assert tokens.verify(token) is InactiveReason.NOT_YET_VALID
 
 
-def test_token_of_five_days(keys: SigningKeys, clock: FakeClock) -> None:
+def test_five_day_token_is_valid_for_five_days(keys: SigningKeys, clock: FakeClock) -> None:
     tokens = access_tokens(keys, clock, access_lifetime="5d")
     token, expire_time = tokens.issue(make_session(clock))
     assert expire_time == clock.now() + timedelta(days=5)
@@ -155,7 +155,7 @@ def test_token_of_five_days(keys: SigningKeys, clock: FakeClock) -> None:
     assert tokens.verify(token) is InactiveReason.EXPIRED
 
 
-def test_token_ends_with_its_session(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_token_expires_with_session(tokens: AccessTokens, clock: FakeClock) -> None:
     clock.advance(0.75)
     session = make_session(clock, days=0.01)
     token, expire_time = tokens.issue(session)
@@ -166,7 +166,7 @@ def test_token_ends_with_its_session(tokens: AccessTokens, clock: FakeClock) -> 
 # Audiences
 
 
-def test_audience_has_to_be_one_of_the_tokens(
+def test_audience_must_be_in_token(
     keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = access_tokens(keys, clock, audience="orders").issue(make_session(clock))
@@ -176,7 +176,7 @@ def test_audience_has_to_be_one_of_the_tokens(
     assert tokens.verify(token, "order") is InactiveReason.AUDIENCE_MISMATCH
 
 
-def test_token_of_another_issuer_is_told_apart(
+def test_wrong_issuer_is_reported_as_issuer_mismatch(
     keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     other = access_tokens(keys, clock, issuer="https://other.example")
@@ -198,7 +198,7 @@ def test_token_of_another_issuer_is_told_apart(
         ([""], InactiveReason.SCOPE_MISSING),
     ],
 )
-def test_all_required_scopes_are_needed(
+def test_all_required_scopes_must_be_present(
     tokens: AccessTokens, clock: FakeClock, scopes: list[str], reason: InactiveReason | None
 ) -> None:
     claims = verified(tokens, tokens.issue(make_session(clock))[0])
@@ -208,12 +208,12 @@ def test_all_required_scopes_are_needed(
 # The cache of verified tokens
 
 
-def test_verified_token_gives_the_same_claims_again(tokens: AccessTokens, clock: FakeClock) -> None:
+def test_cached_token_returns_same_claims(tokens: AccessTokens, clock: FakeClock) -> None:
     token, _ = tokens.issue(make_session(clock))
     assert verified(tokens, token) is verified(tokens, str(token.encode(), "ascii"))
 
 
-def test_remembered_token_dies_with_its_key(
+def test_cached_token_becomes_invalid_with_its_key(
     keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))
@@ -222,7 +222,7 @@ def test_remembered_token_dies_with_its_key(
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
 
 
-def test_memory_of_tokens_is_bounded_and_keeps_those_in_use(
+def test_token_cache_is_bounded_and_keeps_tokens_in_use(
     keys: SigningKeys, clock: FakeClock
 ) -> None:
     tokens = AccessTokens(
@@ -237,7 +237,7 @@ def test_memory_of_tokens_is_bounded_and_keeps_those_in_use(
         assert len(tokens._verified._young) + len(tokens._verified._old) <= 20
 
 
-def test_refused_token_is_not_remembered(
+def test_rejected_token_is_not_cached(
     keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))
@@ -249,7 +249,7 @@ def test_refused_token_is_not_remembered(
 # Keys that this replica has not read yet
 
 
-async def test_token_by_a_key_of_another_replica_is_accepted(
+async def test_token_signed_by_key_of_another_replica_is_accepted(
     database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     elsewhere = await load_keys(database, clock)
@@ -260,7 +260,7 @@ async def test_token_by_a_key_of_another_replica_is_accepted(
     verified(tokens, token)
 
 
-async def test_key_revoked_elsewhere_is_refused_at_once_if_asked_strictly(
+async def test_key_revoked_by_other_replica_is_rejected_if_strict(
     database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))
@@ -272,7 +272,7 @@ async def test_key_revoked_elsewhere_is_refused_at_once_if_asked_strictly(
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
 
 
-async def test_key_revoked_elsewhere_is_refused_while_revocations_go_unheard(
+async def test_key_revoked_by_other_replica_is_rejected_if_listener_is_down(
     database: Database, clock: FakeClock
 ) -> None:
     heard = True
@@ -293,7 +293,7 @@ async def test_key_revoked_elsewhere_is_refused_while_revocations_go_unheard(
     assert await tokens.verify_with_new_keys(token) is InactiveReason.SIGNATURE_INVALID
 
 
-async def test_key_revoked_elsewhere_is_refused_after_a_gap(
+async def test_key_revoked_by_other_replica_is_rejected_after_gap(
     database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))
@@ -303,7 +303,7 @@ async def test_key_revoked_elsewhere_is_refused_after_a_gap(
     assert await tokens.verify_with_new_keys(token) is InactiveReason.SIGNATURE_INVALID
 
 
-async def test_database_is_asked_only_when_it_has_to_be(
+async def test_database_is_queried_only_when_necessary(
     database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     token, _ = tokens.issue(make_session(clock))

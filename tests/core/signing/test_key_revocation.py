@@ -32,7 +32,7 @@ DAY = timedelta(days=1)
 # Revocation
 
 
-async def test_revoked_key_is_dead_at_once_and_another_signs(
+async def test_revoked_key_is_invalid_at_once_and_another_signs(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -75,7 +75,9 @@ async def test_retired_and_prepared_keys_can_be_revoked_too(
         assert keys.active.key_id == active
 
 
-async def test_retired_key_dies_when_it_is_revoked(database: Database, clock: FakeClock) -> None:
+async def test_retired_key_becomes_invalid_on_revocation(
+    database: Database, clock: FakeClock
+) -> None:
     keys = await load_keys(database, clock)
     tokens, retired = tokens_of(keys, clock), keys.active.key_id
     token, _ = tokens.issue(make_session(clock))
@@ -85,7 +87,7 @@ async def test_retired_key_dies_when_it_is_revoked(database: Database, clock: Fa
     assert keys.active.key_id == active
 
 
-async def test_revoking_twice_or_the_unknown_does_nothing(
+async def test_revoking_twice_or_unknown_key_does_nothing(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -97,7 +99,7 @@ async def test_revoking_twice_or_the_unknown_does_nothing(
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
 
 
-async def test_revoking_and_rotating_at_once_leave_one_active_key(
+async def test_concurrent_revoke_and_rotate_leave_one_active_key(
     database: Database, clock: FakeClock
 ) -> None:
     replicas = [await load_keys(database, clock) for _ in range(6)]
@@ -111,7 +113,7 @@ async def test_revoking_and_rotating_at_once_leave_one_active_key(
     assert old in await in_state(replicas[0], KeyState.REVOKED)
 
 
-async def test_revocation_that_is_heard_of_works_before_anything_is_read(
+async def test_revocation_event_takes_effect_before_any_read(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -125,7 +127,7 @@ async def test_revocation_that_is_heard_of_works_before_anything_is_read(
         _ = keys.active
 
 
-async def test_read_that_was_under_way_does_not_bring_a_revoked_key_back(
+async def test_read_in_progress_does_not_restore_revoked_key(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -135,9 +137,7 @@ async def test_read_that_was_under_way_does_not_bring_a_revoked_key_back(
     assert keys.find(key_id) is None
 
 
-async def test_read_that_was_under_way_does_not_bridge_a_gap(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_read_in_progress_does_not_clear_gap(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock)
     assert keys.is_fresh()
     async with _read_held_up(database, keys):
@@ -169,7 +169,7 @@ async def _read_held_up(database: Database, keys: SigningKeys) -> AsyncIterator[
 
 
 @pytest.mark.slow
-async def test_unknown_key_is_read_and_known_or_implausible_ones_are_not(
+async def test_only_plausible_unknown_key_ids_are_looked_up(
     database: Database, clock: FakeClock
 ) -> None:
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)

@@ -35,7 +35,7 @@ DAY = timedelta(days=1)
 # Rotation
 
 
-async def test_rotation_lets_the_old_key_verify_until_its_last_token_expired(
+async def test_old_key_verifies_until_its_last_token_expires(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -58,9 +58,7 @@ async def test_rotation_lets_the_old_key_verify_until_its_last_token_expired(
     assert [info.key_id for info in await keys.list()] == [new]
 
 
-async def test_the_old_key_outlasts_the_tokens_of_services_too(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_old_key_outlives_service_tokens(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock, access_lifetime="1m", service_lifetime="2h")
     old = keys.active.key_id
     await keys.rotate(CALL)
@@ -72,7 +70,7 @@ async def test_the_old_key_outlasts_the_tokens_of_services_too(
     assert keys.find(old) is None
 
 
-async def test_replica_that_did_not_hear_signs_on_and_is_believed(
+async def test_stale_replica_signs_with_old_key_and_is_accepted(
     database: Database, clock: FakeClock
 ) -> None:
     keys, deaf = await load_keys(database, clock), await load_keys(database, clock)
@@ -84,7 +82,7 @@ async def test_replica_that_did_not_hear_signs_on_and_is_believed(
     assert isinstance(tokens_of(keys, clock).verify(token), Claims)
 
 
-async def test_many_rotations_at_once_leave_one_active_key(
+async def test_concurrent_rotations_leave_one_active_key(
     database: Database, clock: FakeClock
 ) -> None:
     replicas = [await load_keys(database, clock) for _ in range(10)]
@@ -98,9 +96,7 @@ async def test_many_rotations_at_once_leave_one_active_key(
     assert {info.state for info in rows} == {KeyState.ACTIVE, KeyState.RETIRED}
 
 
-async def test_rotation_of_a_database_without_keys_makes_the_first(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_rotation_without_keys_creates_first(database: Database, clock: FakeClock) -> None:
     keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     assert await keys.rotate(CALL) == keys.active.key_id
 
@@ -108,7 +104,7 @@ async def test_rotation_of_a_database_without_keys_makes_the_first(
 # Maintenance
 
 
-async def test_key_is_published_ahead_and_takes_over_in_time(
+async def test_key_is_published_ahead_and_activated_on_time(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -131,7 +127,7 @@ async def test_key_is_published_ahead_and_takes_over_in_time(
     assert (await audited(database, AuditType.KEY_ROTATE))[-1] == (CALL.caller, prepared)
 
 
-async def test_key_is_published_for_the_whole_lead_even_when_it_is_late(
+async def test_late_key_is_still_published_for_full_lead_time(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
@@ -146,9 +142,7 @@ async def test_key_is_published_for_the_whole_lead_even_when_it_is_late(
     assert keys.active.key_id != first
 
 
-async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_key_prepared_early_waits_until_due(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock)
     first = keys.active.key_id
     await keys._transitions.prepare()
@@ -161,7 +155,7 @@ async def test_key_that_was_prepared_too_early_waits_until_it_is_due(
 
 
 @pytest.mark.slow
-async def test_many_replicas_maintain_as_one(database: Database, clock: FakeClock) -> None:
+async def test_concurrent_maintenance_acts_once(database: Database, clock: FakeClock) -> None:
     replicas = [await load_keys(database, clock) for _ in range(8)]
     for _ in range(3):
         for step in (30 * DAY - HOUR, HOUR, 2 * HOUR):
@@ -172,14 +166,14 @@ async def test_many_replicas_maintain_as_one(database: Database, clock: FakeCloc
     assert len(await replicas[0].list()) == 1
 
 
-async def test_published_keys_may_be_kept_for_half_of_the_lead(
+async def test_published_keys_may_be_cached_for_half_the_lead_time(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
     assert keys.jwks_expire_time() == clock.now() + HOUR / 2
 
 
-async def test_background_work_hears_of_gaps_and_survives_an_outage(
+async def test_background_refresh_handles_gaps_and_survives_outage(
     database: Database, clock: FakeClock
 ) -> None:
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)

@@ -34,7 +34,7 @@ from tests.support.tokens import (
 # Start
 
 
-async def test_first_start_makes_a_key(database: Database, clock: FakeClock) -> None:
+async def test_first_start_creates_key(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock)
     (info,) = await keys.list()
     assert info.key_id == keys.active.key_id
@@ -44,7 +44,7 @@ async def test_first_start_makes_a_key(database: Database, clock: FakeClock) -> 
     assert await audited(database, AuditType.KEY_ROTATE) == [("system", info.key_id)]
 
 
-async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None:
+async def test_next_start_reuses_key(database: Database, clock: FakeClock) -> None:
     first, second = await load_keys(database, clock), await load_keys(database, clock)
     token, _ = tokens_of(first, clock).issue(make_session(clock))
     assert isinstance(tokens_of(second, clock).verify(token), Claims)
@@ -52,7 +52,7 @@ async def test_next_start_finds_it(database: Database, clock: FakeClock) -> None
 
 
 @pytest.mark.slow
-async def test_many_replicas_that_start_at_once_make_one_key(
+async def test_concurrently_starting_replicas_create_one_key(
     database_dsn: str, clock: FakeClock
 ) -> None:
     databases = [await Database.open(settings_for(database_dsn)) for _ in range(4)]
@@ -66,7 +66,7 @@ async def test_many_replicas_that_start_at_once_make_one_key(
         await database.close()
 
 
-async def test_key_that_the_keyring_does_not_open_stops_the_start(
+async def test_key_that_keyring_cannot_open_prevents_start(
     database: Database, clock: FakeClock
 ) -> None:
     await load_keys(database, clock)
@@ -77,7 +77,7 @@ async def test_key_that_the_keyring_does_not_open_stops_the_start(
         await stranger.load()
 
 
-async def test_nothing_signs_before_the_start(database: Database, clock: FakeClock) -> None:
+async def test_nothing_is_signed_before_start(database: Database, clock: FakeClock) -> None:
     keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
     with pytest.raises(StoreUnavailable):
         _ = keys.active
@@ -87,7 +87,7 @@ async def test_nothing_signs_before_the_start(database: Database, clock: FakeClo
 # Algorithms
 
 
-def test_algorithms_are_those_of_the_settings() -> None:
+def test_supported_algorithms_match_settings_schema() -> None:
     for algorithm in jwk.ALGORITHMS:
         assert token_settings(algorithm=algorithm).algorithm == algorithm
     literal = TokenSettings.model_json_schema()["properties"]["algorithm"]["enum"]
@@ -116,9 +116,7 @@ async def test_symmetric_key_is_never_published(database: Database, clock: FakeC
 
 
 @pytest.mark.slow
-async def test_another_algorithm_is_taken_up_at_the_start(
-    database: Database, clock: FakeClock
-) -> None:
+async def test_changed_algorithm_is_adopted_at_start(database: Database, clock: FakeClock) -> None:
     session, issued = make_session(clock), []
     for algorithm in jwk.ALGORITHMS:
         keys = await load_keys(database, clock, algorithm=algorithm)
@@ -130,7 +128,7 @@ async def test_another_algorithm_is_taken_up_at_the_start(
 
 
 @pytest.mark.slow
-async def test_replicas_with_different_algorithms_take_no_turns(
+async def test_replicas_with_different_algorithms_do_not_alternate(
     database: Database, clock: FakeClock
 ) -> None:
     old = await load_keys(database, clock, algorithm="ES256")
@@ -143,7 +141,9 @@ async def test_replicas_with_different_algorithms_take_no_turns(
     assert len(await audited(database, AuditType.KEY_ROTATE)) == 2
 
 
-async def test_wrong_algorithm_is_replaced_in_time(database: Database, clock: FakeClock) -> None:
+async def test_wrong_algorithm_is_replaced_after_lead_time(
+    database: Database, clock: FakeClock
+) -> None:
     new = await load_keys(database, clock, algorithm="EdDSA")
     await load_keys(database, clock, algorithm="ES256")
     await new.maintain(CALL)
@@ -171,7 +171,7 @@ async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock
     assert keyring().open(row.sealed_key, **place) == secret
 
 
-async def test_secrets_are_in_no_repr(database: Database, clock: FakeClock) -> None:
+async def test_secrets_are_hidden_in_repr(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock, algorithm="HS256")
     async with database.connection() as conn:
         (row,) = await store.list_all(conn)
@@ -181,7 +181,7 @@ async def test_secrets_are_in_no_repr(database: Database, clock: FakeClock) -> N
         assert repr(row.sealed_key) not in text
 
 
-async def test_key_sealed_under_an_older_entry_of_the_keyring_still_signs(
+async def test_key_sealed_under_older_keyring_entry_still_signs(
     database: Database, clock: FakeClock
 ) -> None:
     old = await load_keys(database, clock)
@@ -193,7 +193,7 @@ async def test_key_sealed_under_an_older_entry_of_the_keyring_still_signs(
 
 
 @pytest.mark.parametrize("moved_to", ["retired", "prepared"])
-async def test_key_that_was_put_into_the_table_is_not_trusted(
+async def test_key_inserted_into_table_is_not_trusted(
     database: Database, clock: FakeClock, moved_to: str
 ) -> None:
     keys = await load_keys(database, clock)
@@ -220,7 +220,7 @@ async def test_key_that_was_put_into_the_table_is_not_trusted(
         "UPDATE signing_keys SET sealed_key = ''",
     ],
 )
-async def test_row_that_was_changed_is_not_trusted(
+async def test_tampered_row_is_not_trusted(
     database: Database, clock: FakeClock, tampering: str
 ) -> None:
     first = await load_keys(database, clock)

@@ -13,7 +13,7 @@ from tests.support.issuing import BILLING, MINUTE, NOBODY, SHOP, Issuing, payloa
 from tests.support.sessions import CALL, METHODS, World
 
 
-async def test_an_exchanged_token_is_the_user_s_in_the_hands_of_the_caller(world: World) -> None:
+async def test_exchanged_token_names_user_as_subject_and_caller_as_actor(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login("user", "editor")
     before = await issuing.claims(tokens.access_token)
@@ -36,7 +36,7 @@ async def test_an_exchanged_token_is_the_user_s_in_the_hands_of_the_caller(world
     assert (await issuing.judge(token.text, "authsvc")).reason is InactiveReason.AUDIENCE_MISMATCH
 
 
-async def test_what_is_not_named_stays_as_it_is(world: World) -> None:
+async def test_omitted_attributes_are_kept(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     after = await issuing.claims((await issuing.exchange(tokens.access_token)).text)
@@ -45,7 +45,7 @@ async def test_what_is_not_named_stays_as_it_is(world: World) -> None:
     assert (await issuing.claims(same.text)).scopes == ("read",)
 
 
-async def test_an_exchanged_token_does_not_outlast_the_old_one(world: World) -> None:
+async def test_exchanged_token_does_not_outlive_original(world: World) -> None:
     issuing = Issuing(world, access_lifetime="15m")
     tokens = await issuing.login()
     for passed, left in ((0, 10), (5, 10), (1, 9), (8, 1)):
@@ -59,7 +59,7 @@ async def test_an_exchanged_token_does_not_outlast_the_old_one(world: World) -> 
 
 
 @pytest.mark.slow
-async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: World) -> None:
+async def test_only_audiences_from_settings_or_token_are_granted(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     for caller, audience in ((NOBODY, "billing"), (BILLING, "billing"), (SHOP, "elsewhere")):
@@ -72,7 +72,7 @@ async def test_only_audiences_of_the_settings_or_of_the_token_are_given(world: W
     assert len(await world.events("token.exchange")) == 1
 
 
-async def test_a_scope_that_the_token_lacks_is_refused(world: World) -> None:
+async def test_scope_missing_from_token_is_rejected(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     narrow = (await issuing.exchange(tokens.access_token, "", "read")).text
@@ -101,7 +101,7 @@ async def test_each_exchange_adds_an_actor_up_to_four(world: World) -> None:
     assert caught.value.violations[0].field == "subject_token"
 
 
-async def test_actors_that_don_t_fit_in_a_token_are_refused(world: World) -> None:
+async def test_actors_exceeding_token_size_are_rejected(world: World) -> None:
     issuing = Issuing(world)
     caller = replace(SHOP, identity="spiffe://authsvc.test/" + "x" * 2_020)
     token = (await issuing.login()).access_token
@@ -113,7 +113,7 @@ async def test_actors_that_don_t_fit_in_a_token_are_refused(world: World) -> Non
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_no_row_of_exchanges_gives_more_than_there_was(world: World, seed: int) -> None:
+async def test_chain_of_exchanges_never_widens_token(world: World, seed: int) -> None:
     issuing, source = Issuing(world), random.Random(seed)
     token = (await issuing.login("user", "editor")).access_token
     before, refused = await issuing.claims(token), set[Reason]()
@@ -144,7 +144,7 @@ async def test_no_row_of_exchanges_gives_more_than_there_was(world: World, seed:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("end", ["revoke", "delete", "disable"])
-async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> None:
+async def test_exchanged_tokens_end_with_session(world: World, end: str) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     exchanged = (await issuing.exchange(tokens.access_token, "billing")).text
@@ -163,7 +163,7 @@ async def test_exchanged_tokens_end_with_the_session(world: World, end: str) -> 
     assert len(await world.events("token.exchange")) == 1
 
 
-async def test_only_active_tokens_of_users_are_exchanged(world: World) -> None:
+async def test_only_active_user_tokens_are_exchanged(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     service = (await issuing.issue()).text
@@ -178,7 +178,7 @@ async def test_only_active_tokens_of_users_are_exchanged(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -> None:
+async def test_bound_token_is_exchanged_only_by_its_holder(world: World) -> None:
     issuing = Issuing(world)
     bound = issuing.bound(await issuing.login(), SHOP)
     assert (await issuing.judge(bound)).reason is InactiveReason.CERTIFICATE_MISMATCH
@@ -192,7 +192,7 @@ async def test_a_bound_token_is_exchanged_by_whom_it_is_bound_to(world: World) -
 
 
 @pytest.mark.slow
-async def test_the_exchange_is_recorded(world: World) -> None:
+async def test_exchange_is_recorded(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     token = await issuing.exchange(tokens.access_token, "billing", "read")

@@ -14,7 +14,7 @@ from tests.support.sessions import CALL, DAY, SECOND, World
 # Claims
 
 
-async def test_a_service_s_token_says_who_it_is_for_whom_and_by_which_certificate(
+async def test_service_token_carries_subject_audience_and_certificate(
     world: World,
 ) -> None:
     issuing = Issuing(world)
@@ -38,12 +38,12 @@ async def test_a_service_s_token_says_who_it_is_for_whom_and_by_which_certificat
     assert other.reason is InactiveReason.SCOPE_MISSING
 
 
-async def test_a_service_gets_all_of_its_scopes_if_it_names_none(world: World) -> None:
+async def test_service_gets_all_its_scopes_by_default(world: World) -> None:
     token = await Issuing(world).issue()
     assert payload_of(token.text)["scope"] == "invoices.read invoices.write"
 
 
-async def test_a_service_gets_no_audience_and_no_scope_that_the_settings_don_t_name(
+async def test_service_gets_only_configured_audiences_and_scopes(
     world: World,
 ) -> None:
     issuing = Issuing(world)
@@ -66,7 +66,7 @@ async def test_a_service_gets_no_audience_and_no_scope_that_the_settings_don_t_n
     assert payload_of((await issuing.issue("", caller=default)).text)["aud"] == "authsvc"
 
 
-async def test_a_service_s_token_does_not_outlast_its_certificate(world: World) -> None:
+async def test_service_token_does_not_outlive_certificate(world: World) -> None:
     issuing = Issuing(world, service_lifetime="1h")
     now = world.clock.now()
     for left, lifetime in ((2 * DAY, 60 * MINUTE), (MINUTE, MINUTE), (SECOND, SECOND)):
@@ -74,14 +74,14 @@ async def test_a_service_s_token_does_not_outlast_its_certificate(world: World) 
         assert (await issuing.issue(caller=caller)).expire_time == now + lifetime
 
 
-async def test_scopes_that_don_t_fit_in_a_token_are_refused(world: World) -> None:
+async def test_scopes_exceeding_token_size_are_rejected(world: World) -> None:
     scopes = frozenset(f"{n:0128}" for n in range(64))
     with pytest.raises(FieldInvalid) as caught:
         await Issuing(world).issue(caller=replace(SHOP, scopes=scopes))
     assert caught.value.violations[0].field == "scopes"
 
 
-async def test_a_service_s_token_works_with_its_certificate_only(world: World) -> None:
+async def test_service_token_works_only_with_its_certificate(world: World) -> None:
     issuing = Issuing(world)
     token = (await issuing.issue()).text
     for caller in (None, BILLING, replace(SHOP, thumbprint=SHOP.thumbprint[:31] + b"x")):
@@ -97,7 +97,7 @@ async def test_a_service_s_token_works_with_its_certificate_only(world: World) -
     assert result.reason is InactiveReason.EXPIRED
 
 
-async def test_the_issuing_is_recorded(world: World) -> None:
+async def test_issue_is_recorded(world: World) -> None:
     token = await Issuing(world).issue("billing", "invoices.read")
     (event,) = await world.events("token.issue_service")
     assert (event["caller"], event["user_id"], event["session_id"]) == (CALL.caller, None, None)
@@ -112,7 +112,7 @@ async def test_the_issuing_is_recorded(world: World) -> None:
 # Neither is a user
 
 
-async def test_neither_kind_is_a_bearer(world: World) -> None:
+async def test_exchanged_service_and_bound_tokens_are_no_bearer_tokens(world: World) -> None:
     issuing = Issuing(world)
     tokens = await issuing.login()
     default = replace(SHOP, audiences=frozenset({"authsvc"}))

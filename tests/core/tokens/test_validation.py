@@ -17,7 +17,7 @@ MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.slow
-async def test_an_active_token_gives_its_claims(world: World) -> None:
+async def test_active_token_returns_its_claims(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     for check in (
@@ -35,7 +35,7 @@ async def test_an_active_token_gives_its_claims(world: World) -> None:
 
 
 @pytest.mark.parametrize("warm", [True, False])
-async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
+async def test_each_inactive_reason_is_reported(world: World, warm: bool) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     text = tokens.access_token
@@ -66,9 +66,7 @@ async def test_each_reason_is_told_apart(world: World, warm: bool) -> None:
         ("disable", InactiveReason.USER_DISABLED),
     ],
 )
-async def test_a_token_ends_with_its_session(
-    world: World, end: str, reason: InactiveReason
-) -> None:
+async def test_token_ends_with_session(world: World, end: str, reason: InactiveReason) -> None:
     here, there = world.replica(), world.replica()
     tokens = await world.open(there)
     await here.tokens.bearer(tokens.access_token)
@@ -86,7 +84,7 @@ async def test_a_token_ends_with_its_session(
     assert result.reason is reason
 
 
-async def test_a_token_may_outlive_the_idle_expiry_of_its_session(world: World) -> None:
+async def test_token_may_outlive_idle_expiry_of_session(world: World) -> None:
     short = TokenSettings.model_validate({"refresh_lifetime": "1m", "access_lifetime": "1h"})
     replica = world.replica(tokens=short)
     tokens = await world.open(replica)
@@ -98,7 +96,7 @@ async def test_a_token_may_outlive_the_idle_expiry_of_its_session(world: World) 
         assert (await replica.tokens.validate(check)).active
 
 
-async def test_a_token_does_not_outlive_the_absolute_end_of_its_session(world: World) -> None:
+async def test_token_does_not_outlive_absolute_expiry_of_session(world: World) -> None:
     replica = world.replica(absolute_lifetime="90s")
     tokens = await world.open(replica)
     assert tokens.access_token_expire_time == world.clock.now() + 90 * SECOND
@@ -120,7 +118,7 @@ async def test_five_day_tokens_last_five_days(world: World) -> None:
     assert result.reason is InactiveReason.EXPIRED
 
 
-async def test_the_use_of_a_token_is_a_use_of_its_session_but_does_not_extend_it(
+async def test_token_use_counts_as_session_use_without_extending_it(
     world: World,
 ) -> None:
     long = TokenSettings.model_validate({"access_lifetime": "7d"})
@@ -136,7 +134,7 @@ async def test_the_use_of_a_token_is_a_use_of_its_session_but_does_not_extend_it
         assert row["idle_expire_time"] == before["idle_expire_time"]
 
 
-async def test_many_are_judged_in_their_order(world: World) -> None:
+async def test_batch_returns_results_in_order(world: World) -> None:
     replica = world.replica()
     cached, stored, revoked = [await world.open(replica) for _ in range(3)]
     await replica.tokens.bearer(cached.access_token)
@@ -165,7 +163,7 @@ async def test_many_are_judged_in_their_order(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_warm_tokens_cost_no_query(world: World) -> None:
+async def test_cached_tokens_cost_no_query(world: World) -> None:
     replica = world.replica()
     opened = [await world.open(replica) for _ in range(5)]
     texts = [tokens.access_token for tokens in opened]
@@ -175,7 +173,7 @@ async def test_warm_tokens_cost_no_query(world: World) -> None:
     assert (await replica.tokens.validate(TokenCheck(texts[0]))).active
 
 
-async def test_tokens_of_other_kinds_are_no_bearers(world: World) -> None:
+async def test_tokens_of_other_kinds_are_no_bearer_tokens(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     for text in (tokens.refresh_token, tokens.session_token, tokens.csrf_token, ""):
@@ -186,7 +184,7 @@ async def test_tokens_of_other_kinds_are_no_bearers(world: World) -> None:
         assert caught.value.reason is Reason.BEARER_INVALID
 
 
-async def test_a_token_of_a_disabled_user_is_no_bearer(world: World) -> None:
+async def test_token_of_disabled_user_is_no_bearer_token(world: World) -> None:
     replica = world.replica()
     tokens = await world.open(replica)
     await replica.tokens.bearer(tokens.access_token)
@@ -201,7 +199,7 @@ async def test_a_token_of_a_disabled_user_is_no_bearer(world: World) -> None:
     assert caught.value.reason is Reason.BEARER_INVALID
 
 
-async def test_strict_answers_are_never_active_once_the_revocation_is_acknowledged(
+async def test_strict_validation_is_inactive_after_acknowledged_revocation(
     world: World,
 ) -> None:
     here, there = world.replica(), world.replica(max_per_user=100)

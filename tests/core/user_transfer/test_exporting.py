@@ -18,7 +18,7 @@ from tests.support.importing import Importer
 
 
 @pytest.mark.slow
-async def test_an_export_is_taken_back_as_it_was(importer: Importer) -> None:
+async def test_export_can_be_imported_unchanged(importer: Importer) -> None:
     own = await importer.hasher.hash(PASSWORD)
     rows = [
         {"email": f"{n}@example.test", "password_hash": text}
@@ -40,7 +40,7 @@ async def test_an_export_is_taken_back_as_it_was(importer: Importer) -> None:
     assert await importer.export() == exported
 
 
-async def test_an_export_without_passwords_has_none(importer: Importer) -> None:
+async def test_export_without_passwords_contains_none(importer: Importer) -> None:
     await importer.run({"email": "a@x.test", "password_hash": HASHES["bcrypt 2b"]})
     assert "password_hash" in str(await importer.export())
     (row,) = await importer.export(with_passwords=False)
@@ -48,7 +48,7 @@ async def test_an_export_without_passwords_has_none(importer: Importer) -> None:
     assert "$2b$" not in str(row)
 
 
-async def test_own_hashes_need_their_pepper(importer: Importer, database: Database) -> None:
+async def test_own_hashes_require_their_pepper(importer: Importer, database: Database) -> None:
     own = await importer.hasher.hash(PASSWORD)
     await importer.run({"email": "a@x.test", "password_hash": own.portable, "pepper_id": "p1"})
     (row,) = await importer.export()
@@ -63,7 +63,7 @@ async def test_own_hashes_need_their_pepper(importer: Importer, database: Databa
 
 
 @pytest.mark.slow
-async def test_batches_join_without_a_gap(importer: Importer) -> None:
+async def test_batches_have_no_gaps_or_overlaps(importer: Importer) -> None:
     await importer.run(*({"email": f"u{n}@example.test"} for n in range(2_000)))
     exported = await importer.export()
     assert len({row["email"] for row in exported}) == 2_000
@@ -72,7 +72,7 @@ async def test_batches_join_without_a_gap(importer: Importer) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_passwords", [False, True])
-async def test_an_export_is_recorded_before_its_first_line(
+async def test_export_is_recorded_before_first_line(
     importer: Importer, with_passwords: bool
 ) -> None:
     await importer.run({"email": "a@x.test"})
@@ -119,7 +119,7 @@ async def _drain(importer: Importer) -> None:
 
 
 @pytest.mark.slow
-async def test_memory_is_flat_whatever_the_number_of_users(importer: Importer) -> None:
+async def test_memory_use_is_independent_of_number_of_users(importer: Importer) -> None:
     await _peak_of_import(importer, 1_000)
     few, many = await _peak_of_import(importer, 1_000), await _peak_of_import(importer, 6_000)
     assert many < 1.5 * few + 500_000

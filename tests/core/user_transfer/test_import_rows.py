@@ -32,11 +32,11 @@ def lines_of(data: bytes) -> list[int]:
     return [row.line for row in (*reader.feed(data), *reader.end())]
 
 
-def test_json_lines() -> None:
+def test_jsonl_is_parsed() -> None:
     assert read(JSONL) == [ADA | {"display_name": name} for name in "abc"]
 
 
-def test_csv() -> None:
+def test_csv_is_parsed() -> None:
     assert read(CSV) == [
         {"email": "a@x.test", "display_name": 'Ada "A", of\r\nLondon'},
         {"email": "b@x.test"},
@@ -44,7 +44,7 @@ def test_csv() -> None:
     assert lines_of(CSV) == [2, 4]
 
 
-def test_csv_names_may_stand_in_any_order_and_case() -> None:
+def test_csv_header_accepts_any_order_and_case() -> None:
     assert read(b"Roles, EMAIL ,disabled,email_verified\nuser;admin,a@x.test,TRUE,0\n") == [
         {
             "email": "a@x.test",
@@ -58,7 +58,7 @@ def test_csv_names_may_stand_in_any_order_and_case() -> None:
 @pytest.mark.parametrize("data", [JSONL, CSV])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("before", [b"", b"\n", b"\r\n\r\n \n"])
-def test_how_it_is_cut_makes_no_difference(data: bytes, mark: bytes, before: bytes) -> None:
+def test_chunk_boundaries_do_not_matter(data: bytes, mark: bytes, before: bytes) -> None:
     whole = mark + before + data
     expected = read(data)
     assert read(whole) == expected
@@ -73,7 +73,7 @@ def test_how_it_is_cut_makes_no_difference(data: bytes, mark: bytes, before: byt
 
 
 @pytest.mark.parametrize("data", [JSONL, CSV])
-def test_ends_of_lines_and_blank_lines_make_no_difference(data: bytes) -> None:
+def test_line_endings_and_blank_lines_do_not_matter(data: bytes) -> None:
     expected = read(data)
     assert read(data.rstrip(b"\r\n")) == expected
     assert read(data + b"\r\n\n  \n"[: 3 if data is CSV else None]) == expected
@@ -81,7 +81,7 @@ def test_ends_of_lines_and_blank_lines_make_no_difference(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \r\n", b"email\n"])
-def test_a_file_without_rows_has_none(data: bytes) -> None:
+def test_empty_file_has_no_rows(data: bytes) -> None:
     assert read(data) == []
     assert read([data[:1], data[1:]]) == []
 
@@ -106,7 +106,7 @@ def test_a_file_without_rows_has_none(data: bytes) -> None:
         (b'{"email": "' + b"x" * MAX + b'"}', "is longer than 1024 bytes"),
     ],
 )
-def test_a_line_of_json_that_cannot_be_read_is_one_failure(line: bytes, why: str) -> None:
+def test_unreadable_json_line_is_one_failure(line: bytes, why: str) -> None:
     found = read(JSONL + line + b"\n" + JSONL)
     assert found[3][0] == 4
     assert found[3][1].startswith(why)
@@ -127,14 +127,14 @@ def test_a_line_of_json_that_cannot_be_read_is_one_failure(line: bytes, why: str
         (b'c@x.test,"' + b"x\n" * MAX + b'"', "is longer than 1024 bytes"),
     ],
 )
-def test_a_row_of_csv_that_cannot_be_read_is_one_failure(line: bytes, why: str) -> None:
+def test_unreadable_csv_row_is_one_failure(line: bytes, why: str) -> None:
     found = read(CSV + line + b"\n" + b"e@x.test,E\n")
     assert found[2][0] == 5
     assert found[2][1].startswith(why)
     assert found[3:] == [{"email": "e@x.test", "display_name": "E"}]
 
 
-def test_an_open_quote_makes_no_rows_of_what_follows() -> None:
+def test_unclosed_quote_does_not_yield_rows() -> None:
     smuggled = b"evil@x.test,Evil\n" * 200
     assert read(CSV + b'c@x.test,"' + smuggled)[2:] == [(5, "has a quote that is never closed")]
     assert read(CSV + b'c@x.test,"' + smuggled + b'"\n')[2:] == [(5, "is longer than 1024 bytes")]
@@ -157,13 +157,13 @@ def test_an_open_quote_makes_no_rows_of_what_follows() -> None:
         b"\xfe\xff\0e\0m\0a\0i\0l",
     ],
 )
-def test_a_file_that_names_no_fields_is_refused_as_a_whole(head: bytes) -> None:
+def test_file_without_valid_header_is_rejected(head: bytes) -> None:
     with pytest.raises(FieldInvalid) as refused:
         read(head + b"\nada@example.test,Ada\n")
     assert "ada@" not in str(refused.value)
 
 
-def test_a_format_that_is_named_is_not_guessed() -> None:
+def test_explicit_format_overrides_detection() -> None:
     assert read(b"email\na@x.test\n", Format.JSONL) == [
         (1, "is not valid JSON from character 1 on"),
         (2, "is not valid JSON from character 1 on"),
@@ -183,7 +183,7 @@ def test_a_format_that_is_named_is_not_guessed() -> None:
         (b"\n", b"\n"),
     ],
 )
-def test_a_row_without_end_takes_no_memory(head: bytes, part: bytes) -> None:
+def test_endless_row_uses_bounded_memory(head: bytes, part: bytes) -> None:
     reader = RowReader(MAX)
     block = part * (65_536 // len(part))
 
@@ -204,6 +204,6 @@ def test_a_row_without_end_takes_no_memory(head: bytes, part: bytes) -> None:
     assert len(found) == (part.strip() != b"")
 
 
-def test_nothing_read_is_shown() -> None:
+def test_repr_of_parsed_rows_hides_content() -> None:
     reader = RowReader(MAX)
     assert "ada@" not in repr(list(reader.feed(JSONL)))

@@ -57,7 +57,7 @@ async def test_every_field_is_stored(importer: Importer) -> None:
 
 
 @pytest.mark.slow
-async def test_an_address_is_all_that_is_needed(importer: Importer) -> None:
+async def test_address_is_only_required_field(importer: Importer) -> None:
     assert await importer.run({"email": ADA}) == (1, 0, 0)
     (stored,) = await importer.fetch("SELECT * FROM users")
     assert stored["password_hash"] is None
@@ -66,7 +66,7 @@ async def test_an_address_is_all_that_is_needed(importer: Importer) -> None:
     assert stored["create_time"] == importer.clock.now()
 
 
-async def test_csv_says_the_same(importer: Importer) -> None:
+async def test_csv_rows_are_imported(importer: Importer) -> None:
     data = (
         "email,roles,email_verified,disabled,display_name,password_hash\r\n"
         f'{ADA},admin;user,true,1,"Lovelace, ""Ada""",{BCRYPT}\r\n'
@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("field", "values"), WRONG.values(), ids=WRONG)
-async def test_a_row_that_cannot_be_used_names_its_field_and_no_value(
+async def test_invalid_row_reports_field_but_not_value(
     importer: Importer, field: str, values: dict[str, Any]
 ) -> None:
     row = json.dumps({"email": "x@example.test"} | values)
@@ -149,13 +149,13 @@ async def test_a_row_that_cannot_be_used_names_its_field_and_no_value(
 
 
 @pytest.mark.parametrize("address", ["a(b@example.test", "a@b_c.test", "a@b@c.test", "Ada"])
-async def test_nothing_of_a_wrong_address_is_shown(importer: Importer, address: str) -> None:
+async def test_invalid_address_is_not_shown(importer: Importer, address: str) -> None:
     await importer.run({"email": address})
     assert importer.failures == [RowFailure(1, "email", "is not an e-mail address")]
 
 
 @pytest.mark.slow
-async def test_firebase_parameters_may_stand_in_the_row(importer: Importer) -> None:
+async def test_row_may_contain_firebase_parameters(importer: Importer) -> None:
     row = {
         "email": ADA,
         "password_hash": FIREBASE_HASH.replace("/", "_").replace("+", "-"),
@@ -185,12 +185,12 @@ async def test_firebase_parameters_may_stand_in_the_row(importer: Importer) -> N
         "base64_signer_key: ?\nrounds: x",
     ],
 )
-def test_firebase_parameters_that_are_none_are_refused(text: str) -> None:
+def test_malformed_firebase_parameters_are_rejected(text: str) -> None:
     with pytest.raises(FieldInvalid):
         firebase_parameters_of(text)
 
 
-def test_firebase_parameters_of_another_algorithm_are_refused() -> None:
+def test_firebase_parameters_of_another_algorithm_are_rejected() -> None:
     values = "base64_signer_key: AAAA\nbase64_salt_separator: Bw==\nrounds: 8\nmem_cost: 14"
     text = "algorithm: {}\n" + values
     assert firebase_parameters_of(text.format("SCRYPT")).rounds == FIREBASE.rounds
@@ -198,7 +198,7 @@ def test_firebase_parameters_of_another_algorithm_are_refused() -> None:
         firebase_parameters_of(text.format("BCRYPT"))
 
 
-async def test_who_is_there_is_left_as_it_is(importer: Importer) -> None:
+async def test_existing_account_is_unchanged(importer: Importer) -> None:
     await importer.run({"email": ADA, "password_hash": BCRYPT})
     before = await importer.fetch("SELECT * FROM users")
     importer.clock.advance(timedelta(days=1))
@@ -208,7 +208,7 @@ async def test_who_is_there_is_left_as_it_is(importer: Importer) -> None:
 
 
 @pytest.mark.slow
-async def test_the_first_of_an_address_in_a_file_counts(importer: Importer) -> None:
+async def test_first_row_of_duplicate_addresses_wins(importer: Importer) -> None:
     rows = [{"email": ADA, "display_name": str(n)} for n in range(3)]
     assert await importer.run(*rows) == (1, 2, 0)
     (stored,) = await importer.fetch("SELECT display_name FROM users")
@@ -216,7 +216,7 @@ async def test_the_first_of_an_address_in_a_file_counts(importer: Importer) -> N
 
 
 @pytest.mark.slow
-async def test_an_id_that_another_account_has_is_a_failure(importer: Importer) -> None:
+async def test_id_of_another_account_is_a_failure(importer: Importer) -> None:
     await importer.run({"email": ADA, "user_id": ID})
     rows = [
         {"email": "bob@example.test", "user_id": ID},
@@ -233,7 +233,7 @@ async def test_an_id_that_another_account_has_is_a_failure(importer: Importer) -
 
 
 @pytest.mark.slow
-async def test_a_dry_run_counts_and_stores_nothing(importer: Importer) -> None:
+async def test_dry_run_counts_but_stores_nothing(importer: Importer) -> None:
     await importer.run({"email": ADA})
     rows = [{"email": ADA}, {"email": "bob@example.test"}, {"email": "?"}]
     assert await importer.run(*rows, dry_run=True) == (1, 1, 1)
@@ -242,7 +242,7 @@ async def test_a_dry_run_counts_and_stores_nothing(importer: Importer) -> None:
 
 
 @pytest.mark.slow
-async def test_an_import_that_ends_early_is_continued_by_sending_it_again(
+async def test_interrupted_import_resumes_when_sent_again(
     importer: Importer,
 ) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(3 * BATCH_ROWS)]
@@ -270,7 +270,7 @@ async def test_each_batch_is_recorded_in_its_transaction(importer: Importer) -> 
 
 
 @pytest.mark.slow
-async def test_imports_of_one_file_at_once_store_it_once(importer: Importer) -> None:
+async def test_concurrent_imports_of_one_file_store_it_once(importer: Importer) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(2 * BATCH_ROWS)]
     others = [Importer(importer.database, importer.hasher, importer.clock) for _ in range(7)]
     # Half of them in reverse order, so that each waits for what the other holds.
@@ -285,7 +285,7 @@ async def test_imports_of_one_file_at_once_store_it_once(importer: Importer) -> 
     assert len(await importer.fetch("SELECT 1 FROM users")) == 2 * BATCH_ROWS
 
 
-async def test_what_is_stored_is_not_shown(importer: Importer) -> None:
+async def test_import_logs_no_personal_data(importer: Importer) -> None:
     with capture_logs() as logs:
         await importer.run({"email": ADA, "display_name": "Lovelace", "password_hash": BCRYPT})
     for secret in (ADA, "Lovelace", BCRYPT):
@@ -293,7 +293,7 @@ async def test_what_is_stored_is_not_shown(importer: Importer) -> None:
 
 
 @pytest.mark.parametrize("limit", ["max_file_bytes", "max_rows"])
-async def test_a_file_has_an_end(importer: Importer, limit: str) -> None:
+async def test_file_size_and_rows_are_limited(importer: Importer, limit: str) -> None:
     importer.settings = importer.settings.model_copy(update={limit: 5_000})
     with pytest.raises(ServiceError) as refused:
         await importer.read(b"{}\n" * 6_000, ImportOptions())

@@ -40,9 +40,7 @@ async def page(
 
 
 @pytest.mark.fast
-async def test_a_key_is_shown_once_and_known_by_its_beginning(
-    timed: Service, clock: FakeClock
-) -> None:
+async def test_key_is_shown_once_and_identified_by_prefix(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     lifetime = Duration(seconds=90, nanos=500_000_000)
     created = await create(timed, tokens, "Büro", scopes=["read"], lifetime=lifetime, policy="api")
@@ -58,7 +56,7 @@ async def test_a_key_is_shown_once_and_known_by_its_beginning(
     assert created.api_key not in str(await page(timed, tokens))
 
 
-async def test_defaults_are_the_settings(
+async def test_defaults_come_from_settings(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> None:
     changed = with_changes(
@@ -94,7 +92,7 @@ async def test_defaults_are_the_settings(
         ("lifetime", {"lifetime": Duration(seconds=-(2**63), nanos=-(2**31))}),
     ],
 )
-async def test_what_can_t_be_used_is_named(
+async def test_invalid_field_is_named(
     field: str, request_: dict[str, Any], service: Service
 ) -> None:
     tokens = await service.new_session()
@@ -103,14 +101,14 @@ async def test_what_can_t_be_used_is_named(
     assert not (await page(service, tokens)).keys
 
 
-async def test_policy_that_is_unknown_or_the_service_s_own(service: Service) -> None:
+async def test_unknown_or_internal_policy_is_rejected(service: Service) -> None:
     tokens = await service.new_session()
     for policy in ("nobody-s", "authsvc.login.account"):
         error = await failure(create(service, tokens, policy=policy))
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "POLICY_UNKNOWN")
 
 
-async def test_old_login(timed: Service, clock: FakeClock) -> None:
+async def test_create_requires_recent_login(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     clock.advance(601)
     tokens = await timed.refresh(tokens.refresh_token)
@@ -120,7 +118,9 @@ async def test_old_login(timed: Service, clock: FakeClock) -> None:
     assert await outcome(create(timed, await timed.login())) == "OK"
 
 
-async def test_one_key_too_many(start_service: StartService, live_settings: Settings) -> None:
+async def test_create_beyond_limit_is_rejected(
+    start_service: StartService, live_settings: Settings
+) -> None:
     service = await start_service(with_changes(live_settings, "api_keys", max_per_user=1))
     tokens = await service.new_session()
     first = await create(service, tokens)
@@ -133,7 +133,7 @@ async def test_one_key_too_many(start_service: StartService, live_settings: Sett
     assert await outcome(create(service, tokens)) == "OK"
 
 
-async def test_pages(service: Service) -> None:
+async def test_list_is_paginated(service: Service) -> None:
     tokens, other = await service.new_session(), await service.new_session("b@example.test")
     made = [(await create(service, tokens, str(n))).key.key_id for n in range(3)]
     first = await page(service, tokens, 2)
@@ -149,7 +149,7 @@ async def test_pages(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_revoked_key_stays_in_the_list(timed: Service, clock: FakeClock) -> None:
+async def test_revoked_key_stays_in_list(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     key_id = (await create(timed, tokens)).key.key_id
     clock.advance(5)
@@ -159,7 +159,7 @@ async def test_revoked_key_stays_in_the_list(timed: Service, clock: FakeClock) -
     assert key.revoke_time.ToDatetime(UTC) == clock.now()
 
 
-async def test_key_of_somebody_else(service: Service) -> None:
+async def test_key_of_another_user_is_not_found(service: Service) -> None:
     tokens, other = await service.new_session(), await service.new_session("b@example.test")
     key_id = (await create(service, tokens)).key.key_id
     for who, what in ((other, key_id), (tokens, NOBODY)):
@@ -171,14 +171,14 @@ async def test_key_of_somebody_else(service: Service) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE users SET status = 'disabled'", "DELETE FROM users"])
-async def test_user_who_is_disabled_or_gone(statement: str, service: Service) -> None:
+async def test_disabled_or_deleted_user_cannot_create_key(statement: str, service: Service) -> None:
     tokens = await service.new_session()
     assert await service.judge_token(tokens.access_token) == ""
     await service.fetch(statement)
     assert await outcome(create(service, tokens)) == "BEARER_INVALID"
 
 
-async def test_others_have_no_access(service: Service) -> None:
+async def test_other_callers_are_rejected(service: Service) -> None:
     tokens = await service.new_session()
     account = service.account("edge")
     calls = (

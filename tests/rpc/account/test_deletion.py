@@ -40,7 +40,7 @@ def delete(service: Service, tokens: Tokens) -> Any:
     return service.account().DeleteAccount(pb.DeleteAccountRequest(), metadata=bearer(tokens))
 
 
-async def test_nothing_is_left_but_events_without_personal_fields(service: Service) -> None:
+async def test_only_events_without_personal_fields_remain(service: Service) -> None:
     tokens, other = await service.new_session(**CLIENT), await service.new_session(OTHER)
     await give_everything(service, tokens.user_id)
     everywhere = await tables_of_users(service) - {"revocations"}
@@ -64,7 +64,7 @@ async def test_nothing_is_left_but_events_without_personal_fields(service: Servi
     assert await service.judge_token(other.access_token, strict=True) == ""
 
 
-async def test_details_that_name_somebody_go_too(service: Service) -> None:
+async def test_personal_event_details_are_removed(service: Service) -> None:
     tokens = await service.new_session()
     detail = {"cause": "password", "email": EMAIL, "name": "Ada's phone", "sessions": ["s"]}
     await service.fetch("UPDATE audit_events SET detail = $1", json.dumps(detail))
@@ -74,7 +74,7 @@ async def test_details_that_name_somebody_go_too(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_whatever_the_user_has_stops_to_work(service: Service) -> None:
+async def test_tokens_sessions_and_credentials_stop_working(service: Service) -> None:
     tokens, second = await service.new_session(), await service.login()
     # So that it is in the caches.
     assert await service.judge_token(tokens.access_token) == ""
@@ -98,7 +98,7 @@ async def test_whatever_the_user_has_stops_to_work(service: Service) -> None:
     }
 
 
-async def test_api_keys_stop_to_work(service: Service) -> None:
+async def test_api_keys_stop_working(service: Service) -> None:
     tokens = await service.new_session()
     made = await service.account().CreateApiKey(
         pb.CreateApiKeyRequest(name="key"), metadata=bearer(tokens)
@@ -114,7 +114,7 @@ async def test_api_keys_stop_to_work(service: Service) -> None:
     assert await judge() == "INACTIVE_REASON_KEY_UNKNOWN"
 
 
-async def test_the_user_is_told(service: Service) -> None:
+async def test_deletion_notifies_user(service: Service) -> None:
     tokens = await service.new_session()
     await delete(service, tokens)
     [row] = await service.fetch("SELECT * FROM outbox")
@@ -125,7 +125,7 @@ async def test_the_user_is_told(service: Service) -> None:
     assert message.address == EMAIL
 
 
-async def test_the_address_is_free_at_once(service: Service) -> None:
+async def test_address_is_free_immediately(service: Service) -> None:
     tokens = await service.new_session()
     await delete(service, tokens)
     again = await service.new_session()
@@ -134,14 +134,14 @@ async def test_the_address_is_free_at_once(service: Service) -> None:
     assert await service.judge_token(again.access_token, strict=True) == ""
 
 
-async def test_it_needs_a_recent_login(timed: Service, clock: FakeClock) -> None:
+async def test_deletion_requires_recent_login(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     clock.advance(601)
     assert await outcome(delete(timed, tokens)) == "REAUTHENTICATION_REQUIRED"
     assert await outcome(delete(timed, await timed.login())) == "OK"
 
 
-async def test_a_hundred_deletions_are_one(service: Service) -> None:
+async def test_hundred_concurrent_deletions_succeed_once(service: Service) -> None:
     tokens = await service.new_session()
     outcomes = Counter(
         await asyncio.gather(*(outcome(delete(service, tokens)) for _ in range(100)))
@@ -152,7 +152,7 @@ async def test_a_hundred_deletions_are_one(service: Service) -> None:
     assert (told, events) == (1, 1)
 
 
-async def test_other_replicas_hear_of_it(
+async def test_deletion_reaches_other_replicas(
     service: Service, start_service: StartService, live_settings: Settings
 ) -> None:
     replica = await start_service(live_settings)
@@ -217,7 +217,7 @@ async def free(start_service: StartService, live_settings: Settings) -> Service:
 
 
 @pytest.mark.parametrize("name", METHODS)
-async def test_calls_in_flight_end_as_documented(name: str, free: Service) -> None:
+async def test_calls_in_flight_end_with_documented_reasons(name: str, free: Service) -> None:
     allowed = {"OK", *DOCUMENTED[f"/authsvc.v1.AccountService/{name}"].reasons} - {"FIELD_INVALID"}
     for number in range(4):
         tokens = await free.new_session(f"user{number}@example.test")

@@ -46,7 +46,7 @@ class Owner:
 
 
 @pytest.mark.fast
-async def test_life_of_a_factor(timed: Service, clock: FakeClock) -> None:
+async def test_factor_lifecycle(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
     assert await ada.list() == pb.ListFactorsResponse()
     assert await outcome(ada.generate()) == "FACTOR_NOT_FOUND"
@@ -69,7 +69,7 @@ async def test_life_of_a_factor(timed: Service, clock: FakeClock) -> None:
     assert await outcome(ada.remove(factor.factor_id)) == "FACTOR_NOT_FOUND"
 
 
-async def test_wrong_codes_are_bounded(timed: Service, clock: FakeClock) -> None:
+async def test_wrong_codes_are_limited(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
     enrollment = await ada.enroll()
     app = pyotp.TOTP(enrollment.secret)
@@ -82,7 +82,7 @@ async def test_wrong_codes_are_bounded(timed: Service, clock: FakeClock) -> None
     assert await outcome(right) == "TOO_MANY_ATTEMPTS"
 
 
-async def test_factors_are_their_user_s_alone(timed: Service, clock: FakeClock) -> None:
+async def test_factors_are_accessible_only_to_their_user(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
     eve = Owner(timed, await timed.proved_session("eve@example.test"))
     enrollment = await ada.enroll()
@@ -95,7 +95,7 @@ async def test_factors_are_their_user_s_alone(timed: Service, clock: FakeClock) 
     assert await eve.list() == pb.ListFactorsResponse()
 
 
-async def test_changes_need_a_recent_login(timed: Service, clock: FakeClock) -> None:
+async def test_changes_require_recent_login(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
     enrollment = await ada.enroll()
     clock.advance(601)
@@ -111,7 +111,7 @@ async def test_changes_need_a_recent_login(timed: Service, clock: FakeClock) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_calls_need_an_active_token_and_the_app(service: Service, name: str) -> None:
+async def test_calls_require_active_token_and_app_role(service: Service, name: str) -> None:
     tokens = await service.proved_session()
     request = getattr(pb, f"{name}Request")()
     assert await outcome(getattr(service.account(), name)(request)) == "BEARER_INVALID"
@@ -131,7 +131,7 @@ async def test_calls_need_an_active_token_and_the_app(service: Service, name: st
         ("RemoveFactor", "factor_id", {"factor_id": NOBODY.upper()}),
     ],
 )
-async def test_fields_that_can_t_be_used(
+async def test_invalid_fields_are_named(
     service: Service, name: str, field: str, fields: dict[str, str]
 ) -> None:
     tokens = await service.proved_session()

@@ -67,7 +67,7 @@ async def test_identities_are_listed_and_unlinked(linked: Service, clock: FakeCl
     )
 
 
-async def test_the_last_way_in_stays(linked: Service) -> None:
+async def test_last_credential_cannot_be_unlinked(linked: Service) -> None:
     mine = (await linked.auth().CompleteOAuth(await came_back(linked))).tokens
     error = await failure(unlink(linked, mine))
     assert (error.code(), reason_of(error)) == (
@@ -76,7 +76,7 @@ async def test_the_last_way_in_stays(linked: Service) -> None:
     )
 
 
-async def test_unlinking_needs_a_recent_login(linked: Service, clock: FakeClock) -> None:
+async def test_unlinking_requires_recent_login(linked: Service, clock: FakeClock) -> None:
     mine = await linked.new_session("b@example.test")
     await link(linked, mine)
     clock.advance(601)
@@ -88,7 +88,7 @@ async def test_unlinking_needs_a_recent_login(linked: Service, clock: FakeClock)
     assert len(await listed(linked, mine)) == 1
 
 
-async def test_fields(linked: Service) -> None:
+async def test_invalid_fields_are_named(linked: Service) -> None:
     mine = await linked.new_session("b@example.test")
     for field, values in {
         "provider": {"provider": ""},
@@ -98,7 +98,7 @@ async def test_fields(linked: Service) -> None:
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", [field])
 
 
-async def test_a_user_disabled_meanwhile(linked: Service) -> None:
+async def test_disabled_user_cannot_list_or_unlink(linked: Service) -> None:
     mine = await linked.new_session("b@example.test")
     await link(linked, mine)
     assert await linked.judge_token(mine.access_token) == ""

@@ -83,7 +83,7 @@ async def add_events(
 
 
 @pytest.mark.fast
-async def test_events_are_told_newest_first(timed: Service, clock: FakeClock) -> None:
+async def test_events_are_listed_newest_first(timed: Service, clock: FakeClock) -> None:
     await timed.register()
     await timed.register("b@example.test")
     for step in range(3):
@@ -106,7 +106,7 @@ async def test_events_are_told_newest_first(timed: Service, clock: FakeClock) ->
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 50])
-async def test_pages_hold_each_event_once_whatever_is_added_meanwhile(
+async def test_pages_list_each_event_once_despite_insertions(
     page_size: int, timed: Service
 ) -> None:
     service = timed
@@ -126,7 +126,7 @@ async def test_pages_hold_each_event_once_whatever_is_added_meanwhile(
     assert set(seen) == {str(event_id) for (event_id,) in stored}
 
 
-async def test_a_page_token_is_its_users(service: Service) -> None:
+async def test_page_token_is_bound_to_user(service: Service) -> None:
     tokens, other = await service.new_session(), await service.new_session("b@example.test")
     page = await list_events(service, tokens, 1)
     assert page.next_page_token
@@ -139,7 +139,7 @@ async def test_a_page_token_is_its_users(service: Service) -> None:
     assert fields_of(error) == ["page_size"]
 
 
-async def test_events_of_others_are_not_read_past(service: Service) -> None:
+async def test_listing_does_not_scan_events_of_others(service: Service) -> None:
     tokens = await service.new_session()
     await add_events(service, tokens.user_id, 300, at="now()")
     await service.fetch(
@@ -187,7 +187,7 @@ async def exported(service: Service, tokens: Tokens) -> dict[str, list[dict[str,
 
 
 @pytest.mark.fast
-async def test_all_that_is_held_is_in_it(service: Service) -> None:
+async def test_export_contains_all_user_data(service: Service) -> None:
     tokens = await service.new_session(device_id="phone", ip="192.0.2.1", user_agent="é")
     await give_everything(service, tokens.user_id)
     held = await exported(service, tokens)
@@ -212,7 +212,7 @@ async def test_devices_are_exported_without_the_dropped_column(service: Service)
     assert len((await exported(service, tokens))["device"]) == 1
 
 
-async def test_nothing_of_others_is_in_it(service: Service) -> None:
+async def test_export_contains_nothing_of_other_users(service: Service) -> None:
     tokens = await service.new_session("b@example.test")
     await give_everything(service, tokens.user_id)
     own = await service.new_session()
@@ -223,7 +223,7 @@ async def test_nothing_of_others_is_in_it(service: Service) -> None:
     assert tokens.user_id not in shown
 
 
-async def test_the_export_is_recorded_before_it_begins(service: Service) -> None:
+async def test_export_is_recorded_before_it_begins(service: Service) -> None:
     tokens = await service.new_session()
     events = (await exported(service, tokens))["audit_event"]
     assert [event["type"] for event in events] == [
@@ -234,14 +234,14 @@ async def test_the_export_is_recorded_before_it_begins(service: Service) -> None
     assert events[-1]["session_id"] == tokens.session_id
 
 
-async def test_it_needs_a_recent_login(timed: Service, clock: FakeClock) -> None:
+async def test_export_requires_recent_login(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     clock.advance(601)
     assert await outcome(export(timed, tokens)) == "REAUTHENTICATION_REQUIRED"
     assert await timed.fetch("SELECT FROM audit_events WHERE type = 'user.data_export'") == []
 
 
-async def test_many_rows_come_in_chunks_of_whole_lines(service: Service) -> None:
+async def test_export_streams_chunks_of_whole_lines(service: Service) -> None:
     tokens = await service.new_session()
     await add_events(service, tokens.user_id, 5_001)
     long = "jsonb_build_object('text', repeat('é\"', 40000))"
@@ -258,7 +258,7 @@ async def test_many_rows_come_in_chunks_of_whole_lines(service: Service) -> None
     assert len({line["event_id"] for line in lines if line.get("type") == "test"}) == 5_001
 
 
-async def test_who_reads_slowly_keeps_nothing_of_the_database(service: Service) -> None:
+async def test_slow_reader_holds_no_database_connection(service: Service) -> None:
     tokens = await service.new_session()
     await add_events(service, tokens.user_id, 20_000)
     call = service.account().ExportData(ExportDataRequest(), metadata=bearer(tokens))
@@ -276,7 +276,7 @@ async def test_who_reads_slowly_keeps_nothing_of_the_database(service: Service) 
     assert lines > 20_000
 
 
-async def test_an_export_of_an_account_deleted_meanwhile_is_not_taken_for_whole(
+async def test_export_of_account_deleted_meanwhile_fails(
     service: Service,
 ) -> None:
     tokens = await service.new_session()
@@ -293,7 +293,7 @@ async def test_an_export_of_an_account_deleted_meanwhile_is_not_taken_for_whole(
     assert await outcome(rest()) == "BEARER_INVALID"
 
 
-async def test_there_are_so_many_exports_at_once(
+async def test_concurrent_exports_are_limited(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.core.accounts.own_data._MAX_EXPORTS", 1)

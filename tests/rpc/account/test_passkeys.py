@@ -35,7 +35,7 @@ OTHER = "grace@example.test"
 
 @pytest.mark.fast
 @pytest.mark.parametrize("device", [SoftDevice(), Authenticator(ORIGIN)], ids=["soft", "own"])
-async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) -> None:
+async def test_passkey_is_effective_immediately(service: Service, device: SoftDevice) -> None:
     tokens = await service.proved_session()
     registered = await register(service, tokens, device, "Ada’s key")
     factor = registered.factor
@@ -57,7 +57,7 @@ async def test_a_passkey_counts_at_once(service: Service, device: SoftDevice) ->
         assert rows[0]["count"] == 2
 
 
-async def test_what_is_to_be_created(service: Service) -> None:
+async def test_registration_returns_creation_options(service: Service) -> None:
     tokens = await service.proved_session()
     device = Authenticator(ORIGIN)
     await register(service, tokens, device)
@@ -79,7 +79,7 @@ async def test_what_is_to_be_created(service: Service) -> None:
     assert options["attestation"] == "none"
 
 
-async def test_the_login_has_to_be_recent(timed: Service, clock: FakeClock) -> None:
+async def test_registration_requires_recent_login(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.proved_session()
     begun = await begin_registration(timed, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
@@ -89,7 +89,7 @@ async def test_the_login_has_to_be_recent(timed: Service, clock: FakeClock) -> N
     assert await outcome(call) == "REAUTHENTICATION_REQUIRED"
 
 
-async def test_a_challenge_is_used_once_right_or_wrong(service: Service) -> None:
+async def test_challenge_is_single_use_whether_answered_correctly_or_not(service: Service) -> None:
     tokens = await service.proved_session()
     begun = await begin_registration(service, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
@@ -108,7 +108,7 @@ async def test_a_challenge_is_used_once_right_or_wrong(service: Service) -> None
     assert ends == ["CREDENTIALS_INVALID", "STATE_INVALID"]
 
 
-async def test_a_challenge_is_its_user_s_and_the_newest(service: Service) -> None:
+async def test_only_newest_challenge_of_its_user_is_accepted(service: Service) -> None:
     ada, grace = await service.proved_session(), await service.proved_session(OTHER)
     first = await begin_registration(service, ada)
     newest = await begin_registration(service, ada)
@@ -124,7 +124,7 @@ async def test_a_challenge_is_its_user_s_and_the_newest(service: Service) -> Non
         assert await outcome(call) == end
 
 
-async def test_a_challenge_expires(timed: Service, clock: FakeClock) -> None:
+async def test_challenge_expires(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.proved_session()
     for seconds, end in ((299, "OK"), (300, "STATE_INVALID")):
         begun = await begin_registration(timed, tokens)
@@ -134,7 +134,7 @@ async def test_a_challenge_expires(timed: Service, clock: FakeClock) -> None:
         assert await outcome(call) == end
 
 
-async def test_an_id_that_is_taken_is_not_told_from_garbage(service: Service) -> None:
+async def test_taken_credential_id_is_indistinguishable_from_garbage(service: Service) -> None:
     ada, grace = await service.proved_session(), await service.proved_session(OTHER)
     device = Authenticator(ORIGIN)
     await register(service, ada, device)
@@ -154,7 +154,9 @@ async def test_an_id_that_is_taken_is_not_told_from_garbage(service: Service) ->
     assert (await login(service, device)).user_id == ada.user_id
 
 
-async def test_no_more_than_may_be(start_service: StartService, live_settings: Settings) -> None:
+async def test_number_of_passkeys_is_limited(
+    start_service: StartService, live_settings: Settings
+) -> None:
     limited = with_changes(live_settings, "second_factors", max_per_user=3)
     service = await start_service(limited)
     tokens = await service.proved_session()
@@ -184,7 +186,7 @@ async def test_no_more_than_may_be(start_service: StartService, live_settings: S
     assert await outcome(begin_registration(service, tokens)) == "OK"
 
 
-async def test_a_user_disabled_meanwhile_registers_nothing(service: Service) -> None:
+async def test_user_disabled_meanwhile_registers_nothing(service: Service) -> None:
     tokens = await service.proved_session()
     begun = await begin_registration(service, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
@@ -196,7 +198,7 @@ async def test_a_user_disabled_meanwhile_registers_nothing(service: Service) -> 
     assert await service.fetch("SELECT FROM factors") == []
 
 
-async def test_fields(service: Service) -> None:
+async def test_invalid_fields_are_named(service: Service) -> None:
     tokens = await service.proved_session()
     for challenge_id, credential, name in (
         ("x", "{}", ""),

@@ -25,7 +25,7 @@ def change(service: Service, tokens: Tokens, **request: Any) -> Any:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("end", [True, False])
-async def test_others_sessions_end_at_once_if_wanted(end: bool, service: Service) -> None:
+async def test_other_sessions_end_immediately_on_request(end: bool, service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
     assert await service.judge_token(other.access_token) == ""
     answer = await change(service, tokens, end_other_sessions=end)
@@ -41,7 +41,7 @@ async def test_others_sessions_end_at_once_if_wanted(end: bool, service: Service
     assert await outcome(service.login(password=NEW)) == "OK"
 
 
-async def test_guesses_with_a_stolen_token_are_throttled_by_where_they_come_from(
+async def test_guesses_with_stolen_token_are_throttled_by_ip(
     service: Service,
 ) -> None:
     tokens = await service.new_session(ip="192.0.2.1")
@@ -67,7 +67,7 @@ async def test_guesses_with_a_stolen_token_are_throttled_by_where_they_come_from
         ({"client": ClientContext(ip="nowhere")}, "FIELD_INVALID", "client.ip"),
     ],
 )
-async def test_what_is_refused_is_named(
+async def test_rejected_field_is_named(
     request_: dict[str, Any], reason: str, field: str, service: Service
 ) -> None:
     tokens = await service.new_session()
@@ -76,7 +76,7 @@ async def test_what_is_refused_is_named(
     assert await outcome(service.login()) == "OK"
 
 
-async def test_the_first_password_needs_a_recent_login(timed: Service, clock: FakeClock) -> None:
+async def test_first_password_requires_recent_login(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     await timed.fetch("UPDATE users SET password_hash = NULL, pepper_id = NULL")
     clock.advance(601)
@@ -86,7 +86,7 @@ async def test_the_first_password_needs_a_recent_login(timed: Service, clock: Fa
     assert await outcome(timed.login(EMAIL, NEW)) == "OK"
 
 
-async def test_who_gives_the_current_password_need_not_have_logged_in_recently(
+async def test_change_with_current_password_requires_no_recent_login(
     timed: Service, clock: FakeClock
 ) -> None:
     tokens = await timed.new_session()

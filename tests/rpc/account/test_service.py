@@ -21,7 +21,7 @@ def get_account(service: Service, *authorizations: str, caller: str = "app") -> 
 
 
 @pytest.mark.fast
-async def test_account_is_the_token_s_user_s(timed: Service, clock: FakeClock) -> None:
+async def test_account_of_token_user_is_returned(timed: Service, clock: FakeClock) -> None:
     await timed.auth().Register(
         RegisterRequest(email=EMAIL, password=PASSWORD, display_name="Ada 🧮")
     )
@@ -34,7 +34,9 @@ async def test_account_is_the_token_s_user_s(timed: Service, clock: FakeClock) -
     assert (account.user_id, account.email) == (other.user_id, "b@example.test")
 
 
-async def test_account_says_what_was_proved(timed: Service, clock: FakeClock) -> None:
+async def test_account_shows_verified_email_and_second_factor(
+    timed: Service, clock: FakeClock
+) -> None:
     bearer = f"Bearer {(await timed.new_session()).access_token}"
     account = (await get_account(timed, bearer)).account
     assert not account.HasField("email_verify_time")
@@ -54,7 +56,7 @@ def update_account(service: Service, access_token: str, display_name: str) -> An
     )
 
 
-async def test_the_name_is_changed(service: Service) -> None:
+async def test_display_name_is_changed(service: Service) -> None:
     tokens, other = await service.new_session(), await service.new_session("b@example.test")
     for name in ("Ada 🧮", "", "é" * 128):
         answer = await update_account(service, tokens.access_token, name)
@@ -71,7 +73,7 @@ async def test_the_name_is_changed(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["é" * 129, "a\0", "a\nb", "a\x1b[2J", "a\u2028b", "\x85"])
-async def test_a_name_is_one_line_of_text(name: str, service: Service) -> None:
+async def test_display_name_must_be_one_line_of_text(name: str, service: Service) -> None:
     tokens = await service.new_session()
     error = await failure(update_account(service, tokens.access_token, name))
     assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["display_name"])
@@ -80,7 +82,9 @@ async def test_a_name_is_one_line_of_text(name: str, service: Service) -> None:
     assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["display_name"])
 
 
-async def test_bearer_is_needed_once_and_active(timed: Service, clock: FakeClock) -> None:
+async def test_exactly_one_active_bearer_token_is_required(
+    timed: Service, clock: FakeClock
+) -> None:
     tokens = await timed.new_session()
     good = f"Bearer {tokens.access_token}"
     refused: dict[str, tuple[str, ...]] = {
@@ -107,7 +111,7 @@ async def test_bearer_is_needed_once_and_active(timed: Service, clock: FakeClock
     assert await outcome(get_account(timed, good)) == "BEARER_INVALID"
 
 
-async def test_bearer_of_an_ended_session(service: Service) -> None:
+async def test_bearer_token_of_ended_session_is_rejected(service: Service) -> None:
     tokens = await service.new_session()
     await service.auth().Logout(LogoutRequest(refresh_token=tokens.refresh_token))
     call = get_account(service, f"Bearer {tokens.access_token}")
@@ -115,7 +119,9 @@ async def test_bearer_of_an_ended_session(service: Service) -> None:
 
 
 @pytest.mark.parametrize("statement", ["UPDATE users SET status = 'disabled'", "DELETE FROM users"])
-async def test_bearer_of_a_user_who_is_disabled_or_gone(statement: str, service: Service) -> None:
+async def test_bearer_token_of_disabled_or_deleted_user_is_rejected(
+    statement: str, service: Service
+) -> None:
     tokens = await service.new_session()
     # The session may still be in the cache; the account itself is always asked for.
     assert await service.judge_token(tokens.access_token) == ""
@@ -124,7 +130,7 @@ async def test_bearer_of_a_user_who_is_disabled_or_gone(statement: str, service:
     assert await outcome(call) == "BEARER_INVALID"
 
 
-async def test_other_callers_may_not_act_for_a_user(service: Service) -> None:
+async def test_other_callers_cannot_act_for_user(service: Service) -> None:
     tokens = await service.new_session()
     for caller in ("edge", "issuer", "admin", "observer"):
         call = get_account(service, f"Bearer {tokens.access_token}", caller=caller)

@@ -65,7 +65,7 @@ async def imported(service: Service) -> int:
 
 
 @pytest.mark.fast
-async def test_imported_users_log_in_with_the_passwords_they_had(service: Service) -> None:
+async def test_imported_users_log_in_with_existing_passwords(service: Service) -> None:
     data = b"".join(row(f"u{n}", password_hash=hashed(), email_verified=True) for n in range(20))
     response = await send(service, cut(data, 100))
     assert counts(response) == (20, 0, 0)
@@ -85,7 +85,7 @@ async def test_imported_users_log_in_with_the_passwords_they_had(service: Servic
     assert await outcome(service.login("u8@example.test", "hunter3")) == "CREDENTIALS_INVALID"
 
 
-async def test_an_import_sent_again_changes_nothing(service: Service) -> None:
+async def test_repeated_import_changes_nothing(service: Service) -> None:
     await service.register("ada@example.test")
     before = await service.fetch("SELECT * FROM users")
     data = row("ada", password_hash=hashed(), roles=["admin"]) + row("bob")
@@ -95,7 +95,7 @@ async def test_an_import_sent_again_changes_nothing(service: Service) -> None:
     assert after == before
 
 
-async def test_rows_that_cannot_be_used_are_told_of(service: Service) -> None:
+async def test_invalid_rows_are_reported(service: Service) -> None:
     data = b"email,display_name,password_hash\na@example.test,A,\nsecret-name,B,\nc@x.test,C,MD5\n"
     response = await send(service, cut(data))
     assert counts(response) == (1, 0, 2)
@@ -106,20 +106,20 @@ async def test_rows_that_cannot_be_used_are_told_of(service: Service) -> None:
     assert "secret-name" not in str(response)
 
 
-async def test_only_the_first_failures_are_told_of(service: Service) -> None:
+async def test_only_first_failures_are_reported(service: Service) -> None:
     response = await send(service, cut(b"{}\n" * 1_500))
     assert counts(response) == (0, 0, 1_500)
     assert len(response.failures) == 1_000
 
 
 @pytest.mark.parametrize("requests", [[], [ImportUsersRequest()], cut(b"\n\n", 1)])
-async def test_nothing_imports_nothing(
+async def test_empty_import_imports_nothing(
     service: Service, requests: list[ImportUsersRequest]
 ) -> None:
     assert counts(await send(service, requests)) == (0, 0, 0)
 
 
-async def test_firebase_parameters_come_with_the_file(service: Service) -> None:
+async def test_firebase_parameters_are_sent_with_file(service: Service) -> None:
     firebase = FirebaseScrypt(
         base64_signer_key=base64.b64encode(FIREBASE.signer_key).decode(),
         base64_salt_separator="Bw==",
@@ -138,7 +138,7 @@ async def test_firebase_parameters_come_with_the_file(service: Service) -> None:
     assert await outcome(send_whole(service, first)) == "FIELD_INVALID"
 
 
-async def test_a_dry_run_stores_nothing(service: Service) -> None:
+async def test_dry_run_stores_nothing(service: Service) -> None:
     await service.register("ada@example.test")
     request = ImportUsersRequest(chunk=row("ada") + row("bob") + b"{}\n", dry_run=True)
     assert counts(await send(service, [request])) == (1, 1, 1)
@@ -148,13 +148,13 @@ async def test_a_dry_run_stores_nothing(service: Service) -> None:
 @pytest.mark.parametrize(
     "data", [b"not,fields\n", b"[]", b"\xff\xfee\0", b"hunter2,ada@example.test\n"]
 )
-async def test_a_file_that_cannot_be_used_is_refused(service: Service, data: bytes) -> None:
+async def test_invalid_file_is_rejected(service: Service, data: bytes) -> None:
     error = await failure(send_whole(service, ImportUsersRequest(chunk=data)))
     assert reason_of(error) == "FIELD_INVALID"
     assert "hunter2" not in str(error)
 
 
-async def test_messages_that_cannot_be_read_are_refused(service: Service) -> None:
+async def test_malformed_and_oversized_messages_are_rejected(service: Service) -> None:
     good = ImportUsersRequest(chunk=row("ada")).SerializeToString()
     too_large = ImportUsersRequest(chunk=b"\n" * 66_000).SerializeToString()
     for bad in (b"\xff\xff", too_large):
@@ -167,7 +167,7 @@ async def test_messages_that_cannot_be_read_are_refused(service: Service) -> Non
 
 
 @pytest.mark.parametrize("limit", [{"max_rows": 600}, {"max_file_bytes": 20_000}])
-async def test_what_is_too_much_ends_the_import(
+async def test_exceeding_limit_ends_import(
     start_service: StartService, live_settings: Settings, limit: dict[str, int]
 ) -> None:
     service = await start_service(with_changes(live_settings, "imports", **limit))
@@ -182,7 +182,7 @@ def detail_of(error: grpc.aio.AioRpcError) -> dict[str, str]:
     return dict(detail(error, ErrorInfo).metadata)
 
 
-async def test_who_idles_is_sent_away_and_leaves_its_place(
+async def test_idle_import_times_out_and_frees_its_slot(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(
@@ -197,7 +197,7 @@ async def test_who_idles_is_sent_away_and_leaves_its_place(
     assert counts(response) == (1, 0, 0)
 
 
-async def test_a_long_import_outlasts_the_time_of_a_call(
+async def test_long_import_outlasts_call_timeout(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(
@@ -211,7 +211,7 @@ async def test_a_long_import_outlasts_the_time_of_a_call(
     assert counts(await call) == (10, 0, 0)
 
 
-async def test_few_imports_run_at_once_and_leave_room_for_calls(
+async def test_concurrent_imports_are_limited_and_leave_room_for_calls(
     start_service: StartService, live_settings: Settings
 ) -> None:
     changed = with_changes(live_settings, "imports", max_parallel=2)
@@ -231,7 +231,7 @@ async def test_few_imports_run_at_once_and_leave_room_for_calls(
     assert counts(await send(service, cut(row("bob")))) == (1, 0, 0)
 
 
-async def test_an_import_that_is_broken_off_can_be_sent_again(service: Service) -> None:
+async def test_cancelled_import_can_be_sent_again(service: Service) -> None:
     rows = [row(f"u{n}") for n in range(1_200)]
     call = service.admin().ImportUsers()
     for request in cut(b"".join(rows[:1_100])):
@@ -245,7 +245,7 @@ async def test_an_import_that_is_broken_off_can_be_sent_again(service: Service) 
     assert counts(await send(service, cut(b"".join(rows)))) == (200, 1_000, 0)
 
 
-async def test_imports_are_recorded_without_what_was_imported(service: Service) -> None:
+async def test_imports_are_recorded_without_imported_data(service: Service) -> None:
     await send(service, cut(row("ada", password_hash=hashed()) + b"{}\n"))
     (event,) = await service.fetch("SELECT * FROM audit_events WHERE type = 'users.import'")
     assert event["caller"] == "spiffe://authsvc.test/admin"
@@ -253,7 +253,7 @@ async def test_imports_are_recorded_without_what_was_imported(service: Service) 
 
 
 @pytest.mark.parametrize("caller", ["app", "edge", "issuer", "observer", "stranger"])
-async def test_only_admins_import(service: Service, caller: str) -> None:
+async def test_only_admins_can_import(service: Service, caller: str) -> None:
     call = send_whole(service, ImportUsersRequest(chunk=row("ada")), caller)
     assert await outcome(call) == "CALLER_NOT_ALLOWED"
     assert await imported(service) == 0

@@ -47,7 +47,7 @@ async def reason(service: Service, api_key: str, *scopes: str) -> str:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("caller", ["edge", "app"])
-async def test_active_key(caller: str, timed: Service, clock: FakeClock) -> None:
+async def test_active_key_is_valid(caller: str, timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     created = await create(timed, tokens, scopes=["read"])
     for _ in range(2):
@@ -62,7 +62,7 @@ async def test_active_key(caller: str, timed: Service, clock: FakeClock) -> None
     assert response.expire_time.ToDatetime(UTC) == clock.now() + timedelta(days=365)
 
 
-async def test_each_reason(timed: Service, clock: FakeClock) -> None:
+async def test_each_inactive_reason_is_reported(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     short, created = [
         await create(timed, tokens, scopes=["read"], lifetime=lifetime)
@@ -79,7 +79,7 @@ async def test_each_reason(timed: Service, clock: FakeClock) -> None:
     assert await reason(timed, created.api_key) == ""
 
 
-async def test_key_is_needed(service: Service) -> None:
+async def test_key_is_required(service: Service) -> None:
     error = await failure(service.auth("edge").ValidateApiKey(pb.ValidateApiKeyRequest()))
     assert fields_of(error) == ["api_key"]
     request = pb.ValidateApiKeyRequest(api_key="x", required_scopes=[""])
@@ -90,7 +90,7 @@ async def test_key_is_needed(service: Service) -> None:
         assert await outcome(call) == "CALLER_NOT_ALLOWED"
 
 
-async def test_a_key_s_own_limit_says_when_to_come_back(service: Service) -> None:
+async def test_rate_limited_key_returns_retry_after(service: Service) -> None:
     created = await create(service, await service.new_session(), policy="upload")
     reasons = [await reason(service, created.api_key) for _ in range(11)]
     assert reasons == [""] * 10 + ["RATE_LIMITED"]
@@ -98,7 +98,7 @@ async def test_a_key_s_own_limit_says_when_to_come_back(service: Service) -> Non
     assert 0 < response.retry_after.ToNanoseconds() <= 360 * 10**9
 
 
-async def test_last_use_is_told(timed: Service, clock: FakeClock) -> None:
+async def test_last_use_is_reported(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     created = await create(timed, tokens)
     await judge(timed, created.api_key)
@@ -112,7 +112,7 @@ async def test_last_use_is_told(timed: Service, clock: FakeClock) -> None:
     await until(told)
 
 
-async def test_keys_end_on_every_replica(
+async def test_revoked_keys_end_on_every_replica(
     start_service: StartService, live_settings: Settings
 ) -> None:
     here, there = [await start_service(live_settings) for _ in range(2)]

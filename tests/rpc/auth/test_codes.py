@@ -53,7 +53,7 @@ async def verified(service: Service, email: str = EMAIL) -> bool:
 
 
 @pytest.mark.fast
-async def test_a_registered_user_verifies_the_address(portal: Service) -> None:
+async def test_registered_user_verifies_address(portal: Service) -> None:
     await portal.register()
     code = await sent(portal, MessageKind.VERIFY_EMAIL)
     request = pb.VerifyEmailRequest(email=EMAIL, code=WRONG_CODE, client=CLIENT)
@@ -68,7 +68,7 @@ async def test_a_registered_user_verifies_the_address(portal: Service) -> None:
     assert await outcome(portal.auth().VerifyEmail(request)) == "CODE_INVALID"
 
 
-async def test_an_issuer_gets_the_code_of_a_registration(portal: Service) -> None:
+async def test_issuer_gets_code_of_registration(portal: Service) -> None:
     request = pb.RegisterRequest(email=EMAIL, password=PASSWORD, delivery=DELIVERY_RETURN)
     response = await portal.auth(PORTAL).Register(request)
     assert not await portal.fetch("SELECT FROM outbox WHERE state = 'pending'")
@@ -76,7 +76,7 @@ async def test_an_issuer_gets_the_code_of_a_registration(portal: Service) -> Non
     assert await verified(portal)
 
 
-async def test_a_resent_code_verifies_too(portal: Service) -> None:
+async def test_resent_code_verifies_address(portal: Service) -> None:
     await portal.register()
     request = pb.ResendVerificationRequest(email=EMAIL, delivery=DELIVERY_RETURN)
     code = (await portal.auth(PORTAL).ResendVerification(request)).code
@@ -84,7 +84,7 @@ async def test_a_resent_code_verifies_too(portal: Service) -> None:
     assert await verified(portal)
 
 
-async def test_a_login_may_have_to_wait_for_the_verification(
+async def test_login_can_require_verified_address(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_portal(live_settings, require_verified_email=True))
@@ -96,7 +96,7 @@ async def test_a_login_may_have_to_wait_for_the_verification(
     assert await outcome(service.auth().Login(login)) == "OK"
 
 
-async def test_a_code_to_log_in_with_verifies_no_account_with_a_factor(
+async def test_login_code_does_not_verify_account_with_second_factor(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_portal(live_settings, require_verified_email=True))
@@ -115,7 +115,7 @@ async def test_a_code_to_log_in_with_verifies_no_account_with_a_factor(
 
 
 @pytest.mark.fast
-async def test_a_user_logs_in_by_a_code(portal: Service) -> None:
+async def test_user_logs_in_with_code(portal: Service) -> None:
     user_id = await portal.register()
     request = pb.RequestLoginCodeRequest(email=EMAIL, client=CLIENT)
     asked = await portal.auth().RequestLoginCode(request)
@@ -138,7 +138,7 @@ async def test_a_user_logs_in_by_a_code(portal: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_a_user_who_forgot_the_password_sets_another(portal: Service) -> None:
+async def test_user_resets_forgotten_password(portal: Service) -> None:
     tokens = await portal.new_session()
     asked = await portal.auth().RequestPasswordReset(pb.RequestPasswordResetRequest(email=EMAIL))
     assert asked.code == ""
@@ -163,7 +163,7 @@ async def test_a_user_who_forgot_the_password_sets_another(portal: Service) -> N
 
 
 @pytest.mark.fast
-async def test_a_user_changes_the_address(portal: Service) -> None:
+async def test_user_changes_address(portal: Service) -> None:
     tokens = await portal.new_session()
     await portal.account().RequestEmailChange(
         account_pb.RequestEmailChangeRequest(new_email=NEW_EMAIL), metadata=bearer(tokens)
@@ -183,7 +183,7 @@ async def test_a_user_changes_the_address(portal: Service) -> None:
     assert (await portal.login(NEW_EMAIL)).user_id == tokens.user_id
 
 
-async def test_a_change_needs_a_recent_login_and_a_bearer(
+async def test_address_change_requires_recent_login_and_bearer_token(
     portal: Service, clock: FakeClock
 ) -> None:
     tokens = await portal.new_session()
@@ -202,7 +202,7 @@ async def test_a_change_needs_a_recent_login_and_a_bearer(
         assert [await outcome(call) for call in calls] == [refused] * 2
 
 
-async def test_an_address_taken_meanwhile_is_told(portal: Service) -> None:
+async def test_address_taken_meanwhile_returns_email_taken(portal: Service) -> None:
     tokens = await portal.new_session()
     await portal.account().RequestEmailChange(
         account_pb.RequestEmailChangeRequest(new_email=NEW_EMAIL), metadata=bearer(tokens)
@@ -236,7 +236,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
     return ask
 
 
-async def test_only_an_issuer_gets_codes(portal: Service, ask: Ask) -> None:
+async def test_only_issuer_gets_codes(portal: Service, ask: Ask) -> None:
     await portal.register()
     error = await failure(ask(portal, delivery=DELIVERY_RETURN))
     assert (error.code(), reason_of(error)) == (
@@ -251,7 +251,7 @@ async def test_only_an_issuer_gets_codes(portal: Service, ask: Ask) -> None:
     assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["delivery"])
 
 
-async def test_registration_and_change_of_address_return_codes_to_issuers_only(
+async def test_registration_and_address_change_return_codes_only_to_issuers(
     portal: Service,
 ) -> None:
     register = pb.RegisterRequest(email=EMAIL, password=PASSWORD, delivery=DELIVERY_RETURN)
@@ -265,7 +265,7 @@ async def test_registration_and_change_of_address_return_codes_to_issuers_only(
     assert (await change_call).code != ""
 
 
-async def test_an_unknown_address_is_answered_alike(portal: Service, ask: Ask) -> None:
+async def test_unknown_address_gets_same_response(portal: Service, ask: Ask) -> None:
     await portal.register()
     shapes = []
     for email in (EMAIL, NOBODY):
@@ -281,7 +281,7 @@ async def test_an_unknown_address_is_answered_alike(portal: Service, ask: Ask) -
     assert shapes[0] == shapes[1]
 
 
-async def test_requests_for_an_address_are_throttled_known_or_not(
+async def test_requests_are_throttled_per_address_known_or_unknown(
     start_service: StartService, live_settings: Settings, ask: Ask
 ) -> None:
     few = {"requests": 2, "window": "1h"}
@@ -300,7 +300,7 @@ async def test_requests_for_an_address_are_throttled_known_or_not(
     assert await outcome(ask(service, email="third@example.test")) == "OK"
 
 
-async def test_requests_from_an_ip_are_throttled(
+async def test_requests_are_throttled_per_ip(
     start_service: StartService, live_settings: Settings, ask: Ask
 ) -> None:
     few = {"requests": 3, "window": "1h"}
@@ -314,7 +314,7 @@ async def test_requests_from_an_ip_are_throttled(
     assert await end(4, OTHER_IP) == "OK"
 
 
-async def test_a_second_code_has_to_wait_known_or_not(
+async def test_resend_interval_applies_to_known_and_unknown_addresses(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_portal(live_settings, resend_interval="60s"))
@@ -330,7 +330,7 @@ async def test_a_second_code_has_to_wait_known_or_not(
         assert await outcome(service.auth().RequestPasswordReset(reset)) == "OK"
 
 
-async def test_the_table_of_limits_names_nobody(portal: Service, ask: Ask) -> None:
+async def test_limits_table_contains_no_identifiers(portal: Service, ask: Ask) -> None:
     await ask(portal, client=CLIENT)
     rows = await portal.fetch("SELECT * FROM rate_limits WHERE policy LIKE 'authsvc.codes.%'")
     assert {row["policy"] for row in rows} == {"authsvc.codes.address", "authsvc.codes.ip"}
@@ -346,7 +346,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
-async def test_bad_field_is_named(field: str, portal: Service) -> None:
+async def test_invalid_field_is_named(field: str, portal: Service) -> None:
     good: dict[str, Any] = {"challenge_id": str(uuid4()), "code": WRONG_CODE}
     request = pb.LoginWithCodeRequest(**(good | BAD_FIELDS[field]))
     error = await failure(portal.auth().LoginWithCode(request))

@@ -60,7 +60,7 @@ def amr(tokens: Tokens) -> list[str]:
 
 
 @pytest.mark.fast
-async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> None:
+async def test_login_with_totp_code(timed: Service, clock: FakeClock) -> None:
     app, _ = await secure(timed, await timed.proved_session(), clock)
     asked = await challenge(timed)
     assert list(asked.methods) == ["totp", "recovery_code"]
@@ -72,7 +72,7 @@ async def test_login_with_an_app_s_code(timed: Service, clock: FakeClock) -> Non
     assert await timed.judge_session(tokens.session_token) == ""
 
 
-async def test_login_with_a_recovery_code(timed: Service, clock: FakeClock) -> None:
+async def test_login_with_recovery_code(timed: Service, clock: FakeClock) -> None:
     _, codes = await secure(timed, await timed.proved_session(), clock)
     token = (await challenge(timed)).mfa_token
     tokens = (await verify(timed, token, recovery_code=codes[0].upper())).tokens
@@ -82,7 +82,7 @@ async def test_login_with_a_recovery_code(timed: Service, clock: FakeClock) -> N
 
 
 @pytest.mark.fast
-async def test_login_with_a_passkey_as_second_factor(service: Service) -> None:
+async def test_login_with_passkey_as_second_factor(service: Service) -> None:
     device = Authenticator(ORIGIN)
     await passkeys.new_holder(service, EMAIL, device)
     asked = await challenge(service)
@@ -98,7 +98,7 @@ async def test_login_with_a_passkey_as_second_factor(service: Service) -> None:
     assert amr(tokens) == ["pwd", "hwk", "user", "mfa"]
 
 
-async def test_passkey_of_another_user_completes_nothing(service: Service) -> None:
+async def test_passkey_of_another_user_is_rejected(service: Service) -> None:
     adas, eves = Authenticator(ORIGIN), Authenticator(ORIGIN)
     await passkeys.new_holder(service, EMAIL, adas)
     await passkeys.new_holder(service, "eve@example.test", eves)
@@ -109,7 +109,7 @@ async def test_passkey_of_another_user_completes_nothing(service: Service) -> No
     assert await outcome(verify(service, asked.mfa_token, passkey_assertion=signed)) == REFUSED
 
 
-async def test_cloned_passkey_raises_an_alert_that_stays(service: Service) -> None:
+async def test_cloned_passkey_is_rejected_and_alert_is_recorded(service: Service) -> None:
     device = Authenticator(ORIGIN)
     await passkeys.new_holder(service, EMAIL, device)
     asked = await challenge(service)
@@ -124,7 +124,9 @@ async def test_cloned_passkey_raises_an_alert_that_stays(service: Service) -> No
     assert (await service.fetch(query))[0]["count"] == 1
 
 
-async def test_bad_tokens_and_factors_are_refused_alike(timed: Service, clock: FakeClock) -> None:
+async def test_invalid_tokens_and_factors_are_rejected_alike(
+    timed: Service, clock: FakeClock
+) -> None:
     app, _ = await secure(timed, await timed.proved_session(), clock)
     used, expired, live = [(await challenge(timed)).mfa_token for _ in range(3)]
     await verify(timed, used, totp_code=app.at(clock.now()))
@@ -163,7 +165,7 @@ async def test_bad_tokens_and_factors_are_refused_alike(timed: Service, clock: F
         ("client.device_id", {"mfa_token": "x", "totp_code": "123456", "trust_device": True}),
     ],
 )
-async def test_fields_that_can_t_be_used(
+async def test_invalid_fields_are_named(
     service: Service, field: str, request_: dict[str, Any]
 ) -> None:
     error = await failure(service.auth().VerifyMfa(VerifyMfaRequest(**request_)))
@@ -171,7 +173,7 @@ async def test_fields_that_can_t_be_used(
     assert fields_of(error) == [field]
 
 
-async def test_trusted_device(timed: Service, clock: FakeClock) -> None:
+async def test_trusted_device_skips_second_factor(timed: Service, clock: FakeClock) -> None:
     app, _ = await secure(timed, await timed.proved_session(), clock)
     token = (await challenge(timed)).mfa_token
     await verify(timed, token, totp_code=app.at(clock.now()), trust_device=True)
@@ -181,7 +183,7 @@ async def test_trusted_device(timed: Service, clock: FakeClock) -> None:
     assert (await timed.auth().Login(request)).HasField("mfa")
 
 
-async def test_role_that_needs_a_factor(
+async def test_role_requiring_factor_forces_enrollment(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> None:
     settings = with_changes(live_settings, "second_factors", required_for_roles={"user"})
@@ -199,7 +201,7 @@ async def test_role_that_needs_a_factor(
     assert not (await challenge(service)).HasField("totp_enrollment")
 
 
-async def test_other_callers_may_not_complete_a_login(service: Service) -> None:
+async def test_other_callers_cannot_complete_login(service: Service) -> None:
     for caller in ("edge", "issuer", "admin", "observer"):
         call = verify(service, "x", caller, totp_code="123456")
         assert await outcome(call) == "CALLER_NOT_ALLOWED"

@@ -52,7 +52,7 @@ async def tries(service: Service, provider: str = "local") -> str:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_whole_login(kind: str, linked: Service) -> None:
+async def test_login_completes(kind: str, linked: Service) -> None:
     first = await complete(linked, await came_back(linked, kind))
     assert first.new_user
     assert await linked.judge_token(first.tokens.access_token) == ""
@@ -74,7 +74,7 @@ async def test_a_whole_login(kind: str, linked: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_linking(linked: Service) -> None:
+async def test_identity_is_linked(linked: Service) -> None:
     mine = await linked.new_session("b@example.test")
     request = await came_back(linked, link=mine.access_token)
     answer = await complete(linked, request)
@@ -82,7 +82,7 @@ async def test_linking(linked: Service) -> None:
     assert (await complete(linked, await came_back(linked))).tokens.user_id == mine.user_id
 
 
-async def test_a_second_factor_is_asked_for(linked: Service, clock: FakeClock) -> None:
+async def test_second_factor_is_required(linked: Service, clock: FakeClock) -> None:
     tokens = (await complete(linked, await came_back(linked))).tokens
     account, metadata = linked.account(), bearer(tokens)
     enrolled = await account.EnrollTotp(EnrollTotpRequest(), metadata=metadata)
@@ -103,7 +103,7 @@ async def test_a_second_factor_is_asked_for(linked: Service, clock: FakeClock) -
     assert set(session.authentication_methods) == {"fed", "otp", "mfa"}
 
 
-async def test_of_a_hundred_completions_one_logs_in(
+async def test_hundred_concurrent_completions_log_in_once(
     linked: Service, start_service: StartService, oauth: Settings, clock: FakeClock
 ) -> None:
     replica = await start_service(oauth, clock)
@@ -116,14 +116,16 @@ async def test_of_a_hundred_completions_one_logs_in(
     assert len(await linked.fetch("SELECT FROM sessions")) == 1
 
 
-async def test_a_login_may_be_completed_on_another_replica(
+async def test_login_can_be_completed_on_another_replica(
     linked: Service, start_service: StartService, oauth: Settings, clock: FakeClock
 ) -> None:
     replica = await start_service(oauth, clock)
     assert await outcome(complete(replica, await came_back(linked))) == "OK"
 
 
-async def test_a_provider_that_is_down(linked: Service, provider: LocalProvider) -> None:
+async def test_unreachable_provider_returns_provider_unavailable(
+    linked: Service, provider: LocalProvider
+) -> None:
     request = await came_back(linked)
     provider.answers["/token"] = breaking_off
     error = await failure(complete(linked, request))
@@ -138,7 +140,7 @@ async def test_a_provider_that_is_down(linked: Service, provider: LocalProvider)
     assert await tries(linked) == "OK"
 
 
-async def test_a_provider_that_cant_be_asked_where_to_go(
+async def test_failed_provider_discovery_returns_provider_unavailable(
     linked: Service, provider: LocalProvider
 ) -> None:
     provider.answers["/.well-known/openid-configuration"] = saying("<html>", 503)
@@ -149,7 +151,7 @@ async def test_a_provider_that_cant_be_asked_where_to_go(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_provider_that_is_silent_is_left(
+async def test_silent_provider_times_out(
     kind: str, start_service: StartService, oauth: Settings, provider: LocalProvider
 ) -> None:
     request = await came_back(await start_service(oauth), kind)
@@ -165,7 +167,7 @@ async def test_a_provider_that_is_silent_is_left(
     leave.set()
 
 
-async def test_a_refused_code(linked: Service) -> None:
+async def test_invalid_authorization_code_is_rejected(linked: Service) -> None:
     for kind in KINDS:
         request = await came_back(linked, kind)
         request.code = "another"
@@ -176,14 +178,16 @@ async def test_a_refused_code(linked: Service) -> None:
         )
 
 
-async def test_a_code_of_another_login(linked: Service) -> None:
+async def test_code_of_another_login_is_rejected(linked: Service) -> None:
     # Injected by whoever got hold of it: it was given for another verifier (RFC 9700, 4.5).
     mine, stolen = await came_back(linked), await came_back(linked)
     mine.code = stolen.code
     assert await outcome(complete(linked, mine)) == "CREDENTIALS_INVALID"
 
 
-async def test_a_state_of_another_provider(linked: Service, provider: LocalProvider) -> None:
+async def test_state_of_another_provider_is_rejected(
+    linked: Service, provider: LocalProvider
+) -> None:
     local, github = await came_back(linked), await came_back(linked, "github")
     local.state = github.state
     provider.asked.clear()
@@ -193,7 +197,7 @@ async def test_a_state_of_another_provider(linked: Service, provider: LocalProvi
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_new_user_without_a_verified_address(
+async def test_new_user_without_verified_address_is_rejected(
     kind: str, linked: Service, provider: LocalProvider
 ) -> None:
     provider.claims["email_verified"] = False
@@ -206,7 +210,7 @@ async def test_a_new_user_without_a_verified_address(
     assert await linked.fetch("SELECT FROM users") == []
 
 
-async def test_the_owner_of_an_address_arrives(linked: Service) -> None:
+async def test_address_owner_reclaims_unverified_account(linked: Service) -> None:
     stolen = await linked.new_session()
     answer = await complete(linked, await came_back(linked))
     assert (answer.tokens.user_id, answer.new_user) == (stolen.user_id, False)
@@ -217,7 +221,7 @@ async def test_the_owner_of_an_address_arrives(linked: Service) -> None:
     assert [json.loads(row["detail"]) for row in events] == [{}]
 
 
-async def test_fields(linked: Service, provider: LocalProvider) -> None:
+async def test_invalid_fields_are_named(linked: Service, provider: LocalProvider) -> None:
     start, end = linked.auth().BeginOAuth, linked.auth().CompleteOAuth
     for field, request in {
         "provider": begin("nobody"),
@@ -243,7 +247,7 @@ async def test_fields(linked: Service, provider: LocalProvider) -> None:
     assert provider.asked == []
 
 
-async def test_beginnings_are_throttled(start_service: StartService, oauth: Settings) -> None:
+async def test_login_starts_are_throttled(start_service: StartService, oauth: Settings) -> None:
     limit = {"requests": 2, "window": "1h"}
     policy = type(oauth.brute_force.oauth_logins_per_ip).model_validate(limit)
     service = await start_service(with_changes(oauth, "brute_force", oauth_logins_per_ip=policy))
@@ -253,7 +257,7 @@ async def test_beginnings_are_throttled(start_service: StartService, oauth: Sett
     assert detail(error, RetryInfo).retry_delay.ToSeconds() > 60
 
 
-async def test_only_apps_may(linked: Service) -> None:
+async def test_only_apps_can_log_users_in(linked: Service) -> None:
     for caller in ("edge", "issuer", "admin", "observer"):
         auth = linked.auth(caller)
         assert await outcome(auth.BeginOAuth(begin())) == "CALLER_NOT_ALLOWED"
@@ -261,7 +265,7 @@ async def test_only_apps_may(linked: Service) -> None:
         assert await outcome(auth.CompleteOAuth(request)) == "CALLER_NOT_ALLOWED"
 
 
-async def test_connections_to_providers_end_with_the_service(
+async def test_provider_connections_close_on_shutdown(
     oauth: Settings, start_service: StartService, provider: LocalProvider
 ) -> None:
     service = await start_service(oauth)

@@ -49,7 +49,7 @@ async def _methods(service: Service, tokens: Tokens) -> list[str]:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("email", ["", EMAIL, EMAIL.lower()])
-async def test_one_passkey_is_both_factors(
+async def test_passkey_alone_counts_as_both_factors(
     free: Service, device: Authenticator, email: str
 ) -> None:
     registered = await new_holder(free, EMAIL, device)
@@ -59,7 +59,7 @@ async def test_one_passkey_is_both_factors(
     assert await _methods(free, tokens) == ["hwk", "user", "mfa"]
 
 
-async def test_what_is_asked_for(free: Service, device: Authenticator) -> None:
+async def test_begin_login_returns_request_options(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     anybody = json.loads((await begin_login(free)).options_json)
     assert (anybody["rpId"], anybody["allowCredentials"]) == ("localhost", [])
@@ -70,7 +70,7 @@ async def test_what_is_asked_for(free: Service, device: Authenticator) -> None:
     assert len(challenges) == 9
 
 
-async def test_synced_passkeys_count_nothing(free: Service) -> None:
+async def test_synced_passkey_without_counter_is_accepted(free: Service) -> None:
     device = Authenticator(ORIGIN, synced=True)
     await new_holder(free, EMAIL, device)
     for _ in range(2):
@@ -79,7 +79,7 @@ async def test_synced_passkeys_count_nothing(free: Service) -> None:
 
 
 @pytest.mark.parametrize("soft", [False, True])
-async def test_presence_is_enough_for_a_second_factor(free: Service, soft: bool) -> None:
+async def test_user_presence_suffices_for_second_factor(free: Service, soft: bool) -> None:
     device = SoftDevice() if soft else Authenticator(ORIGIN)
     if isinstance(device, Authenticator):
         device.verifies_user = False
@@ -95,7 +95,7 @@ async def test_presence_is_enough_for_a_second_factor(free: Service, soft: bool)
     assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
 
 
-async def test_a_challenge_is_used_once(free: Service, device: Authenticator) -> None:
+async def test_challenge_is_single_use(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     begun = await begin_login(free)
     answers = [device.get(begun.options_json) for _ in range(100)]
@@ -108,7 +108,7 @@ async def test_a_challenge_is_used_once(free: Service, device: Authenticator) ->
     assert opened["count"] == 1
 
 
-async def test_a_wrong_answer_uses_the_challenge_up(free: Service, device: Authenticator) -> None:
+async def test_wrong_answer_consumes_challenge(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     begun = await begin_login(free)
     right = device.get(begun.options_json)
@@ -116,7 +116,7 @@ async def test_a_wrong_answer_uses_the_challenge_up(free: Service, device: Authe
     assert await outcome(finish_login(free, begun.challenge_id, right)) == "CREDENTIALS_INVALID"
 
 
-async def test_a_challenge_expires(free: Service, device: Authenticator, clock: FakeClock) -> None:
+async def test_challenge_expires(free: Service, device: Authenticator, clock: FakeClock) -> None:
     await new_holder(free, EMAIL, device)
     for seconds, end in ((299, "OK"), (300, "CREDENTIALS_INVALID")):
         begun = await begin_login(free)
@@ -125,7 +125,7 @@ async def test_a_challenge_expires(free: Service, device: Authenticator, clock: 
         assert await outcome(finish_login(free, begun.challenge_id, answer)) == end
 
 
-async def test_who_may_not_log_in_gets_the_one_answer(free: Service, device: Authenticator) -> None:
+async def test_rejected_users_get_same_response(free: Service, device: Authenticator) -> None:
     await new_holder(free, EMAIL, device)
     begun = await begin_login(free)
     answer = device.get(begun.options_json)
@@ -144,7 +144,7 @@ async def test_who_may_not_log_in_gets_the_one_answer(free: Service, device: Aut
     assert ends == steps
 
 
-async def test_email_has_to_be_verified_if_the_settings_say_so(
+async def test_settings_can_require_verified_email(
     start_service: StartService, live_settings: Settings, device: Authenticator
 ) -> None:
     first = await start_service(live_settings)
@@ -156,9 +156,7 @@ async def test_email_has_to_be_verified_if_the_settings_say_so(
     assert await outcome(login(strict, device)) == "OK"
 
 
-async def test_attempts_are_limited_as_on_every_path(
-    service: Service, device: Authenticator
-) -> None:
+async def test_attempts_share_login_limits(service: Service, device: Authenticator) -> None:
     await new_holder(service, EMAIL, device)
     ends = []
     for _ in range(6):
@@ -175,7 +173,7 @@ async def test_attempts_are_limited_as_on_every_path(
     assert await outcome(service.auth().Login(request)) == "TOO_MANY_ATTEMPTS"
 
 
-async def test_beginnings_are_limited_by_ip(
+async def test_login_starts_are_limited_per_ip(
     start_service: StartService, live_settings: Settings
 ) -> None:
     two = PolicySettings.model_validate({"requests": 2, "window": "1h"})
@@ -187,7 +185,7 @@ async def test_beginnings_are_limited_by_ip(
     assert await outcome(begin_login(service, ip="192.0.2.2")) == "OK"
 
 
-async def test_use_is_noted(free: Service, device: Authenticator, clock: FakeClock) -> None:
+async def test_last_use_is_recorded(free: Service, device: Authenticator, clock: FakeClock) -> None:
     tokens = await new_holder(free, EMAIL, device)
     clock.advance(60)
     await login(free, device)
@@ -196,7 +194,7 @@ async def test_use_is_noted(free: Service, device: Authenticator, clock: FakeClo
     assert factor.last_use_time.seconds == int(clock.now().timestamp())
 
 
-async def test_fields(free: Service) -> None:
+async def test_invalid_fields_are_named(free: Service) -> None:
     assert await outcome(begin_login(free, "no address")) == "EMAIL_INVALID"
     assert await outcome(begin_login(free, "a" * 255)) == "FIELD_INVALID"
     assert await outcome(finish_login(free, "x", "{}")) == "FIELD_INVALID"

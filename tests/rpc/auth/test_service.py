@@ -24,7 +24,7 @@ DAY = 86_400
 
 
 @pytest.mark.fast
-async def test_registered_user_logs_in_and_has_an_account(service: Service) -> None:
+async def test_registered_user_logs_in_and_has_account(service: Service) -> None:
     response = await service.auth().Register(
         pb.RegisterRequest(email=EMAIL, password=PASSWORD, display_name="Ada Lovelace")
     )
@@ -44,7 +44,7 @@ async def test_registration_does_not_log_in(service: Service) -> None:
     assert not await service.fetch("SELECT 1 FROM sessions")
 
 
-async def test_an_address_is_taken_in_every_spelling(service: Service) -> None:
+async def test_address_is_taken_in_every_spelling(service: Service) -> None:
     await service.register(EMAIL)
     for email in (EMAIL, EMAIL.upper()):
         request = pb.RegisterRequest(email=email, password=PASSWORD)
@@ -55,7 +55,7 @@ async def test_an_address_is_taken_in_every_spelling(service: Service) -> None:
         )
 
 
-async def test_weak_password_is_told_rule_by_rule(service: Service) -> None:
+async def test_weak_password_reports_each_broken_rule(service: Service) -> None:
     error = await failure(
         service.auth().Register(pb.RegisterRequest(email=EMAIL, password="hunter2"))
     )
@@ -70,7 +70,7 @@ async def test_weak_password_is_told_rule_by_rule(service: Service) -> None:
     assert not any("hunter2" in text for text in texts)
 
 
-async def test_bad_address(service: Service) -> None:
+async def test_invalid_address_is_rejected(service: Service) -> None:
     error = await failure(
         service.auth().Register(pb.RegisterRequest(email="ada@", password=PASSWORD))
     )
@@ -89,7 +89,7 @@ BAD_FIELDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("field", BAD_FIELDS)
-async def test_bad_field_is_named(field: str, service: Service) -> None:
+async def test_invalid_field_is_named(field: str, service: Service) -> None:
     good: dict[str, Any] = {"email": EMAIL, "password": PASSWORD}
     request = pb.RegisterRequest(**(good | BAD_FIELDS[field]))
     error = await failure(service.auth().Register(request))
@@ -97,7 +97,7 @@ async def test_bad_field_is_named(field: str, service: Service) -> None:
     assert fields_of(error) == [field]
 
 
-async def test_registrations_of_an_address_are_limited(
+async def test_registrations_are_limited_per_ip(
     start_service: StartService, live_settings: Settings
 ) -> None:
     few = live_settings.brute_force.registrations_per_ip.model_copy(update={"requests": 2})
@@ -122,7 +122,7 @@ async def test_registrations_of_an_address_are_limited(
 # Login
 
 
-async def test_login_gives_everything(timed: Service, clock: FakeClock) -> None:
+async def test_login_returns_all_tokens(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session(ip=IP, user_agent="Browser/1", device_id="phone")
     now = int(clock.now().timestamp())
     assert tokens.access_token_expire_time.ToSeconds() == now + 3_600
@@ -140,14 +140,14 @@ async def test_login_gives_everything(timed: Service, clock: FakeClock) -> None:
     assert list(response.session.authentication_methods) == ["pwd"]
 
 
-async def test_each_login_is_a_session_of_its_own(service: Service) -> None:
+async def test_each_login_opens_its_own_session(service: Service) -> None:
     first, second = await service.new_session(), await service.login()
     for name in ("access_token", "refresh_token", "session_token", "csrf_token", "session_id"):
         assert getattr(first, name) != getattr(second, name)
 
 
 @pytest.mark.fast
-async def test_unknown_user_and_wrong_password_look_alike(service: Service) -> None:
+async def test_unknown_user_and_wrong_password_are_indistinguishable(service: Service) -> None:
     await service.register()
     shown = []
     for email, password in ((EMAIL, WRONG), ("nobody@example.test", PASSWORD)):
@@ -162,7 +162,7 @@ async def test_unknown_user_and_wrong_password_look_alike(service: Service) -> N
     assert shown[0] == shown[1]
 
 
-async def test_sixth_guess_is_refused_with_the_time_to_wait(service: Service) -> None:
+async def test_sixth_guess_is_rejected_with_retry_after(service: Service) -> None:
     await service.register()
 
     def login(password: str, ip: str) -> pb.LoginRequest:
@@ -180,7 +180,7 @@ async def test_sixth_guess_is_refused_with_the_time_to_wait(service: Service) ->
     assert await outcome(service.auth().Login(login(PASSWORD, OTHER_IP))) == "OK"
 
 
-async def test_full_queue_sheds_logins_and_says_when_to_retry(
+async def test_full_queue_sheds_logins_with_retry_after(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(

@@ -45,7 +45,7 @@ async def claims(service: Service, token: str, **request: Any) -> Claims:
 
 
 @pytest.mark.fast
-async def test_a_token_for_the_caller_and_its_certificate(
+async def test_token_is_issued_to_caller_and_its_certificate(
     start_service: StartService, live_settings: Settings, clock: FakeClock, authority: Authority
 ) -> None:
     service = await start_service(live_settings, clock)
@@ -71,7 +71,7 @@ async def test_a_token_for_the_caller_and_its_certificate(
 
 
 @pytest.mark.parametrize("caller", list(Role))
-async def test_every_role_may_ask(caller: str, service: Service) -> None:
+async def test_every_role_can_request_token(caller: str, service: Service) -> None:
     response = await issue(service, caller)
     answer = await service.auth("edge").ValidateToken(
         pb.ValidateTokenRequest(
@@ -81,7 +81,7 @@ async def test_every_role_may_ask(caller: str, service: Service) -> None:
     assert inactive(answer) == "CERTIFICATE_MISMATCH"
 
 
-async def test_nothing_is_given_that_the_settings_don_t_name(
+async def test_only_configured_audiences_are_granted(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_callers(live_settings, {identity_of("app"): {Role.APP}}))
@@ -97,7 +97,7 @@ async def test_nothing_is_given_that_the_settings_don_t_name(
     assert await outcome(exchange(service, tokens.access_token)) == "OK"
 
 
-async def test_changed_settings_hold_from_the_next_call_on(
+async def test_changed_settings_apply_from_next_call(
     service: Service, live_settings: Settings
 ) -> None:
     assert await outcome(issue(service, audience="billing")) == "OK"
@@ -105,28 +105,28 @@ async def test_changed_settings_hold_from_the_next_call_on(
     assert await outcome(issue(service, audience="billing")) == "CALLER_NOT_ALLOWED"
 
 
-async def test_scopes_are_those_of_the_settings(service: Service) -> None:
+async def test_only_configured_scopes_are_granted(service: Service) -> None:
     assert await outcome(issue(service, scopes=["invoices.read", "read"])) == "CALLER_NOT_ALLOWED"
     assert fields_of(await failure(issue(service, scopes=[""]))) == ["scopes[0]"]
     assert fields_of(await failure(issue(service, audience="x" * 257))) == ["audience"]
 
 
 @pytest.mark.parametrize("length", [1, 20, 31, 33, 64])
-async def test_thumbprint_is_a_sha_256(length: int, service: Service) -> None:
+async def test_thumbprint_must_be_sha_256(length: int, service: Service) -> None:
     call = service.auth("edge").ValidateToken(
         pb.ValidateTokenRequest(access_token="x", certificate_thumbprint=bytes(length))
     )
     assert fields_of(await failure(call)) == ["certificate_thumbprint"]
 
 
-async def test_user_s_token_does_not_care_about_certificates(service: Service) -> None:
+async def test_user_token_is_not_bound_to_certificate(service: Service) -> None:
     tokens = await service.new_session()
     shown = {"certificate_thumbprint": bytes(32)}
     assert (await claims(service, tokens.access_token, **shown)).subject == tokens.user_id
 
 
 @pytest.mark.fast
-async def test_exchanged_token_names_who_acts(timed: Service, clock: FakeClock) -> None:
+async def test_exchanged_token_names_actor(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     before = await claims(timed, tokens.access_token)
     clock.advance(5)
@@ -148,7 +148,7 @@ async def test_exchanged_token_names_who_acts(timed: Service, clock: FakeClock) 
     assert batch.results[0].claims == said
 
 
-async def test_bad_subject_tokens(service: Service) -> None:
+async def test_invalid_subject_tokens_are_rejected(service: Service) -> None:
     tokens = await service.new_session()
     own = await issue(service)
     for token in ("x", "x" * 9_000, tokens.refresh_token, own.access_token):
@@ -161,7 +161,7 @@ async def test_bad_subject_tokens(service: Service) -> None:
     assert fields_of(error) == ["scopes[1]"]
 
 
-async def test_exchanged_token_ends_with_its_session(service: Service) -> None:
+async def test_exchanged_token_ends_with_session(service: Service) -> None:
     tokens = await service.new_session()
     exchanged = await exchange(service, tokens.access_token)
     assert await service.judge_token(exchanged.access_token) == ""
@@ -171,7 +171,7 @@ async def test_exchanged_token_ends_with_its_session(service: Service) -> None:
         assert await outcome(exchange(service, token)) == "CREDENTIALS_INVALID"
 
 
-async def test_certificate_that_ends_soon(
+async def test_token_does_not_outlive_certificate(
     start_service: StartService, live_settings: Settings, clock: FakeClock, authority: Authority
 ) -> None:
     service = await start_service(live_settings, clock)

@@ -33,9 +33,7 @@ async def logged_out(service: Service, token: str) -> str:
 
 
 @pytest.mark.fast
-async def test_refresh_gives_the_next_pair_of_the_same_session(
-    timed: Service, clock: FakeClock
-) -> None:
+async def test_refresh_returns_next_pair_of_same_session(timed: Service, clock: FakeClock) -> None:
     first = await timed.new_session()
     clock.advance(60)
     second = await timed.refresh(first.refresh_token)
@@ -52,7 +50,7 @@ async def test_refresh_gives_the_next_pair_of_the_same_session(
     assert await timed.judge_session(first.session_token) == ""
 
 
-async def test_replaced_token_gets_the_current_pair_again_for_a_while(
+async def test_replaced_token_returns_current_pair_within_grace_window(
     timed: Service, clock: FakeClock
 ) -> None:
     tokens = await timed.new_session()
@@ -64,7 +62,7 @@ async def test_replaced_token_gets_the_current_pair_again_for_a_while(
 
 
 @pytest.mark.fast
-async def test_reuse_ends_the_session(timed: Service, clock: FakeClock) -> None:
+async def test_reuse_ends_session(timed: Service, clock: FakeClock) -> None:
     stolen = await timed.new_session()
     current = await timed.refresh(stolen.refresh_token)
     other = await timed.login()
@@ -89,7 +87,7 @@ async def test_refresh_token_expires(timed: Service, clock: FakeClock) -> None:
     assert await refreshed(timed, tokens.refresh_token) == "REFRESH_TOKEN_INVALID"
 
 
-async def test_refresh_from_elsewhere_fails_if_sessions_are_bound(
+async def test_refresh_from_other_client_fails_if_sessions_are_bound(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_changes(live_settings, "sessions", ip_binding="exact"))
@@ -100,7 +98,7 @@ async def test_refresh_from_elsewhere_fails_if_sessions_are_bound(
 KINDS = ("access_token", "refresh_token", "session_token", "csrf_token")
 
 
-async def test_no_token_passes_for_one_of_another_kind(service: Service) -> None:
+async def test_tokens_of_other_kinds_are_rejected(service: Service) -> None:
     tokens = await service.new_session()
     judged = {}
     for kind in KINDS:
@@ -120,7 +118,7 @@ async def test_no_token_passes_for_one_of_another_kind(service: Service) -> None
 
 
 @pytest.mark.parametrize("token", ["x", "ar1_", "ar1_" + "A" * 60, "é" * 256])
-async def test_garbage_is_no_refresh_token(token: str, service: Service) -> None:
+async def test_garbage_refresh_token_is_rejected(token: str, service: Service) -> None:
     assert await refreshed(service, token) == "REFRESH_TOKEN_INVALID"
     assert await logged_out(service, token) == "REFRESH_TOKEN_INVALID"
 
@@ -129,7 +127,7 @@ async def test_garbage_is_no_refresh_token(token: str, service: Service) -> None
 
 
 @pytest.mark.fast
-async def test_logout_ends_the_session_and_no_other(service: Service) -> None:
+async def test_logout_ends_only_its_session(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
     assert await logged_out(service, tokens.refresh_token) == "OK"
     assert await service.judge_token(tokens.access_token, strict=True) == "SESSION_REVOKED"
@@ -153,7 +151,7 @@ async def test_logout_twice_is_harmless(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_claims_say_who_the_user_is(timed: Service, clock: FakeClock) -> None:
+async def test_claims_describe_user(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     response = await timed.auth("edge").ValidateToken(
         pb.ValidateTokenRequest(access_token=tokens.access_token, required_scopes=["read"])
@@ -171,7 +169,7 @@ async def test_claims_say_who_the_user_is(timed: Service, clock: FakeClock) -> N
     assert claims.token_id
 
 
-async def test_inactive_tokens_are_told_apart(timed: Service, clock: FakeClock) -> None:
+async def test_each_inactive_reason_is_reported(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session()
     head, payload, signature = tokens.access_token.split(".")
     forged = json.loads(base64.urlsafe_b64decode(payload + "==")) | {"roles": ["admin"]}
@@ -194,7 +192,7 @@ async def test_tokens_of_a_disabled_user_are_inactive(service: Service) -> None:
     assert await refreshed(service, tokens.refresh_token) == "REFRESH_TOKEN_INVALID"
 
 
-async def test_token_of_five_days(
+async def test_five_day_token_is_valid_for_five_days(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> None:
     days = timedelta(days=5)
@@ -212,7 +210,7 @@ async def test_token_of_five_days(
 
 
 @pytest.mark.fast
-async def test_batch_answers_in_order_and_garbage_harms_no_other(service: Service) -> None:
+async def test_batch_returns_results_in_order_despite_garbage(service: Service) -> None:
     first, second = await service.new_session(), await service.new_session("b@example.test")
     ended = await service.login()
     await logged_out(service, ended.refresh_token)
@@ -229,7 +227,7 @@ async def test_batch_answers_in_order_and_garbage_harms_no_other(service: Servic
     assert subjects == [first.user_id, "", second.user_id, "", "", "", first.user_id, ""]
 
 
-async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
+async def test_batch_size_is_one_to_a_thousand(service: Service) -> None:
     tokens = await service.new_session()
     validate = service.auth("edge").BatchValidateTokens
     response = await validate(
@@ -241,7 +239,7 @@ async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["access_tokens"])
 
 
-async def test_batch_is_for_the_audience_asked_for(service: Service) -> None:
+async def test_batch_checks_requested_audience(service: Service) -> None:
     tokens = await service.new_session()
     for audience, expected in (("", ""), ("authsvc", ""), ("elsewhere", "AUDIENCE_MISMATCH")):
         response = await service.auth("edge").BatchValidateTokens(
@@ -255,7 +253,7 @@ async def test_batch_is_for_the_audience_asked_for(service: Service) -> None:
 
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # its name is, by RFC 9864
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
-async def test_others_verify_tokens_with_the_public_keys(
+async def test_third_party_verifies_tokens_with_public_keys(
     algorithm: str, start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_changes(live_settings, "tokens", algorithm=algorithm))
@@ -269,7 +267,7 @@ async def test_others_verify_tokens_with_the_public_keys(
     assert response.expire_time.ToSeconds() > int(token.claims["iat"])
 
 
-async def test_replicas_verify_one_another_s_tokens(
+async def test_replicas_verify_tokens_of_each_other(
     start_service: StartService, live_settings: Settings
 ) -> None:
     one, two = await start_service(live_settings), await start_service(live_settings)

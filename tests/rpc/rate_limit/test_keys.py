@@ -36,7 +36,7 @@ async def refund(service: Service, policy: str, key: str, cost: int = 0) -> pb.R
 
 
 @pytest.mark.fast
-async def test_each_check_of_a_batch_is_decided_on_its_own(service: Service) -> None:
+async def test_checks_in_batch_are_decided_independently(service: Service) -> None:
     both = pb.CheckRateLimitRequest(
         charges=[pb.Charge(policy=UPLOAD, key="ada"), pb.Charge(policy=LOGIN, key="ada")]
     )
@@ -55,7 +55,7 @@ async def test_each_check_of_a_batch_is_decided_on_its_own(service: Service) -> 
     assert (await verdict(service, UPLOAD, "bob")).remaining == 10
 
 
-async def test_results_are_in_the_order_of_the_checks(service: Service) -> None:
+async def test_results_are_in_order_of_checks(service: Service) -> None:
     keys = [f"k{n * 7 % 20}" for n in range(20)]
     response = await service.limits("edge").BatchCheckRateLimits(
         pb.BatchCheckRateLimitsRequest(checks=[one(LOGIN, key) for key in keys])
@@ -63,11 +63,11 @@ async def test_results_are_in_the_order_of_the_checks(service: Service) -> None:
     assert [result.verdicts[0].key for result in response.results] == keys
 
 
-async def test_one_key_many_times_in_a_batch(service: Service) -> None:
+async def test_repeated_key_in_batch_is_charged_each_time(service: Service) -> None:
     assert await batch(service, *[one(LOGIN, "ada")] * 7) == [True] * 5 + [False] * 2
 
 
-async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
+async def test_batch_size_is_one_to_a_thousand(service: Service) -> None:
     assert await batch(service, *(one("api", f"k{n}") for n in range(1_000))) == [True] * 1_000
     assert sum(await batch(service, *[one("api", "hot")] * 1_000)) == 100
     for count in (0, 1_001):
@@ -75,7 +75,7 @@ async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["checks"])
 
 
-async def test_bad_check_is_named_and_none_is_taken(service: Service) -> None:
+async def test_invalid_check_is_named_and_nothing_is_charged(service: Service) -> None:
     good = one(LOGIN, "ada")
     error = await failure(batch(service, good, one(LOGIN, "ada", -1)))
     assert fields_of(error) == ["checks[1].charges[0].cost"]
@@ -87,7 +87,7 @@ async def test_bad_check_is_named_and_none_is_taken(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_looking_uses_nothing_up(service: Service) -> None:
+async def test_get_charges_nothing(service: Service) -> None:
     fresh = await verdict(service, LOGIN, "ada")
     assert fresh == pb.RateLimitVerdict(
         policy=LOGIN,
@@ -111,7 +111,7 @@ async def test_looking_uses_nothing_up(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_refund_gives_back_never_more_than_the_limit(service: Service) -> None:
+async def test_refund_never_exceeds_limit(service: Service) -> None:
     await batch(service, one(LOGIN, "ada", 5))
     given = await refund(service, LOGIN, "ada", 2)
     assert (given.allowed, given.remaining) == (True, 2)
@@ -121,7 +121,7 @@ async def test_refund_gives_back_never_more_than_the_limit(service: Service) -> 
     assert await batch(service, one(LOGIN, "nobody", 5), one(LOGIN, "nobody")) == [True, False]
 
 
-async def test_refunded_key_passes_at_once(service: Service) -> None:
+async def test_refunded_key_is_allowed_immediately(service: Service) -> None:
     assert await batch(service, one(LOGIN, "ada", 5)) == [True]
     assert await batch(service, one(LOGIN, "ada")) == [False]
     await refund(service, LOGIN, "ada")
@@ -132,7 +132,7 @@ async def test_refunded_key_passes_at_once(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_reset_forgets_one_key(service: Service) -> None:
+async def test_reset_affects_only_one_key(service: Service) -> None:
     await batch(service, one(LOGIN, "ada", 5), one(LOGIN, "bob", 5))
     reset = pb.ResetRateLimitRequest(policy=LOGIN, key="ada")
     for _ in range(2):
@@ -142,7 +142,7 @@ async def test_reset_forgets_one_key(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["GetRateLimit", "RefundRateLimit", "ResetRateLimit"])
-async def test_policy_and_key_are_checked_everywhere(name: str, service: Service) -> None:
+async def test_every_rpc_validates_policy_and_key(name: str, service: Service) -> None:
     call, make = getattr(service.limits(), name), getattr(pb, f"{name}Request")
     assert await outcome(call(make(policy="nope", key="k"))) == "POLICY_UNKNOWN"
     for field, request in (
@@ -153,7 +153,7 @@ async def test_policy_and_key_are_checked_everywhere(name: str, service: Service
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", [field])
 
 
-async def test_refunds_have_a_bound(service: Service) -> None:
+async def test_refund_cost_is_bounded(service: Service) -> None:
     for cost in (-1, 1_000_001):
         request = pb.RefundRateLimitRequest(policy=LOGIN, key="k", cost=cost)
         error = await failure(service.limits().RefundRateLimit(request))
@@ -164,7 +164,7 @@ async def test_refunds_have_a_bound(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_shipped_policies_are_listed_by_name(service: Service) -> None:
+async def test_default_policies_are_listed_by_name(service: Service) -> None:
     response = await service.limits("edge").ListPolicies(pb.ListPoliciesRequest())
     assert [
         (policy.name, policy.requests, policy.window.ToSeconds(), policy.burst)
@@ -175,7 +175,7 @@ async def test_shipped_policies_are_listed_by_name(service: Service) -> None:
     assert response.next_page_token == ""
 
 
-async def test_pages_hold_all_policies(
+async def test_pages_list_all_policies(
     start_service: StartService, live_settings: Settings
 ) -> None:
     policy = PolicySettings.model_validate(

@@ -44,7 +44,7 @@ def with_policy(settings: Settings, **policy: Any) -> Settings:
 
 
 @pytest.mark.fast
-async def test_five_logins_pass_and_the_sixth_does_not(service: Service) -> None:
+async def test_login_policy_allows_five_and_denies_sixth(service: Service) -> None:
     answers = [await check(service, (LOGIN, "ada")) for _ in range(6)]
     assert [answer.allowed for answer in answers] == [True] * 5 + [False]
     assert [answer.verdicts[0].remaining for answer in answers] == [4, 3, 2, 1, 0, 0]
@@ -61,7 +61,7 @@ async def test_five_logins_pass_and_the_sixth_does_not(service: Service) -> None
 
 
 @pytest.mark.fast
-async def test_several_charges_are_taken_together_or_not_at_all(service: Service) -> None:
+async def test_several_charges_are_atomic(service: Service) -> None:
     await check(service, (LOGIN, "ada", 5))
     answer = await check(service, (UPLOAD, "ada"), (LOGIN, "ada"), (UPLOAD, "bob", 4))
     assert not answer.allowed
@@ -76,7 +76,7 @@ async def test_several_charges_are_taken_together_or_not_at_all(service: Service
     assert [verdict.remaining for verdict in answer.verdicts] == [9, 4, 6]
 
 
-async def test_dry_run_takes_nothing(service: Service) -> None:
+async def test_dry_run_charges_nothing(service: Service) -> None:
     for _ in range(3):
         answer = await check(service, (LOGIN, "ada", 5), dry_run=True)
         assert answer.allowed
@@ -85,14 +85,14 @@ async def test_dry_run_takes_nothing(service: Service) -> None:
     assert not (await check(service, (LOGIN, "ada"), dry_run=True)).allowed
 
 
-async def test_what_never_fits_has_no_time_to_retry(service: Service) -> None:
+async def test_cost_above_limit_has_no_retry_after(service: Service) -> None:
     answer = await check(service, (LOGIN, "ada", 6))
     assert not answer.allowed
     assert not answer.verdicts[0].HasField("retry_after")
     assert await remaining(service, LOGIN, "ada") == 5
 
 
-async def test_parallel_checks_never_take_more_than_there_is(
+async def test_concurrent_checks_never_exceed_limit(
     start_service: StartService, live_settings: Settings
 ) -> None:
     settings = with_policy(live_settings, requests=30)
@@ -106,7 +106,7 @@ async def test_parallel_checks_never_take_more_than_there_is(
     assert used == 30
 
 
-async def test_refused_key_passes_again_after_a_reset_elsewhere(
+async def test_reset_on_another_replica_allows_rejected_key(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(live_settings)
@@ -117,7 +117,7 @@ async def test_refused_key_passes_again_after_a_reset_elsewhere(
     assert (await check(service, (LOGIN, "ada", 5))).allowed
 
 
-async def test_burst_bounds_what_passes_within_a_second(
+async def test_burst_limits_cost_allowed_at_once(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_policy(live_settings, requests=1_000, burst=3))
@@ -129,7 +129,7 @@ async def test_burst_bounds_what_passes_within_a_second(
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
-async def test_every_algorithm_holds_its_limit(
+async def test_every_algorithm_enforces_limit(
     algorithm: Algorithm, start_service: StartService, live_settings: Settings
 ) -> None:
     settings = with_policy(live_settings, algorithm=algorithm, window=timedelta(days=300))
@@ -139,7 +139,7 @@ async def test_every_algorithm_holds_its_limit(
     assert answers[3].verdicts[0].retry_after.ToSeconds() > 0
 
 
-async def test_policies_change_while_serving(
+async def test_policies_can_change_at_runtime(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(live_settings)
@@ -165,7 +165,7 @@ BAD_CHECKS: dict[str, list[tuple[str, str] | tuple[str, str, int]]] = {
 
 
 @pytest.mark.parametrize("field", BAD_CHECKS)
-async def test_bad_field_is_named(field: str, service: Service) -> None:
+async def test_invalid_field_is_named(field: str, service: Service) -> None:
     error = await failure(check(service, *BAD_CHECKS[field]))
     assert (error.code(), reason_of(error)) == (
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -174,7 +174,7 @@ async def test_bad_field_is_named(field: str, service: Service) -> None:
     assert fields_of(error) == [field]
 
 
-async def test_sixteen_different_charges_and_no_more(service: Service) -> None:
+async def test_check_allows_at_most_sixteen_distinct_charges(service: Service) -> None:
     charges = [(LOGIN, f"k{n}") for n in range(17)]
     assert (await check(service, *charges[:16])).allowed
     for bad in (charges, [charges[0], charges[1], charges[0]]):
@@ -183,7 +183,7 @@ async def test_sixteen_different_charges_and_no_more(service: Service) -> None:
     assert await remaining(service, LOGIN, "k16") == 5
 
 
-async def test_unknown_policy_is_named_and_nothing_is_taken(service: Service) -> None:
+async def test_unknown_policy_is_named_and_nothing_is_charged(service: Service) -> None:
     error = await failure(check(service, (LOGIN, "ada"), ("nope", "ada")))
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "POLICY_UNKNOWN")
     assert dict(detail(error, ErrorInfo).metadata) == {"policy": "nope"}
@@ -193,7 +193,7 @@ async def test_unknown_policy_is_named_and_nothing_is_taken(service: Service) ->
     assert await outcome(check(service, own)) == "POLICY_UNKNOWN"
 
 
-async def test_batch_holds_two_thousand_charges_and_no_more(service: Service) -> None:
+async def test_batch_allows_at_most_two_thousand_charges(service: Service) -> None:
     check = request_of(*(("api", f"key-{number}") for number in range(16)))
     limits = service.limits("edge")
     request = pb.BatchCheckRateLimitsRequest(checks=[check] * 126)

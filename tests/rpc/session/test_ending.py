@@ -34,7 +34,7 @@ async def revoke_all(service: Service, user_id: str, spared: str = "") -> int:
 
 
 @pytest.mark.fast
-async def test_session_is_found_after_its_end(timed: Service, clock: FakeClock) -> None:
+async def test_ended_session_is_still_found(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session(ip=IP)
     clock.advance(5)
     await revoked(timed, tokens.session_id)
@@ -44,7 +44,7 @@ async def test_session_is_found_after_its_end(timed: Service, clock: FakeClock) 
     assert session.revoke_reason == pb.REVOKE_REASON_REVOKED
 
 
-async def test_unknown_session(service: Service) -> None:
+async def test_unknown_session_is_not_found(service: Service) -> None:
     request = pb.GetSessionRequest(session_id=NOBODY)
     error = await failure(service.sessions().GetSession(request))
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
@@ -52,7 +52,7 @@ async def test_unknown_session(service: Service) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", NOBODY.upper() + "F", "{" + NOBODY + "}", NOBODY[:-1]])
-async def test_session_id_is_a_canonical_uuid(text: str, service: Service) -> None:
+async def test_session_id_must_be_canonical_uuid(text: str, service: Service) -> None:
     sessions = service.sessions()
     for call in (
         sessions.GetSession(pb.GetSessionRequest(session_id=text)),
@@ -62,7 +62,7 @@ async def test_session_id_is_a_canonical_uuid(text: str, service: Service) -> No
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["session_id"])
 
 
-async def test_upper_case_id_names_no_session(service: Service) -> None:
+async def test_upper_case_id_is_rejected(service: Service) -> None:
     tokens = await service.new_session()
     assert await revoked(service, tokens.session_id.upper()) == "FIELD_INVALID"
     assert await service.judge_session(tokens.session_token) == ""
@@ -71,7 +71,7 @@ async def test_upper_case_id_names_no_session(service: Service) -> None:
 # ListSessions
 
 
-async def test_pages_hold_all_sessions_newest_first(service: Service) -> None:
+async def test_pages_list_all_sessions_newest_first(service: Service) -> None:
     user_id = await service.register()
     ids = [(await service.create_session(user_id)).session_id for _ in range(5)]
     await service.new_session("b@example.test")
@@ -87,7 +87,7 @@ async def test_pages_hold_all_sessions_newest_first(service: Service) -> None:
     assert seen == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
 
 
-async def test_full_last_page_is_the_last(service: Service) -> None:
+async def test_full_last_page_has_no_next_page_token(service: Service) -> None:
     user_id = await service.register()
     for _ in range(2):
         await service.create_session(user_id)
@@ -97,7 +97,7 @@ async def test_full_last_page_is_the_last(service: Service) -> None:
     assert (len(response.sessions), response.next_page_token) == (2, "")
 
 
-async def test_session_ended_between_pages_moves_no_other(service: Service) -> None:
+async def test_session_ended_between_pages_does_not_shift_others(service: Service) -> None:
     user_id = await service.register()
     ids = [(await service.create_session(user_id)).session_id for _ in range(4)]
     request = pb.ListSessionsRequest(user_id=user_id, page_size=2)
@@ -119,12 +119,12 @@ async def test_only_active_sessions_are_listed(timed: Service, clock: FakeClock)
     assert await timed.list_sessions(old.user_id) == [new.session_id]
 
 
-async def test_who_has_no_sessions_has_an_empty_list(service: Service) -> None:
+async def test_user_without_sessions_gets_empty_list(service: Service) -> None:
     assert await service.list_sessions(await service.register()) == []
     assert await service.list_sessions(NOBODY) == []
 
 
-async def test_thousand_sessions_fit_on_a_page_and_no_more(
+async def test_page_size_is_at_most_a_thousand(
     start_service: StartService, live_settings: Settings
 ) -> None:
     service = await start_service(with_changes(live_settings, "sessions", max_per_user=60))
@@ -142,7 +142,7 @@ async def test_thousand_sessions_fit_on_a_page_and_no_more(
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["page_size"])
 
 
-async def test_page_token_is_of_the_same_user(service: Service) -> None:
+async def test_page_token_is_bound_to_user(service: Service) -> None:
     tokens = await service.new_session()
     await service.login()
     stranger = await service.register("b@example.test")
@@ -161,7 +161,7 @@ async def test_page_token_is_of_the_same_user(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_revoked_session_is_over_and_no_other(service: Service) -> None:
+async def test_revoke_ends_only_its_session(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
     assert await revoked(service, tokens.session_id) == "OK"
     for strict in (True, False):
@@ -187,7 +187,7 @@ async def test_revoking_twice_is_harmless(timed: Service, clock: FakeClock) -> N
 
 
 @pytest.mark.fast
-async def test_all_sessions_of_a_user_end(service: Service) -> None:
+async def test_revoke_all_ends_every_session_of_user(service: Service) -> None:
     opened = [await service.new_session(), await service.login(), await service.login()]
     other = await service.new_session("b@example.test")
     user_id = opened[0].user_id
@@ -200,7 +200,7 @@ async def test_all_sessions_of_a_user_end(service: Service) -> None:
     assert await service.judge_session(other.session_token) == ""
 
 
-async def test_one_session_is_spared(service: Service) -> None:
+async def test_revoke_all_can_spare_one_session(service: Service) -> None:
     opened = [await service.new_session(), await service.login(), await service.login()]
     user_id, spared = opened[1].user_id, opened[1].session_id
     assert await revoke_all(service, user_id, spared) == 2
@@ -209,13 +209,13 @@ async def test_one_session_is_spared(service: Service) -> None:
     assert await service.judge_session(opened[0].session_token) == "SESSION_REVOKED"
 
 
-async def test_session_of_another_user_is_not_spared(service: Service) -> None:
+async def test_sparing_session_of_another_user_has_no_effect(service: Service) -> None:
     tokens, other = await service.new_session(), await service.new_session("b@example.test")
     assert await revoke_all(service, tokens.user_id, other.session_id) == 1
     assert await service.judge_session(other.session_token) == ""
 
 
-async def test_unknown_user_has_no_sessions_to_end(service: Service) -> None:
+async def test_revoke_all_of_unknown_user_ends_nothing(service: Service) -> None:
     assert await revoke_all(service, NOBODY) == 0
     for field, request in (
         ("user_id", pb.RevokeUserSessionsRequest()),

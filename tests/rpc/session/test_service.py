@@ -26,7 +26,7 @@ DAY = timedelta(days=1)
 
 
 @pytest.mark.fast
-async def test_session_is_shown_as_it_was_opened(timed: Service, clock: FakeClock) -> None:
+async def test_session_is_returned_as_opened(timed: Service, clock: FakeClock) -> None:
     tokens = await timed.new_session(ip="2001:DB8::0:1", user_agent="Browser/1", device_id="phone")
     response = await timed.sessions("edge").ValidateSession(
         pb.ValidateSessionRequest(session_token=tokens.session_token)
@@ -46,7 +46,7 @@ async def test_session_is_shown_as_it_was_opened(timed: Service, clock: FakeCloc
 
 
 @pytest.mark.fast
-async def test_anti_forgery_token_belongs_to_its_session(service: Service) -> None:
+async def test_csrf_token_is_bound_to_its_session(service: Service) -> None:
     tokens, other = await service.new_session(), await service.login()
 
     async def is_valid(csrf_token: str) -> bool:
@@ -61,7 +61,7 @@ async def test_anti_forgery_token_belongs_to_its_session(service: Service) -> No
         assert not await is_valid(wrong)
 
 
-async def test_inactive_sessions_are_told_apart(timed: Service, clock: FakeClock) -> None:
+async def test_each_inactive_reason_is_reported(timed: Service, clock: FakeClock) -> None:
     revoked, idle = await timed.new_session(), await timed.login()
     await timed.sessions().RevokeSession(pb.RevokeSessionRequest(session_id=revoked.session_id))
     assert await timed.judge_session(revoked.session_token) == "SESSION_REVOKED"
@@ -81,7 +81,7 @@ async def test_session_of_a_disabled_user_is_inactive(service: Service) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-async def test_bound_session_is_refused_elsewhere(
+async def test_bound_session_is_rejected_for_other_client(
     strict: bool,
     start_service: StartService,
     live_settings: Settings,
@@ -102,7 +102,7 @@ async def test_bound_session_is_refused_elsewhere(
     assert await used_by(ip=f"::ffff:{IP}", user_agent="Browser/1") == ""
 
 
-async def test_use_keeps_a_session_alive_until_its_absolute_end(
+async def test_use_keeps_session_alive_until_absolute_expiry(
     timed: Service, clock: FakeClock
 ) -> None:
     tokens = await timed.new_session()
@@ -115,7 +115,7 @@ async def test_use_keeps_a_session_alive_until_its_absolute_end(
     assert await timed.judge_session(tokens.session_token) == "SESSION_EXPIRED"
 
 
-async def test_other_replicas_hear_of_a_revocation(
+async def test_revocation_reaches_other_replicas(
     start_service: StartService, live_settings: Settings
 ) -> None:
     one, two = await start_service(live_settings), await start_service(live_settings)
@@ -131,7 +131,7 @@ async def test_other_replicas_hear_of_a_revocation(
 # BatchValidateSessions
 
 
-async def test_batch_answers_in_order_and_garbage_harms_no_other(service: Service) -> None:
+async def test_batch_returns_results_in_order_despite_garbage(service: Service) -> None:
     first, second = await service.new_session(), await service.new_session("b@example.test")
     check = pb.ValidateSessionRequest
     response = await service.sessions("edge").BatchValidateSessions(
@@ -154,7 +154,7 @@ async def test_batch_answers_in_order_and_garbage_harms_no_other(service: Servic
     assert users == [first.user_id, "", second.user_id, "", "", first.user_id]
 
 
-async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
+async def test_batch_size_is_one_to_a_thousand(service: Service) -> None:
     tokens = await service.new_session()
     one = pb.ValidateSessionRequest(session_token=tokens.session_token)
     validate = service.sessions("edge").BatchValidateSessions
@@ -165,7 +165,7 @@ async def test_batch_holds_one_to_a_thousand(service: Service) -> None:
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", ["checks"])
 
 
-async def test_bad_check_is_named(service: Service) -> None:
+async def test_invalid_check_is_named(service: Service) -> None:
     checks = [
         pb.ValidateSessionRequest(session_token="x"),
         pb.ValidateSessionRequest(session_token="x", client=ClientContext(ip="nowhere")),
@@ -182,7 +182,7 @@ async def test_bad_check_is_named(service: Service) -> None:
 
 
 @pytest.mark.fast
-async def test_issuer_opens_sessions_for_users_it_authenticated(service: Service) -> None:
+async def test_issuer_creates_session_for_authenticated_user(service: Service) -> None:
     user_id = await service.register()
     tokens = await service.create_session(user_id, "otp", "hwk", "otp", ip=IP)
     session = await service.get_session(tokens.session_id)
@@ -195,7 +195,7 @@ async def test_issuer_opens_sessions_for_users_it_authenticated(service: Service
     assert list(response.claims.authentication_methods) == ["otp", "hwk"]
 
 
-async def test_sixth_session_takes_the_place_of_the_oldest(service: Service) -> None:
+async def test_sixth_session_replaces_oldest(service: Service) -> None:
     user_id = await service.register()
     opened = [await service.create_session(user_id) for _ in range(6)]
     ids = [tokens.session_id for tokens in opened]
@@ -206,7 +206,7 @@ async def test_sixth_session_takes_the_place_of_the_oldest(service: Service) -> 
     assert oldest.HasField("revoke_time")
 
 
-async def test_no_session_for_nobody(service: Service) -> None:
+async def test_unknown_or_disabled_user_gets_no_session(service: Service) -> None:
     user_id = await service.register()
     request = pb.CreateSessionRequest(user_id=NOBODY, authentication_methods=["pwd"])
     error = await failure(service.sessions("issuer").CreateSession(request))
@@ -225,7 +225,7 @@ BAD_CREATES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("field", BAD_CREATES)
-async def test_bad_field_is_named(field: str, service: Service) -> None:
+async def test_invalid_field_is_named(field: str, service: Service) -> None:
     good: dict[str, Any] = {"user_id": NOBODY, "authentication_methods": ["pwd"]}
     request = pb.CreateSessionRequest(**(good | BAD_CREATES[field]))
     error = await failure(service.sessions("issuer").CreateSession(request))

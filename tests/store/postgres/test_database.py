@@ -23,7 +23,7 @@ async def _count(database: Database) -> int:
         return int(await connection.fetchval("SELECT count(*) FROM numbers"))
 
 
-async def test_a_transaction_commits_at_its_end(numbers: Database) -> None:
+async def test_transaction_commits_at_end(numbers: Database) -> None:
     async with numbers.transaction() as connection:
         await connection.execute("INSERT INTO numbers VALUES (1)")
         assert await _count(numbers) == 0
@@ -38,7 +38,7 @@ async def _insert(database: Database, *values: int, error: Exception | None = No
             raise error
 
 
-async def test_an_exception_undoes_a_transaction_and_passes_unchanged(numbers: Database) -> None:
+async def test_exception_rolls_back_transaction_and_propagates_unchanged(numbers: Database) -> None:
     error = session_not_found()
     with pytest.raises(type(error)) as caught:
         await _insert(numbers, 1, error=error)
@@ -46,7 +46,7 @@ async def test_an_exception_undoes_a_transaction_and_passes_unchanged(numbers: D
     assert await _count(numbers) == 0
 
 
-async def test_a_statements_own_fault_is_no_outage(numbers: Database) -> None:
+async def test_statement_error_is_not_an_outage(numbers: Database) -> None:
     with pytest.raises(asyncpg.UniqueViolationError):
         await _insert(numbers, 1, 1)
     assert await _count(numbers) == 0
@@ -64,7 +64,7 @@ async def test_a_row_that_refers_to_nothing_is_the_statements_own_fault(
     assert refused.value.detail is None
 
 
-async def test_foreign_keys_refer_to_what_goes_with_its_user(database: Database) -> None:
+async def test_foreign_keys_cascade_from_users_and_sessions(database: Database) -> None:
     async with database.connection() as connection:
         rows = await connection.fetch(
             "SELECT DISTINCT confrelid::regclass::text, confdeltype FROM pg_constraint"
@@ -73,7 +73,7 @@ async def test_foreign_keys_refer_to_what_goes_with_its_user(database: Database)
     assert {tuple(row) for row in rows} == {("users", b"c"), ("sessions", b"c")}
 
 
-async def test_a_transaction_does_not_pretend_to_commit_after_a_failure(numbers: Database) -> None:
+async def test_failed_transaction_raises_instead_of_committing(numbers: Database) -> None:
     async def ignore_a_failure() -> None:
         async with numbers.transaction() as connection:
             await connection.execute("INSERT INTO numbers VALUES (1)")
@@ -85,7 +85,7 @@ async def test_a_transaction_does_not_pretend_to_commit_after_a_failure(numbers:
     assert await _count(numbers) == 0
 
 
-async def test_a_connection_left_in_a_transaction_is_not_lent_on(database_dsn: str) -> None:
+async def test_connection_left_in_transaction_is_not_reused(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=1) as database:
         async with database.connection() as connection:
             await connection.execute("BEGIN")
@@ -94,7 +94,7 @@ async def test_a_connection_left_in_a_transaction_is_not_lent_on(database_dsn: s
 
 
 @pytest.mark.slow
-async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
+async def test_deadlock_victim_raises_store_unavailable(numbers: Database) -> None:
     async with numbers.connection() as connection:
         await connection.execute("INSERT INTO numbers VALUES (1), (2)")
     barrier = asyncio.Barrier(2)
@@ -110,7 +110,7 @@ async def test_the_loser_of_a_deadlock_may_try_again(numbers: Database) -> None:
 
 
 @pytest.mark.slow
-async def test_a_statement_that_takes_too_long_is_an_outage(database_dsn: str) -> None:
+async def test_statement_timeout_is_an_outage(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=1, command_timeout="1s") as database:
         with pytest.raises(StoreUnavailable):
             async with database.connection() as connection:
@@ -123,7 +123,7 @@ async def test_a_statement_that_takes_too_long_is_an_outage(database_dsn: str) -
         await until(nothing_runs)
 
 
-async def test_a_terminated_connection_is_an_outage_and_replaced(
+async def test_terminated_connection_is_an_outage_and_is_replaced(
     database: Database, database_dsn: str
 ) -> None:
     async def use_a_terminated_one() -> None:
@@ -138,7 +138,7 @@ async def test_a_terminated_connection_is_an_outage_and_replaced(
     await database.ping()
 
 
-async def test_a_primary_that_became_read_only_is_left_for_the_new_one(numbers: Database) -> None:
+async def test_connections_to_read_only_primary_are_replaced(numbers: Database) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(3):
             connection = await stack.enter_async_context(numbers.connection())
@@ -159,7 +159,7 @@ async def test_works_without_prepared_statements(database_dsn: str) -> None:
         assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
 
 
-async def test_a_cancelled_borrower_leaves_the_connection_fit(numbers: Database) -> None:
+async def test_cancelled_transaction_leaves_connection_usable(numbers: Database) -> None:
     async def write() -> None:
         async with numbers.transaction() as connection:
             await connection.execute("INSERT INTO numbers VALUES (1)")

@@ -39,7 +39,7 @@ async def _check(dsn: str) -> None:
         await connection.close()
 
 
-async def test_makes_the_whole_schema_from_nothing_and_then_nothing_more(blank_dsn: str) -> None:
+async def test_creates_whole_schema_once(blank_dsn: str) -> None:
     versions = [status.version for status in await pending(blank_dsn)]
     assert [status.apply_time for status in await pending(blank_dsn)] == [None] * len(versions)
     with pytest.raises(SchemaError, match="authsvc migrate"):
@@ -51,7 +51,7 @@ async def test_makes_the_whole_schema_from_nothing_and_then_nothing_more(blank_d
     await _check(blank_dsn)
 
 
-async def test_applies_only_what_is_missing(blank_dsn: str) -> None:
+async def test_applies_only_missing_migrations(blank_dsn: str) -> None:
     assert await migrate(blank_dsn, read_migrations(_FILES[:1])) == [1]
     assert await migrate(blank_dsn, read_migrations(_FILES)) == [2, 3]
     assert [tuple(row) for row in await _run(blank_dsn, "SELECT n, second FROM first")] == [
@@ -59,13 +59,13 @@ async def test_applies_only_what_is_missing(blank_dsn: str) -> None:
     ]
 
 
-async def test_many_at_once_apply_each_migration_once(blank_dsn: str) -> None:
+async def test_concurrent_migrators_apply_each_migration_once(blank_dsn: str) -> None:
     migrations = read_migrations(_FILES)
     results = await asyncio.gather(*(migrate(blank_dsn, migrations) for _ in range(5)))
     assert sorted(chain.from_iterable(results)) == [1, 2, 3]
 
 
-async def test_a_failing_migration_leaves_nothing_and_those_before_stay(blank_dsn: str) -> None:
+async def test_failing_migration_is_rolled_back_and_earlier_ones_stay(blank_dsn: str) -> None:
     files = [_FILES[0], ("0002_broken.sql", b"CREATE TABLE half (n int); SELECT 1 / 0;")]
     with pytest.raises(SchemaError, match=r"Migration 2 \(broken\) failed"):
         await migrate(blank_dsn, read_migrations(files))
@@ -74,7 +74,7 @@ async def test_a_failing_migration_leaves_nothing_and_those_before_stay(blank_ds
     assert await migrate(blank_dsn, read_migrations(_FILES)) == [2, 3]
 
 
-async def test_refuses_a_migration_that_was_changed_after_it_was_applied(blank_dsn: str) -> None:
+async def test_rejects_migration_changed_after_it_was_applied(blank_dsn: str) -> None:
     await migrate(blank_dsn, read_migrations(_FILES[:1]))
     changed = [("0001_first.sql", _FILES[0][1] + b"\n"), _FILES[1]]
     with pytest.raises(SchemaError, match="Migration 1 was changed"):
@@ -82,13 +82,13 @@ async def test_refuses_a_migration_that_was_changed_after_it_was_applied(blank_d
     assert len(await _run(blank_dsn, "SELECT version FROM schema_version")) == 1
 
 
-async def test_refuses_a_database_newer_than_the_code(blank_dsn: str) -> None:
+async def test_rejects_database_newer_than_code(blank_dsn: str) -> None:
     await migrate(blank_dsn, read_migrations(_FILES))
     with pytest.raises(SchemaError, match="newer"):
         await migrate(blank_dsn, read_migrations(_FILES[:2]))
 
 
-async def test_refuses_a_database_that_lacks_a_migration_in_between(blank_dsn: str) -> None:
+async def test_rejects_database_with_missing_intermediate_migration(blank_dsn: str) -> None:
     await migrate(blank_dsn, read_migrations(_FILES))
     await _run(blank_dsn, "DELETE FROM schema_version WHERE version = 2")
     with pytest.raises(SchemaError, match="lacks 2"):
@@ -96,17 +96,17 @@ async def test_refuses_a_database_that_lacks_a_migration_in_between(blank_dsn: s
 
 
 @pytest.mark.parametrize("name", ["0003_third.sql", "second.sql", "2_second.sql"])
-def test_refuses_files_with_a_gap_or_a_wrong_name(name: str) -> None:
+def test_rejects_files_with_gap_or_wrong_name(name: str) -> None:
     with pytest.raises(SchemaError, match=name):
         read_migrations([_FILES[0], (name, b"")])
 
 
-def test_refuses_a_number_that_is_taken() -> None:
+def test_rejects_duplicate_number() -> None:
     with pytest.raises(SchemaError, match="number 0002"):
         read_migrations([_FILES[0], ("0001_again.sql", b"")])
 
 
-async def test_a_database_newer_than_the_code_may_be_served_with(
+async def test_serving_accepts_database_newer_than_code(
     database: Database,
 ) -> None:
     async with database.connection() as connection:
@@ -124,7 +124,7 @@ async def test_a_database_newer_than_the_code_may_be_served_with(
         ("UPDATE schema_version SET checksum = ''", "was changed"),
     ],
 )
-async def test_serving_is_refused_with_a_schema_that_is_not_the_codes(
+async def test_serving_rejects_schema_that_does_not_match_code(
     database: Database, damage: str, message: str
 ) -> None:
     async with database.connection() as connection:

@@ -49,7 +49,7 @@ async def _sleep(database: Database, seconds: float) -> None:
         await connection.execute(f"SELECT pg_sleep({seconds})")
 
 
-async def test_the_pool_heals_after_the_server_was_killed(
+async def test_pool_recovers_after_server_is_killed(
     own_server: EmbeddedPostgres, database: Database
 ) -> None:
     await _all_busy(database)
@@ -67,7 +67,7 @@ async def test_the_pool_heals_after_the_server_was_killed(
     await _all_busy(database)
 
 
-async def test_the_pool_heals_after_the_server_was_frozen(
+async def test_pool_recovers_after_server_is_frozen(
     own_server: EmbeddedPostgres, database: Database
 ) -> None:
     await _all_busy(database)
@@ -84,7 +84,7 @@ async def test_the_pool_heals_after_the_server_was_frozen(
     await _all_busy(database)
 
 
-async def test_a_frozen_server_does_not_hold_up_those_who_are_cancelled(
+async def test_frozen_server_does_not_block_cancelled_tasks(
     own_server: EmbeddedPostgres, database: Database
 ) -> None:
     async def write() -> None:
@@ -107,7 +107,7 @@ async def test_a_frozen_server_does_not_hold_up_those_who_are_cancelled(
     await _heals(database)
 
 
-async def test_a_connection_that_does_not_recover_is_thrown_away(
+async def test_connection_that_does_not_recover_is_discarded(
     own_server: EmbeddedPostgres,
 ) -> None:
     database = await Database.open(settings_for(own_server.dsn(), command_timeout="1h"))
@@ -123,7 +123,7 @@ async def test_a_connection_that_does_not_recover_is_thrown_away(
     await database.close()
 
 
-async def test_a_frozen_server_does_not_hold_up_closing(own_server: EmbeddedPostgres) -> None:
+async def test_frozen_server_does_not_block_close(own_server: EmbeddedPostgres) -> None:
     database = await Database.open(settings_for(own_server.dsn(), pool_min=2, command_timeout="1h"))
     freeze(own_server)
     task = asyncio.create_task(database.ping())
@@ -134,7 +134,9 @@ async def test_a_frozen_server_does_not_hold_up_closing(own_server: EmbeddedPost
             await task
 
 
-async def test_who_waits_for_a_dead_server_is_told_at_once(own_server: EmbeddedPostgres) -> None:
+async def test_callers_waiting_for_dead_server_fail_immediately(
+    own_server: EmbeddedPostgres,
+) -> None:
     database = await Database.open(settings_for(own_server.dsn(), acquire_timeout="1h"))
     await asyncio.to_thread(own_server.stop)
     async with asyncio.timeout(_PATIENCE):
@@ -145,7 +147,7 @@ async def test_who_waits_for_a_dead_server_is_told_at_once(own_server: EmbeddedP
     await database.close()
 
 
-async def test_an_outage_is_logged_once_and_so_is_its_end(
+async def test_outage_and_recovery_are_each_logged_once(
     own_server: EmbeddedPostgres, database: Database
 ) -> None:
     kill(own_server)

@@ -42,7 +42,7 @@ def _beside(host: str, dsn: str) -> str:
         "postgresql://user:hush-hush@127.0.0.1/none?sslmode=hush-hush",
     ],
 )
-async def test_an_address_that_leads_nowhere_is_an_outage_that_tells_no_secret(
+async def test_unreachable_address_is_an_outage_without_leaking_secrets(
     address: str, unheard: socket.socket
 ) -> None:
     with capture_logs() as logs, pytest.raises(StoreUnavailable) as caught:
@@ -51,7 +51,7 @@ async def test_an_address_that_leads_nowhere_is_an_outage_that_tells_no_secret(
     assert "hush-hush" not in f"{logs} {caught.value} {caught.value.__cause__}"
 
 
-async def test_a_refused_login_is_an_outage_and_logged(database_dsn: str) -> None:
+async def test_rejected_login_is_an_outage_and_is_logged(database_dsn: str) -> None:
     parts = urlsplit(database_dsn)
     user = parts.netloc.partition(":")[0]
     host = parts.netloc.rpartition("@")[2]
@@ -64,7 +64,7 @@ async def test_a_refused_login_is_an_outage_and_logged(database_dsn: str) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("host", ["silent", "refusing"])
-async def test_a_silent_or_refusing_host_gives_way_to_the_next(
+async def test_silent_or_refusing_host_falls_back_to_next(
     host: str, database_dsn: str, unheard: socket.socket
 ) -> None:
     if host == "silent":
@@ -75,7 +75,7 @@ async def test_a_silent_or_refusing_host_gives_way_to_the_next(
         await database.ping()
 
 
-async def test_who_finds_the_pool_exhausted_is_told_in_time(database_dsn: str) -> None:
+async def test_exhausted_pool_raises_after_acquire_timeout(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=1, acquire_timeout="50ms") as database:
         async with database.connection():
             with pytest.raises(StoreUnavailable):
@@ -83,7 +83,7 @@ async def test_who_finds_the_pool_exhausted_is_told_in_time(database_dsn: str) -
         await database.ping()
 
 
-async def test_those_who_wait_are_served_in_their_order(database_dsn: str) -> None:
+async def test_waiters_are_served_in_order(database_dsn: str) -> None:
     served: list[int] = []
     async with opened(database_dsn, pool_max=1) as database:
 
@@ -98,7 +98,7 @@ async def test_those_who_wait_are_served_in_their_order(database_dsn: str) -> No
     assert served == [0, 1, 2, 3, 4]
 
 
-async def test_a_connection_handed_to_a_cancelled_waiter_is_not_lost(database_dsn: str) -> None:
+async def test_connection_handed_to_cancelled_waiter_is_not_lost(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=1) as database:
         async with database.connection():
             waiter = asyncio.create_task(database.ping())
@@ -112,7 +112,7 @@ async def test_a_connection_handed_to_a_cancelled_waiter_is_not_lost(database_ds
 
 
 @pytest.mark.slow
-async def test_a_storm_of_cancellations_loses_no_connection(database_dsn: str) -> None:
+async def test_mass_cancellation_loses_no_connection(database_dsn: str) -> None:
     chance = random.Random(7)
     async with opened(database_dsn, pool_max=4) as database:
 
@@ -138,7 +138,7 @@ async def _has(dsn: str, states: list[str]) -> bool:
     return await backends(dsn) == states
 
 
-async def test_connections_that_nobody_needs_are_closed(
+async def test_idle_connections_are_closed(
     database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(database_dsn, pool_min=1, pool_max=3) as database:
@@ -155,7 +155,7 @@ async def test_connections_that_nobody_needs_are_closed(
         await until(only_one_is_left)
 
 
-async def test_a_closed_database_refuses_and_keeps_no_connection(database_dsn: str) -> None:
+async def test_closed_database_rejects_callers_and_keeps_no_connection(database_dsn: str) -> None:
     database = await Database.open(settings_for(database_dsn, pool_max=1))
 
     async def close_while_borrowing() -> None:
@@ -174,7 +174,7 @@ async def test_a_closed_database_refuses_and_keeps_no_connection(database_dsn: s
     await until(lambda: _has(database_dsn, []))
 
 
-async def test_closing_keeps_no_connection_that_is_just_coming_back(database_dsn: str) -> None:
+async def test_close_discards_connection_being_returned(database_dsn: str) -> None:
     database = await Database.open(settings_for(database_dsn, pool_max=1))
     with pytest.raises(type(session_not_found())):
         async with database.connection():
@@ -183,7 +183,7 @@ async def test_closing_keeps_no_connection_that_is_just_coming_back(database_dsn
     await until(lambda: _has(database_dsn, []))
 
 
-async def test_tells_how_the_pool_stands(database_dsn: str) -> None:
+async def test_usage_reports_pool_state(database_dsn: str) -> None:
     async with opened(database_dsn, pool_max=2) as database:
         assert database.usage() == Usage(connections=1, idle=1, waiting=0)
         async with database.connection(), database.connection():
