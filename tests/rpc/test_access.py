@@ -57,7 +57,7 @@ def test_only_issuers_create_sessions() -> None:
 
 
 def test_edges_have_only_read_access() -> None:
-    changing = methods(question=False)
+    changing = methods(read_only=False)
     # But for a token of their own, as any caller may.
     assert [method for method in changing if Role.EDGE in ACCESS[method].roles] == [
         "/authsvc.v1.AuthService/IssueServiceToken"
