@@ -1,4 +1,4 @@
-"""Owns attempts to prove who one is: charged before they are evaluated, refunded on success.
+"""Owns login attempts: charged before they are evaluated, refunded on success.
 
 Entry classes: `Attempts`, `BruteForce` and `RecentLogin`.
 """

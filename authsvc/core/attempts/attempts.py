@@ -1,7 +1,7 @@
-"""Owns attempts to prove who one is: each is charged before it is evaluated, on every path alike.
+"""Owns login attempts: on every path, an attempt is charged before it is evaluated.
 
-Whether the account is unknown, locked, disabled or the proof is wrong, the same statements run and
-the answer is the same (ASVS 6.3.8). Only the audit event tells.
+Whether the account is unknown, locked or disabled or the proof is wrong, the same statements run
+and the answer is the same (ASVS 6.3.8). Only the audit event shows the cause.
 """
 
 import hashlib
@@ -23,17 +23,16 @@ from authsvc.store import users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject
 
-# Of how many accounts and addresses that are throttled it is known that it was recorded, and for
-# how many seconds.
-_REMEMBERED = 10_000
-_ONCE_IN = 60.0
+# A throttled account and address is recorded once in so many seconds; so many pairs are cached.
+_THROTTLED_PERIOD = 60.0
+_MAX_THROTTLED = 10_000
 _NO_LIMIT = 2**31 - 1
 
 log = structlog.get_logger(__name__)
 
 
 class Cause(StrEnum):
-    """Why an attempt failed: for operators, never for the caller."""
+    """Why an attempt failed; operators see it, the caller never does."""
 
     UNKNOWN = "unknown"
     PASSWORD = "password"  # noqa: S105 - a cause's name, not a password
@@ -46,7 +45,7 @@ class Cause(StrEnum):
 
 
 class Rejected(Exception):
-    """The attempt failed: `Attempts.evaluate` turns it into its one answer."""
+    """The attempt failed; `Attempts.evaluate` turns this into the one answer to all failures."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
@@ -55,10 +54,11 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt: at the account with the canonical address `account`, if there is one.
+    """One attempt at the account with the canonical address `account`, if there is one.
 
-    `credential` is the active account's stored password; None if no proof can help: the account is
-    unknown, disabled or locked. `device` is the SHA-256 of the client's device id.
+    `credential` is the active account's stored password, or None if the account is unknown,
+    disabled or locked, so that no proof can succeed. `device` is the SHA-256 of the client's device
+    id.
     """
 
     call: Call
@@ -70,11 +70,11 @@ class Attempt:
 
     @property
     def known_device(self) -> bytes | None:
-        """The device, if the user logged in from it before."""
+        """The device, if the user has logged in from it before."""
         return self.device if self.subject is not None and self.subject.known_device else None
 
     def cause(self, cause: Cause) -> Cause:
-        """Return why the attempt failed if its proof was wrong because of `cause`."""
+        """Return why the attempt failed: `cause`, unless the account itself ruled success out."""
         if self.subject is None:
             return Cause.UNKNOWN
         if self.subject.status is not UserStatus.ACTIVE:
@@ -83,14 +83,14 @@ class Attempt:
 
 
 class Attempts:
-    """Counts attempts, over all ways to log in."""
+    """Charges, claims and records attempts, on all login paths."""
 
     def __init__(self, database: Database, brute_force: BruteForce, clock: Clock) -> None:
         self._database = database
         self._brute_force = brute_force
         self._clock = clock
         self._throttled: TTLCache[tuple[str, str | None], bool] = TTLCache(
-            _REMEMBERED, _ONCE_IN, lambda: clock.now().timestamp()
+            _MAX_THROTTLED, _THROTTLED_PERIOD, lambda: clock.now().timestamp()
         )
 
     @asynccontextmanager
@@ -103,14 +103,14 @@ class Attempts:
         failure: Callable[[], ServiceError] = credentials_invalid,
         unlocks: bool = False,
     ) -> AsyncIterator[Attempt]:
-        """Charge an attempt at the account with this canonical address, then let it be evaluated.
+        """Charge an attempt at the account with this canonical address, then run the block.
 
-        The block raises `Rejected` if the proof was wrong: the attempt stays counted, is recorded,
-        and `failure()` is raised. Any other error is not the user's failure, and the attempt is
-        given back; so it is when the block succeeds, except for the count of consecutive failures,
-        which is for `users.confirm` to reset or `release` to take back. EMAIL_NOT_VERIFIED is
-        recorded all the same. An attempt that `unlocks` is evaluated also after too many
-        consecutive failures.
+        The block evaluates the proof and raises `Rejected` if it is wrong: the attempt stays
+        charged, is recorded, and `failure()` is raised. On success, and on any other error, which
+        is not the user's failure, the charge is refunded. The count of consecutive failures is
+        separate: on success it is reset by `users.confirm` or decremented by `release`.
+        EMAIL_NOT_VERIFIED is refunded but recorded. With `unlocks`, the attempt is evaluated even
+        after too many consecutive failures.
 
         Raises:
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
@@ -148,7 +148,7 @@ class Attempts:
                 attempt.account, attempt.client, attempt.known_device
             )
         except TooManyAttempts:
-            # A flood is one event a minute, as each is a row: who floods must not fill the table.
+            # A flood is recorded once a minute: each event is a row, and must not fill the table.
             key = (attempt.account, attempt.client.ip)
             if key not in self._throttled:
                 self._throttled[key] = True
@@ -181,12 +181,12 @@ class Attempts:
 
 
 async def release(connection: Connection, attempt: Attempt) -> None:
-    """Take back the attempt's count as a consecutive failure, within the caller's transaction."""
+    """Decrement the consecutive failures by this attempt, within the caller's transaction."""
     user_id = attempt.credential.user_id if attempt.credential is not None else None
     known = attempt.known_device is not None
     await users.release_attempt(connection, user_id, known_device=known)
 
 
 def device_hash(client: ClientContext) -> bytes | None:
-    """Return the SHA-256 by which a client's device is known; None: it has no name."""
+    """Return the SHA-256 of a client's device id, or None if it has none."""
     return hashlib.sha256(client.device_id.encode()).digest() if client.device_id else None

@@ -1,4 +1,4 @@
-"""Owns the limits on guessing and on making: what an attempt is charged to, and gets back."""
+"""Owns the limits on guessing and on creating: what each attempt is charged to."""
 
 import hashlib
 import hmac
@@ -32,15 +32,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ChargeReceipt:
-    """What an attempt was charged."""
+    """The charges of one attempt."""
 
     _limiter: RateLimiter
     _charges: Sequence[Charge]
 
     async def refund(self) -> None:
-        """Give it all back, as an attempt that is not to count.
+        """Refund all charges, since the attempt is not to count.
 
-        A charge that can't be given back now stays and drains with time: no reason to fail.
+        If that fails, the charges stay and drain with time, which is no reason to fail the call.
         """
         try:
             await self._limiter.refund_all(self._charges)
@@ -49,41 +49,41 @@ class ChargeReceipt:
 
 
 class BruteForce:
-    """Charges each attempt before it is evaluated, so that parallel guesses can't overtake it.
+    """Charges each attempt before it is evaluated, so that parallel guesses can't exceed a limit.
 
-    The limits are shared by all replicas. Their keys are keyed hashes: the table of limits holds no
-    address of anybody, and whether an account exists makes no difference to them.
+    The limits are shared by all replicas. Their keys are keyed hashes, so the table of limits holds
+    no addresses, and they are the same whether or not an account exists.
     """
 
     def __init__(self, database: Database, settings: BruteForceSettings, keyring: Keyring) -> None:
         self._settings = settings
-        # No rejection is remembered in this process: a refund elsewhere may have undone it.
+        # This process caches no rejections, as another replica may have refunded the charge.
         self._limiter = RateLimiter(
             database=database, policies=_policies(settings), rejected_cache_size=0
         )
         self._key = keyring.derive("brute-force")[0]
 
     def max_failures(self, *, known_device: bool) -> int:
-        """Return how many logins may fail since the last one that didn't.
+        """Return how many logins may fail in a row.
 
         Known devices share one half of the limit and everybody else the other (ASVS 6.1.1), for the
         reasons in `store.failed_logins`.
         """
-        most = self._settings.max_consecutive_failures
-        return most // 2 if known_device else most - most // 2
+        limit = self._settings.max_consecutive_failures
+        return limit // 2 if known_device else limit - limit // 2
 
     def replace_settings(self, settings: BruteForceSettings) -> None:
-        """Use these limits from now on."""
+        """Use these limits from the next attempt on."""
         self._settings = settings
         self._limiter.replace_policies(_policies(settings))
 
     async def charge_login(
         self, account: str, client: ClientContext, known_device: bytes | None
     ) -> ChargeReceipt:
-        """Charge a login to the account (its canonical address), the client's ip and both.
+        """Charge a login to the account (its canonical address), to the client's ip, and to both.
 
-        A device known to the account is charged instead of the account, so that strangers can't
-        lock it out (ASVS 6.1.1). Without an ip the limits by ip are left out.
+        A known device of the account is charged instead of the account, so that strangers can't
+        lock it out (ASVS 6.1.1). Without an ip, the limits by ip don't apply.
 
         Raises:
             TooManyAttempts: A limit is reached; nothing was charged.
@@ -100,7 +100,7 @@ class BruteForce:
         return await self._take(charges, "login")
 
     async def charge_registration(self, client: ClientContext) -> None:
-        """Charge a registration to the client's ip, if that is known; it is not given back.
+        """Charge a registration to the client's ip, if known; it is never refunded.
 
         Raises:
             TooManyAttempts: The limit is reached.
@@ -108,9 +108,9 @@ class BruteForce:
         await self._charge_ip(_REGISTRATION_IP, client, "registration")
 
     async def charge_registered_address(self, account: str) -> None:
-        """Charge a registration to its canonical address, which is sent a code; not given back.
+        """Charge a registration to its canonical address, which gets a code; it is never refunded.
 
-        Otherwise an account that is made and deleted over and over fills somebody's mailbox.
+        Otherwise creating and deleting an account over and over would fill somebody's mailbox.
 
         Raises:
             TooManyAttempts: The limit is reached.
@@ -118,7 +118,7 @@ class BruteForce:
         await self._take([self._charge(_REGISTRATION_ADDRESS, account)], "registration")
 
     async def charge_passkey_login(self, client: ClientContext) -> None:
-        """Charge the beginning of a login by passkey; as `charge_registration`.
+        """Charge the start of a login by passkey, like `charge_registration`.
 
         Raises:
             TooManyAttempts: The limit is reached.
@@ -126,7 +126,7 @@ class BruteForce:
         await self._charge_ip(_PASSKEY_LOGIN_IP, client, "login")
 
     async def charge_oauth(self, client: ClientContext) -> None:
-        """Charge the beginning of a login at another provider; as `charge_registration`.
+        """Charge the start of a login at another provider, like `charge_registration`.
 
         Raises:
             TooManyAttempts: The limit is reached.
@@ -134,9 +134,10 @@ class BruteForce:
         await self._charge_ip(_OAUTH_IP, client, "login")
 
     async def charge_api_key(self, user_id: UserId) -> ChargeReceipt:
-        """Charge the making of an API key to its user.
+        """Charge the creation of an API key to its user.
 
-        Otherwise keys made and revoked over and over fill the tables: each is kept a while.
+        Otherwise keys created and revoked over and over would fill the table: revoked ones are kept
+        for a while.
 
         Raises:
             TooManyAttempts: The limit is reached.
@@ -160,13 +161,13 @@ class BruteForce:
 
 
 def keyed_charge(key: bytes, policy: str, *parts: str) -> Charge:
-    """Return a charge to what `parts` name, without telling whom."""
+    """Return a charge whose key is a keyed hash of `parts`."""
     message = "\0".join((policy, *parts)).encode()
     return Charge(policy, hmac.digest(key, message, hashlib.sha256).hex())
 
 
 def client_network(ip: str | None, settings: BruteForceSettings) -> str | None:
-    """Return the network that a client's ip is counted as; None: the ip is not known."""
+    """Return the network that a client's ip is counted under, or None without an ip."""
     if ip is None:
         return None
     address = ip_address(ip)

@@ -1,4 +1,4 @@
-"""Owns the demand for a recent login, in a live session, for sensitive changes (ASVS 7.5.1)."""
+"""Owns the requirement of a recent login and a live session for sensitive changes (ASVS 7.5.1)."""
 
 from datetime import timedelta
 
@@ -11,14 +11,14 @@ from authsvc.store.postgres.database import Connection
 
 
 class RecentLogin:
-    """Lets pass whose login is at most `max_age` ago."""
+    """Requires a login at most `max_age` ago."""
 
     def __init__(self, max_age: timedelta, clock: Clock) -> None:
         self._max_age = max_age
         self._clock = clock
 
     def require(self, claims: Claims) -> None:
-        """Refuse a token whose login (`auth_time`) is too long ago.
+        """Reject a token whose login (`auth_time`) is too long ago.
 
         Raises:
             FailedPrecondition: REAUTHENTICATION_REQUIRED.
@@ -27,11 +27,11 @@ class RecentLogin:
             raise reauthentication_required(self._max_age.total_seconds())
 
     async def require_live(self, connection: Connection, session_id: SessionId) -> None:
-        """Refuse a change from a session that was ended since its token was judged.
+        """Reject a change from a session that has ended since its token was validated.
 
-        A thief's change must not wait for the very transaction that ends the thief's session, and
-        then be made. The caller's transaction holds the user's row, as does whoever ends all of a
-        user's sessions.
+        Otherwise a thief's change could wait for the very transaction that ends the thief's session
+        and be made after it. The caller's transaction holds the user's row, and so does every
+        transaction that ends all of a user's sessions.
 
         Raises:
             Unauthenticated: BEARER_INVALID.
