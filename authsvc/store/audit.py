@@ -1,4 +1,4 @@
-"""Owns the rows of audit_events: they are added and never changed."""
+"""Owns the insertion of audit events."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,8 +8,8 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store.postgres.connector import Connection
 
-# Where an event is added. Two statements do so along with their own work, to save a round trip:
-# `refresh.advance` and `session_opening.open_session`. All others call `insert`.
+# The target of inserts. `refresh.advance` and `session_opening.open_session` insert the event in
+# their own statement, to save a round trip; all others call `insert`.
 TARGET = """audit_events (
     event_id, occur_time, type, caller, request_id, user_id, session_id, ip, user_agent, detail)"""
 _INSERT = f"""
@@ -20,7 +20,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """An event as it is stored; `detail` is a JSON object."""
+    """An event as stored; `detail` is a JSON object."""
 
     event_id: UUID
     occur_time: datetime
@@ -33,7 +33,7 @@ class AuditRow:
 
 
 async def insert(connection: Connection, row: AuditRow) -> None:
-    """Add an event."""
+    """Insert an event."""
     await connection.execute(
         _INSERT,
         row.event_id,

@@ -24,7 +24,8 @@ class Challenge:
 
 
 _KEPT = 20
-# Only a user's newest challenges are kept, so nobody who knows a password can fill the table.
+# Only a user's newest challenges are kept, so that knowing a password is not enough to fill the
+# table.
 _CREATE = """
 WITH forgotten AS (
     DELETE FROM challenges WHERE user_id = $2 AND kind = 'mfa' AND challenge_id IN (
@@ -85,7 +86,7 @@ RETURNING challenge_id, user_id, methods, factor_id, passkey,
 async def claim_attempt(
     connection: Connection, token_hash: bytes, now: datetime, max_attempts: int
 ) -> Challenge | None:
-    """Count an attempt beforehand; return None if the challenge is unknown, expired or used up."""
+    """Count an attempt in advance; return None if the challenge is unknown, expired or used up."""
     row = await connection.fetchrow(_CLAIM_ATTEMPT, token_hash, now, max_attempts)
     if row is None:
         return None

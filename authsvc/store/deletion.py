@@ -10,7 +10,7 @@ _LIST_SESSIONS = "SELECT session_id FROM sessions WHERE user_id = $1 AND revoke_
 
 
 async def list_sessions(connection: Connection, user_id: UserId) -> Sequence[SessionId]:
-    """Return the user's sessions that were not ended; the caller has locked the user's row."""
+    """Return the user's unrevoked sessions; the caller has locked the user's row."""
     return [SessionId(row["session_id"]) for row in await connection.fetch(_LIST_SESSIONS, user_id)]
 
 

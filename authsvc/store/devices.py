@@ -1,4 +1,4 @@
-"""Owns the rows of devices: where each user logged in before, and which of these are trusted."""
+"""Owns the rows of devices: those each user has logged in from, and which of them are trusted."""
 
 from datetime import datetime
 
@@ -20,9 +20,9 @@ ON CONFLICT (user_id, device_hash) DO UPDATE SET last_use_time = $3
 async def remember(
     connection: Connection, user_id: UserId, device_hash: bytes, now: datetime
 ) -> None:
-    """Note that the user logged in from this device.
+    """Record that the user logged in from this device.
 
-    The 20 used last are kept. The caller holds the user's row.
+    Only the 20 most recently used are kept. The caller has locked the user's row.
     """
     await connection.execute(_REMEMBER, user_id, device_hash, now, _KEPT - 1)
 
@@ -35,7 +35,7 @@ SELECT trust_expire_time > $3 FROM devices WHERE user_id = $1 AND device_hash = 
 async def is_trusted(
     connection: Connection, user_id: UserId, device_hash: bytes, now: datetime
 ) -> bool:
-    """Return whether this user is asked for no second factor on this device."""
+    """Return whether this user may log in from this device without a second factor."""
     return bool(await connection.fetchval(_IS_TRUSTED, user_id, device_hash, now))
 
 
@@ -47,7 +47,7 @@ UPDATE devices SET trust_expire_time = $3 WHERE user_id = $1 AND device_hash = $
 async def trust(
     connection: Connection, user_id: UserId, device_hash: bytes, expire_time: datetime
 ) -> None:
-    """Ask this user for no second factor on this device, which is remembered, until then."""
+    """Trust a remembered device: until then, this user needs no second factor on it."""
     await connection.execute(_TRUST, user_id, device_hash, expire_time)
 
 
@@ -60,7 +60,7 @@ UPDATE devices SET trust_expire_time = NULL WHERE user_id = $1
 async def forget_trust(connection: Connection, user_id: UserId) -> None:
     """Trust no device of this user any longer, and end logins that wait for a second factor.
 
-    For when a password or factor changed: what trust and these logins were built on is no more. The
-    caller holds the user's row.
+    Called when a password or factor has changed, since the trust and those logins relied on the old
+    one. The caller has locked the user's row.
     """
     await connection.execute(_FORGET_TRUST, user_id)

@@ -1,4 +1,4 @@
-"""Owns the e-mail addresses of users: whose they are, that they were proved, and their change."""
+"""Owns the e-mail addresses of users: lookup, verification and change."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +13,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Addressee:
-    """A user as the owner of an address: mail goes to `email` and nowhere else."""
+    """A user as the owner of an address: mail is sent to `email` only."""
 
     user_id: UserId
     email: str = field(repr=False)
@@ -24,7 +24,7 @@ class Addressee:
 
     @property
     def values(self) -> dict[str, str]:
-        """What messages to the user may name."""
+        """Values that messages to the user may contain."""
         return {"display_name": self.display_name}
 
 
@@ -35,7 +35,7 @@ WHERE email_canonical = $1
 
 
 async def find(connection: Connection, email_canonical: str) -> Addressee | None:
-    """Return who has an address."""
+    """Return the user who has this address."""
     return _addressee(await connection.fetchrow(_FIND, email_canonical))
 
 
@@ -65,10 +65,10 @@ RETURNING users.user_id, email, email_canonical, display_name, status, before.em
 async def verify(
     connection: Connection, user_id: UserId, email_canonical: str, now: datetime
 ) -> Addressee | None:
-    """Note that the address was proved to be the user's; return the user as before.
+    """Record that the user owns this address; return the user as before the update.
 
-    None: the user is not active or has another address by now. The first time is kept. The row
-    stays locked until the transaction ends.
+    Returns None if the user is not active or has another address by now. The time of the first
+    verification is kept. The row stays locked until the transaction ends.
     """
     return _addressee(await connection.fetchrow(_VERIFY, user_id, email_canonical, now))
 
@@ -83,7 +83,9 @@ RETURNING user_id
 async def change(
     connection: Connection, addressee: Addressee, email: str, email_canonical: str, now: datetime
 ) -> bool:
-    """Give the user another address, proved now; return False if the user is not as told.
+    """Change the user's address to one that is now verified.
+
+    Returns False if the user is no longer active or no longer has the address of `addressee`.
 
     Raises:
         AlreadyExists: EMAIL_TAKEN; the transaction has failed.

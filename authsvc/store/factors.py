@@ -80,7 +80,7 @@ FROM users WHERE user_id = $1
 
 
 async def can_begin_login(connection: Connection, user_id: UserId) -> bool:
-    """Return whether the user has a password, an identity elsewhere or a passkey."""
+    """Return whether the user has a password, an identity at a provider, or a passkey."""
     return bool(await connection.fetchval(_CAN_BEGIN_LOGIN, user_id))
 
 
@@ -144,7 +144,7 @@ async def list_seeds(connection: Connection, user_id: UserId) -> Sequence[Seed]:
     return [_seed(row) for row in await connection.fetch(_LIST_SEEDS, user_id)]
 
 
-# RFC 6238, section 5.2: a code is accepted once. A second call with the code finds the step taken.
+# RFC 6238, section 5.2: a code is accepted once. A second call with it finds the step used up.
 _CLAIM_STEP = """
 UPDATE factors SET last_step = $2, last_use_time = $3
 WHERE factor_id = $1 AND (last_step IS NULL OR last_step < $2)

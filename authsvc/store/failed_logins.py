@@ -17,13 +17,13 @@ evaluation (`users.release_attempt`). A successful login, with its second factor
 resets both counts, wherever it came from. The limits over time are divided likewise: a known device
 is charged instead of the account (`BruteForce.charge_login`).
 
-The columns have no table alias, for statements that update users alone.
+The columns have no table alias, so the fragments fit only statements that update just users.
 """
 
 FORGET_FAILURES = "failed_logins = 0, failed_device_logins = 0"
 
-# What one right proof resets: nothing if a second factor is required, as otherwise anybody who
-# knows the password could guess codes forever.
+# What one correct proof resets: nothing if a second factor is required; otherwise anybody who knows
+# the password could guess codes forever.
 FORGET_FAILURES_BY_ONE_PROOF = """
     failed_logins = CASE WHEN has_second_factor THEN failed_logins ELSE 0 END,
     failed_device_logins = CASE WHEN has_second_factor THEN failed_device_logins ELSE 0 END

@@ -1,4 +1,4 @@
-"""Owns the rows of oauth_states: started logins at other providers, for a single use each."""
+"""Owns the rows of oauth_states: started logins at other providers, each for a single use."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

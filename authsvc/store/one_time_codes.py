@@ -1,4 +1,4 @@
-"""Owns the rows of one-time codes: replacement, a few tries, a single use.
+"""Owns the rows of one-time codes: replacement, a limited number of tries, a single use.
 
 Lock order: statements that create, try or delete a user's code lock the user's row before the
 code's.
@@ -30,7 +30,7 @@ class CodeRow:
 class CodeClaim:
     """A try at the code of one purpose, address and user; with `code_id`, at that code only.
 
-    `macs` are the typed code's MACs under each key. Without `may_match` no code is right.
+    `macs` are the entered code's MACs under each key. Without `may_match`, no code is right.
     """
 
     purpose: str
@@ -41,7 +41,7 @@ class CodeClaim:
     may_match: bool
 
 
-# Locking comes first, as the count is of the locked rows.
+# Locking comes first, as only locked rows are counted.
 _REPLACE = """
 WITH owner AS (SELECT FROM users WHERE user_id = $4 FOR NO KEY UPDATE)
 INSERT INTO one_time_codes

@@ -92,7 +92,8 @@ async def claim(
     return [StoredMessage(**row) for row in rows]
 
 
-# The content is no longer needed. Anybody who has claimed it since has to see that it was sent.
+# The content is no longer needed. A replica that has claimed the message since must see that it was
+# sent.
 _MARK_SENT = """
 UPDATE outbox SET state = 'sent', end_time = $2, sealed_content = '', last_error = ''
 WHERE message_id = $1 AND state = 'pending'
@@ -127,7 +128,7 @@ RETURNING true
 async def abandon(
     connection: Connection, message: StoredMessage, now: datetime, error: str
 ) -> bool:
-    """Abandon a message; return False if it was ended or another attempt has started."""
+    """Abandon a message; return False if it has ended or another attempt has started."""
     arguments = (message.message_id, message.attempts, now, error)
     return await connection.fetchval(_ABANDON, *arguments) is not None
 

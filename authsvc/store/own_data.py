@@ -1,4 +1,4 @@
-"""Owns the reading of all that is held on one user: audit events by page, and tables in batches.
+"""Owns the reading of all data held about one user: audit events by page, and tables in batches.
 
 Hashes, seeds, keys and sealed content are never read.
 """
@@ -22,7 +22,7 @@ _LAST_ID = UUID(int=(1 << 128) - 1)
 
 @dataclass(frozen=True, slots=True)
 class EventKey:
-    """Where an audit event stands among others: by time, then by id."""
+    """The position of an audit event in the order: by time, then by id."""
 
     occur_time: datetime
     event_id: UUID
@@ -32,7 +32,7 @@ FIRST_EVENT = EventKey(datetime.min.replace(tzinfo=UTC), _FIRST_ID)
 LAST_EVENT = EventKey(datetime.max.replace(tzinfo=UTC), _LAST_ID)
 
 
-# The first condition on the time is for the partitions, which the second does not tell apart.
+# The first condition on the time lets PostgreSQL skip partitions; the second alone does not.
 _LIST_EVENTS = """
 SELECT event_id, occur_time, type, session_id, host(ip) AS ip, user_agent
 FROM audit_events
@@ -44,7 +44,7 @@ ORDER BY occur_time DESC, event_id DESC LIMIT $4
 async def list_events(
     connection: Connection, user_id: UserId, before: EventKey, limit: int
 ) -> list[SecurityEvent]:
-    """Return up to `limit` audit events of a user, newest first, older than that one."""
+    """Return up to `limit` audit events of a user, newest first, older than `before`."""
     rows = await connection.fetch(_LIST_EVENTS, user_id, before.occur_time, before.event_id, limit)
     return [
         SecurityEvent(
@@ -59,7 +59,7 @@ async def list_events(
     ]
 
 
-# What there are but a few rows of. By kind, as all that follow.
+# By kind of row: the statements for tables in which a user ($1) has only a few rows.
 SMALL: Mapping[str, str] = MappingProxyType(
     {
         "user": """
@@ -82,7 +82,8 @@ SMALL: Mapping[str, str] = MappingProxyType(
             WHERE user_id = $1 ORDER BY o.create_time""",
     }
 )
-# What there may be many rows of: those of a user ($1) with ids from after $2 on, $3 at most.
+# By kind of row: the statements for tables in which a user ($1) may have many rows. They return up
+# to $3 rows with ids greater than $2.
 LARGE: Mapping[str, str] = MappingProxyType(
     {
         "session": """
@@ -131,14 +132,14 @@ async def read_small(connection: Connection, kind: str, user_id: UserId) -> Sequ
 async def read_large(
     connection: Connection, kind: str, user_id: UserId, after: UUID | None, limit: int
 ) -> Sequence[Row]:
-    """Return a user's rows of a kind of `LARGE`, by id, which is the first column."""
+    """Return a user's rows of a kind of `LARGE`, in order of id, the first column."""
     return _rows(await connection.fetch(LARGE[kind], user_id, after or _FIRST_ID, limit))
 
 
 async def read_events(
     connection: Connection, user_id: UserId, after: EventKey, limit: int
 ) -> Sequence[Row]:
-    """Return up to `limit` audit events of a user, oldest first, newer than that one."""
+    """Return up to `limit` audit events of a user, oldest first, newer than `after`."""
     found = await connection.fetch(_EXPORT_EVENTS, user_id, after.occur_time, after.event_id, limit)
     return _rows(found)
 

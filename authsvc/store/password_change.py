@@ -1,4 +1,4 @@
-"""Owns the statements by which a user's password is replaced."""
+"""Owns the statements that replace a user's password."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +9,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class PasswordAccount:
-    """Whose password is to be changed; the address as given and in its canonical form."""
+    """The account whose password is to be changed; the address as entered and in canonical form."""
 
     email: str
     email_canonical: str
@@ -19,7 +19,7 @@ class PasswordAccount:
 
 @dataclass(frozen=True, slots=True)
 class Replacement:
-    """The hash to be stored in place of `expected`, which is None if there is no password."""
+    """The hash to store in place of `expected`, which is None if the account has no password."""
 
     expected: str | None = field(repr=False)
     phc: str = field(repr=False)
@@ -33,7 +33,7 @@ FROM users WHERE user_id = $1 AND status = 'active'
 
 
 async def find_account(connection: Connection, user_id: UserId) -> PasswordAccount | None:
-    """Return an active account, as far as its password is concerned."""
+    """Return an active account."""
     row = await connection.fetchrow(_FIND_ACCOUNT, user_id)
     return None if row is None else PasswordAccount(**row)
 
@@ -44,7 +44,7 @@ DELETE FROM one_time_codes WHERE user_id = $1 AND purpose = 'reset_password'
 
 
 async def delete_reset_codes(connection: Connection, user_id: UserId) -> None:
-    """Forget the codes to reset a password with; the caller holds the user's row."""
+    """Delete the user's password reset codes; the caller has locked the user's row."""
     await connection.execute(_DELETE_RESET_CODES, user_id)
 
 
@@ -58,7 +58,7 @@ RETURNING user_id
 async def replace(
     connection: Connection, user_id: UserId, replacement: Replacement, now: datetime
 ) -> bool:
-    """Store a new password, if the one before still stands; return whether it did.
+    """Store a new password hash; return False if the expected one was replaced meanwhile.
 
     The user's row stays locked until the transaction ends.
     """

@@ -1,4 +1,4 @@
-"""Owns the statement by which a forgotten password is replaced."""
+"""Owns the statement that replaces a forgotten password."""
 
 from datetime import datetime
 
@@ -16,8 +16,8 @@ WHERE user_id = $1
 async def replace(
     connection: Connection, user_id: UserId, phc: str, pepper_id: str | None, now: datetime
 ) -> None:
-    """Store a password, whatever the one before, and forget the failures of who has one factor.
+    """Store a password hash over any other; reset the failures if no second factor is required.
 
-    The caller holds the row of the user, who is active.
+    The user is active, and the caller has locked the user's row.
     """
     await connection.execute(_REPLACE, user_id, phc, pepper_id, now)

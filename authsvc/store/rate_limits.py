@@ -163,7 +163,7 @@ DELETE FROM rate_limits WHERE ctid = ANY (ARRAY(
 async def delete_idle(connection: Connection, limit: int, at_us: int | None = None) -> int:
     """Delete up to `limit` rows that have been unused for a minute or two; return how many.
 
-    Locked rows are skipped, so that nobody has to wait.
+    Locked rows are skipped, so that no statement waits.
     """
     return int((await connection.execute(_DELETE_IDLE, limit, at_us)).removeprefix("DELETE "))
 

@@ -1,4 +1,4 @@
-"""Owns handing over the rows of an account to the owner of its address, who just came."""
+"""Owns the reclaim of an account by the owner of its e-mail address."""
 
 from datetime import datetime
 
@@ -6,7 +6,8 @@ from authsvc.models.users import User
 from authsvc.store.failed_logins import FORGET_FAILURES
 from authsvc.store.postgres.database import Connection
 
-# All that whoever made the account could come back with, or wait with for the owner to act upon.
+# Everything that the creator of the account could use to get back in, or leave for the owner to act
+# on.
 _TAKE_OVER = f"""
 WITH factors_gone AS (DELETE FROM factors WHERE user_id = $1),
      recovery_codes_gone AS (DELETE FROM recovery_codes WHERE user_id = $1),
@@ -23,9 +24,9 @@ WHERE user_id = $1
 
 
 async def take_over(connection: Connection, owner: User, now: datetime) -> None:
-    """Leave of an account nothing but its id, roles and age, and what `owner` says.
+    """Keep only the id, roles and age of an account; take address and display name from `owner`.
 
-    Without password, factors, codes, identities, API keys and devices; the address is verified.
-    Sessions are not ended. The caller holds the user's row.
+    Password, factors, codes, identities, API keys and devices are deleted, and the address is
+    marked as verified. Sessions are not ended. The caller has locked the user's row.
     """
     await connection.execute(_TAKE_OVER, owner.user_id, owner.email, owner.display_name, now)

@@ -42,7 +42,7 @@ WHERE inhparent = 'audit_events'::regclass AND relname ~ '^audit_events_[0-9]{4}
 AND relname < $1 AND pg_has_role(relowner, 'USAGE')
 ORDER BY relname LIMIT $2
 """
-# A wait for this lock makes every writer queue behind it.
+# While this lock is waited for, every writer queues behind it.
 _LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'; SAVEPOINT unlocked"
 _LOCK_AUDIT_EVENTS = "LOCK TABLE ONLY audit_events IN ACCESS EXCLUSIVE MODE"
 _GO_BACK = "ROLLBACK TO SAVEPOINT unlocked"
@@ -76,8 +76,8 @@ async def delete_audit_events(connection: Connection, before: datetime, limit: i
 async def drop_audit_months(connection: Connection, before: datetime, limit: int) -> int:
     """Drop the partitions of whole months before that of `before`; return how many.
 
-    Has to run in a transaction. Drops none if the role does not own them, another replica is
-    dropping them, or a long query is reading audit events.
+    Must run in a transaction. Drops none if the role does not own them, another replica is dropping
+    them, or a long query is reading audit events.
     """
     bound = f"audit_events_{before:%Y_%m}"
     if not await connection.fetch(_SELECT_AUDIT_MONTHS, bound, limit):

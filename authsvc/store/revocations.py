@@ -34,15 +34,15 @@ async def append(
     key_id: str | None = None,
     api_key_id: ApiKeyId | None = None,
 ) -> None:
-    """Revoke these; every replica is notified once the transaction has committed.
+    """Append revocations; every replica is notified once the transaction has committed.
 
-    `user_id` stands for everything that the user has; `key_id` is a signing key.
+    A `user_id` revokes everything that the user has; `key_id` is a signing key.
     """
     await connection.execute(_INSERT, session_ids, user_id, key_id, api_key_id, now)
 
 
 class PoolerError(Exception):
-    """A pooler shares connections to PostgreSQL, so that notifications would get lost."""
+    """A pooler shares the connection to PostgreSQL, so notifications would get lost."""
 
 
 class Subscription:

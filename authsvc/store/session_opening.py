@@ -1,4 +1,4 @@
-"""Owns the opening of a session: the new row, the end of the oldest, and the event of it."""
+"""Owns the opening of a session: the new row, the end of surplus sessions, and the audit event."""
 
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
@@ -6,8 +6,8 @@ from authsvc.store import audit
 from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 
-# One statement instead of four, because a login is to cost little beside its password's hash: the
-# event in a statement of its own takes a round trip more, and 0.1 ms of the service's CPU.
+# One statement instead of four, so that a login costs little beside hashing its password: a
+# separate statement for the event takes one more round trip and 0.1 ms of the service's CPU.
 _OPEN = f"""
 WITH surplus AS (
     SELECT session_id FROM sessions
@@ -37,11 +37,11 @@ SELECT session_id FROM replaced
 async def open_session(
     connection: Connection, session: Session, token_hash: bytes, keep: int, event: AuditRow
 ) -> list[SessionId]:
-    """Insert a session and end all but the `keep` newest active others; return the ids of these.
+    """Insert a session and end all but the `keep` newest active others; return their ids.
 
-    They are announced as revoked and added to the event's detail; its time, user, session and
-    client are the session's. The caller holds the user's row (`users.lock_user`), or two
-    sessions opened at once don't count each other.
+    The ended sessions are announced as revoked and listed in the event's detail; the event's time,
+    user, session and client are those of the new session. The caller has locked the user's row
+    (`users.lock_user`); otherwise two sessions opened at once would not count each other.
     """
     rows = await connection.fetch(
         _OPEN,

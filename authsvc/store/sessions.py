@@ -2,7 +2,7 @@
 
 Locks: callers that end or replace several sessions of a user lock the user's row
 (`users.lock_user`), statements that extend or touch several sessions skip locked rows, and all
-others touch one row. So statements can't deadlock.
+others touch one row. So statements cannot deadlock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ SELECT EXISTS (SELECT FROM sessions WHERE session_id = $1 AND revoke_time IS NOT
 
 
 async def has_ended(connection: Connection, session_id: SessionId) -> bool:
-    """Return whether a session was ended, as committed now."""
+    """Return whether a session has been ended, according to what is committed now."""
     return bool(await connection.fetchval(_HAS_ENDED, session_id))
 
 

@@ -1,4 +1,4 @@
-"""Owns finding the accounts that somebody registered, never proved the address of, and left."""
+"""Owns finding abandoned accounts: registered, but never verified, and unused for long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An account; `is_stale`: registered, unverified, and not changed or logged in to for long.
+    """An account; `is_stale` if registered, unverified, and not changed or logged in to for long.
 
-    It may be in use all the same.
+    A stale account may still be in use.
     """
 
     user_id: UserId
@@ -21,7 +21,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """For how long an account has to be left alone: its last change and login are before these."""
+    """The times before which a stale account was last changed and last logged in to."""
 
     last_change: datetime
     last_login: datetime
@@ -31,7 +31,7 @@ _STALE = """(
     origin IS NOT DISTINCT FROM 'register' AND status = 'active' AND email_verify_time IS NULL
     AND greatest(create_time, update_time) < $2 AND coalesce(last_login_time < $3, true))
 """
-# The condition is no filter: finding a few among many would search the whole table.
+# Staleness is a column, not a filter: finding a few stale accounts would scan the whole table.
 _LIST = f"""
 SELECT user_id, {_STALE} AS is_stale FROM users
 WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $4
@@ -41,7 +41,7 @@ WHERE $1::uuid IS NULL OR user_id > $1 ORDER BY user_id LIMIT $4
 async def list_after(
     connection: Connection, user_id: UserId | None, limit: int, period: Period
 ) -> Sequence[Candidate]:
-    """Return the next accounts in the order of their ids, stale for that period or not."""
+    """Return the next accounts, stale or not, in order of their ids."""
     rows = await connection.fetch(_LIST, user_id, period.last_change, period.last_login, limit)
     return [Candidate(row["user_id"], row["is_stale"]) for row in rows]
 
@@ -56,7 +56,7 @@ SELECT EXISTS (SELECT FROM users WHERE user_id = $1 AND {_STALE})
 
 
 async def is_abandoned(connection: Connection, user_id: UserId, period: Period) -> bool:
-    """Return whether an account is stale, and has no session, identity, factor or API key.
+    """Return whether an account is stale and has no session, identity, factor or API key.
 
     A session that has ended counts as long as its row is kept.
     """

@@ -25,8 +25,8 @@ class UserRow:
     email_verify_time: datetime | None
 
 
-# In one order, as two parallel imports could deadlock otherwise. Roles are passed as one text, as
-# arrays of arrays would be flattened.
+# Rows are inserted in a fixed order, as two parallel imports could deadlock otherwise. Roles are
+# passed as one text, as arrays of arrays would be flattened.
 _INSERT_NEW = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
                    roles, status, origin, create_time, email_verify_time, update_time)
@@ -69,7 +69,7 @@ _FIND_ADDRESSES = "SELECT email_canonical FROM users WHERE email_canonical = ANY
 
 
 async def find_addresses(connection: Connection, addresses: Sequence[str]) -> set[str]:
-    """Return those of the canonical addresses that an account has."""
+    """Return those of the canonical addresses that are taken."""
     rows = await connection.fetch(_FIND_ADDRESSES, addresses)
     return {row["email_canonical"] for row in rows}
 
@@ -78,7 +78,7 @@ _FIND_IDS = "SELECT user_id FROM users WHERE user_id = ANY($1::uuid[])"
 
 
 async def find_ids(connection: Connection, ids: Sequence[UserId]) -> set[UserId]:
-    """Return those of the ids that an account has."""
+    """Return those of the ids that are taken."""
     rows = await connection.fetch(_FIND_IDS, ids)
     return {UserId(row["user_id"]) for row in rows}
 

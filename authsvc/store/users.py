@@ -1,6 +1,6 @@
-"""Owns the rows of users: their making, their reading, and their counts of failed logins.
+"""Owns the rows of users: inserts, reads, locks, status, and the counts of failed logins.
 
-How failed logins are counted is explained in `failed_logins`.
+`failed_logins` explains how failed logins are counted.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class LoginSubject:
-    """The account that a login is for; `known_device`: its device logged in there before."""
+    """The account that a login is for; `known_device` if the device has logged in to it before."""
 
     user_id: UserId
     status: UserStatus
@@ -26,9 +26,9 @@ class LoginSubject:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """An account's stored password; `phc` is None if it has none.
+    """An account's password hash; `phc` is None if the account has no password.
 
-    Without `pepper_id` another system made the hash.
+    `pepper_id` is None if the hash was imported from another system.
     """
 
     user_id: UserId
@@ -57,9 +57,9 @@ async def insert(
     phc: str | None = None,
     pepper_id: str | None = None,
 ) -> bool:
-    """Store a new account; return False if another account has its address.
+    """Store a new account; return False if its address is taken.
 
-    Without `phc` it has no password.
+    Without `phc`, the account has no password.
     """
     inserted = await connection.fetchval(
         _INSERT,
@@ -82,13 +82,13 @@ _GET = f"SELECT {_COLUMNS} FROM users WHERE user_id = $1"  # noqa: S608 - made o
 
 
 async def get(connection: Connection, user_id: UserId) -> User | None:
-    """Return the account with this id."""
+    """Return the account with this id, active or not."""
     row = await connection.fetchrow(_GET, user_id)
     return None if row is None else User(**_fields(row))
 
 
-# The weaker lock lets rows that refer to the user be inserted meanwhile. A deletion conflicts with
-# these, so it takes the stronger one first: to get from one to the other could end in a deadlock.
+# The weaker lock still lets others insert rows that refer to the user. A deletion conflicts with
+# those inserts, so it takes the stronger lock at once: upgrading later could deadlock.
 _LOCK = f"{_GET} FOR NO KEY UPDATE"
 _LOCK_TO_DELETE = f"{_GET} FOR UPDATE"
 
@@ -99,13 +99,14 @@ async def lock_user(
     """Lock the user's row until the transaction ends; return the account, active or not.
 
     Returns None if there is no such account. While the row is locked, no other transaction opens a
-    session of this user or ends several, adds or removes a way to log in, or changes the status.
+    session for this user, ends several of them, adds or removes a way to log in, or changes the
+    status.
     """
     row = await connection.fetchrow(_LOCK_TO_DELETE if to_delete else _LOCK, user_id)
     return None if row is None else LockedUser(**_fields(row))
 
 
-# An update locks the row: who logs in or disables at the same time waits for this one's end.
+# The update locks the row: concurrent logins and status changes wait until this transaction ends.
 _SET_STATUS = f"""
 UPDATE users SET status = $3, {FORGET_FAILURES}, update_time = $4
 WHERE user_id = $1 OR email_canonical = $2
@@ -116,7 +117,7 @@ RETURNING user_id
 async def set_status(
     connection: Connection, account: UserId | str, status: UserStatus, now: datetime
 ) -> UserId | None:
-    """Set the status of the account with this id or canonical address and forget its failures.
+    """Set the status of the account with this id or canonical address and reset its failures.
 
     Returns its id, or None if there is no such account.
     """
@@ -139,7 +140,7 @@ async def find_login_subject(
 ) -> LoginSubject | None:
     """Return the account that a login is for.
 
-    Once its known devices failed `max_failures` times in a row, no device of it is known.
+    Once its known devices have failed `max_failures` times in a row, no device counts as known.
     """
     row = await connection.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
     if row is None:
@@ -147,8 +148,9 @@ async def find_login_subject(
     return LoginSubject(UserId(row["user_id"]), UserStatus(row["status"]), row["known_device"])
 
 
-# The claim's commit waits for no flush: nothing is answered before the commit that records the
-# outcome, which flushes this one too. So a login takes one flush whether the account exists or not.
+# The claim's commit does not wait for a flush: the answer is sent only after the commit that
+# records the outcome, and that flushes this one too. So a login takes one flush whether the account
+# exists or not.
 _CLAIM_ATTEMPT = """
 UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
     failed_device_logins = failed_device_logins + $3::boolean::integer
@@ -161,10 +163,10 @@ RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'o
 async def claim_attempt(
     connection: Connection, email_canonical: str, max_failures: int, *, known_device: bool
 ) -> Credential | None:
-    """Count a failed login beforehand and return what the password is to be compared with.
+    """Count a failed login in advance and return the hash to verify the password against.
 
-    Returns None, and counts nothing, if no active account has the address or `max_failures` logins
-    of that kind, from known devices or others, failed since the last login that didn't.
+    Returns None, and counts nothing, if no active account has the address, or if `max_failures`
+    logins of this kind (from known devices, or from others) have failed since the last success.
     """
     row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
@@ -180,7 +182,7 @@ WHERE user_id = $1
 async def release_attempt(
     connection: Connection, user_id: UserId | None, *, known_device: bool
 ) -> None:
-    """Take back a claim that led to no evaluation; None: there was none."""
+    """Undo a claim whose password was never evaluated; do nothing if `user_id` is None."""
     await connection.execute(_RELEASE_ATTEMPT, user_id, known_device)
 
 
@@ -194,10 +196,11 @@ RETURNING {_COLUMNS}
 async def confirm_login(
     connection: Connection, credential: Credential, now: datetime
 ) -> LockedUser | None:
-    """Note a login and forget the failures of an account that is active and has this password.
+    """Record a login and reset the failures of an active account that still has this password.
 
-    With a second factor they stay, for `reset_failures`. Returns None, and changes nothing, if the
-    account isn't active or hasn't the password. Its row stays locked until the transaction ends.
+    If a second factor is required, the failures stay, for `reset_failures`. Returns None, and
+    changes nothing, if the account is not active or its password has changed. The row stays locked
+    until the transaction ends.
     """
     row = await connection.fetchrow(_CONFIRM_LOGIN, credential.user_id, credential.phc, now)
     return None if row is None else LockedUser(**_fields(row))
@@ -213,9 +216,9 @@ RETURNING {_COLUMNS}
 async def confirm(
     connection: Connection, user_id: UserId, login_time: datetime | None
 ) -> LockedUser | None:
-    """Do as `confirm_login` for a user who proved who it is without the password.
+    """Do the same as `confirm_login` for a user who proved their identity without the password.
 
-    Without a `login_time`, what was proved was not for a login, and none is noted.
+    Without a `login_time`, the proof was not for a login, and none is recorded.
     """
     row = await connection.fetchrow(_CONFIRM, user_id, login_time)
     return None if row is None else LockedUser(**_fields(row))
@@ -228,9 +231,9 @@ RETURNING {_COLUMNS}
 
 
 async def note_login(connection: Connection, user_id: UserId, now: datetime) -> LockedUser | None:
-    """Note that an active user was logged in by somebody else's word, and lock the user's row.
+    """Record that another service logged an active user in, and lock the user's row.
 
-    Failures are not forgotten, as nothing was proved here. Returns None if there is no such user.
+    Failures are not reset, as nothing was proved here. Returns None if there is no such user.
     """
     row = await connection.fetchrow(_NOTE_LOGIN, user_id, now)
     return None if row is None else LockedUser(**_fields(row))
@@ -240,7 +243,7 @@ _RESET_FAILURES = f"UPDATE users SET {FORGET_FAILURES} WHERE user_id = $1"  # no
 
 
 async def reset_failures(connection: Connection, user_id: UserId) -> None:
-    """Forget the failures of an account whose user proved all that is asked for."""
+    """Reset the failures of an account whose user has proved every required factor."""
     await connection.execute(_RESET_FAILURES, user_id)
 
 
@@ -250,7 +253,7 @@ SELECT user_id, password_hash, pepper_id FROM users WHERE user_id = $1 AND statu
 
 
 async def get_credential(connection: Connection, user_id: UserId) -> Credential | None:
-    """Return the stored password of an active account."""
+    """Return the password hash of an active account."""
     row = await connection.fetchrow(_GET_CREDENTIAL, user_id)
     return credential_from(row)
 
@@ -277,18 +280,18 @@ RETURNING {_COLUMNS}
 async def set_display_name(
     connection: Connection, user_id: UserId, display_name: str, now: datetime
 ) -> User | None:
-    """Set the name to show for an active account and return the account."""
+    """Set the display name of an active account and return the account."""
     row = await connection.fetchrow(_SET_DISPLAY_NAME, user_id, display_name, now)
     return None if row is None else User(**_fields(row))
 
 
 def credential_from(row: asyncpg.Record | None) -> Credential | None:
-    """Return the stored password in a row of users."""
+    """Return the password hash in a row of users."""
     if row is None:
         return None
     return Credential(UserId(row["user_id"]), row["password_hash"], row["pepper_id"])
 
 
 def _fields(row: asyncpg.Record) -> dict[str, Any]:
-    """Return what a row of `_COLUMNS` says, by the names of the fields of `User`."""
+    """Return the fields of `User` in a row of `_COLUMNS`."""
     return dict(row) | {"roles": tuple(row["roles"]), "status": UserStatus(row["status"])}

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
 
-# How connecting fails, and how a connection breaks. The last two are also how asyncpg reports
-# misuse; on a connection that nobody else uses they mean that the server has closed it.
+# The errors of connecting and of a broken connection. asyncpg also reports misuse by the last two;
+# on a connection that nobody else uses, they mean that the server has closed it.
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _DEFAULT_TIMEOUT = 5.0

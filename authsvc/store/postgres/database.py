@@ -41,7 +41,7 @@ class Database:
     is free within `acquire_timeout`, or the server resolved a deadlock. A caller may then retry,
     but a transaction that failed while it committed may have been committed.
 
-    Borrowers leave no session state: no SET, LISTEN, temporary table or advisory lock.
+    Borrowers must leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -89,7 +89,7 @@ class Database:
             await connection.fetchval("SELECT 1")
 
     def usage(self) -> Usage:
-        """Return the present use of the pool."""
+        """Return the current usage of the pool."""
         return self._pool.usage()
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ class _Loan:
             return
         failed = _is_transient(error, connection)
         if isinstance(error, asyncpg.PostgresError):
-            # It would show the whole row that violated a constraint in the log, including hashes.
+            # It would log the whole row that violated a constraint, including hashes.
             error.detail = None
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
             # The others go to the same server; new ones find the new primary.

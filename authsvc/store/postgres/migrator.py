@@ -22,7 +22,7 @@ _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _LOCK = 0x61757468737663
 
 _TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
-# While a migration waits for a table, everybody who comes later waits behind it.
+# While a migration waits for a table, every later statement on it waits behind the migration.
 _LIMIT_WAITING = "SET LOCAL lock_timeout = '10s'"
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (

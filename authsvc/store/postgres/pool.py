@@ -50,8 +50,7 @@ class Pool:
         self._maximum = maximum
         self._acquire_timeout = acquire_timeout
         self._loop = asyncio.get_running_loop()
-        # The most recently used connection is at the right and lent first, so that the others can
-        # age.
+        # The most recently used connection is at the right and lent first, so that others can age.
         self._idle: deque[tuple[Connection, float]] = deque()
         self._waiters: deque[asyncio.Future[Connection]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +112,7 @@ class Pool:
             self.discard(self._idle.pop()[0])
 
     def usage(self) -> Usage:
-        """Return the present use of the pool."""
+        """Return the current usage of the pool."""
         return Usage(len(self._connections), len(self._idle), len(self._waiters))
 
     async def close(self) -> None:
