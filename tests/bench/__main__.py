@@ -1,7 +1,7 @@
 """Owns `make bench`: measures the service beside a bare echo in one run and prints the table.
 
-Everything is on loopback, bounded in time, and ends by itself. CPU a call is the service process's
-own, as the system accounts it; PostgreSQL's and the load's are not in it.
+Everything runs on loopback, is bounded in time, and ends by itself. CPU per call is that of the
+service process, as accounted by the system; it excludes PostgreSQL and the load generator.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tests.bench.rows import Bench, Row
 
 
 def main() -> None:
-    """Run the bench with the given effort."""
+    """Run the benchmark with the given effort."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one stretch of load")
     parser.add_argument("--rounds", type=int, default=3, help="stretches of each kind")

@@ -1,4 +1,4 @@
-"""Owns the raw Argon2 rate: what these cores can hash with nothing else to do."""
+"""Owns the raw Argon2 rate: how fast these cores hash when they do nothing else."""
 
 import secrets
 import threading
@@ -10,7 +10,7 @@ from authsvc.config import PasswordSettings
 
 
 def raw_rate(threads: int, seconds: float) -> float:
-    """Return how many hashes a second `threads` threads make with the default parameters."""
+    """Return how many hashes per second `threads` threads compute with the default parameters."""
     settings = PasswordSettings()
     done = [0] * threads
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Owns the bare echo: the least that a call over mutual TLS can cost here, to compare with."""
+"""Owns the bare echo: the minimum cost of a call over mutual TLS, as a baseline."""
 
 import asyncio
 import sys

@@ -1,7 +1,7 @@
-"""Measures whether the time that a login takes tells if the account exists.
+"""Measures whether the time that a login takes reveals if the account exists.
 
 Run by hand on an idle machine: `python -m tests.bench.enumeration [logins of each kind]`. The
-database is durable and the passwords cost what they cost by default.
+database is durable, and hashing costs what it costs by default.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ KINDS = ("wrong", "unknown", "locked", "disabled")
 
 
 async def measure(dsn: str, logins: int) -> dict[str, list[float]]:
-    """Return how many seconds each failing login took, by kind of account; kinds take turns."""
+    """Return the seconds of each failing login by kind of account; the kinds take turns."""
     database = await Database.open(settings_for(dsn))
     service = await Service(database, FakeClock(), unlimited(), PasswordSettings()).start()
     for kind in ("wrong", "locked", "disabled"):
@@ -58,8 +58,8 @@ async def _time_of(service: Service, kind: str) -> float:
     raise AssertionError("a login that had to fail did not")
 
 
-def told_apart(one: list[float], other: list[float]) -> float:
-    """Return how likely `other` took longer than `one`: 0.5 if time tells nothing."""
+def probability_of_longer(one: list[float], other: list[float]) -> float:
+    """Return the probability that `other` took longer than `one`: 0.5 if time reveals nothing."""
     return statistics.fmean((b > a) + (b == a) / 2 for a in one for b in other)
 
 
@@ -82,7 +82,7 @@ def main() -> None:
         print(
             f"{kind:10}",
             *(f"{number * 1000:7.3f} ms" for number in numbers),
-            f" {told_apart(times['wrong'], seconds):.3f}",
+            f" {probability_of_longer(times['wrong'], seconds):.3f}",
         )
 
 

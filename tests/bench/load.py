@@ -1,4 +1,4 @@
-"""Owns the load: closed loops of callers, and what they saw."""
+"""Owns the load: callers in closed loops, and what they measure."""
 
 import asyncio
 import statistics
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from tests.bench.processes import Target
 
-# A call's number in, whatever it answers out.
+# Takes the number of the call; the answer is ignored.
 Work = Callable[[int], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One stretch of load: server CPU a call in µs, calls a second, latencies in ms."""
+    """One stretch of load: server CPU per call in µs, calls per second, latencies in ms."""
 
     cpu_us: float
     rate: float
@@ -24,7 +24,7 @@ class Sample:
 
 
 async def drive(target: Target, work: Work, *, concurrency: int, seconds: float) -> Sample:
-    """Call `work` from `concurrency` loops for `seconds` and return what that cost and took."""
+    """Call `work` from `concurrency` loops for `seconds` and return its cost and latencies."""
     latencies: list[float] = []
     numbers = iter(range(10_000_000))
     began, cpu = time.monotonic(), target.cpu_us()

@@ -1,8 +1,8 @@
-"""Measures what lending a connection costs: our pool beside asyncpg's, on the embedded PostgreSQL.
+"""Measures the cost of lending a connection: our pool beside asyncpg's, on the embedded PostgreSQL.
 
-Run by hand: `python -m tests.bench.pools [seconds of each stretch] [rounds]`. Each loan is one
-select by primary key. The kinds take turns within a round, and ratios are taken round by round, as
-the machine's speed drifts. CPU is this process's own; PostgreSQL's is not in it.
+Run by hand: `python -m tests.bench.pools [seconds of each stretch] [rounds]`. Each loan runs one
+SELECT by primary key. The kinds take turns within a round, and ratios are taken round by round, as
+the machine's speed drifts. CPU is that of this process, without PostgreSQL.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ Loan = Callable[[], Awaitable[object]]
 
 
 async def _keep_session(_connection: Any) -> None:
-    """Reset nothing: asyncpg's pool without its round trip at each return."""
+    """Reset nothing, so that asyncpg's pool makes no round trip at each return."""
 
 
 async def measure(loan: Loan, callers: int, seconds: float) -> tuple[float, float]:
-    """Return the CPU time of a loan in µs and the loans a second."""
+    """Return the CPU time per loan in µs and the loans per second."""
     done = 0
     deadline = time.perf_counter() + seconds
 

@@ -1,4 +1,4 @@
-"""Owns the processes that are measured: the echo, the service, and PostgreSQL beneath it."""
+"""Owns the measured processes: the echo, the service, and PostgreSQL beneath it."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ _PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server process: where it listens and which process to charge its work to."""
+    """A server process: its port, certificates and process id."""
 
     name: str
     port: int
@@ -50,7 +50,8 @@ class Target:
             client.with_suffix(".key").read_bytes(),
             client.with_suffix(".crt").read_bytes(),
         )
-        # Whoever waits for a start tries anew at once: else it is that wait that is measured.
+        # A client that waits for the start reconnects quickly; otherwise its backoff would be
+        # measured.
         waits = ("initial", "min", "max")
         options = [
             ("grpc.use_local_subchannel_pool", 1),
@@ -74,7 +75,7 @@ def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
         assert echo_process.stdout is not None
         port = int(echo_process.stdout.readline())
         echo = Target("echo", port, echo_process.pid, workspace.certificates)
-        # An installed service has its bytecode; a checkout gets it by being run once.
+        # An installed service has its bytecode compiled; a checkout gets it by running once.
         subprocess.run(
             [sys.executable, "-m", "authsvc", "--version"],
             env=_environment(),

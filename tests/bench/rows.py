@@ -1,4 +1,4 @@
-"""Owns what is measured: each row of the table, its load and its figure against the budget."""
+"""Owns the measurements: each row of the table, its load, and its result against the budget."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ _CONCURRENCY = 64
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A row of the table."""
 
     work: str
     result: str
@@ -52,7 +52,7 @@ def _row(work: str, result: str, budget: str, sample: Sample) -> Row:
 
 
 class Bench:
-    """Drives the echo and the service in turn, so that a machine's moods meet both."""
+    """Drives the echo and the service in turn, so that changes of the machine's speed hit both."""
 
     def __init__(
         self, echo: Target, service: Target, seconds: float, rounds: int, only: str
@@ -136,7 +136,7 @@ class Bench:
 
         async def user(number: int) -> common_pb2.Tokens:
             email = f"user{number}@example.com"
-            # A network of its own for each, so that the limits of registrations are not met.
+            # Each user has its own network, so that the limits on registrations are not reached.
             client = common_pb2.ClientContext(ip=f"2001:db8:{number:x}::1")
             async with gate:
                 await self._auth.Register(

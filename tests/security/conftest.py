@@ -1,4 +1,4 @@
-"""Owns the fixtures of the tests of forged access tokens."""
+"""Owns the fixtures of the tests with forged access tokens."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.postgres import PostgresServer
 
 @pytest.fixture(scope="session")
 def world(postgres_server: PostgresServer) -> World:
-    """A replica that signs with ES256, as shipped."""
+    """A replica that signs with ES256, the default."""
     return open_world(postgres_server, "ES256")
 
 

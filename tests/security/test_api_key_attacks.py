@@ -1,4 +1,4 @@
-"""API keys under attack: guessed, cut, changed, flooded, used by or for somebody else."""
+"""API keys under attack: guessed, altered, flooded, or used by somebody else."""
 
 import re
 import string
@@ -18,14 +18,14 @@ from tests.support.keys import replica
 from tests.support.sessions import CALL, HeldDatabase, World
 from tests.support.tokens import load_keys
 
-# As docs/signing-in.md gives it to scanners of leaked secrets.
+# The pattern that docs/signing-in.md gives for secret scanners.
 SCANNER = re.compile(r"\bauthsvc_[0-9A-Za-z]{49}\b")
 ALPHABET = string.digits + string.ascii_letters
 
 
 @pytest_asyncio.fixture
 async def world(database: Database, clock: FakeClock) -> World:
-    """A fresh database, on which replicas are started."""
+    """A fresh database on which replicas are started."""
     return World(database, clock, await load_keys(database, clock))
 
 
@@ -39,7 +39,7 @@ def test_keys_are_long_and_unique() -> None:
     keys = [new_api_key("authsvc") for _ in range(2_000)]
     assert len(set(keys)) == 2_000
     assert all(is_api_key(key) for key in keys)
-    # 43 of 62 digits are 256 bits, if each is as likely as the others: none stands out.
+    # 43 characters out of 62 are 256 bits if all are equally likely, so none may stand out.
     counts = Counter("".join(key.removeprefix("authsvc_")[:43] for key in keys))
     assert set(counts) == set(ALPHABET)
     assert max(counts.values()) < 1.25 * min(counts.values())
@@ -110,8 +110,8 @@ async def test_table_content_reveals_no_key(world: World) -> None:
     keys = replica(world)
     await keys.create(await world.add_user())
     (row,) = await world.fetch("SELECT * FROM api_keys")
-    told = {column: str(value) for column, value in row.items()}
-    assert not any(SCANNER.search(value) for value in told.values())
+    texts = {column: str(value) for column, value in row.items()}
+    assert not any(SCANNER.search(value) for value in texts.values())
     for value in (row["key_hash"].hex(), row["prefix"], str(row["key_id"])):
         assert await keys.reason(value) is InactiveReason.MALFORMED
 

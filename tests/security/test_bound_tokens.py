@@ -1,4 +1,4 @@
-"""Tokens in the wrong hands: stolen from a service, or handed on further than was meant."""
+"""Tokens in the wrong hands: stolen from a service, or passed on too far."""
 
 import hashlib
 from typing import Any
@@ -21,7 +21,7 @@ def thumbprint(certificate: Certificate) -> bytes:
 
 
 async def service_token(service: Service, certificate: Certificate, **request: Any) -> str:
-    """Return the own token of the holder of a certificate."""
+    """Return a service token for the holder of a certificate."""
     stub = AuthServiceStub(service.clients.open(certificate))
     response = await stub.IssueServiceToken(pb.IssueServiceTokenRequest(**request))
     return response.access_token
@@ -45,7 +45,7 @@ async def test_stolen_service_token_is_useless(service: Service, authority: Auth
             )
     expected = dict.fromkeys(judged, "CERTIFICATE_MISMATCH")
     assert judged == expected | {("its own", False): "", ("its own", True): ""}
-    # A batch tells of no certificate.
+    # A batch carries no certificate.
     response = await service.auth("edge").BatchValidateTokens(
         pb.BatchValidateTokensRequest(access_tokens=[token])
     )

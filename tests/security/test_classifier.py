@@ -1,8 +1,8 @@
-"""Whoever measures logins can't tell from their length whether the account exists (ASVS 6.3.8).
+"""The time that a login takes does not reveal whether the account exists (ASVS 6.3.8).
 
-Half of the logins teach a classifier, the other half is what it has to tell apart. What is measured
-is processor time, which other processes don't prolong as they do the time of day; what a caller
-sees on an idle machine is measured by `python -m tests.bench.enumeration`.
+Half of the logins train a classifier, which then has to classify the other half. CPU time is
+measured, as other processes distort it less than wall-clock time; `python -m
+tests.bench.enumeration` measures what a caller sees on an idle machine.
 """
 
 import statistics
@@ -20,18 +20,19 @@ from tests.support.clock import FakeClock
 
 LOGINS = 500
 NOBODY = "nobody@example.test"
-# One hash takes about 5 ms of a processor: less than as shipped, but most of what a login takes.
+# One hash takes about 5 ms of CPU time: less than by default, but most of what a login takes.
 PASSWORDS: PasswordSettings = cheap_passwords(
     argon2_memory_kib=4_096, argon2_time_cost=2, hash_workers=1
 )
-# Chance is 0.5. With 500 guesses, luck alone is beyond 0.6 once in 100,000 times. Of a whole login
-# an idle machine may see that an account's row was read: some ten microseconds, and no hash.
+# Guessing gives 0.5. With 500 guesses, luck alone exceeds 0.6 once in 100,000 times. On an idle
+# machine, the time of a whole login may reveal that an account's row was read: some ten
+# microseconds, and no hash.
 BY_LUCK = 0.6
 BY_A_ROW = 0.7
 
 
 class TimedHasher(CountingHasher):
-    """The real hasher, which measures what its threads take."""
+    """The real hasher, measuring the CPU time of its threads."""
 
     seconds = 0.0
 
@@ -45,7 +46,7 @@ class TimedHasher(CountingHasher):
 
 @dataclass
 class Sample:
-    """The seconds of a processor that each login of one kind took: all in all, and to hash."""
+    """The CPU seconds that each login of one kind took: in total, and for hashing."""
 
     whole: list[float] = field(default_factory=list)
     hashing: list[float] = field(default_factory=list)
@@ -63,7 +64,7 @@ async def service(database: Database, clock: FakeClock) -> AsyncIterator[Service
 
 
 async def measure(service: Service, logins: int) -> dict[str, Sample]:
-    """Return what failing logins take, by address; the addresses take turns at being first."""
+    """Return the times of failing logins by address; the addresses take turns at going first."""
     hasher = service.hasher
     assert isinstance(hasher, TimedHasher)
     samples = {EMAIL: Sample(), NOBODY: Sample()}
@@ -79,10 +80,10 @@ async def measure(service: Service, logins: int) -> dict[str, Sample]:
     return samples
 
 
-def told_apart(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return how many of one half the best threshold of the other half puts where they belong."""
+def accuracy(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the accuracy on one half of the best threshold for the other half."""
     lessons = sorted([(s, False) for s in one[::2]] + [(s, True) for s in other[::2]])
-    # How many more than half are right if all that takes longer is taken for `other`.
+    # How many more than half are correct if everything slower than the threshold counts as `other`.
     gain = best = len(other[::2]) - len(lessons) / 2
     threshold = float("-inf")
     for seconds, is_other in lessons:
@@ -99,14 +100,14 @@ async def test_login_time_reveals_nothing_about_account(service: Service) -> Non
     await measure(service, 10)
     samples = await measure(service, LOGINS)
     known, unknown = samples[EMAIL], samples[NOBODY]
-    # Or what is measured would not be what matters.
+    # Otherwise hashing would not be the part that matters.
     assert statistics.median(known.hashing) > statistics.median(known.whole) / 3
-    assert told_apart(known.hashing, unknown.hashing) <= BY_LUCK
-    assert told_apart(known.whole, unknown.whole) <= BY_A_ROW
+    assert accuracy(known.hashing, unknown.hashing) <= BY_LUCK
+    assert accuracy(known.whole, unknown.whole) <= BY_A_ROW
 
 
 def test_classifier_distinguishes_known_samples() -> None:
     one, other = [1.0 + n % 7 / 10 for n in range(100)], [1.5 + n % 7 / 10 for n in range(100)]
-    assert told_apart(one, one) <= 0.5
-    assert told_apart(one, other) == told_apart(other, one) > 0.8
-    assert told_apart([0.0] * 100, [1.0] * 100) == told_apart([1.0] * 100, [0.0] * 100) == 1
+    assert accuracy(one, one) <= 0.5
+    assert accuracy(one, other) == accuracy(other, one) > 0.8
+    assert accuracy([0.0] * 100, [1.0] * 100) == accuracy([1.0] * 100, [0.0] * 100) == 1

@@ -1,7 +1,7 @@
-"""Attacks on one-time codes: nothing tells whether an account exists, and no code is overtaken.
+"""Attacks on one-time codes: nothing reveals whether an account exists, and guesses are bounded.
 
-ASVS 6.3.8, 6.5 and 6.6; each attack is made with the code of the account that it is at, the wrong
-one, or one that was made for nobody.
+ASVS 6.3.8, 6.5 and 6.6. Each attack uses the code of the attacked account, a wrong code, or a decoy
+that was issued for nobody.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def _make_accounts(coded: Coded) -> None:
 
 @pytest_asyncio.fixture
 async def single(database_dsn: str, clock: FakeClock) -> AsyncIterator[Coded]:
-    """Codes over a pool of one connection, so that statements follow each other."""
+    """Codes over a pool of one connection, so that statements run one after another."""
     async with opened(database_dsn, pool_max=1) as database:
         coded = await start_coded(database, clock)
         await _make_accounts(coded)
@@ -52,7 +52,7 @@ async def single(database_dsn: str, clock: FakeClock) -> AsyncIterator[Coded]:
 
 
 async def _statements(coded: Coded, work: Callable[[], Awaitable[object]]) -> list[str]:
-    """Return the statements that the work leads to, in order."""
+    """Return the statements that the work causes, in order."""
     statements: list[str] = []
 
     def note(query: asyncpg.connection.LoggedQuery) -> None:
@@ -62,7 +62,7 @@ async def _statements(coded: Coded, work: Callable[[], Awaitable[object]]) -> li
         connection.add_query_logger(note)
     await work()
     async with coded.database.connection() as connection:
-        # Loggers are called in the loop's next round.
+        # Loggers are called in the next iteration of the event loop.
         await asyncio.sleep(0)
         connection.remove_query_logger(note)
     return statements
@@ -76,7 +76,7 @@ def _use(
     code: str = CODE,
     client: ClientContext = CLIENT,
 ) -> Awaitable[object]:
-    """Use a code of a public purpose at the account with this address."""
+    """Use a code with a public purpose on the account with this address."""
     if purpose is Purpose.VERIFY_EMAIL:
         return coded.verify(code, email, client)
     if purpose is Purpose.RESET_PASSWORD:
@@ -145,7 +145,7 @@ async def test_decoy_codes_never_work(single: Coded, purpose: Purpose) -> None:
         issued = await single.request(purpose, _email(account))
         work = _use(single, purpose, _email(account), issued, issued.code)
         assert "CODE_INVALID" in await _refusal(work)
-    # Nor for who takes the address afterwards.
+    # Nor for an account that takes the address afterwards.
     issued = await single.request(purpose, UNKNOWN)
     await single.service.register(UNKNOWN)
     assert "CODE_INVALID" in await _refusal(_use(single, purpose, UNKNOWN, issued, issued.code))
@@ -214,7 +214,7 @@ async def test_requests_of_all_purposes_share_a_limit(database: Database, clock:
     user_id = await coded.user_id(_email("active"))
     for purpose in PUBLIC:
         await coded.request(purpose, _email("active"))
-    # The old address is mailed at each request for a change.
+    # Each request for a change also mails the old address.
     for number in range(2):
         await coded.request_change(user_id, f"new{number}@example.test")
     with pytest.raises(TooManyAttempts):

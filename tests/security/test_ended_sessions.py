@@ -1,4 +1,4 @@
-"""A thief's change that waits for the transaction by which the thief's session ends."""
+"""Changes by a thief that wait for the transaction that ends the thief's session."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +30,7 @@ WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
-# All that a thief could come back by, or do harm with.
+# Everything that a thief could get back in with, or do harm with.
 HELD = """
 SELECT (SELECT count(*) FROM api_keys), (SELECT count(*) FROM factors WHERE confirm_time NOTNULL),
     (SELECT count(*) FROM identities),

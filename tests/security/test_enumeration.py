@@ -1,6 +1,6 @@
-"""Nothing that a caller can see or count tells whether an account exists (ASVS 6.3.8).
+"""Nothing that a caller can see or count reveals whether an account exists (ASVS 6.3.8).
 
-How long it takes is measured by `python -m tests.bench.enumeration`, not asserted here.
+Timing is measured by `python -m tests.bench.enumeration`, not asserted here.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ def _email(account: str) -> str:
 
 @pytest_asyncio.fixture
 async def single(database_dsn: str) -> AsyncIterator[Database]:
-    """A pool of one connection, so that everything passes over it one after the other."""
+    """A pool of one connection, so that statements run one after another."""
     async with opened(database_dsn, pool_max=1) as database:
         yield database
 
 
 async def _accounts(service: Service) -> None:
-    """Make an account of each kind; each but "wrong" is tried with the right password."""
+    """Create an account of each kind; the tests try all but "wrong" with the right password."""
     for account in ACCOUNTS[1:]:
         await service.register(_email(account))
     await service.accounts.disable(CLI, _email("disabled"))
@@ -73,7 +73,7 @@ async def _statements(service: Service, account: str, device: str) -> list[str]:
         conn.add_query_logger(note)
     await _failure(service, account, device)
     async with service.database.connection() as conn:
-        # Loggers are called in the loop's next round.
+        # Loggers are called in the next iteration of the event loop.
         await asyncio.sleep(0)
         conn.remove_query_logger(note)
     return statements
@@ -90,7 +90,7 @@ async def test_error_is_same_for_every_account(service: Service) -> None:
 
 @pytest.mark.parametrize("device", ["", "phone-1"])
 async def test_statements_are_same_for_every_account(service: Service, device: str) -> None:
-    # Once before, so that what is prepared or cached on first use is so for everyone.
+    # Once beforehand, so that whatever is prepared or cached on first use is so for every account.
     await _failure(service, "wrong", device)
     statements = {account: await _statements(service, account, device) for account in ACCOUNTS}
     assert len(statements["wrong"]) >= 4
@@ -130,7 +130,8 @@ async def test_unknown_accounts_are_throttled_alike(database: Database, clock: F
             return error.reason, False
         return "OK", False
 
-    # Each account from addresses of its own: five times from the first, then from new ones.
+    # Each account has its own IP addresses: five attempts from the first, then one from each new
+    # one.
     seen: dict[str, list[tuple[str, bool]]] = {account: [] for account in ACCOUNTS}
     for turn in range(30):
         for subnet, account in enumerate(ACCOUNTS):

@@ -1,6 +1,6 @@
-"""All ways to prove who one is are one: nothing tells accounts apart, one set of limits holds.
+"""All ways to authenticate behave alike: none reveals an account, and they share one set of limits.
 
-ASVS 6.3.4 and 6.3.8, SP 800-63B-4, 3.2.2; over mutual TLS, as callers see it.
+ASVS 6.3.4 and 6.3.8, SP 800-63B-4, 3.2.2; tested over mutual TLS, as callers see it.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ CLIENT = ClientContext(ip="192.0.2.1", user_agent="Test")
 
 
 async def make(service: Service, kind: str) -> Victim:
-    """Return an account of a kind, or an address of nobody."""
+    """Return an account of this kind, or an address without an account."""
     victim = Victim(service, f"{kind}@example.test")
     if kind == "unknown":
         return victim
@@ -54,13 +54,13 @@ async def make(service: Service, kind: str) -> Victim:
 async def free(
     statements: Statements, start_service: StartService, live_settings: Settings
 ) -> Service:
-    """A service without limits on attempts, all of whose statements are heard."""
+    """A service without limits on attempts, with all of its statements recorded."""
     settings = on_one_connection(live_settings)
     return await start_service(affordable(settings, brute_force=unlimited()))
 
 
 def shown(error: grpc.aio.AioRpcError) -> tuple[Any, ...]:
-    """Return all that an error shows but the request id."""
+    """Return everything that an error shows, except the request id."""
     details = [
         packed.SerializeToString()
         for packed in details_of(error).details
@@ -76,7 +76,7 @@ async def test_wrong_proof_has_same_effect_for_every_account(
 ) -> None:
     victims = {kind: await make(free, kind) for kind in KINDS}
     answers, work = {}, {}
-    # Once before, so that what is cached on first use is so for everyone.
+    # Once beforehand, so that whatever is cached on first use is so for every account.
     for kind in ("active", *KINDS):
         await statements.take(free)
         error = await failure(WAYS[way](victims[kind], False, CLIENT))
@@ -102,7 +102,7 @@ async def test_throttled_proof_has_same_effect_for_every_account(
             await statements.take(service)
             client = ClientContext(ip=f"10.1.{number}.1")
             error = await failure(WAYS[way](victim, False, client))
-            # The first one that is throttled leaves an event.
+            # The first throttled attempt records an event.
             if turn >= 5:
                 work[kind, turn] = await statements.take(service)
             ends.append((error.code(), error.details()))
@@ -142,7 +142,7 @@ async def test_request_has_same_response_for_every_account(
 
 
 def shape(answer: Any) -> Iterator[tuple[str, object]]:
-    """Yield what an answer looks like, whatever is random in it."""
+    """Yield the shape of an answer, without its random content."""
     for field, value in answer.ListFields():
         if field.name == "options_json":
             options = json.loads(value)
@@ -160,7 +160,7 @@ def shape(answer: Any) -> Iterator[tuple[str, object]]:
 
 @pytest_asyncio.fixture
 async def limited(start_service: StartService, live_settings: Settings) -> Service:
-    """A service under the shipped limits on attempts."""
+    """A service with the default limits on attempts."""
     return await start_service(affordable(live_settings))
 
 
@@ -176,12 +176,12 @@ async def test_failures_on_one_path_throttle_all_others(way: str, limited: Servi
         ends = [await attempt(way, victim, ip=ip) for _ in range(5)]
         assert set(ends) <= FAILED, (way, ends)
         if way == other == "second factor":
-            # Five wrong codes are the most for one login.
+            # One login allows no more than five wrong codes.
             await victim.begin_mfa()
         for right in (False, True):
             end = await attempt(other, victim, right=right, ip=ip)
             assert end == "TOO_MANY_ATTEMPTS", (way, other, right)
-        # From elsewhere the right one is let in.
+        # From another network, the right proof succeeds.
         if way in PUBLIC and other == "password" and victim.seed == "":
             assert await attempt(other, victim, right=True, ip=f"10.3.{number}.1") == "OK"
 
@@ -222,7 +222,8 @@ async def test_strangers_get_at_most_fifty_failures_over_all_paths(free: Service
     ]
     assert set(ends) <= FAILED
     assert await failed_logins(free, victim) == 50
-    # From now on no proof helps, but the mail that unlocks and the devices that are known.
+    # From now on, no proof is accepted except from a known device or by mail that unlocks the
+    # account.
     for way in ("password", "login code", "verification", "passkey", "password change"):
         assert await attempt(way, victim, right=True, ip="10.3.0.1") in FAILED, way
     causes = await free.fetch(
@@ -255,11 +256,11 @@ async def test_account_deleted_meanwhile_acts_like_unknown_one(way: str, free: S
         deletion = free.account().DeleteAccount(
             DeleteAccountRequest(), metadata=bearer(victim.tokens)
         )
-        # No more logins than leave the session alive from which the account is deleted.
+        # Not so many logins that the session that deletes the account is replaced.
         attempts = [attempt(way, victim, right=True) for _ in range(4)]
         ends = await asyncio.gather(*attempts[:turn], outcome(deletion), *attempts[turn:])
         if way == "reset" and ends[turn] == "BEARER_INVALID":
-            continue  # The new password came first, and ended that session.
+            continue  # The reset came first and ended that session.
         assert set(ends) <= FAILED | {"OK"}, ends
         assert await attempt(way, victim, right=way != "passkey") in FAILED
 

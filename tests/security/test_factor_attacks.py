@@ -1,4 +1,4 @@
-"""Attacks on second factors: guessing, replaying, going round, and reading what is stored."""
+"""Attacks on second factors: guessing, replay, bypass, and reading what is stored."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ TABLES = ("factors", "recovery_codes", "challenges", "outbox", "audit_events", "
 
 
 class Victim:
-    """A user with an app and recovery codes, and calls that somebody makes in the user's name."""
+    """A user with an app and recovery codes, and the calls made in the user's name."""
 
     def __init__(self, service: Service, clock: FakeClock) -> None:
         self.service = service
@@ -66,7 +66,7 @@ class Victim:
 
 @pytest.fixture
 def log() -> Iterator[StringIO]:
-    """What is logged by a service that starts after it."""
+    """The log of a service that is started after this fixture."""
     with caught() as lines:
         yield lines
 
@@ -75,7 +75,7 @@ def log() -> Iterator[StringIO]:
 async def service(
     start_service: StartService, live_settings: Settings, clock: FakeClock
 ) -> Service:
-    """The whole application, without limits but those of challenges and consecutive failures."""
+    """The whole application, limited only by challenges and consecutive failures."""
     changes = {"brute_force": unlimited(), "passwords": cheap_passwords()}
     return await start_service(live_settings.model_copy(update=changes), clock)
 
@@ -86,7 +86,7 @@ async def victim(service: Service, clock: FakeClock) -> Victim:
 
 
 async def test_guesses_across_challenges_end_at_account_lock(victim: Victim) -> None:
-    """Each login by password allows five guesses; altogether no more than 100 in a row."""
+    """Each login by password allows five guesses, and at most 100 may fail in a row."""
     evaluated = 0
     token = await victim.token()
     while evaluated < 200 and not await victim.is_locked():
@@ -122,8 +122,8 @@ async def test_factor_sent_a_hundred_times_logs_in_once(victim: Victim, kind: st
     assert row["count"] == 1
 
 
-async def test_mfa_token_is_useless_elsewhere(victim: Victim) -> None:
-    """The token of the first step is good for nothing but the second."""
+async def test_mfa_token_is_accepted_only_by_second_step(victim: Victim) -> None:
+    """The token from the first step is valid for nothing except the second."""
     token = await victim.token()
     auth = victim.service.auth()
     assert await victim.service.judge_token(token) == "MALFORMED"

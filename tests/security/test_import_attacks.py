@@ -1,4 +1,4 @@
-"""Who makes a file of users, or could write into one field of it, gains nothing by it."""
+"""Attacks by somebody who writes a file of users, or controls one of its fields, fail."""
 
 import csv
 import io

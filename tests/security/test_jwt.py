@@ -1,6 +1,6 @@
-"""Access tokens and keys: only ours, only by their own algorithm, whatever the header asks for.
+"""Only our own keys are accepted, each with its own algorithm, whatever a token's header says.
 
-An independent library checks what is issued and issues what is checked.
+An independent library verifies tokens issued here and issues tokens verified here.
 """
 
 import hmac
@@ -19,11 +19,11 @@ from tests.support.forging import CLAIMS, NOW, World
 
 MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
-# RFC 9864 replaces the name EdDSA, which all libraries still speak.
+# RFC 9864 replaces the name EdDSA, which all libraries still use.
 pytestmark = [pytest.mark.fast, pytest.mark.filterwarnings("ignore:EdDSA is deprecated")]
 
 
-# The independent library, both ways
+# An independent library, in both directions
 
 
 def test_independent_verifier_accepts_our_token(any_world: World) -> None:
@@ -78,7 +78,7 @@ def test_forging_helper_without_changes_yields_valid_token(any_world: World) -> 
     assert any_world.forge().split(".")[0] != any_world.token.split(".")[0]
 
 
-# Whose key, which algorithm
+# Keys and algorithms
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", ""])

@@ -1,4 +1,4 @@
-"""Claims of access tokens: each is there, of one kind, in one spelling; and nothing raises."""
+"""Claims of access tokens: each must be present, of one type, in one spelling; none raises."""
 
 import pytest
 
@@ -11,7 +11,7 @@ MALFORMED = InactiveReason.MALFORMED
 SIGNATURE_INVALID = InactiveReason.SIGNATURE_INVALID
 
 
-# What it says
+# The types of claims
 
 
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "auth_time"])
@@ -102,14 +102,14 @@ def test_token_of_another_issuer_is_rejected(world: World, value: str) -> None:
     assert world.verify(world.with_payload(iss=value)) is InactiveReason.ISSUER_MISMATCH
 
 
-# In whose hands it is, and to which certificate it is bound
+# Actors, and the certificate that a token is bound to
 
 _BOUND = {"x5t#S256": "A" * 43}
 _ACTOR = {"sub": "spiffe://authsvc.test/shop"}
 
 
 def _nested(depth: int) -> dict[str, object]:
-    """Return actors within actors."""
+    """Return nested actors."""
     return _ACTOR | {"act": _nested(depth - 1)} if depth > 1 else dict(_ACTOR)
 
 
@@ -151,7 +151,7 @@ def test_bound_and_delegated_token_exposes_thumbprint_and_actors(world: World) -
 )
 def test_confirmation_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(cnf=value)) is MALFORMED
-    assert world.verify(_service_s(world, cnf=value)) is MALFORMED
+    assert world.verify(_service_token(world, cnf=value)) is MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -190,11 +190,11 @@ def test_actor_of_wrong_type_is_rejected(world: World, value: object) -> None:
     assert world.verify(world.with_payload(act=value)) is MALFORMED
 
 
-# A service's own token
+# Service tokens
 
 
-def _service_s(world: World, **changes: object) -> str:
-    """Return a rightly signed token of a service, with changes; `...` takes a claim away."""
+def _service_token(world: World, **changes: object) -> str:
+    """Return a correctly signed service token with these changes; `...` removes a claim."""
     names = ("iss", "aud", "exp", "iat", "nbf", "jti", "scope")
     payload = {name: world.payload[name] for name in names}
     payload |= {"sub": "spiffe://authsvc.test/shop", "cnf": _BOUND} | changes
@@ -203,24 +203,24 @@ def _service_s(world: World, **changes: object) -> str:
 
 @pytest.mark.parametrize("subject", ["spiffe://authsvc.test/shop", "dns:shop.authsvc.test"])
 def test_service_token_is_accepted(world: World, subject: str) -> None:
-    claims = world.verify(_service_s(world, sub=subject))
+    claims = world.verify(_service_token(world, sub=subject))
     assert isinstance(claims, ServiceClaims)
     assert (claims.subject, claims.certificate_thumbprint) == (subject, bytes(32))
 
 
 @pytest.mark.parametrize("claim", ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "scope", "cnf"])
 def test_service_token_lacking_a_claim_is_rejected(world: World, claim: str) -> None:
-    assert world.verify(_service_s(world, **{claim: ...})) is MALFORMED
+    assert world.verify(_service_token(world, **{claim: ...})) is MALFORMED
 
 
 @pytest.mark.parametrize("claim", ["sid", "roles", "permissions", "amr", "auth_time"])
 def test_service_token_with_user_claim_is_rejected(world: World, claim: str) -> None:
-    assert world.verify(_service_s(world, **{claim: world.payload[claim]})) is MALFORMED
-    assert world.verify(_service_s(world, **{claim: None})) is MALFORMED
+    assert world.verify(_service_token(world, **{claim: world.payload[claim]})) is MALFORMED
+    assert world.verify(_service_token(world, **{claim: None})) is MALFORMED
 
 
 def test_service_token_with_actor_is_rejected(world: World) -> None:
-    assert world.verify(_service_s(world, act=_ACTOR)) is MALFORMED
+    assert world.verify(_service_token(world, act=_ACTOR)) is MALFORMED
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_service_token_with_actor_is_rejected(world: World) -> None:
     ],
 )
 def test_service_token_without_valid_subject_is_rejected(world: World, subject: object) -> None:
-    assert world.verify(_service_s(world, sub=subject)) is MALFORMED
+    assert world.verify(_service_token(world, sub=subject)) is MALFORMED
 
 
 def test_user_token_with_service_subject_is_rejected(world: World) -> None:

@@ -1,4 +1,4 @@
-"""Form of access tokens: one spelling only, and anything at all is judged without an error."""
+"""The form of access tokens: only one spelling is accepted, and no text causes an error."""
 
 import base64
 import json
@@ -80,7 +80,7 @@ def test_non_standard_json_is_rejected(
 
 
 def test_deep_nesting_raises_no_error(world: World) -> None:
-    # How deep it may be depends on the version of Python; what nobody asks for does no harm.
+    # The depth allowed depends on the version of Python; an unknown claim does no harm.
     nested = b',"x":' + b"[" * 2300 + b"]" * 2300 + b"}"
     outcome = world.verify(world.forge(payload=_json(world.payload)[:-1] + nested))
     assert outcome is MALFORMED or isinstance(outcome, Claims)
@@ -137,7 +137,7 @@ def test_inserted_characters_are_rejected(world: World, noise: str) -> None:
 
 
 def test_standard_base64_alphabet_is_rejected(world: World) -> None:
-    # A payload whose base64 has both of the characters in which the alphabets differ.
+    # A payload whose base64 contains both characters in which the alphabets differ.
     token = world.forge(
         payload=json.dumps(world.payload | {"x": "ÿ>ÿ?ÿ>~~?"}, ensure_ascii=False).encode()
     )
@@ -236,7 +236,7 @@ def test_tokens_of_other_kinds_are_rejected(world: World) -> None:
     assert world.verify(new_session_token()) is MALFORMED
 
 
-# Anything at all
+# Arbitrary input
 
 
 @given(st.text())

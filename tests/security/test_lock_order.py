@@ -1,4 +1,4 @@
-"""No two transactions wait for each other in a circle, whatever is done at once to one account."""
+"""Transactions never deadlock, whatever is done concurrently to one account."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ _OF_USERS = (
 async def parts(
     live_settings: Settings, provider: LocalProvider, clock: FakeClock
 ) -> AsyncIterator[Parts]:
-    """All use cases, under no limits, with a connection for everybody."""
+    """All use cases, without limits, with a connection for each of them."""
     changes = {
         "brute_force": unlimited(),
         "codes": unlimited_codes(),
@@ -62,14 +62,14 @@ async def test_concurrent_actions_on_one_account_never_deadlock(
     crowd = Crowd(parts, provider, clock, random.Random(seed))
     with capture_logs() as logs:
         await crowd.act(_THINGS, _AT_ONCE)
-    # What the database says, as some use cases try again.
+    # From the log, as some use cases retry.
     assert [entry for entry in logs if entry["event"] == "database_failure"] == []
-    # Or it was no crowd.
+    # Otherwise there was too little concurrency.
     assert len({name for name, came in crowd.outcomes if came == "OK"}) >= _MANY
 
 
 async def _held(connection: Connection) -> list[str]:
-    """Return the tables in which another transaction holds a row."""
+    """Return the tables in which another transaction has locked a row."""
     held = []
     for table in _OF_USERS:
         rows = await connection.fetch(f"SELECT FROM {table} FOR UPDATE SKIP LOCKED")

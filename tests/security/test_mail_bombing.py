@@ -1,4 +1,4 @@
-"""Strangers who make an account with somebody's address, to have that mailbox filled."""
+"""Strangers who create an account with somebody's address in order to flood that mailbox."""
 
 from collections import Counter
 
@@ -26,7 +26,7 @@ async def test_notices_are_limited_per_hour(service: Service) -> None:
         await account.RevokeApiKey(
             pb.RevokeApiKeyRequest(key_id=created.key.key_id), metadata=metadata
         )
-    # What is told of other changes does not drown in that.
+    # Notices of other changes are still sent.
     await account.ChangePassword(
         pb.ChangePasswordRequest(
             current_password=PASSWORD, new_password="Sketch-Of-The-Engine-1843"
@@ -48,5 +48,5 @@ async def test_repeated_registration_and_deletion_is_limited(
         await service.account().DeleteAccount(pb.DeleteAccountRequest(), metadata=bearer(tokens))
     assert await outcome(service.register(spelling)) == "TOO_MANY_ATTEMPTS"
     assert await outcome(service.register("other@example.test")) == "OK"
-    # What was told of the account went with it, but for that it went.
+    # Messages about an account are deleted with it, except the notice of the deletion.
     assert await mails(service) == {"account_deleted": 5, "verify_email": 1}

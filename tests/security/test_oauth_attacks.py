@@ -1,4 +1,4 @@
-"""Attacks on logins at other providers, by providers, browsers and whoever reads along."""
+"""Attacks on logins at other providers: by providers, by browsers and by eavesdroppers."""
 
 import io
 import json
@@ -40,7 +40,7 @@ MARK = "what-the-provider-says-0815"
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the service logs at level debug, unmasked."""
+    """The service's log at level debug, unmasked."""
     monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
     with caught() as stream:
         yield stream
@@ -54,7 +54,7 @@ async def service(
     provider: LocalProvider,
     clock: FakeClock,
 ) -> Service:
-    """A service with the provider, under its two kinds."""
+    """A service with the provider configured under both of its kinds."""
     settings = live_settings.model_copy(update={"oauth": oauth_settings(provider)})
     return await start_service(settings, clock)
 
@@ -173,7 +173,7 @@ async def _came_back_with(
 async def test_provider_cannot_impersonate_user_of_another(
     service: Service, provider: LocalProvider
 ) -> None:
-    """Claim, at one provider, all that another says of its user (ASVS 6.8.1)."""
+    """Claim at one provider everything that another one says about its user (ASVS 6.8.1)."""
     victim = (await service.auth().CompleteOAuth(await came_back(service, "github"))).tokens
     request = await _came_back_with(service, provider, sub="1815", email="ada@example.test")
     assert await outcome(service.auth().CompleteOAuth(request)) == "LINK_REQUIRES_LOGIN"
@@ -203,7 +203,7 @@ async def test_link_state_of_revoked_session_is_rejected(
 ) -> None:
     mine = await service.new_session("mine@example.test")
     begun = await service.auth().BeginOAuth(begin(link=mine.access_token))
-    # The owner notices and ends all sessions before the thief completes.
+    # The owner notices and ends all sessions before the thief completes the login.
     await service.sessions().RevokeUserSessions(RevokeUserSessionsRequest(user_id=mine.user_id))
     code, state = await browse(begun.authorization_url)
     request = pb.CompleteOAuthRequest(state=state, code=code)
@@ -233,7 +233,7 @@ async def test_secrets_shared_with_provider_never_leak(
         return signed[-1]
 
     provider.sign = sign
-    told = []
+    errors = []
     for round_ in range(3):
         begun = await service.auth().BeginOAuth(begin())
         code, state = await browse(begun.authorization_url)
@@ -244,13 +244,13 @@ async def test_secrets_shared_with_provider_never_leak(
             provider.claims["aud"] = "another"
         request = pb.CompleteOAuthRequest(state=state, code=code)
         await outcome(service.auth().CompleteOAuth(request))
-        told.append(repr(await failure(service.auth().CompleteOAuth(request))))
+        errors.append(repr(await failure(service.auth().CompleteOAuth(request))))
     for number, (verifier, token) in enumerate(zip(verifiers, signed, strict=True)):
         secrets |= {f"verifier {number}": [verifier], f"id_token {number}": token.split(".")[1:]}
     pending = await service.auth().BeginOAuth(begin())
     secrets["pending state"] = [pending.state]
     stored = await dump(service)
-    written = "\n".join((lines.getvalue(), *told))
+    written = "\n".join((lines.getvalue(), *errors))
     assert leaks(written, secrets) == set()
     assert leaks(stored, secrets) == set()
     assert "id_token_refused" in written

@@ -85,7 +85,7 @@ def _without_handle(device: Authenticator, options: str) -> Any:
     return assertion
 
 
-def _another_s_handle(device: Authenticator, options: str) -> Any:
+def _handle_of_another(device: Authenticator, options: str) -> Any:
     device.credentials[0].user_handle = bytes(16)
     return device.get(options)
 
@@ -119,7 +119,7 @@ ATTACKS: dict[str, Callable[[Authenticator, str], Any]] = {
     "signature changed": lambda device, options: _flip(device.get(options), "signature", -1),
     "data changed": lambda device, options: _flip(device.get(options), "authenticatorData", 36),
     "page changed": lambda device, options: _flip(device.get(options), "clientDataJSON", -3),
-    "another's handle": _another_s_handle,
+    "another's handle": _handle_of_another,
     "no handle": _without_handle,
     "another key": _another_key,
     "wrapped": lambda device, options: [device.get(options)],
@@ -141,19 +141,19 @@ async def test_forged_assertions_are_rejected_alike(
     await new_holder(free, EMAIL, device)
     (credential,) = device.credentials
     handle = credential.user_handle
-    # Who is known by the address need not be named again.
+    # A user known by the address need not be named again.
     attacks = {name: attack for name, attack in ATTACKS.items() if not email or name != "no handle"}
-    told = {}
+    errors = {}
     for name, attack in attacks.items():
         begun = await begin_login(free, email)
         forged = json.dumps(attack(device, begun.options_json))
         error = await failure(finish_login(free, begun.challenge_id, forged))
-        told[name] = (error.code(), reason_of(error), error.details())
+        errors[name] = (error.code(), reason_of(error), error.details())
         device.present = device.verifies_user = True
         credential.relying_party_id, credential.user_handle = "localhost", handle
         assert await outcome(login(free, device, email)) == "OK", name
-    assert told == dict.fromkeys(attacks, told["empty"])
-    assert told["empty"][1] == "CREDENTIALS_INVALID"
+    assert errors == dict.fromkeys(attacks, errors["empty"])
+    assert errors["empty"][1] == "CREDENTIALS_INVALID"
 
 
 async def test_user_handle_is_optional_for_known_user(free: Service, device: Authenticator) -> None:
@@ -178,7 +178,7 @@ async def test_assertion_cannot_be_replayed(free: Service, device: Authenticator
 async def test_challenge_of_another_user_is_rejected(
     free: Service, device: Authenticator, target: str
 ) -> None:
-    """Whether an account has the address doesn't show in what becomes of one's own passkey."""
+    """Using one's own passkey does not reveal whether an account has another address."""
     grace = Authenticator(ORIGIN)
     await new_holder(free, EMAIL, device)
     await new_holder(free, OTHER, grace)
@@ -213,7 +213,7 @@ async def test_non_increasing_counter_raises_alert(free: Service, device: Authen
         with caught() as log:
             assert await outcome(login(free, device)) == end
         assert ("passkey_counter_alert" in log.getvalue()) == (end != "OK")
-    # And one that stops to count.
+    # And one that stops counting.
     device.synced, credential.sign_count = True, 0
     assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
     device.synced, credential.sign_count = False, 6

@@ -1,4 +1,4 @@
-"""Limits on attempts, from which nobody is to learn whose a passkey is."""
+"""Limits on attempts do not reveal whose a passkey is."""
 
 import json
 
@@ -16,7 +16,7 @@ UNKNOWN = "nobody@example.test"
 
 
 async def ends(service: Service, email: str, *, bound: bool, ip: str) -> list[str]:
-    """Return what comes of forged assertions for an address, and of a wrong password after them."""
+    """Return the outcomes of forged assertions for an address, then of a wrong password."""
     asked = json.loads((await begin_login(service, email)).options_json)
     found = []
     for _ in range(6):
@@ -35,7 +35,7 @@ async def test_limits_do_not_distinguish_real_from_invented_passkeys(
     await new_holder(service, EMAIL, SoftDevice())
     known = await ends(service, EMAIL, bound=bound, ip="198.51.100.1")
     assert known == await ends(service, UNKNOWN, bound=bound, ip="198.51.100.2")
-    # Those for an address are its attempts; without one, nobody's can be guessed.
+    # Assertions for an address count as its attempts; without an address, no account is charged.
     last = "TOO_MANY_ATTEMPTS" if bound else "CREDENTIALS_INVALID"
     assert known == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS", last]
 
@@ -45,4 +45,4 @@ async def test_forged_assertions_do_not_lock_account(service: Service) -> None:
     before = await service.fetch("SELECT failed_logins FROM users")
     await ends(service, EMAIL, bound=False, ip="198.51.100.1")
     after = await service.fetch("SELECT failed_logins FROM users")
-    assert after[0][0] == before[0][0] + 1  # By the password.
+    assert after[0][0] == before[0][0] + 1  # From the wrong password.

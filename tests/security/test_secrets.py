@@ -1,6 +1,7 @@
-"""No secret goes anywhere but to whom it belongs: not to the log, metrics, errors or the database.
+"""No secret leaks into the log, metrics, errors or the database.
 
-The log's mask, which is only the last resort, is off: what it would hide is found here.
+The masking of the log, which is only a last resort, is off, so that these tests find what it would
+hide.
 """
 
 import base64
@@ -25,12 +26,12 @@ from tests.support.life import PASSWORD, WEAK, WRONG, Life, call_everything
 from tests.support.logs import caught
 from tests.support.service import Service, StartService
 
-# So much of a secret in a row is a leak.
+# This many consecutive characters of a secret are a leak.
 WINDOW = 12
 
 
 def forms(raw: bytes) -> Iterator[str]:
-    """Yield the ways in which bytes are written down."""
+    """Yield the text forms of these bytes."""
     yield raw.decode("latin-1")
     yield raw.hex()
     yield base64.b64encode(raw).decode()
@@ -43,7 +44,7 @@ def windows(text: str) -> set[str]:
 
 
 def leaks(written: str, secrets: Mapping[str, Iterable[str]]) -> set[str]:
-    """Return the names of the secrets of which a part is in a text, in any form."""
+    """Return the names of the secrets of which any part is in the text, in any form."""
     found = windows(written)
     return {
         name
@@ -53,21 +54,21 @@ def leaks(written: str, secrets: Mapping[str, Iterable[str]]) -> set[str]:
 
 
 def of_token(token: str) -> Iterator[str]:
-    """Yield what is secret of a token: all but what any token of its kind begins with."""
+    """Yield the secret parts of a token: all except the common prefix of its kind."""
     if token.count(".") == 2:
         _, payload, signature = token.split(".")
         yield from (payload, signature, base64.urlsafe_b64decode(signature + "==").hex())
         return
     encoded = token.partition("_")[2]
     yield encoded
-    # Of a refresh token the session's id comes first, which is public.
+    # A refresh token starts with the session's id, which is public.
     raw = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     yield (raw if len(raw) < 40 else raw[-20:]).hex()
 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the service logs at level debug, unmasked."""
+    """The service's log at level debug, unmasked."""
     monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
     with caught() as stream:
         yield stream
@@ -75,7 +76,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 
 @pytest.fixture
 def own_secrets() -> SecretSettings:
-    """Keys that nobody has seen."""
+    """Fresh random keys."""
 
     def key(name: str) -> KeySettings:
         return KeySettings.model_validate(
@@ -110,7 +111,7 @@ async def dump(service: Service) -> str:
 
 
 def secrets_of(life: Life) -> dict[str, list[str]]:
-    """Return what must be nowhere."""
+    """Return the secrets that must appear nowhere."""
     settings = life.service.settings
     secrets: dict[str, list[str]] = {}
     for name, password in (("password", PASSWORD), ("wrong", WRONG), ("weak", WEAK)):
@@ -139,7 +140,7 @@ def secrets_of(life: Life) -> dict[str, list[str]]:
 
 
 async def hashes_of(life: Life) -> dict[str, list[str]]:
-    """Return what must be nowhere but in the database."""
+    """Return the hashes that must appear nowhere but in the database."""
     hashes: dict[str, list[str]] = {}
     for number, tokens in enumerate(life.given):
         for kind in ("access_token", "refresh_token", "session_token", "csrf_token"):
@@ -165,7 +166,7 @@ async def test_whole_account_lifecycle_leaks_no_secret(life: Life, lines: io.Str
     assert leaks(written, secrets | await hashes_of(life)) == set()
     assert leaks(stored, secrets) == set()
 
-    # What was looked through is all there.
+    # The texts searched are not empty.
     assert life.reasons == {
         *("FIELD_INVALID", "EMAIL_INVALID", "EMAIL_TAKEN", "PASSWORD_WEAK"),
         *("CREDENTIALS_INVALID", "TOO_MANY_ATTEMPTS", "BEARER_INVALID", "CALLER_NOT_ALLOWED"),
@@ -198,7 +199,7 @@ async def test_internal_error_leaks_no_secret(fault: str, life: Life, lines: io.
     assert "INTERNAL" in life.reasons
     assert "Traceback" in written
     assert leaks(written, secrets_of(life) | hashes) == set()
-    # The cause is the operators' to know.
+    # Operators have to learn the cause.
     assert "asyncpg" in lines.getvalue()
     assert not any(word in "\n".join(life.told) for word in ("asyncpg", "column", "relation"))
 

@@ -1,4 +1,4 @@
-"""Squatters: who makes an account for somebody else's address can't keep its owner out of it."""
+"""Squatters who create an account with somebody else's address cannot keep the owner out."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -28,7 +28,7 @@ KEPT = ("users", "factors", "recovery_codes", "outbox", "audit_events")
 
 @pytest_asyncio.fixture
 async def free(start_service: StartService, live_settings: Settings) -> Service:
-    """The service under no limits but that of consecutive failures."""
+    """The service without limits, except that on consecutive failures."""
     return await start_service(affordable(live_settings, brute_force=unlimited()))
 
 
@@ -63,7 +63,7 @@ def add(service: Service, tokens: Tokens, name: str, request: Any) -> Awaitable[
 
 
 async def rows(service: Service, *tables: str) -> list[list[str]]:
-    """Return all that these tables say."""
+    """Return the contents of these tables."""
     return [
         [row[0] for row in await service.fetch(f"SELECT t::text FROM {table} t ORDER BY 1")]
         for table in tables
@@ -73,7 +73,7 @@ async def rows(service: Service, *tables: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", ADDITIONS)
 async def test_factor_requires_verified_address(timed: Service, name: str) -> None:
     tokens = await timed.new_session()
-    # What is completed was begun by the version before, which didn't ask.
+    # The step that is completed was begun by the previous version, which did not check this.
     request = await ADDITIONS[name](timed, tokens)
     await timed.prove(tokens.user_id, proved=False)
     before, waiting = await rows(timed, *KEPT), len((await rows(timed, "challenges"))[0])
@@ -99,7 +99,7 @@ async def test_owner_gets_in_whatever_squatter_tried(free: Service, way: str) ->
     assert await free.judge_session(owner.session_token) == ""
     assert await free.judge_session(squatter.tokens.session_token) == "SESSION_REVOKED"
     assert await rows(free, "factors", "recovery_codes", "challenges") == [[], [], []]
-    # The address is proved by that: the owner may have a factor.
+    # That verified the address, so the owner may add a factor.
     await register(free, owner, Authenticator(ORIGIN))
 
 

@@ -1,4 +1,4 @@
-"""Audit events: what is stored and logged, and that they share their transaction's fate."""
+"""Audit events: what is stored and logged, and that a rollback removes them."""
 
 import json
 from datetime import UTC, datetime, timedelta

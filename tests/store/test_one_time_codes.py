@@ -1,4 +1,4 @@
-"""Codes in PostgreSQL: whoever stores one learns whether its user is still there."""
+"""Storing one-time codes: with a user, without one, and while the user is being deleted."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ async def _count(database: Database) -> int:
         return int(await connection.fetchval("SELECT count(*) FROM one_time_codes"))
 
 
-async def test_a_code_is_stored_for_a_user_and_for_nobody(database: Database) -> None:
+async def test_code_is_stored_with_and_without_user(database: Database) -> None:
     user = User(UserId(uuid7(NOW)), EMAIL, "", ("user",), UserStatus.ACTIVE, NOW)
     async with database.connection() as connection:
         assert await users.insert(
@@ -43,7 +43,7 @@ async def test_a_code_is_stored_for_a_user_and_for_nobody(database: Database) ->
     assert await _count(database) == 2
 
 
-async def test_none_is_stored_for_a_user_who_is_deleted_meanwhile(database: Database) -> None:
+async def test_code_of_concurrently_deleted_user_is_not_stored(database: Database) -> None:
     user = User(UserId(uuid7(NOW)), EMAIL, "", ("user",), UserStatus.ACTIVE, NOW)
     async with database.connection() as connection:
         assert await users.insert(

@@ -1,4 +1,4 @@
-"""The rows of rate_limits: which there are, in whose place the answers come, which are removed."""
+"""The rows of rate_limits: which are created, the order of results, and which are removed."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,7 @@ async def test_results_are_in_order_of_charges(database: Database) -> None:
     kinds = [Kind(_RULE, cost, 1) for cost in range(1, 11)]
     places = [number * 7 % 10 for number in range(200)]
     async with database.connection() as connection:
-        # Once for new rows and once for old ones, of which every third is gone again.
+        # Once for new rows and once for existing ones, of which every third was deleted again.
         expected = [10 - places[number] - 1 for number in range(200)]
         rows = await store.charge(connection, kinds, places, keys, _START)
         assert [row["remaining"] for row in rows] == expected
@@ -108,7 +108,7 @@ async def test_only_idle_keys_are_removed(database: Database) -> None:
     async with database.connection() as connection:
         await _charge(connection, ["a", "b", "c"], short)
         await _charge(connection, ["long"], Rule("api", "sliding_window", 10, 60 * _MINUTE, 3))
-        # Each charge of the short one takes 6 s to drain.
+        # Each charge to the short rule takes 6 s to drain.
         assert await store.delete_idle(connection, 10, _START + 5_000_000) == 0
         later = _START + 3 * _MINUTE
         assert await store.delete_idle(connection, 2, later) == 2
@@ -138,7 +138,7 @@ async def test_removal_skips_locked_rows(database: Database) -> None:
 
 
 async def test_key_in_use_is_updated_in_place(database: Database) -> None:
-    # An update that touches an index costs twice as much and leaves something to be cleaned up.
+    # An update that touches an index costs twice as much and leaves dead index entries to clean up.
     rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0)
     async with database.connection() as connection:
         for _ in range(51):

@@ -1,4 +1,4 @@
-"""The database's arithmetic against the reference, and its promises against a plain log."""
+"""The database's arithmetic compared with a reference, and its limits with a plain log."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -24,7 +24,7 @@ _ALGORITHMS = ("token_bucket", "sliding_window", "fixed_window")
 
 
 class Sql:
-    """The store's functions as plain calls, each key used once in the worker's database."""
+    """The store's functions as plain calls; each key is used only once in the worker's database."""
 
     def __init__(self, runner: asyncio.Runner, connection: Connection) -> None:
         self._runner = runner
@@ -53,7 +53,7 @@ class Sql:
 def _answer(rule: Rule, cost: int, row: store.Row) -> Answer:
     granted, remaining, retry_us, reset_us = row
     if cost > rule.requests or 0 < rule.burst < cost:
-        # It never fits, and the store's number means no more than that.
+        # The cost never fits, and the store's number means no more than that.
         assert retry_us > 0
         retry_us = None
     return Answer(granted, remaining, retry_us, reset_us)
@@ -81,7 +81,7 @@ def rules(draw: st.DrawFn, algorithms: tuple[str, ...] = _ALGORITHMS) -> Rule:
 
 @st.composite
 def steps(draw: st.DrawFn, rule: Rule) -> list[tuple[str, int, int, int]]:
-    """What is done: (what, cost, times, microseconds since the step before)."""
+    """Steps to perform: (action, cost, times, microseconds since the previous step)."""
     slot, interval = -(-rule.window_us // 16), rule.window_us // rule.requests
     near = [0, 1, interval, slot, rule.window_us, rule.window_us + slot, 2 * rule.window_us]
     near += [62_500, 17 * 62_500, _SECOND]
@@ -112,9 +112,9 @@ def test_database_matches_reference_implementation(sql: Sql, data: st.DataObject
 
 @st.composite
 def attempts(draw: st.DrawFn, rule: Rule) -> list[tuple[int, int, bool]]:
-    """A burst of traffic: (microseconds since the one before, cost, whether it is given back).
+    """A burst of traffic: (microseconds since the previous attempt, cost, whether it is refunded).
 
-    The clock may be set back now and then.
+    The clock is sometimes set back.
     """
     step = st.integers(0, rule.window_us // 4) | st.integers(-rule.window_us // 8, 0)
     cost = st.integers(1, rule.requests)
@@ -192,7 +192,7 @@ def test_policy_of_existing_key_may_change(sql: Sql, data: st.DataObject) -> Non
         answer = sql.charge(rule, name, 1, data.draw(st.integers(1, 20)), now)
         assert answer.granted >= 0
         assert 0 <= answer.remaining <= rule.requests
-        # A slot more than the window, and the slots of a burst.
+        # One slot more than the window, or than the slots of a burst.
         longest = max(-(-rule.window_us // 16) * 17, 17 * 62_500)
         assert 0 <= answer.reset_us <= longest
         assert answer.retry_us is not None

@@ -1,4 +1,4 @@
-"""The advance of a refresh counter: once, or not at all, and its audit event likewise."""
+"""Advancing a refresh counter: once or not at all, and its audit event likewise."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Removing rows by age: only what is due, no more than asked for, and beside others who do so."""
+"""Removing rows by age: only due rows, no more than requested, and concurrently."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ _USER = """
 INSERT INTO users (user_id, email, email_canonical, create_time, update_time)
 VALUES ('00000000-0000-7000-8000-000000000000', 'a@b.example', 'a@b.example', now(), now())
 """
-# One row for each of 10 days before $1, and one for the time $1 itself.
+# One row for each of the 10 days before $1, and one for $1 itself.
 _FILL = {
     retention.delete_sessions: """
         INSERT INTO sessions (session_id, user_id, token_hash, csrf_hash, create_time,
@@ -141,7 +141,7 @@ async def test_concurrent_removals_neither_wait_nor_overlap(
 async def test_whole_months_of_audit_events_are_dropped(database: Database) -> None:
     async with database.transaction() as connection:
         first = await connection.fetchval("SELECT date_trunc('month', now(), 'UTC')")
-        # The month before, if it ended since the migrations ran.
+        # The previous month, if it ended after the migrations ran.
         await retention.drop_audit_months(connection, first, 1_000)
         for days in (1, 33, 65):
             await connection.execute(

@@ -1,4 +1,4 @@
-"""The revocation log: what is appended, and who is told of it and when."""
+"""The revocation log: what is appended, and when listeners are notified."""
 
 from collections.abc import AsyncIterator
 from uuid import UUID

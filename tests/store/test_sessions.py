@@ -1,4 +1,4 @@
-"""The statements on sessions: what each changes, and what it leaves alone."""
+"""The statements on sessions: what each one changes and what it leaves unchanged."""
 
 from datetime import datetime, timedelta
 
@@ -118,10 +118,10 @@ async def test_ending_all_spares_one_and_returns_active_ones(world: World) -> No
     world.clock.advance(7 * DAY)
     replica = world.replica()
     active = (await world.open(replica, user_id)).session_id
-    spared = (await world.open(replica, user_id)).session_id
+    kept = (await world.open(replica, user_id)).session_id
     async with world.database.transaction() as connection:
         ended = await store.revoke_of_user(
-            connection, user_id, world.clock.now(), RevokeReason.REVOKED, spared
+            connection, user_id, world.clock.now(), RevokeReason.REVOKED, kept
         )
     assert ended == {expired: False, active: True}
-    assert await world.active(user_id) == [spared]
+    assert await world.active(user_id) == [kept]

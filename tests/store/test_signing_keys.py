@@ -1,4 +1,4 @@
-"""The rows of signing keys: each transition is claimed once, whoever else tries."""
+"""The rows of signing keys: concurrent attempts claim each transition only once."""
 
 import asyncio
 from dataclasses import replace
@@ -92,7 +92,7 @@ async def _until_two_wait(conn: "asyncpg.Connection[asyncpg.Record]") -> None:
         WHERE wait_event_type = 'Lock' AND datname = current_database()
     """
     async with asyncio.timeout(30):
-        while await conn.fetchval(waiting) < 2:  # noqa: ASYNC110 - only asking tells
+        while await conn.fetchval(waiting) < 2:  # noqa: ASYNC110 - only polling can tell
             await asyncio.sleep(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Users are stored in bulk: in one order, so that no two imports wait for each other for ever."""
+"""Users are inserted in bulk in a fixed order, so that parallel imports cannot deadlock."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ async def test_rows_are_inserted_in_address_order(database: Database) -> None:
 
     async with database.transaction() as first:
         assert await insert_new(first, [row("a")], NOW) == {"a"}
-        # It has to wait for a before it holds b, or neither could go on.
+        # It has to wait for a before it holds b; otherwise both would deadlock.
         second = asyncio.create_task(insert("c", "b", "a"))
         await until(is_waiting)
         assert await insert_new(first, [row("b")], NOW) == {"b"}

@@ -1,4 +1,4 @@
-"""Users and devices in PostgreSQL: one account an address, and no failure lost or counted twice."""
+"""Users and devices: one account per address, and no failure lost or counted twice."""
 
 import asyncio
 from dataclasses import asdict
@@ -48,7 +48,7 @@ async def _claim(
 
 
 async def _failures(conn: Connection) -> tuple[int, int]:
-    """Return how many logins failed in a row: strangers', and those from known devices."""
+    """Return how many logins failed in a row: from unknown devices, and from known ones."""
     row = await conn.fetchrow("SELECT failed_logins, failed_device_logins FROM users")
     assert row is not None
     return row[0], row[1]
@@ -64,7 +64,7 @@ async def test_stored_account_is_read_back_unchanged(database: Database) -> None
 @pytest.mark.parametrize(
     ("to_delete", "left"), [(False, {"FOR KEY SHARE"}), (True, set())], ids=["change", "delete"]
 )
-async def test_a_locked_user_is_left_alone_by_others(
+async def test_lock_user_blocks_conflicting_row_locks(
     to_delete: bool, left: set[str], database: Database
 ) -> None:
     user = await _insert(database)
@@ -81,7 +81,7 @@ async def test_a_locked_user_is_left_alone_by_others(
         assert free == left
 
 
-async def test_a_disabled_user_is_locked_too_and_nobody_is_not(database: Database) -> None:
+async def test_lock_user_returns_disabled_users_and_none_if_unknown(database: Database) -> None:
     user = await _insert(database)
     async with database.transaction() as conn:
         await users.set_status(conn, user.user_id, UserStatus.DISABLED, NOW)
@@ -91,7 +91,7 @@ async def test_a_disabled_user_is_locked_too_and_nobody_is_not(database: Databas
         assert await users.lock_user(conn, NOBODY) is None
 
 
-async def test_address_has_one_account(database: Database) -> None:
+async def test_address_belongs_to_one_account(database: Database) -> None:
     first = await _insert(database)
     async with database.connection() as conn:
         second = _user("ADA@example.test")
@@ -154,7 +154,7 @@ async def test_attempts_are_claimed_up_to_limit(database: Database, known: bool)
         claims = [await _claim(conn, known_device=known) for _ in range(7)]
         assert claims == [expected] * LIMIT + [None] * 2
         assert await _failures(conn) == ((0, LIMIT) if known else (LIMIT, 0))
-        # The others are counted apart.
+        # The other kind is counted separately.
         assert await _claim(conn, known_device=not known) == expected
 
 
@@ -208,28 +208,28 @@ async def test_confirmed_login_resets_failures(database: Database) -> None:
         assert await _failures(conn) == (0, 0)
 
 
-async def test_a_login_is_noted_but_not_another_proof(database: Database) -> None:
+async def test_logins_set_last_login_time_and_other_proofs_do_not(database: Database) -> None:
     user = await _insert(database)
     async with database.connection() as conn:
 
-        async def noted() -> datetime | None:
+        async def last_login() -> datetime | None:
             time: datetime | None = await conn.fetchval("SELECT last_login_time FROM users")
             return time
 
         assert await users.confirm(conn, user.user_id, None) is not None
-        assert await noted() is None
+        assert await last_login() is None
         credential = await _claim(conn)
         assert credential is not None
         assert await users.confirm_login(conn, credential, NOW) is not None
-        assert await noted() == NOW
+        assert await last_login() == NOW
         assert await users.confirm(conn, user.user_id, LATER) is not None
         assert await users.confirm(conn, user.user_id, None) is not None
-        assert await noted() == LATER
+        assert await last_login() == LATER
         assert await users.note_login(conn, user.user_id, NOW) is not None
-        assert await noted() == NOW
+        assert await last_login() == NOW
         await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
         assert await users.note_login(conn, user.user_id, LATER) is None
-        assert await noted() == NOW
+        assert await last_login() == NOW
 
 
 async def test_first_of_two_factors_resets_nothing(database: Database) -> None:

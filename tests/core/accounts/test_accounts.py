@@ -1,4 +1,4 @@
-"""Accounts: one per address, even under races, and shut out at once when disabled."""
+"""Accounts: one per address, even under races, and locked out at once when disabled."""
 
 import asyncio
 import json

@@ -46,7 +46,7 @@ class Erasing:
         return UserId(await self.value("SELECT user_id FROM users"))
 
     async def live(self, events: int) -> None:
-        """Add to the account's history, two events per point in time."""
+        """Add events to the account's history, two per point in time."""
         await self.execute(
             "INSERT INTO audit_events (event_id, occur_time, type, caller, request_id, user_id, ip,"
             " user_agent, detail) SELECT gen_random_uuid(), now() + n / 2 * interval '1 us',"

@@ -1,4 +1,4 @@
-"""Password changes: once, only with the current password, and what relied on that is revoked."""
+"""Password changes: once, only with the current password, and revoking what relied on it."""
 
 import asyncio
 from collections import Counter

@@ -285,7 +285,7 @@ async def test_concurrent_revokes_revoke_key_once(world: World) -> None:
 async def test_key_of_another_user_is_not_found(world: World) -> None:
     keys, user_id = replica(world), await world.add_user()
     created = await keys.create(user_id)
-    told = set()
+    errors = set()
     for owner, key_id in (
         (await world.add_user(), created.key.key_id),
         (user_id, NOBODY),
@@ -293,7 +293,7 @@ async def test_key_of_another_user_is_not_found(world: World) -> None:
     ):
         with pytest.raises(NotFound) as caught:
             await keys.keys.revoke(CALL, owner, key_id)
-        told.add((caught.value.reason, caught.value.message))
-    assert told == {(Reason.KEY_NOT_FOUND, "No API key has this id.")}
+        errors.add((caught.value.reason, caught.value.message))
+    assert errors == {(Reason.KEY_NOT_FOUND, "No API key has this id.")}
     assert await keys.reason(created.text) is None
     assert (await stored(world))["revocations"] == 0

@@ -1,4 +1,4 @@
-"""Validation of API keys: by row, by the user's permissions, by their own limit, from the cache."""
+"""Validation of API keys: their row, the user's permissions, their own limit, the cache."""
 
 import asyncio
 from collections.abc import Callable

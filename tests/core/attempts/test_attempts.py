@@ -1,4 +1,4 @@
-"""The limits on logins: shared by all replicas, not to be overtaken, no stranger's weapon."""
+"""The limits on logins: shared by all replicas, exact under races, of no use to strangers."""
 
 import asyncio
 from collections import Counter

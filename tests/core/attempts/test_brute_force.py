@@ -1,4 +1,4 @@
-"""The limits on guessing: what counts together, what is given back, and what the table shows."""
+"""The limits on guessing: what counts together, what is refunded, and what the table reveals."""
 
 import asyncio
 from collections.abc import AsyncIterator

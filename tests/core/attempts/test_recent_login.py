@@ -1,4 +1,4 @@
-"""The demand for a recent login in a live session."""
+"""Requiring a recent login and an active session."""
 
 from dataclasses import replace
 from datetime import timedelta

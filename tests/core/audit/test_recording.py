@@ -1,4 +1,4 @@
-"""What the service records over a user's whole life cycle: everything but the secrets."""
+"""What the service records over a user's whole life cycle: everything except secrets."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""The limits on requests for codes: what they are charged to, and how they change."""
+"""The limits on requests for codes: what is charged, and how limits change at runtime."""
 
 from uuid import UUID
 

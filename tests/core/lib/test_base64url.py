@@ -1,4 +1,4 @@
-"""Base64url in its one spelling."""
+"""Base64url: encoding, and strict decoding of the one canonical spelling."""
 
 import pytest
 from hypothesis import given
@@ -8,13 +8,13 @@ from authsvc.core.lib import base64url
 
 
 @given(st.binary(max_size=64))
-def test_what_was_encoded_is_decoded(raw: bytes) -> None:
+def test_encoding_round_trips_without_padding(raw: bytes) -> None:
     text = base64url.encode(raw)
     assert base64url.decode(text) == raw
     assert "=" not in text
 
 
-def test_alphabet_is_that_of_addresses() -> None:
+def test_alphabet_is_url_safe() -> None:
     assert base64url.encode(b"\xfb\xff") == "-_8"
 
 
@@ -26,6 +26,6 @@ def test_alphabet_is_that_of_addresses() -> None:
         *("blank before", "blank within", "not ASCII", "other trailing bits"),
     ],
 )
-def test_any_other_spelling_is_refused(text: str) -> None:
+def test_non_canonical_text_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match=r"base64url|canonical"):
         base64url.decode(text)

@@ -1,3 +1,5 @@
+"""Batching: what forms a batch, the hold, and how failures and cancellations spread."""
+
 import asyncio
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -35,21 +37,21 @@ async def worker() -> Worker:
     return Worker()
 
 
-def _submit(coalescer: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(coalescer.submit(item)) for item in items]
+def _submit(batcher: Batcher[int, int], *items: int) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(batcher.submit(item)) for item in items]
 
 
-async def _begin(worker: Worker, coalescer: Batcher[int, int]) -> asyncio.Task[int]:
+async def _begin(worker: Worker, batcher: Batcher[int, int]) -> asyncio.Task[int]:
     """Put a batch of one in flight."""
-    (first,) = _submit(coalescer, 0)
+    (first,) = _submit(batcher, 0)
     await worker.started.acquire()
     return first
 
 
 async def test_items_arriving_during_batch_form_the_next(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
-    first = await _begin(worker, coalescer)
-    others = _submit(coalescer, 3, 1, 2)
+    batcher = Batcher(run=worker)
+    first = await _begin(worker, batcher)
+    others = _submit(batcher, 3, 1, 2)
     await asyncio.sleep(0)
     worker.may_finish.release()
     assert await first == 0
@@ -67,22 +69,22 @@ async def _work() -> None:
 
 
 async def test_batch_is_held_while_event_loop_is_busy(worker: Worker) -> None:
-    coalescer = Batcher(run=worker, max_hold=60)
+    batcher = Batcher(run=worker, max_hold=60)
     for _ in range(3):
         worker.may_finish.release()
 
     async def submit_after_work(item: int) -> int:
         for _ in range(3):
             await _work()
-        return await coalescer.submit(item)
+        return await batcher.submit(item)
 
     others = [asyncio.create_task(submit_after_work(item)) for item in (1, 2)]
-    assert await asyncio.gather(coalescer.submit(0), *others) == [0, 2, 4]
+    assert await asyncio.gather(batcher.submit(0), *others) == [0, 2, 4]
     assert worker.batches == [[0, 1, 2]]
 
 
 async def test_hold_time_is_bounded_on_busy_event_loop(worker: Worker) -> None:
-    coalescer = Batcher(run=worker, max_hold=0.001)
+    batcher = Batcher(run=worker, max_hold=0.001)
     worker.may_finish.release()
 
     async def stay_busy() -> None:
@@ -91,14 +93,14 @@ async def test_hold_time_is_bounded_on_busy_event_loop(worker: Worker) -> None:
 
     other = asyncio.create_task(stay_busy())
     async with asyncio.timeout(30):
-        assert await coalescer.submit(1) == 2
+        assert await batcher.submit(1) == 2
     other.cancel()
 
 
 async def test_batch_size_is_limited(worker: Worker) -> None:
-    coalescer = Batcher(run=worker, max_batch=2)
-    first = await _begin(worker, coalescer)
-    others = _submit(coalescer, 1, 2, 3)
+    batcher = Batcher(run=worker, max_batch=2)
+    first = await _begin(worker, batcher)
+    others = _submit(batcher, 1, 2, 3)
     for _ in range(3):
         worker.may_finish.release()
     assert await asyncio.gather(first, *others) == [0, 2, 4, 6]
@@ -106,9 +108,9 @@ async def test_batch_size_is_limited(worker: Worker) -> None:
 
 
 async def test_cancelled_waiter_does_not_affect_others(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
-    first = await _begin(worker, coalescer)
-    one, two, three = _submit(coalescer, 1, 2, 3)
+    batcher = Batcher(run=worker)
+    first = await _begin(worker, batcher)
+    one, two, three = _submit(batcher, 1, 2, 3)
     await asyncio.sleep(0)
     # One in flight, one waiting.
     first.cancel()
@@ -122,19 +124,19 @@ async def test_cancelled_waiter_does_not_affect_others(worker: Worker) -> None:
 
 
 async def test_single_item_can_fail(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
+    batcher = Batcher(run=worker)
     worker.may_finish.release()
-    good, bad = await asyncio.gather(*_submit(coalescer, 4, -4), return_exceptions=True)
+    good, bad = await asyncio.gather(*_submit(batcher, 4, -4), return_exceptions=True)
     assert good == 8
     assert isinstance(bad, ValueError)
     assert worker.batches == [[4, -4]]
 
 
 async def test_failing_batch_fails_only_its_own_items(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
-    failing = _submit(coalescer, 1, 666)
+    batcher = Batcher(run=worker)
+    failing = _submit(batcher, 1, 666)
     await worker.started.acquire()
-    others = _submit(coalescer, 5)
+    others = _submit(batcher, 5)
     worker.may_finish.release()
     for outcome in await asyncio.gather(*failing, return_exceptions=True):
         assert isinstance(outcome, ConnectionError)
@@ -146,41 +148,41 @@ async def test_missing_result_fails_its_callers_instead_of_hanging() -> None:
     async def forgetful(items: list[int]) -> Sequence[int | Exception]:
         return items[1:]
 
-    coalescer = Batcher(run=forgetful)
-    outcomes = await asyncio.gather(*_submit(coalescer, 1, 2), return_exceptions=True)
+    batcher = Batcher(run=forgetful)
+    outcomes = await asyncio.gather(*_submit(batcher, 1, 2), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
 
 
 async def test_full_queue_rejects_new_items(worker: Worker) -> None:
-    coalescer = Batcher(run=worker, max_waiting=2)
-    first = await _begin(worker, coalescer)
-    others = _submit(coalescer, 1, 2)
+    batcher = Batcher(run=worker, max_waiting=2)
+    first = await _begin(worker, batcher)
+    others = _submit(batcher, 1, 2)
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await coalescer.submit(3)
+        await batcher.submit(3)
     worker.may_finish.release()
     worker.may_finish.release()
     assert await asyncio.gather(first, *others) == [0, 2, 4]
 
 
 async def test_cancelled_batch_cancels_its_waiters(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
-    first = await _begin(worker, coalescer)
-    (second,) = _submit(coalescer, 1)
+    batcher = Batcher(run=worker)
+    first = await _begin(worker, batcher)
+    (second,) = _submit(batcher, 1)
     await asyncio.sleep(0)
-    assert coalescer._task is not None
-    coalescer._task.cancel()
+    assert batcher._task is not None
+    batcher._task.cancel()
     await asyncio.wait([first, second])
     assert first.cancelled()
     assert second.cancelled()
     # A new one starts afresh.
     worker.may_finish.release()
-    assert await coalescer.submit(2) == 4
+    assert await batcher.submit(2) == 4
 
 
 async def test_batch_does_not_inherit_context_of_caller(worker: Worker) -> None:
-    coalescer = Batcher(run=worker)
+    batcher = Batcher(run=worker)
     _who.set("somebody")
     worker.may_finish.release()
-    await coalescer.submit(1)
+    await batcher.submit(1)
     assert worker.seen == ["nobody"]

@@ -1,4 +1,4 @@
-"""The rate limiter on one replica: what it returns, takes, refunds and caches."""
+"""The rate limiter on one replica: what it returns, charges, refunds and caches."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The rate limiter on several replicas at once: exact, all or none, and never stuck."""
+"""The rate limiter on several replicas: exact limits, atomic checks, no deadlocks."""
 
 import asyncio
 import random

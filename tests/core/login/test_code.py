@@ -1,4 +1,4 @@
-"""Login by a code: as good as a password, and no better."""
+"""Login by a code: subject to the same rules as login by password."""
 
 from datetime import timedelta
 from typing import Any

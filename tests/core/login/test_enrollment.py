@@ -129,7 +129,7 @@ async def test_enrollment_requires_verified_address(required: Secured) -> None:
 async def test_enrollment_completion_requires_verified_address(
     required: Secured,
 ) -> None:
-    """Such as one started by the previous version."""
+    """The enrollment may have been started by the previous version."""
     ada = await required.user()
     challenge = await required.challenge()
     assert challenge.totp_enrollment is not None

@@ -1,4 +1,4 @@
-"""What is enqueued for a user, and what a look into the database reveals of it."""
+"""Enqueueing messages to a user, and what their rows reveal."""
 
 from datetime import timedelta
 

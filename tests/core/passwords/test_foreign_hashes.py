@@ -1,4 +1,4 @@
-"""Hashes from other systems: made by other code, compared as there, rejected if too costly."""
+"""Hashes from other systems: compared as there, and rejected if too costly."""
 
 import hashlib
 from base64 import b64decode, b64encode

@@ -1,4 +1,4 @@
-"""Passwords are hashed by the stated scheme, with the same work whatever is stored."""
+"""Passwords are hashed as documented, with the same work whatever is stored."""
 
 import base64
 import hashlib

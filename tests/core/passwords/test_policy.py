@@ -1,4 +1,4 @@
-"""Weak passwords are rejected with all their faults at once, and good ones never."""
+"""Weak passwords are rejected with all their faults at once; good ones never are."""
 
 from hashlib import sha512
 

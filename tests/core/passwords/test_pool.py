@@ -1,4 +1,4 @@
-"""Hashing is bounded: so many threads, so many waiting, first come, first served."""
+"""Hashing is bounded: a fixed number of threads and of waiting calls, served in order."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ MAC_OF = {
 
 
 class Gate:
-    """A gate in front of Argon2 that notes each caller and holds it until opened."""
+    """A gate in front of Argon2 that records each caller and holds it until opened."""
 
     def __init__(self) -> None:
         self.entered: list[str] = []

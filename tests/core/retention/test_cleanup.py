@@ -1,4 +1,4 @@
-"""Retention: everything due goes, in batches, with two at once, and failures stop nothing."""
+"""Retention: all due rows are removed in batches, concurrently, and despite failures."""
 
 import asyncio
 from datetime import timedelta
@@ -131,7 +131,7 @@ async def test_keeps_running_after_failures(database: Database, clock: FakeClock
     task = asyncio.create_task(Retention(database=database, settings=_SETTINGS, clock=clock).run())
     with capture_logs() as logs:
         async with asyncio.timeout(30):
-            while len(logs) < 2:  # noqa: ASYNC110 - the log is all there is to see
+            while len(logs) < 2:  # noqa: ASYNC110 - only the log shows it
                 await asyncio.sleep(0.01)
     assert {entry["event"] for entry in logs} <= {"retention_failed", "retention"}
     task.cancel()

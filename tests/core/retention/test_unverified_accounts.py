@@ -1,4 +1,4 @@
-"""Accounts that nobody verified: none goes that somebody may miss, and the others wholly."""
+"""Unverified accounts: those possibly in use are kept, and the others are removed entirely."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -33,7 +33,7 @@ SETTINGS = RetentionSettings(unverified_accounts=PERIOD, batch_size=3)
 
 
 class Removing:
-    """One replica that removes accounts, one of which nobody verified."""
+    """One replica that removes accounts, and an unverified account."""
 
     def __init__(self, coded: Coded, settings: RetentionSettings = SETTINGS) -> None:
         self.coded, self.database, self.clock = coded, coded.database, coded.clock
@@ -55,7 +55,7 @@ class Removing:
         )
 
     async def age(self, days: float = 61) -> None:
-        """Let time pass, and all that ends by itself be removed."""
+        """Let time pass, and remove everything that has expired."""
         self.clock.advance(timedelta(days=days))
         await Retention(
             database=self.database, settings=RetentionSettings(), clock=self.clock
@@ -84,8 +84,8 @@ async def test_unverified_account_is_removed_when_due(removing: Removing) -> Non
     assert (event["user_id"], event["caller"]) == (user_id, "system")
     (revoked,) = await coded.fetch("SELECT user_id FROM revocations WHERE user_id IS NOT NULL")
     assert revoked["user_id"] == user_id
-    (told,) = await coded.mailbox(MessageKind.ACCOUNT_DELETED)
-    assert told.address == EMAIL
+    (notice,) = await coded.mailbox(MessageKind.ACCOUNT_DELETED)
+    assert notice.address == EMAIL
     assert await outcome(coded.service.register()) == "OK"
 
 
@@ -98,7 +98,7 @@ async def test_removal_is_off_by_default(coded: Coded) -> None:
 
 
 @pytest.mark.parametrize("period", ["0s", "23h"])
-def test_the_period_is_a_day_at_least(period: str) -> None:
+def test_period_is_at_least_one_day(period: str) -> None:
     with pytest.raises(ValidationError, match="must be at least 1d"):
         RetentionSettings.model_validate({"unverified_accounts": period})
     RetentionSettings.model_validate({"unverified_accounts": "24h"})
@@ -106,7 +106,7 @@ def test_the_period_is_a_day_at_least(period: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("audit_events", ["1d", "59d", "400d"])
-async def test_how_long_audit_events_are_kept_makes_no_difference(
+async def test_audit_retention_does_not_affect_removal(
     audit_events: str, coded: Coded
 ) -> None:
     periods = {"unverified_accounts": "59d", "audit_events": audit_events}
@@ -148,7 +148,7 @@ async def log_in(removing: Removing) -> None:
 
 
 async def begin_login(removing: Removing) -> None:
-    """Give the password of two that are asked for; the factor is lost later."""
+    """Pass the first of two factors; the second one is removed later."""
     secured, user_id = Secured(removing.coded.service), await removing.coded.user_id()
     await secured.secure_unproved(user_id)
     await secured.challenge()
@@ -178,7 +178,7 @@ async def rename(removing: Removing) -> None:
     await coded.service.accounts.rename(CALL, coded.claims(await coded.user_id()), "Ada")
 
 
-# What keeps an account for the whole period from then on, and no longer.
+# Uses that keep an account for the whole period from then on, and no longer.
 USES: dict[str, Callable[[Removing], Awaitable[None]]] = {
     "login": log_in,
     "begun login": begin_login,
@@ -256,7 +256,7 @@ async def be_imported(removing: Removing) -> None:
 
 
 async def be_made_by_the_previous_version(removing: Removing) -> None:
-    """Which runs beside this one while replicas are replaced, and stores no origin."""
+    """The previous version runs beside this one during a rolling update and stores no origin."""
     user_id = await removing.coded.user_id()
     await removing.coded.fetch("DELETE FROM users")
     await removing.coded.fetch(
@@ -342,7 +342,7 @@ async def test_failing_removal_does_not_block_others(removing: Removing) -> None
     )
     assert await outcome(removing.accounts.remove()) == "STORE_UNAVAILABLE"
     assert await removing.accounts.remove() == 1
-    # It is tried again each time that all are looked at.
+    # It is retried in each pass over all accounts.
     await removing.coded.fetch("DROP TRIGGER refuse ON users")
     assert await removing.accounts.remove() == 1
     assert await removing.left() == 0

@@ -1,4 +1,4 @@
-"""The cache of sessions: what it keeps, what it drops, and what it must never keep."""
+"""The cache of sessions: what it keeps, what it evicts, and what it must never keep."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What roles allow."""
+"""Permissions of roles, and narrowing of scopes."""
 
 import pytest
 
@@ -6,20 +6,20 @@ from authsvc.core.roles.permissions import Permissions, narrow_scopes
 from authsvc.errors import FieldInvalid
 
 
-def test_roles_unite_their_permissions_in_order_and_once() -> None:
+def test_permissions_of_roles_are_merged_without_duplicates() -> None:
     permissions = Permissions({"user": ("read", "write"), "editor": ("write", "publish")})
     assert permissions.of(["editor", "user"]) == ["write", "publish", "read"]
     assert permissions.of(["user", "user"]) == ["read", "write"]
     assert permissions.of([]) == permissions.of(["unknown"]) == []
 
 
-def test_narrowed_scopes_are_those_wanted_once_or_all() -> None:
+def test_narrowing_returns_requested_scopes_or_all() -> None:
     held = ("read", "write")
     assert narrow_scopes(["write", "write"], held) == ("write",)
     assert narrow_scopes([], held) == held
 
 
-def test_scope_that_is_not_held_is_refused_with_its_place() -> None:
+def test_missing_scope_is_rejected_with_its_index() -> None:
     with pytest.raises(FieldInvalid) as caught:
         narrow_scopes(["read", "admin"], ("read",))
     assert [found.field for found in caught.value.violations] == ["scopes[1]"]

@@ -1,4 +1,4 @@
-"""Sessions bound to the address and user agent that they were opened with."""
+"""Sessions bound to the IP address and user agent that opened them."""
 
 import pytest
 

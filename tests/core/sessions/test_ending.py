@@ -1,4 +1,4 @@
-"""Revocations, from one replica to another."""
+"""Propagation of revocations from one replica to another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""Refresh tokens: what was encoded decodes, and nothing else does."""
+"""Refresh tokens: encoded tokens decode, and nothing else does."""
 
 import base64
 import hmac

@@ -1,4 +1,4 @@
-"""Validation of session tokens: every reason, recording of use, extension."""
+"""Validation of session tokens: inactive reasons, recorded use, extension."""
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta

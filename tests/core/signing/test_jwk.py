@@ -1,4 +1,4 @@
-"""Keys: generated, sealed, restored; each with one algorithm and one id."""
+"""Keys: generation, sealing and restoring; each key has one algorithm and one id."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rotation of signing keys, by one replica and by many, on request and when due."""
+"""Rotation of signing keys: by one replica and by many, on request and when due."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

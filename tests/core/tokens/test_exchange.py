@@ -1,4 +1,4 @@
-"""Exchange of users' tokens: only ever for narrower ones, with the actors named."""
+"""Exchange of users' tokens: only for narrower ones, which name the actors."""
 
 import json
 import random

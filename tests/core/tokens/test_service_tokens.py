@@ -1,4 +1,4 @@
-"""Tokens of services: as the settings allow, bound to the certificate, never a user's."""
+"""Service tokens: issued as configured, bound to the certificate, never valid for a user."""
 
 import json
 from dataclasses import replace
@@ -109,7 +109,7 @@ async def test_issue_is_recorded(world: World) -> None:
     }
 
 
-# Neither is a user
+# Not accepted as users' tokens
 
 
 async def test_exchanged_service_and_bound_tokens_are_no_bearer_tokens(world: World) -> None:

@@ -1,4 +1,4 @@
-"""A user file is read row by row, however it is split, with no more than one row in memory."""
+"""A user file is read row by row, however it is chunked, with at most one row in memory."""
 
 import json
 import random
@@ -18,7 +18,7 @@ CSV = b'email,display_name\r\na@x.test,"Ada ""A"", of\r\nLondon"\r\nb@x.test,\r\
 
 
 def read(parts: bytes | Iterable[bytes], file_format: Format = Format.AUTO) -> list[Any]:
-    """Return what a file is read as: the values of its rows, and failures as (line, reason)."""
+    """Return the rows of a file: their values, or their failures as (line, reason)."""
     reader = RowReader(MAX, file_format)
     parts = [parts] if isinstance(parts, bytes) else parts
     rows = [row for part in parts for row in reader.feed(part)] + list(reader.end())

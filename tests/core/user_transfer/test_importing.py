@@ -273,7 +273,7 @@ async def test_each_batch_is_recorded_in_its_transaction(importer: Importer) -> 
 async def test_concurrent_imports_of_one_file_store_it_once(importer: Importer) -> None:
     rows = [{"email": f"u{n}@example.test"} for n in range(2 * BATCH_ROWS)]
     others = [Importer(importer.database, importer.hasher, importer.clock) for _ in range(7)]
-    # Half of them in reverse order, so that each waits for what the other holds.
+    # Half of them in reverse order, so that each would wait for what the other holds.
     ends = await asyncio.gather(
         *(one.run(*rows[:: 1 if n % 2 else -1]) for n, one in enumerate([importer, *others]))
     )

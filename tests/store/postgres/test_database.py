@@ -1,4 +1,4 @@
-"""What a database lends, and what the failures of its borrowers come to."""
+"""The connections and transactions that a database lends, and how failures are reported."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -52,7 +52,7 @@ async def test_statement_error_is_not_an_outage(numbers: Database) -> None:
     assert await _count(numbers) == 0
 
 
-async def test_a_row_that_refers_to_nothing_is_the_statements_own_fault(
+async def test_foreign_key_violation_is_not_an_outage(
     database: Database,
 ) -> None:
     with pytest.raises(asyncpg.ForeignKeyViolationError) as refused:

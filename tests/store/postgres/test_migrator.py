@@ -1,4 +1,4 @@
-"""Migrations: from nothing, again, at once, and what the migrator refuses."""
+"""Migrations: on an empty database, repeated, in parallel, and what the migrator rejects."""
 
 import asyncio
 from itertools import chain

@@ -13,7 +13,7 @@ from tests.support.databases import freeze, kill, resume, settings_for, until
 
 pytestmark = pytest.mark.slow
 
-# Only so that a failure ends; nothing is measured by it.
+# Only bounds a failing test; nothing is measured by it.
 _PATIENCE = 30.0
 
 
@@ -23,7 +23,7 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
         settings_for(
             own_server.dsn(),
             pool_max=4,
-            # Short, and yet a busy machine has the time.
+            # Short, yet long enough for a busy machine.
             connect_timeout="2s",
             acquire_timeout="1s",
             command_timeout="1s",
@@ -35,7 +35,7 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
 
 
 async def _all_busy(database: Database) -> None:
-    """Use every connection at once, as soon as that can be done."""
+    """Use every connection at once, as soon as that is possible."""
 
     async def are_busy() -> bool:
         uses = (_sleep(database, 0.01) for _ in range(4))
@@ -73,7 +73,7 @@ async def test_pool_recovers_after_server_is_frozen(
     await _all_busy(database)
     freeze(own_server)
     async with asyncio.timeout(_PATIENCE):
-        # More than there are connections, and until each of those was thrown away.
+        # More calls than there are connections, until each of those has been discarded.
         for _ in range(3):
             results = await asyncio.gather(
                 *(database.ping() for _ in range(20)), return_exceptions=True
@@ -118,7 +118,7 @@ async def test_connection_that_does_not_recover_is_discarded(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while database.usage().connections:  # noqa: ASYNC110 - nothing else tells of it
+        while database.usage().connections:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
     await database.close()
 

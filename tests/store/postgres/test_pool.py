@@ -1,4 +1,4 @@
-"""The pool on a healthy server: who gets a connection, who doesn't, and that none is lost."""
+"""The pool on a healthy server: which callers get a connection, and that none is lost."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from authsvc.store.postgres.pool import Usage
 from tests.support.databases import backends, opened, settings_for, until
 from tests.support.ports import port_of
 
-# Only so that a failure ends; nothing is measured by it.
+# Only bounds a failing test; nothing is measured by it.
 _PATIENCE = 30.0
 
 
@@ -70,7 +70,7 @@ async def test_silent_or_refusing_host_falls_back_to_next(
     if host == "silent":
         unheard.listen()
     address = _beside(f"127.0.0.1:{port_of(unheard)}", database_dsn)
-    # As short as a busy machine bears.
+    # As short as a busy machine allows.
     async with opened(address, connect_timeout="2s") as database:
         await database.ping()
 
@@ -103,7 +103,7 @@ async def test_connection_handed_to_cancelled_waiter_is_not_lost(database_dsn: s
         async with database.connection():
             waiter = asyncio.create_task(database.ping())
             await asyncio.sleep(0)
-        # The connection is the waiter's now, which has not yet run.
+        # The connection now belongs to the waiter, which has not run yet.
         waiter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiter
