@@ -1,6 +1,6 @@
-"""`make release`: makes a version from what is in the tree, commits and tags it.
+"""`make release`: makes a release from the working tree, commits and tags it.
 
-Nothing leaves this machine: pushing the commit and the tag is up to whoever releases.
+Nothing leaves this machine; push the commit and the tag yourself.
 """
 
 import argparse
@@ -23,7 +23,7 @@ _BASELINE = "protos/baseline.json"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version to be made from the tree of `root`, which is a Git repository."""
+    """A version to release from the working tree of `root`, a Git repository."""
 
     root: Path
     version: Version
@@ -96,7 +96,7 @@ class Release:
         return self._run("git", *arguments)
 
     def _run(self, *command: str) -> str:
-        # The wheel carries this time, so that the same tree makes the same wheel.
+        # The wheel contains this time, so that the same tree builds the same wheel.
         midnight = datetime.combine(self.day, time(), UTC)
         done = subprocess.run(  # noqa: S603 - the commands above
             command,
@@ -114,7 +114,7 @@ class Release:
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
-    """Make the release that the arguments name; return the exit code."""
+    """Make the release given by the arguments; return the exit code."""
     parser = argparse.ArgumentParser(prog="make release", description=__doc__)
     parser.add_argument("version", help="the version to make: 1.2.3")
     parser.add_argument("--dry-run", action="store_true", help="check, and say what would happen")

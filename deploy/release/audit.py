@@ -1,7 +1,7 @@
 """`make audit`: looks up known vulnerabilities of the packages that the service is built from.
 
-pip-audit asks a database of vulnerabilities. It takes packages that the database doesn't know for
-a success, so an audit that looked nothing up would pass: here it fails, and says so.
+pip-audit queries a database of vulnerabilities. It counts packages that the database doesn't know
+as a success, so an audit that looked nothing up would pass; here it fails and says so.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Owns CHANGELOG.md: which versions it knows, and what a release makes of `## Unreleased`."""
+"""Owns CHANGELOG.md: the versions in it, and how a release renames `## Unreleased`."""
 
 import re
 from datetime import date

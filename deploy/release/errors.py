@@ -1,4 +1,4 @@
-"""Owns why a release isn't made."""
+"""Owns the error that stops a release."""
 
 
 class ReleaseError(Exception):

@@ -1,6 +1,6 @@
-"""Owns the software bill of materials: CycloneDX JSON, made from a lock, the same each time.
+"""Owns the software bill of materials: CycloneDX JSON, made reproducibly from a lock file.
 
-The components, their hashes and who needs whom are read from the lock that the image is built from.
+The components, their hashes and their dependencies are read from the lock of the image.
 """
 
 import re
@@ -50,7 +50,7 @@ def read_lock(lock: str) -> Iterator[LockedPackage]:
 
 
 def bill_of_materials(lock: str, version: Version, day: date) -> str:
-    """Return what the service of `version`, released on `day`, is made of, as CycloneDX 1.6."""
+    """Return the components of the service `version`, released on `day`, as CycloneDX 1.6."""
     service = Component(
         name="authsvc",
         version=str(version),
@@ -75,7 +75,7 @@ def bill_of_materials(lock: str, version: Version, day: date) -> str:
 
 def _component(package: LockedPackage) -> Component:
     purl = PackageURL("pypi", name=package.name, version=package.version)
-    # One hash a file: the source and a wheel for each platform.
+    # One hash per file: the source distribution and a wheel for each platform.
     hashes = [HashType(alg=HashAlgorithm.SHA_256, content=found) for found in package.hashes]
     files = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,

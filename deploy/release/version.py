@@ -1,4 +1,4 @@
-"""Owns version numbers: how they look, how they compare, and which files name the present one."""
+"""Owns version numbers: their form and order, and the files that name the current one."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from deploy.release.errors import ReleaseError
 
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 _ANY = r"\d+\.\d+\.\d+"
-# Where the present version stands; what the middle group matches is replaced.
+# Where the current version is; the match of the middle group is replaced.
 _PLACES = {
     "authsvc/__init__.py": rf'(?m)(^__version__ = ")({_ANY})(")',
     "deploy/kubernetes/kustomization.yaml": rf'(\bnewTag: ")({_ANY})(")',
@@ -42,12 +42,12 @@ class Version(NamedTuple):
 
 
 def is_tag(name: str) -> bool:
-    """Tell whether a Git tag is one of a release."""
+    """Return whether a Git tag belongs to a release."""
     return name.startswith("v") and _VERSION.fullmatch(name[1:]) is not None
 
 
 def named_versions(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each file that names the present version, with what it names.
+    """Yield each file that names the current version, with the version in it.
 
     Raises:
         ReleaseError: A file that must name it doesn't.
@@ -61,12 +61,12 @@ def named_versions(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def files(root: Path) -> list[Path]:
-    """Return the files that may name the present version."""
+    """Return the files that may name the current version."""
     return [path for path, _, _ in _places(root)]
 
 
 def set_version(root: Path, version: Version) -> None:
-    """Write `version` wherever the present one stands."""
+    """Write `version` wherever the current one is named."""
     for path, pattern, _ in _places(root):
         path.write_text(re.sub(pattern, rf"\g<1>{version}\g<3>", path.read_text()))
 
