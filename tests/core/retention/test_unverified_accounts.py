@@ -106,9 +106,7 @@ def test_period_is_at_least_one_day(period: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("audit_events", ["1d", "59d", "400d"])
-async def test_audit_retention_does_not_affect_removal(
-    audit_events: str, coded: Coded
-) -> None:
+async def test_audit_retention_does_not_affect_removal(audit_events: str, coded: Coded) -> None:
     periods = {"unverified_accounts": "59d", "audit_events": audit_events}
     settings = RetentionSettings.model_validate(periods)
     removing = Removing(coded, settings)
