@@ -45,11 +45,11 @@ class _Outbox:
         asyncio.run(self._with_parts(self._deliver))
 
     async def _deliver(self, parts: Parts) -> None:
-        post = Transport(self.channel, PlainRenderer())
+        transport = Transport(self.channel, PlainRenderer())
         await Deliverer(
             database=parts.database,
             keyring=parts.keyring,
-            post=post,
+            transport=transport,
             settings=self._settings.delivery,
             clock=parts.outbox._clock,
         ).deliver_due()

@@ -48,11 +48,11 @@ def mail(database: Database, clock: FakeClock) -> Mail:
 
 
 def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
-    post = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
+    transport = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
     return Deliverer(
         database=mail.database,
         keyring=KEYRING,
-        post=post,
+        transport=transport,
         settings=DeliverySettings(),
         clock=mail.clock,
     )

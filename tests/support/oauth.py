@@ -95,7 +95,7 @@ class Federated:
             attempts=service.attempts,
             completion=service.completion,
             linked=self.identities,
-            arrival=AccountReclaim(service.sessions.ending, clock),
+            reclaim=AccountReclaim(service.sessions.ending, clock),
             clock=clock,
         )
 

@@ -1,5 +1,7 @@
 """Owns the pages of lists: their sizes, and the tokens by which a list continues."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from uuid import UUID
 
 from authsvc.core.lib import base64url
@@ -9,6 +11,8 @@ DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1_000
 
 _UUID_BYTES = 16
+
+Item = TypeVar("Item")
 
 
 def page_size(wanted: int) -> int:
@@ -20,6 +24,17 @@ def page_size(wanted: int) -> int:
     if not 0 <= wanted <= MAX_PAGE_SIZE:
         raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
     return wanted or DEFAULT_PAGE_SIZE
+
+
+def cut(
+    found: Sequence[Item], size: int, token_after: Callable[[Item], str]
+) -> tuple[Sequence[Item], str]:
+    """Return a page and the token of the next one, "" if it is the last.
+
+    `found` are up to `size` + 1 items, and `token_after` returns the token for a page's last item.
+    """
+    page = found[:size]
+    return page, token_after(page[-1]) if len(found) > size else ""
 
 
 def page_token(owner: UUID, last: UUID) -> str:
