@@ -499,7 +499,7 @@ async def test_log_states_why_caller_was_rejected(probe: ProbeServer, authority:
         await outcome(nameless.Login(pb.LoginRequest()))
         await outcome(stub(probe, "edge").Login(pb.LoginRequest()))
     assert [entry["cause"] for entry in logs] == [
-        "it has no alternative name",
+        "it has no subject alternative name",
         "its roles don't include this RPC",
     ]
 

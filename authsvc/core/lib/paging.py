@@ -1,4 +1,4 @@
-"""Owns the pages of lists: their sizes, and the tokens by which a list continues."""
+"""Owns the pages of lists: their sizes, and the tokens by which they continue."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -19,7 +19,7 @@ def page_size(wanted: int) -> int:
     """Return how many items a page holds: 1 to 1000, and 50 for 0.
 
     Raises:
-        FieldInvalid: It is neither.
+        FieldInvalid: It is out of bounds.
     """
     if not 0 <= wanted <= MAX_PAGE_SIZE:
         raise FieldInvalid("page_size", f"must be from 0 to {MAX_PAGE_SIZE}")
@@ -46,7 +46,7 @@ def parse_page_token(owner: UUID, token: str) -> UUID:
     """Return the last id of the previous page.
 
     Raises:
-        FieldInvalid: It is not a page token of a list of `owner`'s.
+        FieldInvalid: It is not a page token of a list of this owner.
     """
     try:
         content = base64url.decode(token)

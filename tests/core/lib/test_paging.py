@@ -1,10 +1,10 @@
-"""The pages of lists: how long they are, and where the next one begins."""
+"""Pages of lists: their sizes, and the tokens by which they continue."""
 
 from uuid import UUID
 
 import pytest
 
-from authsvc.core.lib.paging import page_size, page_token, parse_page_token
+from authsvc.core.lib.paging import cut, page_size, page_token, parse_page_token
 from authsvc.errors import FieldInvalid
 
 OWNER, OTHER, LAST = (UUID(int=number) for number in (1, 2, 3))
@@ -21,6 +21,15 @@ def test_page_size_out_of_bounds_is_refused(size: int) -> None:
     (violation,) = caught.value.violations
     assert violation.field == "page_size"
     assert violation.description
+
+
+@pytest.mark.parametrize(
+    ("found", "page"), [([], ([], "")), ([1, 2], ([1, 2], "")), ([1, 2, 3], ([1, 2], "after 2"))]
+)
+def test_only_page_before_further_items_has_token(
+    found: list[int], page: tuple[list[int], str]
+) -> None:
+    assert cut(found, 2, lambda last: f"after {last}") == page
 
 
 def test_page_token_leads_on_after_the_last_item() -> None:
