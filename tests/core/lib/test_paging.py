@@ -1,4 +1,4 @@
-"""Pages of lists: their sizes, and the tokens by which they continue."""
+"""Paging of lists: page sizes, and tokens for the next page."""
 
 from uuid import UUID
 
@@ -23,15 +23,6 @@ def test_page_size_out_of_bounds_is_refused(size: int) -> None:
     assert violation.description
 
 
-@pytest.mark.parametrize(
-    ("found", "page"), [([], ([], "")), ([1, 2], ([1, 2], "")), ([1, 2, 3], ([1, 2], "after 2"))]
-)
-def test_only_page_before_further_items_has_token(
-    found: list[int], page: tuple[list[int], str]
-) -> None:
-    assert cut(found, 2, lambda last: f"after {last}") == page
-
-
 def test_page_token_leads_on_after_the_last_item() -> None:
     assert parse_page_token(OWNER, page_token(OWNER, LAST)) == LAST
 
@@ -41,3 +32,12 @@ def test_page_token_of_another_list_is_refused(token: str) -> None:
     with pytest.raises(FieldInvalid) as caught:
         parse_page_token(OWNER, token)
     assert [found.field for found in caught.value.violations] == ["page_token"]
+
+
+@pytest.mark.parametrize(
+    ("found", "page"), [([], ([], "")), ([1, 2], ([1, 2], "")), ([1, 2, 3], ([1, 2], "after 2"))]
+)
+def test_only_page_before_further_items_has_token(
+    found: list[int], page: tuple[list[int], str]
+) -> None:
+    assert cut(found, 2, lambda last: f"after {last}") == page
