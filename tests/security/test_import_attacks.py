@@ -180,5 +180,5 @@ async def test_too_costly_stored_hash_matches_nothing(
 async def test_endless_file_is_rejected(importer: Importer) -> None:
     importer.settings = importer.settings.model_copy(update={"max_file_bytes": 1_000_000})
     for data in (b"\n" * 1_000_001, b"email\n" + b'"' + b"\n" * 1_000_000, b"{" * 1_000_001):
-        with pytest.raises(ServiceError, match="at most 1000000"):
+        with pytest.raises(ServiceError, match="At most 1000000"):
             await importer.read(data, ImportOptions())
