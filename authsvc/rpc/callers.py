@@ -1,7 +1,7 @@
-"""Owns the identification of callers: a client certificate gives an identity, and that its roles.
+"""Owns the identification of callers: from the client certificate to an identity and its roles.
 
-Neither the subject's common name is used, nor gRPC's `peer_identities()`, which doesn't distinguish
-types of names: a DNS name that reads `spiffe://…` would be taken for a URI.
+The subject's common name is not used, and neither is gRPC's `peer_identities()`, which doesn't
+distinguish types of names: a DNS name that reads `spiffe://…` would be taken for a URI.
 """
 
 import re

@@ -42,9 +42,9 @@ _LOG_LEVELS = {
 class InterceptorDeps:
     """What the pipelines of all RPCs share.
 
-    `probes` are the calls that require no role; they are counted separately, so that neither they
-    nor the others can use up the other's slots. `authenticate_bearer` returns the claims of a
-    user's access token, or raises BEARER_INVALID.
+    `probes` are the calls that require no role; they are counted separately, so that they can't
+    use up the slots of other calls, nor the other way round. `authenticate_bearer` returns the
+    claims of a user's access token, or raises BEARER_INVALID.
     """
 
     settings: GrpcSettings

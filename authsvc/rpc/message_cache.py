@@ -1,4 +1,4 @@
-"""Owns a cache of messages built from domain values, for RPCs in which building dominates."""
+"""Owns a cache of messages built from domain values, where building them is the main cost."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar

@@ -91,9 +91,7 @@ def test_dry_run_prints_changes_and_modifies_nothing(
     assert state(project) == before
 
 
-def test_failed_release_changes_nothing(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_release_changes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "protos" / "authsvc" / "v1" / "broken.proto").write_text("no proto")
     commit(project)
     before = state(project)
@@ -120,9 +118,7 @@ def test_malformed_or_lower_version_is_rejected(
     assert cause in capsys.readouterr().err
 
 
-def test_version_must_exceed_all_tags(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_version_must_exceed_all_tags(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     git(project, "tag", "v0.10.0")
     assert main(["--dry-run", "0.10.0"], project) == 1
     assert "v0.10.0 exists" in capsys.readouterr().err
