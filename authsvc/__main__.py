@@ -1,4 +1,4 @@
-"""Runs the `authsvc` command as `python -m authsvc`."""
+"""Run the `authsvc` command as `python -m authsvc`."""
 
 from authsvc.cli.main import main
 

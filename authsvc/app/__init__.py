@@ -1,1 +1,1 @@
-"""The running service: its parts put together, its ports, and its background work."""
+"""The running service: its composition, its ports and its background jobs."""

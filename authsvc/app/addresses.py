@@ -1,4 +1,4 @@
-"""Owns the addresses that the service listens on, and the error when it can't."""
+"""Owns the addresses that the service listens on, and the error raised if it can't."""
 
 
 class ServerError(Exception):
@@ -6,7 +6,7 @@ class ServerError(Exception):
 
 
 def with_port(address: str, port: int) -> str:
-    """Return an address that was listened on, with the port that came of it where any would do."""
+    """Return a listen address with the actual port in place of port 0."""
     return f"{address[:-1]}{port}" if address.endswith(":0") else address
 
 
@@ -14,10 +14,10 @@ def split_address(address: str) -> tuple[str, int]:
     """Return host and port of "host:port", "[::1]:port" or ":port" (every interface).
 
     Raises:
-        ServerError: It is none of these.
+        ServerError: The address has none of these forms.
     """
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not port.isdigit() or int(port) > 65_535:
-        raise ServerError(f'"{address}" is no address; expected "host:port"')
+        raise ServerError(f'"{address}" is not a valid address; expected "host:port"')
     return host or "::", int(port)

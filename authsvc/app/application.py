@@ -1,4 +1,4 @@
-"""Owns the life of the running service: everything opened in order, and closed in reverse."""
+"""Owns the lifecycle of the service: opening everything in order, and closing it in reverse."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -24,14 +24,14 @@ from authsvc.models.clock import Clock
 log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
-# How long a stop waits for messages that are being handed over.
-_LAST_MESSAGES = timedelta(seconds=5)
+# How long a stop waits for deliveries in progress.
+_DELIVERY_PATIENCE = timedelta(seconds=5)
 
 
 class Application:
     """The running service.
 
-    `start` opens everything in order and `stop` closes it in reverse; a start that fails half-way
+    `start` opens everything in order and `stop` closes it in reverse; a start that fails halfway
     closes what it opened.
     """
 
@@ -45,13 +45,13 @@ class Application:
 
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
-        """Return the service, serving.
+        """Start the service and return it once it serves calls.
 
         Raises:
             StoreUnavailable: The database can't be reached.
-            SchemaError: The database's schema is not this version's; the message says what to do.
+            SchemaError: The database has another schema version; the message says what to do.
             ServerError: A port is in use or a certificate can't be read.
-            ConfigError: A template or something else that `delivery` names can't be used.
+            ConfigError: A template or another file named in `delivery` can't be used.
         """
         app = cls(settings, clock or SystemClock())
         try:
@@ -73,22 +73,22 @@ class Application:
 
     @property
     def grpc_address(self) -> str:
-        """Where gRPC listens."""
+        """The address that gRPC listens on."""
         return with_port(self._settings.grpc.address, self.grpc_port)
 
     @property
     def http_address(self) -> str:
-        """Where HTTP listens."""
+        """The address that HTTP listens on."""
         return with_port(self._settings.http.address, self.http_port)
 
     async def stop(self) -> None:
-        """Drain: refuse new calls, let those in flight finish, then close everything."""
+        """Drain: reject new calls, let those in progress finish, then close everything."""
         self.web.end()
         await self.server.drain(self._settings.grpc.drain_timeout.total_seconds())
         await self._stack.aclose()
 
     def reload(self, settings: Settings) -> None:
-        """Take over the callers and limits of `settings`; certificates reload by themselves."""
+        """Apply the callers and limits of `settings`; certificates are reloaded independently."""
         self._parts.use.rate_limiter.replace_policies(
             policies_from(settings.rate_limits.all_policies())
         )
@@ -118,7 +118,7 @@ class Application:
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
         background = Background(background_jobs(parts, deliverer, self._watch_health))
         self._stack.push_async_callback(background.stop)
-        self._stack.push_async_callback(deliverer.stop, _LAST_MESSAGES)
+        self._stack.push_async_callback(deliverer.stop, _DELIVERY_PATIENCE)
         background.start()
         await self.web.start()
         self._stack.push_async_callback(self.web.stop)
@@ -131,7 +131,9 @@ class Application:
         if channel == "none":
             log.warning("delivery_disabled")
         outcomes = metrics.add_counter(
-            "authsvc_messages", "Attempts to deliver.", ("channel", "outcome")
+            "authsvc_messages",
+            "Delivery attempts by channel and outcome.",
+            ("channel", "outcome"),
         )
         deliverer = open_deliverer(
             parts,
@@ -140,11 +142,13 @@ class Application:
             lambda outcome: outcomes.labels(channel, outcome).inc(),
         )
         metrics.add_gauge(
-            "authsvc_outbox_pending", "Messages to deliver.", lambda: float(deliverer.pending)
+            "authsvc_outbox_pending",
+            "Messages waiting for delivery.",
+            lambda: float(deliverer.pending),
         )
         metrics.add_gauge(
             "authsvc_outbox_abandoned",
-            "Messages that were given up and are still kept.",
+            "Abandoned messages that are still stored.",
             lambda: float(deliverer.abandoned),
         )
         return deliverer
@@ -166,16 +170,20 @@ class Application:
 
 def _measure(parts: Parts, metrics: Metrics) -> None:
     hasher = parts.hasher
-    metrics.add_gauge("authsvc_hashes_queued", "Hashes waiting.", lambda: float(hasher.queued))
-    metrics.add_gauge("authsvc_hashes_running", "Hashes under way.", lambda: float(hasher.running))
+    metrics.add_gauge(
+        "authsvc_hashes_queued", "Password hashes waiting.", lambda: float(hasher.queued)
+    )
+    metrics.add_gauge(
+        "authsvc_hashes_running", "Password hashes in progress.", lambda: float(hasher.running)
+    )
     metrics.add_gauge(
         "authsvc_revocation_listener_up",
-        "1 while revocations are heard in time and caches are used, else 0.",
+        "1 while revocations are read in time and caches are used, otherwise 0.",
         lambda: float(parts.listener.is_fresh()),
     )
     metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
-        "Answers refused since the start because the passkey's counter did not grow.",
+        "Assertions rejected since the start because the passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
     )
 

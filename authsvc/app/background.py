@@ -1,4 +1,4 @@
-"""Owns the background jobs: the table of them, and their supervision."""
+"""Owns the background jobs: their list, and their supervision."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ _RESTART_DELAY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Work that goes on until it is cancelled; `name` is for the log."""
+    """Work that runs until it is cancelled; `name` appears in the log."""
 
     name: str
     run: Callable[[], Awaitable[None]]
@@ -25,7 +25,7 @@ class Job:
 def background_jobs(
     parts: Parts, deliverer: Deliverer, watch_health: Callable[[], Awaitable[None]]
 ) -> Sequence[Job]:
-    """Return every job of the running service."""
+    """Return all jobs of the running service."""
     return (
         Job("revocation-listener", parts.listener.run),
         Job("last-use", parts.session_last_use.run),
@@ -38,7 +38,7 @@ def background_jobs(
 
 
 class Background:
-    """Runs jobs side by side, and starts each again that ends or fails, `restart_delay` later."""
+    """Runs jobs concurrently; restarts each that ends or fails after `restart_delay` seconds."""
 
     def __init__(self, jobs: Iterable[Job], restart_delay: float = _RESTART_DELAY) -> None:
         self._jobs = jobs
@@ -62,6 +62,6 @@ class Background:
             try:
                 await job.run()
             except Exception:
-                # Background work outlives any fault: the next round may find things mended.
+                # Background work survives any failure: the cause may be gone by the next run.
                 log.exception("background_job_failed", work=job.name)
             await asyncio.sleep(self._restart_delay)

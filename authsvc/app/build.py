@@ -1,7 +1,7 @@
-"""Owns the composition: settings in, use cases and handlers out; only here do parts meet.
+"""Owns the composition: it builds use cases and handlers from settings, and nothing else does.
 
-Each file makes the parts of its topics, on top of those before it: `build_base.py` what many topics
-need, then `build_logins.py`, `build_accounts.py`, and here the rest.
+Each file builds the parts of its topics on top of those before it: `build_base.py` what many topics
+need, then `build_logins.py` and `build_accounts.py`, and this one the rest.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -46,7 +46,7 @@ from authsvc.store.postgres.migrator import check_schema
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The use cases on an open database, and what else the running service and commands touch.
+    """The use cases on an open database, and other parts that the service and commands use.
 
     No port is open yet.
     """
@@ -66,11 +66,11 @@ class Parts:
 
 @asynccontextmanager
 async def open_parts(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Parts]:
-    """Open the database and build the use cases on it; close it all in the end.
+    """Open the database and build the use cases on it; close everything on exit.
 
     Raises:
         StoreUnavailable: The database can't be reached.
-        SchemaError: The database's schema is not this version's; the message says what to do.
+        SchemaError: The database has another schema version; the message says what to do.
     """
     database = await Database.open(settings.database)
     hasher = PasswordHasher(settings.passwords, settings.secrets.peppers)
@@ -94,15 +94,15 @@ async def open_parts(settings: Settings, clock: Clock | None = None) -> AsyncIte
 def open_deliverer(
     parts: Parts, settings: Settings, clock: Clock, count: Callable[[str], object]
 ) -> Deliverer:
-    """Return what delivers messages, woken when some are written; `count` is told of outcomes.
+    """Return the deliverer, woken when messages are enqueued; `count` is called with each outcome.
 
     Raises:
-        ConfigError: A template or something else that `delivery` names can't be used.
+        ConfigError: A template or another file named in `delivery` can't be used.
     """
     deliverer = Deliverer(
         database=parts.database,
         keyring=parts.keyring,
-        post=build_transport(settings.delivery, clock),
+        transport=build_transport(settings.delivery, clock),
         settings=settings.delivery,
         clock=clock,
         count=count,
@@ -112,7 +112,7 @@ def open_deliverer(
 
 
 def handlers(use: UseCases) -> list[object]:
-    """Return the handlers of every service, on these use cases."""
+    """Return the handlers of all gRPC services."""
     return [
         AuthHandler(use),
         AccountHandler(use),
@@ -123,7 +123,7 @@ def handlers(use: UseCases) -> list[object]:
 
 
 class _Build(AccountBuild):
-    """Makes the rest, and puts it all together; see `BaseBuild`."""
+    """Builds the remaining parts, and assembles all of them; see `BaseBuild`."""
 
     def parts(self) -> Parts:
         return Parts(
@@ -202,7 +202,7 @@ class _Build(AccountBuild):
             clock=self.clock,
         )
 
-    # Operation
+    # Operations
 
     @cached_property
     def stored_messages(self) -> StoredMessages:

@@ -1,4 +1,4 @@
-"""Owns the making of what users do with their accounts, factors and API keys."""
+"""Owns the construction of the use cases for accounts, factors and API keys."""
 
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 
 
 class AccountBuild(LoginBuild):
-    """Makes what accounts need; see `BaseBuild`."""
+    """Builds the parts for accounts; see `BaseBuild`."""
 
     @cached_property
     def accounts(self) -> Accounts:

@@ -1,4 +1,4 @@
-"""Owns the making of what several topics need: keys, caches, tokens, sessions, limits, attempts."""
+"""Owns the construction of shared parts: keys, caches, tokens, sessions, limits, attempts."""
 
 from functools import cached_property
 
@@ -34,9 +34,9 @@ from authsvc.store.postgres.database import Database
 
 
 class BaseBuild:
-    """Makes each part when it is first asked for, and once.
+    """Builds each part once, when it is first needed.
 
-    A part asks for those that it stands on by name, so their order here doesn't matter.
+    A part refers to its dependencies by name, so their order here doesn't matter.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class BaseBuild:
     def outbox(self) -> Outbox:
         return Outbox(self.keyring, self.settings.delivery.abandon_after, self.clock)
 
-    # Caches, and what clears them
+    # Caches and their invalidation
 
     @cached_property
     def listener(self) -> RevocationListener:
@@ -74,7 +74,7 @@ class BaseBuild:
         )
 
     def on_revocation(self, revocation: Revocation) -> None:
-        """Drop from all caches what was revoked."""
+        """Drop what was revoked from all caches."""
         self.session_cache.on_revocation(revocation)
         self.api_key_cache.on_revocation(revocation)
         self.signing_keys.on_revocation(revocation)

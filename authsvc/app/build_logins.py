@@ -1,4 +1,4 @@
-"""Owns the making of the ways to log in, and of the proofs that they take: codes and factors."""
+"""Owns the construction of the login paths, and of the proofs they accept: codes and factors."""
 
 from functools import cached_property
 
@@ -28,7 +28,7 @@ from authsvc.outbound.providers import open_providers
 
 
 class LoginBuild(BaseBuild):
-    """Makes what logins need; see `BaseBuild`."""
+    """Builds the parts for logins; see `BaseBuild`."""
 
     @cached_property
     def completion(self) -> LoginCompletion:
@@ -169,7 +169,7 @@ class LoginBuild(BaseBuild):
             clock=self.clock,
         )
 
-    # Other providers
+    # External providers
 
     @cached_property
     def providers(self) -> Providers:
@@ -213,6 +213,6 @@ class LoginBuild(BaseBuild):
             attempts=self.attempts,
             completion=self.completion,
             linked=self.identities,
-            arrival=self.account_reclaim,
+            reclaim=self.account_reclaim,
             clock=self.clock,
         )

@@ -1,4 +1,4 @@
-"""Owns the gRPC server: its port, TLS, limits, services, health and graceful end."""
+"""Owns the gRPC server: its port, TLS, limits, services, health and graceful shutdown."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -58,7 +58,7 @@ _REFLECTION_V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflecti
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _MAX_WATCHES = 256
 _MAX_PROBES = 64
-# gRPC's own bound on calls answers without details, so it stands behind the interceptor's.
+# gRPC's own limit rejects calls without error details, so it is higher than the interceptor's.
 _SPARE_RPCS = 64
 
 
@@ -66,7 +66,7 @@ class Server:
     """The gRPC server; `port` is known once it has started.
 
     Raises:
-        ServerError: The address is none, or the certificates can't be used; the message says why.
+        ServerError: The address is invalid or the certificates can't be used; the message says why.
     """
 
     port: int
@@ -82,7 +82,7 @@ class Server:
     ) -> None:
         self._address = settings.grpc.address
         if not self._address.startswith("unix:"):
-            split_address(self._address)  # gRPC takes a port of 99999 for 34463
+            split_address(self._address)  # gRPC would listen on 34463 instead of 99999
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
         self._health = Health(SERVICES, _MAX_WATCHES)
@@ -107,7 +107,7 @@ class Server:
         )
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
         metrics.add_gauge(
-            "authsvc_rpc_in_flight", "Calls under way.", lambda: float(len(in_flight))
+            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(in_flight))
         )
         metrics.add_gauge(
             "authsvc_tls_certificate_expire_time_seconds",
@@ -116,7 +116,7 @@ class Server:
         )
 
     async def start(self) -> None:
-        """Listen; health says NOT_SERVING until told otherwise.
+        """Listen; health reports NOT_SERVING until `set_serving`.
 
         Raises:
             ServerError: The address can't be listened on.
@@ -126,37 +126,38 @@ class Server:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:
             raise ServerError(
-                f"gRPC can't listen on {self._address}: it is in use, or no address of this machine"
+                f"gRPC can't listen on {self._address}: "
+                "it is in use, or not an address of this machine"
             ) from None
         await self._server.start()
 
     def set_serving(self, *, serving: bool) -> None:
-        """Say whether health answers SERVING."""
+        """Set whether health reports SERVING."""
         self._health.set_serving(serving=serving)
 
     def replace_callers(self, callers: Sequence[CallerSettings]) -> None:
-        """Put `callers` in place of those known so far; holds from the next call on."""
+        """Replace the known callers; takes effect from the next call on."""
         self._callers.replace(callers)
 
     def _certificate_expiry(self) -> float:
         return self._certificate.expire_time.timestamp()
 
     async def drain(self, grace: float) -> None:
-        """Say NOT_SERVING, refuse new calls, and let those under way finish in `grace` seconds."""
+        """Report NOT_SERVING, reject new calls, and give those in progress `grace` seconds."""
         self._health.end()
         await self._server.stop(grace)
 
     async def stop(self) -> None:
-        """End at once; harmless after `drain`."""
+        """Stop immediately; does nothing after `drain`."""
         await self._server.stop(None)
 
 
 class _Registrar:
-    """Stands in for the server when generated code registers a service.
+    """Replaces the server while generated code registers a service.
 
-    It passes on the generic handlers only. With the methods registered one by one as well,
-    grpc.aio keeps a pending request for each of them and waits on all of these anew after every
-    call: 20 µs a call with 30 methods.
+    It forwards only the generic handlers. If methods are also registered one by one, grpc.aio keeps
+    a pending request for each of them and waits for all of these again after every call: 20 µs per
+    call with 30 methods.
     """
 
     def __init__(self, server: grpc.aio.Server) -> None:
@@ -192,7 +193,7 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         return max(1, int(duration.total_seconds() * 1_000))
 
     return [
-        # A second server on the same port is a mistake, and would take half of the calls.
+        # A second server on the same port is a mistake, and would receive half of the calls.
         ("grpc.so_reuseport", 0),
         (
             "grpc.max_receive_message_length",
@@ -201,9 +202,9 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
-        # Left on, it counts streams that have ended but are not yet cleared away, and resets those
-        # that an honest client opens in their place: a busy one sees most of its calls fail. The
-        # bound above holds without it, and `maximum_concurrent_rpcs` bounds the work.
+        # If enabled, it counts streams that have ended but are not yet cleaned up, and resets the
+        # new ones of a well-behaved client: a busy client sees most of its calls fail. The limit
+        # above applies without it, and `maximum_concurrent_rpcs` limits the work.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
@@ -215,8 +216,8 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
             milliseconds(settings.min_ping_interval),
         ),
         ("grpc.http2.max_ping_strikes", 2),
-        # Without it, two hours have to pass between the pings of a client without calls.
+        # Otherwise a client without calls may ping only once in two hours.
         ("grpc.keepalive_permit_without_calls", 1),
-        # A compressed message hides its size, and tokens don't compress.
+        # The size of a compressed message is unknown before it is read, and tokens don't compress.
         ("grpc.compression_enabled_algorithms_bitset", 1),
     ]

@@ -1,7 +1,7 @@
-"""Owns the small HTTP port: public keys, discovery, metrics, and the probes of Kubernetes.
+"""Owns the HTTP port: public keys, discovery, metrics and Kubernetes probes.
 
-It speaks plain HTTP and holds nothing secret: keep it inside the cluster, or behind a proxy that
-speaks TLS if verifiers outside fetch the keys.
+It serves plain HTTP and nothing secret: keep it inside the cluster, or behind a TLS proxy if
+verifiers outside fetch the keys.
 """
 
 import asyncio
@@ -38,19 +38,19 @@ class Web:
         self._issuer = settings.tokens.issuer
         self._keys = keys
         self._clock = clock
-        self._measured = metrics
+        self._metrics = metrics
         self._ready = False
         self._ended = False
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
-        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics", self._render_metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            # It complains of each malformed request, which anybody can send, with a traceback.
+            # It would log a traceback for each malformed request, which anybody can send.
             logger=_SILENT,
             handle_signals=False,
             keepalive_timeout=75,
@@ -60,11 +60,11 @@ class Web:
         )
 
     def set_ready(self, *, ready: bool) -> None:
-        """Say whether /readyz answers 200."""
+        """Set whether /readyz returns 200."""
         self._ready = ready and not self._ended
 
     def end(self) -> None:
-        """Answer /readyz with 503 for good."""
+        """Let /readyz return 503 from now on."""
         self._ready, self._ended = False, True
 
     async def start(self) -> None:
@@ -85,15 +85,15 @@ class Web:
         self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close the port; requests in flight have five seconds."""
+        """Close the port; requests in progress have five seconds to finish."""
         self._listener.close()
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.Protocol:
         server = self._runner.server
-        assert server is not None  # noqa: S101 - it is set up before anything listens
-        # aiohttp waits for a request for as long as its client wants. Who comes goes before who
-        # has been here longest, so that nobody can keep probes out or use up all files.
+        assert server is not None  # noqa: S101 - `setup` was called before listening
+        # aiohttp waits for a request without a timeout. So a new connection replaces the oldest
+        # one, lest anybody shut probes out or use up all file descriptors.
         if len(server.connections) >= _MAX_CONNECTIONS:
             server.connections[0].force_close()
         return server()
@@ -118,9 +118,9 @@ class Web:
             }
         )
 
-    async def _metrics(self, _request: web.Request) -> web.Response:
+    async def _render_metrics(self, _request: web.Request) -> web.Response:
         return web.Response(
-            body=self._measured.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
     async def _livez(self, _request: web.Request) -> web.Response:

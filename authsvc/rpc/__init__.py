@@ -4,5 +4,5 @@ from typing import Any, TypeAlias
 
 import grpc
 
-# A handler never touches its context: what it needs of the transport comes from the interceptor.
+# Handlers never use their context: what they need to know of a call comes from the interceptor.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

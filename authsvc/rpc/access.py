@@ -1,6 +1,6 @@
-"""Owns the access table: which callers may use which RPC, and what else is particular to it.
+"""Owns the access table: who may call each RPC, and how the interceptor treats the call.
 
-An RPC without a row here is refused, whoever calls it.
+An RPC without a row here is rejected for every caller.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from authsvc.models.calls import Role
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What the interceptor has to know of one RPC.
+    """What the interceptor needs to know about an RPC.
 
-    A caller needs any one of `roles`, or, with `any_certificate`, just a certificate that our
-    authority signed. `bearer` RPCs need an access token of the user they act for. A `read_only` RPC
-    changes nothing, so its success is logged at debug level only. A `batch` may be as large as
-    `max_batch_message_bytes`. A `long_lived` stream lasts as long as its client wants,
-    once its request is here; its handler bounds how many there are, and how long one may idle.
+    A caller needs any one of `roles`, or, with `any_certificate`, just a certificate signed by our
+    authority. A `bearer` RPC requires an access token of the user it acts for. A `read_only` RPC
+    changes nothing, so its success is logged at debug level only. The request of a `batch` RPC may
+    have up to `max_batch_message_bytes`. A `long_lived` stream has no time limit once its request
+    has been read; its handler limits the number of streams, and how long one may be idle.
     """
 
     roles: frozenset[Role] = frozenset()

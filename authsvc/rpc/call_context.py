@@ -1,4 +1,4 @@
-"""Owns the call that is being served: its request id, its caller, and the user it acts for."""
+"""Owns the context of the current call: its request id, its caller and the user it acts for."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 
 
 class CallContext:
-    """What is known of a call, from its metadata on."""
+    """What is known about a call: at first its metadata, then what the interceptor adds."""
 
     __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
 
@@ -40,7 +40,7 @@ class CallContext:
 
     @classmethod
     def begin(cls, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Make a call with this metadata the present task's."""
+        """Make a new call with this metadata the current task's."""
         call = cls(metadata)
         CALL.set(call)
         REQUEST_ID.set(call.request_id)
@@ -49,7 +49,7 @@ class CallContext:
         """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1).
 
         Raises:
-            Unauthenticated: BEARER_INVALID, it is missing, given twice or of another scheme.
+            Unauthenticated: BEARER_INVALID: it is missing, repeated or of another scheme.
         """
         if len(self.authorizations) != 1:
             raise bearer_invalid()
@@ -63,21 +63,21 @@ CALL: ContextVar[CallContext] = ContextVar("call")
 
 
 def current_call() -> Call:
-    """Return who called and under which request id; only within a call (LookupError)."""
+    """Return the caller's identity and the request id; LookupError outside a call."""
     call = CALL.get()
     return Call(request_id=call.request_id, caller=call.caller.identity)
 
 
 def current_caller() -> Caller:
-    """Return the calling service; only within a call (LookupError)."""
+    """Return the calling service; LookupError outside a call."""
     return CALL.get().caller
 
 
 def current_claims() -> Claims:
-    """Return what the user's access token says; only within a call that needs one (LookupError)."""
+    """Return the claims of the user's access token; LookupError unless the RPC requires one."""
     claims = CALL.get().claims
     if claims is None:
-        raise LookupError("this RPC's row in the access table doesn't ask for a bearer token")
+        raise LookupError("this RPC's row in the access table doesn't require a bearer token")
     return claims
 
 
@@ -86,5 +86,5 @@ _prefix = token_hex(8)
 
 
 def _new_request_id() -> str:
-    """Return an id that no other call of any replica has; it need not be hard to guess."""
+    """Return an id that is unique across replicas; it may be easy to guess."""
     return f"{_prefix}-{next(_numbers):x}"

@@ -1,7 +1,7 @@
-"""Owns who is calling: from the client certificate to an identity, and from that to its roles.
+"""Owns the identification of callers: from the client certificate to an identity and its roles.
 
-The subject's common name is never looked at, nor gRPC's `peer_identities()`, which mixes kinds of
-names: a DNS name that reads `spiffe://…` would pass for a URI.
+The subject's common name is not used, and neither is gRPC's `peer_identities()`, which doesn't
+distinguish types of names: a DNS name that reads `spiffe://…` would be taken for a URI.
 """
 
 import re
@@ -18,12 +18,12 @@ from authsvc.models.calls import Caller
 from authsvc.models.clock import Clock
 
 _CACHE_SIZE = 4_096
-# The cache's key is the end of the certificate, most of its signature: hashing a whole one takes
-# microseconds, comparing it none.
+# Only the end of a certificate, most of its signature, is the cache key: hashing all of it would
+# take microseconds, while comparing it takes next to no time.
 _KEY_BYTES = 96
 
 # SPIFFE-ID, sections 2.1 to 2.4: lower-case trust domain, non-empty path without "." and ".."
-# segments and without a slash at its end, 2048 bytes at the most.
+# segments and without a trailing slash, at most 2048 bytes.
 _SPIFFE_ID = re.compile(
     r"spiffe://[a-z0-9._-]{1,255}(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+", re.ASCII
 )
@@ -33,7 +33,7 @@ _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """What was read from a certificate; `flaw` says why it carries no identity ("": it does)."""
+    """The contents of a certificate; `flaw` says why it has no identity, or is "" if it has one."""
 
     pem: bytes = field(repr=False)
     caller: Caller
@@ -43,14 +43,14 @@ class ClientCertificate:
 
 
 class _Unusable(Exception):
-    """A certificate carries no identity; the text says why, for the log."""
+    """A certificate has no identity; the text says why, for the log."""
 
 
 class Callers:
-    """Knows the calling services: certificate in, `Caller` out.
+    """Identifies calling services by their certificates.
 
-    What a certificate says is read once and cached by its bytes; whether it is valid *now* is
-    asked on every call, as open connections and resumed TLS sessions outlive certificates.
+    A certificate is parsed once and cached by its bytes, but its validity period is checked on
+    every call, as open connections and resumed TLS sessions outlive certificates.
     """
 
     def __init__(self, callers: Sequence[CallerSettings], clock: Clock) -> None:
@@ -60,27 +60,28 @@ class Callers:
         self.replace(callers)
 
     def replace(self, callers: Sequence[CallerSettings]) -> None:
-        """Put `callers` in place of those known so far; holds from the next call on."""
+        """Replace the known callers; takes effect from the next call on."""
         self._known = {caller.identity: caller for caller in callers}
         self._cache = {}
 
     def identify(self, certificate_pem: bytes) -> ClientCertificate:
-        """Return what a certificate says; one without an identity gives a caller without roles.
+        """Return a certificate's contents; without an identity, the caller has no roles.
 
-        Raises CallerNotAllowed for a certificate that is not valid now or can't be read.
+        Raises:
+            CallerNotAllowed: The certificate is outside its validity period, or can't be parsed.
         """
         known = self._cache.get(certificate_pem[-_KEY_BYTES:])
         if known is None or known.pem != certificate_pem:
             known = self._read(certificate_pem)
         if not known.not_before <= self._clock.now() < known.not_after:
-            raise refused("the certificate is not valid now")
+            raise rejected("the certificate is outside its validity period")
         return known
 
     def _read(self, certificate_pem: bytes) -> ClientCertificate:
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem)
         except ValueError as error:
-            raise refused("the certificate can't be parsed") from error
+            raise rejected("the certificate can't be parsed") from error
         try:
             identity, flaw = _identity(certificate), ""
         except (_Unusable, ValueError, x509.DuplicateExtension) as error:
@@ -109,19 +110,19 @@ class Callers:
         )
 
 
-def refused(cause: str) -> CallerNotAllowed:
-    """Return the one answer to a caller that may not call; `cause` is a note for the log."""
+def rejected(cause: str) -> CallerNotAllowed:
+    """Return the same error for all rejected callers; `cause` is a note for the log."""
     error = CallerNotAllowed()
     error.add_note(cause)
     return error
 
 
 def _identity(certificate: x509.Certificate) -> str:
-    """Return the identity by the rules for an X.509-SVID leaf (X509-SVID, sections 2 to 4)."""
+    """Return the identity, by the rules for X.509-SVID leaves (X509-SVID, sections 2 to 4)."""
     for extension in certificate.extensions:
         match extension.value:
             case x509.BasicConstraints(ca=True):
-                raise _Unusable("it is a certificate authority's")
+                raise _Unusable("it is the certificate of an authority")
             case x509.KeyUsage(key_cert_sign=True) | x509.KeyUsage(crl_sign=True):
                 raise _Unusable("its key may sign certificates or revocation lists")
             case _:
@@ -129,7 +130,7 @@ def _identity(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        raise _Unusable("it has no alternative name") from None
+        raise _Unusable("it has no subject alternative name") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if uris:
         return _spiffe_identity(uris)
@@ -138,15 +139,15 @@ def _identity(certificate: x509.Certificate) -> str:
 
 def _spiffe_identity(uris: Sequence[str]) -> str:
     if len(uris) > 1:
-        raise _Unusable("it has more than one URI name")
+        raise _Unusable("it has more than one URI")
     if len(uris[0]) > 2_048 or not _SPIFFE_ID.fullmatch(uris[0]):
-        raise _Unusable("its URI name is not a SPIFFE id with a path")
+        raise _Unusable("its URI is not a SPIFFE id with a path")
     return uris[0]
 
 
 def _dns_identity(names: Sequence[str]) -> str:
     if len(names) != 1:
-        raise _Unusable("it has no URI name, and not exactly one DNS name")
+        raise _Unusable("it has neither a URI nor exactly one DNS name")
     name = names[0].lower()
     if len(name) > 253 or not _DNS_NAME.fullmatch(name):
         raise _Unusable("its DNS name is not a host name")

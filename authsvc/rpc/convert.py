@@ -1,6 +1,6 @@
-"""Owns the way between messages and domain values: every field is parsed into its type or refused.
+"""Owns the conversion between messages and domain values; every field is validated.
 
-Parsers take the value and the field's path and raise FieldInvalid with that path.
+Parsers take the value and the field's path, and raise FieldInvalid with that path.
 """
 
 import re
@@ -43,35 +43,35 @@ def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> s
 
 
 def email(value: str, field: str = "email", *, required: bool = True) -> str:
-    """Return what may be an e-mail address by its length."""
+    """Return an e-mail address; only its length is checked."""
     return text(value, field, MAX_EMAIL_BYTES, required=required)
 
 
 def password(value: str, field: str = "password", *, required: bool = True) -> str:
-    """Return what may be a password by its length."""
+    """Return a password; only its length is checked."""
     return text(value, field, MAX_PASSWORD_BYTES, required=required)
 
 
 def code(value: str, field: str = "code") -> str:
-    """Return what may be a code that a user typed in, of whatever kind."""
+    """Return a code of any kind, as typed by a user; only its length is checked."""
     return text(value, field, _MAX_CODE, required=True)
 
 
 def label(value: str, field: str = "name", *, required: bool = False) -> str:
-    """Return the name that a user gives to a factor or a key."""
+    """Return a user's name for a factor or a key."""
     return text(value, field, _MAX_LABEL, required=required)
 
 
 def credential_json(value: str, field: str) -> str:
-    """Return what a browser made of a passkey's answer (WebAuthn), not parsed yet."""
+    """Return a WebAuthn credential, as serialized by the browser and not parsed yet."""
     return text(value, field, _MAX_CREDENTIAL, required=True)
 
 
 def token(value: str, field: str) -> str:
-    """Return `value` as it came, unless it is empty.
+    """Return `value` unchanged if it is not empty.
 
-    Whatever is wrong with an end user's token is an answer, not an error, or in a batch one user's
-    garbage would take away the answers for all others.
+    A malformed token is a result, not an error, as otherwise one user's garbage in a batch would
+    deprive all others of their results.
     """
     if not value:
         raise FieldInvalid(field, "must not be empty")
@@ -79,37 +79,37 @@ def token(value: str, field: str) -> str:
 
 
 def thumbprint(value: bytes, field: str) -> bytes:
-    """Return a SHA-256, or b"" for none."""
+    """Return a SHA-256 hash, or b"" if there is none."""
     if value and len(value) != 32:
-        raise FieldInvalid(field, "must be 32 bytes, or none")
+        raise FieldInvalid(field, "must be 32 bytes or empty")
     return value
 
 
 def uuid(value: str, field: str) -> UUID:
-    """Return the UUID written in `value` in its canonical lower-case form."""
+    """Return the UUID in `value`, which must be in canonical lower-case form."""
     if not _UUID.fullmatch(value):
         raise FieldInvalid(field, "must be a UUID in lower case with hyphens")
     return UUID(value)
 
 
 def user_id(value: str, field: str = "user_id") -> UserId:
-    """Return the user id written in `value`."""
+    """Return the user id in `value`."""
     return UserId(uuid(value, field))
 
 
 def session_id(value: str, field: str = "session_id") -> SessionId:
-    """Return the session id written in `value`."""
+    """Return the session id in `value`."""
     return SessionId(uuid(value, field))
 
 
 def batch_size(items: Sequence[object], field: str) -> None:
-    """Refuse a batch that is empty or holds more than 1000 items."""
+    """Reject a batch that is empty or has more than 1000 items."""
     if not 1 <= len(items) <= MAX_BATCH:
-        raise FieldInvalid(field, f"must hold 1 to {MAX_BATCH} items")
+        raise FieldInvalid(field, f"must have 1 to {MAX_BATCH} items")
 
 
 def client_context(message: common_pb2.ClientContext, field: str = "client") -> ClientContext:
-    """Return the end user's side of a request; the address in its canonical form."""
+    """Return the end user's client, with its IP address in canonical form."""
     return ClientContext(
         ip=_ip(message.ip, f"{field}.ip") if message.ip else None,
         user_agent=text(message.user_agent, f"{field}.user_agent", 1024),
@@ -118,7 +118,7 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
 
 
 def _ip(value: str, field: str) -> str:
-    # A zone (fe80::1%eth0) names an interface of some other machine: meaningless here.
+    # A zone (fe80::1%eth0) names an interface of another machine, which means nothing here.
     if len(value) > 45 or "%" in value:
         raise FieldInvalid(field, "must be an IPv4 or IPv6 address")
     try:
@@ -128,9 +128,9 @@ def _ip(value: str, field: str) -> str:
 
 
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:
-    """Return 1 to 8 RFC 8176 values, without repetition."""
+    """Return 1 to 8 RFC 8176 values, without duplicates."""
     if not 1 <= len(values) <= 8:
-        raise FieldInvalid(field, "must hold 1 to 8 items")
+        raise FieldInvalid(field, "must have 1 to 8 items")
     for index, value in enumerate(values):
         if not _METHOD.fullmatch(value):
             raise FieldInvalid(
@@ -142,26 +142,26 @@ def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]
 def scopes(values: Sequence[str], field: str) -> Sequence[str]:
     """Return at most 64 scopes of at most 128 bytes."""
     if len(values) > 64:
-        raise FieldInvalid(field, "must hold at most 64 items")
+        raise FieldInvalid(field, "must have at most 64 items")
     for index, value in enumerate(values):
         text(value, f"{field}[{index}]", 128, required=True)
     return values
 
 
 def timestamp(time: datetime) -> Timestamp:
-    """Return an aware time as a message."""
+    """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
 
 
 def duration(seconds: float) -> Duration:
-    """Return a length of time as a message, to the microsecond, rounded up."""
+    """Return a duration as a message, rounded up to whole microseconds."""
     message = Duration()
     fill_duration(message, seconds)
     return message
 
 
 def fill_duration(message: Duration, seconds: float) -> None:
-    """Put a length of time into `message`, as `duration` does."""
+    """Set `message` to a duration, rounded as by `duration`."""
     message.seconds, micros = divmod(ceil(seconds * 1_000_000), 1_000_000)
     message.nanos = micros * 1_000
 
@@ -169,12 +169,12 @@ def fill_duration(message: Duration, seconds: float) -> None:
 def inactive_reason(
     reason: InactiveReason | None,
 ) -> common_pb2.InactiveReason.ValueType:
-    """Return a reason's number in the API."""
+    """Return a reason's enum value in the API."""
     return _INACTIVE[reason] if reason else common_pb2.INACTIVE_REASON_UNSPECIFIED
 
 
 def claims_message(claims: Claims | ServiceClaims) -> common_pb2.Claims:
-    """Return what an access token says."""
+    """Return the claims of an access token as a message."""
     message = common_pb2.Claims(
         subject=str(claims.subject),
         issuer=claims.issuer,
@@ -197,7 +197,7 @@ def claims_message(claims: Claims | ServiceClaims) -> common_pb2.Claims:
 
 
 def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
-    """Return what a login gives."""
+    """Return the tokens of a login as a message."""
     return common_pb2.Tokens(
         access_token=tokens.access_token,
         access_token_expire_time=timestamp(tokens.access_token_expire_time),
@@ -211,7 +211,7 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
 
 
 def session_message(session: Session) -> session_service_pb2.Session:
-    """Return a session without its secrets."""
+    """Return a session as a message, without its secrets."""
     message = session_service_pb2.Session(
         session_id=str(session.session_id),
         user_id=str(session.user_id),

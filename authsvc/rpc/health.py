@@ -1,4 +1,4 @@
-"""Owns the health service: whether each gRPC service can do its work now (grpc.health.v1)."""
+"""Owns the health service (grpc.health.v1): it reports whether each gRPC service can work."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -16,9 +16,9 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class Health:
-    """Answers for `services` and for "", the server as a whole; all are in the same state.
+    """Reports on `services` and on "", the whole server; all are in the same state.
 
-    It starts as NOT_SERVING. At most `max_watches` clients may watch at once.
+    The initial state is NOT_SERVING. At most `max_watches` clients may watch at once.
     """
 
     def __init__(self, services: Iterable[str], max_watches: int) -> None:
@@ -30,20 +30,20 @@ class Health:
         self._changed = asyncio.Event()
 
     def set_serving(self, *, serving: bool) -> None:
-        """Say whether the service can do its work; watchers are told of a change."""
+        """Set whether the service can work, and notify watching clients of a change."""
         if serving != self._serving and not self._ended:
             self._serving = serving
             self._wake()
 
     def end(self) -> None:
-        """Say NOT_SERVING for good, and end the watches, which would hold up a graceful stop."""
+        """Report NOT_SERVING from now on, and end watches, which would delay a graceful stop."""
         self._serving, self._ended = False, True
         self._wake()
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: "Context"
     ) -> health_pb2.HealthCheckResponse:
-        """Return a service's state; NOT_FOUND if there is no such service."""
+        """Return a service's state, or NOT_FOUND if there is no such service."""
         if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "No such service.")
         return _Status(status=self._status())
@@ -60,20 +60,20 @@ class Health:
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, _context: "Context"
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Send a service's state now and whenever it changes; SERVICE_UNKNOWN if there is none."""
+        """Send a service's state now and on each change, or SERVICE_UNKNOWN if there is none."""
         if self._watches >= self._max_watches:
-            raise Overloaded("Too many clients watch the service's health.")
+            raise Overloaded("Too many clients are watching the service's health.")
         self._watches += 1
         try:
-            told = None
+            sent = None
             while True:
                 changed = self._changed
                 status = self._status()
                 if request.service not in self._services:
                     status = _Status.SERVICE_UNKNOWN
-                if status != told:
+                if status != sent:
                     yield _Status(status=status)
-                    told = status
+                    sent = status
                 if self._ended:
                     return
                 await changed.wait()

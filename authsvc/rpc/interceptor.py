@@ -1,7 +1,7 @@
-"""Owns what every call goes through: request id, load, caller, access, deadline, errors, metrics.
+"""Owns what all calls pass through: request id, load, caller, access, deadline, errors, metrics.
 
-One interceptor does it all, as each further one costs every call. What can be known of an RPC
-beforehand is worked out when it is first called.
+One interceptor does all of it, as each additional one would slow down every call. What depends only
+on the RPC is computed when it is first called.
 """
 
 import logging
@@ -21,7 +21,7 @@ from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.call_context import CALL, CallContext
-from authsvc.rpc.callers import Callers, refused
+from authsvc.rpc.callers import Callers, rejected
 from authsvc.rpc.load import InFlight
 from authsvc.rpc.status import CODES, to_status
 
@@ -40,11 +40,11 @@ _LOG_LEVELS = {
 
 @dataclass(frozen=True, slots=True)
 class InterceptorDeps:
-    """What the guards of all RPCs share.
+    """What the pipelines of all RPCs share.
 
-    `probes` are the calls that need no role: apart from the others, so that neither can crowd the
-    other out. `authenticate_bearer` turns a user's access token into its claims or raises
-    BEARER_INVALID.
+    `probes` are the calls that require no role; they are counted separately, so that they can't
+    use up the slots of other calls, nor the other way round. `authenticate_bearer` returns the
+    claims of a user's access token, or raises BEARER_INVALID.
     """
 
     settings: GrpcSettings
@@ -57,37 +57,37 @@ class InterceptorDeps:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Puts a guard before each RPC that the server knows; those that it doesn't stay unknown."""
+    """Wraps the handler of each RPC in a pipeline; unknown RPCs stay unimplemented."""
 
     def __init__(self, deps: InterceptorDeps) -> None:
         self._deps = deps
-        self._guarded: dict[str, Handler] = {}
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
-        """Return the guarded handler of an RPC, or None if there is no such RPC."""
+        """Return the wrapped handler of an RPC, or None if there is no such RPC."""
         method: str = handler_call_details.method
-        guarded = self._guarded.get(method)
-        if guarded is None:
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
             handler = await continuation(handler_call_details)
             if handler is None:
                 return None
-            guarded = self._guarded[method] = _RpcPipeline(self._deps, method, handler).handler()
-        # gRPC reads the metadata for this call anyway; asking its context would read it again.
+            wrapped = self._wrapped[method] = _RpcPipeline(self._deps, method, handler).handler()
+        # gRPC has parsed the metadata here anyway; reading it from the context would repeat that.
         CallContext.begin(handler_call_details.invocation_metadata)
-        return guarded
+        return wrapped
 
 
 class _RpcPipeline:
-    """Leads the calls of one RPC in and out."""
+    """Serves the calls of one RPC: admits them, calls the handler and reports the outcome."""
 
     def __init__(self, deps: InterceptorDeps, method: str, handler: "Handler") -> None:
         self._deps = deps
         self._inner = handler
-        # The stubs know synchronous handlers only.
+        # The type stubs describe only synchronous handlers.
         self._handle: Callable[[Any, Context], Any] = cast(
             "Any",
             handler.unary_unary
@@ -110,11 +110,11 @@ class _RpcPipeline:
         )
 
     def handler(self) -> "Handler":
-        """Return the handler that gRPC is to call in place of the one that was registered.
+        """Return the handler that gRPC calls in place of the registered one.
 
-        A single request is read by hand too, after its caller was let in: gRPC would wait for it
-        before anything in here is asked, for as long as the caller wants. And a response stream is
-        written by hand, so that whatever fails, fails in here.
+        Even a single request is read here, after its caller is admitted: gRPC would wait for it
+        without a time limit before calling the handler. And a response stream is written here, so
+        that every failure occurs here.
         """
         inner = self._inner
         parse = self._parse if inner.request_streaming else None
@@ -148,7 +148,7 @@ class _RpcPipeline:
         self._end(call)
 
     async def _enter(self, call: CallContext, messages: Any, context: "Context") -> Any:
-        """Let a call in; return its request, which is one message or an iterator of them."""
+        """Admit a call; return its request, which is one message or an iterator of messages."""
         access = self._access
         self._admit(call, context)
         if access.bearer:
@@ -157,10 +157,10 @@ class _RpcPipeline:
         if self._reads_one:
             message = await context.read()
             if message is grpc.aio.EOF:
-                raise FieldInvalid("", "There is no message.")
+                raise FieldInvalid("", "The request message is missing.")
             request = self._parse(cast("bytes", message))
         if access.long_lived:
-            self._let_go(call)
+            self._release(call)
         return request
 
     def _admit(self, call: CallContext, context: "Context") -> None:
@@ -170,14 +170,14 @@ class _RpcPipeline:
         connection = context.auth_context()
         certificates = tuple(connection.get("x509_pem_cert", ()))
         if not certificates:
-            raise refused("there is no certificate")
+            raise rejected("there is no certificate")
         certificate = deps.callers.identify(certificates[0])
         call.caller = certificate.caller
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
-            raise refused(certificate.flaw or "its roles don't include this RPC")
+            raise rejected(certificate.flaw or "its roles don't include this RPC")
         self._in_flight.attribute(call.task, certificate.caller.identity)
         if deps.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
-            raise refused("the connection is below TLS 1.3")
+            raise rejected("the connection uses a TLS version below 1.3")
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
@@ -188,11 +188,11 @@ class _RpcPipeline:
             raise FieldInvalid("", "The message can't be parsed.") from None
 
     def _leave(self, call: CallContext) -> bool:
-        """Return whether the call was cancelled for having outlasted its time."""
+        """End a call's time limit; return whether the call was cancelled for exceeding it."""
         task, call.task = call.task, None
         return task is not None and self._in_flight.leave(task)
 
-    def _let_go(self, call: CallContext) -> None:
+    def _release(self, call: CallContext) -> None:
         """Let a call last as long as its caller wants from now on."""
         task, call.task = call.task, None
         if task is not None and self._in_flight.release(task):
@@ -205,7 +205,7 @@ class _RpcPipeline:
         self._log_success("call", caller=call.caller.identity, status=_OK, seconds=seconds)
 
     async def _fail(self, error: BaseException, call: CallContext, context: "Context") -> NoReturn:
-        """Tell the caller what went wrong, count it and log it; raises in any case."""
+        """Report a failure to the caller, the metrics and the log; always raise."""
         if self._leave(call):
             error = _too_long()
         seconds = perf_counter() - call.started
@@ -220,39 +220,39 @@ class _RpcPipeline:
             )
             raise error
         if self._access.bearer and getattr(error, "reason", None) is Reason.USER_NOT_FOUND:
-            # The token's user was deleted or disabled since the token was judged.
+            # The token's user was deleted or disabled after the token was validated.
             error = bearer_invalid()
-        told = error if isinstance(error, ServiceError) else _internal()
-        code = CODES[told.reason]
-        self._meter.record(code.name, told.reason, seconds)
-        self._log_failure(error, told, call, seconds)
-        status = to_status(told, call.request_id)
+        reported = error if isinstance(error, ServiceError) else _internal()
+        code = CODES[reported.reason]
+        self._meter.record(code.name, reported.reason, seconds)
+        self._log_failure(error, reported, call, seconds)
+        status = to_status(reported, call.request_id)
         trailers = (
             ("x-request-id", call.request_id),
             ("grpc-status-details-bin", status.SerializeToString()),
         )
-        await context.abort(code, told.message, trailers)
+        await context.abort(code, reported.message, trailers)
 
     def _log_failure(
-        self, error: Exception, told: ServiceError, call: CallContext, seconds: float
+        self, error: Exception, reported: ServiceError, call: CallContext, seconds: float
     ) -> None:
         causes = [*getattr(error, "__notes__", ())]
         if error.__cause__ is not None:
             causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
         self._log.log(
-            _LOG_LEVELS.get(told.reason, logging.INFO),
+            _LOG_LEVELS.get(reported.reason, logging.INFO),
             "call_failed",
             caller=call.caller.identity,
-            status=CODES[told.reason].name,
-            reason=told.reason.value,
+            status=CODES[reported.reason].name,
+            reason=reported.reason.value,
             seconds=seconds,
             **({"cause": "; ".join(causes)} if causes else {}),
-            **({"exc_info": error} if told is not error else {}),
+            **({"exc_info": error} if reported is not error else {}),
         )
 
 
 def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:
-    """Return how a call ended that the handler aborted, or its caller or gRPC broke off."""
+    """Return the code of a call aborted by its handler, or cancelled by its caller or by gRPC."""
     if isinstance(error, grpc.aio.AbortError):
         return context.code()
     if context.time_remaining() == 0:

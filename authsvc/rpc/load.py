@@ -1,4 +1,4 @@
-"""Owns the calls under way: how many there may be, of all and of one, and how long each may run."""
+"""Owns the calls in progress: their number, in all and per caller, and their time limit."""
 
 import asyncio
 from typing import Any
@@ -10,10 +10,10 @@ _EXPIRED = -1.0
 
 
 class InFlight:
-    """Bounds the calls under way, and cancels those that outlast their time.
+    """Limits the number of calls in progress, and cancels those that exceed their time limit.
 
-    One timer sweeps over all of them: a timer for each call would cost several microseconds, and
-    a call is cancelled at most a tenth of a second late.
+    One timer checks all of them, as a timer for each call would cost several microseconds; so a
+    call is cancelled up to a tenth of a second late.
     """
 
     def __init__(self, limit: int, limit_per_caller: int) -> None:
@@ -30,9 +30,10 @@ class InFlight:
         return len(self._expiries)
 
     def enter(self, timeout: float) -> asyncio.Task[Any]:
-        """Let the current task in for `timeout` seconds; return it, to be given to `leave`.
+        """Admit the current task for `timeout` seconds; return it, to be passed to `leave`.
 
-        Raises Overloaded if there are too many, those included whose response is not read yet.
+        Raises:
+            Overloaded: Too many calls are in progress, or have responses not read yet.
         """
         if len(self._expiries) + self._unread >= self._limit:
             raise Overloaded
@@ -46,9 +47,10 @@ class InFlight:
         return task
 
     def attribute(self, task: asyncio.Task[Any], caller: str) -> None:
-        """Count a task that was let in as the caller's; it does so for as long as it counts at all.
+        """Count an admitted task as the caller's, for as long as it counts at all.
 
-        Raises Overloaded if that caller has too many: the others shall find room.
+        Raises:
+            Overloaded: The caller has too many calls; the other slots are for other callers.
         """
         count = self._by_caller.get(caller, 0)
         if count >= self._limit_per_caller:
@@ -57,17 +59,17 @@ class InFlight:
         self._callers[task] = caller
 
     def leave(self, task: asyncio.Task[Any]) -> bool:
-        """Let a task out; return whether it was cancelled for having outlasted its time.
+        """End a task's time limit; return whether the task was cancelled for exceeding it.
 
-        It counts on until it is done: gRPC ends it when the client's window has taken the response,
-        which a client may put off for as long as its connection lasts.
+        The task still counts until it is done: gRPC ends it when the response fits the client's
+        flow-control window, which a client may delay for as long as its connection lasts.
         """
         self._unread += 1
         task.add_done_callback(self._finished)
         return self._expire(task)
 
     def release(self, task: asyncio.Task[Any]) -> bool:
-        """Do as `leave`, but count the task no more."""
+        """Do as `leave`, but stop counting the task immediately."""
         self._forget_caller(task)
         return self._expire(task)
 

@@ -1,4 +1,4 @@
-"""Owns how what is common to all logins looks on the wire: the outcome, and a code's delivery."""
+"""Owns the messages common to all logins: their outcome, and the delivery of codes."""
 
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ LoginMessage: TypeAlias = (
 
 
 def fill_login(message: LoginMessage, outcome: LoginOutcome) -> None:
-    """Put what a login led to into its response."""
+    """Set a login's outcome in its response."""
     if isinstance(outcome, MfaChallenge):
         message.mfa.CopyFrom(_mfa_message(outcome))
     else:
@@ -28,11 +28,11 @@ def fill_login(message: LoginMessage, outcome: LoginOutcome) -> None:
 
 
 def delivery(value: common_pb2.Delivery.ValueType) -> Delivery:
-    """Return what is to become of a code.
+    """Return how to deliver a code.
 
     Raises:
-        FieldInvalid: It is no value of the enum.
-        CallerNotAllowed: It is RETURN and the caller is no issuer.
+        FieldInvalid: It is not a value of the enum.
+        CallerNotAllowed: It is RETURN and the caller is not an issuer.
     """
     if value in {common_pb2.DELIVERY_UNSPECIFIED, common_pb2.DELIVERY_SEND}:
         return Delivery.SEND
@@ -43,13 +43,13 @@ def delivery(value: common_pb2.Delivery.ValueType) -> Delivery:
     return Delivery.RETURN
 
 
-def returned_code(code: str, wanted: Delivery) -> str:
-    """Return a code for its field in a response, which is empty unless it was to be returned."""
-    return code if wanted is Delivery.RETURN else ""
+def returned_code(code: str, requested: Delivery) -> str:
+    """Return the code for its field in a response: "" unless RETURN was requested."""
+    return code if requested is Delivery.RETURN else ""
 
 
 def enrollment_message(enrollment: TotpEnrollment) -> common_pb2.TotpEnrollment:
-    """Return what an authenticator app needs to know."""
+    """Return an enrollment, with the secret for the authenticator app, as a message."""
     return common_pb2.TotpEnrollment(
         factor_id=str(enrollment.factor_id),
         secret=enrollment.secret,

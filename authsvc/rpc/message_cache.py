@@ -1,4 +1,4 @@
-"""Owns messages kept beside what they were made of, where making them costs more than the rest."""
+"""Owns a cache of messages built from domain values, where building them is the main cost."""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -8,11 +8,11 @@ Message = TypeVar("Message")
 
 
 class MessageCache(Generic[Value, Message]):
-    """The messages of the values used last, between `size` and twice `size` of them.
+    """The messages of the most recently used values, between `size` and twice `size` of them.
 
-    A key has one message at most, and it is returned for the very object that it was made of only:
-    a newer version of the same thing gets one of its own. There are two generations, of which the
-    older is dropped whole, so a look-up costs little more than one access to a dictionary.
+    A key has at most one message, which is returned only for the very object that it was built
+    from: a newer version of the same value gets its own. There are two generations, and the older
+    one is dropped as a whole, so a lookup costs little more than a dictionary access.
     """
 
     def __init__(self, size: int) -> None:
@@ -21,7 +21,7 @@ class MessageCache(Generic[Value, Message]):
         self._old: dict[Hashable, tuple[Value, Message]] = {}
 
     def get(self, key: Hashable, value: Value) -> Message | None:
-        """Return the message that was made of `value`, if it is kept."""
+        """Return the cached message that was built from `value`, or None."""
         entry = self._young.get(key)
         if entry is not None and entry[0] is value:
             return entry[1]
@@ -32,7 +32,7 @@ class MessageCache(Generic[Value, Message]):
         return None
 
     def put(self, key: Hashable, value: Value, message: Message) -> None:
-        """Keep the message that was made of `value`, in place of another of this key."""
+        """Cache the message that was built from `value`, replacing any other with this key."""
         if len(self._young) >= self._size:
             self._old, self._young = self._young, {}
         self._young[key] = (value, message)

@@ -1,4 +1,4 @@
-"""Owns how a failure looks on the wire: reason → gRPC code, and the details that go with it."""
+"""Owns the gRPC status of errors: the code for each reason, and the error details."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -81,8 +81,8 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(
                 BadRequest(
                     field_violations=[
-                        BadRequest.FieldViolation(field=found.field, description=found.description)
-                        for found in error.violations
+                        BadRequest.FieldViolation(field=each.field, description=each.description)
+                        for each in error.violations
                     ]
                 )
             )

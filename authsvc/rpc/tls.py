@@ -1,4 +1,4 @@
-"""Owns the server's credentials: reads them from their files, checks them, follows changes."""
+"""Owns the server's TLS credentials: reads them from files, checks and reloads them."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,13 +17,13 @@ log = structlog.get_logger("authsvc.tls")
 
 
 class ServerCertificate:
-    """The certificate, its key and the authorities of clients, as the files say now.
+    """The server's certificate and key and the client authorities, reloaded when files change.
 
-    gRPC asks at each handshake. Files that can't be used are logged once, and what was in use
-    stays in use; connections that are open keep what they were opened with.
+    gRPC checks for changes at each handshake. Invalid files are logged once, and the previous
+    credentials stay in use; open connections keep those they were opened with.
 
     Raises:
-        ServerError: At first, the files can't be used; the message says why.
+        ServerError: On construction, the files are invalid; the message says why.
     """
 
     expire_time: datetime
@@ -34,26 +34,26 @@ class ServerCertificate:
         self._initial = self._load()
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that demand a client certificate and follow the files."""
+        """Return credentials that require a client certificate and are reloaded from the files."""
         return grpc.dynamic_ssl_server_credentials(
             self._initial,
-            self.changed,  # type: ignore[arg-type]  # None means unchanged, which stubs leave out
+            self.changed,  # type: ignore[arg-type]  # None means unchanged, which the stubs omit
             require_client_authentication=True,
         )
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return what the files say, if they were changed and can be used, else None."""
+        """Return the credentials if the files have changed and are valid, otherwise None."""
         try:
             stamp = _stamp(self._files)
             if stamp == self._seen:
                 return None
             loaded = self._load()
             if _stamp(self._files) != stamp:
-                # They are being replaced just now: the next handshake looks again.
+                # They are being replaced right now: the next handshake checks again.
                 return None
         except ServerError as error:
             if stamp != self._seen:
-                log.error("certificates_not_reloaded", problem=str(error))  # noqa: TRY400 - says it all
+                log.error("certificates_not_reloaded", problem=str(error))  # noqa: TRY400 - a traceback adds nothing
             self._seen = stamp
             return None
         self._seen = stamp
@@ -66,15 +66,15 @@ class ServerCertificate:
         try:
             leaf = x509.load_pem_x509_certificates(certificate_pem)[0]
         except ValueError as error:
-            raise ServerError(f"{certificate_file} holds no certificate: {error}") from None
+            raise ServerError(f"{certificate_file} contains no certificate: {error}") from None
         try:
             key = load_pem_private_key(key_pem, password=None)
         except (ValueError, TypeError):
-            raise ServerError(f"{key_file} holds no unencrypted private key") from None
+            raise ServerError(f"{key_file} contains no unencrypted private key") from None
         try:
             x509.load_pem_x509_certificates(authorities_pem)
         except ValueError as error:
-            raise ServerError(f"{authorities_file} holds no certificate: {error}") from None
+            raise ServerError(f"{authorities_file} contains no certificate: {error}") from None
         if key.public_key() != leaf.public_key():
             raise ServerError(f"{key_file} is not the key of {certificate_file}")
         if leaf.not_valid_after_utc <= datetime.now(UTC):
@@ -94,7 +94,7 @@ def _read(file: Path) -> bytes:
 
 def _stamp(files: tuple[Path, ...]) -> _Stamp:
     try:
-        found = [file.stat() for file in files]
+        stats = [file.stat() for file in files]
     except OSError as error:
         raise ServerError(f"{error.filename} can't be read: {error.strerror}") from None
-    return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found)
+    return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)

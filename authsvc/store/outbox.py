@@ -14,8 +14,8 @@ from authsvc.store.postgres.database import Connection
 class NewMessage:
     """A row to insert; a decoy is never claimed.
 
-    If `most` is given, the row is skipped for a user who got that many messages of its kind after
-    `since`.
+    If `max_recent` is given, the row is skipped for a user who got that many messages of its kind
+    after `since`.
     """
 
     message_id: UUID
@@ -25,7 +25,7 @@ class NewMessage:
     create_time: datetime
     expire_time: datetime
     decoy: bool = False
-    most: int | None = None
+    max_recent: int | None = None
     since: datetime | None = None
 
 
@@ -54,7 +54,7 @@ async def insert(connection: Connection, row: NewMessage) -> bool:
         row.create_time,
         row.expire_time,
         row.create_time if row.decoy else None,
-        row.most,
+        row.max_recent,
         row.since,
     )
     return inserted is not None

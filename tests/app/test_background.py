@@ -1,4 +1,4 @@
-"""Background jobs: which there are, and what becomes of one that ends or fails."""
+"""Background jobs: their list, and the restart of those that end or fail."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from tests.support.clock import FakeClock
 
 
 class _Work:
-    """Work of some rounds, the first of which end as `rounds` say; the one after them goes on."""
+    """A job whose first runs raise or return, as `rounds` say, and whose next run does not end."""
 
     def __init__(self, *rounds: Exception | None) -> None:
         self._rounds = list(rounds)
@@ -32,7 +32,7 @@ class _Work:
             raise
 
 
-async def test_failed_job_is_logged_and_started_again() -> None:
+async def test_failed_job_is_logged_and_restarted() -> None:
     failing, other = _Work(RuntimeError("first"), ValueError("second")), _Work()
     background = Background([Job("failing", failing.run), Job("other", other.run)], restart_delay=0)
     with capture_logs() as logs:
@@ -47,7 +47,7 @@ async def test_failed_job_is_logged_and_started_again() -> None:
     assert all(entry["exc_info"] for entry in logs)
 
 
-async def test_job_that_returns_is_started_again_without_a_word() -> None:
+async def test_returning_job_is_restarted_without_logging() -> None:
     work = _Work(None)
     background = Background([Job("returning", work.run)], restart_delay=0)
     with capture_logs() as logs:
@@ -70,7 +70,7 @@ async def test_stop_cancels_all_jobs_and_waits_for_them() -> None:
     assert running.isdisjoint({"job-0", "job-1"})
 
 
-async def test_stop_ends_a_job_that_waits_to_be_started_again() -> None:
+async def test_stop_ends_job_waiting_for_restart() -> None:
     failed = asyncio.Event()
 
     async def fail() -> None:
@@ -85,11 +85,11 @@ async def test_stop_ends_a_job_that_waits_to_be_started_again() -> None:
             await background.stop()
 
 
-async def test_background_that_never_started_stops() -> None:
+async def test_stop_before_start_does_nothing() -> None:
     await Background([Job("idle", _Work().run)]).stop()
 
 
-async def test_each_job_has_a_name_of_its_own(live_settings: Settings, clock: FakeClock) -> None:
+async def test_job_names_are_unique(live_settings: Settings, clock: FakeClock) -> None:
     async with open_parts(live_settings, clock) as parts:
         deliverer = open_deliverer(parts, live_settings, clock, lambda _: None)
         jobs = background_jobs(parts, deliverer, _Work().run)

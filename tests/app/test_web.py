@@ -1,4 +1,4 @@
-"""The HTTP port beside the gRPC port: public keys, discovery, metrics and probes."""
+"""The HTTP port: public keys, discovery, metrics and probes."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ PATHS = (
     "/readyz",
 )
 NOBODY = "00000000-0000-7000-8000-000000000001"
-# Only so that a failure ends; nothing is measured by it.
+# Only so that a failing test ends; nothing is measured by it.
 PATIENCE = 30.0
 
 
@@ -48,7 +48,7 @@ class Answer:
 
 
 class Browser:
-    """Asks the HTTP port of a service."""
+    """Sends requests to the HTTP port of a service."""
 
     def __init__(self, session: aiohttp.ClientSession, service: Service) -> None:
         self._session = session
@@ -59,9 +59,9 @@ class Browser:
             return Answer(response.status, response.headers, await response.text())
 
     async def until(self, path: str, status: int) -> None:
-        """Wait until a path answers with this status."""
+        """Wait until a path returns this status."""
         async with asyncio.timeout(PATIENCE):
-            while (await self(path)).status != status:  # noqa: ASYNC110 - it wakes nobody
+            while (await self(path)).status != status:  # noqa: ASYNC110 - HTTP has no event for it
                 await asyncio.sleep(0.02)
 
 
@@ -101,7 +101,7 @@ async def test_discovery_document_points_to_keys(
     service = await start_service(with_changes(live_settings, "tokens", issuer=issuer))
     answer = await Browser(http, service)("/.well-known/openid-configuration")
     found = json.loads(answer.text)
-    # Compared as a text by those who verify (OpenID Connect Discovery, 4.3).
+    # Verifiers compare it as a string (OpenID Connect Discovery, 4.3).
     assert found["issuer"] == issuer
     assert found["jwks_uri"] == "https://login.example.test/.well-known/jwks.json"
     assert found["id_token_signing_alg_values_supported"] == ["ES256"]
@@ -132,7 +132,7 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
         assert private not in answer.text
 
 
-# What else may be asked
+# Probes and other requests
 
 
 @pytest.mark.fast
@@ -187,7 +187,7 @@ async def test_service_is_not_ready_while_postgresql_is_down(
     kill(own_server)
     await get.until("/readyz", 503)
     assert not await serving()
-    # Restarting it would help nobody, and who verifies on his own goes on.
+    # A restart would not help, and verifiers can still fetch the keys.
     assert (await get("/livez")).status == 200
     assert (await get("/.well-known/jwks.json")).status == 200
     assert (await get("/metrics")).status == 200
@@ -210,7 +210,7 @@ async def test_service_is_not_ready_while_postgresql_is_silent(
 ) -> None:
     dsn = own_server.dsn()
     await migrate(dsn)
-    # Short, and yet a busy machine has the time.
+    # Short, but long enough for a busy machine.
     quick = {"connect_timeout": "2s", "acquire_timeout": "1s", "command_timeout": "1s"}
     database = type(settings.database).model_validate({"url": SecretStr(dsn)} | quick)
     service = await start_service(settings.model_copy(update={"database": database}))

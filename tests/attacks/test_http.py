@@ -1,4 +1,4 @@
-"""The HTTP port, where anybody may knock: who only holds connections open keeps nobody out."""
+"""The HTTP port, which is open to anybody: idle connections don't shut others out."""
 
 import asyncio
 from contextlib import AsyncExitStack, suppress

@@ -1,4 +1,4 @@
-"""Calls that are begun and never made: nobody with a certificate can crowd the others out."""
+"""Calls that are begun but not completed: no client with a certificate can block the others."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -36,10 +36,10 @@ from tests.support.probe import (
 _LIMIT = 4
 _VALIDATE = "/authsvc.v1.AuthService/ValidateToken"
 WINDOW_UPDATE = 8
-# SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, section 6.5.2): nothing may be sent.
+# SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113, section 6.5.2): the server may send nothing.
 _NO_WINDOW = (4).to_bytes(2) + (0).to_bytes(4)
 _CHECK, _WATCH = (f"/grpc.health.v1.Health/{name}" for name in ("Check", "Watch"))
-# More than may be under way, be watched and wait; at 250 on each connection.
+# More than all limits on calls and watches together, at 250 per connection.
 _STREAMS = 1_000
 
 
@@ -55,7 +55,7 @@ async def _begin(
         connections.append(connection)
         for stream in range(min(250, streams - first)):
             await connection.send(HEADERS, END_HEADERS, 2 * stream + 1, _request(method, {}))
-        # Its answer comes when what was sent before it has been taken in.
+        # It is acknowledged when everything sent before it has been received.
         await connection.send(PING, payload=bytes(8))
         assert await connection.until(PING) is not None
     return connections
@@ -68,7 +68,7 @@ async def test_calls_without_message_do_not_block_others(
     probe = await start_probe(with_changes(settings, "grpc", max_concurrent_rpcs=_LIMIT))
     stub = AuthServiceStub(probe.clients.channel("app"))
     async with AsyncExitStack() as stack:
-        # By somebody who may do no more than ask for the service's health.
+        # By a caller that may only query the service's health.
         await _begin(stack, probe, _STREAMS, method)
         for _ in range(10):
             assert await outcome(stub.Login(pb.LoginRequest())) == "OK"

@@ -1,4 +1,4 @@
-"""A state folder as `authsvc dev` makes it, on a database of the test's own."""
+"""A state folder as created by `authsvc dev`, with the test's own database."""
 
 import logging
 import re
@@ -17,13 +17,13 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def plain(text: str) -> str:
-    """Return what a terminal would show, without its colours."""
+    """Return the output that a terminal would show, without colors."""
     return _ANSI.sub("", text)
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Certificates, secrets and settings; commands run in the folder above it."""
+    """Certificates, secrets and settings; commands run in its parent folder."""
     monkeypatch.chdir(tmp_path)
     made = Workspace(Path(".authsvc"))
     made.prepare()
@@ -32,7 +32,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 @pytest.fixture(autouse=True)
 def _own_log() -> Iterator[None]:
-    """Put the log back as it was: commands send it to a stream that ends with them."""
+    """Restore the log configuration: commands log to a stream that is closed when they end."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

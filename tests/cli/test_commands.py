@@ -1,4 +1,4 @@
-"""The commands: what they do to the database, what they print, and how they fail."""
+"""The commands: their effects on the database, their output and their failures."""
 
 import asyncio
 import json
@@ -120,7 +120,7 @@ def test_keys_can_be_listed_rotated_and_revoked(command: Command) -> None:
 
 @pytest.mark.slow
 async def test_keys_rotate_is_audited(command: Command, database_dsn: str) -> None:
-    # In a thread, as a command has a loop of its own.
+    # In a thread, as a command runs its own event loop.
     result = await asyncio.to_thread(command, "keys", "rotate")
     assert result.exit_code == 0
     connection = await asyncpg.connect(database_dsn)

@@ -1,4 +1,4 @@
-"""What operators see of messages and do with them."""
+"""The commands for operators to list and retry messages."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def _refuse(_: RenderedMessage) -> None:
 
 
 class _Outbox:
-    """The outbox of the state folder's service, with a channel that refuses."""
+    """The outbox of the state folder's service, with a channel that rejects messages."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._settings = settings_of(workspace.config, workspace.secrets)
@@ -45,11 +45,11 @@ class _Outbox:
         asyncio.run(self._with_parts(self._deliver))
 
     async def _deliver(self, parts: Parts) -> None:
-        post = Transport(self.channel, PlainRenderer())
+        transport = Transport(self.channel, PlainRenderer())
         await Deliverer(
             database=parts.database,
             keyring=parts.keyring,
-            post=post,
+            transport=transport,
             settings=self._settings.delivery,
             clock=parts.outbox._clock,
         ).deliver_due()
@@ -74,7 +74,7 @@ def test_abandoned_messages_are_listed_without_content(
         result = command("messages", "list", "--state", "abandoned", *arguments)
         assert result.exit_code == 0
         assert all(word in result.output for word in ("login_code", "recipient_refused"))
-        assert not any(told in result.output for told in (ADDRESS, CODE))
+        assert not any(private in result.output for private in (ADDRESS, CODE))
     listed = json.loads(command("messages", "list", "--state", "abandoned", "--json").output)
     assert [row["kind"] for row in listed] == ["password_changed", "login_code"]
     assert {row["state"] for row in listed} == {"abandoned"}

@@ -1,4 +1,4 @@
-"""The service as a process: it starts in one command, tells what is wrong, drains and reloads."""
+"""The service as a process: it starts with one command, reports errors, drains and reloads."""
 
 import os
 import re
@@ -22,7 +22,7 @@ _PATIENCE = 180.0
 class Process:
     """A running command; `output` collects what it prints.
 
-    It is read all the time, as a service whose log nobody reads stops when the pipe is full.
+    The output is read continuously, as a service whose log is not read blocks when the pipe fills.
     """
 
     def __init__(self, *arguments: str, **environment: str) -> None:
@@ -42,7 +42,7 @@ class Process:
         self._reader.start()
 
     def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """Wait until the output from `after` on matches, or fail showing what came instead."""
+        """Wait until the output from `after` on matches, or fail and show the output."""
         expression = re.compile(pattern)
         with self._more:
             self._more.wait_for(
@@ -63,7 +63,7 @@ class Process:
         return self._process.returncode
 
     def kill(self) -> None:
-        """End it at once, unless it has ended."""
+        """Kill the command, unless it has ended."""
         self._process.kill()
         self.end()
 
@@ -81,7 +81,7 @@ class Process:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    """Starts commands; what still runs when the test ends is killed."""
+    """Starts commands; those still running when the test ends are killed."""
     started: list[Process] = []
 
     def run(*arguments: str, **environment: str) -> Process:
@@ -95,7 +95,7 @@ def start() -> Iterator[Callable[..., Process]]:
 
 @pytest.fixture
 def served(workspace: Workspace, database_dsn: str) -> list[str]:
-    """The arguments of a service that would start."""
+    """The arguments of a service that can start."""
     workspace.set_database(database_dsn)
     return ["serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets)]
 

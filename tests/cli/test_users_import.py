@@ -1,4 +1,4 @@
-"""Users imported and exported from the shell: what is said, stored, written, and the exit code."""
+"""Import and export of users by command: output, stored users, files and exit codes."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ FIREBASE_ROW = {
 
 
 def written(path: Path, *rows: object) -> str:
-    """Write rows as JSON Lines, strings as they are; return the path."""
+    """Write rows as JSON Lines, and strings unchanged; return the path."""
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines))
     return str(path)
@@ -71,9 +71,9 @@ def test_many_failures_are_written_to_file(command: Command, tmp_path: Path) -> 
     errors = tmp_path / "errors.jsonl"
     result = command("users", "import", file, "--errors", str(errors))
     assert (result.exit_code, result.stderr) == (3, "")
-    told = [json.loads(line) for line in errors.read_text().splitlines()]
-    assert told[-1] == {"line": 50, "field": "email", "error": "is missing"}
-    assert len(told) == 50
+    failures = [json.loads(line) for line in errors.read_text().splitlines()]
+    assert failures[-1] == {"line": 50, "field": "email", "error": "is missing"}
+    assert len(failures) == 50
 
 
 def test_dry_run_stores_nothing(command: Command, tmp_path: Path) -> None:

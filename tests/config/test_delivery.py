@@ -1,4 +1,4 @@
-"""The settings of delivery: what is refused when they are loaded, and how it is said."""
+"""The delivery settings: which are rejected on loading, and with which error."""
 
 import base64
 import json

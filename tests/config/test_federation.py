@@ -1,4 +1,4 @@
-"""Settings of logins at other providers: what is refused before it can do harm."""
+"""The settings of external providers: unsafe ones are rejected on loading."""
 
 from typing import Any
 

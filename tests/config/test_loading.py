@@ -1,4 +1,4 @@
-"""Settings: which source wins, what is refused, and how it is said."""
+"""The loading of settings: precedence of sources, rejected settings and their errors."""
 
 import base64
 import json

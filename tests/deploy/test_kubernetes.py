@@ -1,4 +1,4 @@
-"""The manifests: valid by Kubernetes' own schemas, restricted, and settings that the code loads."""
+"""The manifests: valid by Kubernetes' schemas, restricted, with settings that the code loads."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ def test_kustomization_lists_every_manifest() -> None:
 
 @pytest.mark.parametrize("pod", PODS)
 def test_pod_is_restricted(pod: dict[str, Any]) -> None:
-    """The restricted Pod Security Standard, and a read-only root (requirement 41)."""
+    """The restricted Pod Security Standard, and a read-only root file system."""
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
@@ -118,7 +118,7 @@ def test_configmap_and_secret_load_as_settings(
 
 
 def _mount(folder: Path, files: dict[str, str]) -> None:
-    """Lay files out as Kubernetes mounts a Secret: links into a dated folder behind `..data`."""
+    """Create files as in a mounted Secret: symlinks into a dated folder, by way of `..data`."""
     dated = folder / "..2026_11_22_00_00_00.1"
     dated.mkdir(parents=True)
     (folder / "..data").symlink_to(dated.name)

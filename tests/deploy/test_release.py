@@ -1,4 +1,4 @@
-"""Releases: what a version must be, what it changes, and that a failed one changes nothing."""
+"""Releases: valid versions, what a release changes, and that a failed one changes nothing."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ LOCK = (ROOT / "deploy" / "requirements.lock").read_text()
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small copy of the project in a Git repository of its own, at version 0.1.0."""
+    """A small copy of the project in its own Git repository, at version 0.1.0."""
     for name in ("NAME", "EMAIL"):
         monkeypatch.setenv(f"GIT_AUTHOR_{name}", "tester@example.test")
         monkeypatch.setenv(f"GIT_COMMITTER_{name}", "tester@example.test")
@@ -62,7 +62,7 @@ def state(project: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-def test_a_release_is_committed_tagged_and_built(project: Path) -> None:
+def test_release_is_committed_tagged_and_built(project: Path) -> None:
     assert main(["0.2.0"], project) == 0
     assert (project / "authsvc" / "__init__.py").read_text() == '__version__ = "0.2.0"\n'
     assert {named for _, named in version.named_versions(project)} == {"0.2.0"}
@@ -78,11 +78,11 @@ def test_a_release_is_committed_tagged_and_built(project: Path) -> None:
         assert "authsvc-0.2.0/authsvc/__init__.py" in source.getnames()
     with zipfile.ZipFile(dist / "authsvc-0.2.0-py3-none-any.whl") as wheel:
         assert "authsvc/__init__.py" in wheel.namelist()
-    # The next one needs changes of its own.
+    # The next release needs new changes.
     assert main(["0.3.0"], project) == 1
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_nothing(
+def test_dry_run_prints_changes_and_modifies_nothing(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = state(project)
@@ -91,9 +91,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(
     assert state(project) == before
 
 
-def test_a_failed_release_leaves_everything_as_it_was(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_release_changes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "protos" / "authsvc" / "v1" / "broken.proto").write_text("no proto")
     commit(project)
     before = state(project)
@@ -113,16 +111,14 @@ def test_a_failed_release_leaves_everything_as_it_was(
         ("0.0.9", "0.0.9 is lower than 0.1.0 in authsvc/__init__.py"),
     ],
 )
-def test_versions_that_are_refused(
+def test_malformed_or_lower_version_is_rejected(
     project: Path, capsys: pytest.CaptureFixture[str], given: str, cause: str
 ) -> None:
     assert main([given], project) == 1
     assert cause in capsys.readouterr().err
 
 
-def test_a_release_is_higher_than_all_before(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_version_must_exceed_all_tags(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     git(project, "tag", "v0.10.0")
     assert main(["--dry-run", "0.10.0"], project) == 1
     assert "v0.10.0 exists" in capsys.readouterr().err
@@ -131,7 +127,7 @@ def test_a_release_is_higher_than_all_before(
     assert main(["--dry-run", "0.11.0"], project) == 0
 
 
-def test_tags_that_did_not_travel_are_replaced_by_the_changelog(
+def test_version_must_exceed_those_in_changelog(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "CHANGELOG.md").write_text(f"{CHANGES}\n## 0.2.0 - 2026-11-01\n\n- Old.\n")
@@ -140,7 +136,9 @@ def test_tags_that_did_not_travel_are_replaced_by_the_changelog(
     assert "not higher than 0.2.0" in capsys.readouterr().err
 
 
-def test_the_tree_must_be_clean(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uncommitted_changes_prevent_release(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (project / "forgotten.py").touch()
     assert main(["0.2.0"], project) == 1
     assert "not committed" in capsys.readouterr().err
@@ -150,23 +148,23 @@ def test_the_tree_must_be_clean(project: Path, capsys: pytest.CaptureFixture[str
     "text",
     ["# Changelog\n", "## Unreleased\n", "## Unreleased\n\n### Added\n\n## 0.1.0\n\n- Old.\n"],
 )
-def test_there_must_be_changes(text: str) -> None:
+def test_changelog_without_changes_is_rejected(text: str) -> None:
     with pytest.raises(ReleaseError, match="Unreleased"):
         changelog.unreleased(text)
 
 
-def test_the_changelog_keeps_what_was_released() -> None:
+def test_release_only_adds_heading_to_changelog() -> None:
     before = f"{CHANGES}\n## 0.1.0 - 2026-11-01\n\n- Old.\n"
     after = changelog.release(before, Version(0, 2, 0), DAY)
     assert changelog.released_versions(after) == [Version(0, 2, 0), Version(0, 1, 0)]
     assert after.replace("\n## 0.2.0 - 2026-11-26\n", "", 1) == before
 
 
-def test_all_places_name_the_version_of_the_code() -> None:
+def test_all_files_name_current_version() -> None:
     assert {named for _, named in version.named_versions(ROOT)} == {authsvc.__version__}
 
 
-def test_the_bill_of_materials_is_valid_and_the_same_each_time() -> None:
+def test_bill_of_materials_is_valid_and_reproducible() -> None:
     bill = sbom.bill_of_materials(LOCK, Version(1, 2, 3), DAY)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bill) is None
     again = [
@@ -182,7 +180,7 @@ print(sbom.bill_of_materials(lock, version.Version(1, 2, 3), date({DAY:%Y, %-m, 
     assert subprocess.check_output(again, cwd=ROOT, text=True) == bill
 
 
-def test_the_bill_of_materials_is_complete() -> None:
+def test_bill_of_materials_is_complete() -> None:
     bill = json.loads(sbom.bill_of_materials(LOCK, Version(1, 2, 3), DAY))
     pinned = {line.split(" ")[0] for line in LOCK.splitlines() if "==" in line}
     assert {f"{part['name']}=={part['version']}" for part in bill["components"]} == pinned
@@ -199,14 +197,14 @@ def package(**more: object) -> dict[str, object]:
     return {"name": "idna", "version": "3.11"} | more
 
 
-def test_an_audit_names_what_was_found() -> None:
+def test_audit_lists_findings() -> None:
     found = package(vulns=[{"id": "GHSA-1", "fix_versions": ["3.12"]}])
     unknown = {"name": "own", "skip_reason": "not found"}
     report = json.dumps({"dependencies": [found, package(vulns=[]), unknown]})
     assert audit.findings(report) == (["own: not found", "idna 3.11: GHSA-1, fixed in 3.12"], 2)
 
 
-def test_an_audit_that_looked_nothing_up_fails() -> None:
+def test_audit_without_lookups_fails() -> None:
     report = json.dumps({"dependencies": [{"name": "idna", "skip_reason": "not found"}]})
     with pytest.raises(ReleaseError, match="nothing was audited"):
         audit.findings(report)

@@ -17,7 +17,7 @@ MakePostgres = Callable[..., EmbeddedPostgres]
 
 @pytest.fixture
 def empty_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty folder on a file system that is quick."""
+    """An empty folder on a fast file system."""
     folder = state_folder(tmp_path_factory)
     yield folder
     shutil.rmtree(folder)
@@ -25,7 +25,7 @@ def empty_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def new_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The state folder of a server that was made, started and stopped."""
+    """The state folder of a server that was created, started and stopped."""
     folder = state_folder(tmp_path_factory)
     server = EmbeddedPostgres(folder, durable=False)
     server.start()
@@ -38,16 +38,16 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def state_dir(new_state: Path, empty_dir: Path) -> Path:
-    """A state folder of this test's own, with data in it."""
+    """A state folder of this test only, with data in it."""
     subprocess.run(["cp", "-a", f"{new_state}/.", empty_dir], check=True)
-    # Without it nobody takes the copy for a killed worker's.
+    # Without it the copy is not mistaken for that of a killed worker.
     (empty_dir / "postgres" / "supervisor.lock").unlink()
     return empty_dir
 
 
 @pytest.fixture
 def make_postgres(empty_dir: Path) -> Iterator[MakePostgres]:
-    """Makes supervisors whose servers are stopped after the test, before its folder goes."""
+    """Creates supervisors; stops their servers after the test, before its folder is removed."""
     made: list[EmbeddedPostgres] = []
 
     def make(folder: Path, *, durable: bool = False) -> EmbeddedPostgres:

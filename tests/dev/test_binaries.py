@@ -1,4 +1,4 @@
-"""Finding PostgreSQL: what is installed with the service first, and never an old one."""
+"""The search for PostgreSQL: the package first, and never an old version."""
 
 import importlib.util
 import sys
@@ -26,7 +26,7 @@ def version(text: str) -> str:
 
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without PostgreSQL: `path` is on PATH, `debian` holds versioned folders."""
+    """A machine without PostgreSQL: `path` is on PATH, `debian` contains versioned folders."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(binaries, "_DEBIAN_FOLDER", tmp_path / "debian")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))

@@ -1,4 +1,4 @@
-"""The development authority: what it issues is accepted where it should be and nowhere else."""
+"""The development authority: its certificates are accepted where they should be, and only there."""
 
 import itertools
 import os
@@ -269,7 +269,7 @@ def test_name_cannot_escape_folder(tmp_path: Path, name: str) -> None:
 )
 def test_malformed_name_is_rejected(tmp_path: Path, kind: str, value: str) -> None:
     with pytest.raises(CertificateError) as raised:
-        certificates.issue(tmp_path, "x", **{kind: [value]})  # type: ignore[arg-type] # any of the three
+        certificates.issue(tmp_path, "x", **{kind: [value]})  # type: ignore[arg-type] # one of the three
     assert "\n" not in str(raised.value)
 
 

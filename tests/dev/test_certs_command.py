@@ -1,4 +1,4 @@
-"""`authsvc certs`: what a newcomer types and what comes back."""
+"""`authsvc certs`: commands as a newcomer types them, and their output."""
 
 import json
 from datetime import UTC, datetime, timedelta

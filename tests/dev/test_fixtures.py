@@ -1,4 +1,4 @@
-"""The database fixtures: what a test gets, that it has it alone, and that nothing is left."""
+"""The database fixtures: each test gets its own database, and nothing is left behind."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: private, durable, restarted when it dies."""
+"""The embedded PostgreSQL: private, durable, and restarted after a crash."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from tests.dev.conftest import MakePostgres
 pytestmark = pytest.mark.slow
 
 NOBODY = 65534
-# What a connection says whose server died while it was made.
+# The errors of a connection attempt whose server crashes.
 _CUT_OFF = asyncpg.PostgresConnectionError
 
 

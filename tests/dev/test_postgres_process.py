@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL and its supervisor's process: one does not outlive the other."""
+"""The embedded PostgreSQL and its supervisor's process: neither outlives the other."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ async def one(dsn: str) -> object:
 
 
 def nothing_runs_within(state_dir: Path, seconds: float) -> bool:
-    """Every process of a server holds its lock, so having it proves that none is left."""
+    """Every process of a server holds its lock, so acquiring it proves that none is left."""
     descriptor = os.open(state_dir / "postgres" / "server.lock", os.O_RDWR)
     try:
         return locks.locked_within(descriptor, seconds)
@@ -133,7 +133,7 @@ def test_orphaned_server_is_stopped(
     make_postgres: MakePostgres,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As where there is no parent-death signal."""
+    """As on systems without a parent-death signal."""
     source = Path(launch.__file__).read_text()
     without_signal = tmp_path / "launch.py"
     without_signal.write_text(source.replace("    _end_with(parent)\n", ""))
@@ -150,7 +150,7 @@ def test_orphaned_server_is_stopped(
 
 @pytest.fixture
 def somebody() -> int:
-    """A user that root would not choose by itself, and that PostgreSQL finds by name."""
+    """A user that root would not choose by default, and that PostgreSQL finds by name."""
     return pwd.getpwnam("daemon").pw_uid
 
 

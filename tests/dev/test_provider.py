@@ -1,4 +1,4 @@
-"""The provider for development, asked as the service asks any."""
+"""The provider for development, called as the service calls any provider."""
 
 import socket
 import subprocess
@@ -28,7 +28,7 @@ SECRET = "the-secret-of-the-client"
 
 @pytest_asyncio.fixture
 async def address() -> AsyncIterator[str]:
-    """Where the provider listens."""
+    """The address that the provider listens on."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     runner = web.AppRunner(DevProvider(url, SECRET).app(), access_log=None)
@@ -59,7 +59,7 @@ async def page(oidc: OpenIdConnect, login: PendingLogin) -> str:
 
 
 async def code(url: str, **form: str) -> str:
-    """Fill in the form of a page; return the code that comes back."""
+    """Fill in a page's form; return the code in the redirect."""
     async with aiohttp.ClientSession() as browser:
         async with browser.get(url) as shown:
             assert "Who are you?" in await shown.text()
@@ -135,7 +135,7 @@ def test_provider_ends_with_its_parent_process(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    # Another test's may have the port.
+    # A provider of another test may occupy the port.
     assert process.stdout == "ready\n" or "8090: " in process.stderr, process
 
 

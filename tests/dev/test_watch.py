@@ -1,4 +1,4 @@
-"""`make dev` and `make psql`: a change of code restarts the service, and its data stay."""
+"""`make dev` and `make psql`: a code change restarts the service, and its data are kept."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ RUNNING = "authsvc is running."
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """Any free ports, and nothing of the developer's own; copies of the code are not measured."""
+    """Free ports, and no settings of the developer; no coverage of copied code."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def watched(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A copy of the code, run and watched."""
+    """The service, running from a watched copy of the code."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(SOURCES, tmp_path / "authsvc", ignore=ignored)
     with subprocess.Popen(
@@ -60,7 +60,7 @@ def read_until(output: IO[str] | None, text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_change_restarts_the_service_and_the_data_stay(
+def test_code_change_restarts_service_and_keeps_data(
     watched: subprocess.Popen[str], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     def psql(statement: str) -> subprocess.CompletedProcess[str]:
@@ -101,16 +101,16 @@ def test_a_change_restarts_the_service_and_the_data_stay(
         ("authsvc/core/__pycache__/sessions.cpython-311.pyc", False),
     ],
 )
-def test_only_what_the_service_is_made_of_counts(path: str, counts: bool) -> None:
+def test_only_source_files_cause_restart(path: str, counts: bool) -> None:
     assert is_source(Change.modified, path) is counts
 
 
-def test_psql_needs_a_service_that_has_run(tmp_path: Path) -> None:
+def test_psql_requires_service_that_has_run(tmp_path: Path) -> None:
     with pytest.raises(PsqlError, match="has never run"):
         connection_variables(Workspace(tmp_path))
 
 
-def test_psql_is_told_where_a_given_database_is(tmp_path: Path) -> None:
+def test_psql_connects_to_configured_database(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.prepare()
     workspace.set_database("postgresql://ada:l%40ce@db.test:6432/users?sslmode=require")
@@ -124,7 +124,7 @@ def test_psql_is_told_where_a_given_database_is(tmp_path: Path) -> None:
     }
 
 
-def test_psql_comes_from_path_if_the_server_is_elsewhere(
+def test_psql_is_found_on_path_without_embedded_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("authsvc.dev.psql.find_binaries", lambda: tmp_path / "nowhere")

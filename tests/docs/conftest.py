@@ -1,4 +1,4 @@
-"""A folder as `make run` makes it, on a database of its own, and a service that runs in it."""
+"""A folder as created by `make run`, with its own database, and a service that runs in it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 @pytest_asyncio.fixture
 async def running(workspace: Workspace, database_dsn: str) -> AsyncIterator[Application]:
-    """The service that `make run` starts, but on ports that are free."""
+    """The service as started by `make run`, but on free ports."""
     workspace.set_database(database_dsn)
     settings = load(workspace.config, secrets_dir=workspace.secrets)
     anywhere = {"address": "127.0.0.1:0"}

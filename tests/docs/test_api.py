@@ -1,4 +1,4 @@
-"""The README's tables of the API and of roles say what the access table says."""
+"""The README's tables of the API and of roles match the access table."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.documents import page
 README = page("README.md")
 
 
-def test_api_table_is_complete_and_true() -> None:
+def test_api_table_matches_access_table() -> None:
     written: dict[str, frozenset[Role]] = {}
     service = ""
     for first, names, _, roles in README.tables("service", "RPC"):

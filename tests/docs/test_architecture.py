@@ -1,4 +1,4 @@
-"""The pages for developers name what there is: floors, topics, classes, functions."""
+"""The pages for developers match the code: floors, topics, classes, functions."""
 
 import ast
 import re
@@ -24,7 +24,7 @@ _FOREIGN = {"asyncpg.Pool"}
 
 
 def contract() -> list[list[str]]:
-    """Return the floors of core as the import contract has them."""
+    """Return the floors of core in the import contract."""
     settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     (found,) = (
         one
@@ -35,14 +35,14 @@ def contract() -> list[list[str]]:
     return [floor.split(" | ") for floor in found["layers"]]
 
 
-def test_floors_are_those_of_the_import_contract() -> None:
+def test_floors_match_import_contract() -> None:
     floors: dict[int, list[str]] = defaultdict(list)
     for floor, topic, _ in ARCHITECTURE.tables("floor", "topic"):
         floors[int(floor)].append(topic.strip("`"))
     assert [*floors.items()] == [*enumerate(contract())]
 
 
-def test_floors_have_all_folders_of_core() -> None:
+def test_floors_include_all_folders_of_core() -> None:
     topics = {path.stem for path in _CORE.iterdir() if not path.name.startswith("_")}
     assert {topic for floor in contract() for topic in floor} == topics
 
@@ -61,7 +61,7 @@ def test_layers_are_packages() -> None:
     assert {*layers} <= {path.name for path in (REPOSITORY / "authsvc").iterdir()}
 
 
-def test_glossary_explains_each_word_once_and_in_order() -> None:
+def test_glossary_is_sorted_and_complete() -> None:
     words = [word for word, _ in ARCHITECTURE.tables("word", "means")]
     assert words == sorted(words)
     assert set(words) >= _GLOSSARY
@@ -69,7 +69,7 @@ def test_glossary_explains_each_word_once_and_in_order() -> None:
 
 @dataclass
 class Names:
-    """What the code defines: classes with their members, and all names."""
+    """The names that the code defines: classes with their members, and all names."""
 
     members: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     all: set[str] = field(default_factory=set)
@@ -82,7 +82,7 @@ class Names:
 
 
 def _defined(node: ast.AST) -> set[str]:
-    """Return the names that a statement defines where it stands."""
+    """Return the names that a statement defines in its scope."""
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
             return {node.name}
@@ -110,7 +110,7 @@ def names() -> Names:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [ARCHITECTURE, *DECISIONS], ids=str)
-def test_classes_and_functions_that_are_named_exist(document: Page, names: Names) -> None:
+def test_named_classes_and_functions_exist(document: Page, names: Names) -> None:
     missing = [
         name for name in document.names() if name not in _FOREIGN and not _is_defined(name, names)
     ]
@@ -118,7 +118,7 @@ def test_classes_and_functions_that_are_named_exist(document: Page, names: Names
 
 
 def _is_defined(name: str, names: Names) -> bool:
-    """Return whether a name is defined, if it is that of a class, a method or a function."""
+    """Return whether a name is defined, or does not look like a class, a method or a function."""
     if match := re.fullmatch(r"(_?[A-Z]\w*[a-z]\w*)\.(\w+)", name):
         owner, member = match.groups()
         return member in names.members.get(owner, ()) or f"/authsvc.v1.{owner}/{member}" in ACCESS
@@ -130,7 +130,7 @@ def _is_defined(name: str, names: Names) -> bool:
 
 
 @pytest.mark.parametrize("document", DECISIONS, ids=str)
-def test_decision_has_its_parts(document: Page) -> None:
+def test_decision_has_all_sections(document: Page) -> None:
     if document.path.name == "README.md":
         return
     assert re.findall(r"^## (.+)$", document.text, re.MULTILINE) == _HEADINGS

@@ -1,4 +1,4 @@
-"""The page of commands lists every command, and what other pages say to type exists."""
+"""The page of commands lists every command, and the commands on other pages exist."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 COMMANDS = dict(groups(typer.main.get_command(app), "authsvc"))
 
 
-def test_commands_table_is_complete_and_true() -> None:
+def test_command_table_lists_all_commands() -> None:
     written = set()
     for cell, _ in page("docs/commands.md").tables("command", "does"):
         first, *more = re.findall(r"`([^`]+)`", cell)
@@ -37,7 +37,7 @@ def test_commands_table_is_complete_and_true() -> None:
 
 
 @pytest.mark.parametrize("document", pages(), ids=str)
-def test_commands_to_type_have_their_options(document: Page) -> None:
+def test_shell_blocks_use_existing_options(document: Page) -> None:
     for line in "\n".join(document.blocks("sh")).splitlines():
         match = _COMMAND.search(line.partition("  #")[0])
         if match is None or line.startswith(("docker", "kubectl")):
@@ -52,7 +52,7 @@ def test_commands_to_type_have_their_options(document: Page) -> None:
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", line)) <= known, line
 
 
-def test_make_targets_that_are_named_exist() -> None:
+def test_named_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
     named = {
         (str(document), target)

@@ -1,4 +1,4 @@
-"""What the README says to type works to the letter, but for the port."""
+"""The README's commands work literally, except for the port."""
 
 import asyncio
 import subprocess
@@ -16,7 +16,7 @@ _PATIENCE = 120.0
 
 
 async def run(*command: str) -> str:
-    """Run a command in the current folder and return what it printed."""
+    """Run a command in the current folder and return its output."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -28,7 +28,7 @@ async def run(*command: str) -> str:
 
 @pytest.mark.slow
 async def test_first_calls_work(running: Application, tmp_path: Path) -> None:
-    # What a checkout has where `make run` was called.
+    # As in a checkout in which `make run` was called.
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "protos").symlink_to(REPOSITORY / "protos")
     (shell,) = (block for block in README.blocks("sh") if "buf curl" in block)
@@ -50,8 +50,8 @@ def test_shell_blocks_parse(document: Page) -> None:
         assert checked.returncode == 0, checked.stderr
 
 
-def test_banner_is_what_dev_prints() -> None:
-    """The README shows the banner of `make run`, line by line as far as it goes."""
+def test_banner_matches_dev_command() -> None:
+    """The README shows lines of the banner of `make run`."""
     source = (REPOSITORY / "authsvc" / "cli" / "dev.py").read_text()
     (shown,) = (block for block in README.blocks("text") if "is running" in block)
     for line in filter(None, shown.splitlines()):
@@ -60,7 +60,7 @@ def test_banner_is_what_dev_prints() -> None:
     assert "embedded PostgreSQL" in shown
 
 
-def test_tour_ends_as_shown() -> None:
+def test_shown_tour_matches_demo() -> None:
     tour = REPOSITORY / "authsvc" / "cli" / "demo"
     sources = "".join(path.read_text() for path in tour.glob("*.py"))
     (shown,) = (block for block in README.blocks("text") if "That is authsvc." in block)

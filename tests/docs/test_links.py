@@ -1,4 +1,4 @@
-"""What pages link to and name is there: pages, anchors, files."""
+"""Linked pages and anchors exist, and so do the files that pages name."""
 
 import re
 
@@ -8,13 +8,13 @@ from tests.support.documents import REPOSITORY, Page, pages
 
 _TOP = {path.name for path in REPOSITORY.iterdir()}
 _PACKAGE = REPOSITORY / "authsvc"
-# A relative path with a folder in it, or a file's name with an ending that the repository has.
+# A relative path with a folder in it, or a file name with an extension used in the repository.
 _PATH = re.compile(r"[\w.-]+(/[\w.-]+)+/?|[\w-]+\.(py|md|proto|sql|toml|yaml|lock)")
 _RUNTIME = (".authsvc/", ".venv/")
 
 
 @pytest.mark.parametrize("document", pages(), ids=str)
-def test_relative_links_lead_somewhere(document: Page) -> None:
+def test_relative_links_resolve(document: Page) -> None:
     for link in document.links():
         if link.startswith(("https://", "mailto:")):
             continue
@@ -27,7 +27,7 @@ def test_relative_links_lead_somewhere(document: Page) -> None:
 
 
 @pytest.mark.parametrize("document", pages(), ids=str)
-def test_files_that_are_named_exist(document: Page) -> None:
+def test_named_files_exist(document: Page) -> None:
     missing = [name for name in document.names() if _names_a_file(name) and not _exists(name)]
     assert missing == [], "what is an example of something to add is followed by (new)"
 
@@ -41,7 +41,7 @@ def _names_a_file(name: str) -> bool:
 
 
 def _exists(name: str) -> bool:
-    """Return whether a path exists from the top, from the package, or, without a folder, at all."""
+    """Return whether a path exists in the repository or package; a bare file name, anywhere."""
     if (REPOSITORY / name).exists() or (_PACKAGE / name).exists():
         return True
     folders = ("authsvc", "docs", "protos", "tests")
@@ -50,7 +50,7 @@ def _exists(name: str) -> bool:
     )
 
 
-def test_every_page_is_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_readme() -> None:
     reached, todo = set(), [REPOSITORY / "README.md"]
     while todo:
         path = todo.pop()
@@ -62,7 +62,7 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert {str(document) for document in pages() if document.path not in reached} == set()
 
 
-def test_paths_are_told_from_what_only_looks_like_one() -> None:
+def test_paths_are_distinguished_from_similar_text() -> None:
     assert not _names_a_file("/readyz")
     assert not _names_a_file("spiffe://a/b")
     assert _names_a_file("core/no_such_topic/x.py")

@@ -1,4 +1,4 @@
-"""The reference of settings has every key, with its type and default; examples are accepted."""
+"""The settings reference has every key, with its type and default, and examples are accepted."""
 
 import re
 import tomllib
@@ -26,7 +26,7 @@ _KEY = '[{"id": "a", "key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}]'
 
 
 def documented() -> list[Row]:
-    """Return what the reference says of each key."""
+    """Return the reference's row for each key."""
     header = ("key", "type", "default", "meaning")
     return [
         Row(key.strip("`"), kind, default) for key, kind, default, _ in SETTINGS.tables(*header)
@@ -37,12 +37,12 @@ def test_every_key_is_documented_with_its_type_and_default() -> None:
     assert documented() == rows()
 
 
-def test_every_meaning_is_said() -> None:
+def test_every_key_is_explained() -> None:
     assert [key for key, _, _, meaning in SETTINGS.tables("key", "type") if not meaning] == []
 
 
 @pytest.mark.parametrize("document", pages(), ids=str)
-def test_keys_that_are_named_exist(document: Page) -> None:
+def test_named_keys_exist(document: Page) -> None:
     known = [_plain(row.key) for row in rows()]
     sections = {key.partition(".")[0] for key in known}
     for name in document.names():
@@ -53,7 +53,7 @@ def test_keys_that_are_named_exist(document: Page) -> None:
 
 
 def _plain(key: str) -> str:
-    """Return a key without what an operator chooses."""
+    """Return a key without the parts that an operator chooses."""
     return re.sub(r"\[\]|\.(NAME|ROLE)\b|\.\*$", "", key)
 
 
@@ -71,7 +71,7 @@ def test_examples_are_accepted(
     secrets.mkdir()
     values = tomllib.loads(example)
     file.write_text(example if "tls" in values else example + _TLS)
-    # What the pages say to keep in the secrets folder.
+    # The values that belong in the secrets folder according to the pages.
     given = {"database__url": "postgresql://a@b/c"}
     given |= dict.fromkeys(("secrets__keyring", "secrets__peppers"), _KEY)
     if values.get("delivery", {}).get("smtp", {}).get("username"):

@@ -48,11 +48,11 @@ def mail(database: Database, clock: FakeClock) -> Mail:
 
 
 def _deliverer(mail: Mail, server: MailServer, authority: trustme.CA, folder: Path) -> Deliverer:
-    post = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
+    transport = Transport(SmtpChannel(settings_for(server, authority, folder)), TemplateRenderer())
     return Deliverer(
         database=mail.database,
         keyring=KEYRING,
-        post=post,
+        transport=transport,
         settings=DeliverySettings(),
         clock=mail.clock,
     )
@@ -158,7 +158,7 @@ async def test_codes_arrive_by_mail_and_work(
     # Not the address that was asked with, but the stored one.
     assert [each["To"] for each in server.mails] == [EMAIL, EMAIL]
     assert all(secret not in str(logs) for secret in (code, other, EMAIL))
-    metrics = service.app.web._measured.render().decode()
+    metrics = service.app.web._metrics.render().decode()
     assert 'authsvc_messages_total{channel="smtp",outcome="sent"} 2.0' in metrics
 
 

@@ -1,4 +1,4 @@
-"""The access table: its rows are as documented, and what has none is refused."""
+"""The access table: its rows are as documented, and an RPC without a row is rejected."""
 
 from authsvc.models.calls import Role
 from authsvc.rpc.access import ACCESS, Access
@@ -10,12 +10,12 @@ REFLECTION = {
 }
 
 
-def methods(**facts: bool) -> set[str]:
-    """Return the RPCs whose rows say all of `facts`."""
+def methods(**attributes: bool) -> set[str]:
+    """Return the RPCs whose rows have these attributes."""
     return {
         method
         for method, access in ACCESS.items()
-        if all(getattr(access, name) is value for name, value in facts.items())
+        if all(getattr(access, name) is value for name, value in attributes.items())
     }
 
 
@@ -52,13 +52,13 @@ def test_only_long_streams_are_long_lived() -> None:
 
 
 def test_only_issuers_create_sessions() -> None:
-    # An app that could make sessions could be anybody.
+    # An app that could create sessions could act as any user.
     assert ACCESS["/authsvc.v1.SessionService/CreateSession"].roles == {Role.ISSUER}
 
 
 def test_edges_have_only_read_access() -> None:
     changing = methods(read_only=False)
-    # But for a token of their own, as any caller may.
+    # Except that they may request a token of their own, as any caller may.
     assert [method for method in changing if Role.EDGE in ACCESS[method].roles] == [
         "/authsvc.v1.AuthService/IssueServiceToken"
     ]

@@ -1,4 +1,4 @@
-"""Who is calling: what a certificate says, and which certificates say nothing."""
+"""Callers' identities: which certificates have one, and which have none."""
 
 from datetime import timedelta
 from ipaddress import IPv4Address
@@ -133,7 +133,7 @@ def test_malformed_certificate_is_rejected(clock: FakeClock) -> None:
 def test_certificates_with_same_trailing_bytes_are_distinguished(
     clock: FakeClock, authority: Authority
 ) -> None:
-    # What is cached is found by the certificate's end and then compared as a whole.
+    # A cached certificate is found by its end, and then compared as a whole.
     callers = callers_of(clock, APP)
     honest = authority.caller(APP)
     assert callers.identify(honest.certificate).caller.identity == APP
@@ -172,7 +172,7 @@ async def test_hostile_certificate_is_rejected_on_the_wire(
 async def test_common_name_with_nul_is_no_identity(
     start_probe: StartProbe, settings: Settings, authority: Authority
 ) -> None:
-    # gRPC cuts the name at the NUL, so that it reads as another one.
+    # gRPC truncates the name at the NUL, which makes it another one.
     probe = await start_probe(with_callers(settings, {"dns:billing.internal": {Role.APP}}))
     certificate = authority.issue(common_name="billing.internal\0.evil")
     assert await outcome(login(probe, certificate)) == "CALLER_NOT_ALLOWED"

@@ -1,4 +1,4 @@
-"""The way between messages and domain values: nothing is lost, and what doesn't fit is refused."""
+"""The conversion between messages and domain values: lossless, and invalid values are rejected."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,7 @@ CLIENT = calls.ClientContext("2001:db8::1", "Browser/1", "phone")
 
 
 def refused(parse: Callable[..., object], *arguments: Any, **named: Any) -> str:
-    """Return the path of the one field that a parser must refuse."""
+    """Return the path of the one field that a parser must reject."""
     with pytest.raises(FieldInvalid) as caught:
         parse(*arguments, **named)
     (violation,) = caught.value.violations
@@ -204,7 +204,7 @@ def test_whole_duration_is_exact() -> None:
         assert convert.duration(seconds).ToTimedelta() == timedelta(seconds=seconds)
 
 
-# Answers
+# Responses
 
 
 def test_every_enum_value_has_its_number() -> None:
@@ -262,7 +262,7 @@ def test_ended_session_includes_time_and_reason(reason: RevokeReason) -> None:
 
 
 @pytest.mark.parametrize("retry_after", [None, 0.0, 0.000_000_1, 90.5])
-def test_verdict_above_limit_has_no_retry_after(retry_after: float | None) -> None:
+def test_retry_after_of_zero_differs_from_none(retry_after: float | None) -> None:
     verdict = Verdict(
         "p", "k", allowed=False, limit=5, remaining=2, retry_after=retry_after, reset_after=1.5
     )

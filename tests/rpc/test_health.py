@@ -1,4 +1,4 @@
-"""grpc.health.v1: what it says, to whom, when it changes, and at the end."""
+"""grpc.health.v1: the reported states, who may query them, changes, and shutdown."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ def asked(service: str = "") -> health_pb2.HealthCheckRequest:
 
 
 class Watch:
-    """One client's watch; it counts as started once the first state has come."""
+    """A client's watch; the server has started it once the first state arrives."""
 
     def __init__(self, probe: ProbeServer, service: str = "", caller: str = STRANGER) -> None:
         self.call = stub(probe, caller).Watch(asked(service))
@@ -115,7 +115,7 @@ async def test_watch_of_unknown_service_continues(probe: ProbeServer) -> None:
     watch = Watch(probe, "authsvc.v1.Nothing")
     assert await watch.state() == SERVICE_UNKNOWN
     probe.server.set_serving(serving=False)
-    # Nothing changes for an unknown service, so the end is the next thing to come.
+    # The state of an unknown service never changes, so the end of the stream comes next.
     draining = asyncio.ensure_future(probe.server.drain(10))
     assert await watch.ended()
     await draining
@@ -128,10 +128,10 @@ async def test_watches_are_limited_and_free_their_slot(
     probe = await start_probe(settings)
     first, second = Watch(probe), Watch(probe)
     assert (await first.state(), await second.state()) == (SERVING, SERVING)
-    refused = Watch(probe)
-    assert reason_of(await failure(refused.state())) == "OVERLOADED"
+    rejected = Watch(probe)
+    assert reason_of(await failure(rejected.state())) == "OVERLOADED"
     first.call.cancel()
-    # The server learns of the end in its own time.
+    # The server may notice the cancellation later.
     async with asyncio.timeout(30):
         while await outcome(Watch(probe).state()) != "OK":
             pass
@@ -155,7 +155,7 @@ async def test_watch_outlasts_call_timeout(start_probe: StartProbe, settings: Se
     async def wait(_request: Any) -> None:
         await asyncio.Event().wait()
 
-    # A call that runs into its time shows that the watch's would be up as well.
+    # When a later call times out, the watch would have timed out as well.
     probe.probe.answer = wait
     for _ in range(2):
         assert await outcome(probe.login()) == "STORE_UNAVAILABLE"
@@ -166,12 +166,12 @@ async def test_watch_outlasts_call_timeout(start_probe: StartProbe, settings: Se
 async def test_drain_reports_not_serving_and_does_not_wait_for_watches(probe: ProbeServer) -> None:
     watch = Watch(probe)
     assert await watch.state() == SERVING
-    # A watcher that isn't reading when the connection closes loses what gRPC kept for it.
-    told = asyncio.create_task(watch.state())
+    # A client that isn't reading when the connection closes loses what gRPC has buffered for it.
+    state = asyncio.create_task(watch.state())
     await asyncio.sleep(0)
     async with asyncio.timeout(30):
         await probe.server.drain(60)
-    assert await told == NOT_SERVING
+    assert await state == NOT_SERVING
     assert await watch.ended()
 
 

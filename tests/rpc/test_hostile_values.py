@@ -1,7 +1,7 @@
-"""Hostile values in every field of every RPC: refused for a documented reason, never a fault.
+"""Hostile values in every field of every RPC are rejected with a documented reason.
 
-The descriptors say which fields there are, so that a new one is attacked without being named here;
-a new RPC only needs a valid request.
+The fields come from the descriptors, so that new ones are attacked without being listed here; a new
+RPC only needs a valid request.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ METHODS = {
 }
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone")
 AT_ONCE = 16
-# These note each attempt, refused or not: an audit event, a charge to an address, a failed login.
+# These record rejected attempts too: an audit event, a charge to an address, a failed login.
 NOTING = {
     *code_requests.NOTING,
     *oauth_requests.NOTING,
@@ -202,7 +202,7 @@ async def _signed_by_passkey(service: Service, tokens: Tokens) -> Message:
     )
 
 
-# What is valid once, and has to be made by other calls first.
+# Requests that are valid only once, and require other calls first.
 async def _made_key(service: Service, tokens: Tokens) -> Message:
     created = await service.account().CreateApiKey(
         account_pb.CreateApiKeyRequest(name="ci"), metadata=bearer(tokens)
@@ -226,7 +226,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
 
 
 def documented(method: str) -> set[str]:
-    """Return the reasons that the comment of an RPC names."""
+    """Return the reasons listed in the comment of an RPC."""
     _, service, name = re.split(r"[./](?=\w+/|\w+\Z)", method)
     for file in PROTOS.glob("*.proto"):
         text = file.read_text()
@@ -239,7 +239,7 @@ def documented(method: str) -> set[str]:
 
 
 class Attack:
-    """The calls of one RPC on a service of its own."""
+    """The calls of one RPC, on its own service."""
 
     def __init__(
         self, service: Service, tokens: Tokens, method: str, made: Message | None = None
@@ -251,7 +251,7 @@ class Attack:
         access = ACCESS[method]
         self._caller = min(access.roles)
         grpc_settings = service.settings.grpc
-        self.most = (
+        self.max_bytes = (
             grpc_settings.max_batch_message_bytes
             if access.batch
             else grpc_settings.max_message_bytes
@@ -276,10 +276,10 @@ class Attack:
             where = ".".join(field.name for field in path)
             for name, raw in hostile.values(path[-1], tokens):
                 yield f"{where}: {name}", wire.with_field(self.valid(), path, raw)
-        yield from hostile.messages(self.valid(), self.method, self.most)
+        yield from hostile.messages(self.valid(), self.method, self.max_bytes)
 
     async def send(self, message: bytes) -> str:
-        """Return how a call with these bytes ends, one of the ways in which it may."""
+        """Return the outcome of a call with these bytes; its response must be parseable."""
 
         kind = "unary_stream" if METHODS[self.method].server_streaming else "unary_unary"
 
@@ -292,7 +292,7 @@ class Attack:
         return await outcome(call())
 
     async def send_all(self, messages: Mapping[str, bytes]) -> dict[str, str]:
-        """Send many; return how each call ended, by name."""
+        """Send many messages; return the outcome of each call, by name."""
         names, ends = list(messages), []
         for at in range(0, len(names), AT_ONCE):
             chunk = names[at : at + AT_ONCE]
@@ -300,12 +300,12 @@ class Attack:
         return dict(zip(names, ends, strict=True))
 
     def is_fine(self, message: bytes, end: str) -> bool:
-        """Return whether a call with these bytes may end so; gRPC itself refuses the largest."""
+        """Return whether a call may have this outcome; gRPC itself rejects the largest messages."""
         return end in self._allowed or (len(message) > self._read and end == "RESOURCE_EXHAUSTED")
 
 
 async def stored(service: Service) -> dict[str, Any]:
-    """Return of each table how many rows it holds, and a sum over all that they say."""
+    """Return for each table the number of rows, and a checksum of their contents."""
     connection = await asyncpg.connect(service.settings.database.url.get_secret_value())
     tables = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
@@ -329,7 +329,7 @@ async def attack(
     clock: FakeClock,
     provider: LocalProvider,
 ) -> Attack:
-    """An RPC to be attacked; no limit of attempts keeps anything from it."""
+    """An RPC to attack; no limit on attempts interferes."""
     changes = {
         "brute_force": unlimited(),
         "passwords": cheap_passwords(),
@@ -352,11 +352,11 @@ async def test_hostile_values_are_rejected_without_side_effects(attack: Attack) 
     ends = await attack.send_all(messages)
     wrong = {name: end for name, end in ends.items() if not attack.is_fine(messages[name], end)}
     assert wrong == {}
-    refused = {name: messages[name] for name, end in ends.items() if end != "OK"}
-    assert refused
+    rejected = {name: messages[name] for name, end in ends.items() if end != "OK"}
+    assert rejected
 
     before = await stored(service)
-    again = await attack.send_all(refused)
+    again = await attack.send_all(rejected)
     after = await stored(service)
     assert "OK" not in again.values()
     if attack.method in NOTING:

@@ -1,4 +1,4 @@
-"""What every call goes through, seen from the caller's side of a real connection."""
+"""What all calls pass through, seen from the caller's side of a real connection."""
 
 import asyncio
 import logging
@@ -128,7 +128,7 @@ async def test_log_lines_of_call_include_request_id(probe: ProbeServer) -> None:
     seen = []
 
     async def look(_request: Any) -> None:
-        # A task that the call starts belongs to it.
+        # Tasks started by a call inherit its request id.
         seen.append(await asyncio.create_task(_request_id()))
 
     probe.probe.answer = look
@@ -314,11 +314,12 @@ async def test_reasons_reach_caller(probe: ProbeServer) -> None:
 async def test_unexpected_failures_reveal_nothing(error: Exception, probe: ProbeServer) -> None:
     raising(probe, error)
     with capture_logs() as logs:
-        told = await failure(stub(probe).Login(pb.LoginRequest()))
-    assert told.code() is grpc.StatusCode.INTERNAL
-    assert reason_of(told) == "INTERNAL"
-    assert told.details() == "An internal error occurred."
-    everything = repr(told) + repr(told.trailing_metadata()) + str(told.initial_metadata())
+        reported = await failure(stub(probe).Login(pb.LoginRequest()))
+    assert reported.code() is grpc.StatusCode.INTERNAL
+    assert reason_of(reported) == "INTERNAL"
+    assert reported.details() == "An internal error occurred."
+    metadata = repr(reported.trailing_metadata()) + str(reported.initial_metadata())
+    everything = repr(reported) + metadata
     assert SECRET not in everything
     assert type(error).__name__ not in everything
     assert [entry["exc_info"] for entry in logs if entry["log_level"] == "error"] == [error]
@@ -423,7 +424,7 @@ async def test_malformed_message_in_stream_is_rejected(
     call = raw()
     for message in (good, b"\xff"):
         await call.write(message)
-    # Nor is it closed: grpc.aio's client would cancel it if the status came first.
+    # The stream is left open: grpc.aio's client would cancel it if the status arrived first.
     assert reason_of(await failure(call)) == "FIELD_INVALID"
 
 
@@ -432,7 +433,7 @@ async def test_stream_is_rejected_before_handler_starts(probe: ProbeServer) -> N
     assert reason_of(await failure(stream.read())) == "CALLER_NOT_ALLOWED"
 
 
-# Counts and log lines
+# Metrics and log
 
 
 def lines(logs: list[Any]) -> list[tuple[str, str, Any]]:
@@ -441,7 +442,7 @@ def lines(logs: list[Any]) -> list[tuple[str, str, Any]]:
 
 @pytest.fixture
 def informed() -> Iterator[None]:
-    """Log as a service does that logs from info on."""
+    """Log at level info, as a service does by default."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     yield
@@ -476,10 +477,10 @@ async def test_failures_are_logged_and_counted(
 ) -> None:
     raising(probe, error)
     with capture_logs() as logs:
-        told = await failure(stub(probe).ValidateToken(pb.ValidateTokenRequest()))
-    assert lines(logs) == [(level, "call_failed", reason_of(told))]
+        reported = await failure(stub(probe).ValidateToken(pb.ValidateTokenRequest()))
+    assert lines(logs) == [(level, "call_failed", reason_of(reported))]
     method = "/authsvc.v1.AuthService/ValidateToken"
-    assert count(probe, told.code().name, reason_of(told), method) == 1
+    assert count(probe, reported.code().name, reason_of(reported), method) == 1
 
 
 async def test_causes_appear_only_in_log(probe: ProbeServer) -> None:
@@ -488,9 +489,9 @@ async def test_causes_appear_only_in_log(probe: ProbeServer) -> None:
 
     probe.probe.answer = fail
     with capture_logs() as logs:
-        told = await failure(stub(probe).Login(pb.LoginRequest()))
+        error = await failure(stub(probe).Login(pb.LoginRequest()))
     assert logs[-1]["cause"] == "ConnectionRefusedError: no route to the database"
-    assert "no route" not in repr(told) + repr(told.trailing_metadata())
+    assert "no route" not in repr(error) + repr(error.trailing_metadata())
 
 
 async def test_log_states_why_caller_was_rejected(probe: ProbeServer, authority: Authority) -> None:
@@ -499,7 +500,7 @@ async def test_log_states_why_caller_was_rejected(probe: ProbeServer, authority:
         await outcome(nameless.Login(pb.LoginRequest()))
         await outcome(stub(probe, "edge").Login(pb.LoginRequest()))
     assert [entry["cause"] for entry in logs] == [
-        "it has no alternative name",
+        "it has no subject alternative name",
         "its roles don't include this RPC",
     ]
 

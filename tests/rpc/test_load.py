@@ -1,4 +1,4 @@
-"""What one client may take: time, memory, calls, streams, connections, pings."""
+"""The limits for each client: time, memory, calls, streams, connections, pings."""
 
 import asyncio
 import gzip
@@ -49,7 +49,7 @@ def context(authority: Authority) -> ssl.SSLContext:
 
 
 class Stuck:
-    """A handler that waits to be released, and knows how many calls it holds and lost."""
+    """A handler that waits to be released, and counts the calls that it held and that ended."""
 
     def __init__(self, probe: ProbeServer) -> None:
         self._changed = asyncio.Condition()
@@ -61,7 +61,7 @@ class Stuck:
         self._released.set()
 
     async def until(self, *, held: int = 0, cancelled: int = 0) -> None:
-        """Wait until so many calls are held, or were cancelled."""
+        """Wait until at least these numbers of calls were held and cancelled."""
         async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(lambda: self.held >= held and self.cancelled >= cancelled)
 
@@ -119,7 +119,7 @@ async def test_deadline_of_caller_cancels_handler(
 ) -> None:
     stuck = Stuck(probe)
     async with Connection.open(probe.server.port, context) as connection:
-        # gRPC's own client gives up by itself, which may be what the server sees first.
+        # gRPC's own client would also cancel the call, which the server might see first.
         await connection.begin(LOGIN, grpc_timeout="1S")
         await stuck.until(cancelled=1)
         await counted(probe, "DEADLINE_EXCEEDED")
@@ -179,7 +179,7 @@ async def test_single_caller_cannot_use_all_slots(
     await stuck.until(held=4, cancelled=1)
     stuck.release()
     await asyncio.gather(*held)
-    # What was broken off and what was answered makes room again, once the server has seen its end.
+    # Cancelled and completed calls free their slots, once the server has noticed that they ended.
     async with asyncio.timeout(30):
         while await asyncio.gather(*(outcome(call("app")) for _ in range(3))) != ["OK"] * 3:
             pass
@@ -235,7 +235,7 @@ async def test_compressed_message_is_not_decompressed(probe: ProbeServer) -> Non
 
 @pytest.mark.slow
 async def test_metadata_size_is_limited(probe: ProbeServer) -> None:
-    # Between gRPC's soft and hard bound calls would fail at random.
+    # If gRPC's soft and hard limits differed, calls between them would fail at random.
     fine = [("x-note", "x" * 15_500)]
     for _ in range(20):
         assert await outcome(stub(probe).Login(pb.LoginRequest(), metadata=fine)) == "OK"
@@ -251,11 +251,11 @@ async def test_streams_per_connection_are_limited(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(limited(settings, max_concurrent_streams=2))
-    await stub(probe).Login(pb.LoginRequest())  # the client knows the bound from now on
+    await stub(probe).Login(pb.LoginRequest())  # from now on, the client knows the limit
     stuck = Stuck(probe)
     calls = [asyncio.ensure_future(stub(probe).Login(pb.LoginRequest())) for _ in range(5)]
     await stuck.until(held=2)
-    # By the time that another connection was served, a third call would have come in.
+    # By the time another connection is served, a third call would have arrived.
     health = health_pb2_grpc.HealthStub(probe.clients.channel("edge"))
     await health.Check(health_pb2.HealthCheckRequest())
     assert stuck.held == 2
@@ -268,7 +268,7 @@ async def test_streams_per_connection_are_limited(
 async def test_rapidly_reset_streams_do_no_harm(
     probe: ProbeServer, context: ssl.SSLContext
 ) -> None:
-    # CVE-2023-44487: each reset makes room for another stream, but the server has the work.
+    # CVE-2023-44487: each reset permits another stream, but leaves the work to the server.
     async with Connection.open(probe.server.port, context) as connection:
         await connection.frame()
         for stream in range(1, 10_001, 2):
@@ -300,9 +300,9 @@ async def refused(probe: ProbeServer, context: ssl.SSLContext) -> bool:
 
 
 async def regained(probe: ProbeServer, context: ssl.SSLContext) -> None:
-    """Wait until the server has noticed that a connection is free."""
+    """Wait until the server has noticed that a connection was closed."""
     async with asyncio.timeout(30):
-        while await refused(probe, context):  # noqa: ASYNC110 - the server tells nobody
+        while await refused(probe, context):  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -377,7 +377,7 @@ async def test_port_in_use_raises_clear_error(
 async def test_unusable_listen_address_raises_clear_error(
     address: str, start_probe: StartProbe, settings: Settings
 ) -> None:
-    with pytest.raises(ServerError, match=r"can't listen|is no address"):
+    with pytest.raises(ServerError, match=r"can't listen|is not a valid address"):
         await start_probe(limited(settings, address=address))
 
 

@@ -1,10 +1,10 @@
-"""Messages kept beside what they were made of."""
+"""The cache of messages built from domain values."""
 
 from authsvc.rpc.message_cache import MessageCache
 
 
 class _Thing:
-    """Equal to all others of its kind, as values of the domain may be."""
+    """Equal to all other instances, as domain values may be."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Thing)
@@ -26,7 +26,7 @@ def test_message_is_returned_for_its_own_object_only() -> None:
     assert cache.get("other", first) is None
 
 
-def test_newer_version_replaces_the_older_one() -> None:
+def test_newer_version_replaces_older_one() -> None:
     cache: MessageCache[_Thing, str] = MessageCache(10)
     older, newer = _Thing(), _Thing()
     cache.put("key", older, "older")
@@ -36,7 +36,7 @@ def test_newer_version_replaces_the_older_one() -> None:
     assert _kept(cache) == 1
 
 
-def test_stale_message_of_the_older_generation_is_not_returned() -> None:
+def test_stale_message_in_older_generation_is_not_returned() -> None:
     cache: MessageCache[_Thing, str] = MessageCache(1)
     older, newer, other = _Thing(), _Thing(), _Thing()
     cache.put("key", older, "older")
@@ -54,7 +54,7 @@ def test_number_of_messages_is_bounded() -> None:
         assert _kept(cache) <= 20
 
 
-def test_what_is_used_outlives_what_is_not() -> None:
+def test_recently_used_message_is_kept() -> None:
     cache: MessageCache[_Thing, str] = MessageCache(10)
     used, unused = _Thing(), _Thing()
     cache.put("used", used, "used")

@@ -1,4 +1,4 @@
-"""Reflection: both versions, for observers only, and only if it is switched on."""
+"""Reflection: both versions, for observers only, and only if it is enabled."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ OTHERS = [role for role in Role if role is not Role.OBSERVER]
 
 
 def reflection(probe: ProbeServer, version: str, caller: str = "observer") -> Any:
-    """Return the stub of the one reflection method."""
+    """Return the stub of the reflection method."""
     method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
     return probe.clients.channel(caller).stream_stream(
         method,
@@ -31,10 +31,10 @@ def ask(probe: ProbeServer, version: str, *requests: pb.ServerReflectionRequest)
 
 
 async def refusal(probe: ProbeServer, version: str, caller: str) -> grpc.aio.AioRpcError:
-    """Return the status of a stream that is refused as it opens.
+    """Return the status of a stream that is rejected on opening.
 
-    Nothing is written: grpc.aio's client answers INTERNAL by itself when the status
-    comes between its own metadata and its first message.
+    Nothing is written, as grpc.aio's client reports INTERNAL when the status arrives between its
+    own metadata and its first message.
     """
     return await failure(reflection(probe, version, caller)().read())
 

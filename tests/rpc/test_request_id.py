@@ -1,4 +1,4 @@
-"""One id leads from what a caller was told to the log and to the audit events."""
+"""The request id in a response leads to the log and to the audit events of the call."""
 
 import io
 import json
@@ -30,7 +30,7 @@ async def logging_service(
 
 
 def events_of(lines: io.StringIO, request_id: str) -> list[str]:
-    """Return the events, or the types of audit events, that the log has of a call."""
+    """Return the log events of a call, and the types of its audit events."""
     entries = [json.loads(line) for line in lines.getvalue().splitlines()]
     found = [entry for entry in entries if entry.get("request_id") == request_id]
     return [entry.get("type", entry["event"]) for entry in found]

@@ -1,4 +1,4 @@
-"""Reasons on the wire: the code and the details of each."""
+"""The gRPC status of each reason: its code and details."""
 
 from datetime import timedelta
 
@@ -12,7 +12,6 @@ from authsvc import errors
 from authsvc.errors import FieldInvalid, Reason, ServiceError
 from authsvc.rpc.status import CODES, to_status
 
-# DESIGN, section 9.
 EXPECTED = {
     StatusCode.INVALID_ARGUMENT: {
         "FIELD_INVALID",
@@ -52,7 +51,7 @@ EXPECTED = {
 
 
 def unpacked(status: status_pb2.Status) -> list[Message]:
-    """Return the details, each as its own kind."""
+    """Return the details, each as its own type."""
     found = []
     for packed in status.details:
         detail = getattr(details, packed.TypeName().removeprefix("google.rpc."))()
@@ -135,7 +134,7 @@ def test_overload_is_not_reported_as_quota_failure() -> None:
 
 
 def test_largest_status_fits_client_metadata_limit() -> None:
-    # gRPC's clients refuse more than 8 KiB, and would lose the reason with the rest.
+    # gRPC clients reject metadata above 8 KiB, and would lose the reason with it.
     rules = [f"rule {number} of the password policy is broken" for number in range(20)]
     status = to_status(FieldInvalid.weak_password("password", rules), "x" * 128)
     assert status.ByteSize() < 4_096

@@ -1,4 +1,4 @@
-"""The connection: mutual TLS and nothing less, and certificates that change while serving."""
+"""The connection: nothing less than mutual TLS, and certificates that change while serving."""
 
 import asyncio
 import os
@@ -75,10 +75,10 @@ async def test_plaintext_is_rejected(probe: ProbeServer) -> None:
 
 
 async def handshake(probe: ProbeServer, context: ssl.SSLContext) -> str:
-    """Return the version that was agreed on, or "" if the server refuses."""
+    """Return the negotiated version, or "" if the server rejects the client."""
     try:
         async with Connection.open(probe.server.port, context) as connection:
-            # With TLS 1.3, a client learns only afterwards that it was refused.
+            # With TLS 1.3, a client learns only after the handshake that it was rejected.
             if await connection.frame() is None:
                 return ""
             return str(connection.tls.version())
@@ -147,7 +147,7 @@ async def test_minimum_version_is_enforced(
 
 
 def replace(settings: Settings, authority: bytes, server: Certificate) -> None:
-    """Write other files in place of those in use, each at one blow."""
+    """Replace the files in use, each atomically."""
     folder = settings.tls.certificate_file.parent
     fresh = folder / "fresh"
     fresh.mkdir()
@@ -158,12 +158,12 @@ def replace(settings: Settings, authority: bytes, server: Certificate) -> None:
 
 
 async def served(probe: ProbeServer, authority: Authority) -> bytes:
-    """Return the certificate that the server shows to a new connection."""
+    """Return the certificate that the server presents to a new connection."""
     context = tls_context(authority.certificate, authority.caller(APP))
     async with Connection.open(probe.server.port, context) as connection:
-        shown = connection.tls.getpeercert(binary_form=True)
-        assert shown is not None
-        return shown
+        presented = connection.tls.getpeercert(binary_form=True)
+        assert presented is not None
+        return presented
 
 
 async def test_changed_certificate_is_reloaded(
@@ -219,8 +219,8 @@ async def test_invalid_files_keep_current_certificate(
     original = settings.tls.certificate_file.read_bytes()
     spoil(settings.tls.certificate_file.parent, authority)
     assert await attempt(probe, authority.caller(APP)) == "OK"
-    shown = await served(probe, authority)
-    assert shown == x509.load_pem_x509_certificate(original).public_bytes(Encoding.DER)
+    current = await served(probe, authority)
+    assert current == x509.load_pem_x509_certificate(original).public_bytes(Encoding.DER)
 
 
 @pytest.mark.parametrize("spoil", SPOILT)

@@ -71,8 +71,8 @@ class Coded:
         self.verification = EmailVerification(
             database=self.database, codes=service.codes, attempts=service.attempts, clock=self.clock
         )
-        arrival = AccountReclaim(service.sessions.ending, self.clock)
-        proofs = CodeProofs(service.codes, arrival, self.clock)
+        reclaim = AccountReclaim(service.sessions.ending, self.clock)
+        proofs = CodeProofs(service.codes, reclaim, self.clock)
         self.code_login = CodeLogin(
             database=self.database,
             codes=service.codes,

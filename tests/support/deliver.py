@@ -18,11 +18,11 @@ async def main(dsn: str, port: str, ca_file: str) -> None:
         host="localhost", port=int(port), ca_file=Path(ca_file), sender="login@shop.test"
     )
     async with opened(dsn) as database:
-        post = Transport(SmtpChannel(smtp), TemplateRenderer())
+        transport = Transport(SmtpChannel(smtp), TemplateRenderer())
         await Deliverer(
             database=database,
             keyring=KEYRING,
-            post=post,
+            transport=transport,
             settings=DeliverySettings(),
             clock=FakeClock(),
         ).run()

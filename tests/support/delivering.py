@@ -67,7 +67,7 @@ class Mail:
     def deliverer(
         self, channel: TestChannel | None = None, *, no_channel: bool = False, **settings: object
     ) -> Deliverer:
-        post = None if no_channel else Transport(channel or self.channel, PlainRenderer())
+        transport = None if no_channel else Transport(channel or self.channel, PlainRenderer())
         made = DeliverySettings.model_validate(settings)
 
         def count(outcome: str) -> None:
@@ -76,7 +76,7 @@ class Mail:
         return Deliverer(
             database=self.database,
             keyring=KEYRING,
-            post=post,
+            transport=transport,
             settings=made,
             clock=self.clock,
             count=count,

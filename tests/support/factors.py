@@ -42,7 +42,7 @@ class App:
 
     @classmethod
     def scan(cls, enrollment: TotpEnrollment, clock: FakeClock) -> "App":
-        """Scan the URI of an enrolment."""
+        """Scan the URI of an enrollment."""
         read = pyotp.parse_uri(enrollment.otpauth_uri)
         assert read.secret == enrollment.secret
         return cls(enrollment.factor_id, enrollment.secret, clock)
@@ -128,17 +128,17 @@ class Secured:
         return replace(CLAIMS, subject=user_id, authentication_time=login or self.clock.now())
 
     async def enroll(self, user_id: UserId, name: str = "") -> App:
-        """Start the enrolment of an app."""
+        """Start the enrollment of an app."""
         return App.scan(await self.totp.enroll(self.claims(user_id), name), self.clock)
 
     async def confirm(self, user_id: UserId, app: App, code: str = "") -> list[str]:
-        """Complete the enrolment of an app; return the recovery codes."""
+        """Complete the enrollment of an app; return the recovery codes."""
         return await self.totp.confirm(
             CALL, self.claims(user_id), app.factor_id, code or app.code(), ClientContext(IP)
         )
 
     async def secure(self, user_id: UserId) -> tuple[App, list[str]]:
-        """Enrol an app for the user, and advance to an unused code."""
+        """Enroll an app for the user, and advance to an unused code."""
         app = await self.enroll(user_id)
         codes = await self.confirm(user_id, app)
         self.clock.advance(STEP)

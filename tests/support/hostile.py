@@ -131,8 +131,8 @@ def _ones(field: FieldDescriptor, texts: dict[str, str]) -> Iterator[tuple[str, 
             )
 
 
-def messages(valid: Message, seed: str, most: int) -> Iterator[tuple[str, bytes]]:
-    """Yield names and bytes of whole messages; `most` is the size of the largest one read."""
+def messages(valid: Message, seed: str, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of whole messages; `max_bytes` is the size of the largest accepted."""
     raw, source = valid.SerializeToString(), random.Random(seed)
     yield "nothing", b""
     yield "twice", raw * 2
@@ -152,8 +152,8 @@ def messages(valid: Message, seed: str, most: int) -> Iterator[tuple[str, bytes]
         "deep groups": wire.groups(99, 10_000),
         "many": wire.integer(99, 1) * 20_000,
         "large": wire.content(99, bytes(60_000)),
-        "as large as can be": wire.content(99, bytes(most - len(raw) - 10)),
-        "too large": wire.content(99, bytes(most)),
+        "as large as can be": wire.content(99, bytes(max_bytes - len(raw) - 10)),
+        "too large": wire.content(99, bytes(max_bytes)),
         "far too large": wire.content(99, bytes(3_000_000)),
     }
     for name, field in unknown.items():

@@ -1,4 +1,4 @@
-"""A fixture for logins at other providers: real parts, and a provider that a test controls.
+"""A fixture for logins at external providers: real parts, and a provider that a test controls.
 
 The HTTP side of providers is tested elsewhere; this is for what happens afterwards.
 """
@@ -95,7 +95,7 @@ class Federated:
             attempts=service.attempts,
             completion=service.completion,
             linked=self.identities,
-            arrival=AccountReclaim(service.sessions.ending, clock),
+            reclaim=AccountReclaim(service.sessions.ending, clock),
             clock=clock,
         )
 

@@ -1,4 +1,4 @@
-"""Valid requests about logins at other providers, with their preconditions."""
+"""Valid requests about logins at external providers, with their preconditions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta

@@ -47,7 +47,7 @@ def chosen(pytester: pytest.Pytester, folder: str) -> list[str]:
     return [line.split("::")[1] for line in result.outlines if "::" in line]
 
 
-def test_what_takes_long_by_nature_is_left_out(pytester: pytest.Pytester) -> None:
+def test_slow_kinds_are_skipped(pytester: pytest.Pytester) -> None:
     assert chosen(pytester, "core") == [
         "test_pure[1]",
         "test_pure[2]",
@@ -56,5 +56,5 @@ def test_what_takes_long_by_nature_is_left_out(pytester: pytest.Pytester) -> Non
     ]
 
 
-def test_attacks_are_left_out_unless_chosen(pytester: pytest.Pytester) -> None:
+def test_attacks_are_skipped_unless_marked_fast(pytester: pytest.Pytester) -> None:
     assert chosen(pytester, "security") == ["test_on_the_service_but_chosen[1]"]

@@ -113,7 +113,7 @@ class Accounts:
         """
         async with self._database.connection() as connection:
             user = await users.get(connection, user_id)
-        if user is None or user.status is not UserStatus.ACTIVE:
+        if user is None or not user.active:
             raise user_not_found()
         return user
 

@@ -16,7 +16,6 @@ from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.tokens import Claims
-from authsvc.models.users import UserStatus
 from authsvc.store import own_data as store
 from authsvc.store import users
 from authsvc.store.own_data import EventKey, Row
@@ -56,11 +55,7 @@ class AccountData:
         before = _parse_page_token(user_id, page_token) if page_token else store.LAST_EVENT
         async with self._database.connection() as connection:
             found = await store.list_events(connection, user_id, before, size + 1)
-        page = found[:size]
-        if len(found) == len(page):
-            return EventPage(page, "")
-        last = EventKey(page[-1].occur_time, page[-1].event_id)
-        return EventPage(page, _page_token(user_id, last))
+        return EventPage(*paging.cut(found, size, lambda last: _page_token(user_id, last)))
 
     async def export(self, call: Call, claims: Claims) -> AsyncGenerator[list[bytes], None]:
         """Yield everything held on the token's user except secrets, as one JSON object per line.
@@ -100,7 +95,7 @@ class AccountData:
     async def _require_user(self, user_id: UserId) -> None:
         async with self._database.connection() as connection:
             user = await users.get(connection, user_id)
-        if user is None or user.status is not UserStatus.ACTIVE:
+        if user is None or not user.active:
             raise user_not_found()
 
     async def _rows(self, user_id: UserId) -> AsyncIterator[tuple[str, Sequence[Row]]]:
@@ -140,9 +135,9 @@ def _text(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _page_token(user_id: UserId, key: EventKey) -> str:
-    microseconds = (key.occur_time - _EPOCH) // _MICROSECOND
-    content = user_id.bytes + key.event_id.bytes + microseconds.to_bytes(8, signed=True)
+def _page_token(user_id: UserId, last: SecurityEvent) -> str:
+    microseconds = (last.occur_time - _EPOCH) // _MICROSECOND
+    content = user_id.bytes + last.event_id.bytes + microseconds.to_bytes(8, signed=True)
     return base64url.encode(content)
 
 

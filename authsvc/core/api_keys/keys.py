@@ -123,9 +123,9 @@ class ApiKeys:
         before = ApiKeyId(paging.parse_page_token(user_id, page_token)) if page_token else None
         async with self._database.connection() as connection:
             found = await store.list_of_user(connection, user_id, before, size + 1)
-        page = found[:size]
-        more = len(found) > size
-        return ApiKeyPage(page, paging.page_token(user_id, page[-1].key_id) if more else "")
+        return ApiKeyPage(
+            *paging.cut(found, size, lambda last: paging.page_token(user_id, last.key_id))
+        )
 
     async def revoke(self, call: Call, user_id: UserId, key_id: ApiKeyId) -> None:
         """Revoke a user's key; do nothing if it is already revoked.

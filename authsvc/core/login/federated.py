@@ -80,7 +80,7 @@ class OAuthLogin:
         attempts: Attempts,
         completion: LoginCompletion,
         linked: Identities,
-        arrival: AccountReclaim,
+        reclaim: AccountReclaim,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -89,7 +89,7 @@ class OAuthLogin:
         self._attempts = attempts
         self._completion = completion
         self._linked = linked
-        self._reclaim = arrival
+        self._reclaim = reclaim
         self._clock = clock
 
     async def complete(

@@ -89,18 +89,18 @@ class Deliverer:
         *,
         database: Database,
         keyring: Keyring,
-        post: Transport | None,
+        transport: Transport | None,
         settings: DeliverySettings,
         clock: Clock,
         count: Callable[[str], object] = _uncounted,
     ) -> None:
         self._database = database
         self._keyring = keyring
-        self._post = post
+        self._transport = transport
         self._settings = settings
         self._clock = clock
         self._count = count
-        limit = post.channel.limit if post else timedelta()
+        limit = transport.channel.limit if transport else timedelta()
         self._lease = limit + _LEASE_MARGIN
         self._wake = asyncio.Event()
         self._sending: set[asyncio.Task[None]] = set()
@@ -131,7 +131,7 @@ class Deliverer:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self, patience: timedelta) -> None:
-        """Start no more attempts, and wait up to `patience` for those under way.
+        """Start no more attempts, and wait up to `patience` for those in progress.
 
         What is not finished by then is attempted again by any replica once its lease has expired.
         """
@@ -142,8 +142,8 @@ class Deliverer:
         for task in self._sending:
             task.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
-        if self._post:
-            await self._post.channel.close()
+        if self._transport:
+            await self._transport.channel.close()
 
     async def _wait_for_work(self) -> None:
         try:
@@ -160,7 +160,7 @@ class Deliverer:
         now = self._clock.now()
         async with self._database.connection() as connection:
             claimed = await outbox.claim(
-                connection, now, now + self._lease, free, only_expired=self._post is None
+                connection, now, now + self._lease, free, only_expired=self._transport is None
             )
         for message in claimed:
             task = asyncio.create_task(self._deliver(message))
@@ -189,11 +189,12 @@ class Deliverer:
             log.exception("delivery_attempt_failed", message_id=str(stored.message_id))
 
     async def _try(self, stored: StoredMessage) -> None:
-        if self._post is None or self._clock.now() >= stored.expire_time:
+        if self._transport is None or self._clock.now() >= stored.expire_time:
             await self._abandon(stored, stored.last_error or "expired")
             return
         try:
-            await self._post.channel.send(self._rendered(stored, self._post.renderer))
+            rendered = self._rendered(stored, self._transport.renderer)
+            await self._transport.channel.send(rendered)
         except NotDelivered as failure:
             await self._failed(stored, failure)
         except SealError:

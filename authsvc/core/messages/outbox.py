@@ -111,7 +111,7 @@ class Outbox:
             create_time=now,
             expire_time=min(last, message.expire_time or last),
             decoy=decoy,
-            most=None if message.kind in CODE_KINDS else _MAX_NOTICES,
+            max_recent=None if message.kind in CODE_KINDS else _MAX_NOTICES,
             since=now - _WITHIN,
         )
         if not await outbox.insert(connection, row):

@@ -1,4 +1,4 @@
-"""Owns the removal of what has been kept long enough.
+"""Owns the removal of data whose retention period is over.
 
 Entry classes: `Retention` and `UnverifiedAccounts`.
 """

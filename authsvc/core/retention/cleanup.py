@@ -1,4 +1,4 @@
-"""Owns how long what has ended is kept, and its removal in the background."""
+"""Owns the retention periods of ended and expired data, and its removal in the background."""
 
 import asyncio
 import random
@@ -24,14 +24,15 @@ _NO_OTHERS: Mapping[str, _RemoveAll] = MappingProxyType({})
 
 
 async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -> int:
-    # By the database's clock, which is the one that they are charged by.
+    # By the database's clock, as limits are charged by it.
     return await rate_limits.delete_idle(connection, limit)
 
 
 class Retention:
-    """Removes what is due in small batches; any number of replicas may do so at once.
+    """Removes what is due in small batches; any number of replicas may run at once.
 
-    `others` remove what takes more than a statement, by kind, and return how much.
+    `others` are functions, by kind, that remove what takes more than one statement and return how
+    much they removed.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class Retention:
         self._others = others
 
     async def run(self) -> None:
-        """Remove what is due every `interval`, about, until cancelled."""
+        """Remove what is due about every `interval`, until cancelled."""
         while True:
-            # Replicas that start together don't work together.
+            # Random, so that replicas that start together don't run together.
             await asyncio.sleep(self._interval * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             await self.run_once()
 
     async def run_once(self) -> dict[str, int]:
-        """Remove all that is due and return how much of each kind.
+        """Remove everything that is due and return how much of each kind.
 
-        A kind that fails is logged and left for the next time; it is missing from the result.
+        A kind that fails is logged, missing from the result, and tried again the next time.
         """
         settings, now = self._settings, self._clock.now()
         work: dict[str, tuple[_Remove, datetime]] = {
@@ -74,14 +75,14 @@ class Retention:
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }
         kinds: dict[str, _RemoveAll] = {
-            kind: partial(self._remove, *how) for kind, how in work.items()
+            kind: partial(self._remove, *arguments) for kind, arguments in work.items()
         }
         kinds |= self._others
         removed = {}
         for kind, remove in kinds.items():
             try:
                 removed[kind] = await remove()
-            except Exception as error:  # noqa: BLE001 - the next time may do better
+            except Exception as error:  # noqa: BLE001 - the next run may succeed
                 log.warning("retention_failed", kind=kind, error=type(error).__name__)
         if any(removed.values()):
             log.info("retention", **removed)
@@ -96,7 +97,7 @@ class Retention:
             removed += count
             if count < limit:
                 return removed
-            # Half of the time is left to others.
+            # Leaves the database half of the time for others.
             await asyncio.sleep(time.monotonic() - start)
 
     @property

@@ -1,9 +1,9 @@
-"""Owns the removal of accounts that were registered with an address that nobody ever proved.
+"""Owns the removal of accounts whose e-mail address was never verified.
 
-Only of those that nobody misses: made by Register, so neither imported nor made by an operator; not
-changed for the whole period and not logged in to since a session could have been used within it;
-without a session, an identity, a factor or an API key. An account is kept if it is not known how it
-was made.
+An account is removed only if it is unused: created by Register, so neither imported nor created by
+an operator; not changed within the period; with no login so recent that its session could have been
+used within the period; and without a session, an identity, a factor or an API key. An account of
+unknown origin is kept.
 """
 
 from authsvc.config import RetentionSettings, SessionSettings
@@ -21,7 +21,7 @@ _PAGES = 20
 
 
 class UnverifiedAccounts:
-    """Erases, as their users could, accounts that were never verified."""
+    """Erases accounts that were never verified, in the same way as their users could."""
 
     def __init__(
         self,
@@ -41,20 +41,20 @@ class UnverifiedAccounts:
         self._after: UserId | None = None
 
     async def remove(self) -> int:
-        """Look at some accounts, go on there the next time; return how many were removed.
+        """Check some accounts, continuing after the previous call; return how many were removed.
 
-        Any number of replicas may do so at once.
+        Any number of replicas may run at once.
         """
         if self._period is None:
             return 0
         before, removed = self._clock.now() - self._period, 0
-        # The use of a session is not noted with the user, and the session's row may be gone.
+        # The use of a session is not recorded in the user's row, and its own row may be gone.
         period = Period(last_change=before, last_login=before - self._session_lifetime)
         for _ in range(_PAGES):
             async with self._database.connection() as connection:
                 page = await store.list_after(connection, self._after, self._page_size, period)
             for candidate in page:
-                # Noted before: one that can't be removed must not keep the others behind it.
+                # Set first: an account that can't be removed must not block those after it.
                 self._after = candidate.user_id
                 if candidate.is_stale:
                     removed += await self._remove(candidate.user_id, period)
@@ -71,7 +71,7 @@ class UnverifiedAccounts:
             if not await is_abandoned(connection):
                 return False
         try:
-            # Asked again while the user's row is held: its user may come at this moment.
+            # Checked again while the user's row is locked: the user may log in at this moment.
             await self._deletion.erase(_SYSTEM, user_id, only_if=is_abandoned)
         except NotFound:
             return False

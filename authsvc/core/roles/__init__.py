@@ -1,4 +1,4 @@
-"""Owns roles: which a new user has, and what users with some roles may do.
+"""Owns roles: those of a new user, and the permissions they grant.
 
 Entry class: `Permissions`.
 """

@@ -51,6 +51,6 @@ class SessionListing:
             found = await store.list_active(
                 connection, user_id, self._clock.now(), before, size + 1
             )
-        page = found[:size]
-        more = len(found) > size
-        return Page(page, paging.page_token(user_id, page[-1].session_id) if more else "")
+        return Page(
+            *paging.cut(found, size, lambda last: paging.page_token(user_id, last.session_id))
+        )

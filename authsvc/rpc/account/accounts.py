@@ -20,7 +20,7 @@ class AccountRpcs(Topic):
     async def UpdateAccount(
         self, request: pb.UpdateAccountRequest, _context: Context
     ) -> pb.UpdateAccountResponse:
-        """Change the name to show for the token's user."""
+        """Change the display name of the token's user."""
         user = await self._use.accounts.rename(
             current_call(), current_claims(), display_name(request.display_name)
         )

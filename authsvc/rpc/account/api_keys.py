@@ -14,7 +14,7 @@ from authsvc.rpc.rate_limit.messages import policy_name
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
 
-# What a Duration may hold (duration.proto).
+# The limits of a Duration (duration.proto).
 _MAX_SECONDS = 315_576_000_000
 _NANOS = 1_000_000_000
 
@@ -25,14 +25,14 @@ class ApiKeyRpcs(Topic):
     async def CreateApiKey(
         self, request: pb.CreateApiKeyRequest, _context: Context
     ) -> pb.CreateApiKeyResponse:
-        """Make an API key, shown this once."""
-        wanted = NewApiKey(
+        """Create an API key; its text is returned only here."""
+        new_key = NewApiKey(
             name=convert.label(request.name, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
             lifetime=_lifetime(request.lifetime) if request.HasField("lifetime") else None,
             policy=policy_name(request.policy, "policy") if request.policy else "",
         )
-        created = await self._use.api_keys.create(current_call(), current_claims(), wanted)
+        created = await self._use.api_keys.create(current_call(), current_claims(), new_key)
         return pb.CreateApiKeyResponse(api_key=created.text, key=_message(created.key))
 
     async def ListApiKeys(
@@ -51,7 +51,7 @@ class ApiKeyRpcs(Topic):
     async def RevokeApiKey(
         self, request: pb.RevokeApiKeyRequest, _context: Context
     ) -> pb.RevokeApiKeyResponse:
-        """End an API key at once."""
+        """Revoke an API key immediately."""
         key_id = ApiKeyId(convert.uuid(request.key_id, "key_id"))
         await self._use.api_keys.revoke(current_call(), current_claims().subject, key_id)
         return pb.RevokeApiKeyResponse()
@@ -59,7 +59,7 @@ class ApiKeyRpcs(Topic):
 
 def _lifetime(message: Duration) -> timedelta:
     if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
-        raise FieldInvalid("lifetime", "must be a length of time")
+        raise FieldInvalid("lifetime", "must be a valid duration that is not negative")
     return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 

@@ -1,4 +1,4 @@
-"""Owns the handlers of AccountService about the change of the user's e-mail address."""
+"""Owns the RPCs of AccountService that change the user's e-mail address."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account.messages import account_message
@@ -9,26 +9,26 @@ from authsvc.v1 import account_service_pb2 as pb
 
 
 class EmailChangeRpcs(Topic):
-    """The RPCs by which a user gets another address."""
+    """The change of a user's e-mail address."""
 
     async def RequestEmailChange(
         self, request: pb.RequestEmailChangeRequest, _context: Context
     ) -> pb.RequestEmailChangeResponse:
-        """Make a code for the new address."""
-        wanted = delivery(request.delivery)
+        """Issue a code for the new address."""
+        requested = delivery(request.delivery)
         issued = await self._use.email_change.request(
             current_call(),
             current_claims(),
             convert.email(request.new_email, "new_email"),
-            wanted,
+            requested,
             convert.client_context(request.client),
         )
-        return pb.RequestEmailChangeResponse(code=returned_code(issued.code, wanted))
+        return pb.RequestEmailChangeResponse(code=returned_code(issued.code, requested))
 
     async def ConfirmEmailChange(
         self, request: pb.ConfirmEmailChangeRequest, _context: Context
     ) -> pb.ConfirmEmailChangeResponse:
-        """Make the new address the account's."""
+        """Replace the account's address with the new one."""
         user = await self._use.email_change.confirm(
             current_call(),
             current_claims(),

@@ -1,4 +1,4 @@
-"""Owns the handlers of AccountService about second factors, but for passkeys' registration."""
+"""Owns the RPCs of AccountService about second factors, except the registration of passkeys."""
 
 from authsvc.models.factors import Factor
 from authsvc.models.ids import FactorId
@@ -10,12 +10,12 @@ from authsvc.v1 import account_service_pb2 as pb
 
 
 class FactorRpcs(Topic):
-    """The RPCs about the user's second factors."""
+    """A user's second factors."""
 
     async def ListFactors(
         self, _request: pb.ListFactorsRequest, _context: Context
     ) -> pb.ListFactorsResponse:
-        """Return the factors that count."""
+        """Return the user's active factors."""
         found, recovery_codes_left = await self._use.factors.list(current_claims().subject)
         return pb.ListFactorsResponse(
             factors=map(factor_message, found), recovery_codes_left=recovery_codes_left
@@ -24,7 +24,7 @@ class FactorRpcs(Topic):
     async def EnrollTotp(
         self, request: pb.EnrollTotpRequest, _context: Context
     ) -> pb.EnrollTotpResponse:
-        """Start the enrolment of an authenticator app."""
+        """Start the enrollment of an authenticator app."""
         name = convert.label(request.name)
         enrollment = await self._use.totp_enrollments.enroll(current_claims(), name)
         return pb.EnrollTotpResponse(enrollment=enrollment_message(enrollment))
@@ -32,7 +32,7 @@ class FactorRpcs(Topic):
     async def ConfirmTotp(
         self, request: pb.ConfirmTotpRequest, _context: Context
     ) -> pb.ConfirmTotpResponse:
-        """Complete the enrolment of an authenticator app."""
+        """Complete the enrollment of an authenticator app."""
         codes = await self._use.totp_enrollments.confirm(
             current_call(),
             current_claims(),
@@ -53,13 +53,13 @@ class FactorRpcs(Topic):
     async def GenerateRecoveryCodes(
         self, _request: pb.GenerateRecoveryCodesRequest, _context: Context
     ) -> pb.GenerateRecoveryCodesResponse:
-        """Make ten new recovery codes."""
+        """Generate ten new recovery codes."""
         codes = await self._use.factors.generate_recovery_codes(current_call(), current_claims())
         return pb.GenerateRecoveryCodesResponse(recovery_codes=codes)
 
 
 def factor_message(factor: Factor) -> pb.Factor:
-    """Return a factor without its secret."""
+    """Return a factor as a message, without its secret."""
     message = pb.Factor(
         factor_id=str(factor.factor_id),
         kind=factor.kind.value,

@@ -1,4 +1,4 @@
-"""Owns the handlers of AccountService for a user's identities at other providers."""
+"""Owns the RPCs of AccountService about a user's identities at external providers."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
@@ -7,7 +7,7 @@ from authsvc.v1 import account_service_pb2 as pb
 
 
 class IdentityRpcs(Topic):
-    """A user's identities at other providers."""
+    """A user's identities at external providers."""
 
     async def ListIdentities(
         self, _request: pb.ListIdentitiesRequest, _context: Context

@@ -1,4 +1,4 @@
-"""Owns how an account looks on the wire, and how its name is read."""
+"""Owns the message of an account, and the validation of its display name."""
 
 import unicodedata
 
@@ -8,12 +8,12 @@ from authsvc.rpc import convert
 from authsvc.v1 import account_service_pb2 as pb
 
 _MAX_NAME = 256
-# Controls, and what ends lines: whoever shows or logs a name reckons with one line of text.
+# Control characters and line separators: code that shows or logs a name expects a single line.
 _UNPRINTABLE = frozenset({"Cc", "Zl", "Zp"})
 
 
 def display_name(value: str, field: str = "display_name") -> str:
-    """Return a user's name of at most 256 bytes, without control characters and line breaks."""
+    """Return a user's name: at most 256 bytes, without control characters and line breaks."""
     convert.text(value, field, _MAX_NAME)
     if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
         raise FieldInvalid(field, "must not contain control characters or line breaks")
@@ -21,7 +21,7 @@ def display_name(value: str, field: str = "display_name") -> str:
 
 
 def account_message(user: User) -> pb.Account:
-    """Return an account as its user may see it."""
+    """Return an account as a message for its user."""
     verified = user.email_verify_time
     return pb.Account(
         user_id=str(user.user_id),

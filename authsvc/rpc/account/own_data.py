@@ -1,4 +1,4 @@
-"""Owns the handlers of AccountService about what is held on the user, and its erasure."""
+"""Owns the RPCs of AccountService about the data held on the user, and its erasure."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -13,12 +13,12 @@ _MAX_CHUNK = 60 * 1_024
 
 
 class DataRpcs(Topic):
-    """The RPCs about what is held on the user."""
+    """The data held on the user."""
 
     async def ListSecurityEvents(
         self, request: pb.ListSecurityEventsRequest, _context: Context
     ) -> pb.ListSecurityEventsResponse:
-        """Return what happened to the account, newest first."""
+        """Return the account's security events, newest first."""
         page = await self._use.account_data.list_events(
             current_claims().subject,
             request.page_size,
@@ -31,7 +31,7 @@ class DataRpcs(Topic):
     async def ExportData(
         self, _request: pb.ExportDataRequest, _context: Context
     ) -> AsyncIterator[pb.ExportDataResponse]:
-        """Stream everything that is held on the user."""
+        """Stream all data held on the user."""
         chunk = bytearray()
         async with aclosing(
             self._use.account_data.export(current_call(), current_claims())

@@ -1,4 +1,4 @@
-"""Owns the handlers of AccountService for passkeys."""
+"""Owns the RPCs of AccountService that register passkeys."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call, current_claims
@@ -12,7 +12,7 @@ class PasskeyRegistrationRpcs(Topic):
     async def BeginPasskeyRegistration(
         self, _request: pb.BeginPasskeyRegistrationRequest, _context: Context
     ) -> pb.BeginPasskeyRegistrationResponse:
-        """Return what the user's device is to create."""
+        """Return the options for creating a passkey on the user's device."""
         begun = await self._use.passkey_registration_start.begin(current_claims())
         return pb.BeginPasskeyRegistrationResponse(
             challenge_id=str(begun.challenge_id), options_json=begun.options
@@ -21,7 +21,7 @@ class PasskeyRegistrationRpcs(Topic):
     async def FinishPasskeyRegistration(
         self, request: pb.FinishPasskeyRegistrationRequest, _context: Context
     ) -> pb.FinishPasskeyRegistrationResponse:
-        """Check what the user's device created, and let it count."""
+        """Verify the passkey that the user's device created, and register it."""
         registered = await self._use.passkey_registration.finish(
             current_call(),
             current_claims(),

@@ -1,4 +1,4 @@
-"""Owns the handler of AccountService, made of its topics."""
+"""Owns the handler of AccountService, composed of its topics."""
 
 from authsvc.rpc.account.accounts import AccountRpcs
 from authsvc.rpc.account.api_keys import ApiKeyRpcs
@@ -22,4 +22,4 @@ class AccountHandler(
     DataRpcs,
     rpc.AccountServiceServicer,
 ):
-    """A user's own account, by that user's access token."""
+    """Users' own accounts, accessed with the user's access token."""

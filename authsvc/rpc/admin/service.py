@@ -1,8 +1,8 @@
-"""Owns the handler of AdminService, made of its topics."""
+"""Owns the handler of AdminService, composed of its topics."""
 
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
 from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 
 class AdminHandler(UserTransferRpcs, rpc.AdminServiceServicer):
-    """What operators do."""
+    """Administration by operators."""

@@ -18,7 +18,7 @@ _MAX_FAILURES = 1_000
 
 
 class UserTransferRpcs(Topic):
-    """Users, taken over from elsewhere."""
+    """The import of users from other systems."""
 
     def __init__(self, use: UseCases) -> None:
         super().__init__(use)
@@ -27,7 +27,7 @@ class UserTransferRpcs(Topic):
     async def ImportUsers(
         self, requests: AsyncIterator[pb.ImportUsersRequest], _context: Context
     ) -> pb.ImportUsersResponse:
-        """Import the users in a file; the first message says how it is read."""
+        """Import the users in a file; the first message specifies how to read it."""
         failures: list[pb.ImportFailure] = []
 
         def note(failure: RowFailure) -> None:
@@ -55,7 +55,7 @@ class UserTransferRpcs(Topic):
     @contextmanager
     def _import_slot(self) -> Iterator[None]:
         if self._imports >= self._use.user_import.settings.max_parallel:
-            raise Overloaded("Other imports are under way.", retry_after=10)
+            raise Overloaded("Too many imports are in progress.", retry_after=10)
         self._imports += 1
         try:
             yield
@@ -68,19 +68,19 @@ class UserTransferRpcs(Topic):
         yield first.chunk
         while (request := await self._next(requests)) is not None:
             if request.HasField("firebase") or request.dry_run:
-                raise FieldInvalid("", "How the file is read is for the first message to say.")
+                raise FieldInvalid("", "Only the first message may specify how to read the file.")
             yield request.chunk
 
     async def _next(
         self, requests: AsyncIterator[pb.ImportUsersRequest]
     ) -> pb.ImportUsersRequest | None:
-        """Return the next message, None after the last; who idles has to start again."""
+        """Return the next message, or None after the last; an idle import is ended."""
         seconds = self._use.user_import.settings.idle_timeout.total_seconds()
         try:
             async with asyncio.timeout(seconds):
                 return await anext(requests, None)
         except TimeoutError:
-            raise StoreUnavailable(f"No part of the file came for {seconds:g} s.") from None
+            raise StoreUnavailable(f"No part of the file arrived for {seconds:g} s.") from None
 
 
 def _options(request: pb.ImportUsersRequest) -> ImportOptions:

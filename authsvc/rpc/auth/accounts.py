@@ -1,4 +1,4 @@
-"""Owns the RPC of AuthService that makes accounts."""
+"""Owns the RPC of AuthService that creates accounts."""
 
 from authsvc.core.accounts.accounts import Registration
 from authsvc.rpc import Context, convert
@@ -10,17 +10,19 @@ from authsvc.v1 import auth_service_pb2 as pb
 
 
 class RegistrationRpcs(Topic):
-    """The making of accounts."""
+    """The registration of accounts."""
 
     async def Register(self, request: pb.RegisterRequest, _context: Context) -> pb.RegisterResponse:
         """Create an account with an e-mail address and a password."""
-        wanted = delivery(request.delivery)
+        requested = delivery(request.delivery)
         registration = Registration(
             email=convert.email(request.email),
             password=convert.password(request.password),
             display_name=display_name(request.display_name),
             client=convert.client_context(request.client),
-            delivery=wanted,
+            delivery=requested,
         )
-        made = await self._use.accounts.register(current_call(), registration)
-        return pb.RegisterResponse(user_id=str(made.user_id), code=returned_code(made.code, wanted))
+        registered = await self._use.accounts.register(current_call(), registration)
+        return pb.RegisterResponse(
+            user_id=str(registered.user_id), code=returned_code(registered.code, requested)
+        )

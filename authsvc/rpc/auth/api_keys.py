@@ -1,4 +1,4 @@
-"""Owns the RPC of AuthService about API keys: whether one is active."""
+"""Owns the RPC of AuthService that validates API keys."""
 
 from authsvc.core.api_keys.validation import ApiKeyCheck
 from authsvc.rpc import Context, convert
@@ -7,12 +7,12 @@ from authsvc.v1 import auth_service_pb2 as pb
 
 
 class KeyRpcs(Topic):
-    """API keys, judged."""
+    """The validation of API keys."""
 
     async def ValidateApiKey(
         self, request: pb.ValidateApiKeyRequest, _context: Context
     ) -> pb.ValidateApiKeyResponse:
-        """Say whether an API key is active, whose it is and what it may do."""
+        """Return whether an API key is active, its user and its scopes."""
         check = ApiKeyCheck(
             convert.token(request.api_key, "api_key"),
             convert.scopes(request.required_scopes, "required_scopes"),

@@ -1,4 +1,4 @@
-"""Owns the handlers of AuthService about one-time codes."""
+"""Owns the RPCs of AuthService about one-time codes."""
 
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.models.calls import ClientContext
@@ -11,12 +11,12 @@ from authsvc.v1 import auth_service_pb2 as pb
 
 
 class CodeRpcs(Topic):
-    """The RPCs by which codes are asked for and used."""
+    """The request and redemption of one-time codes."""
 
     async def VerifyEmail(
         self, request: pb.VerifyEmailRequest, _context: Context
     ) -> pb.VerifyEmailResponse:
-        """Prove that an address belongs to its account's user."""
+        """Verify the account's address with a code sent to it."""
         await self._use.email_verification.verify(
             current_call(),
             convert.email(request.email),
@@ -28,23 +28,23 @@ class CodeRpcs(Topic):
     async def ResendVerification(
         self, request: pb.ResendVerificationRequest, _context: Context
     ) -> pb.ResendVerificationResponse:
-        """Make a new code for VerifyEmail."""
-        wanted, issued = await self._issue(Purpose.VERIFY_EMAIL, request)
-        return pb.ResendVerificationResponse(code=returned_code(issued.code, wanted))
+        """Issue a new code for VerifyEmail."""
+        requested, issued = await self._issue(Purpose.VERIFY_EMAIL, request)
+        return pb.ResendVerificationResponse(code=returned_code(issued.code, requested))
 
     async def RequestLoginCode(
         self, request: pb.RequestLoginCodeRequest, _context: Context
     ) -> pb.RequestLoginCodeResponse:
-        """Make a code to log in with."""
-        wanted, issued = await self._issue(Purpose.LOGIN, request)
+        """Issue a code to log in with."""
+        requested, issued = await self._issue(Purpose.LOGIN, request)
         return pb.RequestLoginCodeResponse(
-            challenge_id=str(issued.code_id), code=returned_code(issued.code, wanted)
+            challenge_id=str(issued.code_id), code=returned_code(issued.code, requested)
         )
 
     async def LoginWithCode(
         self, request: pb.LoginWithCodeRequest, _context: Context
     ) -> pb.LoginWithCodeResponse:
-        """Check a code and go on as Login."""
+        """Check a login code, and complete the login as Login does."""
         outcome = await self._use.code_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),
@@ -58,14 +58,14 @@ class CodeRpcs(Topic):
     async def RequestPasswordReset(
         self, request: pb.RequestPasswordResetRequest, _context: Context
     ) -> pb.RequestPasswordResetResponse:
-        """Make a code to set a new password with."""
-        wanted, issued = await self._issue(Purpose.RESET_PASSWORD, request)
-        return pb.RequestPasswordResetResponse(code=returned_code(issued.code, wanted))
+        """Issue a code to set a new password with."""
+        requested, issued = await self._issue(Purpose.RESET_PASSWORD, request)
+        return pb.RequestPasswordResetResponse(code=returned_code(issued.code, requested))
 
     async def ResetPassword(
         self, request: pb.ResetPasswordRequest, _context: Context
     ) -> pb.ResetPasswordResponse:
-        """Set a new password."""
+        """Set a new password with a code."""
         await self._use.password_reset.reset(
             current_call(),
             convert.email(request.email),
@@ -84,8 +84,10 @@ class CodeRpcs(Topic):
             | pb.RequestPasswordResetRequest
         ),
     ) -> tuple[Delivery, IssuedCode]:
-        wanted: Delivery = delivery(request.delivery)
+        requested: Delivery = delivery(request.delivery)
         client: ClientContext = convert.client_context(request.client)
         email = convert.email(request.email)
-        requests = self._use.code_requests
-        return wanted, await requests.request(current_call(), purpose, email, wanted, client)
+        issued = await self._use.code_requests.request(
+            current_call(), purpose, email, requested, client
+        )
+        return requested, issued

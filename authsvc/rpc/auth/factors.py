@@ -1,4 +1,4 @@
-"""Owns the handler of AuthService that takes a second factor."""
+"""Owns the RPC of AuthService that verifies a second factor."""
 
 from authsvc.core.factors.proofs import PasskeyAssertion, RecoveryCode, SecondFactor, TotpCode
 from authsvc.errors import FieldInvalid
@@ -11,7 +11,7 @@ _MAX_TOKEN = 8_192
 
 
 class MfaRpcs(Topic):
-    """The RPC that completes a login with a second factor."""
+    """The second step of a login."""
 
     async def VerifyMfa(
         self, request: pb.VerifyMfaRequest, _context: Context

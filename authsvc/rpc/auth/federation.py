@@ -1,4 +1,4 @@
-"""Owns the handlers of AuthService for logins at other providers."""
+"""Owns the RPCs of AuthService for logins at external providers."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -8,12 +8,12 @@ from authsvc.v1 import auth_service_pb2 as pb
 
 
 class OAuthRpcs(Topic):
-    """Logins at other providers."""
+    """Logins at external providers."""
 
     async def BeginOAuth(
         self, request: pb.BeginOAuthRequest, _context: Context
     ) -> pb.BeginOAuthResponse:
-        """Say where to send a user's browser to."""
+        """Return the URL to send the user's browser to."""
         authorization = await self._use.oauth_start.begin(
             convert.text(request.provider, "provider", 64, required=True),
             convert.text(request.redirect_uri, "redirect_uri", 2_048, required=True),
@@ -25,7 +25,7 @@ class OAuthRpcs(Topic):
     async def CompleteOAuth(
         self, request: pb.CompleteOAuthRequest, _context: Context
     ) -> pb.CompleteOAuthResponse:
-        """Log in a user whom a provider sent back."""
+        """Log in a user who was redirected back by a provider."""
         result = await self._use.oauth_login.complete(
             current_call(),
             convert.text(request.state, "state", 256, required=True),

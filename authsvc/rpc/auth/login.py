@@ -11,7 +11,7 @@ class PasswordLoginRpcs(Topic):
     """Logins by password."""
 
     async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
-        """Check an e-mail address and a password and create a session."""
+        """Check an e-mail address and a password, and create a session."""
         outcome = await self._use.password_login.log_in(
             current_call(),
             convert.email(request.email),

@@ -1,4 +1,4 @@
-"""Owns the handlers of AuthService for passkeys."""
+"""Owns the RPCs of AuthService for logins by passkey."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -13,7 +13,7 @@ class PasskeyRpcs(Topic):
     async def BeginPasskeyLogin(
         self, request: pb.BeginPasskeyLoginRequest, _context: Context
     ) -> pb.BeginPasskeyLoginResponse:
-        """Return what a passkey is to sign."""
+        """Return a challenge for a passkey to sign."""
         begun = await self._use.passkey_login_start.begin(
             convert.email(request.email, required=False),
             convert.client_context(request.client),
@@ -25,7 +25,7 @@ class PasskeyRpcs(Topic):
     async def LoginWithPasskey(
         self, request: pb.LoginWithPasskeyRequest, _context: Context
     ) -> pb.LoginWithPasskeyResponse:
-        """Check what a passkey signed and create a session."""
+        """Verify a passkey's assertion, and create a session."""
         outcome = await self._use.passkey_login.log_in(
             current_call(),
             convert.uuid(request.challenge_id, "challenge_id"),

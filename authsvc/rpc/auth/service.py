@@ -1,4 +1,4 @@
-"""Owns the handler of AuthService, made of its topics."""
+"""Owns the handler of AuthService, composed of its topics."""
 
 from authsvc.rpc.auth.accounts import RegistrationRpcs
 from authsvc.rpc.auth.api_keys import KeyRpcs
@@ -24,4 +24,4 @@ class AuthHandler(
     KeyRpcs,
     rpc.AuthServiceServicer,
 ):
-    """Credentials in, tokens out; and the question whether a token is still good."""
+    """Logins, and the issue and validation of tokens."""

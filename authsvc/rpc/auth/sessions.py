@@ -1,21 +1,21 @@
-"""Owns the RPCs of AuthService about the session of a refresh token: refreshed, or ended."""
+"""Owns the RPCs of AuthService that refresh or end the session of a refresh token."""
 
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
-# Room for a token of any kind, so that the wrong kind is told apart from what is no token at all.
+# Large enough for a token of any kind, so that one of the wrong kind is not an invalid field.
 _MAX_REFRESH_TOKEN = 8_192
 
 
 class SessionRpcs(Topic):
-    """A user's session, by its refresh token."""
+    """A user's session, identified by its refresh token."""
 
     async def RefreshTokens(
         self, request: pb.RefreshTokensRequest, _context: Context
     ) -> pb.RefreshTokensResponse:
-        """Replace a refresh token by a new pair of tokens."""
+        """Exchange a refresh token for a new pair of tokens."""
         tokens = await self._use.session_refresh.refresh(
             current_call(),
             convert.text(request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True),

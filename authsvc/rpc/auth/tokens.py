@@ -1,4 +1,4 @@
-"""Owns the RPCs of AuthService about access tokens: validated, issued to services, exchanged."""
+"""Owns the RPCs of AuthService about access tokens: validation, issue to services, exchange."""
 
 from authsvc.core.signing.access_tokens import AnyClaims
 from authsvc.core.tokens.validation import TokenCheck, TokenResult
@@ -10,7 +10,7 @@ from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_AUDIENCE = 256
-_KEPT = 10_000
+_CACHE_SIZE = 10_000
 
 
 class TokenRpcs(Topic):
@@ -18,13 +18,13 @@ class TokenRpcs(Topic):
 
     def __init__(self, use: UseCases) -> None:
         super().__init__(use)
-        # Making a message costs more than judging a cached token, so it is kept beside its claims.
-        self._active: MessageCache[AnyClaims, pb.ValidateTokenResponse] = MessageCache(_KEPT)
+        # Building a message costs more than validating a cached token, so messages are cached.
+        self._active: MessageCache[AnyClaims, pb.ValidateTokenResponse] = MessageCache(_CACHE_SIZE)
 
     async def ValidateToken(
         self, request: pb.ValidateTokenRequest, _context: Context
     ) -> pb.ValidateTokenResponse:
-        """Say whether an access token is active, and what it says."""
+        """Return whether an access token is active, and its claims."""
         check = TokenCheck(
             convert.token(request.access_token, "access_token"),
             convert.text(request.audience, "audience", _MAX_AUDIENCE),
@@ -37,7 +37,7 @@ class TokenRpcs(Topic):
     async def BatchValidateTokens(
         self, request: pb.BatchValidateTokensRequest, _context: Context
     ) -> pb.BatchValidateTokensResponse:
-        """Say of up to 1000 access tokens whether they are active."""
+        """Return for each of up to 1000 access tokens whether it is active, and its claims."""
         convert.batch_size(request.access_tokens, "access_tokens")
         tokens = [
             convert.token(token, f"access_tokens[{index}]")
@@ -72,7 +72,7 @@ class TokenRpcs(Topic):
     async def ExchangeToken(
         self, request: pb.ExchangeTokenRequest, _context: Context
     ) -> pb.ExchangeTokenResponse:
-        """Exchange a user's token for a narrower one, in the name of the caller."""
+        """Exchange a user's token for a narrower one that names the caller as actor."""
         token = await self._use.service_tokens.exchange(
             current_call(),
             current_caller(),

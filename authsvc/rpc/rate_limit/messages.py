@@ -1,6 +1,6 @@
-"""Owns how rate limits look on the wire: charges parsed or refused, verdicts and policies written.
+"""Owns the messages of rate limits: the validation of charges, and verdicts and policies.
 
-Parsers are as those of `convert`.
+Parsers work as those in `convert`.
 """
 
 import re
@@ -12,7 +12,7 @@ from authsvc.rpc.convert import duration, fill_duration, text
 from authsvc.v1 import rate_limit_service_pb2 as pb
 
 MAX_CHARGES = 16
-# Charges that belong together cost the database more, and hold their rows till all are decided.
+# Atomic charges cost the database more, and lock their rows until all are decided.
 MAX_BATCH_CHARGES = 2_000
 MAX_COST = 1_000_000
 MAX_KEY = 512
@@ -21,19 +21,19 @@ _POLICY_NAME = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
 
 
 def policy_name(value: str, field: str) -> str:
-    """Return a rate-limit policy's name."""
+    """Return the name of a rate-limit policy."""
     if not _POLICY_NAME.fullmatch(value):
         raise FieldInvalid(field, 'must be 1 to 64 of a-z, 0-9, "_", "-" and "."')
     return value
 
 
 def limit_key(value: str, field: str) -> str:
-    """Return what a rate limit counts."""
+    """Return the key that a rate limit is counted for."""
     return text(value, field, MAX_KEY, required=True)
 
 
 def cost(value: int, field: str) -> int:
-    """Return how much to take or give back: 1 to 1,000,000, and 1 for 0."""
+    """Return how much to charge or refund: 1 to 1,000,000, and 1 for 0."""
     if not 0 <= value <= MAX_COST:
         raise FieldInvalid(field, f"must be from 0 to {MAX_COST}")
     return value or 1
@@ -42,13 +42,13 @@ def cost(value: int, field: str) -> int:
 def charges(
     messages: Sequence[pb.Charge], path: Callable[[], str] = lambda: "charges"
 ) -> list[Charge]:
-    """Return 1 to 16 charges, no two of the same policy and key; `path` names their field."""
+    """Return 1 to 16 charges, no two with the same policy and key; `path` returns their path."""
     if not 1 <= len(messages) <= MAX_CHARGES:
-        raise FieldInvalid(path(), f"must hold 1 to {MAX_CHARGES} items")
+        raise FieldInvalid(path(), f"must have 1 to {MAX_CHARGES} items")
     result: list[Charge] = []
     for message in messages:
         policy, key, units = message.policy, message.key, message.cost
-        # Tells what is surely good from what has to be looked at, in a fraction of the time.
+        # A quick check that accepts nearly all valid charges; only the others are parsed in full.
         if not (
             _POLICY_NAME.fullmatch(policy)
             and 0 < len(key) <= MAX_KEY // 4
@@ -66,10 +66,10 @@ def charges(
 
 
 def fill_verdict(message: pb.RateLimitVerdict, verdict: Verdict) -> pb.RateLimitVerdict:
-    """Put into `message`, and return it, how a key stands with a policy.
+    """Set `message` to a verdict, and return it.
 
-    Setting a new message's fields takes a quarter of the time of making them apart, and a batch
-    holds a thousand.
+    Filling the fields in place takes a quarter of the time of building messages for them, and a
+    batch has a thousand verdicts.
     """
     message.policy = verdict.policy
     message.key = verdict.key
@@ -88,7 +88,7 @@ def fill_verdict(message: pb.RateLimitVerdict, verdict: Verdict) -> pb.RateLimit
 def fill_check(
     message: pb.CheckRateLimitResponse, result: CheckResult
 ) -> pb.CheckRateLimitResponse:
-    """Put a check's outcome into `message` and return it."""
+    """Set `message` to a check's result, and return it."""
     message.allowed = result.allowed
     for verdict in result.verdicts:
         fill_verdict(message.verdicts.add(), verdict)
@@ -96,7 +96,7 @@ def fill_check(
 
 
 def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
-    """Return named limits."""
+    """Return policies as messages."""
     return [
         pb.Policy(
             name=policy.name,

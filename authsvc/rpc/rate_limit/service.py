@@ -1,4 +1,4 @@
-"""Owns the handlers of RateLimitService: each converts, asks the rate limiter, converts back."""
+"""Owns the handler of RateLimitService: each RPC converts and calls the rate limiter."""
 
 from authsvc.core.lib import paging
 from authsvc.core.limits.limiter import Check
@@ -11,12 +11,12 @@ from authsvc.v1 import rate_limit_service_pb2_grpc as rpc
 
 
 class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
-    """May this happen now? Limits that all replicas share."""
+    """Rate limits that are shared by all replicas."""
 
     async def CheckRateLimit(
         self, request: pb.CheckRateLimitRequest, _context: Context
     ) -> pb.CheckRateLimitResponse:
-        """Take every charge of a check, or none."""
+        """Take all charges of a check, or none."""
         charges = messages.charges(request.charges)
         result = await self._use.rate_limiter.check(charges, dry_run=request.dry_run)
         return messages.fill_check(pb.CheckRateLimitResponse(), result)
@@ -24,7 +24,7 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     async def BatchCheckRateLimits(
         self, request: pb.BatchCheckRateLimitsRequest, _context: Context
     ) -> pb.BatchCheckRateLimitsResponse:
-        """Decide up to 1000 checks, each on its own."""
+        """Decide up to 1000 checks independently."""
         convert.batch_size(request.checks, "checks")
         checks: list[Check] = []
         total = 0
@@ -33,8 +33,8 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
             checks.append(Check(charges, check.dry_run))
             total += len(charges)
         if total > messages.MAX_BATCH_CHARGES:
-            at_most = f"must hold at most {messages.MAX_BATCH_CHARGES} charges in all"
-            raise FieldInvalid("checks", at_most)
+            problem = f"must have at most {messages.MAX_BATCH_CHARGES} charges in total"
+            raise FieldInvalid("checks", problem)
         response = pb.BatchCheckRateLimitsResponse()
         for result in await self._use.rate_limiter.check_many(checks):
             messages.fill_check(response.results.add(), result)
@@ -43,7 +43,7 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     async def GetRateLimit(
         self, request: pb.GetRateLimitRequest, _context: Context
     ) -> pb.GetRateLimitResponse:
-        """Return a key's state and take nothing."""
+        """Return a key's state without charging it."""
         verdict = await self._use.rate_limiter.get(
             messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
@@ -54,7 +54,7 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     async def RefundRateLimit(
         self, request: pb.RefundRateLimitRequest, _context: Context
     ) -> pb.RefundRateLimitResponse:
-        """Give back what an earlier check took."""
+        """Refund what an earlier check took."""
         verdict = await self._use.rate_limiter.refund(
             messages.policy_name(request.policy, "policy"),
             messages.limit_key(request.key, "key"),
@@ -67,7 +67,7 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     async def ResetRateLimit(
         self, request: pb.ResetRateLimitRequest, _context: Context
     ) -> pb.ResetRateLimitResponse:
-        """Forget what a key has used."""
+        """Reset a key to unused."""
         await self._use.rate_limiter.reset(
             messages.policy_name(request.policy, "policy"), messages.limit_key(request.key, "key")
         )
@@ -83,10 +83,9 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
             try:
                 messages.policy_name(after, "page_token")
             except FieldInvalid:
-                raise FieldInvalid("page_token", "is not a token of this list") from None
+                raise FieldInvalid("page_token", "is not a page token of this list") from None
         rest = [policy for policy in self._use.rate_limiter.policies() if policy.name > after]
-        page = rest[:size]
+        page, next_page_token = paging.cut(rest, size, lambda last: last.name)
         return pb.ListPoliciesResponse(
-            policies=messages.policy_messages(page),
-            next_page_token=page[-1].name if len(rest) > size else "",
+            policies=messages.policy_messages(page), next_page_token=next_page_token
         )

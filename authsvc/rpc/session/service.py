@@ -1,4 +1,4 @@
-"""Owns the handlers of SessionService: each converts, calls one use case, converts back."""
+"""Owns the handler of SessionService: each RPC converts, calls one use case, converts back."""
 
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.core.use_cases import UseCases
@@ -10,16 +10,16 @@ from authsvc.rpc.topic import Topic
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
-_KEPT = 25_000
+_CACHE_SIZE = 25_000
 
 
 class SessionHandler(Topic, rpc.SessionServiceServicer):
-    """Sessions: created, validated, listed and ended."""
+    """The creation, validation, listing and ending of sessions."""
 
     def __init__(self, use: UseCases) -> None:
         super().__init__(use)
-        # Making a message costs more than judging a cached session, so it is kept beside it.
-        self._messages: MessageCache[Session, pb.Session] = MessageCache(_KEPT)
+        # Building a message costs more than validating a cached session, so messages are cached.
+        self._messages: MessageCache[Session, pb.Session] = MessageCache(_CACHE_SIZE)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, _context: Context
@@ -38,13 +38,13 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
     async def ValidateSession(
         self, request: pb.ValidateSessionRequest, _context: Context
     ) -> pb.ValidateSessionResponse:
-        """Say whether a session is active."""
+        """Return whether a session is active."""
         return self._result(await self._use.session_validation.validate(_check(request, "")))
 
     async def BatchValidateSessions(
         self, request: pb.BatchValidateSessionsRequest, _context: Context
     ) -> pb.BatchValidateSessionsResponse:
-        """Say of up to 1000 sessions whether they are active."""
+        """Return for each of up to 1000 sessions whether it is active."""
         convert.batch_size(request.checks, "checks")
         checks = [_check(check, f"checks[{index}].") for index, check in enumerate(request.checks)]
         results = await self._use.session_validation.validate_many(checks)
@@ -83,12 +83,12 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context
     ) -> pb.RevokeUserSessionsResponse:
-        """End all sessions of a user, but for one if wanted."""
-        spared = request.except_session_id
+        """End all sessions of a user, optionally except one."""
+        kept = request.except_session_id
         count = await self._use.session_ending.revoke_all(
             current_call(),
             convert.user_id(request.user_id),
-            convert.session_id(spared, "except_session_id") if spared else None,
+            convert.session_id(kept, "except_session_id") if kept else None,
         )
         return pb.RevokeUserSessionsResponse(revoked_count=count)
 
@@ -97,7 +97,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
             reason = convert.inactive_reason(result.reason)
             return pb.ValidateSessionResponse(inactive_reason=reason)
         session = result.session
-        key = session.session_id.int  # A UUID's own hash takes longer than all else here.
+        key = session.session_id.int  # Hashing the UUID itself would take longer than the rest.
         message = self._messages.get(key, session)
         if message is None:
             message = convert.session_message(session)

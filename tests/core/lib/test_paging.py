@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from authsvc.core.lib.paging import page_size, page_token, parse_page_token
+from authsvc.core.lib.paging import cut, page_size, page_token, parse_page_token
 from authsvc.errors import FieldInvalid
 
 OWNER, OTHER, LAST = (UUID(int=number) for number in (1, 2, 3))
@@ -32,3 +32,12 @@ def test_malformed_or_foreign_page_token_is_rejected(token: str) -> None:
     with pytest.raises(FieldInvalid) as caught:
         parse_page_token(OWNER, token)
     assert [found.field for found in caught.value.violations] == ["page_token"]
+
+
+@pytest.mark.parametrize(
+    ("found", "page"), [([], ([], "")), ([1, 2], ([1, 2], "")), ([1, 2, 3], ([1, 2], "after 2"))]
+)
+def test_only_page_before_further_items_has_token(
+    found: list[int], page: tuple[list[int], str]
+) -> None:
+    assert cut(found, 2, lambda last: f"after {last}") == page

@@ -1,4 +1,4 @@
-"""API keys of one's own, as a calling service makes, lists and revokes them."""
+"""A user's own API keys, created, listed and revoked by a calling service."""
 
 from datetime import UTC, timedelta
 from typing import Any

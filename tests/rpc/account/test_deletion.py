@@ -1,4 +1,4 @@
-"""An account that is deleted is gone: at once, in all of its parts, whoever else is calling."""
+"""A deleted account is gone: immediately, entirely, and despite concurrent calls."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ async def test_personal_event_details_are_removed(service: Service) -> None:
 @pytest.mark.fast
 async def test_tokens_sessions_and_credentials_stop_working(service: Service) -> None:
     tokens, second = await service.new_session(), await service.login()
-    # So that it is in the caches.
+    # Fills the caches.
     assert await service.judge_token(tokens.access_token) == ""
     assert await service.judge_session(second.session_token) == ""
     await delete(service, tokens)
@@ -147,9 +147,9 @@ async def test_hundred_concurrent_deletions_succeed_once(service: Service) -> No
         await asyncio.gather(*(outcome(delete(service, tokens)) for _ in range(100)))
     )
     assert outcomes == {"OK": 1, "BEARER_INVALID": 99}
-    [[told]] = await service.fetch("SELECT count(*) FROM outbox")
+    [[messages]] = await service.fetch("SELECT count(*) FROM outbox")
     [[events]] = await service.fetch("SELECT count(*) FROM audit_events WHERE type = 'user.delete'")
-    assert (told, events) == (1, 1)
+    assert (messages, events) == (1, 1)
 
 
 async def test_deletion_reaches_other_replicas(
@@ -166,7 +166,7 @@ async def test_deletion_reaches_other_replicas(
     await until(is_heard)
 
 
-# Every RPC of AccountService in a race with the deletion
+# Every RPC of AccountService, racing with the deletion
 
 ID = "01b8dac5-b400-75e2-a9ec-f987224bcc24"
 REQUESTS: Mapping[str, Callable[[], Message]] = {
@@ -224,7 +224,7 @@ async def test_calls_in_flight_end_with_documented_reasons(name: str, free: Serv
         await give_everything(free, tokens.user_id)
         calls = [outcome(call(free, name, tokens)) for _ in range(12)]
         deletion = outcome(delete(free, tokens))
-        # It starts among the others.
+        # The deletion starts among the others.
         results = await asyncio.gather(*calls[: 3 * number], deletion, *calls[3 * number :])
         assert set(results) <= allowed | {"BEARER_INVALID"}, results
         assert await outcome(call(free, name, tokens)) == "BEARER_INVALID"

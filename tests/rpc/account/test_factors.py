@@ -1,4 +1,4 @@
-"""The RPCs about a user's own factors, as their callers see them."""
+"""The RPCs about a user's own factors, from their callers' side."""
 
 from datetime import UTC
 from typing import Any
@@ -18,7 +18,7 @@ NAMES = ("EnrollTotp", "ConfirmTotp", "RemoveFactor", "GenerateRecoveryCodes", "
 
 
 class Owner:
-    """A user who is logged in, and the calls about the user's factors."""
+    """A logged-in user, and the calls about the user's factors."""
 
     def __init__(self, service: Service, tokens: Tokens) -> None:
         self._account = service.account()

@@ -1,4 +1,4 @@
-"""A user's identities at other providers, as a calling service sees them."""
+"""A user's identities at external providers, from a calling service's side."""
 
 from datetime import UTC
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.service import Service, StartService, fields_of
 async def linked(
     start_service: StartService, live_settings: Settings, provider: LocalProvider, clock: FakeClock
 ) -> Service:
-    """A service with the provider, under its two kinds."""
+    """A service with the provider, as OpenID Connect and as GitHub."""
     settings = live_settings.model_copy(update={"oauth": oauth_settings(provider)})
     return await start_service(settings, clock)
 

@@ -1,4 +1,4 @@
-"""What users are shown of what is held on them: all of it, but for secrets, and nobody else's."""
+"""Users' access to the data held on them: all of it except secrets, and nobody else's."""
 
 import json
 from collections import defaultdict
@@ -38,7 +38,7 @@ TABLES = {
     "challenge": "challenges",
     "audit_event": "audit_events",
 }
-# What is never read, as it is secret or unused, and the user's id, which stands in the first line.
+# Columns that are not exported: secret or unused, or the user's id, which is in the first line.
 UNREAD = {
     "users": {"password_hash", "pepper_id"},
     "devices": {"device_hash", "user_id"},
@@ -93,8 +93,8 @@ async def test_events_are_listed_newest_first(timed: Service, clock: FakeClock) 
     tokens = await timed.login(ip="2001:db8::1")
     answer = await list_events(timed, tokens)
     assert answer.next_page_token == ""
-    told = [(event.type, event.ip, event.user_agent) for event in answer.events]
-    assert told == [
+    listed = [(event.type, event.ip, event.user_agent) for event in answer.events]
+    assert listed == [
         ("user.login", "2001:db8::1", ""),
         *(("user.login_failure", f"192.0.2.{step}", "Browser/1") for step in (2, 1, 0)),
         ("user.register", "", ""),
@@ -178,7 +178,7 @@ async def export(service: Service, tokens: Tokens) -> list[bytes]:
 
 
 async def exported(service: Service, tokens: Tokens) -> dict[str, list[dict[str, Any]]]:
-    """Return what an export holds, by kind."""
+    """Return the contents of an export, by kind."""
     held = defaultdict(list)
     for line in b"".join(await export(service, tokens)).splitlines():
         row = json.loads(line)
@@ -191,14 +191,14 @@ async def test_export_contains_all_user_data(service: Service) -> None:
     tokens = await service.new_session(device_id="phone", ip="192.0.2.1", user_agent="é")
     await give_everything(service, tokens.user_id)
     held = await exported(service, tokens)
-    # A new table or column can't be forgotten.
+    # So a new table or column can't be forgotten.
     assert set(TABLES.values()) == await tables_of_users(service) - OF_NOBODY
     assert held.keys() == TABLES.keys()
     for kind, table in TABLES.items():
-        told = {name.removeprefix(f"{kind}_") for row in held[kind] for name in row}
-        told |= {"kind"} if any(f"{kind}_kind" in row for row in held[kind]) else set()
-        wanted = await columns_of(service, table) - UNREAD[table]
-        assert {name.removeprefix(f"{kind}_") for name in wanted} <= told, kind
+        columns = {name.removeprefix(f"{kind}_") for row in held[kind] for name in row}
+        columns |= {"kind"} if any(f"{kind}_kind" in row for row in held[kind]) else set()
+        expected = await columns_of(service, table) - UNREAD[table]
+        assert {name.removeprefix(f"{kind}_") for name in expected} <= columns, kind
     assert b"SECRET" not in b"".join(await export(service, tokens))
     assert held["user"][0]["email"] == EMAIL
     assert held["user"][0]["has_password"] is True
@@ -264,7 +264,7 @@ async def test_slow_reader_holds_no_database_connection(service: Service) -> Non
     call = service.account().ExportData(ExportDataRequest(), metadata=bearer(tokens))
     chunks = aiter(call)
     first = await anext(chunks)
-    # More than the call's window is left to be sent, so that it waits for its reader.
+    # More remains than fits the flow-control window, so the call waits for its reader.
     dsn = service.settings.database.url.get_secret_value()
 
     async def all_idle() -> bool:

@@ -1,4 +1,4 @@
-"""The registration of passkeys as callers see it."""
+"""The registration of passkeys, from the callers' side."""
 
 import asyncio
 import json
@@ -117,7 +117,7 @@ async def test_only_newest_challenge_of_its_user_is_accepted(service: Service) -
         (ada, first.challenge_id, "STATE_INVALID"),
         (ada, NOBODY, "STATE_INVALID"),
         (grace, newest.challenge_id, "STATE_INVALID"),
-        # Nobody else used it up.
+        # The other user's attempt has not used it up.
         (ada, newest.challenge_id, "OK"),
     ):
         call = finish_registration(service, tokens, challenge_id, credential)
@@ -140,7 +140,7 @@ async def test_taken_credential_id_is_indistinguishable_from_garbage(service: Se
     await register(service, ada, device)
     (taken,) = device.credentials
 
-    told = []
+    results = []
     for tokens, stolen in ((ada, True), (grace, True), (grace, False)):
         begun = await begin_registration(service, tokens)
         thief = Authenticator(ORIGIN)
@@ -148,9 +148,9 @@ async def test_taken_credential_id_is_indistinguishable_from_garbage(service: Se
         credential = thief.create(begun.options_json) if stolen else "{}"
         call = finish_registration(service, tokens, begun.challenge_id, credential)
         error = await failure(call)
-        told.append((error.code(), reason_of(error), error.details()))
-    assert told == [told[0]] * 3
-    assert told[0][1] == "CREDENTIALS_INVALID"
+        results.append((error.code(), reason_of(error), error.details()))
+    assert results == [results[0]] * 3
+    assert results[0][1] == "CREDENTIALS_INVALID"
     assert (await login(service, device)).user_id == ada.user_id
 
 
@@ -160,7 +160,7 @@ async def test_number_of_passkeys_is_limited(
     limited = with_changes(live_settings, "second_factors", max_per_user=3)
     service = await start_service(limited)
     tokens = await service.proved_session()
-    # As many registrations at once as no user can begin, each with a challenge of its own.
+    # More concurrent registrations than a user can begin, each with its own challenge.
     options = json.loads((await begin_registration(service, tokens)).options_json)
     calls = []
     for _ in range(10):
@@ -190,7 +190,7 @@ async def test_user_disabled_meanwhile_registers_nothing(service: Service) -> No
     tokens = await service.proved_session()
     begun = await begin_registration(service, tokens)
     credential = Authenticator(ORIGIN).create(begun.options_json)
-    # Not told to the caches: the use case itself has to find out.
+    # Without notifying the caches: the use case itself must notice.
     await service.fetch("UPDATE users SET status = 'disabled'")
     call = finish_registration(service, tokens, begun.challenge_id, credential)
     assert await outcome(call) == "BEARER_INVALID"

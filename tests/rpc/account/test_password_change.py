@@ -1,4 +1,4 @@
-"""ChangePassword as its callers see it."""
+"""ChangePassword from its callers' side."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ NEW = "Sketch-Of-The-Engine-1842"
 
 
 def change(service: Service, tokens: Tokens, **request: Any) -> Any:
-    """Call ChangePassword, with the right passwords where none are given."""
-    asked = {"current_password": PASSWORD, "new_password": NEW} | request
+    """Call ChangePassword, by default with valid passwords."""
+    fields = {"current_password": PASSWORD, "new_password": NEW} | request
     return service.account().ChangePassword(
-        ChangePasswordRequest(**asked),
+        ChangePasswordRequest(**fields),
         metadata=(("authorization", f"Bearer {tokens.access_token}"),),
     )
 

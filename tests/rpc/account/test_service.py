@@ -1,4 +1,4 @@
-"""AccountService as its callers see it: for the user whose access token comes along."""
+"""AccountService from its callers' side: it acts for the user of the access token."""
 
 from datetime import UTC
 from typing import Any
@@ -68,8 +68,8 @@ async def test_display_name_is_changed(service: Service) -> None:
     [*events] = await service.fetch(
         "SELECT user_id, session_id, detail FROM audit_events WHERE type = 'user.update'"
     )
-    told = (tokens.user_id, tokens.session_id, "{}")
-    assert [tuple(map(str, event)) for event in events] == [told] * 3
+    event_of_change = (tokens.user_id, tokens.session_id, "{}")
+    assert [tuple(map(str, event)) for event in events] == [event_of_change] * 3
 
 
 @pytest.mark.parametrize("name", ["é" * 129, "a\0", "a\nb", "a\x1b[2J", "a\u2028b", "\x85"])
@@ -87,7 +87,7 @@ async def test_exactly_one_active_bearer_token_is_required(
 ) -> None:
     tokens = await timed.new_session()
     good = f"Bearer {tokens.access_token}"
-    refused: dict[str, tuple[str, ...]] = {
+    rejected: dict[str, tuple[str, ...]] = {
         "none": (),
         "two": (good, good),
         "empty": ("",),
@@ -99,13 +99,13 @@ async def test_exactly_one_active_bearer_token_is_required(
         "longer": (good + "=",),
         "9 KiB": (f"Bearer {'x' * 9_216}",),
     }
-    told = {}
-    for case, authorizations in refused.items():
+    results = {}
+    for case, authorizations in rejected.items():
         error = await failure(get_account(timed, *authorizations))
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-        told[case] = (reason_of(error), error.details())
-    # Which of them it is is nobody's business.
-    assert told == dict.fromkeys(refused, ("BEARER_INVALID", told["none"][1]))
+        results[case] = (reason_of(error), error.details())
+    # The response doesn't reveal which of the cases it is.
+    assert results == dict.fromkeys(rejected, ("BEARER_INVALID", results["none"][1]))
     assert await outcome(get_account(timed, good)) == "OK"
     clock.advance(3_600)
     assert await outcome(get_account(timed, good)) == "BEARER_INVALID"
@@ -123,7 +123,7 @@ async def test_bearer_token_of_disabled_or_deleted_user_is_rejected(
     statement: str, service: Service
 ) -> None:
     tokens = await service.new_session()
-    # The session may still be in the cache; the account itself is always asked for.
+    # The session may still be cached, but the account is always read.
     assert await service.judge_token(tokens.access_token) == ""
     await service.fetch(statement)
     call = get_account(service, f"Bearer {tokens.access_token}")

@@ -1,4 +1,4 @@
-"""AdminService over mutual TLS: files of users as streams, and streams that don't behave."""
+"""AdminService over mutual TLS: files of users as streams, and misbehaving streams."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from tests.support.probe import failure, outcome, reason_of, with_changes
 from tests.support.service import Service, StartService, detail
 
 METHOD = "/authsvc.v1.AdminService/ImportUsers"
-PASSWORD = "hunter2"  # which no policy of ours would take
+PASSWORD = "hunter2"  # which none of our policies would accept
 
 
 def row(name: str, **more: Any) -> bytes:
@@ -48,8 +48,8 @@ async def send_whole(
 ) -> ImportUsersResponse:
     """Send a file as one message that ends the stream.
 
-    For files that are refused: if the status comes while it still writes, grpc.aio's client
-    answers INTERNAL or CANCELLED by itself.
+    Use it for files that are rejected: if the status arrives while grpc.aio's client is still
+    writing, it reports INTERNAL or CANCELLED instead.
     """
     rpc = service.clients.raw(caller, METHOD)
     return ImportUsersResponse.FromString(await rpc(request.SerializeToString()))
@@ -206,7 +206,7 @@ async def test_long_import_outlasts_call_timeout(
     call = service.admin().ImportUsers()
     for n in range(10):
         await call.write(ImportUsersRequest(chunk=row(f"u{n}")))
-        await asyncio.sleep(0.1)  # what is shown is that this takes long
+        await asyncio.sleep(0.1)  # the import must exceed the call timeout
     await call.done_writing()
     assert counts(await call) == (10, 0, 0)
 

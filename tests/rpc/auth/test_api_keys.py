@@ -1,4 +1,4 @@
-"""API keys judged, as a gateway does it; and how soon they end on every replica."""
+"""The validation of API keys by a gateway, and how fast they end on every replica."""
 
 from datetime import UTC, timedelta
 from typing import Any
@@ -35,13 +35,13 @@ async def judge(
 
 
 async def reason(service: Service, api_key: str, *scopes: str) -> str:
-    """Return why a key is not active, and "" if it is; nothing else is said of an inactive one."""
+    """Return why a key is not active, or "" if it is; the response must not reveal more."""
     response = await judge(service, api_key, *scopes)
     assert response.active == (response.inactive_reason == INACTIVE_REASON_UNSPECIFIED)
     if response.active:
         return ""
-    told = {field.name for field, _ in response.ListFields()}
-    assert told <= {"inactive_reason", "retry_after"}
+    fields = {field.name for field, _ in response.ListFields()}
+    assert fields <= {"inactive_reason", "retry_after"}
     return InactiveReason.Name(response.inactive_reason).removeprefix("INACTIVE_REASON_")
 
 
@@ -103,13 +103,13 @@ async def test_last_use_is_reported(timed: Service, clock: FakeClock) -> None:
     created = await create(timed, tokens)
     await judge(timed, created.api_key)
 
-    async def told() -> bool:
+    async def is_reported() -> bool:
         response = await timed.account().ListApiKeys(
             account_pb.ListApiKeysRequest(), metadata=bearer(tokens)
         )
         return response.keys[0].last_use_time.ToDatetime(UTC) == clock.now()
 
-    await until(told)
+    await until(is_reported)
 
 
 async def test_revoked_keys_end_on_every_replica(
@@ -122,24 +122,24 @@ async def test_revoked_keys_end_on_every_replica(
     for created in (revoked, ended, other):
         assert await reason(there, created.api_key) == ""
 
-    async def tells(created: account_pb.CreateApiKeyResponse, expected: str) -> None:
-        async def told() -> bool:
+    async def wait_for_reason(created: account_pb.CreateApiKeyResponse, expected: str) -> None:
+        async def has_reason() -> bool:
             return await reason(there, created.api_key) == expected
 
-        await until(told)
+        await until(has_reason)
 
     await here.account().RevokeApiKey(
         account_pb.RevokeApiKeyRequest(key_id=revoked.key.key_id), metadata=bearer(owner)
     )
     assert await reason(here, revoked.api_key) == "KEY_REVOKED"
-    await tells(revoked, "KEY_REVOKED")
+    await wait_for_reason(revoked, "KEY_REVOKED")
     assert await reason(there, ended.api_key) == ""
     await here.app._parts.use.accounts.disable(CLI, EMAIL)
-    await tells(ended, "USER_DISABLED")
+    await wait_for_reason(ended, "USER_DISABLED")
     await here.app._parts.use.accounts.enable(CLI, EMAIL)
     assert await reason(there, ended.api_key) == ""
     await here.account().DeleteAccount(
         account_pb.DeleteAccountRequest(), metadata=bearer(await here.login())
     )
-    await tells(ended, "KEY_UNKNOWN")
+    await wait_for_reason(ended, "KEY_UNKNOWN")
     assert await reason(there, other.api_key) == ""

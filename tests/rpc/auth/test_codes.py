@@ -1,4 +1,4 @@
-"""Codes as a calling service sees them: asked for, sent or returned, and used."""
+"""One-time codes from a calling service's side: requested, sent or returned, and used."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,14 +25,14 @@ from tests.support.probe import failure, identity_of, outcome, reason_of
 from tests.support.service import Service, StartService, detail, fields_of
 
 NOBODY = "nobody@example.test"
-# A caller that may have codes returned, as the development client "issuer".
+# A caller to which codes may be returned, like the development client "issuer".
 PORTAL = "portal"
 WRONG_CODE = "00000000"
 CLIENT = ClientContext(ip=IP, user_agent="Browser/1")
 
 
 def with_portal(settings: Settings, **changes: object) -> Settings:
-    """Return the settings with the caller PORTAL, and with codes that are not limited but so."""
+    """Return the settings with the caller PORTAL, and no limits on codes except `changes`."""
     portal = CallerSettings(identity=identity_of(PORTAL), roles=frozenset({Role.APP, Role.ISSUER}))
     callers = (*settings.callers, portal)
     return settings.model_copy(update={"callers": callers, "codes": unlimited_codes(**changes)})
@@ -40,7 +40,7 @@ def with_portal(settings: Settings, **changes: object) -> Settings:
 
 @pytest_asyncio.fixture
 async def portal(start_service: StartService, live_settings: Settings, clock: FakeClock) -> Service:
-    """A service with the caller PORTAL; codes may be asked for at any time."""
+    """A service with the caller PORTAL; codes may be requested at any time."""
     return await start_service(with_portal(live_settings), clock)
 
 
@@ -178,7 +178,7 @@ async def test_user_changes_address(portal: Service) -> None:
     account = (await confirmed()).account
     assert (account.user_id, account.email) == (tokens.user_id, NEW_EMAIL)
     assert account.HasField("email_verify_time")
-    # The session goes on, and the next login is by the new address.
+    # The session stays active, and the next login is with the new address.
     assert await portal.judge_token(tokens.access_token, strict=True) == ""
     assert (await portal.login(NEW_EMAIL)).user_id == tokens.user_id
 
@@ -215,7 +215,7 @@ async def test_address_taken_meanwhile_returns_email_taken(portal: Service) -> N
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.ALREADY_EXISTS, "EMAIL_TAKEN")
 
 
-# What requests have in common
+# All requests for codes
 
 REQUESTS: Mapping[str, type[Message]] = {
     "ResendVerification": pb.ResendVerificationRequest,
@@ -227,7 +227,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture(params=REQUESTS)
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Asks a service for a code of one kind."""
+    """Requests a code of one kind."""
 
     def ask(service: Service, caller: str = "app", **fields: Any) -> Any:
         message = REQUESTS[request.param](**({"email": EMAIL} | fields))
@@ -325,7 +325,7 @@ async def test_resend_interval_applies_to_known_and_unknown_addresses(
         error = await failure(service.auth().RequestLoginCode(login))
         assert reason_of(error) == "TOO_MANY_ATTEMPTS"
         assert 0 < detail(error, RetryInfo).retry_delay.ToSeconds() <= 60
-        # Another purpose has an interval of its own.
+        # Each purpose has its own interval.
         reset = pb.RequestPasswordResetRequest(email=email)
         assert await outcome(service.auth().RequestPasswordReset(reset)) == "OK"
 

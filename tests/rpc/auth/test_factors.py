@@ -1,4 +1,4 @@
-"""VerifyMfa as its callers see it: the second step of a login."""
+"""VerifyMfa from its callers' side: the second step of a login."""
 
 import json
 from datetime import UTC
@@ -25,7 +25,7 @@ CLIENT = {"ip": "192.0.2.1", "device_id": "phone"}
 
 
 async def challenge(service: Service, email: str = EMAIL) -> MfaChallenge:
-    """Log in by password; the outcome has to be a challenge."""
+    """Log in by password; the result must be a challenge."""
     request = LoginRequest(email=email, password=PASSWORD, client=ClientContext(**CLIENT))
     response = await service.auth().Login(request)
     assert response.HasField("mfa")
@@ -33,7 +33,7 @@ async def challenge(service: Service, email: str = EMAIL) -> MfaChallenge:
 
 
 def verify(service: Service, token: str, caller: str = "app", **more: Any) -> Any:
-    """Give a second factor."""
+    """Present a second factor."""
     request = VerifyMfaRequest(mfa_token=token, client=ClientContext(**CLIENT), **more)
     return service.auth(caller).VerifyMfa(request)
 
@@ -41,7 +41,7 @@ def verify(service: Service, token: str, caller: str = "app", **more: Any) -> An
 async def secure(
     service: Service, tokens: Tokens, clock: FakeClock
 ) -> tuple[pyotp.TOTP, list[str]]:
-    """Give the tokens' user an app, whose next code was not used, and recovery codes."""
+    """Enroll an app with an unused current code, and recovery codes, for the tokens' user."""
     account, metadata = service.account(), bearer(tokens)
     response = await account.EnrollTotp(EnrollTotpRequest(), metadata=metadata)
     app = pyotp.TOTP(response.enrollment.secret)
@@ -54,7 +54,7 @@ async def secure(
 
 
 def amr(tokens: Tokens) -> list[str]:
-    """Return how the user logged in, as the access token says."""
+    """Return the authentication methods in the access token."""
     claims = tokens.access_token.split(".")[1]
     return list(json.loads(decode(claims))["amr"])
 
@@ -87,7 +87,7 @@ async def test_login_with_passkey_as_second_factor(service: Service) -> None:
     await passkeys.new_holder(service, EMAIL, device)
     asked = await challenge(service)
     assert list(asked.methods) == ["passkey", "recovery_code"]
-    # One signature for one attempt: also if it is right, it has one chance.
+    # A signature is for one challenge, and a challenge allows one attempt, even with a right one.
     signed = passkeys.text(device.get(asked.passkey_options_json))
     stranger = await challenge(service)
     wrong = verify(service, stranger.mfa_token, passkey_assertion=signed)
@@ -134,7 +134,7 @@ async def test_invalid_tokens_and_factors_are_rejected_alike(
     fresh = (await challenge(timed)).mfa_token
     clock.advance(1)
     right = app.at(clock.now())
-    told = set()
+    results = set()
     for token, factor in (
         (used, {"totp_code": right}),
         (expired, {"totp_code": right}),
@@ -147,8 +147,8 @@ async def test_invalid_tokens_and_factors_are_rejected_alike(
     ):
         error = await failure(verify(timed, token, **factor))
         assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-        told.add((reason_of(error), error.details()))
-    assert told == {(REFUSED, "The credentials are not valid.")}
+        results.add((reason_of(error), error.details()))
+    assert results == {(REFUSED, "The credentials are not valid.")}
     await verify(timed, fresh, totp_code=right)
 
 

@@ -1,4 +1,4 @@
-"""Logins at other providers as a calling service sees them, with a provider over real HTTP."""
+"""Logins at external providers from a calling service's side, with a provider over real HTTP."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def oauth(live_settings: Settings, provider: LocalProvider) -> Settings:
 
 @pytest_asyncio.fixture
 async def linked(start_service: StartService, oauth: Settings, clock: FakeClock) -> Service:
-    """A service with the provider, under its two kinds."""
+    """A service with the provider, as OpenID Connect and as GitHub."""
     return await start_service(oauth, clock)
 
 
@@ -46,7 +46,7 @@ async def complete(service: Service, request: pb.CompleteOAuthRequest) -> pb.Com
 
 
 async def tries(service: Service, provider: str = "local") -> str:
-    """Log in; return how that ends."""
+    """Log in; return the outcome."""
     return await outcome(complete(service, await came_back(service, provider)))
 
 
@@ -64,7 +64,7 @@ async def test_login_completes(kind: str, linked: Service) -> None:
     assert not second.new_user
     assert second.tokens.user_id == first.tokens.user_id
     assert second.tokens.session_id != first.tokens.session_id
-    # The same person at another provider is told to link.
+    # The same person at another provider has to link the identity first.
     other = KINDS[1 - KINDS.index(kind)]
     error = await failure(complete(linked, await came_back(linked, other)))
     assert (error.code(), reason_of(error)) == (
@@ -135,7 +135,7 @@ async def test_unreachable_provider_returns_provider_unavailable(
     )
     assert detail(error, RetryInfo).retry_delay.seconds == 1
     del provider.answers["/token"]
-    # The state is used up: the login has to begin anew.
+    # The state is used up: the login has to be started again.
     assert await outcome(complete(linked, request)) == "STATE_INVALID"
     assert await tries(linked) == "OK"
 
@@ -146,7 +146,7 @@ async def test_failed_provider_discovery_returns_provider_unavailable(
     provider.answers["/.well-known/openid-configuration"] = saying("<html>", 503)
     assert await outcome(linked.auth().BeginOAuth(begin())) == "PROVIDER_UNAVAILABLE"
     assert await linked.fetch("SELECT FROM oauth_states") == []
-    # GitHub's pages are known.
+    # GitHub's endpoints are configured rather than discovered.
     assert await tries(linked, "github") == "OK"
 
 
@@ -179,7 +179,7 @@ async def test_invalid_authorization_code_is_rejected(linked: Service) -> None:
 
 
 async def test_code_of_another_login_is_rejected(linked: Service) -> None:
-    # Injected by whoever got hold of it: it was given for another verifier (RFC 9700, 4.5).
+    # A stolen code that is injected: it was issued for another verifier (RFC 9700, 4.5).
     mine, stolen = await came_back(linked), await came_back(linked)
     mine.code = stolen.code
     assert await outcome(complete(linked, mine)) == "CREDENTIALS_INVALID"
@@ -192,7 +192,7 @@ async def test_state_of_another_provider_is_rejected(
     local.state = github.state
     provider.asked.clear()
     assert await outcome(complete(linked, local)) == "CREDENTIALS_INVALID"
-    # It was the state's provider that was asked.
+    # The request went to the state's provider.
     assert provider.asked == ["/login/oauth/access_token"]
 
 
@@ -271,5 +271,5 @@ async def test_provider_connections_close_on_shutdown(
     service = await start_service(oauth)
     begun = await service.auth().BeginOAuth(begin())
     await browse(begun.authorization_url)
-    # Warnings are errors: a session that is left open would be one.
+    # Warnings are errors: a session left open would cause one.
     await service.app.stop()

@@ -1,4 +1,4 @@
-"""Logins by passkey as callers see them."""
+"""Logins by passkey, from the callers' side."""
 
 import asyncio
 import json
@@ -91,7 +91,7 @@ async def test_user_presence_suffices_for_second_factor(free: Service, soft: boo
         VerifyMfaRequest(mfa_token=answer.mfa.mfa_token, passkey_assertion=json.dumps(assertion))
     )
     assert await _methods(free, verified.tokens) == ["pwd", "hwk", "user", "mfa"]
-    # But alone it is one factor, where two are needed.
+    # On its own it is only one factor, but two are required.
     assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
 
 
@@ -167,7 +167,7 @@ async def test_attempts_share_login_limits(service: Service, device: Authenticat
             await outcome(finish_login(service, begun.challenge_id, answer, ip="192.0.2.1"))
         )
     assert ends == ["CREDENTIALS_INVALID"] * 5 + ["TOO_MANY_ATTEMPTS"]
-    # The password's attempts are the same ones.
+    # The attempts by password count towards the same limit.
     request = LoginRequest(email=EMAIL, password=PASSWORD)
     request.client.ip = "192.0.2.1"
     assert await outcome(service.auth().Login(request)) == "TOO_MANY_ATTEMPTS"

@@ -1,4 +1,4 @@
-"""Registering and logging in, as a calling service sees it."""
+"""Registration and login, from a calling service's side."""
 
 import asyncio
 from typing import Any

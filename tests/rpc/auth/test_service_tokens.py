@@ -22,7 +22,7 @@ MINUTES = timedelta(minutes=10)
 
 
 def thumbprint(certificate: Certificate) -> bytes:
-    """Return the SHA-256 of a certificate's DER form, as whoever sees it in TLS takes it."""
+    """Return the SHA-256 of a certificate in DER form, as the peer of a TLS connection sees it."""
     return hashlib.sha256(certificate.parsed.public_bytes(Encoding.DER)).digest()
 
 
@@ -37,7 +37,7 @@ def exchange(service: Service, token: str, **request: Any) -> Any:
 
 
 async def claims(service: Service, token: str, **request: Any) -> Claims:
-    """Return what an active token says."""
+    """Return the claims of an active token."""
     check = pb.ValidateTokenRequest(access_token=token, **request)
     response = await service.auth("edge").ValidateToken(check)
     assert inactive(response) == ""
@@ -55,16 +55,16 @@ async def test_token_is_issued_to_caller_and_its_certificate(
         pb.IssueServiceTokenRequest(audience="billing", scopes=["invoices.read"])
     )
     assert response.expire_time.ToDatetime(UTC) == clock.now() + MINUTES
-    shown = {"audience": "billing", "certificate_thumbprint": thumbprint(certificate)}
-    said = await claims(service, response.access_token, required_scopes=["invoices.read"], **shown)
-    assert (said.subject, list(said.audiences)) == (identity_of("edge"), ["billing"])
-    assert list(said.scopes) == ["invoices.read"]
-    assert said.certificate_thumbprint == thumbprint(certificate)
-    assert (said.session_id, list(said.roles), list(said.permissions)) == ("", [], [])
-    assert not said.HasField("authentication_time")
-    assert not said.actors
+    check = {"audience": "billing", "certificate_thumbprint": thumbprint(certificate)}
+    found = await claims(service, response.access_token, required_scopes=["invoices.read"], **check)
+    assert (found.subject, list(found.audiences)) == (identity_of("edge"), ["billing"])
+    assert list(found.scopes) == ["invoices.read"]
+    assert found.certificate_thumbprint == thumbprint(certificate)
+    assert (found.session_id, list(found.roles), list(found.permissions)) == ("", [], [])
+    assert not found.HasField("authentication_time")
+    assert not found.actors
     # Again, from the cache.
-    assert await claims(service, response.access_token, **shown) == said
+    assert await claims(service, response.access_token, **check) == found
     assert await service.judge_token(response.access_token, audience="billing") == (
         "CERTIFICATE_MISMATCH"
     )

@@ -1,4 +1,4 @@
-"""Tokens refreshed, judged and ended, as a calling service sees it."""
+"""The refresh, validation and ending of tokens, from a calling service's side."""
 
 import base64
 import json
@@ -20,12 +20,12 @@ WEEK = timedelta(days=7)
 
 
 async def refreshed(service: Service, token: str) -> str:
-    """Return how a refresh ends."""
+    """Return the outcome of a refresh."""
     return await outcome(service.auth().RefreshTokens(pb.RefreshTokensRequest(refresh_token=token)))
 
 
 async def logged_out(service: Service, token: str) -> str:
-    """Return how a logout ends."""
+    """Return the outcome of a logout."""
     return await outcome(service.auth().Logout(pb.LogoutRequest(refresh_token=token)))
 
 
@@ -251,7 +251,7 @@ async def test_batch_checks_requested_audience(service: Service) -> None:
 # GetJwks
 
 
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # its name is, by RFC 9864
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")  # the name is deprecated by RFC 9864
 @pytest.mark.parametrize("algorithm", ["ES256", "EdDSA", "RS256"])
 async def test_third_party_verifies_tokens_with_public_keys(
     algorithm: str, start_service: StartService, live_settings: Settings

@@ -1,4 +1,4 @@
-"""Rate limits in batches, and keys looked at, refunded and reset, as a calling service sees it."""
+"""Batches of checks, and the lookup, refund and reset of keys, from a calling service's side."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def one(policy: str, key: str, cost: int = 1) -> pb.CheckRateLimitRequest:
 
 
 async def batch(service: Service, *checks: pb.CheckRateLimitRequest) -> list[bool]:
-    """Return of each check whether it passes."""
+    """Return for each check whether it is allowed."""
     response = await service.limits("edge").BatchCheckRateLimits(
         pb.BatchCheckRateLimitsRequest(checks=checks)
     )

@@ -1,4 +1,4 @@
-"""RateLimitService as its callers see it: the whole application, over mutual TLS."""
+"""RateLimitService from its callers' side: the whole application, over mutual TLS."""
 
 import asyncio
 from datetime import timedelta
@@ -19,9 +19,9 @@ HOUR = timedelta(hours=1)
 
 
 def request_of(*charges: tuple[str, str] | tuple[str, str, int], **more: Any) -> Any:
-    """Return a check of charges, each a policy, a key and maybe a cost."""
-    made = [pb.Charge(policy=c[0], key=c[1], cost=c[2] if len(c) == 3 else 0) for c in charges]
-    return pb.CheckRateLimitRequest(charges=made, **more)
+    """Return a check of charges, each a policy, a key and optionally a cost."""
+    messages = [pb.Charge(policy=c[0], key=c[1], cost=c[2] if len(c) == 3 else 0) for c in charges]
+    return pb.CheckRateLimitRequest(charges=messages, **more)
 
 
 async def check(service: Service, *charges: Any, **more: Any) -> pb.CheckRateLimitResponse:
@@ -29,13 +29,13 @@ async def check(service: Service, *charges: Any, **more: Any) -> pb.CheckRateLim
 
 
 async def remaining(service: Service, policy: str, key: str) -> int:
-    """Return how much a key has left."""
+    """Return the remaining quota of a key."""
     request = pb.GetRateLimitRequest(policy=policy, key=key)
     return (await service.limits("edge").GetRateLimit(request)).verdict.remaining
 
 
 def with_policy(settings: Settings, **policy: Any) -> Settings:
-    """Return the settings with one more policy, "own", of 3 in an hour unless said otherwise."""
+    """Return the settings with an additional policy, "own", by default 3 per hour."""
     own = PolicySettings.model_validate({"requests": 3, "window": HOUR} | policy)
     return with_changes(settings, "rate_limits", policies={"own": own})
 
@@ -48,15 +48,15 @@ async def test_login_policy_allows_five_and_denies_sixth(service: Service) -> No
     answers = [await check(service, (LOGIN, "ada")) for _ in range(6)]
     assert [answer.allowed for answer in answers] == [True] * 5 + [False]
     assert [answer.verdicts[0].remaining for answer in answers] == [4, 3, 2, 1, 0, 0]
-    passed, refused = answers[0].verdicts[0], answers[5].verdicts[0]
-    assert (refused.policy, refused.key, refused.limit) == (LOGIN, "ada", 5)
+    passed, rejected = answers[0].verdicts[0], answers[5].verdicts[0]
+    assert (rejected.policy, rejected.key, rejected.limit) == (LOGIN, "ada", 5)
     assert passed.allowed
     assert passed.HasField("retry_after")
     assert passed.retry_after.ToMicroseconds() == 0
-    assert not refused.allowed
-    # One of five in five minutes comes back in one, less the time that the checks took.
-    assert 0 < refused.retry_after.ToSeconds() <= 60
-    assert 240 < refused.reset_after.ToSeconds() <= 300
+    assert not rejected.allowed
+    # One of five per five minutes is free again in a minute, less the time that the checks took.
+    assert 0 < rejected.retry_after.ToSeconds() <= 60
+    assert 240 < rejected.reset_after.ToSeconds() <= 300
     assert (await check(service, (LOGIN, "bob"))).allowed
 
 
@@ -188,7 +188,7 @@ async def test_unknown_policy_is_named_and_nothing_is_charged(service: Service) 
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "POLICY_UNKNOWN")
     assert dict(detail(error, ErrorInfo).metadata) == {"policy": "nope"}
     assert await remaining(service, LOGIN, "ada") == 5
-    # What the service counts for itself is not for others to use up or to reset.
+    # Callers can neither use up nor reset the service's internal limits.
     own = ("authsvc.login.account", "k")
     assert await outcome(check(service, own)) == "POLICY_UNKNOWN"
 

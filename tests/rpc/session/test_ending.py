@@ -1,4 +1,4 @@
-"""Sessions looked up, listed and ended, as a calling service sees it."""
+"""The lookup, listing and ending of sessions, from a calling service's side."""
 
 from datetime import timedelta
 from uuid import UUID
@@ -17,7 +17,7 @@ NOBODY = str(UUID(int=1))
 
 
 async def revoked(service: Service, session_id: str) -> str:
-    """Return how a revocation ends."""
+    """Return the outcome of a revocation."""
     return await outcome(
         service.sessions().RevokeSession(pb.RevokeSessionRequest(session_id=session_id))
     )

@@ -1,4 +1,4 @@
-"""SessionService as its callers see it: the whole application, over mutual TLS."""
+"""SessionService from its callers' side: the whole application, over mutual TLS."""
 
 import asyncio
 from datetime import timedelta
