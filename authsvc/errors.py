@@ -14,6 +14,8 @@ ServiceError
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 └── ProviderUnavailable   PROVIDER_UNAVAILABLE
+
+ServerError is for the operator: the service can't start listening.
 """
 
 from collections.abc import Mapping, Sequence
@@ -161,6 +163,10 @@ class ProviderUnavailable(ServiceError):
         self, message: str = "The provider did not answer in time or gave an invalid answer."
     ) -> None:
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
+
+
+class ServerError(Exception):
+    """The service can't listen; the message is one sentence for the operator."""
 
 
 def credentials_invalid() -> Unauthenticated:

@@ -1,8 +1,6 @@
-"""Owns the addresses that the service listens on, and the error raised if it can't."""
+"""Owns the addresses that the service listens on."""
 
-
-class ServerError(Exception):
-    """The service can't listen; the message is one sentence for the operator."""
+from authsvc.errors import ServerError
 
 
 def with_port(address: str, port: int) -> str:

@@ -10,8 +10,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
-from authsvc.app.addresses import ServerError, split_address
+from authsvc.app.addresses import split_address
 from authsvc.config import CallerSettings, GrpcSettings, Settings
+from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from authsvc.app.addresses import ServerError, split_address
+from authsvc.app.addresses import split_address
 from authsvc.config import Settings
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 

@@ -13,10 +13,9 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from authsvc.app.addresses import ServerError
 from authsvc.config import ConfigError, Settings, load
 from authsvc.core.lib.sealing import SealError
-from authsvc.errors import ServiceError
+from authsvc.errors import ServerError, ServiceError
 from authsvc.store.postgres.migrator import SchemaError
 
 DEVELOPMENT = Path(".authsvc")

@@ -8,8 +8,8 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from authsvc.app.addresses import ServerError
 from authsvc.config import TlsSettings
+from authsvc.errors import ServerError
 
 _Stamp = tuple[tuple[int, int, int], ...]
 

@@ -13,8 +13,8 @@ import pytest
 from google.rpc import error_details_pb2 as details
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from authsvc.app.addresses import ServerError
 from authsvc.config import Settings
+from authsvc.errors import ServerError
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from tests.support.certificates import Authority

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from structlog.testing import capture_logs
 
-from authsvc.app.addresses import ServerError
 from authsvc.config import Settings
+from authsvc.errors import ServerError
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
