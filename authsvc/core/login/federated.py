@@ -242,6 +242,7 @@ class OAuthLogin:
         )
         await record_event(connection, now, event)
         await self._add(connection, user, login)
+        await users.note_login(connection, user.user_id, now)
         return replace(await self._finish(connection, attempt, user), new_user=True)
 
     async def _add(self, connection: Connection, user: User, login: _Login) -> None:

@@ -8,12 +8,13 @@ for extension or looks expired is read again, because another replica may have e
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from authsvc.config import SessionSettings
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.memo import Memo
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.reading import SessionReader
@@ -37,12 +38,16 @@ class SessionCheck:
 
 @dataclass(frozen=True, slots=True)
 class SessionResult:
-    """The result of a check: the session if it is active, otherwise the reason."""
+    """The result of a check: the session if it is active, otherwise the reason.
+
+    `memo` is for what the caller derives from the session; it is cached as long as the session is.
+    """
 
     active: bool
     reason: InactiveReason | None = None
     session: Session | None = None
     csrf_valid: bool = False
+    memo: Memo | None = None
 
 
 _INACTIVE: Final = {reason: SessionResult(active=False, reason=reason) for reason in InactiveReason}
@@ -150,12 +155,11 @@ class SessionValidation:
             self._note_use(entry, now)
         session = entry.session
         csrf_valid = bool(check.csrf_token) and is_csrf_token(check.csrf_token, session.csrf_hash)
-        return SessionResult(active=True, session=session, csrf_valid=csrf_valid)
+        return SessionResult(active=True, session=session, csrf_valid=csrf_valid, memo=entry.memo)
 
     def _mismatch(self, session: Session, client: ClientContext) -> InactiveReason | None:
         return self._binding.mismatch(session.client, client) if self._binding.is_on else None
 
     def _note_use(self, entry: CachedSession, now: datetime) -> None:
         self._last_use.note(entry.session.session_id, now)
-        entry.session = replace(entry.session, last_use_time=now)
-        entry.touch_time = now + self._touch_interval
+        entry.use(now, now + self._touch_interval)

@@ -1,25 +1,15 @@
 """Owns the handler of SessionService: each RPC converts, calls one use case, converts back."""
 
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
-from authsvc.core.use_cases import UseCases
-from authsvc.models.sessions import Session
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
-from authsvc.rpc.message_cache import MessageCache
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
-_CACHE_SIZE = 25_000
-
 
 class SessionHandler(Topic, rpc.SessionServiceServicer):
     """The creation, validation, listing and ending of sessions."""
-
-    def __init__(self, use: UseCases) -> None:
-        super().__init__(use)
-        # Building a message costs more than validating a cached session, so messages are cached.
-        self._messages: MessageCache[Session, pb.Session] = MessageCache(_CACHE_SIZE)
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, _context: Context
@@ -39,7 +29,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         self, request: pb.ValidateSessionRequest, _context: Context
     ) -> pb.ValidateSessionResponse:
         """Return whether a session is active."""
-        return self._result(await self._use.session_validation.validate(_check(request, "")))
+        return _result(await self._use.session_validation.validate(_check(request, "")))
 
     async def BatchValidateSessions(
         self, request: pb.BatchValidateSessionsRequest, _context: Context
@@ -48,7 +38,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         convert.batch_size(request.checks, "checks")
         checks = [_check(check, f"checks[{index}].") for index, check in enumerate(request.checks)]
         results = await self._use.session_validation.validate_many(checks)
-        return pb.BatchValidateSessionsResponse(results=map(self._result, results))
+        return pb.BatchValidateSessionsResponse(results=map(_result, results))
 
     async def GetSession(
         self, request: pb.GetSessionRequest, _context: Context
@@ -92,19 +82,16 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         )
         return pb.RevokeUserSessionsResponse(revoked_count=count)
 
-    def _result(self, result: SessionResult) -> pb.ValidateSessionResponse:
-        if result.session is None or result.reason is not None:
-            reason = convert.inactive_reason(result.reason)
-            return pb.ValidateSessionResponse(inactive_reason=reason)
-        session = result.session
-        key = session.session_id.int  # Hashing the UUID itself would take longer than the rest.
-        message = self._messages.get(key, session)
-        if message is None:
-            message = convert.session_message(session)
-            self._messages.put(key, session, message)
-        return pb.ValidateSessionResponse(
-            active=True, session=message, csrf_valid=result.csrf_valid
-        )
+
+def _result(result: SessionResult) -> pb.ValidateSessionResponse:
+    if result.session is None or result.memo is None:
+        reason = convert.inactive_reason(result.reason)
+        return pb.ValidateSessionResponse(inactive_reason=reason)
+    # Building a message costs more than validating a cached session, so it is kept in the memo.
+    message = result.memo.value
+    if not isinstance(message, pb.Session):
+        message = result.memo.value = convert.session_message(result.session)
+    return pb.ValidateSessionResponse(active=True, session=message, csrf_valid=result.csrf_valid)
 
 
 def _check(request: pb.ValidateSessionRequest, path: str) -> SessionCheck:

@@ -49,6 +49,7 @@ async def test_new_user_gets_account(federated: Federated, clock: FakeClock) -> 
     assert (user["display_name"], user["roles"], user["status"]) == ("Ada", ["user"], "active")
     assert (user["password_hash"], user["pepper_id"]) == (None, None)
     assert user["email_verify_time"] == user["create_time"] == clock.now()
+    assert (user["origin"], user["last_login_time"]) == ("federated", clock.now())
     assert await federated.events() == [
         ("user.register", {"provider": "github"}),
         ("identity.link", {"provider": "github"}),
@@ -71,8 +72,8 @@ async def test_user_is_identified_by_subject(federated: Federated, clock: FakeCl
     assert identity["create_time"] == clock.now() - timedelta(seconds=60)
     assert identity["last_use_time"] == clock.now()
     # What the provider reports later changes nothing here.
-    (user,) = await federated.fetch("SELECT email, display_name FROM users")
-    assert tuple(user) == (ADA.email, ADA.display_name)
+    (user,) = await federated.fetch("SELECT email, display_name, last_login_time FROM users")
+    assert tuple(user) == (ADA.email, ADA.display_name, clock.now())
 
 
 async def test_same_subject_at_another_provider_is_another_user(federated: Federated) -> None:

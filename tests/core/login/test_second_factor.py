@@ -8,6 +8,7 @@ import pytest
 
 from authsvc.store import devices
 from tests.support.accounts import CALL, CLI, EMAIL, IP, OTHER_IP, WRONG
+from tests.support.clock import FakeClock
 from tests.support.factors import Secured, reason, reasons, used
 from tests.support.logins import PHONE, Replicas, causes, failures_of_devices
 
@@ -46,6 +47,14 @@ async def test_session_records_authentication_methods(secured: Secured) -> None:
     tokens = await secured.verify((await secured.challenge()).mfa_token, used(code))
     session = await secured.service.sessions.listing.get(tokens.session_id)
     assert session.authentication_methods == ("pwd", "otp", "mfa")
+
+
+async def test_verified_factor_sets_last_login_time(secured: Secured, clock: FakeClock) -> None:
+    app, _ = await secured.secure(await secured.user())
+    challenge = await secured.challenge()
+    clock.advance(60)
+    await secured.verify(challenge.mfa_token, app.code())
+    assert await secured.fetchval("SELECT last_login_time FROM users") == clock.now()
 
 
 async def test_password_alone_opens_no_session(secured: Secured) -> None:

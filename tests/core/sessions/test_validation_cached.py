@@ -7,7 +7,7 @@ import pytest
 from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
 from authsvc.models.tokens import InactiveReason, Tokens
-from tests.support.sessions import CALL, DAY, HeldDatabase, Replica, World
+from tests.support.sessions import CALL, DAY, SECOND, HeldDatabase, Replica, World
 
 
 async def test_cached_session_costs_no_query(world: World) -> None:
@@ -18,6 +18,24 @@ async def test_cached_session_costs_no_query(world: World) -> None:
     assert (await replica.validate(tokens.session_token)).active
     result = await replica.validate(tokens.session_token)
     assert result.session is (await replica.validate(tokens.session_token)).session
+
+
+async def test_memo_lasts_as_long_as_the_session_it_is_derived_from(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    first = await replica.validate(tokens.session_token)
+    assert first.memo is not None
+    first.memo.value = "derived"
+    again = await replica.validate(tokens.session_token)
+    assert (again.memo, again.session) == (first.memo, first.session)
+    world.clock.advance(60 * SECOND)
+    used = await replica.validate(tokens.session_token)
+    assert used.memo is not None
+    assert used.memo.value is None
+    used.memo.value = "derived"
+    await replica.sessions.ending.revoke(CALL, tokens.session_id)
+    assert (await replica.validate(tokens.session_token)).memo is None
+    assert not await _is_cached(replica, tokens)
 
 
 async def _is_cached(replica: Replica, tokens: Tokens) -> bool:

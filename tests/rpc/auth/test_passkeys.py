@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from authsvc.config import PolicySettings, Settings
 from authsvc.dev.authenticator import Authenticator, encode
+from authsvc.store.postgres.database import Database
 from authsvc.v1.account_service_pb2 import ListFactorsRequest
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest, VerifyMfaRequest
 from authsvc.v1.common_pb2 import Tokens
@@ -57,6 +58,17 @@ async def test_passkey_alone_counts_as_both_factors(
     assert tokens.user_id == registered.user_id
     assert await free.judge_token(tokens.access_token) == ""
     assert await _methods(free, tokens) == ["hwk", "user", "mfa"]
+
+
+async def test_passkey_login_sets_last_login_time(
+    free: Service, device: Authenticator, clock: FakeClock, database: Database
+) -> None:
+    await new_holder(free, EMAIL, device)
+    clock.advance(60)
+    await login(free, device)
+    async with database.connection() as connection:
+        last_login_time = await connection.fetchval("SELECT last_login_time FROM users")
+    assert last_login_time == clock.now()
 
 
 async def test_begin_login_returns_request_options(free: Service, device: Authenticator) -> None:
