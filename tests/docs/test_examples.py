@@ -16,13 +16,13 @@ _PATIENCE = 120.0
 
 
 async def run(*command: str) -> str:
-    """Run a command in the current folder and return its output."""
+    """Run a command in the current folder and return what it prints, except errors."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(_PATIENCE):
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+        output, errors = await process.communicate()
+    assert process.returncode == 0, (output + errors).decode()
     return output.decode()
 
 
