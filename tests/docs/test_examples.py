@@ -27,7 +27,11 @@ async def run(*command: str) -> str:
 
 
 @pytest.mark.slow
-async def test_first_calls_work(running: Application, tmp_path: Path) -> None:
+async def test_first_calls_work(
+    running: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The home folder may be missing or read-only.
+    monkeypatch.setenv("BUF_CACHE_DIR", str(tmp_path / "buf"))
     # As in a checkout in which `make run` was called.
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "protos").symlink_to(REPOSITORY / "protos")
