@@ -91,7 +91,7 @@ class Toy:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{self.root}"}
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "FORCE_COLOR", "TTY_COMPATIBLE"):
             environment.pop(name, None)
         command = [sys.executable, "-c", _RUN, "--jobs", "1", *arguments]
         return subprocess.run(
