@@ -68,7 +68,8 @@ def test_doubled():
 
 
 def test_that_only_passes_while_it_is_measured():
-    assert is_adult(30)
+    # Some mutants of it survive, so that this test is tried, however fast the others were.
+    assert absolute(5) == 5
     assert "AUTHSVC_MUTANTS_RECORD" in os.environ
 """
 # One mutant never ends and costs all of the patience. No other may, even on a busy machine.
