@@ -25,12 +25,20 @@ LOCK = (ROOT / "deploy" / "requirements.lock").read_text()
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A small copy of the project in its own Git repository, at version 0.1.0."""
+    # In a Git hook these lead to the repository that the hook belongs to.
+    for name in git(tmp_path, "rev-parse", "--local-env-vars").split():
+        monkeypatch.delenv(name, raising=False)
     for name in ("NAME", "EMAIL"):
         monkeypatch.setenv(f"GIT_AUTHOR_{name}", "tester@example.test")
         monkeypatch.setenv(f"GIT_COMMITTER_{name}", "tester@example.test")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    # The home folder may be missing or read-only.
+    monkeypatch.setenv("BUF_CACHE_DIR", str(tmp_path_factory.mktemp("buf")))
     files = ["pyproject.toml", "protos", "authsvc/py.typed", "deploy/requirements.lock"]
     for name in (*files, "deploy/kubernetes/kustomization.yaml"):
         source, target = ROOT / name, tmp_path / name

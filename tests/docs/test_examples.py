@@ -16,18 +16,22 @@ _PATIENCE = 120.0
 
 
 async def run(*command: str) -> str:
-    """Run a command in the current folder and return its output."""
+    """Run a command in the current folder and return what it prints, except errors."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(_PATIENCE):
-        output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+        output, errors = await process.communicate()
+    assert process.returncode == 0, (output + errors).decode()
     return output.decode()
 
 
 @pytest.mark.slow
-async def test_first_calls_work(running: Application, tmp_path: Path) -> None:
+async def test_first_calls_work(
+    running: Application, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The home folder may be missing or read-only.
+    monkeypatch.setenv("BUF_CACHE_DIR", str(tmp_path / "buf"))
     # As in a checkout in which `make run` was called.
     (tmp_path / ".venv").symlink_to(sys.prefix)
     (tmp_path / "protos").symlink_to(REPOSITORY / "protos")

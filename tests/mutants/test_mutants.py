@@ -68,15 +68,17 @@ def test_doubled():
 
 
 def test_that_only_passes_while_it_is_measured():
-    assert is_adult(30)
+    # Some mutants of it survive, so that this test is tried, however fast the others were.
+    assert absolute(5) == 5
     assert "AUTHSVC_MUTANTS_RECORD" in os.environ
 """
+# One mutant never ends and costs all of the patience. No other may, even on a busy machine.
 _RUN = """
 import sys
 from pathlib import Path
 from tests.mutants.cli import main
 from tests.mutants.project import Project
-project = Project(Path.cwd(), "toy", ("toy/code.py",), ("checks",), "explained.toml", patience=3.0)
+project = Project(Path.cwd(), "toy", ("toy/code.py",), ("checks",), "explained.toml", patience=10)
 sys.exit(main(project, sys.argv[1:]))
 """
 
@@ -90,7 +92,7 @@ class Toy:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{self.root}"}
         environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS"):
+        for name in ("PYTEST_XDIST_WORKER", "PYTEST_ADDOPTS", "FORCE_COLOR", "TTY_COMPATIBLE"):
             environment.pop(name, None)
         command = [sys.executable, "-c", _RUN, "--jobs", "1", *arguments]
         return subprocess.run(
@@ -102,9 +104,9 @@ class Toy:
         return [json.loads(line)["outcome"] for line in lines]
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    root = tmp_path_factory.mktemp("toy")
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    root = tmp_path
     (root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
     (root / "toy").mkdir()
     (root / "toy" / "__init__.py").touch()
@@ -145,10 +147,7 @@ def test_explained_survivors_are_accepted_and_stale_explanations_named(toy: Toy)
         for key in (_ZERO, _ONE, _KILLED, _GONE)
     ]
     (toy.root / "explained.toml").write_text("\n".join(reasons))
-    try:
-        done = toy.run("--only", "absolute", "--only", "is_adult", "--only", "doubled")
-    finally:
-        (toy.root / "explained.toml").write_text("")
+    done = toy.run("--only", "absolute", "--only", "is_adult", "--only", "doubled")
     assert done.returncode == 0, done.stdout + done.stderr
     stale = [line for line in done.stdout.splitlines() if line.startswith("stale")]
     assert len(stale) == 2
@@ -161,6 +160,7 @@ def test_filters_choose_and_a_mutant_is_shown(toy: Toy) -> None:
     assert "3 mutants" not in toy.run("--list").stdout
     assert "absolute" not in listed
     name = next(line.split()[0] for line in listed.splitlines() if "boundary" in line)
+    toy.run("--only", name)
     shown = toy.run("--show", name).stdout
     assert "- age >= ADULT" in shown
     assert "killed" in shown

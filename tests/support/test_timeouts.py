@@ -26,7 +26,7 @@ def test_timeout_shows_where_test_waits(
         def test_another():
             pass
     """)
-    options = ["--timeout=1", "--timeout-method=signal", "--asyncio-mode=auto"]
+    options = ["--timeout=5", "--timeout-method=signal", "--asyncio-mode=auto"]
     result = pytester.runpytest_subprocess("-p", "tests.support.timeouts", *options)
     result.assert_outcomes(failed=1, passed=1)
-    result.stdout.fnmatch_lines(["*Timeout (>1*", "*in wait_for_good"])
+    result.stdout.fnmatch_lines(["*Timeout (>5*", "*in wait_for_good"])
