@@ -131,6 +131,8 @@ def _try(
         known = ((mutant, verdicts.find(mutant, coverage)) for mutant in mutants)
         found = {mutant: verdict for mutant, verdict in known if verdict is not None}
     left = [mutant for mutant in mutants if mutant not in found]
+    # If the run is ended early, all modules have been tried alike.
+    random.Random(options.seed).shuffle(left)
     console.print(f"{len(mutants)} mutants, {len(left)} of them to be tried")
     progress = Progress(console, len(left), explained)
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.mutants import child
+from tests.mutants import child, servers
 from tests.mutants.child import Order
 from tests.mutants.coverage_map import CoverageMap, Test
 from tests.mutants.mutant import Mutant
+from tests.mutants.names import Names
 from tests.mutants.project import Project
 from tests.mutants.verdicts import Outcome, Verdict, Verdicts
 
@@ -95,7 +96,7 @@ class Runner:
 
     def run(self, mutants: Sequence[Mutant], tell: Callable[[Mutant, Verdict], None]) -> None:
         """Try mutants and tell of each verdict as it is found."""
-        _preload(self._project, self._coverage.modules)
+        _preload(self._project, self._coverage.modules, mutants)
         waiting = list(reversed(mutants))
         free = list(range(self._jobs))
         try:
@@ -221,12 +222,13 @@ class Runner:
             "folder": self._project.state / f"slot{slot}",
             "database": self._databases[slot] if self._databases else "",
             "dirty": slot in self._dirty,
+            "template": servers.TEMPLATE if self._databases else "",
         }
         self._dirty.discard(slot)
         if mutant is not None:
             order |= {"path": mutant.path, "source": mutant.source}
             if mutant.path.endswith(".sql"):
-                order["migration"] = Path(mutant.path).name
+                order |= {"migration": Path(mutant.path).name, "template": ""}
                 order["migrator"] = self._project.migrator
             else:
                 parts = Path(mutant.path).with_suffix("").parts
@@ -290,13 +292,14 @@ class Runner:
         os.waitpid(ended.pid, 0)
 
 
-def _preload(project: Project, modules: set[str]) -> None:
+def _preload(project: Project, modules: set[str], mutants: Sequence[Mutant]) -> None:
     """Import what the tests import, but nothing that may be mutated or that imports such."""
     own = {project.package, *(Path(test).parts[0] for test in project.tests)}
+    changing = {mutant.path for mutant in mutants if mutant.path.endswith(".py")}
+    unchanging = Names(project.root, project.package).independent_of(changing)
     for name in sorted(modules):
-        unchanging = any(f"{name}.".startswith(f"{part}.") for part in project.unchanging)
         # Test helpers outside of the package may hold on to what is mutated.
-        if (name.partition(".")[0] in own and not unchanging) or not _is_found(name):
+        if (name.partition(".")[0] in own and name not in unchanging) or not _is_found(name):
             continue
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
