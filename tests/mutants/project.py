@@ -49,8 +49,7 @@ PROJECT = Project(
         "authsvc/core/signing",
         "authsvc/core/limits",
     ),
-    # Those of the targets and of what they stand on. Tests of the whole service would judge the same
-    # code, but take a hundred times as long.
+    # Tests of the whole service run the same code, but take a hundred times as long.
     tests=(
         "tests/core",
         "tests/store",

@@ -37,6 +37,7 @@ _TEST_FACTOR = 8.0
 # for few tests starts sooner.
 _FIRST_SECONDS = 3.0
 _FIRST_FILES = 8
+_QUICK = 8
 _POLL = 0.2
 
 
@@ -186,7 +187,11 @@ class Runner:
         return Verdict(outcome, killer, ran.text, tests=tests, rests_on=rests_on)
 
     def _tests(self, mutant: Mutant) -> list[Test]:
-        """Return a mutant's tests within the budget, those first that killed its like."""
+        """Return a mutant's tests within the budget.
+
+        Those come first that killed its like; then a few that are quick; then those of the files
+        named after what is changed, which are meant to notice.
+        """
         found = {
             test.name: test
             for test in self._coverage.covering(mutant.reach)
@@ -196,8 +201,12 @@ class Runner:
             *(name for name, _ in self._killers[mutant.path, mutant.key.function].most_common(4)),
             *(name for name, _ in self._killers[mutant.path, ""].most_common(2)),
         ]
+        proved = [name for name in proved if name in found]
+        quick = list(found)[:_QUICK]
+        named = tuple(_tests_of(path) for path in mutant.reach)
+        meant = [name for name in found if name.startswith(named)]
         chosen, seconds = [], 0.0
-        for name in dict.fromkeys([*(name for name in proved if name in found), *found]):
+        for name in dict.fromkeys([*proved, *quick, *meant, *found]):
             if seconds > self._budget:
                 break
             chosen.append(found[name])
@@ -290,6 +299,12 @@ class Runner:
         with contextlib.suppress(ProcessLookupError):
             os.kill(ended.pid, signal.SIGKILL)
         os.waitpid(ended.pid, 0)
+
+
+def _tests_of(path: str) -> str:
+    """Return how the names of a module's own tests begin."""
+    module = Path(path)
+    return str(Path("tests", *module.parent.parts[1:], f"test_{module.stem}"))
 
 
 def _preload(project: Project, modules: set[str], mutants: Sequence[Mutant]) -> None:

@@ -255,3 +255,16 @@ async def test_throttled_logins_record_one_event_a_minute(
     clock.advance(2)
     await flood()
     assert (await causes(database))["login_throttled:"] == 2
+
+
+async def test_failed_attempt_is_recorded_for_its_account(
+    limited: Service, database: Database
+) -> None:
+    await limited.login(WRONG)
+    await limited.login(email="nobody@example.test")
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT user_id FROM audit_events WHERE type LIKE '%login_failure' ORDER BY event_id"
+        )
+        user_id = await connection.fetchval("SELECT user_id FROM users")
+    assert [row["user_id"] for row in rows] == [user_id, None]

@@ -244,3 +244,26 @@ async def test_limit_keys_depend_on_keyring(database: Database) -> None:
                 {str(row["key"]) for row in await conn.fetch("SELECT key FROM rate_limits")}
             )
     assert not keys[0] & keys[1]
+
+
+async def test_registrations_are_limited_per_address(database: Database) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1h"})
+    brute_force = BruteForce(database, _limits(registrations_per_address=two), KEYRING)
+    for _ in range(2):
+        await brute_force.charge_registered_address(ADA)
+    with pytest.raises(TooManyAttempts) as refused:
+        await brute_force.charge_registered_address(ADA)
+    assert refused.value.subject == "registration"
+    await brute_force.charge_registered_address(BOB)
+
+
+async def test_retry_after_below_a_second_is_not_rounded_up(database: Database) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1s"})
+    brute_force = BruteForce(database, _limits(per_account_and_ip=two), KEYRING)
+    outcomes = await asyncio.gather(
+        *(_charge(brute_force) for _ in range(10)), return_exceptions=True
+    )
+    # All but the first are decided at one time, so at least some of them are rejected.
+    waits = [outcome.retry_after for outcome in outcomes if isinstance(outcome, TooManyAttempts)]
+    assert waits
+    assert max(waits) <= 0.5

@@ -307,3 +307,56 @@ async def test_check_fails_without_database(database: Database) -> None:
     ):
         with pytest.raises(StoreUnavailable):
             await call
+
+
+@pytest.mark.parametrize("others", [[], [Charge("ten", "k")]])
+async def test_charge_that_can_never_fit_stores_nothing(
+    limiter: RateLimiter, database: Database, others: list[Charge]
+) -> None:
+    result = await limiter.check([*others, Charge("five", "k", 6)])
+    assert not result.allowed
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM rate_limits") == 0
+
+
+async def test_charges_of_other_costs_to_one_key_are_never_grouped(limiter: RateLimiter) -> None:
+    # The index of the first check of the key equals the cost of the second.
+    checks = [
+        Check([Charge("ten", key, cost)]) for key, cost in (("a", 1), ("b", 1), ("k", 5), ("k", 2))
+    ]
+    assert _allowed(await limiter.check_many(checks)) == [True] * 4
+    assert (await limiter.get("ten", "k")).remaining == 3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "burst", "advance", "granted"),
+    [
+        # Ten and what drains in 0.9 s would be 19 within a second.
+        (Algorithm.TOKEN_BUCKET, 15, 0.9, 5),
+        (Algorithm.TOKEN_BUCKET, 20, 0.9, 9),
+        # Two windows meet within a second.
+        (Algorithm.FIXED_WINDOW, 15, 0.9, 5),
+        (Algorithm.FIXED_WINDOW, 20, 0.9, 10),
+        (Algorithm.SLIDING_WINDOW, 10, 0.9, 0),
+        (Algorithm.SLIDING_WINDOW, 9, 0.9, 0),
+    ],
+)
+async def test_burst_limits_what_is_granted_within_a_second(
+    database: Database,
+    ticker: Ticker,
+    algorithm: Algorithm,
+    burst: int,
+    advance: float,
+    granted: int,
+) -> None:
+    policy = Policy("p", 10, timedelta(seconds=1), burst=burst, algorithm=algorithm)
+    limiter = RateLimiter(
+        database=database, policies={"p": policy}, rejected_cache_size=0, clock=ticker
+    )
+    if algorithm is Algorithm.FIXED_WINDOW:
+        ticker.advance(0.95)
+    check = Check([Charge("p", "k")])
+    first = min(10, burst)
+    assert sum(_allowed(await limiter.check_many([check] * 30))) == first
+    ticker.advance(advance)
+    assert sum(_allowed(await limiter.check_many([check] * 30))) == granted

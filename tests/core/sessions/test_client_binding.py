@@ -2,7 +2,10 @@
 
 import pytest
 
+from authsvc.config import SessionSettings
+from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.models.calls import ClientContext
+from authsvc.models.tokens import InactiveReason
 from tests.support.sessions import CALL, DAY, Replica, World
 
 
@@ -96,3 +99,15 @@ async def test_mismatched_client_neither_extends_session_nor_is_recorded(world: 
             await replica.validate(tokens.session_token, stranger, strict=strict)
         await replica.sessions.last_use.flush()
         assert await world.row(tokens.session_id) == before
+
+
+def test_unparsable_address_matches_only_itself() -> None:
+    binding = ClientBinding(SessionSettings(ip_binding="subnet"))
+    for opened, used in (
+        ("garbage", "192.0.2.1"),
+        ("192.0.2.1", "garbage"),
+        ("garbage", "rubbish"),
+    ):
+        mismatch = binding.mismatch(ClientContext(opened), ClientContext(used))
+        assert mismatch is InactiveReason.IP_MISMATCH
+    assert binding.mismatch(ClientContext("garbage"), ClientContext("garbage")) is None

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
@@ -117,6 +118,17 @@ async def test_session_limit_ends_oldest_session(world: World) -> None:
     assert await world.revoked() == opened[:1]
     details = [json.loads(event["detail"]) for event in await world.events("session.create")]
     assert [detail["replaced"] for detail in details] == [[], [], [], [str(opened[0])]]
+
+
+async def test_opening_is_logged_with_ended_sessions(world: World) -> None:
+    replica = world.replica(max_per_user=1)
+    user_id = await world.add_user()
+    first = await world.open(replica, user_id)
+    with capture_logs() as logs:
+        second = await world.open(replica, user_id)
+    (line,) = logs
+    assert (line["type"], line["session_id"]) == ("session.create", str(second.session_id))
+    assert line["detail"]["replaced"] == [str(first.session_id)]
 
 
 async def test_ended_session_does_not_count_toward_limit(world: World) -> None:

@@ -1,9 +1,11 @@
 """Refresh of tokens: single use, a grace window for retries, detection of theft."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
@@ -250,3 +252,15 @@ async def test_refresh_during_revocation_never_revives_session(world: World) -> 
         assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
         result = await replica.validate(tokens.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_refreshes_are_recorded_and_logged(world: World) -> None:
+    replica = world.replica(tokens=_grace("10s"))
+    first = await world.open(replica)
+    with capture_logs() as logs:
+        for _ in range(2):
+            await replica.refresh(first.refresh_token)
+    details = [json.loads(event["detail"]) for event in await world.events("session.refresh")]
+    assert details == [{}, {"repeated": True}]
+    logged = [line for line in logs if line.get("type") == "session.refresh"]
+    assert [line["user_id"] for line in logged] == [str(first.user_id)] * 2

@@ -221,3 +221,12 @@ async def test_concurrent_cache_misses_share_one_statement(world: World) -> None
     held.go_on.set()
     assert all(await asyncio.gather(first, *rest))
     assert held.borrowed == borrowed + 1
+
+
+async def test_session_that_cannot_be_extended_stays_cached(world: World) -> None:
+    replica = world.replica(absolute_lifetime="1d")
+    tokens = await world.open(replica)
+    world.clock.advance(0.9 * DAY)
+    assert (await replica.validate(tokens.session_token)).active
+    await world.database.close()
+    assert (await replica.validate(tokens.session_token)).active

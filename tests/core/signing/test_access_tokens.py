@@ -322,3 +322,8 @@ async def test_database_is_queried_only_when_necessary(
     ):
         with pytest.raises(StoreUnavailable):
             await fails
+
+
+def test_signed_token_is_hidden_in_repr(tokens: AccessTokens, clock: FakeClock) -> None:
+    signed = tokens.sign({}, ("authsvc",), clock.now() + SECOND)
+    assert signed.text not in repr(signed)

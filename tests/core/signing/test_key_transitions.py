@@ -1,7 +1,8 @@
 """Rotation of signing keys, by one replica and by many, on request and when due."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -9,11 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.signing import signing_keys
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
+from tests.support.sessions import HeldDatabase
 from tests.support.tokens import (
     CALL,
     audited,
@@ -199,3 +202,63 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
+
+
+async def test_background_refresh_reads_keys_periodically(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing_keys, "_POLL", timedelta(milliseconds=1))
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    async with running(keys):
+        for _ in range(2):
+            new = await elsewhere.rotate(CALL)
+            await until(lambda: keys.active.key_id == new)  # noqa: B023 - it ends before the next
+
+
+async def test_background_refresh_waits_until_notified(
+    database: Database, clock: FakeClock
+) -> None:
+    counting = HeldDatabase(database)
+    counting.go_on.set()
+    keys = await load_keys(counting, clock)
+    async with running(keys):
+        for notify in (keys.on_gap, keys.on_gap, lambda: None):
+            notify()
+            await until(keys.is_fresh)
+        borrowed = counting.borrowed
+        # It could read the keys as often meanwhile.
+        for _ in range(20):
+            async with database.connection() as connection:
+                await connection.fetchval("SELECT 1")
+        assert counting.borrowed == borrowed
+
+
+async def test_retired_key_expires_with_its_last_possible_token(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(
+        database, clock, access_lifetime="2h", service_lifetime="1h", clock_skew="5s"
+    )
+    old = keys.active.key_id
+    clock.advance(SECOND)
+    await keys.rotate(CALL)
+    end = clock.now() + 2 * HOUR + 5 * SECOND + MINUTE
+    assert {info.expire_time for info in await keys.list()} == {None, end}
+    clock.advance(end - clock.now() - SECOND)
+    await keys.refresh()
+    assert keys.find(old) is not None
+    clock.advance(SECOND)
+    await keys.refresh()
+    assert keys.find(old) is None
+
+
+@asynccontextmanager
+async def running(keys: SigningKeys) -> AsyncIterator[None]:
+    """Maintain the keys in the background."""
+    work = asyncio.create_task(keys.run())
+    try:
+        yield
+        assert not work.done()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
