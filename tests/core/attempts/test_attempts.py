@@ -5,8 +5,10 @@ from collections import Counter
 
 import pytest
 
-from authsvc.config import BruteForceSettings
-from authsvc.errors import TooManyAttempts
+from authsvc.config import BruteForceSettings, PolicySettings
+from authsvc.core.attempts.attempts import Attempts
+from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
+from authsvc.errors import StoreUnavailable, TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import (
@@ -14,6 +16,7 @@ from tests.support.accounts import (
     CLI,
     EMAIL,
     IP,
+    KEYRING,
     OTHER_IP,
     PASSWORD,
     WRONG,
@@ -21,6 +24,7 @@ from tests.support.accounts import (
     unlimited,
 )
 from tests.support.clock import FakeClock
+from tests.support.databases import opened
 from tests.support.logins import PHONE, Replicas, causes, failures, failures_of_devices, value
 
 
@@ -268,3 +272,29 @@ async def test_failed_attempt_is_recorded_for_its_account(
         )
         user_id = await connection.fetchval("SELECT user_id FROM users")
     assert [row["user_id"] for row in rows] == [user_id, None]
+
+
+class _Interrupted(BruteForce):
+    """Loses the connection to another database right after it charged a login."""
+
+    lost: Database
+
+    async def charge_login(
+        self, account: str, client: ClientContext, known_device: bytes | None
+    ) -> ChargeReceipt:
+        receipt = await super().charge_login(account, client, known_device)
+        await self.lost.close()
+        return receipt
+
+
+async def test_attempt_that_could_not_be_claimed_is_refunded(
+    database: Database, database_dsn: str, clock: FakeClock
+) -> None:
+    one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
+    brute_force = _Interrupted(database, BruteForceSettings(per_account_and_ip=one), KEYRING)
+    for _ in range(2):
+        async with opened(database_dsn) as brute_force.lost:
+            attempts = Attempts(brute_force.lost, brute_force, clock)
+            with pytest.raises(StoreUnavailable):
+                async with attempts.evaluate(CALL, EMAIL, ClientContext(IP)):
+                    pytest.fail("it was not claimed")

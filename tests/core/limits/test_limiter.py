@@ -360,3 +360,19 @@ async def test_burst_limits_what_is_granted_within_a_second(
     assert sum(_allowed(await limiter.check_many([check] * 30))) == first
     ticker.advance(advance)
     assert sum(_allowed(await limiter.check_many([check] * 30))) == granted
+
+
+async def test_rejected_dry_run_is_not_cached(remembering: RateLimiter, ticker: Ticker) -> None:
+    await remembering.check([Charge("five", "k", 5)])
+    for dry_run in (True, False):
+        asked = ticker.asked
+        assert not (await remembering.check([Charge("five", "k")], dry_run=dry_run)).allowed
+        assert ticker.asked == asked + 1
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_highest_possible_cost_has_retry_after(limiter: RateLimiter, dry_run: bool) -> None:
+    await limiter.check([Charge("five", "k")])
+    charges = [Charge("five", "k", 5), Charge("ten", "k")]
+    result = await limiter.check(charges, dry_run=dry_run)
+    assert [verdict.retry_after for verdict in result.verdicts] == [720.0, 0.0]

@@ -230,3 +230,13 @@ async def test_session_that_cannot_be_extended_stays_cached(world: World) -> Non
     assert (await replica.validate(tokens.session_token)).active
     await world.database.close()
     assert (await replica.validate(tokens.session_token)).active
+
+
+async def test_access_token_of_cached_session_costs_no_query(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    found = await replica.sessions.validation.find(tokens.session_id)
+    await world.database.close()
+    assert await replica.sessions.validation.find(tokens.session_id) is found
+    with pytest.raises(StoreUnavailable):
+        await replica.sessions.validation.find(tokens.session_id, strict=True)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from authsvc.core.revocations.listener import Revocation
-from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing import jws
+from authsvc.core.signing.access_tokens import AccessTokens, TokenTooLong
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
@@ -327,3 +328,12 @@ async def test_database_is_queried_only_when_necessary(
 def test_signed_token_is_hidden_in_repr(tokens: AccessTokens, clock: FakeClock) -> None:
     signed = tokens.sign({}, ("authsvc",), clock.now() + SECOND)
     assert signed.text not in repr(signed)
+
+
+def test_token_may_be_as_long_as_is_accepted(tokens: AccessTokens, clock: FakeClock) -> None:
+    lengths = []
+    with pytest.raises(TokenTooLong):
+        for padding in range(5_500, 6_500):
+            members = {"padding": "a" * padding}
+            lengths.append(len(tokens.sign(members, ("authsvc",), clock.now() + SECOND).text))
+    assert max(lengths) == jws.MAX_TOKEN_BYTES
