@@ -72,6 +72,8 @@ async def test_policies_do_not_share_keys(database: Database) -> None:
         kinds = [Kind(_RULE, 1, 1), Kind(other, 2, 1)]
         rows = await store.charge(connection, kinds, [0, 1], ["same", "same"], _START)
         assert [row["remaining"] for row in rows] == [9, 3]
+        rows = await store.look(connection, [_RULE, other], ["same", "same"], [1, 1], _START)
+        assert [row["remaining"] for row in rows] == [9, 3]
 
 
 async def test_peek_and_refund_create_no_rows(database: Database) -> None:

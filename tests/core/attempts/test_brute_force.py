@@ -267,3 +267,19 @@ async def test_retry_after_below_a_second_is_not_rounded_up(database: Database) 
     waits = [outcome.retry_after for outcome in outcomes if isinstance(outcome, TooManyAttempts)]
     assert waits
     assert max(waits) <= 0.5
+
+
+@pytest.mark.parametrize("by", ["passkey", "oauth"])
+async def test_started_logins_are_limited_per_ip(database: Database, by: str) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1h"})
+    limits = _limits(**{"passkey_logins_per_ip" if by == "passkey" else "oauth_logins_per_ip": two})
+    brute_force = BruteForce(database, limits, KEYRING)
+    charge = brute_force.charge_passkey_login if by == "passkey" else brute_force.charge_oauth
+    for _ in range(2):
+        await charge(ClientContext(IP))
+    with pytest.raises(TooManyAttempts) as refused:
+        await charge(ClientContext(IP))
+    assert refused.value.subject == "login"
+    await charge(ClientContext(OTHER_IP))
+    for _ in range(3):
+        await charge(ClientContext())

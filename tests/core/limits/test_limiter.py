@@ -376,3 +376,8 @@ async def test_highest_possible_cost_has_retry_after(limiter: RateLimiter, dry_r
     charges = [Charge("five", "k", 5), Charge("ten", "k")]
     result = await limiter.check(charges, dry_run=dry_run)
     assert [verdict.retry_after for verdict in result.verdicts] == [720.0, 0.0]
+
+
+async def test_allowed_check_is_not_cached(remembering: RateLimiter) -> None:
+    assert (await remembering.check([Charge("five", "k"), Charge("ten", "k")])).allowed
+    assert not remembering._rejected

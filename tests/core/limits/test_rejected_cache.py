@@ -144,3 +144,12 @@ def test_size_zero_disables_cache(watch: Stopwatch) -> None:
     rejections = RejectedCache(0, watch)
     _reject(rejections, "k")
     assert not rejections
+
+
+def test_entry_is_removed_as_soon_as_it_expires(
+    rejections: RejectedCache, watch: Stopwatch
+) -> None:
+    _reject(rejections, "a", retry_after=0.5)
+    watch.seconds += 0.5
+    _reject(rejections, "b")
+    assert len(rejections._verdicts) == 1
