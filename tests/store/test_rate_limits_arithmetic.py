@@ -1,8 +1,10 @@
 """The database's arithmetic against the reference, and its promises against a plain log."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -236,6 +238,7 @@ def test_clock_set_back_grants_nothing_extra(sql: Sql, algorithm: str) -> None:
     assert sql.charge(rule, name, 1, 9, _START - 500_000).granted == 0
     assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 1
     assert sql.charge(rule, name, 1, 9, _START - 20 * _SECOND).granted == 0
+    assert sql.charge(rule, name, 1, 9, _START + 10 * _SECOND).granted == 0
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
@@ -273,3 +276,34 @@ def test_fixed_window_is_aligned_with_calendar(sql: Sql) -> None:
     assert last.reset_us == 1
     assert sql.charge(rule, name, 1, 9, midnight).granted == 3
     assert sql.charge(rule, name, 1, 1, midnight).retry_us == _DAY
+
+
+_SCENARIO_WAITS = (0, 1, 62_500, 800_000, 1_000_000, 1_062_499, 1_062_500, 1_600_000, 2_500_000)
+_SCENARIO_WAITS += (15_999_999, 16_000_000, 17_000_000, 33_000_000)
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+@pytest.mark.parametrize("burst", [0, 6])
+def test_fixed_scenario_matches_reference(sql: Sql, algorithm: str, burst: int) -> None:
+    rule = Rule("scenario", algorithm, 10, 16 * _SECOND, burst)
+    name, key, now = sql.new_key(), Key(rule), _START
+    choose = Random(1)
+    for _ in range(80):
+        now += choose.choice(_SCENARIO_WAITS)
+        cost = choose.choice((1, 1, 2, 3, 6))
+        if choose.random() < 0.8:
+            times = choose.choice((1, 1, 2, 9))
+            assert sql.charge(rule, name, cost, times, now) == key.charge(cost, times, now)
+        else:
+            assert sql.refund(rule, name, cost, now) == key.refund(cost, now)
+        for cost in (1, 5, 10, 11):
+            assert sql.look(rule, name, cost, now) == key.look(cost, now)
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(_ALGORITHMS, 2)))
+def test_usage_is_kept_when_algorithm_changes(sql: Sql, before: str, after: str) -> None:
+    name = sql.new_key()
+    assert sql.charge(Rule("kept", before, 10, 100 * _SECOND, 0), name, 1, 6, _START).granted == 6
+    rule = Rule("kept", after, 10, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 9, _START).granted == 4
+    assert sql.charge(rule, name, 1, 9, _START + 2 * _SECOND).granted == 0

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from authsvc.config import BruteForceSettings, PolicySettings
-from authsvc.core.attempts.attempts import Attempts
+from authsvc.core.attempts.attempts import Attempts, Cause
 from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
 from authsvc.errors import StoreUnavailable, TooManyAttempts
 from authsvc.models.calls import ClientContext
@@ -296,5 +296,36 @@ async def test_attempt_that_could_not_be_claimed_is_refunded(
         async with opened(database_dsn) as brute_force.lost:
             attempts = Attempts(brute_force.lost, brute_force, clock)
             with pytest.raises(StoreUnavailable):
-                async with attempts.evaluate(CALL, EMAIL, ClientContext(IP)):
+                async with attempts.evaluate(CALL, EMAIL.lower(), ClientContext(IP)):
                     pytest.fail("it was not claimed")
+
+
+async def test_cause_is_that_of_the_account_first(
+    free: Service, database: Database, clock: FakeClock
+) -> None:
+    attempts = Attempts(database, BruteForce(database, unlimited(), KEYRING), clock)
+
+    async def cause(account: str = EMAIL.lower(), *, unlocks: bool = False) -> Cause:
+        async with attempts.evaluate(CALL, account, ClientContext(IP), unlocks=unlocks) as attempt:
+            return attempt.cause(Cause.PASSWORD)
+
+    assert await cause() is Cause.PASSWORD
+    assert await cause("nobody@example.test") is Cause.UNKNOWN
+    async with database.connection() as connection:
+        await connection.execute("UPDATE users SET failed_logins = 50")
+    assert await cause() is Cause.LOCKED
+    assert await cause(unlocks=True) is Cause.PASSWORD
+    async with database.connection() as connection:
+        await connection.execute("UPDATE users SET failed_logins = 0, status = 'disabled'")
+    assert await cause() is Cause.DISABLED
+
+
+async def test_attempt_interrupted_by_outage_is_not_recorded(
+    free: Service, database: Database, clock: FakeClock
+) -> None:
+    attempts = Attempts(database, BruteForce(database, unlimited(), KEYRING), clock)
+    with pytest.raises(StoreUnavailable):
+        async with attempts.evaluate(CALL, EMAIL.lower(), ClientContext(IP)):
+            raise StoreUnavailable("The database did not answer.")
+    assert await causes(database) == {}
+    assert await failures(database) == 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
 from authsvc.core.lib.sealing import Keyring
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import IP, KEYRING, OTHER_IP, key
 from tests.support.databases import opened
@@ -283,3 +285,16 @@ async def test_started_logins_are_limited_per_ip(database: Database, by: str) ->
     await charge(ClientContext(OTHER_IP))
     for _ in range(3):
         await charge(ClientContext())
+
+
+async def test_refund_of_single_charge_takes_effect_immediately_on_all_replicas(
+    database: Database,
+) -> None:
+    one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
+    here, there = [BruteForce(database, _limits(api_keys_per_user=one), KEYRING) for _ in range(2)]
+    user_id = UserId(UUID(int=1))
+    receipt = await here.charge_api_key(user_id)
+    with pytest.raises(TooManyAttempts):
+        await there.charge_api_key(user_id)
+    await receipt.refund()
+    await there.charge_api_key(user_id)

@@ -381,3 +381,14 @@ async def test_highest_possible_cost_has_retry_after(limiter: RateLimiter, dry_r
 async def test_allowed_check_is_not_cached(remembering: RateLimiter) -> None:
     assert (await remembering.check([Charge("five", "k"), Charge("ten", "k")])).allowed
     assert not remembering._rejected
+
+
+async def test_repeated_rejected_check_of_several_charges_costs_no_query(
+    remembering: RateLimiter, ticker: Ticker
+) -> None:
+    charges = [Charge("five", "k", 3), Charge("ten", "k")]
+    assert (await remembering.check(charges)).allowed
+    for _ in range(3):
+        result = await remembering.check(charges)
+        assert [verdict.allowed for verdict in result.verdicts] == [False, True]
+    assert ticker.asked == 2

@@ -113,3 +113,12 @@ def test_unparsable_address_matches_only_itself() -> None:
         mismatch = binding.mismatch(ClientContext(opened), ClientContext(used))
         assert mismatch is InactiveReason.IP_MISMATCH
     assert binding.mismatch(ClientContext("garbage"), ClientContext("garbage")) is None
+
+
+async def test_mismatch_with_cached_session_costs_no_query(world: World) -> None:
+    replica = world.replica(ip_binding="exact")
+    tokens = await world.open(replica)
+    await replica.validate(tokens.session_token)
+    await world.database.close()
+    result = await replica.validate(tokens.session_token, ClientContext("198.51.100.1"))
+    assert result.reason is InactiveReason.IP_MISMATCH

@@ -342,3 +342,13 @@ def test_token_may_be_as_long_as_is_accepted(tokens: AccessTokens, clock: FakeCl
     assert length(padding) == jws.MAX_TOKEN_BYTES
     with pytest.raises(TokenTooLong):
         length(padding + 1)
+
+
+def test_token_cache_keeps_most_recently_used_tokens(keys: SigningKeys, clock: FakeClock) -> None:
+    tokens = AccessTokens(
+        keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock, cache_size=10
+    )
+    issued = [tokens.issue(make_session(clock))[0] for _ in range(15)]
+    claims = [verified(tokens, token) for token in issued]
+    for token, expected in list(zip(issued, claims, strict=True))[5:]:
+        assert verified(tokens, token) is expected

@@ -262,3 +262,22 @@ async def running(keys: SigningKeys) -> AsyncIterator[None]:
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_key_is_due_one_interval_after_its_activation(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    clock.advance(30 * DAY - HOUR)
+    await keys.maintain(CALL)
+    (prepared,) = [info for info in await keys.list() if info.state is KeyState.PREPARED]
+    assert prepared.activate_time is None
+    clock.advance(HOUR)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == prepared.key_id
+    clock.advance(30 * DAY - HOUR - SECOND)
+    await keys.maintain(CALL)
+    assert await in_state(keys, KeyState.PREPARED) == []
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert len(await in_state(keys, KeyState.PREPARED)) == 1
