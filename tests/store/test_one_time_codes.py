@@ -100,7 +100,7 @@ async def test_correct_code_is_used_once(database: Database) -> None:
 async def test_code_is_tried_up_to_limit(database: Database) -> None:
     async with database.connection() as connection:
         code = _code(await add_user(connection))
-        for wrong in (LIMIT - 1, LIMIT):
+        for wrong in (LIMIT, LIMIT - 1):
             await one_time_codes.replace(connection, code)
             for _ in range(wrong):
                 assert not await _claim(connection, _claim_of(code, WRONG))

@@ -52,6 +52,8 @@ async def test_event_refers_to_session_and_user(world: World) -> None:
 async def test_only_current_token_of_active_session_advances_counter(
     world: World, obstacle: str
 ) -> None:
+    # Another user, who is active, makes no difference.
+    await world.add_user()
     session_id = await _opened(world)
     await _advance(world, session_id, 0)
     row = await world.row(session_id)

@@ -392,3 +392,14 @@ async def test_repeated_rejected_check_of_several_charges_costs_no_query(
         result = await remembering.check(charges)
         assert [verdict.allowed for verdict in result.verdicts] == [False, True]
     assert ticker.asked == 2
+
+
+async def test_cached_rejection_keeps_its_place_among_results(remembering: RateLimiter) -> None:
+    used_up, free = Check([Charge("five", "k", 5)]), Check([Charge("five", "l", 5)])
+    assert _allowed(await remembering.check_many([used_up, used_up])) == [True, False]
+    assert _allowed(await remembering.check_many([used_up, free, used_up])) == [False, True, False]
+
+
+async def test_equal_charges_of_batch_come_before_others_to_their_key(limiter: RateLimiter) -> None:
+    checks = [Check([Charge("ten", "k", cost)]) for cost in (1, 9, 1)]
+    assert _allowed(await limiter.check_many(checks)) == [True, False, True]

@@ -122,3 +122,11 @@ async def test_mismatch_with_cached_session_costs_no_query(world: World) -> None
     await world.database.close()
     result = await replica.validate(tokens.session_token, ClientContext("198.51.100.1"))
     assert result.reason is InactiveReason.IP_MISMATCH
+
+
+async def test_each_binding_ignores_what_it_does_not_bind(world: World) -> None:
+    opened = ClientContext("192.0.2.1", "Browser")
+    by_user_agent = world.replica(user_agent_binding=True)
+    await _try_client(world, by_user_agent, opened, ClientContext("192.0.2.2", "Browser"), True)
+    by_ip = world.replica(ip_binding="exact")
+    await _try_client(world, by_ip, opened, ClientContext("192.0.2.1", "Bot"), True)

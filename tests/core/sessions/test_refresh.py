@@ -264,3 +264,12 @@ async def test_refreshes_are_recorded_and_logged(world: World) -> None:
     assert details == [{}, {"repeated": True}]
     logged = [line for line in logs if line.get("type") == "session.refresh"]
     assert [line["user_id"] for line in logged] == [str(first.user_id)] * 2
+
+
+async def test_current_token_from_another_client_never_ends_session(world: World) -> None:
+    replica = world.replica(ip_binding="exact", tokens=_grace("10s"))
+    tokens = await replica.refresh((await world.open(replica)).refresh_token)
+    world.clock.advance(DAY)
+    reason = await _reason(replica, tokens.refresh_token, ClientContext("198.51.100.1"))
+    assert reason is Reason.REFRESH_TOKEN_INVALID
+    assert await _reason(replica, tokens.refresh_token) is None
