@@ -307,3 +307,16 @@ def test_usage_is_kept_when_algorithm_changes(sql: Sql, before: str, after: str)
     rule = Rule("kept", after, 10, 100 * _SECOND, 0)
     assert sql.charge(rule, name, 1, 9, _START).granted == 4
     assert sql.charge(rule, name, 1, 9, _START + 2 * _SECOND).granted == 0
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+@pytest.mark.parametrize(("requests", "burst", "back"), [(4, 0, 90.0), (100, 4, 0.9)])
+def test_clock_going_back_and_forth_grants_nothing_extra(
+    sql: Sql, algorithm: str, requests: int, burst: int, back: float
+) -> None:
+    name = sql.new_key()
+    rule = Rule("jumping", algorithm, requests, 100 * _SECOND, burst)
+    assert sql.charge(rule, name, 1, 9, _START).granted == 4
+    for _ in range(3):
+        for now in (_START - round(back * _SECOND), _START):
+            assert sql.charge(rule, name, 1, 9, now).granted == 0

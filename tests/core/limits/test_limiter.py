@@ -403,3 +403,25 @@ async def test_cached_rejection_keeps_its_place_among_results(remembering: RateL
 async def test_equal_charges_of_batch_come_before_others_to_their_key(limiter: RateLimiter) -> None:
     checks = [Check([Charge("ten", "k", cost)]) for cost in (1, 9, 1)]
     assert _allowed(await limiter.check_many(checks)) == [True, False, True]
+
+
+async def test_granted_check_has_no_retry_after_even_if_it_would_not_fit_again(
+    limiter: RateLimiter,
+) -> None:
+    result = await limiter.check([Charge("five", "k", 3), Charge("ten", "k", 10)])
+    assert [verdict.retry_after for verdict in result.verdicts] == [0.0, 0.0]
+
+
+async def test_refund_reports_when_a_charge_of_one_fits(database: Database, ticker: Ticker) -> None:
+    # The burst of the last second is not refunded.
+    limiter = RateLimiter(
+        database=database,
+        policies={"p": Policy("p", 10, _HOUR, burst=1)},
+        rejected_cache_size=0,
+        clock=ticker,
+    )
+    await limiter.check([Charge("p", "k")])
+    verdict = await limiter.refund("p", "k", 1)
+    assert not verdict.allowed
+    assert verdict.retry_after is not None
+    assert 1 <= verdict.retry_after <= 1.0625

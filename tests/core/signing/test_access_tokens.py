@@ -352,3 +352,11 @@ def test_token_cache_keeps_most_recently_used_tokens(keys: SigningKeys, clock: F
     claims = [verified(tokens, token) for token in issued]
     for token, expected in list(zip(issued, claims, strict=True))[5:]:
         assert verified(tokens, token) is expected
+
+
+@pytest.mark.parametrize("audiences", [("one",), ("one", "two"), ("one", "two", "three")])
+def test_several_audiences_are_a_list(
+    tokens: AccessTokens, clock: FakeClock, audiences: tuple[str, ...]
+) -> None:
+    payload = payload_of(tokens.sign({}, audiences, clock.now() + SECOND).text)
+    assert payload["aud"] == (list(audiences) if len(audiences) > 1 else audiences[0])
