@@ -183,7 +183,7 @@ class Runner:
             outcome = Outcome.INVALID
         self._killers[mutant.path, mutant.key.function][killer] += 1
         self._killers[mutant.path, ""][killer] += 1
-        rests_on = self._verdicts.resting_on([mutant.path, killer.partition("::")[0]])
+        rests_on = self._verdicts.resting_on([mutant.path, killer])
         return Verdict(outcome, killer, ran.text, tests=tests, rests_on=rests_on)
 
     def _tests(self, mutant: Mutant) -> list[Test]:

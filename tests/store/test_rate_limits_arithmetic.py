@@ -320,3 +320,21 @@ def test_clock_going_back_and_forth_grants_nothing_extra(
     for _ in range(3):
         for now in (_START - round(back * _SECOND), _START):
             assert sql.charge(rule, name, 1, 9, now).granted == 0
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_clock_may_be_set_back_by_one_window(sql: Sql, algorithm: str) -> None:
+    window = 100 * _SECOND
+    rule = Rule("back", algorithm, 4, window, 0)
+    for back, granted in ((window, 0), (window + 1, 4)):
+        name = sql.new_key()
+        assert sql.charge(rule, name, 1, 9, _START).granted == 4
+        assert sql.charge(rule, name, 1, 9, _START - back).granted == granted
+
+
+@pytest.mark.parametrize("algorithm", ["token_bucket", "fixed_window"])
+def test_refund_after_limit_was_lowered_makes_room(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("lowered", algorithm, 10, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 6, _START).granted == 6
+    assert sql.refund(replace(rule, requests=5), name, 1, _START).remaining == 1

@@ -329,3 +329,13 @@ async def test_attempt_interrupted_by_outage_is_not_recorded(
             raise StoreUnavailable("The database did not answer.")
     assert await causes(database) == {}
     assert await failures(database) == 0
+
+
+async def test_known_device_is_stranger_once_its_smaller_half_is_used_up(
+    replicas: Replicas,
+) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    await service.register()
+    assert await service.login(device=PHONE) == "OK"
+    assert await service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+    assert await service.login(device=PHONE) == "OK"

@@ -172,9 +172,11 @@ async def test_future_counter_is_invalid_and_ends_nothing(world: World) -> None:
     assert await _reason(replica, tokens.refresh_token) is None
 
 
-async def test_token_of_unknown_session_is_invalid(world: World) -> None:
+@pytest.mark.parametrize("binding", ["off", "exact"])
+async def test_token_of_unknown_session_is_invalid(world: World, binding: str) -> None:
     token = _CODEC.encode(SessionId(uuid7(world.clock.now())), 0)
-    assert await _reason(world.replica(), token) is Reason.REFRESH_TOKEN_INVALID
+    replica = world.replica(ip_binding=binding)
+    assert await _reason(replica, token) is Reason.REFRESH_TOKEN_INVALID
 
 
 @pytest.mark.parametrize("current", [True, False])

@@ -205,7 +205,9 @@ async def test_use_of_access_token_is_recorded_once_per_interval(world: World) -
     # First from the database, then from the cache.
     for offset, expected in ((59, 0), (60, 60), (119, 60), (120, 120)):
         world.clock.advance(start + offset * SECOND - world.clock.now())
-        assert await replica.sessions.validation.find(tokens.session_id, strict=offset <= 60)
+        found = await replica.sessions.validation.find(tokens.session_id, strict=offset <= 60)
+        assert found is not None
+        assert found.last_use_time == start + expected * SECOND
         await replica.sessions.last_use.flush()
         assert await _last_use(world, tokens) == start + expected * SECOND
 

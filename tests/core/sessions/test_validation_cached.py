@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from authsvc.core.revocations.listener import Revocation
+from authsvc.core.sessions.validation import SessionCheck
 from authsvc.errors import StoreUnavailable
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, DAY, HeldDatabase, Replica, World
@@ -240,3 +241,12 @@ async def test_access_token_of_cached_session_costs_no_query(world: World) -> No
     assert await replica.sessions.validation.find(tokens.session_id) is found
     with pytest.raises(StoreUnavailable):
         await replica.sessions.validation.find(tokens.session_id, strict=True)
+
+
+async def test_checks_use_cache_by_default(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    checks = [SessionCheck(tokens.session_token)]
+    assert (await replica.sessions.validation.validate_many(checks))[0].active
+    await world.database.close()
+    assert (await replica.sessions.validation.validate_many(checks))[0].active

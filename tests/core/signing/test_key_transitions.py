@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import signing_keys
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.signing import KeyState
@@ -250,6 +251,8 @@ async def test_retired_key_expires_with_its_last_possible_token(
     clock.advance(SECOND)
     await keys.refresh()
     assert keys.find(old) is None
+    await keys.maintain(CALL)
+    assert [info.key_id for info in await keys.list()] == [keys.active.key_id]
 
 
 @asynccontextmanager
@@ -281,3 +284,14 @@ async def test_key_is_due_one_interval_after_its_activation(
     clock.advance(SECOND)
     await keys.maintain(CALL)
     assert len(await in_state(keys, KeyState.PREPARED)) == 1
+
+
+async def test_revocation_wakes_background_refresh(database: Database, clock: FakeClock) -> None:
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    old = keys.active.key_id
+    async with running(keys):
+        keys.on_gap()
+        await until(keys.is_fresh)
+        await elsewhere.revoke(CALL, old)
+        keys.on_revocation(Revocation("key", old))
+        await until(lambda: published(keys) == [elsewhere.active.key_id])
