@@ -278,8 +278,10 @@ def test_fixed_window_is_aligned_with_calendar(sql: Sql) -> None:
     assert sql.charge(rule, name, 1, 1, midnight).retry_us == _DAY
 
 
-_SCENARIO_WAITS = (0, 1, 62_500, 800_000, 1_000_000, 1_062_499, 1_062_500, 1_600_000, 2_500_000)
-_SCENARIO_WAITS += (15_999_999, 16_000_000, 17_000_000, 33_000_000)
+_SCENARIO_WAITS = [
+    *(0, 1, 62_500, 800_000, 1_000_000, 1_062_499, 1_062_500, 1_600_000, 2_500_000),
+    *(15_999_999, 16_000_000, 17_000_000, 33_000_000),
+]
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
