@@ -340,3 +340,12 @@ def test_refund_after_limit_was_lowered_makes_room(sql: Sql, algorithm: str) -> 
     rule = Rule("lowered", algorithm, 10, 100 * _SECOND, 0)
     assert sql.charge(rule, name, 1, 6, _START).granted == 6
     assert sql.refund(replace(rule, requests=5), name, 1, _START).remaining == 1
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_clock_far_ahead_does_not_suspend_the_limit(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("ahead", algorithm, 4, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 9, _START + 3650 * _DAY).granted == 4
+    for granted in (4, 0, 0):
+        assert sql.charge(rule, name, 1, 9, _START).granted == granted

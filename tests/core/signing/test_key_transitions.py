@@ -295,3 +295,9 @@ async def test_revocation_wakes_background_refresh(database: Database, clock: Fa
         await elsewhere.revoke(CALL, old)
         keys.on_revocation(Revocation("key", old))
         await until(lambda: published(keys) == [elsewhere.active.key_id])
+
+
+async def test_maintenance_without_keys_creates_first(database: Database, clock: FakeClock) -> None:
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
+    await keys.maintain(CALL)
+    assert await in_state(keys, KeyState.ACTIVE) == [keys.active.key_id]
