@@ -205,6 +205,13 @@ class Runner:
         quick = list(found)[:_QUICK]
         named = tuple(_tests_of(path) for path in mutant.reach)
         meant = [name for name in found if name.startswith(named)]
+        # What a class holds is used by functions, but may be tested without them.
+        own = _tests_of(mutant.path)
+        found |= {
+            name: test
+            for name, test in self._coverage.tests.items()
+            if name.startswith(own) and test.passed and name not in self.unsound
+        }
         chosen, seconds = [], 0.0
         for name in dict.fromkeys([*proved, *quick, *meant, *found]):
             if seconds > self._budget:

@@ -349,3 +349,24 @@ def test_clock_far_ahead_does_not_suspend_the_limit(sql: Sql, algorithm: str) ->
     assert sql.charge(rule, name, 1, 9, _START + 3650 * _DAY).granted == 4
     for granted in (4, 0, 0):
         assert sql.charge(rule, name, 1, 9, _START).granted == granted
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_steady_use_matches_reference(sql: Sql, algorithm: str) -> None:
+    rule = Rule("steady", algorithm, 10, 16 * _SECOND, 0)
+    name, key, now = sql.new_key(), Key(rule), _START
+    assert sql.charge(rule, name, 5, 1, now) == key.charge(5, 1, now)
+    for _ in range(25):
+        now += 1_600_000
+        assert sql.charge(rule, name, 1, 1, now) == key.charge(1, 1, now)
+        assert sql.look(rule, name, 6, now) == key.look(6, now)
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_refunded_key_gains_nothing_from_clock_set_back(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("back", algorithm, 4, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 4, 1, _START).granted == 1
+    sql.refund(rule, name, 4, _START)
+    assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 4
+    assert sql.charge(rule, name, 1, 9, _START).granted == 0

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import signing_keys
+from authsvc.core.signing.key_transitions import PROPAGATION_GRACE
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
@@ -208,6 +209,8 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_background_refresh_reads_keys_periodically(
     database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Otherwise a replica might sign with a retired key after its last token is thought to expire.
+    assert signing_keys._POLL < PROPAGATION_GRACE
     monkeypatch.setattr(signing_keys, "_POLL", timedelta(milliseconds=1))
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
     async with running(keys):

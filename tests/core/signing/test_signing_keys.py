@@ -9,8 +9,7 @@ from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditType
-from authsvc.core.signing import jwk, signing_keys
-from authsvc.core.signing.key_transitions import PROPAGATION_GRACE
+from authsvc.core.signing import jwk
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.signing import KeyState, SigningKeyInfo
@@ -252,11 +251,6 @@ async def test_unreadable_key_is_logged_once(database: Database, clock: FakeCloc
         for _ in range(3):
             await keys.refresh()
     assert [line["event"] for line in logs] == ["signing_key_unreadable"]
-
-
-def test_keys_are_read_again_within_propagation_grace() -> None:
-    # Otherwise a replica might sign with a retired key after its last token is thought to expire.
-    assert signing_keys._POLL < PROPAGATION_GRACE
 
 
 async def test_key_is_opened_once(database: Database, clock: FakeClock) -> None:
