@@ -29,3 +29,15 @@ async def test_address_of_disabled_account_is_not_changed(database: Database) ->
         assert before is not None
         await users.set_status(connection, user_id, UserStatus.DISABLED, NOW)
         assert not await emails.change(connection, before, NEW, NEW, NOW)
+
+
+async def test_address_taken_by_somebody_else_since_is_not_changed(database: Database) -> None:
+    async with database.connection() as connection:
+        before = await emails.of_user(connection, await add_user(connection, "ada"))
+        assert before is not None
+        assert await emails.change(connection, before, NEW, NEW, NOW)
+        bob = await emails.of_user(connection, await add_user(connection, "ada"))
+        assert bob is not None
+        other = "other@example.test"
+        assert not await emails.change(connection, before, other, other, NOW)
+        assert await emails.of_user(connection, bob.user_id) == bob
