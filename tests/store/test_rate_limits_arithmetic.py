@@ -370,3 +370,11 @@ def test_refunded_key_gains_nothing_from_clock_set_back(sql: Sql, algorithm: str
     sql.refund(rule, name, 4, _START)
     assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 4
     assert sql.charge(rule, name, 1, 9, _START).granted == 0
+
+
+def test_bucket_may_drain_for_more_than_a_window(sql: Sql) -> None:
+    rule = Rule("long", "token_bucket", 10, 16 * _SECOND, 0)
+    name, key = sql.new_key(), Key(rule)
+    for passed in (0, 14_400_000, 24_000_000):
+        now = _START + passed
+        assert sql.charge(rule, name, 1, 20, now) == key.charge(1, 20, now)
