@@ -164,3 +164,9 @@ def test_times_count_down_to_zero_while_cached(rejections: RejectedCache, watch:
     assert result is not None
     assert [verdict.retry_after for verdict in result.verdicts] == [0.25, 0.0]
     assert [verdict.reset_after for verdict in result.verdicts] == [0.25, 0.0]
+
+
+def test_finished_query_is_not_kept(rejections: RejectedCache) -> None:
+    with rejections.query():
+        assert len(rejections._queries) == 1
+    assert not rejections._queries
