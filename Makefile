@@ -41,7 +41,7 @@ coverage: $(VENV)/.dev ## Run all tests, measure coverage, and fail if it is bel
 	@echo "Line by line: .coverage/html/index.html"
 
 mutants: $(VENV)/.dev ## Change the code one place at a time, and list the changes no test notices (up to 2 h)
-	@exec $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
+	@PYTHONDONTWRITEBYTECODE= exec $(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 bench: $(VENV)/.dev ## Measure the service against a bare echo server and print the table
 	@exec $(BIN)/python -m tests.bench

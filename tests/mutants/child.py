@@ -53,6 +53,8 @@ class Order:
     tests: Sequence[str]
     folder: Path
     database: str = ""
+    # A database there that has all migrations, to copy.
+    template: str = ""
     # Whether the child before was killed and left databases behind.
     dirty: bool = False
     module: str = ""
@@ -114,6 +116,7 @@ def _prepare(order: Order) -> None:
         sys.meta_path.insert(0, _Finder(order))
     if order.database:
         os.environ["AUTHSVC_TEST_DATABASE"] = order.database
+        os.environ["AUTHSVC_TEST_TEMPLATE"] = order.template
         if order.dirty:
             asyncio.run(_drop_databases(order.database))
     if order.migration:

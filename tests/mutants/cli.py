@@ -131,6 +131,9 @@ def _try(
         known = ((mutant, verdicts.find(mutant, coverage)) for mutant in mutants)
         found = {mutant: verdict for mutant, verdict in known if verdict is not None}
     left = [mutant for mutant in mutants if mutant not in found]
+    # If the run is ended early, all modules have been tried alike, and what is less certain first.
+    random.Random(options.seed).shuffle(left)
+    left.sort(key=lambda mutant: _is_dead(verdicts.last(mutant)))
     console.print(f"{len(mutants)} mutants, {len(left)} of them to be tried")
     progress = Progress(console, len(left), explained)
 
@@ -160,6 +163,10 @@ def _try(
         console.print(f"stale explanation, it is killed or gone: {key}", markup=False)
     survivors = print_survivors(console, judged, explained, stubs=options.stubs)
     return 1 if survivors or len(judged) < len(mutants) else 0
+
+
+def _is_dead(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.outcome.is_dead
 
 
 def _survived(verdict: Verdict | None) -> bool:

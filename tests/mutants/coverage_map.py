@@ -1,5 +1,6 @@
 """Owns the knowledge which tests run which lines: measured once, kept while nothing changes."""
 
+import ast
 import hashlib
 import json
 import os
@@ -181,6 +182,26 @@ class CoverageMap:
 def digest_of(path: Path) -> str:
     """Return a name for what a file holds; "" if there is none."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.exists() else ""
+
+
+@cache
+def _functions(path: Path) -> Mapping[str, str]:
+    """Return the source of each function at the top of a file, with its decorators."""
+    text = path.read_text() if path.exists() else ""
+    lines = text.splitlines()
+    found = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno])
+    return found
+
+
+def digest_of_test(root: Path, name: str) -> str:
+    """Return a name for the source of a test; "" if there is none."""
+    file, _, function = name.partition("[")[0].partition("::")
+    text = _functions(root / file).get(function, "")
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else ""
 
 
 def _digest_of(root: Path, package: str) -> str:

@@ -23,6 +23,7 @@ class Names:
         self._made_of: dict[Name, set[Name]] = defaultdict(set)
         self._used_in: dict[Name, list[tuple[str, frozenset[int]]]] = defaultdict(list)
         self._functions: dict[str, set[int]] = defaultdict(set)
+        self._importers: dict[str, set[str]] = defaultdict(set)
         for module, path in self._files.items():
             self._read(module, path)
 
@@ -44,6 +45,17 @@ class Names:
         """Return the bodies of all functions of a file."""
         return {path: frozenset(self._functions[path])}
 
+    def independent_of(self, paths: Iterable[str]) -> set[str]:
+        """Return the modules that import none of these files, not even indirectly."""
+        waiting = [self.module(path) for path in paths]
+        dependent: set[str] = set()
+        while waiting:
+            current = waiting.pop()
+            if current not in dependent:
+                dependent.add(current)
+                waiting += self._importers[current]
+        return set(self._files) - dependent
+
     def module(self, path: str) -> str:
         """Return the name by which a file is imported."""
         return next(name for name, file in self._files.items() if file == self._root / path)
@@ -51,6 +63,8 @@ class Names:
     def _read(self, module: str, path: Path) -> None:
         relative = str(path.relative_to(self._root))
         tree = ast.parse(path.read_text())
+        for imported in _imported(module, tree):
+            self._importers[imported].add(module)
         aliases = self._imports(module, tree)
         for statement in tree.body:
             defined = _targets(statement)
@@ -97,6 +111,19 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> frozenset[in
     if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(body) > 1:
         first = body[1]
     return frozenset(range(first.lineno, (function.end_lineno or first.lineno) + 1))
+
+
+def _imported(module: str, tree: ast.Module) -> set[str]:
+    """Return what a module may import anywhere, and the packages around all that."""
+    found = {module}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=str(source), names=names):
+                found |= {source, *(f"{source}.{alias.name}" for alias in names)}
+    around = {name.rsplit(".", count)[0] for name in found for count in range(name.count(".") + 1)}
+    return (found | around) - {module}
 
 
 def _targets(statement: ast.stmt) -> list[str]:

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.mutants import child
+from tests.mutants import child, servers
 from tests.mutants.child import Order
 from tests.mutants.coverage_map import CoverageMap, Test
 from tests.mutants.mutant import Mutant
+from tests.mutants.names import Names
 from tests.mutants.project import Project
 from tests.mutants.verdicts import Outcome, Verdict, Verdicts
 
@@ -36,6 +37,7 @@ _TEST_FACTOR = 8.0
 # for few tests starts sooner.
 _FIRST_SECONDS = 3.0
 _FIRST_FILES = 8
+_QUICK = 8
 _POLL = 0.2
 
 
@@ -95,7 +97,7 @@ class Runner:
 
     def run(self, mutants: Sequence[Mutant], tell: Callable[[Mutant, Verdict], None]) -> None:
         """Try mutants and tell of each verdict as it is found."""
-        _preload(self._project, self._coverage.modules)
+        _preload(self._project, self._coverage.modules, mutants)
         waiting = list(reversed(mutants))
         free = list(range(self._jobs))
         try:
@@ -181,11 +183,15 @@ class Runner:
             outcome = Outcome.INVALID
         self._killers[mutant.path, mutant.key.function][killer] += 1
         self._killers[mutant.path, ""][killer] += 1
-        rests_on = self._verdicts.resting_on([mutant.path, killer.partition("::")[0]])
+        rests_on = self._verdicts.resting_on([mutant.path, killer])
         return Verdict(outcome, killer, ran.text, tests=tests, rests_on=rests_on)
 
     def _tests(self, mutant: Mutant) -> list[Test]:
-        """Return a mutant's tests within the budget, those first that killed its like."""
+        """Return a mutant's tests within the budget.
+
+        Those come first that killed its like; then a few that are quick; then those of the files
+        named after what is changed, which are meant to notice.
+        """
         found = {
             test.name: test
             for test in self._coverage.covering(mutant.reach)
@@ -195,8 +201,19 @@ class Runner:
             *(name for name, _ in self._killers[mutant.path, mutant.key.function].most_common(4)),
             *(name for name, _ in self._killers[mutant.path, ""].most_common(2)),
         ]
+        proved = [name for name in proved if name in found]
+        quick = list(found)[:_QUICK]
+        named = tuple(_tests_of(path) for path in mutant.reach)
+        meant = [name for name in found if name.startswith(named)]
+        # What a class holds is used by functions, but may be tested without them.
+        own = _tests_of(mutant.path)
+        found |= {
+            name: test
+            for name, test in self._coverage.tests.items()
+            if name.startswith(own) and test.passed and name not in self.unsound
+        }
         chosen, seconds = [], 0.0
-        for name in dict.fromkeys([*(name for name in proved if name in found), *found]):
+        for name in dict.fromkeys([*proved, *quick, *meant, *found]):
             if seconds > self._budget:
                 break
             chosen.append(found[name])
@@ -221,12 +238,13 @@ class Runner:
             "folder": self._project.state / f"slot{slot}",
             "database": self._databases[slot] if self._databases else "",
             "dirty": slot in self._dirty,
+            "template": servers.TEMPLATE if self._databases else "",
         }
         self._dirty.discard(slot)
         if mutant is not None:
             order |= {"path": mutant.path, "source": mutant.source}
             if mutant.path.endswith(".sql"):
-                order["migration"] = Path(mutant.path).name
+                order |= {"migration": Path(mutant.path).name, "template": ""}
                 order["migrator"] = self._project.migrator
             else:
                 parts = Path(mutant.path).with_suffix("").parts
@@ -290,13 +308,20 @@ class Runner:
         os.waitpid(ended.pid, 0)
 
 
-def _preload(project: Project, modules: set[str]) -> None:
+def _tests_of(path: str) -> str:
+    """Return how the names of a module's own tests begin."""
+    module = Path(path)
+    return str(Path("tests", *module.parent.parts[1:], f"test_{module.stem}"))
+
+
+def _preload(project: Project, modules: set[str], mutants: Sequence[Mutant]) -> None:
     """Import what the tests import, but nothing that may be mutated or that imports such."""
     own = {project.package, *(Path(test).parts[0] for test in project.tests)}
+    changing = {mutant.path for mutant in mutants if mutant.path.endswith(".py")}
+    unchanging = Names(project.root, project.package).independent_of(changing)
     for name in sorted(modules):
-        unchanging = any(f"{name}.".startswith(f"{part}.") for part in project.unchanging)
         # Test helpers outside of the package may hold on to what is mutated.
-        if (name.partition(".")[0] in own and not unchanging) or not _is_found(name):
+        if (name.partition(".")[0] in own and name not in unchanging) or not _is_found(name):
             continue
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")

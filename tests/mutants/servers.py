@@ -1,8 +1,9 @@
-"""PostgreSQL servers for the workers, in a process of their own.
+"""PostgreSQL servers for the workers, in a process of their own; each has a migrated template.
 
 The runner forks, and a process that forks must have no threads; the servers are watched by some.
 """
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 _MEMORY = Path("/dev/shm")
 # As those of the tests, which remove what killed ones left behind.
 _PREFIX = "authsvc-test-"
+# Not called as databases of tests are, which are dropped.
+TEMPLATE = "migrated"
 
 
 @contextlib.contextmanager
@@ -44,6 +47,7 @@ def _main(count: int) -> None:
     try:
         for server in servers:
             server.start()
+            asyncio.run(_make_template(server.dsn(), server.dsn(TEMPLATE)))
         print(json.dumps([server.dsn() for server in servers]), flush=True)
         sys.stdin.read()
     finally:
@@ -51,6 +55,20 @@ def _main(count: int) -> None:
             server.stop()
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _make_template(address: str, template: str) -> None:
+    # Imported here for the same reason; projects without a database need no driver either.
+    import asyncpg  # noqa: PLC0415
+
+    from authsvc.store.postgres.migrator import migrate  # noqa: PLC0415
+
+    connection = await asyncpg.connect(address)
+    try:
+        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    finally:
+        await connection.close()
+    await migrate(template)
 
 
 if __name__ == "__main__":

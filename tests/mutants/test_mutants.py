@@ -123,7 +123,8 @@ _KILLED = Key("toy/code", "is_adult", "boundary", "age >= ADULT", "age > ADULT")
 _GONE = Key("toy/code", "is_adult", "boundary", "age > CHILD", "age >= CHILD")
 
 
-def test_what_tests_notice_is_killed_and_what_they_do_not_is_listed(toy: Toy) -> None:
+@pytest.mark.slow
+def test_unnoticed_mutants_are_listed_as_survivors(toy: Toy) -> None:
     done = toy.run()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "number <= 0" in done.stdout
@@ -141,7 +142,8 @@ def test_what_tests_notice_is_killed_and_what_they_do_not_is_listed(toy: Toy) ->
     assert again.returncode == 1
 
 
-def test_explained_survivors_are_accepted_and_stale_explanations_named(toy: Toy) -> None:
+@pytest.mark.slow
+def test_explained_survivors_pass_and_stale_explanations_are_listed(toy: Toy) -> None:
     reasons = [
         stub(key).replace('reason = ""', "reason = 'nobody can tell'")
         for key in (_ZERO, _ONE, _KILLED, _GONE)
@@ -155,7 +157,8 @@ def test_explained_survivors_are_accepted_and_stale_explanations_named(toy: Toy)
     assert "CHILD" in done.stdout
 
 
-def test_filters_choose_and_a_mutant_is_shown(toy: Toy) -> None:
+@pytest.mark.slow
+def test_filters_select_mutants(toy: Toy) -> None:
     listed = toy.run("--list", "--only", "is_adult").stdout
     assert "3 mutants" not in toy.run("--list").stdout
     assert "absolute" not in listed
@@ -167,7 +170,7 @@ def test_filters_choose_and_a_mutant_is_shown(toy: Toy) -> None:
     assert toy.run("--list", "--sample", "2").stdout.endswith("2 mutants\n")
 
 
-def test_an_explanation_is_read_as_it_was_written_and_needs_a_reason(tmp_path: Path) -> None:
+def test_explanation_round_trips_and_requires_reason(tmp_path: Path) -> None:
     path = tmp_path / "explained.toml"
     keys = [_ZERO, Key("m", "", "sql", "a\n  'b'", 'c "d" \\ e', 2)]
     path.write_text("\n".join(stub(key).replace('reason = ""', 'reason = "x"') for key in keys))
@@ -177,5 +180,5 @@ def test_an_explanation_is_read_as_it_was_written_and_needs_a_reason(tmp_path: P
         read_explained(path)
 
 
-def test_the_explanations_of_this_project_can_be_read() -> None:
+def test_project_explanations_are_valid() -> None:
     read_explained(PROJECT.root / PROJECT.explained)

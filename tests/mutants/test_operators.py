@@ -57,11 +57,11 @@ def changes(tmp_path: Path, body: str) -> set[str]:
         ("assert a < b", set()),
     ],
 )
-def test_each_kind_of_code_has_its_changes(tmp_path: Path, body: str, expected: set[str]) -> None:
+def test_code_yields_expected_mutants(tmp_path: Path, body: str, expected: set[str]) -> None:
     assert changes(tmp_path, body) == expected
 
 
-def test_defaults_and_constants_are_changed_but_no_annotations_and_decorators(
+def test_annotations_and_decorators_are_not_mutated(
     tmp_path: Path,
 ) -> None:
     source = """
@@ -81,7 +81,7 @@ def test_defaults_and_constants_are_changed_but_no_annotations_and_decorators(
     assert {mutant.key.before for mutant in found} == {"5", "2", "False", "return a"}
 
 
-def test_a_mutant_keeps_its_name_when_lines_shift_and_code_around_it_changes(
+def test_mutant_id_survives_unrelated_edits(
     tmp_path: Path,
 ) -> None:
     before = mutants_of(tmp_path, "def f(a):\n    return a > 3\n")
@@ -91,14 +91,14 @@ def test_a_mutant_keeps_its_name_when_lines_shift_and_code_around_it_changes(
     assert {mutant.id for mutant in before} < {mutant.id for mutant in after}
 
 
-def test_equal_changes_in_one_function_are_told_apart(tmp_path: Path) -> None:
+def test_equal_changes_in_one_function_have_distinct_ids(tmp_path: Path) -> None:
     found = mutants_of(tmp_path, "def f(a):\n    a.b()\n    a.b()\n")
     assert [mutant.key.ordinal for mutant in found] == [1, 2]
     assert len({mutant.id for mutant in found}) == 2
     assert found[0].source != found[1].source
 
 
-def test_a_constant_is_reached_by_the_functions_that_use_it(tmp_path: Path) -> None:
+def test_constant_is_covered_by_functions_using_it(tmp_path: Path) -> None:
     package = tmp_path / "toy"
     package.mkdir()
     (package / "other.py").write_text(
@@ -120,3 +120,21 @@ def test_a_constant_is_reached_by_the_functions_that_use_it(tmp_path: Path) -> N
     """
     limit = mutants_of(tmp_path, source)[0]
     assert limit.reach == {"toy/code.py": {6}, "toy/other.py": {6, 10}}
+
+
+def test_dependents_of_changed_module_are_not_independent(tmp_path: Path) -> None:
+    package = tmp_path / "toy"
+    (package / "inner").mkdir(parents=True)
+    modules = {
+        "base": "",
+        "direct": "from toy import base",
+        "indirect": "import toy.direct",
+        "inner/__init__": "from toy.base import x",
+        "inner/part": "",
+        "outer": "from toy.inner.part import y",
+        "alone": "import os",
+    }
+    for name, source in modules.items():
+        (package / f"{name}.py").write_text(source)
+    found = Names(tmp_path, "toy").independent_of(["toy/base.py"])
+    assert found == {"toy.alone"}

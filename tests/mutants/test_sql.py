@@ -42,7 +42,7 @@ def listed(root: Path, text: str) -> list[Mutant]:
     return sql_mutants(root, "list.toml", Names(root, "toy"))
 
 
-def test_a_condition_of_a_statement_is_taken_for_true(tmp_path: Path) -> None:
+def test_condition_replaced_by_true_is_a_mutant(tmp_path: Path) -> None:
     (mutant,) = listed(
         tmp_path,
         """
@@ -58,7 +58,7 @@ def test_a_condition_of_a_statement_is_taken_for_true(tmp_path: Path) -> None:
     assert mutant.is_sql
 
 
-def test_a_part_of_a_statement_is_reached_by_who_uses_the_whole(tmp_path: Path) -> None:
+def test_fragment_is_covered_by_users_of_its_statement(tmp_path: Path) -> None:
     (mutant,) = listed(
         tmp_path,
         """
@@ -71,7 +71,7 @@ def test_a_part_of_a_statement_is_reached_by_who_uses_the_whole(tmp_path: Path) 
     assert mutant.reach == {"toy/store.py": {10}}
 
 
-def test_a_function_of_a_migration_is_changed_alone(tmp_path: Path) -> None:
+def test_only_named_database_function_is_mutated(tmp_path: Path) -> None:
     (mutant,) = listed(
         tmp_path,
         """
@@ -91,6 +91,6 @@ def test_a_function_of_a_migration_is_changed_alone(tmp_path: Path) -> None:
     "change",
     ['constant = "_CLAIM"\ndrop = ["nothing"]', 'constant = "_GONE"\ndrop = ["id = $1"]'],
 )
-def test_a_list_that_does_not_fit_the_code_is_refused(tmp_path: Path, change: str) -> None:
+def test_list_not_matching_code_is_rejected(tmp_path: Path, change: str) -> None:
     with pytest.raises(ListError):
         listed(tmp_path, f'[[statement]]\nfile = "toy/store.py"\n{change}')

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from tests.mutants.coverage_map import CoverageMap, digest_of
+from tests.mutants.coverage_map import CoverageMap, digest_of, digest_of_test
 from tests.mutants.mutant import Mutant
 
 
@@ -35,7 +35,7 @@ class Verdict:
     detail: str = ""
     seconds: float = 0.0
     tests: int = 0
-    # Digests of files, by path, and of which tests there were if none noticed.
+    # Digests of files and tests, by path and name, and of which tests there were if none noticed.
     rests_on: Mapping[str, str] = field(default_factory=dict)
     reached_by: str = ""
 
@@ -58,9 +58,7 @@ class Verdicts:
         verdict = self._known.get(mutant.id)
         if verdict is None:
             return None
-        same = all(
-            digest_of(self._root / path) == digest for path, digest in verdict.rests_on.items()
-        )
+        same = all(self._digest(name) == digest for name, digest in verdict.rests_on.items())
         if not verdict.outcome.is_dead:
             same = same and verdict.reached_by == coverage.digest(mutant.reach)
         return verdict if same else None
@@ -76,6 +74,11 @@ class Verdicts:
         with self._path.open("a") as file:
             file.write(json.dumps({"id": mutant.id} | asdict(verdict)) + "\n")
 
-    def resting_on(self, paths: Sequence[str]) -> dict[str, str]:
-        """Return the digests of files."""
-        return {path: digest_of(self._root / path) for path in dict.fromkeys(paths)}
+    def resting_on(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the digests of files, named by path, and of tests."""
+        return {name: self._digest(name) for name in dict.fromkeys(names)}
+
+    def _digest(self, name: str) -> str:
+        if "::" in name:
+            return digest_of_test(self._root, name)
+        return digest_of(self._root / name)

@@ -37,6 +37,11 @@ def test_time_of_wrong_type_is_rejected(world: World, claim: str, value: object)
     assert world.verify(world.with_payload(**{claim: value})) is MALFORMED
 
 
+@pytest.mark.parametrize("value", [1, 10**10 - 1])
+def test_any_time_from_1970_to_2286_is_accepted(world: World, value: int) -> None:
+    assert isinstance(world.verify(world.with_payload(auth_time=value)), Claims)
+
+
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
 def test_future_time_beyond_skew_is_rejected(world: World, claim: str) -> None:
     outcome = world.verify(world.with_payload(**{claim: NOW + 6}))

@@ -1,24 +1,30 @@
-"""Storing one-time codes: with a user, without one, and while the user is being deleted."""
+"""One-time codes: stored only for users that exist, tried a few times, and used once."""
 
 import asyncio
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
+
+import pytest
 
 from authsvc.core.lib.ids import uuid7
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import one_time_codes, users
-from authsvc.store.one_time_codes import CodeRow
-from authsvc.store.postgres.database import Database
+from authsvc.store.one_time_codes import CodeClaim, CodeRow
+from authsvc.store.postgres.database import Connection, Database
 from tests.support.databases import until, waits_for_a_lock
+from tests.support.stored import add_user
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
 EMAIL = "ada@example.test"
+MAC, WRONG = b"mac", b"other"
+LIMIT = 3
 
 
 def _code(user_id: UserId | None) -> CodeRow:
-    return CodeRow(uuid4(), "login", EMAIL, user_id, b"mac", NOW, LATER)
+    return CodeRow(uuid4(), "login", EMAIL, user_id, MAC, NOW, LATER)
 
 
 async def _store(database: Database, row: CodeRow) -> bool:
@@ -60,3 +66,117 @@ async def test_code_of_concurrently_deleted_user_is_not_stored(database: Databas
         await until(waits)
     assert not await storing
     assert await _count(database) == 0
+
+
+def _claim_of(code: CodeRow, mac: bytes = MAC) -> CodeClaim:
+    return CodeClaim(
+        code.purpose, code.email_canonical, code.user_id, code.code_id, [mac], may_match=True
+    )
+
+
+async def _claim(
+    connection: Connection, claim: CodeClaim, now: datetime = NOW, limit: int = LIMIT
+) -> bool:
+    return await one_time_codes.claim(connection, claim, now, limit)
+
+
+async def _attempts(connection: Connection) -> int:
+    return int(await connection.fetchval("SELECT sum(attempts) FROM one_time_codes"))
+
+
+async def test_correct_code_is_used_once(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+        claim = _claim_of(code)
+        assert not await _claim(connection, _claim_of(code, WRONG))
+        assert await _claim(connection, replace(claim, code_id=None, macs=[WRONG, MAC]))
+        assert not await _claim(connection, claim)
+        # A new code can be used again.
+        await one_time_codes.replace(connection, code)
+        assert await _claim(connection, claim)
+
+
+async def test_code_is_tried_up_to_limit(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        for wrong in (LIMIT, LIMIT - 1):
+            await one_time_codes.replace(connection, code)
+            for _ in range(wrong):
+                assert not await _claim(connection, _claim_of(code, WRONG))
+            assert await _claim(connection, _claim_of(code)) is (wrong < LIMIT)
+            assert await _attempts(connection) == LIMIT
+
+
+async def test_claim_that_names_another_code_is_not_counted(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+        claim = _claim_of(code)
+        for other in (
+            replace(claim, email_canonical="bob@example.test"),
+            replace(claim, purpose="reset_password"),
+            replace(claim, user_id=await add_user(connection, "bob")),
+            replace(claim, user_id=None),
+            replace(claim, code_id=uuid4()),
+        ):
+            assert not await _claim(connection, other)
+        assert not await _claim(connection, claim, LATER)
+        assert await _attempts(connection) == 0
+        assert await _claim(connection, claim, LATER - timedelta(microseconds=1))
+
+
+async def test_claim_that_may_not_match_is_counted_but_fails(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+        assert not await _claim(connection, replace(_claim_of(code), may_match=False))
+        assert await _attempts(connection) == 1
+        assert await _claim(connection, _claim_of(code))
+
+
+async def test_attempts_at_code_without_user_are_counted(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(None)
+        await one_time_codes.replace(connection, code)
+        for _ in range(LIMIT + 1):
+            assert not await _claim(connection, _claim_of(code, WRONG))
+        assert await _attempts(connection) == LIMIT
+
+
+@pytest.mark.parametrize("code_exists", [True, False])
+async def test_only_user_with_code_to_try_is_locked(database: Database, code_exists: bool) -> None:
+    async with database.transaction() as connection, database.connection() as other:
+        ada, _ = await add_user(other, "ada"), await add_user(other, "bob")
+        code = _code(ada)
+        await one_time_codes.replace(other, code)
+        claim = _claim_of(code) if code_exists else replace(_claim_of(code), code_id=uuid4())
+        assert await _claim(connection, claim) is code_exists
+        free = await other.fetch("SELECT user_id FROM users FOR NO KEY UPDATE SKIP LOCKED")
+        assert (ada not in {row["user_id"] for row in free}) is code_exists
+        assert len(free) == (1 if code_exists else 2)
+
+
+@pytest.mark.parametrize("mac", [MAC, WRONG])
+async def test_claim_in_progress_makes_concurrent_one_wait_and_fail(
+    database: Database, mac: bytes
+) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+
+    async def claim() -> bool:
+        async with database.connection() as connection:
+            return await _claim(connection, _claim_of(code), limit=limit)
+
+    async def waits() -> bool:
+        async with database.connection() as connection:
+            return await waits_for_a_lock(connection)
+
+    # Either the code is used up, or the attempts at it are.
+    limit = 2 if mac == MAC else 1
+    async with database.transaction() as first:
+        assert await _claim(first, _claim_of(code, mac), limit=limit) is (mac == MAC)
+        second = asyncio.create_task(claim())
+        await until(waits)
+    assert not await second

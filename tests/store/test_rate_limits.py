@@ -72,6 +72,8 @@ async def test_policies_do_not_share_keys(database: Database) -> None:
         kinds = [Kind(_RULE, 1, 1), Kind(other, 2, 1)]
         rows = await store.charge(connection, kinds, [0, 1], ["same", "same"], _START)
         assert [row["remaining"] for row in rows] == [9, 3]
+        rows = await store.look(connection, [_RULE, other], ["same", "same"], [1, 1], _START)
+        assert [row["remaining"] for row in rows] == [9, 3]
 
 
 async def test_peek_and_refund_create_no_rows(database: Database) -> None:
@@ -157,3 +159,25 @@ async def test_row_stays_small(database: Database, rule: Rule) -> None:
         for second in range(0, 600, 3):
             await _charge(connection, ["k"], rule, _START + second * 1_000_000)
         assert await connection.fetchval("SELECT pg_column_size(state) FROM rate_limits") < 450
+
+
+async def test_checks_that_fit_are_stored_and_others_are_not(database: Database) -> None:
+    async with database.connection() as connection:
+        # Checks of a + b, and of b + c, for which b has no room left.
+        rows = await store.charge_together(
+            connection, [_RULE] * 4, ["a", "b", "b", "c"], [3, 8, 4, 3], [2, 2], _START
+        )
+        assert [row["granted"] for row in rows] == [1, 1, 0, 0]
+        rows = await store.look(connection, [_RULE] * 3, ["a", "b", "c"], [1] * 3, _START)
+        assert [row["remaining"] for row in rows] == [7, 2, 10]
+
+
+async def test_refund_touches_only_its_key_and_policy(database: Database) -> None:
+    other = Rule("apj", "token_bucket", 10, 10 * _MINUTE, 0)
+    async with database.connection() as connection:
+        await store.charge(connection, [Kind(_RULE, 4, 1)], [0, 0], ["j", "k"], _START)
+        await store.charge(connection, [Kind(other, 4, 1)], [0], ["k"], _START)
+        (row,) = await store.refund(connection, [_RULE], ["k"], [3], _START)
+        assert row["remaining"] == 9
+        rows = await store.look(connection, [_RULE, _RULE, other], ["j", "k", "k"], [1] * 3, _START)
+        assert [row["remaining"] for row in rows] == [6, 9, 6]

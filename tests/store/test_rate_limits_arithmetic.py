@@ -1,8 +1,10 @@
 """The database's arithmetic compared with a reference, and its limits with a plain log."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
+from random import Random
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -236,6 +238,7 @@ def test_clock_set_back_grants_nothing_extra(sql: Sql, algorithm: str) -> None:
     assert sql.charge(rule, name, 1, 9, _START - 500_000).granted == 0
     assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 1
     assert sql.charge(rule, name, 1, 9, _START - 20 * _SECOND).granted == 0
+    assert sql.charge(rule, name, 1, 9, _START + 10 * _SECOND).granted == 0
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
@@ -273,3 +276,105 @@ def test_fixed_window_is_aligned_with_calendar(sql: Sql) -> None:
     assert last.reset_us == 1
     assert sql.charge(rule, name, 1, 9, midnight).granted == 3
     assert sql.charge(rule, name, 1, 1, midnight).retry_us == _DAY
+
+
+_SCENARIO_WAITS = [
+    *(0, 1, 62_500, 800_000, 1_000_000, 1_062_499, 1_062_500, 1_600_000, 2_500_000),
+    *(15_999_999, 16_000_000, 17_000_000, 33_000_000),
+]
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+@pytest.mark.parametrize("burst", [0, 6])
+def test_fixed_scenario_matches_reference(sql: Sql, algorithm: str, burst: int) -> None:
+    rule = Rule("scenario", algorithm, 10, 16 * _SECOND, burst)
+    name, key, now = sql.new_key(), Key(rule), _START
+    choose = Random(1)
+    for _ in range(80):
+        now += choose.choice(_SCENARIO_WAITS)
+        cost = choose.choice((1, 1, 2, 3, 6))
+        if choose.random() < 0.8:
+            times = choose.choice((1, 1, 2, 9))
+            assert sql.charge(rule, name, cost, times, now) == key.charge(cost, times, now)
+        else:
+            assert sql.refund(rule, name, cost, now) == key.refund(cost, now)
+        for cost in (1, 5, 10, 11):
+            assert sql.look(rule, name, cost, now) == key.look(cost, now)
+
+
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(_ALGORITHMS, 2)))
+def test_usage_is_kept_when_algorithm_changes(sql: Sql, before: str, after: str) -> None:
+    name = sql.new_key()
+    assert sql.charge(Rule("kept", before, 10, 100 * _SECOND, 0), name, 1, 6, _START).granted == 6
+    rule = Rule("kept", after, 10, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 9, _START).granted == 4
+    assert sql.charge(rule, name, 1, 9, _START + 2 * _SECOND).granted == 0
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+@pytest.mark.parametrize(("requests", "burst", "back"), [(4, 0, 90.0), (100, 4, 0.9)])
+def test_clock_going_back_and_forth_grants_nothing_extra(
+    sql: Sql, algorithm: str, requests: int, burst: int, back: float
+) -> None:
+    name = sql.new_key()
+    rule = Rule("jumping", algorithm, requests, 100 * _SECOND, burst)
+    assert sql.charge(rule, name, 1, 9, _START).granted == 4
+    for _ in range(3):
+        for now in (_START - round(back * _SECOND), _START):
+            assert sql.charge(rule, name, 1, 9, now).granted == 0
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_clock_may_be_set_back_by_one_window(sql: Sql, algorithm: str) -> None:
+    window = 100 * _SECOND
+    rule = Rule("back", algorithm, 4, window, 0)
+    for back, granted in ((window, 0), (window + 1, 4)):
+        name = sql.new_key()
+        assert sql.charge(rule, name, 1, 9, _START).granted == 4
+        assert sql.charge(rule, name, 1, 9, _START - back).granted == granted
+
+
+@pytest.mark.parametrize("algorithm", ["token_bucket", "fixed_window"])
+def test_refund_after_limit_was_lowered_makes_room(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("lowered", algorithm, 10, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 6, _START).granted == 6
+    assert sql.refund(replace(rule, requests=5), name, 1, _START).remaining == 1
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_clock_far_ahead_does_not_suspend_the_limit(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("ahead", algorithm, 4, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 9, _START + 3650 * _DAY).granted == 4
+    for granted in (4, 0, 0):
+        assert sql.charge(rule, name, 1, 9, _START).granted == granted
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_steady_use_matches_reference(sql: Sql, algorithm: str) -> None:
+    rule = Rule("steady", algorithm, 10, 16 * _SECOND, 0)
+    name, key, now = sql.new_key(), Key(rule), _START
+    assert sql.charge(rule, name, 5, 1, now) == key.charge(5, 1, now)
+    for _ in range(25):
+        now += 1_600_000
+        assert sql.charge(rule, name, 1, 1, now) == key.charge(1, 1, now)
+        assert sql.look(rule, name, 6, now) == key.look(6, now)
+
+
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_refunded_key_gains_nothing_from_clock_set_back(sql: Sql, algorithm: str) -> None:
+    name = sql.new_key()
+    rule = Rule("back", algorithm, 4, 100 * _SECOND, 0)
+    assert sql.charge(rule, name, 4, 1, _START).granted == 1
+    sql.refund(rule, name, 4, _START)
+    assert sql.charge(rule, name, 1, 9, _START - 50 * _SECOND).granted == 4
+    assert sql.charge(rule, name, 1, 9, _START).granted == 0
+
+
+def test_bucket_may_drain_for_more_than_a_window(sql: Sql) -> None:
+    rule = Rule("long", "token_bucket", 10, 16 * _SECOND, 0)
+    name, key = sql.new_key(), Key(rule)
+    for passed in (0, 14_400_000, 24_000_000):
+        now = _START + passed
+        assert sql.charge(rule, name, 1, 20, now) == key.charge(1, 20, now)

@@ -52,6 +52,8 @@ async def test_event_refers_to_session_and_user(world: World) -> None:
 async def test_only_current_token_of_active_session_advances_counter(
     world: World, obstacle: str
 ) -> None:
+    # Another user, who is active, makes no difference.
+    await world.add_user()
     session_id = await _opened(world)
     await _advance(world, session_id, 0)
     row = await world.row(session_id)
@@ -76,3 +78,23 @@ async def test_lagging_clock_does_not_move_last_use_back(world: World) -> None:
     world.clock.advance(-5)
     assert await _advance(world, session_id, 0)
     assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
+
+
+async def test_other_sessions_are_left_alone(world: World) -> None:
+    session_id, other = await _opened(world), await _opened(world)
+    before = await world.row(other)
+    world.clock.advance(1)
+    assert await _advance(world, session_id, 0)
+    assert await world.row(other) == before
+    row = await world.row(session_id)
+    assert row["refresh_time"] == row["last_use_time"] == world.clock.now()
+    assert row["idle_expire_time"] == world.clock.now() + DAY
+
+
+async def test_idle_expiry_never_exceeds_absolute_expiry(world: World) -> None:
+    session_id = await _opened(world)
+    end = (await world.row(session_id))["absolute_expire_time"]
+    await world.execute("UPDATE sessions SET idle_expire_time = absolute_expire_time")
+    world.clock.advance(end - world.clock.now() - DAY / 2)
+    assert await _advance(world, session_id, 0)
+    assert (await world.row(session_id))["idle_expire_time"] == end

@@ -125,3 +125,46 @@ async def test_ending_all_spares_one_and_returns_active_ones(world: World) -> No
         )
     assert ended == {expired: False, active: True}
     assert await world.active(user_id) == [kept]
+
+
+async def test_only_requested_sessions_are_extended(world: World) -> None:
+    wanted, other = await _opened(world, 2)
+    before = await world.row(other)
+    world.clock.advance(DAY)
+    assert await _extend(world, [wanted], world.clock.now() + 8 * DAY) == {wanted}
+    assert await world.row(other) == before
+    row = await world.row(wanted)
+    assert row["idle_expire_time"] == world.clock.now() + 8 * DAY
+    assert row["last_use_time"] == world.clock.now()
+
+
+async def test_extend_does_not_move_last_use_back(world: World) -> None:
+    (session_id,) = await _opened(world, 1)
+    before = await world.row(session_id)
+    world.clock.advance(-5)
+    assert await _extend(world, [session_id], world.clock.now() + 8 * DAY) == {session_id}
+    assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
+
+
+async def test_session_is_ended_once_and_alone(world: World) -> None:
+    ended, kept = await _opened(world, 2)
+    user_id = (await world.row(ended))["user_id"]
+    now = world.clock.now()
+    async with world.database.connection() as connection:
+        for reason, expected in ((RevokeReason.LOGOUT, user_id), (RevokeReason.REVOKED, None)):
+            assert await store.revoke(connection, ended, now, reason) == expected
+    assert (await world.row(ended))["revoke_reason"] == RevokeReason.LOGOUT
+    assert await world.active(user_id) == [kept]
+
+
+async def test_ending_all_of_a_user_leaves_ended_ones_and_other_users(world: World) -> None:
+    (others,) = await _opened(world, 1)
+    ended, active = await _opened(world, 2)
+    user_id: UserId = (await world.row(active))["user_id"]
+    now = world.clock.now()
+    async with world.database.transaction() as connection:
+        await store.revoke(connection, ended, now, RevokeReason.LOGOUT)
+        found = await store.revoke_of_user(connection, user_id, now, RevokeReason.REVOKED, None)
+    assert found == {active: True}
+    assert (await world.row(ended))["revoke_reason"] == RevokeReason.LOGOUT
+    assert (await world.row(others))["revoke_time"] is None

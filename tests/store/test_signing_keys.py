@@ -161,3 +161,24 @@ async def test_key_is_removed_once_its_last_token_has_expired(
         assert len(await store.list_all(conn)) == 6
         await store.delete_expired(conn, now + HOUR)
     assert set(await states(database)) == {"r2", "x2", "a", "p"}
+
+
+async def test_only_named_active_key_is_retired(database: Database, clock: FakeClock) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
+    now = clock.now()
+    async with database.connection() as conn:
+        for key_id in ("unknown", "p"):
+            assert not await store.retire(conn, key_id, now, now + HOUR)
+        assert await states(database) == {"a": KeyState.ACTIVE, "p": KeyState.PREPARED}
+        assert await store.retire(conn, "a", now, now + HOUR)
+    assert await states(database) == {"a": KeyState.RETIRED, "p": KeyState.PREPARED}
+
+
+async def test_revoking_retired_key_leaves_active_one(database: Database, clock: FakeClock) -> None:
+    now = clock.now()
+    async with database.connection() as conn:
+        await store.insert(conn, row(clock, "old", KeyState.ACTIVE))
+        assert await store.retire(conn, "old", now, now + HOUR)
+        await store.insert(conn, row(clock, "new", KeyState.ACTIVE))
+        assert await store.revoke(conn, "old", now, now + HOUR) is False
+    assert await states(database) == {"old": KeyState.REVOKED, "new": KeyState.ACTIVE}

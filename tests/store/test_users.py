@@ -330,3 +330,47 @@ async def test_only_most_recently_used_devices_are_kept(database: Database) -> N
             await devices.remember(conn, user.user_id, name, NOW + timedelta(seconds=number))
         rows = await conn.fetch("SELECT device_hash FROM devices ORDER BY last_use_time")
     assert [row["device_hash"] for row in rows] == names[-20:]
+
+
+async def test_failures_of_other_accounts_are_left_alone(database: Database) -> None:
+    ada = await _insert(database)
+    await _insert(database, "bob@example.test")
+    async with database.connection() as conn:
+
+        async def failures_of_bob() -> object:
+            return await conn.fetchval(
+                "SELECT (failed_logins, failed_device_logins, last_login_time) FROM users"
+                " WHERE email_canonical = 'bob@example.test'"
+            )
+
+        for known in (True, False):
+            await _claim(conn, "bob@example.test", known_device=known)
+        assert await failures_of_bob() == (1, 1, None)
+        credential = await _claim(conn)
+        assert credential is not None
+        await users.release_attempt(conn, ada.user_id, known_device=False)
+        assert await users.confirm_login(conn, credential, NOW) is not None
+        assert await users.confirm(conn, ada.user_id, NOW) is not None
+        await users.reset_failures(conn, ada.user_id)
+        await users.set_status(conn, ada.user_id, UserStatus.ACTIVE, NOW)
+        assert await failures_of_bob() == (1, 1, None)
+
+
+async def test_user_who_is_disabled_cannot_be_confirmed(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await users.set_status(conn, user.user_id, UserStatus.DISABLED, LATER)
+        assert await users.confirm(conn, user.user_id, NOW) is None
+
+
+async def test_device_is_known_until_the_last_allowed_failure(database: Database) -> None:
+    user = await _insert(database)
+    async with database.connection() as conn:
+        await devices.remember(conn, user.user_id, DEVICE, NOW)
+        known = []
+        for _ in range(LIMIT + 1):
+            subject = await users.find_login_subject(conn, "ada@example.test", DEVICE, LIMIT)
+            assert subject is not None
+            known.append(subject.known_device)
+            await _claim(conn, known_device=True)
+    assert known == [True] * LIMIT + [False]

@@ -2,6 +2,7 @@
 
 The server starts when the first test needs it and ends with the worker, even a killed one.
 `AUTHSVC_TEST_DATABASE` names a server to use instead; its role must be allowed to create databases.
+`AUTHSVC_TEST_TEMPLATE` names a database there that already has all migrations.
 """
 
 import asyncio
@@ -37,11 +38,12 @@ class PostgresServer:
     The work runs in a separate loop, so that a test's loop is neither needed nor disturbed.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, template: str | None = None) -> None:
         self._dsn = dsn
         self.prefix = f"test_{uuid.uuid4().hex[:12]}"
         self._count = 0
-        self._template: str | None = None
+        self._template = template
+        self._made_template = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -69,7 +71,7 @@ class PostgresServer:
 
     def close(self) -> None:
         """Drop the template and close the connection."""
-        if self._template is not None:
+        if self._template is not None and self._made_template:
             self.drop(self._template)
         self._wait(self._connection.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -84,7 +86,7 @@ class PostgresServer:
             name = self._new_name()
             self._execute(f"CREATE DATABASE {name}")
             self._wait(migrate(self.dsn(name)))
-            self._template = name
+            self._template, self._made_template = name, True
         return self._template
 
     def _new_name(self) -> str:
@@ -124,7 +126,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
     """This worker's server."""
     address = os.environ.get("AUTHSVC_TEST_DATABASE")
     if address:
-        server = PostgresServer(address)
+        server = PostgresServer(address, os.environ.get("AUTHSVC_TEST_TEMPLATE") or None)
         yield server
         server.close()
         return

@@ -5,8 +5,10 @@ from collections import Counter
 
 import pytest
 
-from authsvc.config import BruteForceSettings
-from authsvc.errors import TooManyAttempts
+from authsvc.config import BruteForceSettings, PolicySettings
+from authsvc.core.attempts.attempts import Attempts, Cause
+from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
+from authsvc.errors import StoreUnavailable, TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import (
@@ -14,6 +16,7 @@ from tests.support.accounts import (
     CLI,
     EMAIL,
     IP,
+    KEYRING,
     OTHER_IP,
     PASSWORD,
     WRONG,
@@ -21,6 +24,7 @@ from tests.support.accounts import (
     unlimited,
 )
 from tests.support.clock import FakeClock
+from tests.support.databases import opened
 from tests.support.logins import PHONE, Replicas, causes, failures, failures_of_devices, value
 
 
@@ -252,6 +256,86 @@ async def test_throttled_logins_record_one_event_a_minute(
     clock.advance(59)
     await flood()
     assert (await causes(database))["login_throttled:"] == 1
-    clock.advance(2)
+    clock.advance(1)
     await flood()
     assert (await causes(database))["login_throttled:"] == 2
+
+
+async def test_failed_attempt_is_recorded_for_its_account(
+    limited: Service, database: Database
+) -> None:
+    await limited.login(WRONG)
+    await limited.login(email="nobody@example.test")
+    async with database.connection() as connection:
+        rows = await connection.fetch(
+            "SELECT user_id FROM audit_events WHERE type LIKE '%login_failure' ORDER BY event_id"
+        )
+        user_id = await connection.fetchval("SELECT user_id FROM users")
+    assert [row["user_id"] for row in rows] == [user_id, None]
+
+
+class _Interrupted(BruteForce):
+    """Loses the connection to another database right after it charged a login."""
+
+    lost: Database
+
+    async def charge_login(
+        self, account: str, client: ClientContext, known_device: bytes | None
+    ) -> ChargeReceipt:
+        receipt = await super().charge_login(account, client, known_device)
+        await self.lost.close()
+        return receipt
+
+
+async def test_attempt_that_could_not_be_claimed_is_refunded(
+    database: Database, database_dsn: str, clock: FakeClock
+) -> None:
+    one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
+    brute_force = _Interrupted(database, BruteForceSettings(per_account_and_ip=one), KEYRING)
+    for _ in range(2):
+        async with opened(database_dsn) as brute_force.lost:
+            attempts = Attempts(brute_force.lost, brute_force, clock)
+            with pytest.raises(StoreUnavailable):
+                async with attempts.evaluate(CALL, EMAIL.lower(), ClientContext(IP)):
+                    pytest.fail("it was not claimed")
+
+
+async def test_cause_is_that_of_the_account_first(
+    free: Service, database: Database, clock: FakeClock
+) -> None:
+    attempts = Attempts(database, BruteForce(database, unlimited(), KEYRING), clock)
+
+    async def cause(account: str = EMAIL.lower(), *, unlocks: bool = False) -> Cause:
+        async with attempts.evaluate(CALL, account, ClientContext(IP), unlocks=unlocks) as attempt:
+            return attempt.cause(Cause.PASSWORD)
+
+    assert await cause() is Cause.PASSWORD
+    assert await cause("nobody@example.test") is Cause.UNKNOWN
+    async with database.connection() as connection:
+        await connection.execute("UPDATE users SET failed_logins = 50")
+    assert await cause() is Cause.LOCKED
+    assert await cause(unlocks=True) is Cause.PASSWORD
+    async with database.connection() as connection:
+        await connection.execute("UPDATE users SET failed_logins = 0, status = 'disabled'")
+    assert await cause() is Cause.DISABLED
+
+
+async def test_attempt_interrupted_by_outage_is_not_recorded(
+    free: Service, database: Database, clock: FakeClock
+) -> None:
+    attempts = Attempts(database, BruteForce(database, unlimited(), KEYRING), clock)
+    with pytest.raises(StoreUnavailable):
+        async with attempts.evaluate(CALL, EMAIL.lower(), ClientContext(IP)):
+            raise StoreUnavailable("The database did not answer.")
+    assert await causes(database) == {}
+    assert await failures(database) == 0
+
+
+async def test_known_device_is_stranger_once_its_smaller_half_is_used_up(
+    replicas: Replicas,
+) -> None:
+    service = await replicas.start(unlimited(max_consecutive_failures=3))
+    await service.register()
+    assert await service.login(device=PHONE) == "OK"
+    assert await service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
+    assert await service.login(device=PHONE) == "OK"

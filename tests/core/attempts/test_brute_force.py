@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
 from authsvc.core.lib.sealing import Keyring
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
+from authsvc.models.ids import UserId
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import IP, KEYRING, OTHER_IP, key
 from tests.support.databases import opened
@@ -244,3 +246,55 @@ async def test_limit_keys_depend_on_keyring(database: Database) -> None:
                 {str(row["key"]) for row in await conn.fetch("SELECT key FROM rate_limits")}
             )
     assert not keys[0] & keys[1]
+
+
+async def test_registrations_are_limited_per_address(database: Database) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1h"})
+    brute_force = BruteForce(database, _limits(registrations_per_address=two), KEYRING)
+    for _ in range(2):
+        await brute_force.charge_registered_address(ADA)
+    with pytest.raises(TooManyAttempts) as refused:
+        await brute_force.charge_registered_address(ADA)
+    assert refused.value.subject == "registration"
+    await brute_force.charge_registered_address(BOB)
+
+
+async def test_retry_after_below_a_second_is_not_rounded_up(database: Database) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1s"})
+    brute_force = BruteForce(database, _limits(per_account_and_ip=two), KEYRING)
+    outcomes = await asyncio.gather(
+        *(_charge(brute_force) for _ in range(10)), return_exceptions=True
+    )
+    # All but the first are decided at one time, so at least some of them are rejected.
+    waits = [outcome.retry_after for outcome in outcomes if isinstance(outcome, TooManyAttempts)]
+    assert waits
+    assert max(waits) <= 0.5
+
+
+@pytest.mark.parametrize("by", ["passkey", "oauth"])
+async def test_started_logins_are_limited_per_ip(database: Database, by: str) -> None:
+    two = PolicySettings.model_validate({"requests": 2, "window": "1h"})
+    limits = _limits(**{"passkey_logins_per_ip" if by == "passkey" else "oauth_logins_per_ip": two})
+    brute_force = BruteForce(database, limits, KEYRING)
+    charge = brute_force.charge_passkey_login if by == "passkey" else brute_force.charge_oauth
+    for _ in range(2):
+        await charge(ClientContext(IP))
+    with pytest.raises(TooManyAttempts) as refused:
+        await charge(ClientContext(IP))
+    assert refused.value.subject == "login"
+    await charge(ClientContext(OTHER_IP))
+    for _ in range(3):
+        await charge(ClientContext())
+
+
+async def test_refund_of_single_charge_takes_effect_immediately_on_all_replicas(
+    database: Database,
+) -> None:
+    one = PolicySettings.model_validate({"requests": 1, "window": "1h"})
+    here, there = [BruteForce(database, _limits(api_keys_per_user=one), KEYRING) for _ in range(2)]
+    user_id = UserId(UUID(int=1))
+    receipt = await here.charge_api_key(user_id)
+    with pytest.raises(TooManyAttempts):
+        await there.charge_api_key(user_id)
+    await receipt.refund()
+    await there.charge_api_key(user_id)

@@ -307,3 +307,121 @@ async def test_check_fails_without_database(database: Database) -> None:
     ):
         with pytest.raises(StoreUnavailable):
             await call
+
+
+@pytest.mark.parametrize("others", [[], [Charge("ten", "k")]])
+async def test_charge_that_can_never_fit_stores_nothing(
+    limiter: RateLimiter, database: Database, others: list[Charge]
+) -> None:
+    result = await limiter.check([*others, Charge("five", "k", 6)])
+    assert not result.allowed
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM rate_limits") == 0
+
+
+async def test_charges_of_other_costs_to_one_key_are_never_grouped(limiter: RateLimiter) -> None:
+    # The index of the first check of the key equals the cost of the second.
+    checks = [
+        Check([Charge("ten", key, cost)]) for key, cost in (("a", 1), ("b", 1), ("k", 5), ("k", 2))
+    ]
+    assert _allowed(await limiter.check_many(checks)) == [True] * 4
+    assert (await limiter.get("ten", "k")).remaining == 3
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "burst", "advance", "granted"),
+    [
+        # Ten and what drains in 0.9 s would be 19 within a second.
+        (Algorithm.TOKEN_BUCKET, 15, 0.9, 5),
+        (Algorithm.TOKEN_BUCKET, 20, 0.9, 9),
+        # Two windows meet within a second.
+        (Algorithm.FIXED_WINDOW, 15, 0.9, 5),
+        (Algorithm.FIXED_WINDOW, 20, 0.9, 10),
+        (Algorithm.SLIDING_WINDOW, 10, 0.9, 0),
+        (Algorithm.SLIDING_WINDOW, 9, 0.9, 0),
+    ],
+)
+async def test_burst_limits_what_is_granted_within_a_second(
+    database: Database,
+    ticker: Ticker,
+    algorithm: Algorithm,
+    burst: int,
+    advance: float,
+    granted: int,
+) -> None:
+    policy = Policy("p", 10, timedelta(seconds=1), burst=burst, algorithm=algorithm)
+    limiter = RateLimiter(
+        database=database, policies={"p": policy}, rejected_cache_size=0, clock=ticker
+    )
+    if algorithm is Algorithm.FIXED_WINDOW:
+        ticker.advance(0.95)
+    check = Check([Charge("p", "k")])
+    first = min(10, burst)
+    assert sum(_allowed(await limiter.check_many([check] * 30))) == first
+    ticker.advance(advance)
+    assert sum(_allowed(await limiter.check_many([check] * 30))) == granted
+
+
+async def test_rejected_dry_run_is_not_cached(remembering: RateLimiter, ticker: Ticker) -> None:
+    await remembering.check([Charge("five", "k", 5)])
+    for dry_run in (True, False):
+        asked = ticker.asked
+        assert not (await remembering.check([Charge("five", "k")], dry_run=dry_run)).allowed
+        assert ticker.asked == asked + 1
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_highest_possible_cost_has_retry_after(limiter: RateLimiter, dry_run: bool) -> None:
+    await limiter.check([Charge("five", "k")])
+    charges = [Charge("five", "k", 5), Charge("ten", "k")]
+    result = await limiter.check(charges, dry_run=dry_run)
+    assert [verdict.retry_after for verdict in result.verdicts] == [720.0, 0.0]
+
+
+async def test_allowed_check_is_not_cached(remembering: RateLimiter) -> None:
+    assert (await remembering.check([Charge("five", "k"), Charge("ten", "k")])).allowed
+    assert not remembering._rejected
+
+
+async def test_repeated_rejected_check_of_several_charges_costs_no_query(
+    remembering: RateLimiter, ticker: Ticker
+) -> None:
+    charges = [Charge("five", "k", 3), Charge("ten", "k")]
+    assert (await remembering.check(charges)).allowed
+    for _ in range(3):
+        result = await remembering.check(charges)
+        assert [verdict.allowed for verdict in result.verdicts] == [False, True]
+    assert ticker.asked == 2
+
+
+async def test_cached_rejection_keeps_its_place_among_results(remembering: RateLimiter) -> None:
+    used_up, free = Check([Charge("five", "k", 5)]), Check([Charge("five", "l", 5)])
+    assert _allowed(await remembering.check_many([used_up, used_up])) == [True, False]
+    assert _allowed(await remembering.check_many([used_up, free, used_up])) == [False, True, False]
+
+
+async def test_equal_charges_of_batch_come_before_others_to_their_key(limiter: RateLimiter) -> None:
+    checks = [Check([Charge("ten", "k", cost)]) for cost in (1, 9, 1)]
+    assert _allowed(await limiter.check_many(checks)) == [True, False, True]
+
+
+async def test_granted_check_has_no_retry_after_even_if_it_would_not_fit_again(
+    limiter: RateLimiter,
+) -> None:
+    result = await limiter.check([Charge("five", "k", 3), Charge("ten", "k", 10)])
+    assert [verdict.retry_after for verdict in result.verdicts] == [0.0, 0.0]
+
+
+async def test_refund_reports_when_a_charge_of_one_fits(database: Database, ticker: Ticker) -> None:
+    # The burst of the last second is not refunded.
+    limiter = RateLimiter(
+        database=database,
+        policies={"p": Policy("p", 10, _HOUR, burst=1)},
+        rejected_cache_size=0,
+        clock=ticker,
+    )
+    await limiter.check([Charge("p", "k")])
+    verdict = await limiter.refund("p", "k", 1)
+    assert not verdict.allowed
+    assert verdict.retry_after is not None
+    assert 1 <= verdict.retry_after <= 1.0625

@@ -144,3 +144,29 @@ def test_size_zero_disables_cache(watch: Stopwatch) -> None:
     rejections = RejectedCache(0, watch)
     _reject(rejections, "k")
     assert not rejections
+
+
+def test_entry_is_removed_as_soon_as_it_expires(
+    rejections: RejectedCache, watch: Stopwatch
+) -> None:
+    _reject(rejections, "a", retry_after=0.5)
+    watch.seconds += 0.5
+    _reject(rejections, "b")
+    assert len(rejections._verdicts) == 1
+
+
+def test_times_count_down_to_zero_while_cached(rejections: RejectedCache, watch: Stopwatch) -> None:
+    charges = [Charge("api", "k"), Charge("api", "l")]
+    allowed = Verdict("api", "l", True, 10, 9, 0.0, 0.25)
+    _learn(rejections, charges, Verdict("api", "k", False, 10, 0, 0.75, 0.75), allowed)
+    watch.seconds += 0.5
+    result = rejections.find(charges)
+    assert result is not None
+    assert [verdict.retry_after for verdict in result.verdicts] == [0.25, 0.0]
+    assert [verdict.reset_after for verdict in result.verdicts] == [0.25, 0.0]
+
+
+def test_finished_query_is_not_kept(rejections: RejectedCache) -> None:
+    with rejections.query():
+        assert len(rejections._queries) == 1
+    assert not rejections._queries

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from authsvc.core.revocations.listener import RevocationListener
+from authsvc.core.sessions.ending import end_session
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
 from tests.support.databases import settings_for
@@ -137,3 +138,14 @@ async def test_replicas_converge_with_database(world: World, database_dsn: str) 
                     await _until(lambda: cached(tokens.session_id) is None)  # noqa: B023
                 active = (await replica.validate(tokens.session_token)).active
                 assert active is (index % 2 == 1)
+
+
+async def test_ending_a_session_reports_whether_it_was_still_open(world: World) -> None:
+    session_id = (await world.open(world.replica())).session_id
+    now = world.clock.now()
+    async with world.database.transaction() as connection:
+        ended = [
+            await end_session(connection, CALL, now, session_id, RevokeReason.REVOKED)
+            for _ in range(2)
+        ]
+    assert ended == [True, False]

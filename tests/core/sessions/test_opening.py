@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
@@ -16,6 +17,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
+from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection
 from tests.support.sessions import CALL, CLIENT, DAY, METHODS, World
 
@@ -119,6 +121,17 @@ async def test_session_limit_ends_oldest_session(world: World) -> None:
     assert [detail["replaced"] for detail in details] == [[], [], [], [str(opened[0])]]
 
 
+async def test_opening_is_logged_with_ended_sessions(world: World) -> None:
+    replica = world.replica(max_per_user=1)
+    user_id = await world.add_user()
+    first = await world.open(replica, user_id)
+    with capture_logs() as logs:
+        second = await world.open(replica, user_id)
+    (line,) = logs
+    assert (line["type"], line["session_id"]) == ("session.create", str(second.session_id))
+    assert line["detail"]["replaced"] == [str(first.session_id)]
+
+
 async def test_ended_session_does_not_count_toward_limit(world: World) -> None:
     replica = world.replica(max_per_user=2)
     user_id = await world.add_user()
@@ -147,6 +160,20 @@ async def test_concurrent_logins_leave_exactly_the_allowed_sessions(world: World
     assert len(active) == 5
     everyone = sorted(tokens.session_id for tokens in opened)
     assert sorted([*active, *await world.revoked()]) == everyone
+
+
+async def test_session_ended_meanwhile_is_not_replaced(world: World) -> None:
+    replica = world.replica(max_per_user=1)
+    user_id = await world.add_user()
+    oldest = (await world.open(replica, user_id)).session_id
+    async with world.database.transaction() as connection:
+        await store.revoke(connection, oldest, world.clock.now(), RevokeReason.LOGOUT)
+        opening = asyncio.create_task(world.open(replica, user_id))
+        await _until_someone_waits_for_a_lock(world)
+    newest = (await opening).session_id
+    assert await world.active(user_id) == [newest]
+    assert (await world.row(oldest))["revoke_reason"] == RevokeReason.LOGOUT
+    assert await world.revoked() == []
 
 
 async def test_session_limit_is_per_user(world: World) -> None:

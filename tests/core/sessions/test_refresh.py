@@ -1,9 +1,11 @@
 """Refresh of tokens: single use, a grace window for retries, detection of theft."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.ids import uuid7
@@ -170,9 +172,11 @@ async def test_future_counter_is_invalid_and_ends_nothing(world: World) -> None:
     assert await _reason(replica, tokens.refresh_token) is None
 
 
-async def test_token_of_unknown_session_is_invalid(world: World) -> None:
+@pytest.mark.parametrize("binding", ["off", "exact"])
+async def test_token_of_unknown_session_is_invalid(world: World, binding: str) -> None:
     token = _CODEC.encode(SessionId(uuid7(world.clock.now())), 0)
-    assert await _reason(world.replica(), token) is Reason.REFRESH_TOKEN_INVALID
+    replica = world.replica(ip_binding=binding)
+    assert await _reason(replica, token) is Reason.REFRESH_TOKEN_INVALID
 
 
 @pytest.mark.parametrize("current", [True, False])
@@ -250,3 +254,24 @@ async def test_refresh_during_revocation_never_revives_session(world: World) -> 
         assert await _reason(replica, tokens.refresh_token) is Reason.REFRESH_TOKEN_INVALID
         result = await replica.validate(tokens.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_refreshes_are_recorded_and_logged(world: World) -> None:
+    replica = world.replica(tokens=_grace("10s"))
+    first = await world.open(replica)
+    with capture_logs() as logs:
+        for _ in range(2):
+            await replica.refresh(first.refresh_token)
+    details = [json.loads(event["detail"]) for event in await world.events("session.refresh")]
+    assert details == [{}, {"repeated": True}]
+    logged = [line for line in logs if line.get("type") == "session.refresh"]
+    assert [line["user_id"] for line in logged] == [str(first.user_id)] * 2
+
+
+async def test_current_token_from_another_client_never_ends_session(world: World) -> None:
+    replica = world.replica(ip_binding="exact", tokens=_grace("10s"))
+    tokens = await replica.refresh((await world.open(replica)).refresh_token)
+    world.clock.advance(DAY)
+    reason = await _reason(replica, tokens.refresh_token, ClientContext("198.51.100.1"))
+    assert reason is Reason.REFRESH_TOKEN_INVALID
+    assert await _reason(replica, tokens.refresh_token) is None

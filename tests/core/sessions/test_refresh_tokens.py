@@ -128,7 +128,7 @@ def test_well_formed_garbage_is_rejected(raw: bytes) -> None:
     assert refused("ar1_" + base64url.encode(raw))
 
 
-@pytest.mark.parametrize("keys", [[], [b"short"], [NEW_KEY, b""]])
+@pytest.mark.parametrize("keys", [[], [b"short"], [bytes(31)], [NEW_KEY, b""]])
 def test_weak_keys_are_rejected(keys: list[bytes]) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         RefreshTokenCodec(keys)

@@ -187,3 +187,38 @@ async def test_short_lifetimes_are_exact_to_the_second(world: World) -> None:
         world.clock.advance(1)
     result = await replica.validate(tokens.session_token)
     assert result.reason is InactiveReason.SESSION_EXPIRED
+
+
+async def test_uncached_session_is_extended_once_half_has_passed(world: World) -> None:
+    tokens = await world.open(world.replica())
+    start = world.clock.now()
+    world.clock.advance(3.5 * DAY - SECOND)
+    assert await _idle_expire_time(world.replica(), tokens) == start + 7 * DAY
+    world.clock.advance(SECOND)
+    assert await _idle_expire_time(world.replica(), tokens) == world.clock.now() + 7 * DAY
+
+
+async def test_use_of_access_token_is_recorded_once_per_interval(world: World) -> None:
+    replica = world.replica(last_use_interval="1m")
+    tokens = await world.open(replica)
+    start = world.clock.now()
+    # First from the database, then from the cache.
+    for offset, expected in ((59, 0), (60, 60), (119, 60), (120, 120)):
+        world.clock.advance(start + offset * SECOND - world.clock.now())
+        found = await replica.sessions.validation.find(tokens.session_id, strict=offset <= 60)
+        assert found is not None
+        assert found.last_use_time == start + expected * SECOND
+        await replica.sessions.last_use.flush()
+        assert await _last_use(world, tokens) == start + expected * SECOND
+
+
+async def test_use_of_session_past_its_absolute_expiry_is_not_recorded(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    start = world.clock.now()
+    world.clock.advance(30 * DAY)
+    session = await replica.sessions.validation.find(tokens.session_id)
+    assert session is not None
+    assert session.last_use_time == start
+    await replica.sessions.last_use.flush()
+    assert await _last_use(world, tokens) == start

@@ -153,3 +153,9 @@ async def test_batch_returns_results_in_order(world: World) -> None:
     assert results[3].reason is InactiveReason.SESSION_REVOKED
     assert results[5].csrf_valid
     assert await replica.sessions.validation.validate_many([]) == []
+
+
+def test_check_hides_its_secrets_in_repr() -> None:
+    text = repr(SessionCheck("the-session-token", csrf_token="the-csrf-token"))
+    assert "the-session-token" not in text
+    assert "the-csrf-token" not in text

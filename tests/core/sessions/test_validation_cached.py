@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from authsvc.core.revocations.listener import Revocation
+from authsvc.core.sessions.validation import SessionCheck
 from authsvc.errors import StoreUnavailable
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, DAY, SECOND, HeldDatabase, Replica, World
@@ -239,3 +240,31 @@ async def test_concurrent_cache_misses_share_one_statement(world: World) -> None
     held.go_on.set()
     assert all(await asyncio.gather(first, *rest))
     assert held.borrowed == borrowed + 1
+
+
+async def test_session_that_cannot_be_extended_stays_cached(world: World) -> None:
+    replica = world.replica(absolute_lifetime="1d")
+    tokens = await world.open(replica)
+    world.clock.advance(0.9 * DAY)
+    assert (await replica.validate(tokens.session_token)).active
+    await world.database.close()
+    assert (await replica.validate(tokens.session_token)).active
+
+
+async def test_access_token_of_cached_session_costs_no_query(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    found = await replica.sessions.validation.find(tokens.session_id)
+    await world.database.close()
+    assert await replica.sessions.validation.find(tokens.session_id) is found
+    with pytest.raises(StoreUnavailable):
+        await replica.sessions.validation.find(tokens.session_id, strict=True)
+
+
+async def test_checks_use_cache_by_default(world: World) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    checks = [SessionCheck(tokens.session_token)]
+    assert (await replica.sessions.validation.validate_many(checks))[0].active
+    await world.database.close()
+    assert (await replica.sessions.validation.validate_many(checks))[0].active

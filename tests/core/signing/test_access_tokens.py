@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from authsvc.core.revocations.listener import Revocation
-from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.core.signing import jws
+from authsvc.core.signing.access_tokens import AccessTokens, TokenTooLong
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
@@ -322,3 +323,41 @@ async def test_database_is_queried_only_when_necessary(
     ):
         with pytest.raises(StoreUnavailable):
             await fails
+
+
+def test_signed_token_is_hidden_in_repr(tokens: AccessTokens, clock: FakeClock) -> None:
+    signed = tokens.sign({}, ("authsvc",), clock.now() + SECOND)
+    assert signed.text not in repr(signed)
+
+
+def test_token_may_be_as_long_as_is_accepted(tokens: AccessTokens, clock: FakeClock) -> None:
+    def length(padding: int) -> int:
+        members = {"padding": "a" * padding}
+        return len(tokens.sign(members, ("authsvc",), clock.now() + SECOND).text)
+
+    # Three bytes more of the payload are four characters more of the token.
+    assert jws.MAX_TOKEN_BYTES == 8192
+    padding = (jws.MAX_TOKEN_BYTES - length(0)) * 3 // 4 - 4
+    while length(padding) < jws.MAX_TOKEN_BYTES:
+        padding += 1
+    assert length(padding) == jws.MAX_TOKEN_BYTES
+    with pytest.raises(TokenTooLong):
+        length(padding + 1)
+
+
+def test_token_cache_keeps_most_recently_used_tokens(keys: SigningKeys, clock: FakeClock) -> None:
+    tokens = AccessTokens(
+        keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock, cache_size=10
+    )
+    issued = [tokens.issue(make_session(clock))[0] for _ in range(15)]
+    claims = [verified(tokens, token) for token in issued]
+    for token, expected in list(zip(issued, claims, strict=True))[5:]:
+        assert verified(tokens, token) is expected
+
+
+@pytest.mark.parametrize("audiences", [("one",), ("one", "two"), ("one", "two", "three")])
+def test_several_audiences_are_a_list(
+    tokens: AccessTokens, clock: FakeClock, audiences: tuple[str, ...]
+) -> None:
+    payload = payload_of(tokens.sign({}, audiences, clock.now() + SECOND).text)
+    assert payload["aud"] == (list(audiences) if len(audiences) > 1 else audiences[0])

@@ -19,9 +19,11 @@ from tests.support.tokens import (
     CALL,
     audited,
     in_state,
+    keyring,
     load_keys,
     make_session,
     published,
+    token_settings,
     tokens_of,
 )
 
@@ -182,3 +184,28 @@ async def test_only_plausible_unknown_key_ids_are_looked_up(
     assert not await keys.learn("A" * 44)
     with pytest.raises(StoreUnavailable):
         await keys.learn("A" * 43)
+
+
+class _Interrupted(SigningKeys):
+    """Can't read the keys any more once `cut` is set."""
+
+    cut = False
+
+    async def refresh(self) -> None:
+        if self.cut:
+            raise StoreUnavailable("The database did not answer.")
+        await super().refresh()
+
+
+async def test_revoked_key_is_distrusted_even_if_keys_cannot_be_read(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = _Interrupted(
+        database=database, keyring=keyring(), settings=token_settings(), clock=clock
+    )
+    await keys.load()
+    key_id = keys.active.key_id
+    keys.cut = True
+    with pytest.raises(StoreUnavailable):
+        await keys.revoke(CALL, key_id)
+    assert keys.find(key_id) is None

@@ -1,7 +1,8 @@
 """Rotation of signing keys: by one replica and by many, on request and when due."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
@@ -9,11 +10,15 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.revocations.listener import Revocation
+from authsvc.core.signing import signing_keys
+from authsvc.core.signing.key_transitions import PROPAGATION_GRACE
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
+from tests.support.sessions import HeldDatabase
 from tests.support.tokens import (
     CALL,
     audited,
@@ -199,3 +204,103 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
+
+
+async def test_background_refresh_reads_keys_periodically(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise a replica might sign with a retired key after its last token is thought to expire.
+    assert signing_keys._POLL < PROPAGATION_GRACE
+    monkeypatch.setattr(signing_keys, "_POLL", timedelta(milliseconds=1))
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    async with running(keys):
+        for _ in range(2):
+            new = await elsewhere.rotate(CALL)
+            await until(lambda: keys.active.key_id == new)  # noqa: B023 - it ends before the next
+
+
+async def test_background_refresh_waits_until_notified(
+    database: Database, clock: FakeClock
+) -> None:
+    counting = HeldDatabase(database)
+    counting.go_on.set()
+    keys = await load_keys(counting, clock)
+    async with running(keys):
+        for notify in (keys.on_gap, keys.on_gap, lambda: None):
+            notify()
+            await until(keys.is_fresh)
+        borrowed = counting.borrowed
+        # It could read the keys as often meanwhile.
+        for _ in range(20):
+            async with database.connection() as connection:
+                await connection.fetchval("SELECT 1")
+        assert counting.borrowed == borrowed
+
+
+async def test_retired_key_expires_with_its_last_possible_token(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(
+        database, clock, access_lifetime="2h", service_lifetime="1h", clock_skew="5s"
+    )
+    old = keys.active.key_id
+    clock.advance(SECOND)
+    await keys.rotate(CALL)
+    end = clock.now() + 2 * HOUR + 5 * SECOND + MINUTE
+    assert {info.expire_time for info in await keys.list()} == {None, end}
+    clock.advance(end - clock.now() - SECOND)
+    await keys.refresh()
+    assert keys.find(old) is not None
+    clock.advance(SECOND)
+    await keys.refresh()
+    assert keys.find(old) is None
+    await keys.maintain(CALL)
+    assert [info.key_id for info in await keys.list()] == [keys.active.key_id]
+
+
+@asynccontextmanager
+async def running(keys: SigningKeys) -> AsyncIterator[None]:
+    """Maintain the keys in the background."""
+    work = asyncio.create_task(keys.run())
+    try:
+        yield
+        assert not work.done()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
+async def test_key_is_due_one_interval_after_its_activation(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    clock.advance(30 * DAY - HOUR)
+    await keys.maintain(CALL)
+    (prepared,) = [info for info in await keys.list() if info.state is KeyState.PREPARED]
+    assert prepared.activate_time is None
+    clock.advance(HOUR)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == prepared.key_id
+    clock.advance(30 * DAY - HOUR - SECOND)
+    await keys.maintain(CALL)
+    assert await in_state(keys, KeyState.PREPARED) == []
+    clock.advance(SECOND)
+    await keys.maintain(CALL)
+    assert len(await in_state(keys, KeyState.PREPARED)) == 1
+
+
+async def test_revocation_wakes_background_refresh(database: Database, clock: FakeClock) -> None:
+    keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
+    old = keys.active.key_id
+    async with running(keys):
+        keys.on_gap()
+        await until(keys.is_fresh)
+        await elsewhere.revoke(CALL, old)
+        keys.on_revocation(Revocation("key", old))
+        await until(lambda: published(keys) == [elsewhere.active.key_id])
+
+
+async def test_maintenance_without_keys_creates_first(database: Database, clock: FakeClock) -> None:
+    keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
+    await keys.maintain(CALL)
+    assert await in_state(keys, KeyState.ACTIVE) == [keys.active.key_id]

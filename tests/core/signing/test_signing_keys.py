@@ -251,3 +251,10 @@ async def test_unreadable_key_is_logged_once(database: Database, clock: FakeCloc
         for _ in range(3):
             await keys.refresh()
     assert [line["event"] for line in logs] == ["signing_key_unreadable"]
+
+
+async def test_key_is_opened_once(database: Database, clock: FakeClock) -> None:
+    keys = await load_keys(database, clock)
+    opened = keys.active
+    await keys.refresh()
+    assert keys.active is opened
