@@ -1,8 +1,8 @@
 """Owns the loading of settings: their sources, and the problems reported for invalid ones.
 
 Later sources override earlier ones: defaults, a TOML file, environment variables
-(`AUTHSVC_TOKENS__ISSUER`), files in a secrets folder (`database__url`). Unknown keys are rejected
-in all sources.
+(`AUTHSVC_TOKENS__ISSUER`), files in a secrets folder (`database__url`). Unknown keys are rejected,
+except files of the secrets folder that name no section.
 """
 
 import os
