@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.cli import all_mutants
 from tests.mutants.explained import read_explained, stub
 from tests.mutants.mutant import Key
 from tests.mutants.project import PROJECT, ROOT
@@ -180,5 +181,6 @@ def test_explanation_round_trips_and_requires_reason(tmp_path: Path) -> None:
         read_explained(path)
 
 
-def test_project_explanations_are_valid() -> None:
-    read_explained(PROJECT.root / PROJECT.explained)
+def test_project_list_of_sql_and_explanations_fit_the_code() -> None:
+    keys = {mutant.key for mutant in all_mutants(PROJECT)}
+    assert set(read_explained(PROJECT.root / PROJECT.explained)) <= keys
