@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo dev psql test test-fast coverage mutants bench check audit format hooks protos baseline lock \
-	release clean
+.PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
+	protos baseline lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -30,11 +30,17 @@ psql: $(VENV)/.run ## Open psql on the database of the running service (PSQL_ARG
 # Bytecode is cached whatever the environment says: collecting the tests takes half as long.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
 
-test: $(VENV)/.dev ## Run all tests (PYTEST_ARGS="tests/core -k refresh" runs some)
+test: $(VENV)/.dev ## Run all tests that need only Python (PYTEST_ARGS="tests/core -k refresh" runs some)
 	$(PYTEST) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.dev ## Run the tests not marked slow, in less than a minute, and name the slowest
 	$(PYTEST) -m "not slow" --durations=5 --durations-min=1 $(PYTEST_ARGS)
+
+test-world: $(VENV)/.dev ## Run the tests that need more than Python, such as PgBouncer, or take long (up to 40 min)
+	$(PYTEST) -m world $(PYTEST_ARGS)
+
+drills: $(VENV)/.dev ## Run the drills, which take minutes to hours each (PYTEST_ARGS="-k memory" runs one)
+	$(BIN)/python -m pytest -m drill -s --timeout=0 $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev ## Run all tests, measure coverage, and fail if it is below the floor
 	$(PYTEST) --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)

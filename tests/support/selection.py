@@ -1,8 +1,12 @@
-"""Owns the selection of `make test-fast`: it marks the tests to skip as `slow`.
+"""Owns the selection of tests for each target: it marks those that need it by their kind.
+
+Tests in `drills/` are marked `drill`, and run by `make drills` alone; tests that need more than
+Python, or take long, are marked `world` by hand, and run by `make test-world` alone. The rest is
+run by `make test`; `make test-fast` skips those marked `slow`.
 
 A test can be marked `slow` by hand. Four kinds are slow by nature, unless they are marked `fast`:
 
-- attacks, drills and all other tests in one of `FOLDERS`;
+- attacks and all other tests in one of `FOLDERS`;
 - tests that start the whole service;
 - all cases but the first of a parametrized test that has a database of its own;
 - all cases but the first of a parametrized test that starts the whole service, even a `fast` one.
@@ -12,7 +16,7 @@ from collections.abc import Iterable
 
 import pytest
 
-FOLDERS = {"attacks", "drills", "polyglot", "security"}
+FOLDERS = {"attacks", "polyglot", "security"}
 _DATABASE, _SERVICE = "database_dsn", "start_service"
 
 
@@ -22,6 +26,8 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     seen: set[str] = set()
     for item in items:
         if isinstance(item, pytest.Function):
+            if "drills" in _folders(item):
+                item.add_marker("drill")
             test, _, _ = item.nodeid.partition("[")
             if _is_slow(item, first=test not in seen):
                 item.add_marker("slow")
@@ -30,9 +36,14 @@ def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
 
 def _is_slow(item: pytest.Function, *, first: bool) -> bool:
     fast = item.get_closest_marker("fast") is not None
+    if any(item.get_closest_marker(mark) for mark in ("world", "drill")):
+        return True
     if _SERVICE in item.fixturenames:
         return not (fast and first)
     if fast:
         return False
-    folders = item.path.relative_to(item.config.rootpath).parent.parts
-    return not FOLDERS.isdisjoint(folders) or (_DATABASE in item.fixturenames and not first)
+    return not FOLDERS.isdisjoint(_folders(item)) or (_DATABASE in item.fixturenames and not first)
+
+
+def _folders(item: pytest.Function) -> tuple[str, ...]:
+    return item.path.relative_to(item.config.rootpath).parent.parts

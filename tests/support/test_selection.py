@@ -1,4 +1,4 @@
-"""The selection of tests by `make test-fast`."""
+"""The selection of tests by their kind."""
 
 import pytest
 
@@ -10,6 +10,8 @@ asyncio_default_fixture_loop_scope = function
 markers =
     slow
     fast
+    world
+    drill
 """
 TESTS = """
 import pytest
@@ -26,6 +28,9 @@ def test_pure(case): ...
 @pytest.mark.slow
 def test_marked(): ...
 
+@pytest.mark.world
+def test_on_a_pooler(database_dsn): ...
+
 @pytest.mark.parametrize("case", [1, 2])
 def test_on_a_database(database_dsn, case): ...
 
@@ -37,12 +42,12 @@ def test_on_the_service_but_chosen(start_service, case): ...
 """
 
 
-def chosen(pytester: pytest.Pytester, folder: str) -> list[str]:
-    """Return the names of the TESTS that a fast run selects, if they are in `folder`."""
+def chosen(pytester: pytest.Pytester, folder: str, mark: str = "not slow") -> list[str]:
+    """Return the names of the TESTS that `-m mark` selects, if they are in `folder`."""
     path = pytester.mkpydir(folder) / "test_it.py"
     path.write_text(TESTS)
     pytester.makeini(INI)
-    options = ["-p", "tests.support.selection", "-m", "not slow", "--collect-only", "--quiet"]
+    options = ["-p", "tests.support.selection", "-m", mark, "--collect-only", "--quiet"]
     result = pytester.runpytest_inprocess(*options, str(path))
     return [line.split("::")[1] for line in result.outlines if "::" in line]
 
@@ -58,3 +63,15 @@ def test_slow_kinds_are_skipped(pytester: pytest.Pytester) -> None:
 
 def test_attacks_are_skipped_unless_marked_fast(pytester: pytest.Pytester) -> None:
     assert chosen(pytester, "security") == ["test_on_the_service_but_chosen[1]"]
+
+
+def test_tests_of_the_world_are_selected_by_their_mark_alone(pytester: pytest.Pytester) -> None:
+    assert chosen(pytester, "core", "world") == ["test_on_a_pooler"]
+
+
+def test_drills_are_selected_by_their_folder(pytester: pytest.Pytester) -> None:
+    assert "test_pure[1]" in chosen(pytester, "drills", "drill")
+
+
+def test_drills_are_skipped(pytester: pytest.Pytester) -> None:
+    assert chosen(pytester, "drills", "not drill") == []
