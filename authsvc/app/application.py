@@ -20,6 +20,7 @@ from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger("authsvc.service")
 
@@ -157,15 +158,15 @@ class Application:
         while True:
             try:
                 await self._parts.database.ping()
-            except StoreUnavailable:
-                self._set_serving(serving=False)
+            except StoreUnavailable as error:
+                self._set_serving(serving=False, why=f"database: {describe(error)}")
             else:
                 self._set_serving(serving=True)
             await asyncio.sleep(_PROBE_INTERVAL)
 
-    def _set_serving(self, *, serving: bool) -> None:
+    def _set_serving(self, *, serving: bool, why: str = "") -> None:
         self.server.set_serving(serving=serving)
-        self.web.set_ready(ready=serving)
+        self.web.set_ready(ready=serving, why=why)
 
 
 def _measure(parts: Parts, metrics: Metrics) -> None:

@@ -1,6 +1,6 @@
 """Owns the use of PostgreSQL: connections, transactions, and the meaning of their failures."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
@@ -9,7 +9,13 @@ import structlog
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
-from authsvc.store.postgres.connector import Connection, Connector
+from authsvc.store.postgres.connector import (
+    Connection,
+    Connector,
+    NotWritableError,
+    PoolConnection,
+    check_writable,
+)
 from authsvc.store.postgres.pool import Pool, Usage
 
 __all__ = ["Connection", "Database"]
@@ -31,6 +37,7 @@ _TRANSIENT = (
     asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
     asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
 )
+_READ_ONLY = (NotWritableError, asyncpg.ReadOnlySQLTransactionError)
 
 
 class Database:
@@ -84,9 +91,24 @@ class Database:
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
     async def ping(self) -> None:
-        """Return if the database answers; raises StoreUnavailable otherwise."""
+        """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
-            await connection.fetchval("SELECT 1")
+            await check_writable(connection)
+
+    def on_leave(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the server is left; it must not raise.
+
+        Whatever was read from that server may be stale.
+        """
+        self._pool.on_leave(callback)
+
+    def leave_server(self, cause: str) -> None:
+        """Discard all connections, lent ones when they are returned; `cause` is logged.
+
+        For a server that is not what the address asks for: read-only, in recovery or replaced. The
+        pool does it by itself when a statement or a new connection shows that.
+        """
+        self._pool.leave(cause)
 
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
@@ -101,7 +123,7 @@ class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
     __slots__ = ("_connection", "_pool")
-    _connection: Connection
+    _connection: PoolConnection
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -117,6 +139,9 @@ class _Loan:
         traceback: TracebackType | None,
     ) -> None:
         connection, pool = self._connection, self._pool
+        if connection.is_read_only() and (error is None or isinstance(error, Exception)):
+            # Even if the statements succeeded: what they read may be stale.
+            error = NotWritableError("the server is read-only")
         if error is None and not connection.is_closed() and not connection.is_in_transaction():
             pool.release(connection)
             return
@@ -124,7 +149,11 @@ class _Loan:
         if isinstance(error, asyncpg.PostgresError):
             # It would log the whole row that violated a constraint, including hashes.
             error.detail = None
-        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
+        if isinstance(error, _READ_ONLY):
+            if pool.is_current(connection):
+                pool.leave(str(error))
+            pool.discard(connection)
+        elif connection.is_closed():
             # The others go to the same server; new ones find the new primary.
             pool.discard(connection)
             pool.expire()
@@ -135,7 +164,7 @@ class _Loan:
             raise StoreUnavailable from error
 
 
-def _is_transient(error: BaseException | None, connection: Connection) -> bool:
+def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return connection.is_closed()
     return isinstance(error, _TRANSIENT)
