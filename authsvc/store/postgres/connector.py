@@ -45,11 +45,12 @@ class PoolConnection(Connection):
     """A connection to a server that was writable when it was opened.
 
     `server` is None if the role may not ask for the server's identity. `generation` belongs to the
-    pool.
+    pool, and `rings` to `store/doorbell.py`: the channels to ring after the commit.
     """
 
     server: Server | None = None
     generation = 0
+    rings: frozenset[str] = frozenset()
 
     def is_read_only(self) -> bool:
         """Return whether the server has said so by the end of the last statement.
@@ -65,6 +66,13 @@ class PoolConnection(Connection):
             getattr(reported, "default_transaction_read_only", None),
             getattr(reported, "in_hot_standby", None),
         )
+
+
+def known_timeline(connection: Connection) -> str | None:
+    """Return the timeline that the server had when the connection was opened, if it is known."""
+    if isinstance(connection, PoolConnection) and connection.server is not None:
+        return connection.server.timeline
+    return None
 
 
 class Connector:

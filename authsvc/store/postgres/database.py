@@ -10,6 +10,7 @@ import structlog
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import (
+    FAILURES,
     Connection,
     Connector,
     NotWritableError,
@@ -53,6 +54,7 @@ class Database:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._on_commit: Callable[[frozenset[str]], None] = _ring_nobody
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
@@ -78,12 +80,12 @@ class Database:
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection on which each statement is its own transaction."""
-        return _Loan(self._pool)
+        return _Loan(self._pool, self._on_commit)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection in a transaction: committed at the end, rolled back on an exception."""
-        async with _Loan(self._pool) as connection:
+        async with _Loan(self._pool, self._on_commit) as connection:
             await connection.execute("BEGIN")
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
@@ -94,6 +96,23 @@ class Database:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
             await check_writable(connection)
+
+    async def connect(self) -> PoolConnection:
+        """Return a new connection outside the pool, for long use; the caller closes it.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return await self._pool.connect()
+        except (*FAILURES, ValueError) as error:
+            raise StoreUnavailable from error
+
+    def on_commit(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` with the channels to ring, after what rings them has been committed.
+
+        It must not raise; it replaces the one before.
+        """
+        self._on_commit = callback
 
     def on_leave(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever the server is left; it must not raise.
@@ -110,6 +129,11 @@ class Database:
         """
         self._pool.leave(cause)
 
+    def leave_server_of(self, connection: PoolConnection, cause: str) -> None:
+        """Leave the server of this connection, unless it has been left before."""
+        if self._pool.is_current(connection):
+            self._pool.leave(cause)
+
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
         return self._pool.usage()
@@ -122,11 +146,12 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("_connection", "_on_commit", "_pool")
     _connection: PoolConnection
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, on_commit: Callable[[frozenset[str]], None]) -> None:
         self._pool = pool
+        self._on_commit = on_commit
 
     async def __aenter__(self) -> Connection:
         self._connection = await self._pool.acquire()
@@ -139,6 +164,10 @@ class _Loan:
         traceback: TracebackType | None,
     ) -> None:
         connection, pool = self._connection, self._pool
+        if connection.rings:
+            # After a failure too: whether the transaction was committed may be unknown.
+            self._on_commit(connection.rings)
+            connection.rings = frozenset()
         if connection.is_read_only() and (error is None or isinstance(error, Exception)):
             # Even if the statements succeeded: what they read may be stale.
             error = NotWritableError("the server is read-only")
@@ -162,6 +191,10 @@ class _Loan:
         if failed:
             log.warning("database_failure", error=type(error).__name__)
             raise StoreUnavailable from error
+
+
+def _ring_nobody(_channels: frozenset[str]) -> None:
+    """Ring nobody: no doorbell has been installed."""
 
 
 def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:
