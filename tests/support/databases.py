@@ -25,6 +25,7 @@ _PATIENCE = 30.0
 def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
     """Return the settings of a small pool on `dsn`, with room for hundreds of waiters."""
     patient = {"pool_min": 1, "acquire_timeout": "60s", "command_timeout": "60s"}
+    patient["lock_timeout"] = "60s"
     return DatabaseSettings.model_validate({"url": SecretStr(dsn)} | patient | changes)
 
 

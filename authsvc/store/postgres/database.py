@@ -1,6 +1,6 @@
 """Owns the use of PostgreSQL: connections, transactions, and the meaning of their failures."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
@@ -14,14 +14,18 @@ from authsvc.store.postgres.connector import (
     Connector,
     NotWritableError,
     PoolConnection,
-    check_writable,
+    probe,
 )
 from authsvc.store.postgres.pool import Pool, Usage
+from authsvc.store.postgres.shares import Shares
+from authsvc.store.postgres.timeouts import Timeouts
 
 __all__ = ["Connection", "Database"]
 
 log = structlog.get_logger(__name__)
 
+# The statement met another session than the one that it was prepared in.
+_ELSEWHERE = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 # Failures that are not the statement's own; it may succeed later (SQLSTATE classes and codes).
 _TRANSIENT = (
     OSError,  # includes TimeoutError
@@ -36,7 +40,10 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # 25006: the primary has become a standby
     asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
     asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
+    *_ELSEWHERE,
 )
+# An account may have one connection in so many.
+_SHARE = 4
 _READ_ONLY = (NotWritableError, asyncpg.ReadOnlySQLTransactionError)
 
 
@@ -53,6 +60,7 @@ class Database:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._shares = Shares(max(1, pool.maximum // _SHARE), pool.acquire_timeout)
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
@@ -62,6 +70,7 @@ class Database:
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=settings.command_timeout.total_seconds(),
             statement_cache_size=settings.statement_cache_size,
+            timeouts=Timeouts.of(settings),
         )
         pool = Pool(
             connector=connector,
@@ -76,15 +85,22 @@ class Database:
             raise
         return cls(pool)
 
-    def connection(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection on which each statement is its own transaction."""
-        return _Loan(self._pool)
+    def connection(self, account: Hashable = None) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection on which each statement is its own transaction.
+
+        With an `account`, at most a quarter of the connections is lent to it at a time: name it
+        where a statement may wait for a lock on what belongs to it.
+        """
+        return _Loan(self._pool, self._shares, account)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection in a transaction: committed at the end, rolled back on an exception."""
-        async with _Loan(self._pool) as connection:
-            await connection.execute("BEGIN")
+    async def transaction(self, account: Hashable = None) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction: committed at the end, rolled back on an exception.
+
+        `account` is as for `connection`.
+        """
+        async with _Loan(self._pool, self._shares, account) as connection:
+            await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
@@ -93,7 +109,7 @@ class Database:
     async def ping(self) -> None:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
-            await check_writable(connection)
+            await probe(connection)
 
     def on_leave(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever the server is left; it must not raise.
@@ -122,14 +138,24 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_connection", "_pool")
+    __slots__ = ("_account", "_connection", "_pool", "_shares")
     _connection: PoolConnection
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, shares: Shares, account: Hashable) -> None:
         self._pool = pool
+        self._shares = shares
+        self._account = account
 
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.acquire()
+    async def __aenter__(self) -> PoolConnection:
+        if self._account is None:
+            self._connection = await self._pool.acquire()
+            return self._connection
+        await self._shares.enter(self._account)
+        try:
+            self._connection = await self._pool.acquire()
+        except BaseException:
+            self._shares.leave(self._account)
+            raise
         return self._connection
 
     async def __aexit__(
@@ -138,6 +164,8 @@ class _Loan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._account is not None:
+            self._shares.leave(self._account)
         connection, pool = self._connection, self._pool
         if connection.is_read_only() and (error is None or isinstance(error, Exception)):
             # Even if the statements succeeded: what they read may be stale.
@@ -149,9 +177,20 @@ class _Loan:
         if isinstance(error, asyncpg.PostgresError):
             # It would log the whole row that violated a constraint, including hashes.
             error.detail = None
+        self._give_back(error)
+        if failed:
+            log.warning("database_failure", error=type(error).__name__)
+            raise StoreUnavailable from error
+
+    def _give_back(self, error: BaseException | None) -> None:
+        connection, pool = self._connection, self._pool
         if isinstance(error, _READ_ONLY):
             if pool.is_current(connection):
                 pool.leave(str(error))
+            pool.discard(connection)
+        elif isinstance(error, _ELSEWHERE):
+            if pool.is_current(connection):
+                pool.distrust_names()
             pool.discard(connection)
         elif connection.is_closed():
             # The others go to the same server; new ones find the new primary.
@@ -159,9 +198,6 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
-        if failed:
-            log.warning("database_failure", error=type(error).__name__)
-            raise StoreUnavailable from error
 
 
 def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:
