@@ -45,7 +45,7 @@ async def test_hostile_keys_are_treated_like_any_other(database: Database) -> No
         rows = await store.look(connection, [_RULE] * 18, _HOSTILE, [1] * 18, _START)
         assert [row["remaining"] for row in rows] == [8] * 18
         for key in _HOSTILE:
-            await store.reset(connection, "api", key)
+            await store.reset(connection, _RULE, key)
         assert await _keys(connection) == set()
 
 
@@ -59,7 +59,7 @@ async def test_results_are_in_order_of_charges(database: Database) -> None:
         rows = await store.charge(connection, kinds, places, keys, _START)
         assert [row["remaining"] for row in rows] == expected
         for number in range(0, 200, 3):
-            await store.reset(connection, "api", keys[number])
+            await store.reset(connection, _RULE, keys[number])
         rows = await store.charge(connection, [Kind(_RULE, 1, 1)], [0] * 200, keys, _START)
         assert [row["remaining"] for row in rows] == [
             9 if number % 3 == 0 else max(expected[number] - 1, 0) for number in range(200)
@@ -127,7 +127,7 @@ async def test_row_with_remaining_state_is_not_removed(database: Database) -> No
             (row,) = await _charge(connection, ["k"], rule)
             await store.delete_idle(connection, 10, _START + row["reset_us"] - 1)
             assert await _keys(connection) == {"k"}
-            await store.reset(connection, "api", "k")
+            await store.reset(connection, rule, "k")
 
 
 async def test_removal_skips_locked_rows(database: Database) -> None:
