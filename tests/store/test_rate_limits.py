@@ -139,15 +139,19 @@ async def test_removal_skips_locked_rows(database: Database) -> None:
         assert await _keys(connection) == {"busy"}
 
 
-async def test_key_in_use_is_updated_in_place(database: Database) -> None:
+@pytest.mark.parametrize(("durable", "table"), [(True, "durable"), (False, "unlogged")])
+async def test_key_in_use_is_updated_in_place(
+    database: Database, durable: bool, table: str
+) -> None:
     # An update that touches an index costs twice as much and leaves dead index entries to clean up.
-    rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0)
+    rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0, durable)
     async with database.connection() as connection:
         for _ in range(51):
             await _charge(connection, ["k"], rule)
         await connection.execute("SELECT pg_stat_force_next_flush()")
         updates = await connection.fetchrow(
-            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'rate_limits'"
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = $1",
+            f"rate_limits_{table}",
         )
         assert updates is not None
         assert tuple(updates) == (50, 50)

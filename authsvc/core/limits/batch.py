@@ -39,6 +39,7 @@ class Batch:
 
     def __init__(
         self,
+        *,
         checks: Sequence[Check],
         limits: Mapping[str, Limit],
         held: HeldKeys,

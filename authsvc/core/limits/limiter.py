@@ -172,7 +172,7 @@ class RateLimiter:
         self, checks: Sequence[Check]
     ) -> list[CheckResult | ServiceError | store.KeysHeld]:
         find = self._rejected.find if self._rejected else None
-        batch = Batch(checks, self._limits, self._held, find)
+        batch = Batch(checks=checks, limits=self._limits, held=self._held, find=find)
         if batch.needs_database:
             with self._rejected.query() as query:
                 async with self._database.connection() as connection:
