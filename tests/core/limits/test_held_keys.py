@@ -25,6 +25,12 @@ _HELD, _FREE = Charge("many", "held"), Charge("many", "free")
 _BOTH = "SELECT FROM rate_limits WHERE key = ANY ($1) FOR UPDATE"
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let held keys be waited for on a busy machine."""
+    monkeypatch.setattr("authsvc.core.limits.held_keys._PATIENCE_SECONDS", 60.0)
+
+
 @pytest.fixture
 def limiter(database: Database) -> RateLimiter:
     return RateLimiter(database=database, policies=_POLICIES, rejected_cache_size=100)
