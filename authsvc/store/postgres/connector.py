@@ -60,13 +60,15 @@ class PoolConnection(Connection):
     are random, so that they mean nothing in another one, even if a pooler was not recognised.
 
     `server` is None if the role may not ask for the server's identity. `begin` begins a
-    transaction. `generation` belongs to the pool.
+    transaction. `generation` belongs to the pool, and `rings` to `store/doorbell.py`: the channels
+    to ring after the commit.
     """
 
     is_direct = False
     begin = "BEGIN"
     server: Server | None = None
     generation = 0
+    rings: frozenset[str] = frozenset()
     _names: Iterator[str] | None = None
 
     def _get_unique_id(self, prefix: str) -> str:
@@ -101,6 +103,13 @@ class PoolConnection(Connection):
             getattr(reported, "default_transaction_read_only", None),
             getattr(reported, "in_hot_standby", None),
         )
+
+
+def known_timeline(connection: Connection) -> str | None:
+    """Return the timeline that the server had when the connection was opened, if it is known."""
+    if isinstance(connection, PoolConnection) and connection.server is not None:
+        return connection.server.timeline
+    return None
 
 
 class Connector:

@@ -10,6 +10,7 @@ import structlog
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import (
+    FAILURES,
     Connection,
     Connector,
     NotWritableError,
@@ -61,6 +62,7 @@ class Database:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._shares = Shares(max(1, pool.maximum // _SHARE), pool.acquire_timeout)
+        self._on_commit: Callable[[frozenset[str]], None] = _ring_nobody
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
@@ -91,7 +93,7 @@ class Database:
         With an `account`, at most a quarter of the connections is lent to it at a time: name it
         where a statement may wait for a lock on what belongs to it.
         """
-        return _Loan(self._pool, self._shares, account)
+        return self._lend(account)
 
     @asynccontextmanager
     async def transaction(self, account: Hashable = None) -> AsyncIterator[Connection]:
@@ -99,17 +101,39 @@ class Database:
 
         `account` is as for `connection`.
         """
-        async with _Loan(self._pool, self._shares, account) as connection:
+        async with self._lend(account) as connection:
             await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
+    def _lend(self, account: Hashable) -> "_Loan":
+        return _Loan(
+            pool=self._pool, shares=self._shares, account=account, on_commit=self._on_commit
+        )
+
     async def ping(self) -> None:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
             await probe(connection)
+
+    async def connect(self) -> PoolConnection:
+        """Return a new connection outside the pool, for long use; the caller closes it.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return await self._pool.connect()
+        except (*FAILURES, ValueError) as error:
+            raise StoreUnavailable from error
+
+    def on_commit(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` with the channels to ring, after what rings them has been committed.
+
+        It must not raise; it replaces the one before.
+        """
+        self._on_commit = callback
 
     def on_leave(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever the server is left; it must not raise.
@@ -126,6 +150,11 @@ class Database:
         """
         self._pool.leave(cause)
 
+    def leave_server_of(self, connection: PoolConnection, cause: str) -> None:
+        """Leave the server of this connection, unless it has been left before."""
+        if self._pool.is_current(connection):
+            self._pool.leave(cause)
+
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
         return self._pool.usage()
@@ -138,13 +167,21 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_account", "_connection", "_pool", "_shares")
+    __slots__ = ("_account", "_connection", "_on_commit", "_pool", "_shares")
     _connection: PoolConnection
 
-    def __init__(self, pool: Pool, shares: Shares, account: Hashable) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        shares: Shares,
+        account: Hashable,
+        on_commit: Callable[[frozenset[str]], None],
+    ) -> None:
         self._pool = pool
         self._shares = shares
         self._account = account
+        self._on_commit = on_commit
 
     async def __aenter__(self) -> PoolConnection:
         if self._account is None:
@@ -167,6 +204,10 @@ class _Loan:
         if self._account is not None:
             self._shares.leave(self._account)
         connection, pool = self._connection, self._pool
+        if connection.rings:
+            # After a failure too: whether the transaction was committed may be unknown.
+            self._on_commit(connection.rings)
+            connection.rings = frozenset()
         if connection.is_read_only() and (error is None or isinstance(error, Exception)):
             # Even if the statements succeeded: what they read may be stale.
             error = NotWritableError("the server is read-only")
@@ -198,6 +239,10 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
+
+
+def _ring_nobody(_channels: frozenset[str]) -> None:
+    """Ring nobody: no doorbell has been installed."""
 
 
 def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:
