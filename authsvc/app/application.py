@@ -104,6 +104,7 @@ class Application:
             open_parts(self._settings, self._clock)
         )
         await parts.use.signing_keys.load()
+        await parts.hasher.choose_library()
         metrics = Metrics()
         _measure(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)

@@ -1,8 +1,8 @@
 """Owns the creation, reading, disabling and enabling of accounts."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
 from authsvc.core.attempts.brute_force import BruteForce
@@ -163,12 +163,13 @@ class Accounts:
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
         email = parse_email(registration.email)
-        # In a thread, as it takes milliseconds.
-        await asyncio.to_thread(
-            self._policy.check,
-            registration.password,
-            email=email.address,
-            display_name=registration.display_name,
+        await self._hasher.run(
+            partial(
+                self._policy.check,
+                registration.password,
+                email=email.address,
+                display_name=registration.display_name,
+            )
         )
         # Hashed before the transaction, so that no connection waits for it.
         password = await self._hasher.hash(registration.password)

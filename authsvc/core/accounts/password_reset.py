@@ -1,6 +1,6 @@
 """Owns the reset of a password with a code that was sent to the user's address."""
 
-import asyncio
+from functools import partial
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
@@ -63,10 +63,10 @@ class PasswordReset:
             Overloaded: Too many passwords are waiting to be hashed; the code stays valid.
         """
         address = parse_email(email)
-        await self._check(address, password)
         async with self._attempts.evaluate(
             call, address.canonical, client, failure=code_invalid, unlocks=True
         ) as attempt:
+            await self._check(address, password)
             # Hashed before the transaction, so that no connection waits for it.
             replacement = await self._hasher.hash(password)
             if not await self._claim(attempt, code, replacement):
@@ -74,8 +74,8 @@ class PasswordReset:
 
     async def _check(self, address: Email, password: str) -> None:
         # Checked without the account's data, as the answer would reveal it.
-        await asyncio.to_thread(
-            self._policy.check, password, field="new_password", email=address.address
+        await self._hasher.run(
+            partial(self._policy.check, password, field="new_password", email=address.address)
         )
 
     async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
