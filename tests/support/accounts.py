@@ -80,7 +80,7 @@ _STARTS = ("registrations", "passkey_logins", "oauth_logins")
 def unlimited(**changes: object) -> BruteForceSettings:
     """Return limits that no test reaches, except that on consecutive failures."""
     plenty = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
-    names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
+    names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device", "proofs_per_ip")
     return BruteForceSettings.model_validate(
         dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
         | {"registrations_per_address": plenty, "api_keys_per_user": plenty}
