@@ -46,6 +46,7 @@ class Cause(StrEnum):
     CODE = "code"
     FACTOR = "factor"
     PASSKEY = "passkey"
+    TOKEN = "token"  # noqa: S105 - a cause's name, not a token
     LOCKED = "locked"
     DISABLED = "disabled"
     UNVERIFIED = "unverified"
