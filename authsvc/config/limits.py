@@ -68,6 +68,7 @@ class BruteForceSettings(Section):
     per_account: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
     per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
     per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
+    proofs_per_ip: PolicySettings = PolicySettings(requests=100, window=timedelta(minutes=10))
     registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
     registrations_per_address: PolicySettings = PolicySettings(
         requests=5, window=timedelta(hours=1)

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from authsvc.core.lib.time_limit import expire
 from authsvc.errors import Overloaded
 
 _SWEEP_SECONDS = 0.1
@@ -96,7 +97,7 @@ class InFlight:
         for task, expiry in self._expiries.items():
             if _EXPIRED < expiry <= now:
                 self._expiries[task] = _EXPIRED
-                task.cancel()
+                expire(task)
         self._sweeping = bool(self._expiries)
         if self._sweeping:
             loop.call_later(_SWEEP_SECONDS, self._sweep)
