@@ -41,7 +41,7 @@ class CallContext:
         "servicer",
         "started",
     )
-    places: "Places"
+    places: "Places | None"
     pool: "InFlight"
     servicer: "grpc.aio.ServicerContext[Any, Any]"
 

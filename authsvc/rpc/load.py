@@ -17,8 +17,9 @@ from authsvc.rpc.call_context import CallContext
 
 _SWEEP_SECONDS = 0.1
 _DRAIN_SECONDS = 0.05
-_EXPIRED = -1.0
-_LEFT = -2.0
+_PROBE_SECONDS = 1.0
+# What stands in place of a call's expiry once it is cancelled, or has an outcome.
+_EXPIRED, _EVICTED, _LEFT = -1.0, -2.0, -3.0
 
 # What callers may hold at once, in all and each, of what needs no role.
 _PROBES = (64, 32)
@@ -27,31 +28,35 @@ _WATCHES = (256, 64)
 
 
 class Places:
-    """Divides a number of places among callers, so that there is nearly always one for a newcomer.
+    """Divides a number of places among callers, so that none can shut out the others.
 
-    A caller alone may hold `limit_per_caller` places. It gets another one only while it holds less
-    than limit_per_caller / (limit - limit_per_caller) times as many as are free, so the more
-    others hold, the less each may, and it takes hundreds of callers to fill all places ("dynamic
-    thresholds", Choudhury and Hahne 1998).
+    A caller may hold up to `limit_per_caller`. When all places are taken, one that holds less than
+    half as many as the greediest gets a place of that one's: whoever holds none always gets one.
     """
 
     def __init__(self, limit: int, limit_per_caller: int) -> None:
         self._free = self.limit = limit
         self._limit_per_caller = limit_per_caller
-        self._others = max(0, limit - limit_per_caller)
         self._held: dict[str, int] = {}
 
-    def take(self, caller: str) -> None:
-        """Take a place for a caller.
+    def take(self, caller: str) -> str | None:
+        """Take a place for a caller; return who has lost one for it, or None.
 
         Raises:
-            Overloaded: The caller holds its share, or no place is free.
+            Overloaded: The caller holds its limit, or its share of what is taken.
         """
-        held, free = self._held.get(caller, 0), self._free
-        if free <= 0 or held * self._others >= self._limit_per_caller * free:
+        held = self._held.get(caller, 0)
+        if held >= self._limit_per_caller:
             raise Overloaded
-        self._free = free - 1
+        loser = None
+        if not self._free:
+            loser = max(self._held, key=self._held.__getitem__)
+            if self._held[loser] <= 2 * held:
+                raise Overloaded
+            self.give_back(loser)
+        self._free -= 1
         self._held[caller] = held + 1
+        return loser
 
     def give_back(self, caller: str) -> None:
         """Give back a place of a caller."""
@@ -92,8 +97,8 @@ class InFlight:
         Raises:
             Overloaded: Too many calls are in progress, of its caller or in all.
         """
-        self._places.take(call.key)
-        call.pool, call.places = self, self._places
+        self._take(call, self._places)
+        call.pool = self
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
         loop = self._loop or asyncio.get_running_loop()
@@ -110,26 +115,43 @@ class InFlight:
         Raises:
             Overloaded: Too many calls are long-lived, of its caller or in all.
         """
-        self._long_lived.take(call.key)
-        self._places.give_back(call.key)
-        call.places = self._long_lived
-        if call.expiry != _EXPIRED:
+        if call.expiry > 0:
+            taken = call.places
+            self._take(call, self._long_lived)
+            if taken is not None:
+                taken.give_back(call.key)
             call.expiry = inf
 
     def running(self) -> dict[asyncio.Task[Any], CallContext]:
         """Return the calls in progress by their tasks."""
         return dict(self._calls)
 
-    def stop(self) -> None:
-        """Cancel all calls in progress."""
+    def hurry(self, seconds: float) -> None:
+        """Give the calls in progress no more than this time, long-lived ones too."""
+        latest = asyncio.get_running_loop().time() + seconds
+        for call in self._calls.values():
+            call.expiry = min(call.expiry, latest)
+
+    def _take(self, call: CallContext, places: Places) -> None:
+        loser = places.take(call.key)
+        call.places = places
+        if loser is not None:
+            self._evict(loser, places)
+
+    def _evict(self, caller: str, places: Places) -> None:
+        """Cancel a caller's oldest call that holds one of these places, which is taken already."""
         for task, call in self._calls.items():
-            if call.expiry > 0:
-                call.expiry = _EXPIRED
-                task.cancel()
+            if call.key == caller and call.places is places:
+                call.places = None
+                if call.expiry > 0:
+                    call.expiry = _EVICTED
+                    task.cancel()
+                return
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         call = self._calls.pop(task)
-        call.places.give_back(call.key)
+        if call.places is not None:
+            call.places.give_back(call.key)
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -176,23 +198,30 @@ class Load:
 
     def leave(self, call: CallContext) -> ServiceError | None:
         """End the time limit of the current task's call; return why it was cancelled, if it was."""
-        expired = call.expiry == _EXPIRED
-        call.expiry = _LEFT
-        if not expired:
+        expiry, call.expiry = call.expiry, _LEFT
+        if expiry >= 0:
             return None
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine always runs in a task
         task.uncancel()
+        if expiry == _EVICTED:
+            return Overloaded()
         return ServiceStopping() if self.stopping else StoreUnavailable("The call took too long.")
 
     async def drain(self) -> AsyncIterator[Collection[str]]:
         """Refuse further calls, and yield the peers of those in progress until none is.
 
-        Health checks are still answered, and the calls of strangers are not waited for.
+        Health checks are still answered, but those without a message delay the end by no more than
+        a second, and so does whatever a stranger calls.
         """
         self.stopping = True
-        running = self.calls.running() | self.probes.running()
-        waiting = {task: call.peer() for task, call in running.items()}
+        for pool in (self.probes, self.strangers):
+            pool.hurry(_PROBE_SECONDS)
+        waiting = {
+            task: call.peer()
+            for pool in (self.calls, self.probes, self.strangers)
+            for task, call in pool.running().items()
+        }
         while waiting:
             yield frozenset(waiting.values())
             done, _ = await asyncio.wait(waiting, timeout=_DRAIN_SECONDS)
@@ -202,4 +231,4 @@ class Load:
     def stop(self) -> None:
         """Cancel all calls in progress; they end with SERVICE_STOPPING."""
         for pool in (self.calls, self.probes, self.strangers):
-            pool.stop()
+            pool.hurry(0)
