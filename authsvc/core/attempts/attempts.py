@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from enum import StrEnum
+from functools import partial
 
 from cachetools import TTLCache
 

@@ -1,4 +1,4 @@
-"""Owns the mark by which a call that exceeded the service's own time limit is recognized.
+"""Owns the mark by which a call that the service itself ended is recognized.
 
 A call that its caller cancels looks the same otherwise, but must not be treated the same: what the
 service cancels is not the user's failure.
@@ -7,11 +7,11 @@ service cancels is not the user's failure.
 import asyncio
 from typing import Any
 
-_MARK = "the call exceeded the service's time limit"
+_MARK = "the service ended the call"
 
 
 def expire(task: asyncio.Task[Any]) -> None:
-    """Cancel a task whose time is up."""
+    """Cancel the task of a call whose time is up, or whose place another caller needs."""
     task.cancel(_MARK)
 
 

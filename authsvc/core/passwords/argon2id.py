@@ -18,7 +18,7 @@ from enum import StrEnum
 from argon2 import Parameters
 from argon2.exceptions import VerifyMismatchError
 from argon2.low_level import ARGON2_VERSION, Type, hash_secret_raw, verify_secret
-from nacl.bindings import crypto_pwhash_ALG_ARGON2ID13, crypto_pwhash_alg
+from nacl.bindings import crypto_pwhash_alg, crypto_pwhash_ALG_ARGON2ID13
 from nacl.exceptions import RuntimeError as SodiumError
 
 _SALT_BYTES = 16
