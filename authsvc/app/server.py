@@ -20,7 +20,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
-from authsvc.rpc.descriptors import half_close
+from authsvc.rpc.descriptors import half_close, stop_listening
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
 from authsvc.rpc.load import Load
@@ -154,6 +154,7 @@ class Server:
         """
         self._health.end()
         local = self._address.removeprefix("unix:") if self._is_unix else self.port
+        stop_listening(local)
         for patience in (grace, _LAST_WORDS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -11,21 +11,44 @@ from urllib.parse import quote
 _OPEN = Path("/dev/fd")
 
 
+def stop_listening(local: int | str) -> None:
+    """Refuse new connections, and reset those that were not accepted yet.
+
+    `local` is the port, or the path of the Unix socket.
+    """
+
+    def stop(found: socket.socket) -> None:
+        if _listens(found):
+            found.shutdown(socket.SHUT_RDWR)
+
+    _for_each(local, stop)
+
+
 def half_close(local: int | str, keep: Collection[str] = ()) -> None:
     """Tell clients that nothing more will come, except over connections whose peer is in `keep`.
 
-    `local` is the port, or the path of the Unix socket, at which they were accepted. Whatever was
-    written before still arrives. A client ends such a connection, and each call that it has sent
-    meanwhile as UNAVAILABLE.
+    Whatever was written before still arrives. A client ends such a connection, and each call that
+    it has sent meanwhile as UNAVAILABLE.
     """
+
+    def close(found: socket.socket) -> None:
+        if not _listens(found) and _peer(found) not in keep:
+            found.shutdown(socket.SHUT_WR)
+
+    _for_each(local, close)
+
+
+def _listens(found: socket.socket) -> bool:
+    return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _for_each(local: int | str, act: Callable[[socket.socket], None]) -> None:
+    """Act on all sockets bound to `local`, but those that are closed or reset meanwhile."""
     for entry in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-        with suppress(OSError), _duplicate(int(entry)) as connection:
-            name = connection.getsockname()
-            if local != (name[1] if isinstance(name, tuple) else name):
-                continue
-            # It fails, as it should, for the socket that listens.
-            if _peer(connection) not in keep:
-                connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError), _duplicate(int(entry)) as found:
+            name = found.getsockname()
+            if local == (name[1] if isinstance(name, tuple) else name):
+                act(found)
 
 
 def _duplicate(number: int) -> socket.socket:
