@@ -10,7 +10,7 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
-from authsvc.core.lib.emails import parse_email
+from authsvc.core.lib.emails import parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
@@ -169,7 +169,7 @@ class Accounts:
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
-        email = parse_email(registration.email)
+        email = parse_new_email(registration.email)
         await self._hasher.run(
             partial(
                 self._policy.check,
