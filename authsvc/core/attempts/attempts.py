@@ -158,12 +158,12 @@ class Attempts:
     async def _claim(self, attempt: Attempt, *, unlocks: bool) -> Credential | None:
         known = attempt.known_device is not None
         limit = _NO_LIMIT if unlocks else self._brute_force.max_failures(known_device=known)
-        async with self._database.connection() as connection:
+        async with self._database.connection(attempt.account) as connection:
             return await users.claim_attempt(connection, attempt.account, limit, known_device=known)
 
     async def _release(self, attempt: Attempt) -> None:
         try:
-            async with self._database.connection() as connection:
+            async with self._database.connection(attempt.account) as connection:
                 await release(connection, attempt)
         except ServiceError as error:
             log.warning("login_release_failed", reason=error.reason)

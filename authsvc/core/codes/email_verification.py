@@ -38,7 +38,7 @@ class EmailVerification:
                 raise Rejected(attempt.cause(Cause.CODE))
 
     async def _claim(self, attempt: Attempt, code: str) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             user_id = await self._codes.claim(connection, attempt, Purpose.VERIFY_EMAIL, code)
             if user_id is None:
                 return False

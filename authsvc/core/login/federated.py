@@ -140,7 +140,7 @@ class OAuthLogin:
         account, action = await self._choose(login)
         async with (
             self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
-            self._database.transaction() as connection,
+            self._database.transaction(account) as connection,
         ):
             return await action(connection, attempt, login)
 
