@@ -132,7 +132,7 @@ class Accounts:
         """
         now = self._clock.now()
         event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await users.set_display_name(connection, claims.subject, display_name, now)
             if user is None:
                 raise user_not_found()
@@ -147,7 +147,7 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
             # Also ends logins that wait for a second factor.
@@ -163,7 +163,7 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
@@ -197,7 +197,7 @@ class Accounts:
         event = AuditEvent(
             _EVENTS[origin], call, user.user_id, client=registration.client, detail=detail
         )
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(email.canonical) as connection:
             inserted = await users.insert(
                 connection,
                 user,

@@ -75,7 +75,7 @@ class EmailChange:
         event = AuditEvent(
             AuditType.EMAIL_CHANGE_REQUEST, call, own.user_id, claims.session_id, client
         )
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(own.user_id) as connection:
             owner = await emails.find(connection, new.canonical)
             issued = await self._codes.issue(
                 connection, _PURPOSE, new.canonical, own.user_id, usable=owner is None
@@ -140,7 +140,7 @@ class EmailChange:
         self, attempt: Attempt, claims: Claims, own: Addressee, new: Email, code: str
     ) -> User | None:
         now = self._clock.now()
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(own.user_id) as connection:
             user_id = await self._codes.claim(
                 connection, attempt, _PURPOSE, code, email_canonical=new.canonical
             )

@@ -139,7 +139,7 @@ class OAuthLogin:
         account, action = await self._choose(login)
         async with (
             self._attempts.evaluate(login.call, account, login.client, guessable=False) as attempt,
-            self._database.transaction() as connection,
+            self._database.transaction(account) as connection,
         ):
             return await action(connection, attempt, login)
 
