@@ -1,6 +1,6 @@
 """Owns the use of PostgreSQL: connections, transactions, and the meaning of their failures."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
@@ -15,14 +15,18 @@ from authsvc.store.postgres.connector import (
     Connector,
     NotWritableError,
     PoolConnection,
-    check_writable,
+    probe,
 )
 from authsvc.store.postgres.pool import Pool, Usage
+from authsvc.store.postgres.shares import Shares
+from authsvc.store.postgres.timeouts import Timeouts
 
 __all__ = ["Connection", "Database"]
 
 log = structlog.get_logger(__name__)
 
+# The statement met another session than the one that it was prepared in.
+_ELSEWHERE = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 # Failures that are not the statement's own; it may succeed later (SQLSTATE classes and codes).
 _TRANSIENT = (
     OSError,  # includes TimeoutError
@@ -37,7 +41,10 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # 25006: the primary has become a standby
     asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
     asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
+    *_ELSEWHERE,
 )
+# The part of the connections that may be lent for one key: one in four.
+_SHARE = 4
 _READ_ONLY = (NotWritableError, asyncpg.ReadOnlySQLTransactionError)
 
 
@@ -45,15 +52,17 @@ class Database:
     """PostgreSQL through a pool of connections.
 
     Every failure that is not the statement's own is raised as StoreUnavailable: the server is
-    unreachable, shuts down, is read-only or does not answer within `command_timeout`, no connection
-    is free within `acquire_timeout`, or the server resolved a deadlock. A caller may then retry,
-    but a transaction that failed while it committed may have been committed.
+    unreachable, shuts down, is read-only or does not answer within `command_timeout`, somebody
+    held a lock for longer than `lock_timeout`, no connection is free within `acquire_timeout`, or
+    the server resolved a deadlock. A caller may then retry, but a transaction that failed while it
+    committed may have been committed.
 
     Borrowers must leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._shares = Shares(max(1, pool.maximum // _SHARE), pool.acquire_timeout)
         self._on_commit: Callable[[frozenset[str]], None] = _ring_nobody
 
     @classmethod
@@ -64,6 +73,7 @@ class Database:
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=settings.command_timeout.total_seconds(),
             statement_cache_size=settings.statement_cache_size,
+            timeouts=Timeouts.of(settings),
         )
         pool = Pool(
             connector=connector,
@@ -78,24 +88,34 @@ class Database:
             raise
         return cls(pool)
 
-    def connection(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection on which each statement is its own transaction."""
-        return _Loan(self._pool, self._on_commit)
+    def connection(self, key: Hashable = None) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection on which each statement is its own transaction.
+
+        `key` is what a statement may have to wait for, such as an account whose row is locked. At
+        most a quarter of the connections is lent for one key at a time, so that others stay free.
+        """
+        return self._lend(key)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection in a transaction: committed at the end, rolled back on an exception."""
-        async with _Loan(self._pool, self._on_commit) as connection:
-            await connection.execute("BEGIN")
+    async def transaction(self, key: Hashable = None) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction: committed at the end, rolled back on an exception.
+
+        `key` is as for `connection`.
+        """
+        async with self._lend(key) as connection:
+            await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
+    def _lend(self, key: Hashable) -> "_Loan":
+        return _Loan(pool=self._pool, shares=self._shares, key=key, on_commit=self._on_commit)
+
     async def ping(self) -> None:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
-            await check_writable(connection)
+            await probe(connection)
 
     async def connect(self) -> PoolConnection:
         """Return a new connection outside the pool, for long use; the caller closes it.
@@ -146,15 +166,32 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_connection", "_on_commit", "_pool")
+    __slots__ = ("_connection", "_key", "_on_commit", "_pool", "_shares")
     _connection: PoolConnection
 
-    def __init__(self, pool: Pool, on_commit: Callable[[frozenset[str]], None]) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        shares: Shares,
+        key: Hashable,
+        on_commit: Callable[[frozenset[str]], None],
+    ) -> None:
         self._pool = pool
+        self._shares = shares
+        self._key = key
         self._on_commit = on_commit
 
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.acquire()
+    async def __aenter__(self) -> PoolConnection:
+        if self._key is None:
+            self._connection = await self._pool.acquire()
+            return self._connection
+        await self._shares.enter(self._key)
+        try:
+            self._connection = await self._pool.acquire()
+        except BaseException:
+            self._shares.leave(self._key)
+            raise
         return self._connection
 
     async def __aexit__(
@@ -163,6 +200,8 @@ class _Loan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._key is not None:
+            self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
         if connection.rings:
             # After a failure too: whether the transaction was committed may be unknown.
@@ -178,9 +217,20 @@ class _Loan:
         if isinstance(error, asyncpg.PostgresError):
             # It would log the whole row that violated a constraint, including hashes.
             error.detail = None
+        self._give_back(error)
+        if failed:
+            log.warning("database_failure", error=type(error).__name__)
+            raise StoreUnavailable from error
+
+    def _give_back(self, error: BaseException | None) -> None:
+        connection, pool = self._connection, self._pool
         if isinstance(error, _READ_ONLY):
             if pool.is_current(connection):
                 pool.leave(str(error))
+            pool.discard(connection)
+        elif isinstance(error, _ELSEWHERE):
+            if pool.is_current(connection):
+                pool.distrust_names()
             pool.discard(connection)
         elif connection.is_closed():
             # The others go to the same server; new ones find the new primary.
@@ -188,9 +238,6 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
-        if failed:
-            log.warning("database_failure", error=type(error).__name__)
-            raise StoreUnavailable from error
 
 
 def _ring_nobody(_channels: frozenset[str]) -> None:

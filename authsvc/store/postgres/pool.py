@@ -53,8 +53,8 @@ class Pool:
     ) -> None:
         self._connector = connector
         self._minimum = minimum
-        self._maximum = maximum
-        self._acquire_timeout = acquire_timeout
+        self.maximum = maximum
+        self.acquire_timeout = acquire_timeout
         self._loop = asyncio.get_running_loop()
         # The most recently used connection is at the right and lent first, so that others can age.
         self._idle: deque[tuple[PoolConnection, float]] = deque()
@@ -154,6 +154,11 @@ class Pool:
         for callback in self._on_leave:
             callback()
 
+    def distrust_names(self) -> None:
+        """Discard all connections, and name no statement of later ones."""
+        self._connector.distrust_names()
+        self.leave("a statement was prepared in another session: a pooler is in between")
+
     def is_current(self, connection: PoolConnection) -> bool:
         """Return whether the connection's server has not been left."""
         return connection.generation == self._generation
@@ -180,7 +185,7 @@ class Pool:
         waiter: asyncio.Future[PoolConnection] = self._loop.create_future()
         self._waiters.append(waiter)
         self._grow()
-        timer = self._loop.call_later(self._acquire_timeout, self._give_up, waiter)
+        timer = self._loop.call_later(self.acquire_timeout, self._give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -209,7 +214,7 @@ class Pool:
         while (
             not self._closed
             and self._connecting < len(self._waiters)
-            and len(self._connections) + self._connecting < self._maximum
+            and len(self._connections) + self._connecting < self.maximum
         ):
             self._connecting += 1
             self._start(self._add())

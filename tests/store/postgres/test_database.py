@@ -14,6 +14,7 @@ from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.pool import Usage
 from tests.support.databases import backends, opened, settings_for, until
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -215,6 +216,47 @@ async def test_works_without_prepared_statements(database_dsn: str) -> None:
         for number in (1, 2):
             assert await connection.fetchval("SELECT $1::int", number) == number
         assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_unknown_session_stops_the_naming_of_statements(database_dsn: str) -> None:
+    query = "SELECT $1::int"
+
+    async def meet_another_session() -> None:
+        async with database.connection() as connection:
+            await connection.fetchval(query, 1)
+            # What a session of somebody else looks like.
+            await connection.execute("DEALLOCATE ALL")
+            await connection.fetchval(query, 2)
+
+    async with opened(database_dsn) as database:
+        with capture_logs() as logs, pytest.raises(StoreUnavailable):
+            await meet_another_session()
+        assert "pooler" in str(logs)
+        async with database.connection() as connection:
+            assert await connection.fetchval(query, 3) == 3
+            assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_statements_behind_pooler_have_no_names(database_dsn: str) -> None:
+    async with (
+        Proxy(database_dsn, process_id=4711) as proxy,
+        opened(proxy.dsn) as database,
+        database.connection() as connection,
+    ):
+        for number in (1, 2):
+            assert await connection.fetchval("SELECT $1::int", number) == number
+        assert await connection.fetch("SELECT name FROM pg_prepared_statements") == []
+
+
+async def test_names_of_statements_are_of_one_connection(database_dsn: str) -> None:
+    names: set[str] = set()
+    async with opened(database_dsn) as database, AsyncExitStack() as stack:
+        for _ in range(2):
+            connection = await stack.enter_async_context(database.connection())
+            found = await connection.fetch("SELECT name FROM pg_prepared_statements")
+            assert found
+            assert names.isdisjoint(row["name"] for row in found)
+            names |= {row["name"] for row in found}
 
 
 async def test_cancelled_transaction_leaves_connection_usable(numbers: Database) -> None:
