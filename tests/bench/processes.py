@@ -61,8 +61,11 @@ class Target:
 
 
 @contextmanager
-def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
-    """Start everything; yield the echo, the service, and its seconds from start to SERVING."""
+def targets(folder: Path, **environment: str) -> Iterator[tuple[Target, Target, float]]:
+    """Start everything; yield the echo, the service, and its seconds from start to SERVING.
+
+    `environment` has more variables for the service.
+    """
     workspace = Workspace(folder)
     workspace.prepare()
     postgres = EmbeddedPostgres(folder)
@@ -94,6 +97,7 @@ def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
             AUTHSVC_LOG__LEVEL="warning",
             AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
             AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
+            **environment,
         )
         service = Target("service", grpc_port, process.pid, workspace.certificates)
         asyncio.run(_until_serving(service))
