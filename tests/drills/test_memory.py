@@ -29,7 +29,7 @@ from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.bench.processes import Target, targets
 
 MINUTES = float(os.environ.get("DRILL_MINUTES", "60"))
-# The caches are small, so that they are full, and entries are evicted, long before the middle of the run.
+# The caches are small: they are full, and entries are evicted, long before the middle of the run.
 SETTINGS = {
     "AUTHSVC_SESSIONS__CACHE_SIZE": "500",
     "AUTHSVC_API_KEYS__CACHE_SIZE": "200",
