@@ -10,6 +10,7 @@ from math import inf
 from typing import Any
 
 from authsvc.config import GrpcSettings
+from authsvc.core.lib.time_limit import expire
 from authsvc.errors import Overloaded, ServiceError, ServiceStopping, StoreUnavailable
 from authsvc.models.calls import Caller
 from authsvc.rpc.access import Access
@@ -145,7 +146,7 @@ class InFlight:
                 call.places = None
                 if call.expiry > 0:
                     call.expiry = _EVICTED
-                    task.cancel()
+                    expire(task)
                 return
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
@@ -159,7 +160,7 @@ class InFlight:
         for task, call in self._calls.items():
             if 0 < call.expiry <= now:
                 call.expiry = _EXPIRED
-                task.cancel()
+                expire(task)
         self._sweeping = bool(self._calls)
         if self._sweeping:
             loop.call_later(_SWEEP_SECONDS, self._sweep)

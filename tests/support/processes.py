@@ -7,7 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
+import grpc
 import pytest
+
+from authsvc.dev.workspace import Workspace
 
 _PATIENCE = 180.0
 
@@ -70,6 +73,30 @@ class Process:
         with self._more:
             self._ended = True
             self._more.notify_all()
+
+
+class Replica:
+    """A replica of the service, started with the settings and certificates of a workspace."""
+
+    def __init__(self, workspace: Workspace, database_url: str) -> None:
+        self.process = Process(
+            "serve",
+            *("-c", str(workspace.config), "--secrets", str(workspace.secrets)),
+            AUTHSVC_GRPC__ADDRESS="127.0.0.1:0",
+            AUTHSVC_DATABASE__URL=database_url,
+        )
+        self._certificates = workspace.certificates
+
+    def channel(self, role: str) -> grpc.aio.Channel:
+        """Return a channel of the client that holds `role`, once the replica serves."""
+        port = self.process.wait_for(r'serving.*"grpc": ?"127.0.0.1:(\d+)"')[1]
+        client = self._certificates / "clients" / role
+        credentials = grpc.ssl_channel_credentials(
+            (self._certificates / "ca.crt").read_bytes(),
+            client.with_suffix(".key").read_bytes(),
+            client.with_suffix(".crt").read_bytes(),
+        )
+        return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials)
 
 
 @pytest.fixture
