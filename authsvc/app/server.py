@@ -1,6 +1,8 @@
 """Owns the gRPC server: its port, TLS, limits, services, health and graceful shutdown."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +18,12 @@ from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
+from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
+from authsvc.rpc.descriptors import half_close
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
-from authsvc.rpc.load import InFlight
+from authsvc.rpc.load import Load
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,
@@ -57,10 +61,10 @@ SERVICES: Mapping[str, tuple[type, Callable[[Any, Any], None]]] = MappingProxyTy
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_MAX_WATCHES = 256
-_MAX_PROBES = 64
 # gRPC's own limit rejects calls without error details, so it is higher than the interceptor's.
 _SPARE_RPCS = 64
+# How long calls that a drain cancelled may take to say so.
+_LAST_WORDS = 1.0
 
 
 class Server:
@@ -82,33 +86,31 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._address = settings.grpc.address
-        if not self._address.startswith("unix:"):
+        self._is_unix = self._address.startswith("unix:")
+        if not self._is_unix:
             split_address(self._address)  # gRPC would listen on 34463 instead of 99999
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
-        self._health = Health(SERVICES, _MAX_WATCHES)
-        in_flight = InFlight(
-            settings.grpc.max_concurrent_rpcs, settings.grpc.max_concurrent_rpcs_per_caller
-        )
+        self._health = Health(SERVICES)
+        self._load = load = Load(settings.grpc)
+        self._log = CallLog()
         deps = InterceptorDeps(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
-            in_flight=in_flight,
-            probes=InFlight(_MAX_PROBES, _MAX_PROBES),
+            load=load,
+            log=self._log,
             authenticate_bearer=authenticate_bearer,
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(
             interceptors=[Interceptor(deps)],
             options=_options(settings.grpc),
-            maximum_concurrent_rpcs=(
-                settings.grpc.max_concurrent_rpcs + _MAX_WATCHES + _MAX_PROBES + _SPARE_RPCS
-            ),
+            maximum_concurrent_rpcs=load.limit + _SPARE_RPCS,
         )
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
         metrics.add_gauge(
-            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(in_flight))
+            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(load.calls))
         )
         metrics.add_gauge(
             "authsvc_tls_certificate_expire_time_seconds",
@@ -144,13 +146,27 @@ class Server:
         return self._certificate.expire_time.timestamp()
 
     async def drain(self, grace: float) -> None:
-        """Report NOT_SERVING, reject new calls, and give those in progress `grace` seconds."""
+        """Report NOT_SERVING, refuse new calls, and give those in progress `grace` seconds.
+
+        A connection is closed as soon as no call is in progress on it. gRPC's own shutdown comes
+        last: it ends calls that it has received but not yet passed on as CANCELLED, and so it does
+        with those that are under way until clients have read that the server is shutting down.
+        """
         self._health.end()
-        await self._server.stop(grace)
+        local = self._address.removeprefix("unix:") if self._is_unix else self.port
+        for patience in (grace, _LAST_WORDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    async for peers in self._load.drain():
+                        half_close(local, keep=peers)
+            self._load.stop()
+        half_close(local)
+        await self.stop()
 
     async def stop(self) -> None:
         """Stop immediately; does nothing after `drain`."""
         await self._server.stop(None)
+        self._log.flush()
 
 
 class _Registrar:

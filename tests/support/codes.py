@@ -12,15 +12,16 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
+from authsvc.core.accounts.email_verification import EmailVerification, OwnerProof
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
-from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
+from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
 from authsvc.models.factors import LoginOutcome
@@ -68,10 +69,19 @@ class Coded:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.database, self.clock = service.database, service.clock
-        self.verification = EmailVerification(
-            database=self.database, codes=service.codes, attempts=service.attempts, clock=self.clock
-        )
         reclaim = AccountReclaim(service.sessions.ending, self.clock)
+        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation)
+        self.verification = EmailVerification(
+            database=self.database,
+            codes=service.codes,
+            requests=service.code_requests,
+            attempts=service.attempts,
+            reclaim=reclaim,
+            registration_tokens=service.registration_tokens,
+            tokens=self.tokens,
+            hasher=service.hasher,
+            clock=self.clock,
+        )
         proofs = CodeProofs(service.codes, reclaim, self.clock)
         self.code_login = CodeLogin(
             database=self.database,
@@ -110,8 +120,15 @@ class Coded:
         """Request a code without a login."""
         return await self.service.code_requests.request(CALL, purpose, email, delivery, client)
 
-    async def verify(self, code: str, email: str = EMAIL, client: ClientContext = CLIENT) -> None:
-        await self.verification.verify(CALL, email, code, client)
+    async def verify(
+        self,
+        code: str,
+        email: str = EMAIL,
+        client: ClientContext = CLIENT,
+        proof: OwnerProof | None = None,
+    ) -> bool:
+        """Verify an address; return whether what was set before was removed."""
+        return await self.verification.verify(CALL, email, code, client, proof)
 
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT

@@ -101,17 +101,27 @@ class Connection:
                 return frame
         return None
 
-    async def begin(self, method: str, message: bytes = b"", **metadata: str) -> None:
-        """Send a whole unary call."""
-        await self.send(HEADERS, END_HEADERS, 1, _request(method, metadata))
-        await self.send(DATA, END_STREAM, 1, _framed(message))
+    async def start(self, method: str, stream: int, message: bytes = b"") -> None:
+        """Start a call, and send bytes of its request without ending it."""
+        await self.send(HEADERS, END_HEADERS, stream, _request(method, {}))
+        if message:
+            await self.send(DATA, 0, stream, message)
 
-    async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
+    async def begin(
+        self, method: str, message: bytes = b"", stream: int = 1, **metadata: str
+    ) -> None:
+        """Send a whole unary call."""
+        await self.send(HEADERS, END_HEADERS, stream, _request(method, metadata))
+        await self.send(DATA, END_STREAM, stream, _framed(message))
+
+    async def call(
+        self, method: str, message: bytes = b"", stream: int = 1, **metadata: str
+    ) -> bytes:
         """Make a unary call; return everything that came back, as on the wire."""
-        await self.begin(method, message, **metadata)
+        await self.begin(method, message, stream, **metadata)
         received = b""
         while frame := await self.frame():
-            if frame.stream == 1:
+            if frame.stream == stream:
                 received += frame.payload
                 if frame.flags & END_STREAM:
                     break

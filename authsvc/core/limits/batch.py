@@ -8,6 +8,7 @@ statement, one after the other. Dry runs, and charges that can never fit, consum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.errors import ServiceError, policy_unknown
 from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
@@ -31,18 +32,26 @@ class Limit(NamedTuple):
 
 
 class Batch:
-    """Checks that share statements; `find` returns a check's result if it needs none, or None."""
+    """Checks that share statements, except those of held keys, whose result is KeysHeld.
+
+    `find` returns a check's result if it needs no statement, or None.
+    """
 
     def __init__(
         self,
+        *,
         checks: Sequence[Check],
         limits: Mapping[str, Limit],
+        held: HeldKeys,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
         self.rejected: list[tuple[Sequence[Charge], Sequence[Verdict]]] = []
         self._checks = checks
         self._limits = limits
-        self._results: list[CheckResult | ServiceError | None] = [None] * len(checks)
+        self._held = held
+        self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
+            checks
+        )
         # By policy and key: the cost, and the indexes of the checks that charge it.
         self._singles: dict[str, dict[str, list[int]]] = {}
         self._atomic: list[int] = []
@@ -56,19 +65,16 @@ class Batch:
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
-        if self._singles:
-            await self._run_singles(connection, at_us)
-        if self._atomic:
-            charges, limits = self._charges(self._atomic)
-            rows = await store.charge_together(
-                connection,
-                [limit.rule for limit in limits],
-                [charge.key for charge in charges],
-                [charge.cost for charge in charges],
-                [len(self._checks[index].charges) for index in self._atomic],
-                at_us,
-            )
-            self._settle(self._atomic, limits, rows)
+        try:
+            await self._charge(connection, at_us)
+        except store.KeysHeld:
+            await self._held.find(connection, *self._rows())
+            self._set_aside(self._held.include)
+            try:
+                await self._charge(connection, at_us)
+            except store.KeysHeld:
+                # Held by then, or contended; the other batches don't wait for it.
+                self._set_aside(lambda _: True)
         if self._peeks:
             charges, limits = self._charges(self._peeks)
             rows = await store.look(
@@ -80,16 +86,66 @@ class Batch:
             )
             self._settle(self._peeks, limits, rows)
 
-    def results(self) -> list[CheckResult | ServiceError]:
+    def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
         """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
 
+    async def _charge(self, connection: Connection, at_us: int | None) -> None:
+        """Run the charging statements, each at most once successfully."""
+        if self._singles:
+            await self._run_singles(connection, at_us)
+            self._singles = {}
+        if self._atomic:
+            charges, limits = self._charges(self._atomic)
+            rows = await store.charge_together(
+                connection,
+                [limit.rule for limit in limits],
+                [charge.key for charge in charges],
+                [charge.cost for charge in charges],
+                [len(self._checks[index].charges) for index in self._atomic],
+                at_us,
+            )
+            self._settle(self._atomic, limits, rows)
+            self._atomic = []
+
+    def _rows(self) -> tuple[list[store.Rule], list[str]]:
+        """Return the rules and keys of the rows that are still to be charged."""
+        indexes = self._atomic + [
+            group[1] for by_key in self._singles.values() for group in by_key.values()
+        ]
+        charges, limits = self._charges(indexes)
+        rules = {
+            (charge.policy, charge.key): limit.rule
+            for charge, limit in zip(charges, limits, strict=True)
+        }
+        return list(rules.values()), [key for _, key in rules]
+
+    def _set_aside(self, is_held: Callable[[Sequence[Charge]], bool]) -> None:
+        """Give the checks of held keys the result KeysHeld, and leave them out of statements."""
+
+        def set_aside(index: int) -> bool:
+            if not is_held(self._checks[index].charges):
+                return False
+            self._results[index] = store.KeysHeld()
+            return True
+
+        self._atomic = [index for index in self._atomic if not set_aside(index)]
+        singles: dict[str, dict[str, list[int]]] = {}
+        for policy, by_key in self._singles.items():
+            for key, group in by_key.items():
+                if not all(set_aside(index) for index in group[1:]):
+                    singles.setdefault(policy, {})[key] = group
+        self._singles = singles
+
     def _sort(self, find: Callable[[Sequence[Charge]], CheckResult | None] | None) -> None:
-        limits, singles = self._limits, self._singles
+        limits, singles, held = self._limits, self._singles, self._held
         for index, check in enumerate(self._checks):
             charges, dry_run = check
             if find is not None and not dry_run and (known := find(charges)) is not None:
                 self._results[index] = known
+                continue
+            if not dry_run and held.include(charges):
+                self._results[index] = store.KeysHeld()
                 continue
             if dry_run or len(charges) != 1:
                 self._sort_other(index, check)

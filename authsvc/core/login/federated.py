@@ -38,7 +38,7 @@ from authsvc.store import emails, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
-_METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
+METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
 _TRIES = 3
 
 
@@ -98,8 +98,7 @@ class OAuthLogin:
         """Complete a login with the state and code that the provider's redirect carried.
 
         The state is used up before the provider is called, so that nothing can be tried twice. The
-        login unlocks an account that too many failures have locked, as a password reset does: a
-        provider's answer can't be guessed.
+        login works while too many failures lock the account: a provider's answer can't be guessed.
 
         Raises:
             FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
@@ -107,7 +106,7 @@ class OAuthLogin:
                 LIMIT_REACHED.
             Unauthenticated: CREDENTIALS_INVALID: refused by the provider, or a disabled account.
             ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
-            TooManyAttempts: Too many logins to the account failed before.
+            TooManyAttempts: Too many proofs from the client's network failed before.
         """
         pending = await self._states.claim(state)
         if pending.provider not in self._providers:
@@ -139,7 +138,7 @@ class OAuthLogin:
     async def _attempt(self, login: _Login) -> OAuthOutcome:
         account, action = await self._choose(login)
         async with (
-            self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
+            self._attempts.evaluate(login.call, account, login.client, guessable=False) as attempt,
             self._database.transaction() as connection,
         ):
             return await action(connection, attempt, login)
@@ -260,7 +259,7 @@ class OAuthLogin:
         return user
 
     async def _finish(self, connection: Connection, attempt: Attempt, user: User) -> OAuthOutcome:
-        outcome = await self._completion.complete(connection, attempt, user, _METHODS)
+        outcome = await self._completion.complete(connection, attempt, user, METHODS)
         return OAuthOutcome(outcome)
 
     def _identity(self, login: _Login) -> Identity:

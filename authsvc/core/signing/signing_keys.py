@@ -14,7 +14,6 @@ import structlog
 from authsvc.config import TokenSettings
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.single_flight import SingleFlight
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
@@ -22,6 +21,7 @@ from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitio
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database

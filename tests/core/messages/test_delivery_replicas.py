@@ -4,10 +4,10 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from authsvc.core.revocations.listener import RevocationListener
 
 from authsvc.core.messages.delivery import CHANNEL, Deliverer, NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
-from authsvc.core.revocations.listener import RevocationListener
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.databases import opened, settings_for, until

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import hashing
+from authsvc.core.passwords import argon2id, hashing
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.errors import Overloaded
 
@@ -31,12 +31,12 @@ class Gate:
         self._arrivals = threading.Semaphore(0)
         self._opened = threading.Event()
 
-    def __call__(self, mac: bytes, *_: object, **__: object) -> bytes:
+    def __call__(self, mac: bytes, *_: object) -> bytes:
         self.entered.append(MAC_OF[mac])
         self.threads.append(threading.get_native_id())
         self._arrivals.release()
         assert self._opened.wait(30)
-        return b"$argon2id$"
+        return bytes(32)
 
     async def arrival(self) -> None:
         assert await asyncio.to_thread(self._arrivals.acquire, timeout=30)
@@ -48,7 +48,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
-    monkeypatch.setattr(hashing, "hash_secret", gate)
+    monkeypatch.setattr(argon2id, "compute", gate)
     yield gate
     gate.open()
 
@@ -133,13 +133,13 @@ async def test_concurrency_equals_number_of_workers(gate: Gate) -> None:
 async def test_failure_frees_its_place(
     hasher: PasswordHasher, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> bytes:
+    def fail(*_: object) -> bytes:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(hashing, "hash_secret", fail)
+        patch.setattr(argon2id, "compute", fail)
         for _ in range(5):
-            with pytest.raises(MemoryError):
+            with pytest.raises(Overloaded):
                 await hasher.hash("a")
     assert (hasher.running, hasher.queued) == (0, 0)
     gate.open()
@@ -151,11 +151,11 @@ async def test_work_inherits_request_context(
 ) -> None:
     requests: list[str | None] = []
 
-    def note(*_: object, **__: object) -> bytes:
+    def note(*_: object) -> bytes:
         requests.append(REQUEST.get(None))
-        return b"$argon2id$"
+        return bytes(32)
 
-    monkeypatch.setattr(hashing, "hash_secret", note)
+    monkeypatch.setattr(argon2id, "compute", note)
     REQUEST.set("request-1")
     await hasher.hash("a")
     assert requests == ["request-1"]
@@ -167,7 +167,7 @@ async def test_hashing_yields_to_the_event_loop(hasher: PasswordHasher, gate: Ga
     running = await start(hasher, "a")
     await gate.arrival()
     (thread,) = gate.threads
-    assert os.getpriority(os.PRIO_PROCESS, thread) == 19
+    assert os.getpriority(os.PRIO_PROCESS, thread) == 5
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
     gate.open()
     await running
@@ -176,7 +176,7 @@ async def test_hashing_yields_to_the_event_loop(hasher: PasswordHasher, gate: Ga
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which processors may be used")
 def test_worker_count_defaults_to_processor_count() -> None:
     hasher = PasswordHasher(PasswordSettings(), [PEPPER])
-    assert hasher._pool._workers == len(os.sched_getaffinity(0))
+    assert hasher._pool.workers == len(os.sched_getaffinity(0))
     hasher.close()
 
 

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
+from authsvc.core.revocations.listener import Revocation, RevocationListener
 from structlog.testing import capture_logs
 
 from authsvc.core.lib.ids import uuid7
-from authsvc.core.revocations.listener import Revocation, RevocationListener
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.store import revocations

@@ -7,8 +7,8 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
-
 from authsvc.core.revocations.listener import RevocationListener
+
 from authsvc.core.sessions.ending import end_session
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason

@@ -1,0 +1,98 @@
+"""Owns the doorbell's channels: marking what to ring after the commit, ringing, and listening.
+
+A notification within a transaction would hold a lock of the whole server until the transaction's
+flush, one after the other for all of them. In a statement of its own it writes nothing that is
+flushed.
+"""
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+
+from authsvc.config import DatabaseSettings
+from authsvc.errors import StoreUnavailable
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector, PoolConnection
+
+
+class Channel(StrEnum):
+    """What a ring is about."""
+
+    REVOCATIONS = "authsvc_revocations"
+    OUTBOX = "authsvc_outbox"
+
+
+def ring_after_commit(connection: Connection, channel: Channel) -> None:
+    """Let the doorbell ring once what was done on this connection is committed."""
+    if isinstance(connection, PoolConnection):
+        connection.rings |= {channel}
+
+
+_NOTIFY = "SELECT pg_notify(channel, $2) FROM unnest($1::text[]) AS channel"
+
+
+async def notify(connection: Connection, channels: Iterable[str], sender: str) -> None:
+    """Notify the listeners of these channels; must not be called within a transaction."""
+    await connection.execute(_NOTIFY, sorted(channels), sender)
+
+
+_CONFIRM = "SELECT pg_backend_pid()"
+
+
+class PoolerError(Exception):
+    """A pooler shares the connection to PostgreSQL, so notifications would get lost."""
+
+
+class Subscription:
+    """One connection that listens on all channels, from `open` until it fails."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(
+        cls, settings: DatabaseSettings, receive: Callable[[Channel, str], None]
+    ) -> "Subscription":
+        """Connect and pass on every notification as its channel and sender.
+
+        Raises StoreUnavailable, and PoolerError if nothing would be received.
+        """
+        address = settings.listener_url or settings.url
+        connector = Connector(
+            address=address.get_secret_value(),
+            timeout=settings.connect_timeout.total_seconds(),
+            command_timeout=settings.command_timeout.total_seconds(),
+        )
+        try:
+            connection = await connector.connect()
+        except (*FAILURES, ValueError) as error:
+            raise StoreUnavailable from error
+        subscription = cls(connection)
+        try:
+            # Before the first LISTEN: a server connection that a pooler shares would keep it.
+            await subscription.confirm()
+            for channel in Channel:
+                await connection.add_listener(
+                    channel, lambda *event, channel=channel: receive(channel, str(event[-1]))
+                )
+        except BaseException as error:
+            connection.terminate()
+            if isinstance(error, FAILURES):
+                raise StoreUnavailable from error
+            raise
+        return subscription
+
+    async def confirm(self) -> None:
+        """Return if the server still answers on this connection.
+
+        Raises StoreUnavailable, and PoolerError if another session answers.
+        """
+        try:
+            process = await self._connection.fetchval(_CONFIRM)
+        except FAILURES as error:
+            raise StoreUnavailable from error
+        # A pooler gives its clients an invented process id.
+        if process != self._connection.get_server_pid():
+            raise PoolerError
+
+    def close(self) -> None:
+        """Close the connection without waiting for the server."""
+        self._connection.terminate()
