@@ -19,16 +19,16 @@ def half_close(local: int | str, keep: Collection[str] = ()) -> None:
     meanwhile as UNAVAILABLE.
     """
     for entry in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-        with suppress(OSError), _duplicate(int(entry)) as connection:
+        with suppress(OSError), duplicate(int(entry)) as connection:
             name = connection.getsockname()
             if local != (name[1] if isinstance(name, tuple) else name):
                 continue
             # It fails, as it should, for the socket that listens.
-            if _peer(connection) not in keep:
+            if peer_of(connection) not in keep:
                 connection.shutdown(socket.SHUT_WR)
 
 
-def _duplicate(number: int) -> socket.socket:
+def duplicate(number: int) -> socket.socket:
     """Return a duplicate of a socket; OSError if it is none.
 
     It stays what it is, while the original may be closed and its number used again.
@@ -41,7 +41,7 @@ def _duplicate(number: int) -> socket.socket:
         raise
 
 
-def _peer(connection: socket.socket) -> str:
+def peer_of(connection: socket.socket) -> str:
     """Return the peer of a connection as gRPC writes it."""
     peer = connection.getpeername()
     if not isinstance(peer, tuple):

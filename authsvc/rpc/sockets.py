@@ -1,8 +1,8 @@
-"""Owns the view of the server's sockets: what the kernel and gRPC know of each connection.
+"""Owns the view of the server's connections: what the kernel and gRPC know of each.
 
-grpc.aio says nothing of a connection until its first call. So the connections are found among the
-descriptors of this process, and the certificates of their peers in gRPC's own statistics (channelz,
-gRFC A14), which name the peer of each connection from the end of its handshake on.
+grpc.aio says nothing of a connection before its first call. So connections are looked up among the
+descriptors of this process, and the certificates of their peers in gRPC's own statistics, channelz
+(gRFC A14), which know a connection from the end of its handshake on.
 """
 
 import base64
@@ -13,36 +13,38 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from grpc._cython import cygrpc
+# The same functions that the package grpcio-channelz builds on.
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is not described
 
-_DESCRIPTORS = Path("/proc/self/fd")
-# `tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h), as a 64-bit integer.
+from authsvc.rpc.descriptors import duplicate, peer_of
+
+_OPEN = Path("/proc/self/fd")
+# The offset of `tcpi_bytes_received`, a 64-bit integer, in `struct tcp_info` (linux/tcp.h).
 _RECEIVED_OFFSET = 128
 _RECEIVED_SIZE = _RECEIVED_OFFSET + 8
-# `struct sockaddr` with the family AF_UNSPEC.
+# A `struct sockaddr` of the family AF_UNSPEC.
 _NO_ADDRESS = bytes(16)
-_libc = ctypes.CDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, slots=True)
 class Socket:
-    """An open connection; `peer` is spelled as `ServicerContext.peer()` spells it.
+    """An open connection; `peer` is written as gRPC writes it.
 
-    The file id tells it from other files that had the same descriptor before, or get it later.
+    The file id tells it apart from others that have had, or will get, the same descriptor.
     """
 
     descriptor: int
     file_id: tuple[int, int]
     peer: str
-    network: str
 
 
 class Sockets:
-    """Finds the connections of one server, reads how much they received, and ends them."""
+    """Finds the connections of the server that listens on `port`, measures and ends them."""
 
     def __init__(self, server_id: int, port: int) -> None:
         self._server_id = server_id
@@ -52,134 +54,94 @@ class Sockets:
 
     @staticmethod
     def are_visible() -> bool:
-        """Return whether this system shows a process its own sockets: Linux does."""
-        return _DESCRIPTORS.is_dir() and hasattr(socket, "TCP_INFO") and hasattr(os, "eventfd")
+        """Return whether the system shows a process its sockets, as Linux does."""
+        return _OPEN.is_dir() and hasattr(socket, "TCP_INFO")
 
     def connections(self) -> list[Socket]:
-        """Return all open connections, those in their handshake included."""
-        found: dict[int, tuple[tuple[int, int], Socket | None]] = {}
-        for name in os.listdir(_DESCRIPTORS):
+        """Return all open connections, including those in their handshake."""
+        known = {}
+        for name in os.listdir(_OPEN):  # noqa: PTH208 - only the names
             descriptor = int(name)
             try:
                 status = os.fstat(descriptor)
             except OSError:
                 continue  # closed in the meantime
             file_id = (status.st_dev, status.st_ino)
-            known = self._known.get(descriptor)
-            if known is None or known[0] != file_id:
-                is_socket = stat.S_ISSOCK(status.st_mode)
-                known = (file_id, self._look_at(descriptor, file_id) if is_socket else None)
-            found[descriptor] = known
-        self._known = found
-        return [connection for _, connection in found.values() if connection]
+            entry = self._known.get(descriptor)
+            if entry is None or entry[0] != file_id:
+                found = self._find(descriptor, file_id) if stat.S_ISSOCK(status.st_mode) else None
+                entry = (file_id, found)
+            known[descriptor] = entry
+        self._known = known
+        return [connection for _, connection in known.values() if connection is not None]
 
     def listeners(self) -> Iterator[int]:
         """Yield the descriptors on which the server listens."""
-        for descriptor in list(self._known):
-            copy = _copy(descriptor)
-            if copy is None:
-                continue
-            with copy:
-                try:
-                    listens = copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                    ours = copy.getsockname()[1] == self._port
-                except (OSError, IndexError):
-                    continue
-            if listens and ours:
-                yield descriptor
+        for name in os.listdir(_OPEN):  # noqa: PTH208 - only the names
+            with suppress(OSError), duplicate(int(name)) as found:
+                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if listens and self._is_ours(found):
+                    yield int(name)
 
     def certificates(self) -> Iterator[tuple[str, bytes]]:
         """Yield peer and certificate of each connection whose handshake ended since last time."""
         while True:
-            page = json.loads(
-                cygrpc.channelz_get_server_sockets(self._server_id, self._next_id, 0)
-            )
+            page = json.loads(cygrpc.channelz_get_server_sockets(self._server_id, self._next_id, 0))
             references = page.get("socketRef", ())
             for reference in references:
                 number = int(reference["socketId"])
-                self._next_id = max(self._next_id, number + 1)
+                self._next_id = number + 1
                 try:
                     found = json.loads(cygrpc.channelz_get_socket(number))["socket"]
                 except ValueError:
                     continue  # closed in the meantime
-                tls = found.get("security", {}).get("tls", {})
-                peer = str(reference["name"]).rpartition(" ")[2]
-                yield peer, base64.b64decode(tls.get("remoteCertificate", ""))
-            if not references or page.get("end"):
+                certificate = found.get("security", {}).get("tls", {}).get("remoteCertificate", "")
+                # The name is "chttp2 ipv4:192.0.2.1:443".
+                yield reference["name"].rpartition(" ")[2], base64.b64decode(certificate)
+            if page.get("end") or not references:
                 return
 
     def received(self, connection: Socket) -> int:
-        """Return how many bytes a connection has received so far; 0 if it is closed."""
-        copy = _copy(connection.descriptor, connection.file_id)
-        if copy is None:
-            return 0
-        with copy:
-            try:
-                info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_SIZE)
-            except OSError:
-                return 0
-        if len(info) < _RECEIVED_SIZE:
-            return 0
-        return int(struct.unpack_from("=Q", info, _RECEIVED_OFFSET)[0])
+        """Return how many bytes a connection has received, or 0 if it is closed."""
+        with suppress(OSError), duplicate(connection.descriptor) as found:
+            if _file_id(found) == connection.file_id:
+                info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED_SIZE)
+                return int(struct.unpack_from("=Q", info, _RECEIVED_OFFSET)[0])
+        return 0
 
     def end(self, connection: Socket) -> bool:
         """Reset a connection; return False if it is closed already.
 
-        The socket is disconnected, not shut down: gRPC would go on reading what the kernel has
-        already received.
+        It is disconnected rather than shut down, as gRPC would still read what the kernel has
+        received.
         """
-        copy = _copy(connection.descriptor, connection.file_id)
-        if copy is None:
-            return False
-        with copy:
-            return bool(_libc.connect(copy.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)) == 0)
+        with suppress(OSError), duplicate(connection.descriptor) as found:
+            if _file_id(found) == connection.file_id:
+                return bool(_libc.connect(found.fileno(), _NO_ADDRESS, len(_NO_ADDRESS)) == 0)
+        return False
 
-    def _look_at(self, descriptor: int, file_id: tuple[int, int]) -> Socket | None:
-        copy = _copy(descriptor, file_id)
-        if copy is None:
-            return None
-        with copy:
-            try:
-                if copy.family not in {socket.AF_INET, socket.AF_INET6}:
-                    return None
-                if copy.getsockname()[1] != self._port:
-                    return None
-                host, port = copy.getpeername()[:2]
-            except OSError:
-                return None  # it listens, or is closed
-        address = ip_address(host.partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        if address.version == 4:
-            peer, prefix = f"ipv4:{address}:{port}", 24
-        else:
-            peer, prefix = f"ipv6:%5B{address}%5D:{port}", 64
-        network = str(ip_network((address, prefix), strict=False))
-        return Socket(descriptor, file_id, peer, network)
+    def _find(self, descriptor: int, file_id: tuple[int, int]) -> Socket | None:
+        with suppress(OSError), duplicate(descriptor) as found:
+            if self._is_ours(found) and _file_id(found) == file_id:
+                return Socket(descriptor, file_id, peer_of(found))
+        return None  # it listens, is closed, or is not the server's
+
+    def _is_ours(self, found: socket.socket) -> bool:
+        name = found.getsockname()
+        return isinstance(name, tuple) and name[1] == self._port
 
 
 def newest_server_id() -> int:
-    """Return the id of the server that was created last in this process, as channelz counts."""
+    """Return the number that channelz gave to the server created last in this process."""
     newest = 0
     while True:
         page = json.loads(cygrpc.channelz_get_servers(newest + 1))
-        servers = page.get("server", ())
-        newest = max([newest, *(int(server["ref"]["serverId"]) for server in servers)])
-        if not servers or page.get("end"):
+        for server in page.get("server", ()):
+            newest = max(newest, int(server["ref"]["serverId"]))
+        if page.get("end") or not page.get("server"):
             return newest
 
 
-def _copy(descriptor: int, file_id: tuple[int, int] | None = None) -> socket.socket | None:
-    """Return a descriptor's socket under a descriptor of its own, or None if it isn't this file.
-
-    gRPC may close the descriptor at any time, and the next connection may get it: what is done to
-    the copy can't reach another connection.
-    """
-    try:
-        copy = os.dup(descriptor)
-    except OSError:
-        return None
-    status = os.fstat(copy)
-    if not stat.S_ISSOCK(status.st_mode) or file_id not in {None, (status.st_dev, status.st_ino)}:
-        os.close(copy)
-        return None
-    return socket.socket(fileno=copy)
+def _file_id(found: socket.socket) -> tuple[int, int]:
+    status = os.fstat(found.fileno())
+    return status.st_dev, status.st_ino
