@@ -25,6 +25,7 @@ from authsvc.store.postgres.failures import describe
 log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
+_CERTIFICATE_INTERVAL = 1.0
 # How long a stop waits for deliveries in progress.
 _DELIVERY_PATIENCE = timedelta(seconds=5)
 
@@ -43,6 +44,7 @@ class Application:
         self._settings = settings
         self._clock = clock
         self._stack = AsyncExitStack()
+        self._started = asyncio.Event()
 
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
@@ -120,7 +122,9 @@ class Application:
         )
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
-        background = Background(background_jobs(parts, deliverer, self._watch_health))
+        background = Background(
+            background_jobs(parts, deliverer, self._watch_health, self._watch_certificate)
+        )
         self._stack.push_async_callback(background.stop)
         self._stack.push_async_callback(deliverer.stop, _DELIVERY_PATIENCE)
         background.start()
@@ -128,6 +132,7 @@ class Application:
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
         self._stack.push_async_callback(self.server.stop)
+        self._started.set()
         self._set_serving(serving=True)
 
     def _open_deliverer(self, parts: Parts, metrics: Metrics) -> Deliverer:
@@ -158,6 +163,8 @@ class Application:
         return deliverer
 
     async def _watch_health(self) -> None:
+        # Until both ports listen, the service is not ready, whatever the database says.
+        await self._started.wait()
         while True:
             try:
                 await self._parts.database.ping()
@@ -166,6 +173,12 @@ class Application:
             else:
                 self._set_serving(serving=True)
             await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _watch_certificate(self) -> None:
+        await self._started.wait()
+        while True:
+            await asyncio.sleep(_CERTIFICATE_INTERVAL)
+            await self.server.reload_certificate()
 
     def _set_serving(self, *, serving: bool, why: str = "") -> None:
         self.server.set_serving(serving=serving)

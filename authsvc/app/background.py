@@ -23,7 +23,10 @@ class Job:
 
 
 def background_jobs(
-    parts: Parts, deliverer: Deliverer, watch_health: Callable[[], Awaitable[None]]
+    parts: Parts,
+    deliverer: Deliverer,
+    watch_health: Callable[[], Awaitable[None]],
+    watch_certificate: Callable[[], Awaitable[None]],
 ) -> Sequence[Job]:
     """Return all jobs of the running service."""
     return (
@@ -35,6 +38,7 @@ def background_jobs(
         Job("retention", parts.use.retention.run),
         Job("delivery", deliverer.run),
         Job("health", watch_health),
+        Job("certificate", watch_certificate),
     )
 
 

@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio as reflection
 
-from authsvc.app.addresses import split_address
+from authsvc.app.addresses import split_address, unix_path, why_unusable, with_port
+from authsvc.app.handshake import presented_certificate
 from authsvc.config import CallerSettings, GrpcSettings, Settings
 from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
@@ -21,7 +22,7 @@ from authsvc.models.tokens import Claims
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
 from authsvc.rpc.connections import Connections
-from authsvc.rpc.descriptors import half_close
+from authsvc.rpc.descriptors import half_close, stop_listening
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
 from authsvc.rpc.load import Load
@@ -90,8 +91,8 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._address = settings.grpc.address
-        self._is_unix = self._address.startswith("unix:")
-        if not self._is_unix:
+        self._unix_path = unix_path(self._address)
+        if self._unix_path is None:
             split_address(self._address)  # gRPC would listen on 34463 instead of 99999
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
@@ -121,27 +122,39 @@ class Server:
         )
         metrics.add_gauge(
             "authsvc_tls_certificate_expire_time_seconds",
-            "When the server's certificate expires, in Unix time.",
+            "When the certificate that is served expires, in Unix time.",
             self._certificate_expiry,
+        )
+        metrics.add_gauge(
+            "authsvc_tls_reload_failed",
+            "1 while the certificate files can't be used and earlier ones are served, otherwise 0.",
+            lambda: float(bool(self._certificate.problem)),
         )
 
     async def start(self) -> None:
         """Listen; health reports NOT_SERVING until `set_serving`.
 
         Raises:
-            ServerError: The address can't be listened on.
+            ServerError: The address can't be listened on, or the certificate can't be used.
         """
         credentials = self._certificate.credentials()
         try:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:
-            raise ServerError(
-                f"gRPC can't listen on {self._address}: "
-                "it is in use, or not an address of this machine"
-            ) from None
+            cause = why_unusable(self._address) or "the TLS certificate can't be used"
+            raise ServerError(f"gRPC can't listen on {self._address}: {cause}") from None
         await self._server.start()
-        if not self._is_unix:
+        if not self._unix_path:
             self._connections.start(self._id, self.port)
+        try:
+            await self._certificate.confirm(self._presented)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def reload_certificate(self) -> None:
+        """Reload the certificate, the key and the client authorities if their files changed."""
+        await self._certificate.reload(self._presented)
 
     def set_serving(self, *, serving: bool) -> None:
         """Set whether health reports SERVING."""
@@ -152,7 +165,10 @@ class Server:
         self._callers.replace(callers)
 
     def _certificate_expiry(self) -> float:
-        return self._certificate.expire_time.timestamp()
+        return self._certificate.served.leaf.not_valid_after_utc.timestamp()
+
+    async def _presented(self) -> bytes:
+        return await presented_certificate(with_port(self._address, self.port))
 
     async def drain(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, and give those in progress `grace` seconds.
@@ -162,7 +178,8 @@ class Server:
         with those that are under way until clients have read that the server is shutting down.
         """
         self._health.end()
-        local = self._address.removeprefix("unix:") if self._is_unix else self.port
+        local = self._unix_path or self.port
+        stop_listening(local)
         for patience in (grace, _LAST_WORDS):
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience):

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -11,21 +11,45 @@ from urllib.parse import quote
 _OPEN = Path("/dev/fd")
 
 
+def stop_listening(local: int | str) -> None:
+    """Refuse new connections, and reset those that were not accepted yet.
+
+    `local` is the port, or the path of the Unix socket.
+    """
+
+    def stop(found: socket.socket) -> None:
+        if listens(found):
+            found.shutdown(socket.SHUT_RDWR)
+
+    _for_each(local, stop)
+
+
 def half_close(local: int | str, keep: Collection[str] = ()) -> None:
     """Tell clients that nothing more will come, except over connections whose peer is in `keep`.
 
-    `local` is the port, or the path of the Unix socket, at which they were accepted. Whatever was
-    written before still arrives. A client ends such a connection, and each call that it has sent
-    meanwhile as UNAVAILABLE.
+    Whatever was written before still arrives. A client ends such a connection, and each call that
+    it has sent meanwhile as UNAVAILABLE.
     """
+
+    def close(found: socket.socket) -> None:
+        if not listens(found) and peer_of(found) not in keep:
+            found.shutdown(socket.SHUT_WR)
+
+    _for_each(local, close)
+
+
+def listens(found: socket.socket) -> bool:
+    """Return whether a socket accepts connections, rather than being one."""
+    return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _for_each(local: int | str, act: Callable[[socket.socket], None]) -> None:
+    """Act on all sockets bound to `local`, but those that are closed or reset meanwhile."""
     for entry in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-        with suppress(OSError), duplicate(int(entry)) as connection:
-            name = connection.getsockname()
-            if local != (name[1] if isinstance(name, tuple) else name):
-                continue
-            # It fails, as it should, for the socket that listens.
-            if peer_of(connection) not in keep:
-                connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError), duplicate(int(entry)) as found:
+            name = found.getsockname()
+            if local == (name[1] if isinstance(name, tuple) else name):
+                act(found)
 
 
 def duplicate(number: int) -> socket.socket:
@@ -33,11 +57,11 @@ def duplicate(number: int) -> socket.socket:
 
     It stays what it is, while the original may be closed and its number used again.
     """
-    duplicate = os.dup(number)
+    copy = os.dup(number)
     try:
-        return socket.socket(fileno=duplicate)
+        return socket.socket(fileno=copy)
     except OSError:
-        os.close(duplicate)
+        os.close(copy)
         raise
 
 

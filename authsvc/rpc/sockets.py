@@ -20,7 +20,7 @@ from pathlib import Path
 # The same functions that the package grpcio-channelz builds on.
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is not described
 
-from authsvc.rpc.descriptors import duplicate, peer_of
+from authsvc.rpc.descriptors import duplicate, listens, peer_of
 
 _OPEN = Path("/proc/self/fd")
 # The offset of `tcpi_bytes_received`, a 64-bit integer, in `struct tcp_info` (linux/tcp.h).
@@ -79,8 +79,7 @@ class Sockets:
         """Yield the descriptors on which the server listens."""
         for name in os.listdir(_OPEN):  # noqa: PTH208 - only the names
             with suppress(OSError), duplicate(int(name)) as found:
-                listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if listens and self._is_ours(found):
+                if listens(found) and self._is_ours(found):
                     yield int(name)
 
     def certificates(self) -> Iterator[tuple[str, bytes]]:

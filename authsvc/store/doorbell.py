@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
-from authsvc.store.postgres.connector import FAILURES, Connection, Connector, PoolConnection
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector, as_pool_connection
 
 
 class Channel(StrEnum):
@@ -22,8 +22,9 @@ class Channel(StrEnum):
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:
     """Let the doorbell ring once what was done on this connection is committed."""
-    if isinstance(connection, PoolConnection):
-        connection.rings |= {channel}
+    own = as_pool_connection(connection)
+    if own:
+        own.rings |= {channel}
 
 
 _NOTIFY = "SELECT pg_notify(channel, $2) FROM unnest($1::text[]) AS channel"
@@ -49,9 +50,14 @@ class Subscription:
 
     @classmethod
     async def open(
-        cls, settings: DatabaseSettings, receive: Callable[[Channel, str], None]
+        cls,
+        settings: DatabaseSettings,
+        receive: Callable[[Channel, str], None],
+        on_close: Callable[[], None],
     ) -> "Subscription":
         """Connect and pass on every notification as its channel and sender.
+
+        `on_close` is called when the connection ends.
 
         Raises StoreUnavailable, and PoolerError if nothing would be received.
         """
@@ -69,6 +75,7 @@ class Subscription:
         try:
             # Before the first LISTEN: a server connection that a pooler shares would keep it.
             await subscription.confirm()
+            connection.add_termination_listener(lambda _: on_close())
             for channel in Channel:
                 await connection.add_listener(
                     channel, lambda *event, channel=channel: receive(channel, str(event[-1]))

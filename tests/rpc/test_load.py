@@ -446,16 +446,24 @@ async def test_port_in_use_raises_clear_error(
     probe: ProbeServer, start_probe: StartProbe, settings: Settings
 ) -> None:
     address = f"127.0.0.1:{probe.server.port}"
-    with pytest.raises(ServerError, match=f"gRPC can't listen on {address}: it is in use"):
+    with pytest.raises(ServerError, match=f"gRPC can't listen on {address}: it is already in use"):
         await start_probe(limited(settings, address=address))
     assert await outcome(stub(probe).Login(pb.LoginRequest())) == "OK"
 
 
-@pytest.mark.parametrize("address", ["203.0.113.1:0", "nowhere.invalid:0", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        ("203.0.113.1:0", "it is not an address of this machine"),
+        ("nowhere.invalid:0", "the name can't be resolved: "),
+        ("127.0.0.1:99999", "is not a valid address"),
+        ("unix:/nowhere/grpc.sock", "No such file or directory"),
+    ],
+)
 async def test_unusable_listen_address_raises_clear_error(
-    address: str, start_probe: StartProbe, settings: Settings
+    address: str, cause: str, start_probe: StartProbe, settings: Settings
 ) -> None:
-    with pytest.raises(ServerError, match=r"can't listen|is not a valid address"):
+    with pytest.raises(ServerError, match=cause):
         await start_probe(limited(settings, address=address))
 
 

@@ -12,7 +12,7 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.accounts.email_verification import EmailVerification, OwnerProof
+from authsvc.core.accounts.email_verification import EmailVerification, OwnerProof, Password
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
@@ -31,7 +31,16 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
-from tests.support.accounts import CALL, EMAIL, IP, KEYRING, Service, cheap_passwords, unlimited
+from tests.support.accounts import (
+    CALL,
+    EMAIL,
+    IP,
+    KEYRING,
+    PASSWORD,
+    Service,
+    cheap_passwords,
+    unlimited,
+)
 from tests.support.clock import FakeClock
 from tests.support.probe import CLAIMS
 
@@ -157,7 +166,7 @@ class Coded:
         """Use a code of the registered account for its purpose."""
         match purpose:
             case Purpose.VERIFY_EMAIL:
-                await self.verify(issued.code)
+                await self.verify(issued.code, proof=Password(PASSWORD))
             case Purpose.LOGIN:
                 await self.log_in(issued.code_id, issued.code)
             case Purpose.RESET_PASSWORD:

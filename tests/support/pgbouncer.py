@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import asyncpg
 
+from authsvc.dev.process import Launcher, User
 from tests.world.install import Program
 
 _PORT = 6432
@@ -31,7 +32,11 @@ class PgBouncer:
         self._changes = changes
         self._process: subprocess.Popen[bytes] | None = None
         # PgBouncer refuses to run as root.
-        self._user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._user = None
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._user = User(nobody.pw_uid, nobody.pw_gid)
+        self._launcher = Launcher(self._user)
         self._folder = Path(tempfile.mkdtemp(prefix="authsvc-pgbouncer-"))
         login = self._server.netloc.rpartition("@")[0]
         where = f"host={quote(str(self._folder), safe='/')}&port={_PORT}"
@@ -44,15 +49,10 @@ class PgBouncer:
         held = os.open(sockets, os.O_RDONLY | os.O_DIRECTORY)
         try:
             self._write_settings(f"/proc/self/fd/{held}")
-            user = self._user
-            self._process = subprocess.Popen(
-                [*self._program.command(), "--quiet", self._folder / "settings.ini"],
-                pass_fds=(held,),
-                stdin=subprocess.DEVNULL,
-                user=user and user.pw_uid,
-                group=user and user.pw_gid,
-                extra_groups=None if user is None else (),
-            )
+            settings = str(self._folder / "settings.ini")
+            command = [*self._program.command(), "--quiet", settings]
+            with (self._folder / "output.txt").open("ab") as output:
+                self._process = self._launcher.start(command, keep=(held,), output=output)
         finally:
             os.close(held)
 
@@ -85,6 +85,7 @@ class PgBouncer:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+        self._launcher.close()
         shutil.rmtree(self._folder)
 
     def _write_settings(self, host: str) -> None:
@@ -104,4 +105,4 @@ class PgBouncer:
         (self._folder / "settings.ini").write_text(text)
         for path in (self._folder, *self._folder.iterdir()):
             if self._user is not None:
-                os.chown(path, self._user.pw_uid, self._user.pw_gid)
+                os.chown(path, self._user.uid, self._user.gid)

@@ -55,9 +55,9 @@ class HeldDatabase(Database):
         self.borrowed = 0
 
     @asynccontextmanager
-    async def connection(self, account: Hashable = None) -> AsyncIterator[Connection]:
+    async def connection(self, key: Hashable = None) -> AsyncIterator[Connection]:
         self.borrowed += 1
-        async with super().connection(account) as connection:
+        async with super().connection(key) as connection:
             yield connection
         self.has_read.set()
         await self.go_on.wait()

@@ -10,7 +10,7 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
-from authsvc.core.lib.emails import parse_email
+from authsvc.core.lib.emails import parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
@@ -132,7 +132,7 @@ class Accounts:
         """
         now = self._clock.now()
         event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await users.set_display_name(connection, claims.subject, display_name, now)
             if user is None:
                 raise user_not_found()
@@ -147,7 +147,7 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
             # Also ends logins that wait for a second factor.
@@ -163,13 +163,13 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
-        email = parse_email(registration.email)
+        email = parse_new_email(registration.email)
         await self._hasher.run(
             partial(
                 self._policy.check,
@@ -197,7 +197,7 @@ class Accounts:
         event = AuditEvent(
             _EVENTS[origin], call, user.user_id, client=registration.client, detail=detail
         )
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(email.canonical) as connection:
             inserted = await users.insert(
                 connection,
                 user,

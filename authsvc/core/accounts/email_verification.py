@@ -163,7 +163,7 @@ class EmailVerification:
 
         What is raised rolls back, so that the code stays valid.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             user_id = await self._codes.claim(connection, attempt, Purpose.VERIFY_EMAIL, code)
             if user_id is None:
                 return None

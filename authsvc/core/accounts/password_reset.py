@@ -81,7 +81,7 @@ class PasswordReset:
         )
 
     async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
             if proof is None:
                 return False

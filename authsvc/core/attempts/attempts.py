@@ -223,7 +223,7 @@ class Attempts:
     async def _claim(self, attempt: Attempt) -> Credential | None:
         known = attempt.known_device is not None
         limit = self._brute_force.max_failures(known_device=known)
-        async with self._database.connection() as connection:
+        async with self._database.connection(attempt.account) as connection:
             if not attempt.guessable:
                 return await users.find_credential(connection, attempt.account)
             return await users.claim_attempt(connection, attempt.account, limit, known_device=known)
@@ -238,7 +238,7 @@ class Attempts:
         await receipt.refund()
 
     async def _release(self, attempt: Attempt) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(attempt.account) as connection:
             await release(connection, attempt)
 
     async def _record_failure(self, attempt: Attempt, cause: Cause) -> None:

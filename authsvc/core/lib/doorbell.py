@@ -77,6 +77,8 @@ class Doorbell:
             except (StoreUnavailable, PoolerError) as error:
                 cause = error.__cause__ or error
                 self._log_once("doorbell_down", error=type(cause).__name__)
+            else:
+                self._log_once("doorbell_down", error="ConnectionLost")
             await asyncio.sleep(self._backoff * random.uniform(0.5, 1))  # noqa: S311 - no secret
             self._backoff = min(2 * self._backoff, _LONGEST_BACKOFF)
 
@@ -96,16 +98,20 @@ class Doorbell:
             self._ringing = None
 
     async def _listen(self) -> None:
-        subscription = await Subscription.open(self._settings, self._receive)
+        lost = asyncio.Event()
+        subscription = await Subscription.open(self._settings, self._receive, lost.set)
         self._subscription = subscription
         try:
             self._backoff = _FIRST_BACKOFF
             self._log_once("doorbell_up")
             for channel in Channel:
                 self._call(channel)
-            while True:
-                await asyncio.sleep(_CONFIRM_INTERVAL)
-                await subscription.confirm()
+            while not lost.is_set():
+                try:
+                    async with asyncio.timeout(_CONFIRM_INTERVAL):
+                        await lost.wait()
+                except TimeoutError:
+                    await subscription.confirm()
         finally:
             self._hang_up()
 

@@ -16,7 +16,7 @@ from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.identities import Identities
 from authsvc.core.federation.providers import ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.roles.permissions import DEFAULT_ROLES
@@ -139,7 +139,7 @@ class OAuthLogin:
         account, action = await self._choose(login)
         async with (
             self._attempts.evaluate(login.call, account, login.client, guessable=False) as attempt,
-            self._database.transaction() as connection,
+            self._database.transaction(account) as connection,
         ):
             return await action(connection, attempt, login)
 
@@ -206,6 +206,10 @@ class OAuthLogin:
         user = await self._confirm(connection, attempt)
         # This also holds if the account's address was changed in the meantime.
         if user.email_verify_time is not None:
+            pending, external = login.pending, login.external
+            if await identities.find_account(connection, pending.provider, external.subject):
+                # A parallel login of the same user has created or reclaimed the account.
+                raise _StaleDecision
             raise link_requires_login()
         owner = replace(
             user,
@@ -276,7 +280,7 @@ def _verified_email(external: ExternalIdentity) -> Email:
     if not external.email_verified:
         raise email_not_verified()
     try:
-        return parse_email(external.email)
+        return parse_new_email(external.email)
     except FieldInvalid:
         raise email_not_verified() from None
 

@@ -192,7 +192,7 @@ class PasskeyLogin:
         # A missing challenge is replaced by a random one that nobody knows.
         expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
         is_bound = challenge is not None and challenge.sealed_account is not None
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             proof = await self._passkeys.verify(
                 connection,
                 attempt.call,

@@ -81,7 +81,7 @@ class MfaVerification:
             vouched=methods == FEDERATED,
         ) as attempt:
             challenge = await self._claim(attempt, hashed, factor)
-            async with self._database.transaction() as connection:
+            async with self._database.transaction(attempt.account) as connection:
                 tokens = await self._complete(connection, attempt, challenge, factor)
                 if tokens is not None and trust_device:
                     await self._trust(connection, attempt, tokens.user_id)

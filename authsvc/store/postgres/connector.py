@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -105,11 +105,18 @@ class PoolConnection(Connection):
         )
 
 
+def as_pool_connection(connection: Connection) -> PoolConnection | None:
+    """Return the connection if it is one that a `Connector` opened."""
+    # For asyncpg, each of its connections is an instance of each of their classes.
+    if PoolConnection in type(connection).__mro__:
+        return cast("PoolConnection", connection)
+    return None
+
+
 def known_timeline(connection: Connection) -> str | None:
     """Return the timeline that the server had when the connection was opened, if it is known."""
-    if isinstance(connection, PoolConnection) and connection.server is not None:
-        return connection.server.timeline
-    return None
+    own = as_pool_connection(connection)
+    return own.server.timeline if own and own.server else None
 
 
 class Connector:

@@ -43,7 +43,7 @@ _TRANSIENT = (
     asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
     *_ELSEWHERE,
 )
-# An account may have one connection in so many.
+# The part of the connections that may be lent for one key: one in four.
 _SHARE = 4
 _READ_ONLY = (NotWritableError, asyncpg.ReadOnlySQLTransactionError)
 
@@ -52,9 +52,10 @@ class Database:
     """PostgreSQL through a pool of connections.
 
     Every failure that is not the statement's own is raised as StoreUnavailable: the server is
-    unreachable, shuts down, is read-only or does not answer within `command_timeout`, no connection
-    is free within `acquire_timeout`, or the server resolved a deadlock. A caller may then retry,
-    but a transaction that failed while it committed may have been committed.
+    unreachable, shuts down, is read-only or does not answer within `command_timeout`, somebody
+    held a lock for longer than `lock_timeout`, no connection is free within `acquire_timeout`, or
+    the server resolved a deadlock. A caller may then retry, but a transaction that failed while it
+    committed may have been committed.
 
     Borrowers must leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
@@ -87,31 +88,29 @@ class Database:
             raise
         return cls(pool)
 
-    def connection(self, account: Hashable = None) -> AbstractAsyncContextManager[Connection]:
+    def connection(self, key: Hashable = None) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection on which each statement is its own transaction.
 
-        With an `account`, at most a quarter of the connections is lent to it at a time: name it
-        where a statement may wait for a lock on what belongs to it.
+        `key` is what a statement may have to wait for, such as an account whose row is locked. At
+        most a quarter of the connections is lent for one key at a time, so that others stay free.
         """
-        return self._lend(account)
+        return self._lend(key)
 
     @asynccontextmanager
-    async def transaction(self, account: Hashable = None) -> AsyncIterator[Connection]:
+    async def transaction(self, key: Hashable = None) -> AsyncIterator[Connection]:
         """Lend a connection in a transaction: committed at the end, rolled back on an exception.
 
-        `account` is as for `connection`.
+        `key` is as for `connection`.
         """
-        async with self._lend(account) as connection:
+        async with self._lend(key) as connection:
             await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
-    def _lend(self, account: Hashable) -> "_Loan":
-        return _Loan(
-            pool=self._pool, shares=self._shares, account=account, on_commit=self._on_commit
-        )
+    def _lend(self, key: Hashable) -> "_Loan":
+        return _Loan(pool=self._pool, shares=self._shares, key=key, on_commit=self._on_commit)
 
     async def ping(self) -> None:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
@@ -167,7 +166,7 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_account", "_connection", "_on_commit", "_pool", "_shares")
+    __slots__ = ("_connection", "_key", "_on_commit", "_pool", "_shares")
     _connection: PoolConnection
 
     def __init__(
@@ -175,23 +174,23 @@ class _Loan:
         *,
         pool: Pool,
         shares: Shares,
-        account: Hashable,
+        key: Hashable,
         on_commit: Callable[[frozenset[str]], None],
     ) -> None:
         self._pool = pool
         self._shares = shares
-        self._account = account
+        self._key = key
         self._on_commit = on_commit
 
     async def __aenter__(self) -> PoolConnection:
-        if self._account is None:
+        if self._key is None:
             self._connection = await self._pool.acquire()
             return self._connection
-        await self._shares.enter(self._account)
+        await self._shares.enter(self._key)
         try:
             self._connection = await self._pool.acquire()
         except BaseException:
-            self._shares.leave(self._account)
+            self._shares.leave(self._key)
             raise
         return self._connection
 
@@ -201,8 +200,8 @@ class _Loan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._account is not None:
-            self._shares.leave(self._account)
+        if self._key is not None:
+            self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
         if connection.rings:
             # After a failure too: whether the transaction was committed may be unknown.

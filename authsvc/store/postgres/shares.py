@@ -1,4 +1,4 @@
-"""Owns the share of the pool that one account may have, so that its locked row delays no other."""
+"""Owns the share of the pool that one key may have, so that its locked row delays no other's."""
 
 import asyncio
 from collections import deque
@@ -44,7 +44,7 @@ class Shares:
             elif not waiter.cancelled():
                 self.leave(key)
             if isinstance(error, TimeoutError):
-                raise StoreUnavailable("Too many calls wait for this account.") from None
+                raise StoreUnavailable("Too many calls wait for the same row.") from None
             raise
 
     def leave(self, key: Hashable) -> None:

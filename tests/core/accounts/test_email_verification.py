@@ -1,17 +1,32 @@
-"""Verification of an address: with the code sent there, once, and for no other user."""
+"""Verification of an address: with the code sent there, once, and for no other user.
 
+Whoever reads the code without having set the password gets an account without what was set before.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.email_verification import (
+    AccessToken,
+    OwnerProof,
+    Password,
+    RegistrationToken,
+)
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
-from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD
+from authsvc.errors import Overloaded
+from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG
 from tests.support.clock import FakeClock
-from tests.support.codes import REFUSED, WRONG_CODE, Coded, outcome, outcomes
+from tests.support.codes import CLIENT, NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
+from tests.support.databases import until, waits_for_a_lock
 from tests.support.logins import failures
 
 OTHER = "bob@example.test"
@@ -83,8 +98,8 @@ async def test_verified_address_gets_decoy_code(coded: Coded) -> None:
     (sent,) = await coded.mailbox()
     await coded.verify(sent.code)
     issued = await coded.request(PURPOSE, delivery=Delivery.SEND)
-    assert len(await coded.mailbox()) == 1
-    assert await coded.written() == {KIND.value: 2}
+    assert len(await coded.mailbox(KIND)) == 1
+    assert (await coded.written())[KIND.value] == 2
     for code in (issued.code, sent.code):
         assert await outcome(coded.verify(code)) == REFUSED
 
@@ -119,7 +134,7 @@ async def test_failures_count_as_failed_logins_and_success_keeps_them(
     for _ in range(3):
         assert await outcome(coded.verify(WRONG_CODE)) == REFUSED
     assert await failures(coded.database) == 3
-    await coded.verify(sent.code)
+    await coded.verify(sent.code, proof=Password(PASSWORD))
     assert await failures(coded.database) == 3
 
 
@@ -149,3 +164,286 @@ async def test_request_is_recorded_without_address_or_code(coded: Coded) -> None
     assert {str(row["ip"]) for row in rows} == {IP}
     shown = repr([tuple(row) for row in rows]).lower()
     assert not any(text in shown for text in (EMAIL.lower(), OTHER, issued.code))
+
+
+# What was set before the first verification
+
+API_KEY = """
+INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time, expire_time)
+VALUES ($1, $1, 'k', 'authsvc_x', uuid_send($1), '{read}', $2, $2)
+"""
+CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
+PROOFS = ("registration token", "access token", "password")
+
+
+async def registered(coded: Coded, email: str = OTHER) -> tuple[str, str, str]:
+    """Register and log in; return the code, the registration token and an access token."""
+    registration = Registration(email, PASSWORD, "Bob", delivery=Delivery.RETURN)
+    made = await coded.service.accounts.register(CALL, registration)
+    tokens = await coded.service.log_in(CALL, email, PASSWORD, replace(CLIENT, device_id="x"))
+    async with coded.database.connection() as connection:
+        await connection.execute(API_KEY, made.user_id, coded.clock.now())
+    return made.code, made.token, tokens.access_token
+
+
+def proof_of(kind: str, token: str, access_token: str) -> OwnerProof:
+    return {
+        "registration token": RegistrationToken(token),
+        "access token": AccessToken(access_token),
+        "password": Password(PASSWORD),
+    }[kind]
+
+
+async def held(coded: Coded, email: str = OTHER) -> tuple[int, ...]:
+    """Return how many live sessions, API keys, devices and passwords the account has."""
+    (row,) = await coded.fetch(
+        "SELECT (SELECT count(*) FROM sessions s WHERE s.user_id = u.user_id"
+        " AND revoke_time IS NULL),"
+        " (SELECT count(*) FROM api_keys k WHERE k.user_id = u.user_id),"
+        " (SELECT count(*) FROM devices d WHERE d.user_id = u.user_id), num_nonnulls(password_hash)"
+        " FROM users u WHERE email = $1",
+        email,
+    )
+    return tuple(row)
+
+
+@pytest.mark.parametrize("kind", PROOFS)
+async def test_proof_of_having_set_password_keeps_what_was_set(coded: Coded, kind: str) -> None:
+    code, token, access_token = await registered(coded)
+    assert not await coded.verify(code, OTHER, proof=proof_of(kind, token, access_token))
+    assert await held(coded) == (1, 1, 1, 1)
+    user = await coded.user(OTHER)
+    assert (user.display_name, user.email_verify_time) == ("Bob", coded.clock.now())
+    assert await coded.service.login(email=OTHER) == "OK"
+    assert await coded.mailbox(MessageKind.RESET_PASSWORD) == []
+
+
+async def test_without_proof_everything_goes_and_reset_code_is_sent(coded: Coded) -> None:
+    code, token, access_token = await registered(coded)
+    assert await coded.verify(code, OTHER)
+    assert await held(coded) == (0, 0, 0, 0)
+    user = await coded.user(OTHER)
+    assert (user.display_name, user.email_verify_time) == ("", coded.clock.now())
+    events = await coded.events()
+    assert (events["user.email_verify"], events["user.owner_arrived"]) == (1, 1)
+    assert events["user.password_reset_request"] == 1
+    revoked = await coded.fetch("SELECT user_id FROM revocations WHERE user_id IS NOT NULL")
+    assert [row[0] for row in revoked] == [user.user_id]
+    assert await coded.service.login(email=OTHER) == CREDENTIALS_INVALID
+
+    (reset,) = await coded.mailbox(MessageKind.RESET_PASSWORD)
+    assert (reset.address, reset.user_id) == (OTHER, user.user_id)
+    await coded.reset(reset.code, OTHER)
+    assert await coded.service.login(NEW_PASSWORD, email=OTHER) == "OK"
+    # What showed who set the old password shows nothing any more.
+    for proof in (RegistrationToken(token), AccessToken(access_token)):
+        assert await outcome(coded.verify(WRONG_CODE, OTHER, proof=proof)) == CREDENTIALS_INVALID
+
+
+async def test_first_verification_is_atomic(coded: Coded) -> None:
+    code, _, _ = await registered(coded)
+    await coded.fetch(
+        "ALTER TABLE outbox ADD CONSTRAINT fault CHECK (kind <> 'reset_password') NOT VALID"
+    )
+    with pytest.raises(Exception, match="fault"):
+        await coded.verify(code, OTHER)
+    assert await held(coded) == (1, 1, 1, 1)
+    assert (await coded.user(OTHER)).email_verify_time is None
+    await coded.fetch("ALTER TABLE outbox DROP CONSTRAINT fault")
+    assert await coded.verify(code, OTHER)
+
+
+async def test_verified_account_keeps_what_was_set(coded: Coded) -> None:
+    code, _, _ = await registered(coded)
+    # By another way, such as a link to an identity, which leaves the code.
+    await coded.prove_address()
+    assert not await coded.verify(code, OTHER)
+    assert await held(coded) == (1, 1, 1, 1)
+
+
+async def wrong_proofs(coded: Coded) -> dict[str, OwnerProof]:
+    """Return proofs that show nothing about OTHER's account."""
+    made = await coded.service.accounts.register(CALL, Registration("eve@example.test", PASSWORD))
+    eve = await coded.service.log_in(CALL, "eve@example.test", PASSWORD, CLIENT)
+    tampered = made.token[:-1] + ("A" if made.token[-1] != "A" else "B")
+    return {
+        "password": Password(WRONG),
+        "another's registration token": RegistrationToken(made.token),
+        "another's access token": AccessToken(eve.access_token),
+        "tampered registration token": RegistrationToken(tampered),
+        "not a registration token": RegistrationToken(eve.refresh_token),
+        "not an access token": AccessToken(made.token),
+        "malformed": RegistrationToken("as1_" + "!" * 76),
+    }
+
+
+async def test_wrong_proof_leaves_code_and_reveals_nothing(coded: Coded) -> None:
+    code, token, _ = await registered(coded)
+    for name, proof in (await wrong_proofs(coded)).items():
+        for email, tried in ((OTHER, code), (OTHER, WRONG_CODE), ("none@example.test", code)):
+            end = await outcome(coded.verify(tried, email, proof=proof))
+            assert end == CREDENTIALS_INVALID, (name, email)
+    [[tries]] = await coded.fetch(
+        "SELECT attempts FROM one_time_codes WHERE email_canonical = $1", OTHER
+    )
+    assert tries == 0
+    (row, *_) = await coded.fetch("SELECT failed_logins FROM users WHERE email = $1", OTHER)
+    assert row["failed_logins"] == 14
+    assert not await coded.verify(code, OTHER, proof=RegistrationToken(token))
+
+
+async def test_wrong_password_is_charged_as_failed_login(coded: Coded) -> None:
+    (sent,) = await coded.mailbox()
+    before = coded.service.hasher.compared
+    for _ in range(55):
+        proof = Password(WRONG)
+        assert await outcome(coded.verify(sent.code, proof=proof)) == CREDENTIALS_INVALID
+    assert coded.service.hasher.compared - before == 50
+    assert await failures(coded.database) == 50
+    assert await outcome(coded.verify(sent.code, proof=Password(PASSWORD))) == CREDENTIALS_INVALID
+
+
+async def test_full_hash_queue_leaves_code_and_costs_no_attempt(coded: Coded) -> None:
+    async def full() -> None:
+        raise Overloaded
+
+    (sent,) = await coded.mailbox()
+    coded.service.hasher.before = full
+    assert await outcome(coded.verify(sent.code, proof=Password(PASSWORD))) == "OVERLOADED"
+    assert await failures(coded.database) == 0
+    coded.service.hasher.before = coded.database.ping
+    assert not await coded.verify(sent.code, proof=Password(PASSWORD))
+
+
+@pytest.mark.parametrize("kind", PROOFS[:2])
+@pytest.mark.parametrize("state", ["disabled", "locked", "without password"])
+async def test_proof_counts_only_while_account_can_be_used(
+    coded: Coded, kind: str, state: str
+) -> None:
+    code, token, access_token = await registered(coded)
+    changes = {
+        "disabled": "status = 'disabled'",
+        "locked": "failed_logins = 100",
+        "without password": "password_hash = NULL",
+    }
+    await coded.fetch(f"UPDATE users SET {changes[state]} WHERE email = $1", OTHER)
+    end = await outcome(coded.verify(code, OTHER, proof=proof_of(kind, token, access_token)))
+    # A session can be older than the removal of the password.
+    alone = (kind, state) == ("access token", "without password")
+    assert end == ("OK" if alone else CREDENTIALS_INVALID)
+
+
+async def test_registration_token_lasts_seven_days(coded: Coded) -> None:
+    _, token, _ = await registered(coded)
+    coded.clock.advance(timedelta(days=7))
+    issued = await coded.request(PURPOSE, OTHER)
+    proof = RegistrationToken(token)
+    assert await outcome(coded.verify(issued.code, OTHER, proof=proof)) == CREDENTIALS_INVALID
+    coded.clock.advance(-timedelta(seconds=1))
+    assert not await coded.verify(issued.code, OTHER, proof=proof)
+
+
+async def test_registration_token_ends_with_its_password(coded: Coded) -> None:
+    code, token, _ = await registered(coded)
+    other = await coded.service.hasher.hash(NEW_PASSWORD)
+    await coded.fetch("UPDATE users SET password_hash = $1 WHERE email = $2", other.phc, OTHER)
+    end = await outcome(coded.verify(code, OTHER, proof=RegistrationToken(token)))
+    assert end == CREDENTIALS_INVALID
+
+
+async def test_session_ended_meanwhile_proves_nothing(coded: Coded) -> None:
+    code, _, access_token = await registered(coded)
+    # As another replica does: this one has the session in its cache.
+    await coded.fetch("UPDATE sessions SET revoke_time = now(), revoke_reason = 'logout'")
+    end = await outcome(coded.verify(code, OTHER, proof=AccessToken(access_token)))
+    assert end == CREDENTIALS_INVALID
+    assert await coded.verify(code, OTHER)
+
+
+@pytest.mark.parametrize("to", ["same", "another"])
+async def test_password_replaced_while_code_is_used_is_compared_again(
+    coded: Coded, to: str
+) -> None:
+    code, _, _ = await registered(coded)
+
+    async def replace_hash() -> None:
+        coded.service.hasher.after_verify = coded.database.ping
+        password = PASSWORD if to == "same" else NEW_PASSWORD
+        new = await coded.service.hasher.hash(password)
+        await coded.fetch("UPDATE users SET password_hash = $1 WHERE email = $2", new.phc, OTHER)
+
+    coded.service.hasher.after_verify = replace_hash
+    end = await outcome(coded.verify(code, OTHER, proof=Password(PASSWORD)))
+    assert end == ("OK" if to == "same" else CREDENTIALS_INVALID)
+    if to == "another":
+        assert not await coded.verify(code, OTHER, proof=Password(NEW_PASSWORD))
+
+
+async def test_imported_user_keeps_password_only_with_proof(coded: Coded) -> None:
+    for email, proof in ((OTHER, None), ("eve@example.test", Password(PASSWORD))):
+        await coded.service.register(email)
+        await coded.fetch("UPDATE users SET origin = 'import' WHERE email = $1", email)
+        issued = await coded.request(PURPOSE, email)
+        assert await coded.verify(issued.code, email, proof=proof) is (proof is None)
+        expected = CREDENTIALS_INVALID if proof is None else "OK"
+        assert await coded.service.login(email=email) == expected
+
+
+async def test_concurrent_verifications_use_code_once(coded: Coded) -> None:
+    for turn in range(4):
+        email = f"user{turn}@example.test"
+        code, token, _ = await registered(coded, email)
+        proofs = [None, RegistrationToken(token)] * 10
+        ends = await asyncio.gather(
+            *(coded.verify(code, email, proof=proof) for proof in proofs), return_exceptions=True
+        )
+        (removed,) = [end for end in ends if isinstance(end, bool)]
+        assert await held(coded, email) == ((0, 0, 0, 0) if removed else (1, 1, 1, 1))
+        assert len(await coded.mailbox(MessageKind.RESET_PASSWORD)) == removed
+        await coded.fetch("DELETE FROM outbox")
+
+
+# What a squatter does while the owner verifies the address, with what was left afterwards.
+SQUATTER: dict[str, Callable[[Coded, str], Awaitable[object]]] = {
+    "login": lambda coded, _: coded.service.login(email=OTHER, device="x"),
+    "verification": lambda coded, token: coded.verify(
+        WRONG_CODE, OTHER, proof=RegistrationToken(token)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SQUATTER)
+async def test_squatter_who_waits_for_owner_gets_nothing(coded: Coded, name: str) -> None:
+    code, token, _ = await registered(coded)
+
+    async def waits() -> bool:
+        async with coded.database.connection() as looking:
+            return await waits_for_a_lock(looking)
+
+    async with coded.database.transaction() as connection:
+        await connection.execute("SELECT FROM users FOR UPDATE")
+        owner = asyncio.create_task(coded.verify(code, OTHER))
+        await until(waits)
+        squatter = asyncio.create_task(outcome(_awaited(SQUATTER[name](coded, token))))
+        await asyncio.sleep(0)
+    assert await owner
+    await squatter
+    sessions, keys, _, passwords = await held(coded)
+    assert (keys, passwords) == (0, 0)
+    assert sessions == 0
+
+
+async def _awaited(work: Awaitable[object]) -> object:
+    return await work
+
+
+async def test_recorded_events_hold_no_proof(coded: Coded) -> None:
+    code, token, access_token = await registered(coded)
+    for kind in PROOFS:
+        await outcome(coded.verify(WRONG_CODE, OTHER, proof=proof_of(kind, token, access_token)))
+    await outcome(coded.verify(code, OTHER, proof=Password(WRONG)))
+    rows = await coded.fetch("SELECT detail FROM audit_events WHERE type = 'user.login_failure'")
+    assert [json.loads(row["detail"])["cause"] for row in rows] == [*["code"] * 3, "password"]
+    shown = repr([tuple(row) for row in await coded.fetch("SELECT a::text FROM audit_events a")])
+    assert not any(text in shown for text in (token, access_token, PASSWORD, WRONG, code))
+    assert token not in repr(RegistrationToken(token))

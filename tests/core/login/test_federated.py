@@ -116,6 +116,7 @@ NOT_VERIFIED = {
     "no address at all": replace(ADA, email="ada"),
     "two addresses": replace(ADA, email="ada@example.test,b@example.test"),
     "line break": replace(ADA, email="ada@example.test\nb@example.test"),
+    "look-alike": replace(ADA, email="\uff41da@example.test"),
     "hidden at sign": replace(ADA, email="a\ufe6bb@example.test"),
 }
 
@@ -209,6 +210,35 @@ async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[s
 @pytest.mark.slow
 async def test_concurrent_first_logins_create_one_account(federated: Federated) -> None:
     assert await race(federated, *[ADA] * 50) == {"new": 1, "OK": 49}
+    assert len(await federated.fetch("SELECT FROM users")) == 1
+    assert len(await federated.fetch("SELECT FROM identities")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exists", [False, True])
+async def test_login_that_decided_before_account_was_linked_gets_it(
+    federated: Federated, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    if exists:
+        await federated.service.register(ADA.email)
+    decided, first_is_done = asyncio.Semaphore(0), asyncio.Event()
+    choose = federated.login._choose
+
+    async def choose_and_wait(login: object) -> object:
+        chosen = await choose(login)  # type: ignore[arg-type]
+        if not first_is_done.is_set():
+            decided.release()
+            await first_is_done.wait()
+        return chosen
+
+    monkeypatch.setattr(federated.login, "_choose", choose_and_wait)
+    others = asyncio.create_task(race(federated, *[ADA] * 29))
+    for _ in range(29):
+        await decided.acquire()
+    monkeypatch.setattr(federated.login, "_choose", choose)
+    assert await federated.tries() == "OK"
+    first_is_done.set()
+    assert await others == {"OK": 29}
     assert len(await federated.fetch("SELECT FROM users")) == 1
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 
