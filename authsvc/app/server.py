@@ -137,7 +137,7 @@ class Server:
         Raises:
             ServerError: The address can't be listened on, or the certificate can't be used.
         """
-        credentials = self._certificate.credentials()
+        credentials = self._certificate.credentials(self._connections.opened)
         try:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:

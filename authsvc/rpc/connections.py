@@ -1,22 +1,18 @@
 """Owns the bounds on connections: how many, how idle, and how much strangers may send.
 
-gRPC bounds only the sum of all connections, and its own defence against large headers begins when
-the peer has acknowledged the server's settings, which a hostile one never does: 1 MB of header
-references can cost 60 MB of memory. So a thread watches the connections and resets those that
-break a rule. It is a thread because the event loop is what such an attack keeps busy, and it is
-woken by the kernel: by a new connection, and by whatever arrives from one that is not yet trusted.
+gRPC bounds only the number of all connections together. And its bound on headers begins when the
+peer has acknowledged the server's settings, which a hostile one never does: then, 1 MB of header
+references costs 60 MB or more. So a thread watches the connections and resets those that break a
+rule; the event loop is what such an attack keeps busy.
 """
 
-import os
-import select
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from threading import Event, Thread
-from time import monotonic
+from time import monotonic, sleep
 from urllib.parse import unquote
 
 import structlog
@@ -34,7 +30,7 @@ _STRANGER_BURST = 65_536
 _STRANGER_RATE = 16_384
 # How long a stranger that sent more is refused.
 _REFUSAL_SECONDS = 60.0
-# How often connections are looked at: always, and while a handshake is in progress.
+# How often connections are looked at: usually, and while a handshake or a suspect may need it.
 _LAZY_SECONDS = 1.0
 _BUSY_SECONDS = 0.02
 # The pause after each look, at least, and as a multiple of the time that it took.
@@ -69,16 +65,19 @@ class Connections:
         self._callers = callers
         self._sockets: Sockets
         self._open: dict[tuple[int, int], _Connection] = {}
+        # Those of strangers that may not have acknowledged the server's settings.
+        self._suspects: list[_Connection] = []
         # The peers of which a call was permitted; the event loop adds to it.
         self._permitted: set[str] = set()
         # The certificates of connections that were not found yet.
         self._unmatched: dict[str, bytes] = {}
+        # Until when callers are refused that flooded the server.
         self._refused: dict[str, float] = {}
-        self._watched: dict[int, tuple[int, int]] = {}
         self._not_logged: Counter[tuple[str, str]] = Counter()
         self._next_log = 0.0
         self._thread: Thread | None = None
-        self._stopping = Event()
+        self._wake = Event()
+        self._stopping = False
         self._ended = metrics.add_counter(
             "authsvc_connections_ended",
             "Connections that the service ended, by reason.",
@@ -94,54 +93,70 @@ class Connections:
             log.warning("connections_not_watched")
             return
         self._sockets = Sockets(server_id, port)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = Thread(target=self._run, name="connections", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop watching; does nothing if it was never started."""
-        if self._thread is None:
-            return
-        self._stopping.set()
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        self._thread = None
-        os.close(self._wake)
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def opened(self) -> None:
+        """Note that a handshake has begun; any thread may call this."""
+        self._wake.set()
 
     def permitted(self, peer: str) -> None:
         """Note that a call was permitted; health checks don't count."""
         self._permitted.add(peer)
 
     def _run(self) -> None:
-        with select.epoll() as events:
-            events.register(self._wake, select.EPOLLIN)
-            for listener in self._sockets.listeners():
-                events.register(listener, select.EPOLLIN | select.EPOLLET)
-            while not self._stopping.is_set():
-                started = monotonic()
-                try:
+        busy, next_look = False, 0.0
+        while not self._stopping:
+            started = monotonic()
+            try:
+                if busy or started >= next_look or self._wake.is_set():
+                    self._wake.clear()
+                    next_look = started + _LAZY_SECONDS
                     busy = self._look(started)
-                    self._watch(events)
-                except Exception:
-                    log.exception("connections_not_checked")
-                    busy = False
-                pause = max(_PAUSE_SECONDS, _PAUSE_FACTOR * (monotonic() - started))
-                self._stopping.wait(pause)
-                events.poll(_BUSY_SECONDS if busy else _LAZY_SECONDS)
+                else:
+                    self._end(self._flooding(started), started)
+            except Exception:
+                log.exception("connections_not_checked")
+            sleep(max(_PAUSE_SECONDS, _PAUSE_FACTOR * (monotonic() - started)))
+            self._wake.wait(_BUSY_SECONDS if busy or self._suspects else _LAZY_SECONDS)
 
     def _look(self, now: float) -> bool:
         """End what is beyond the bounds; return whether any handshake is in progress."""
         self._find(now)
         self._refused = {key: until for key, until in self._refused.items() if now < until}
-        for connection, reason in list(self._beyond_bounds(now)):
+        self._end(list(self._beyond_bounds(now)), now)
+        # By then, gRPC has ended those that did not acknowledge its settings.
+        trial_seconds = 2 * self._settings.handshake_timeout.total_seconds()
+        self._suspects = [
+            connection
+            for connection in self._open.values()
+            if self._is_stranger(connection) and now - connection.opened < trial_seconds
+        ]
+        return not all(connection.key for connection in self._open.values())
+
+    def _end(self, found: Iterable[tuple[_Connection, str]], now: float) -> None:
+        for connection, reason in found:
             if self._sockets.end(connection.socket):
                 self._ended.labels(reason).inc()
                 self._not_logged[reason, connection.key or connection.network] += 1
             self._open.pop(connection.socket.file_id, None)
         if self._not_logged and now >= self._next_log:
             self._next_log = now + _LOG_SECONDS
-            self._write_log()
-        return not all(connection.key for connection in self._open.values())
+            for (reason, whose), count in self._not_logged.most_common(_MAX_LINES):
+                log.warning("connections_ended", reason=reason, whose=whose, count=count)
+            self._not_logged.clear()
+
+    def _flooding(self, now: float) -> Iterator[tuple[_Connection, str]]:
+        for connection in self._suspects:
+            if self._is_flood(connection, now):
+                yield connection, "flood"
 
     def _find(self, now: float) -> None:
         # A call that was permitted before the connections are listed is one of theirs, or over.
@@ -181,9 +196,8 @@ class Connections:
         waiting: set[str] = set()
         for connection in sorted(self._open.values(), key=lambda found: found.opened):
             key = connection.key
-            stranger = bool(key) and not self._callers.has_role(connection.identity)
-            if stranger and (key in self._refused or self._floods(connection, now)):
-                self._refused[key] = now + _REFUSAL_SECONDS
+            stranger = self._is_stranger(connection)
+            if stranger and self._is_flood(connection, now):
                 yield connection, "flood"
                 continue
             if key:
@@ -206,35 +220,19 @@ class Connections:
                     yield connection, "no_call"
                 waiting.add(key)
 
-    def _floods(self, connection: _Connection, now: float) -> bool:
+    def _is_stranger(self, connection: _Connection) -> bool:
+        return bool(connection.key) and not self._callers.has_role(connection.identity)
+
+    def _is_flood(self, connection: _Connection, now: float) -> bool:
+        """Return whether a stranger has sent too much over any connection within a minute."""
         received = self._sockets.received(connection.socket)
         allowed = (now - connection.measured) * _STRANGER_RATE
         sent = max(0, received - connection.received)
         connection.level = max(0.0, connection.level - allowed) + sent
         connection.received, connection.measured = received, now
-        return connection.level > _STRANGER_BURST
-
-    def _watch(self, events: select.epoll) -> None:
-        """Be woken by what arrives over connections that are not trusted; not by the others."""
-        wanted = {
-            connection.socket.descriptor: connection.socket.file_id
-            for connection in self._open.values()
-            if not self._callers.has_role(connection.identity)
-        }
-        for descriptor, file_id in self._watched.items():
-            if wanted.get(descriptor) != file_id:
-                with suppress(OSError):  # it is closed
-                    events.unregister(descriptor)
-        for descriptor, file_id in wanted.items():
-            if self._watched.get(descriptor) != file_id:
-                with suppress(OSError):
-                    events.register(descriptor, select.EPOLLIN | select.EPOLLET)
-        self._watched = wanted
-
-    def _write_log(self) -> None:
-        for (reason, whose), count in self._not_logged.most_common(_MAX_LINES):
-            log.warning("connections_ended", reason=reason, whose=whose, count=count)
-        self._not_logged.clear()
+        if connection.level > _STRANGER_BURST:
+            self._refused[connection.key] = now + _REFUSAL_SECONDS
+        return connection.key in self._refused
 
 
 def _network(peer: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 # The same functions that the package grpcio-channelz builds on.
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is not described
 
-from authsvc.rpc.descriptors import duplicate, listens, peer_of
+from authsvc.rpc.descriptors import duplicate, peer_of
 
 _OPEN = Path("/proc/self/fd")
 # The offset of `tcpi_bytes_received`, a 64-bit integer, in `struct tcp_info` (linux/tcp.h).
@@ -74,13 +74,6 @@ class Sockets:
             known[descriptor] = entry
         self._known = known
         return [connection for _, connection in known.values() if connection is not None]
-
-    def listeners(self) -> Iterator[int]:
-        """Yield the descriptors on which the server listens."""
-        for name in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-            with suppress(OSError), duplicate(int(name)) as found:
-                if listens(found) and self._is_ours(found):
-                    yield int(name)
 
     def certificates(self) -> Iterator[tuple[str, bytes]]:
         """Yield peer and certificate of each connection whose handshake ended since last time."""

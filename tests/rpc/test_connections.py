@@ -1,6 +1,7 @@
 """The bounds on connections: for each caller, network and stranger, and without calls."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
@@ -159,8 +160,7 @@ async def test_handshakes_of_network_are_limited(
 ) -> None:
     probe = await start_probe(limited(settings, max_new_connections_per_network=2))
     for _ in range(5):
-        _, writer = await asyncio.open_connection("127.0.0.1", probe.server.port)
-        stack.callback(writer.transport.abort)
+        stack.enter_context(socket.create_connection(("127.0.0.1", probe.server.port)))
     await Peers(probe, authority, stack).ended("network_limit", 3)
 
 
@@ -231,8 +231,12 @@ async def test_callers_with_role_may_send_as_much_as_they_want(
     peers = Peers(probe, authority, stack)
     (connection,) = await peers.open(peers.context(STRANGER))
     assert await answers(connection)
-    role = CallerSettings(identity=identity_of(STRANGER), roles=frozenset({Role.APP}))
-    probe.server.replace_callers([role])
+    probe.server.replace_callers(
+        [
+            CallerSettings(identity=identity_of(name), roles=frozenset({Role.APP, Role.EDGE}))
+            for name in (STRANGER, "app")
+        ]
+    )
     await call(connection, _VALIDATE)
     await flood(connection, 320_000)
     assert await outcome(probe.login()) == "OK"

@@ -85,6 +85,5 @@ async def test_certificate_of_each_connection_is_reported_once(
             assert dict(sockets.certificates()) == {second.local: other.certificate}
 
 
-def test_only_connections_of_the_port_are_found(sockets: Sockets) -> None:
+def test_socket_that_listens_is_no_connection(sockets: Sockets) -> None:
     assert sockets.connections() == []
-    assert len(list(sockets.listeners())) == 1
