@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
-from authsvc.core.limits.batch import MAX_SLICE, Batch, Check, Limit, slices, verdict_of
+from authsvc.core.limits.batch import Batch, Check, Limit, slices, verdict_of
 from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
@@ -18,6 +18,8 @@ from authsvc.store.postgres.database import Connection, Database
 
 __all__ = ["Check", "RateLimiter", "policies_from"]
 
+# A statement with this many keys takes a few milliseconds, during which the others wait.
+_MAX_BATCH = 500
 _MAX_WAITING = 20_000
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,7 +47,7 @@ class RateLimiter:
         self._clock = clock
         self._rejected = RejectedCache(rejected_cache_size)
         self._held = HeldKeys(database)
-        self._batcher = Batcher(run=self._decide, max_batch=MAX_SLICE, max_waiting=_MAX_WAITING)
+        self._batcher = Batcher(run=self._decide, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
         self.replace_policies(policies)
 
     def replace_policies(self, policies: Mapping[str, Policy]) -> None:
