@@ -168,6 +168,7 @@ class _Build(AccountBuild):
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
             token_validation=self.token_validation,
+            slices=self.slices,
             service_tokens=self.service_tokens,
             signing_keys=self.signing_keys,
             accounts=self.accounts,
