@@ -12,7 +12,8 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.accounts.email_verification import EmailVerification, OwnerProof, Password
+from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.owner_proofs import OwnerProof, OwnerProofs, Password
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
@@ -86,9 +87,7 @@ class Coded:
             requests=service.code_requests,
             attempts=service.attempts,
             reclaim=reclaim,
-            registration_tokens=service.registration_tokens,
-            tokens=self.tokens,
-            hasher=service.hasher,
+            proofs=OwnerProofs(service.registration_tokens, self.tokens, service.hasher),
             clock=self.clock,
         )
         proofs = CodeProofs(service.codes, reclaim, self.clock)

@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.accounts.accounts import Registration
-from authsvc.core.accounts.email_verification import (
+from authsvc.core.accounts.owner_proofs import (
     AccessToken,
     OwnerProof,
     Password,
@@ -20,9 +20,9 @@ from authsvc.core.accounts.email_verification import (
 )
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
+from authsvc.errors import Overloaded
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
-from authsvc.errors import Overloaded
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG
 from tests.support.clock import FakeClock
 from tests.support.codes import CLIENT, NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
@@ -187,11 +187,12 @@ async def registered(coded: Coded, email: str = OTHER) -> tuple[str, str, str]:
 
 
 def proof_of(kind: str, token: str, access_token: str) -> OwnerProof:
-    return {
+    proofs: dict[str, OwnerProof] = {
         "registration token": RegistrationToken(token),
         "access token": AccessToken(access_token),
         "password": Password(PASSWORD),
-    }[kind]
+    }
+    return proofs[kind]
 
 
 async def held(coded: Coded, email: str = OTHER) -> tuple[int, ...]:
