@@ -20,9 +20,9 @@ from authsvc.core.accounts.email_verification import (
 )
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
+from authsvc.errors import Overloaded
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
-from authsvc.errors import Overloaded
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG
 from tests.support.clock import FakeClock
 from tests.support.codes import CLIENT, NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
