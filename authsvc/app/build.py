@@ -16,7 +16,6 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
-from authsvc.core.lib.doorbell import Doorbell
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import Deliverer
@@ -25,6 +24,7 @@ from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
@@ -168,6 +168,7 @@ class _Build(AccountBuild):
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
             token_validation=self.token_validation,
+            slices=self.slices,
             service_tokens=self.service_tokens,
             signing_keys=self.signing_keys,
             accounts=self.accounts,

@@ -6,6 +6,7 @@ from authsvc.app.build_logins import LoginBuild
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.owner_proofs import OwnerProofs
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
@@ -80,9 +81,7 @@ class AccountBuild(LoginBuild):
             requests=self.code_requests,
             attempts=self.attempts,
             reclaim=self.account_reclaim,
-            registration_tokens=self.registration_tokens,
-            tokens=self.token_validation,
-            hasher=self.hasher,
+            proofs=OwnerProofs(self.registration_tokens, self.token_validation, self.hasher),
             clock=self.clock,
         )
 

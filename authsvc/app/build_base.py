@@ -10,13 +10,14 @@ from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
-from authsvc.core.lib.doorbell import Doorbell
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
@@ -134,8 +135,12 @@ class BaseBuild:
         )
 
     @cached_property
+    def slices(self) -> Slices:
+        return Slices()
+
+    @cached_property
     def token_validation(self) -> TokenValidation:
-        return TokenValidation(self.access_tokens, self.session_validation)
+        return TokenValidation(self.access_tokens, self.session_validation, self.slices)
 
     @cached_property
     def refresh_codec(self) -> RefreshTokenCodec:
@@ -175,6 +180,7 @@ class BaseBuild:
             settings=self.settings.sessions,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            slices=self.slices,
         )
 
     @cached_property

@@ -21,10 +21,12 @@ from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
+from authsvc.rpc.connections import Connections
 from authsvc.rpc.descriptors import half_close, stop_listening
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
 from authsvc.rpc.load import Load
+from authsvc.rpc.sockets import newest_server_id
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,
@@ -64,6 +66,8 @@ _REFLECTION_V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflecti
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # gRPC's own limit rejects calls without error details, so it is higher than the interceptor's.
 _SPARE_RPCS = 64
+# What the kernel and gRPC read of a connection in advance.
+_READ_BYTES = 131_072
 # How long calls that a drain cancelled may take to say so.
 _LAST_WORDS = 1.0
 
@@ -95,11 +99,13 @@ class Server:
         self._health = Health(SERVICES)
         self._load = load = Load(settings.grpc)
         self._log = CallLog()
+        self._connections = Connections(settings.grpc, self._callers, metrics)
         deps = InterceptorDeps(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
             load=load,
+            connections=self._connections,
             log=self._log,
             authenticate_bearer=authenticate_bearer,
             tls_1_3_only=settings.tls.min_version == "1.3",
@@ -109,6 +115,7 @@ class Server:
             options=_options(settings.grpc),
             maximum_concurrent_rpcs=load.limit + _SPARE_RPCS,
         )
+        self._id = newest_server_id()
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
         metrics.add_gauge(
             "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(load.calls))
@@ -130,17 +137,19 @@ class Server:
         Raises:
             ServerError: The address can't be listened on, or the certificate can't be used.
         """
-        credentials = self._certificate.credentials()
+        credentials = self._certificate.credentials(self._connections.opened)
         try:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:
             cause = why_unusable(self._address) or "the TLS certificate can't be used"
             raise ServerError(f"gRPC can't listen on {self._address}: {cause}") from None
         await self._server.start()
+        if not self._unix_path:
+            self._connections.start(self._id, self.port)
         try:
             await self._certificate.confirm(self._presented)
         except BaseException:
-            await self._server.stop(None)
+            await self.stop()
             raise
 
     async def reload_certificate(self) -> None:
@@ -182,6 +191,7 @@ class Server:
 
     async def stop(self) -> None:
         """Stop immediately; does nothing after `drain`."""
+        self._connections.stop()
         await self._server.stop(None)
         self._log.flush()
 
@@ -242,6 +252,12 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
+        # A client that does not acknowledge them is not bound by the limits above.
+        ("grpc.http2.settings_timeout", milliseconds(settings.handshake_timeout)),
+        # gRPC interprets whatever it has read, even when the connection has ended.
+        ("grpc.tcp_receive_buffer_size", _READ_BYTES),
+        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
+        ("grpc.experimental.tcp_max_read_buffer_size", _READ_BYTES),
         ("grpc.max_connection_age_ms", milliseconds(settings.max_connection_age)),
         ("grpc.max_connection_age_grace_ms", milliseconds(settings.drain_timeout)),
         ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),

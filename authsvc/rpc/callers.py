@@ -68,6 +68,11 @@ class Callers:
         self._known = {caller.identity: caller for caller in callers}
         self._cache = {}
 
+    def has_role(self, identity: str) -> bool:
+        """Return whether a caller has any role; "" has none."""
+        known = self._known.get(identity)
+        return known is not None and bool(known.roles)
+
     def identify(self, certificate_pem: bytes) -> ClientCertificate:
         """Return a certificate's contents; without an identity, the caller has no roles.
 

@@ -18,7 +18,7 @@ def stop_listening(local: int | str) -> None:
     """
 
     def stop(found: socket.socket) -> None:
-        if _listens(found):
+        if listens(found):
             found.shutdown(socket.SHUT_RDWR)
 
     _for_each(local, stop)
@@ -32,39 +32,40 @@ def half_close(local: int | str, keep: Collection[str] = ()) -> None:
     """
 
     def close(found: socket.socket) -> None:
-        if not _listens(found) and _peer(found) not in keep:
+        if not listens(found) and peer_of(found) not in keep:
             found.shutdown(socket.SHUT_WR)
 
     _for_each(local, close)
 
 
-def _listens(found: socket.socket) -> bool:
+def listens(found: socket.socket) -> bool:
+    """Return whether a socket accepts connections, rather than being one."""
     return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _for_each(local: int | str, act: Callable[[socket.socket], None]) -> None:
     """Act on all sockets bound to `local`, but those that are closed or reset meanwhile."""
     for entry in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-        with suppress(OSError), _duplicate(int(entry)) as found:
+        with suppress(OSError), duplicate(int(entry)) as found:
             name = found.getsockname()
             if local == (name[1] if isinstance(name, tuple) else name):
                 act(found)
 
 
-def _duplicate(number: int) -> socket.socket:
+def duplicate(number: int) -> socket.socket:
     """Return a duplicate of a socket; OSError if it is none.
 
     It stays what it is, while the original may be closed and its number used again.
     """
-    duplicate = os.dup(number)
+    copy = os.dup(number)
     try:
-        return socket.socket(fileno=duplicate)
+        return socket.socket(fileno=copy)
     except OSError:
-        os.close(duplicate)
+        os.close(copy)
         raise
 
 
-def _peer(connection: socket.socket) -> str:
+def peer_of(connection: socket.socket) -> str:
     """Return the peer of a connection as gRPC writes it."""
     peer = connection.getpeername()
     if not isinstance(peer, tuple):

@@ -21,6 +21,7 @@ from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.call_context import CALL, CallContext
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers, rejected
+from authsvc.rpc.connections import Connections
 from authsvc.rpc.load import Load
 from authsvc.rpc.status import CODES, to_status
 
@@ -42,6 +43,7 @@ class InterceptorDeps:
     callers: Callers
     metrics: Metrics
     load: Load
+    connections: Connections
     log: CallLog
     authenticate_bearer: Callable[[str], Awaitable[Claims]]
     tls_1_3_only: bool
@@ -166,6 +168,8 @@ class _RpcPipeline:
             raise rejected(certificate.flaw or "its roles don't include this RPC")
         if deps.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise rejected("the connection uses a TLS version below 1.3")
+        if not access.any_certificate:
+            deps.connections.permitted(call.peer())
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:

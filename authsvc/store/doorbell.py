@@ -35,7 +35,7 @@ async def notify(connection: Connection, channels: Iterable[str], sender: str) -
     await connection.execute(_NOTIFY, sorted(channels), sender)
 
 
-_CONFIRM = "SELECT pg_backend_pid()"
+_CONFIRM = "SELECT"
 
 
 class PoolerError(Exception):
@@ -71,10 +71,10 @@ class Subscription:
             connection = await connector.connect()
         except (*FAILURES, ValueError) as error:
             raise StoreUnavailable from error
-        subscription = cls(connection)
+        if not connection.is_direct:
+            connection.terminate()
+            raise PoolerError
         try:
-            # Before the first LISTEN: a server connection that a pooler shares would keep it.
-            await subscription.confirm()
             connection.add_termination_listener(lambda _: on_close())
             for channel in Channel:
                 await connection.add_listener(
@@ -85,20 +85,14 @@ class Subscription:
             if isinstance(error, FAILURES):
                 raise StoreUnavailable from error
             raise
-        return subscription
+        return cls(connection)
 
     async def confirm(self) -> None:
-        """Return if the server still answers on this connection.
-
-        Raises StoreUnavailable, and PoolerError if another session answers.
-        """
+        """Return if the server still answers on this connection; raises StoreUnavailable."""
         try:
-            process = await self._connection.fetchval(_CONFIRM)
+            await self._connection.execute(_CONFIRM)
         except FAILURES as error:
             raise StoreUnavailable from error
-        # A pooler gives its clients an invented process id.
-        if process != self._connection.get_server_pid():
-            raise PoolerError
 
     def close(self) -> None:
         """Close the connection without waiting for the server."""

@@ -311,7 +311,7 @@ async def test_strangers_cannot_lock_out_who_has_proof_that_cannot_be_guessed(
     assert (await strangers())["TOO_MANY_ATTEMPTS"] == 5
     await limited.fetch("UPDATE users SET failed_logins = 50")
     # Neither the limits over time nor the lock keep the user out, on a device never seen before.
-    client = {"ip": "10.3.0.1", "device_id": device}
+    client: dict[str, Any] = {"ip": "10.3.0.1", "device_id": device}
     assert await attempt("password", victim, right=True, **client) == "TOO_MANY_ATTEMPTS"
     for _ in range(10):
         assert await attempt(way, victim, **client) in FAILED

@@ -116,8 +116,8 @@ def standby(
     data.parent.mkdir()
     shutil.copy(home / "password", data.parent)
     source = primary._replace(path="/").geturl()
-    command = [find_binaries() / "pg_basebackup", "-d", source, "-D", data, "-R", "-c", "fast"]
-    subprocess.run(command, check=True, capture_output=True)
+    command = [str(find_binaries() / "pg_basebackup"), "-d", source, "-D", str(data), "-R"]
+    subprocess.run([*command, "-c", "fast"], check=True, capture_output=True)
     owner = (home / "data").stat()
     for path in (data, *data.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid)

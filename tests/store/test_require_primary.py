@@ -33,11 +33,15 @@ async def test_read_fails_on_read_only_server(
     database.on_leave(lambda: left.append("left"))
     async with database.connection() as connection:
         assert not await read(connection)
-    with pytest.raises(StoreUnavailable) as refused:
+
+    async def read_from_read_only_server() -> None:
         async with database.transaction() as connection:
             # As behind a pooler, the server does not report it.
             await connection.execute("SET LOCAL transaction_read_only = on")
             await read(connection)
+
+    with pytest.raises(StoreUnavailable) as refused:
+        await read_from_read_only_server()
     assert isinstance(refused.value.__cause__, asyncpg.ReadOnlySQLTransactionError)
     assert left == ["left"]
 
@@ -46,7 +50,7 @@ async def test_read_fails_on_read_only_server(
 async def test_read_fails_on_another_timeline(
     database: Database, read: Callable[[Connection], Awaitable[object]]
 ) -> None:
-    with pytest.raises(StoreUnavailable) as refused:
+    async def read_after_promotion() -> None:
         async with database.connection() as connection:
             own = as_pool_connection(connection)
             assert own
@@ -54,6 +58,9 @@ async def test_read_fails_on_another_timeline(
             assert known_timeline(connection) == "00000001"
             own.server = Server(own.server.system, "00000002")
             await read(connection)
+
+    with pytest.raises(StoreUnavailable) as refused:
+        await read_after_promotion()
     assert "another timeline" in str(refused.value.__cause__)
 
 

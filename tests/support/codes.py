@@ -12,7 +12,15 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
-from authsvc.core.accounts.email_verification import EmailVerification, OwnerProof, Password
+from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.owner_proofs import (
+    AccessToken,
+    OwnerProof,
+    OwnerProofs,
+    Password,
+    RegistrationToken,
+)
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
@@ -48,8 +56,17 @@ NEW_EMAIL = "Countess@Example.Test"
 NEW_PASSWORD = "Sketch-Of-The-Engine-1842"
 REFUSED = "CODE_INVALID"
 WRONG_CODE = "wrong"
+OTHER = "bob@example.test"
 CLIENT = ClientContext(IP, "Test", "")
 _PLENTY = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
+
+
+# Proofs of having set an account's password.
+PROOFS = ("registration token", "access token", "password")
+_API_KEY = """
+INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time, expire_time)
+VALUES ($1, $1, 'k', 'authsvc_x', uuid_send($1), '{read}', $2, $2)
+"""
 
 
 def unlimited_codes(**changes: object) -> CodeSettings:
@@ -86,9 +103,7 @@ class Coded:
             requests=service.code_requests,
             attempts=service.attempts,
             reclaim=reclaim,
-            registration_tokens=service.registration_tokens,
-            tokens=self.tokens,
-            hasher=service.hasher,
+            proofs=OwnerProofs(service.registration_tokens, self.tokens, service.hasher),
             clock=self.clock,
         )
         proofs = CodeProofs(service.codes, reclaim, self.clock)
@@ -252,3 +267,22 @@ async def coded(database: Database, clock: FakeClock) -> Any:
     await made.service.register()
     yield made
     made.service.hasher.close()
+
+
+async def registered(coded: Coded, email: str = OTHER) -> tuple[str, str, str]:
+    """Register and log in; return the code, the registration token and an access token."""
+    registration = Registration(email, PASSWORD, "Bob", delivery=Delivery.RETURN)
+    made = await coded.service.accounts.register(CALL, registration)
+    tokens = await coded.service.log_in(CALL, email, PASSWORD, replace(CLIENT, device_id="x"))
+    async with coded.database.connection() as connection:
+        await connection.execute(_API_KEY, made.user_id, coded.clock.now())
+    return made.code, made.token, tokens.access_token
+
+
+def proof_of(kind: str, token: str, access_token: str) -> OwnerProof:
+    proofs: dict[str, OwnerProof] = {
+        "registration token": RegistrationToken(token),
+        "access token": AccessToken(access_token),
+        "password": Password(PASSWORD),
+    }
+    return proofs[kind]

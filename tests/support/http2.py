@@ -11,7 +11,7 @@ from typing import Self
 
 from tests.support.certificates import Certificate
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 ACK, END_STREAM, END_HEADERS = 1, 1, 4
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -78,6 +78,12 @@ class Connection:
         found = self._writer.get_extra_info("ssl_object")
         assert isinstance(found, ssl.SSLObject)
         return found
+
+    @property
+    def local(self) -> str:
+        """This end of the connection, as the server's gRPC writes its peer."""
+        host, port = self._writer.get_extra_info("sockname")[:2]
+        return f"ipv4:{host}:{port}"
 
     async def send(self, kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> None:
         """Write a frame."""

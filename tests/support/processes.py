@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -51,6 +52,11 @@ class Process:
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stop it with SIGSTOP; return when it runs no more."""
+        self.send(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def end(self) -> int:
         """Wait for the end and return the exit code."""

@@ -3,19 +3,15 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.dev.workspace import Workspace
 from authsvc.store.postgres.database import Database
-from authsvc.store.postgres.migrator import migrate
 from authsvc.v1 import auth_service_pb2 as auth
 from authsvc.v1 import rate_limit_service_pb2 as limits
 from authsvc.v1 import session_service_pb2 as sessions
@@ -26,7 +22,6 @@ from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.support.databases import kill
 from tests.support.pgbouncer import PgBouncer
 from tests.support.processes import Replica
-from tests.world.install import NEW_PGBOUNCER, PGBOUNCER, Program
 
 if TYPE_CHECKING:
     from authsvc.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
@@ -36,20 +31,6 @@ pytestmark = pytest.mark.world
 _PASSWORD = "Analytical-Engine-1843"
 _PATIENCE = 120.0
 _USERS = 8
-
-
-@pytest.fixture(params=[PGBOUNCER, NEW_PGBOUNCER], ids=lambda program: program.name)
-def program(request: pytest.FixtureRequest) -> Program:
-    found: Program = request.param
-    return found
-
-
-@pytest_asyncio.fixture
-async def pooler(program: Program, own_server: EmbeddedPostgres) -> AsyncIterator[PgBouncer]:
-    await migrate(own_server.dsn())
-    # Few sessions of the server for many connections: nearly every statement meets another one.
-    async with PgBouncer(program, own_server.dsn(), default_pool_size=4) as pooler:
-        yield pooler
 
 
 async def test_statement_never_meets_parameters_of_another(pooler: PgBouncer) -> None:
@@ -73,13 +54,8 @@ async def test_statement_never_meets_parameters_of_another(pooler: PgBouncer) ->
 
 
 @pytest.fixture
-def replicas(tmp_path: Path, pooler: PgBouncer) -> Iterator[list[Replica]]:
-    workspace = Workspace(tmp_path / "workspace")
-    workspace.prepare()
-    started = [Replica(workspace, pooler.dsn) for _ in range(2)]
-    yield started
-    for replica in started:
-        replica.process.kill()
+def replicas(start_replica: Callable[[str], Replica], pooler: PgBouncer) -> list[Replica]:
+    return [start_replica(pooler.dsn) for _ in range(2)]
 
 
 class Visitor:
@@ -158,7 +134,7 @@ async def _complete(visitors: list[Visitor], more: int) -> None:
 
 
 async def test_two_replicas_serve_through_pooler_and_restarts(
-    pooler: PgBouncer, own_server: EmbeddedPostgres, replicas: list[Replica]
+    pooler: PgBouncer, server: EmbeddedPostgres, replicas: list[Replica]
 ) -> None:
     failures: Counter[str] = Counter()
     visitors = [Visitor(number, replicas, failures) for number in range(_USERS)]
@@ -169,8 +145,8 @@ async def test_two_replicas_serve_through_pooler_and_restarts(
         pooler.kill()
         pooler.start()
         await _complete(visitors, 1)
-        kill(own_server)
-        await asyncio.to_thread(own_server.start)
+        kill(server)
+        await asyncio.to_thread(server.start)
         await _complete(visitors, 1)
         for task in tasks:
             task.cancel()

@@ -6,10 +6,15 @@ is removed, and the owner is sent a code to set a password. Only a proof that co
 of being the one who set the password, keeps what was set.
 """
 
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from dataclasses import replace
 
-from authsvc.core.accounts.registration_tokens import RegistrationTokens
+from authsvc.core.accounts.owner_proofs import (
+    OwnerProof,
+    OwnerProofs,
+    Password,
+    PasswordReplaced,
+    Proved,
+)
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
@@ -17,55 +22,16 @@ from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import note_verified
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.lib.emails import parse_email
-from authsvc.core.login.password import stored_hash
-from authsvc.core.passwords.hashing import PasswordHasher, normalize_password
-from authsvc.core.tokens.validation import TokenValidation
-from authsvc.errors import Unauthenticated, code_invalid, credentials_invalid
+from authsvc.core.passwords.hashing import normalize_password
+from authsvc.errors import code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
-from authsvc.models.ids import SessionId
 from authsvc.models.messages import Delivery
 from authsvc.models.users import LockedUser
-from authsvc.store import sessions, users
+from authsvc.store import users
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
-
-
-@dataclass(frozen=True, slots=True)
-class RegistrationToken:
-    """What the account's registration answered."""
-
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AccessToken:
-    """An access token of the account."""
-
-    token: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Password:
-    """The account's password."""
-
-    password: str = field(repr=False)
-
-
-OwnerProof: TypeAlias = RegistrationToken | AccessToken | Password
-
-
-@dataclass(frozen=True, slots=True)
-class _Proved:
-    """What a proof relied on, which must still hold when the code is used."""
-
-    credential: Credential
-    session_id: SessionId | None = None
-
-
-class _PasswordChanged(Exception):
-    """The password that the proof relied on was replaced meanwhile."""
 
 
 class EmailVerification:
@@ -79,9 +45,7 @@ class EmailVerification:
         requests: CodeRequests,
         attempts: Attempts,
         reclaim: AccountReclaim,
-        registration_tokens: RegistrationTokens,
-        tokens: TokenValidation,
-        hasher: PasswordHasher,
+        proofs: OwnerProofs,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -89,9 +53,7 @@ class EmailVerification:
         self._requests = requests
         self._attempts = attempts
         self._reclaim = reclaim
-        self._registration_tokens = registration_tokens
-        self._tokens = tokens
-        self._hasher = hasher
+        self._proofs = proofs
         self._clock = clock
 
     async def verify(
@@ -115,10 +77,10 @@ class EmailVerification:
         async with self._attempts.evaluate(call, account, client, failure=code_invalid) as attempt:
             credential = attempt.credential
             while True:
-                proved = await self._prove(attempt, credential, proof) if proof else None
+                proved = await self._proofs.check(attempt, credential, proof) if proof else None
                 try:
                     removed = await self._redeem(attempt, code, proved)
-                except _PasswordChanged:
+                except PasswordReplaced:
                     # By another password, or by a login that rehashed the same one.
                     credential = await self._reread(credential)
                     continue
@@ -126,39 +88,13 @@ class EmailVerification:
                     raise Rejected(attempt.cause(Cause.CODE))
                 return removed
 
-    async def _prove(
-        self, attempt: Attempt, credential: Credential | None, proof: OwnerProof
-    ) -> _Proved:
-        session_id: SessionId | None = None
-        match proof:
-            case RegistrationToken(token):
-                cause, holds = Cause.TOKEN, self._registration_tokens.show_owner(token, credential)
-            case AccessToken(token):
-                session_id = await self._session_of(token, credential)
-                cause, holds = Cause.TOKEN, session_id is not None
-            case Password(password):
-                verification = await self._hasher.verify(stored_hash(credential), password)
-                cause, holds = Cause.PASSWORD, verification.matches
-        if not holds or credential is None:
-            raise Rejected(attempt.cause(cause), credentials_invalid)
-        return _Proved(credential, session_id)
-
-    async def _session_of(self, token: str, credential: Credential | None) -> SessionId | None:
-        """Return the session of an access token of this account."""
-        try:
-            claims = await self._tokens.bearer(token)
-        except Unauthenticated:
-            return None
-        is_own = credential is not None and claims.subject == credential.user_id
-        return claims.session_id if is_own else None
-
     async def _reread(self, credential: Credential | None) -> Credential | None:
         if credential is None:
             return None
         async with self._database.connection() as connection:
             return await users.get_credential(connection, credential.user_id)
 
-    async def _redeem(self, attempt: Attempt, code: str, proved: _Proved | None) -> bool | None:
+    async def _redeem(self, attempt: Attempt, code: str, proved: Proved | None) -> bool | None:
         """Use up the code; return whether what was set before was removed, or None if it is wrong.
 
         What is raised rolls back, so that the code stays valid.
@@ -171,7 +107,7 @@ class EmailVerification:
             if user is None:
                 return None
             if proved is not None:
-                await self._require(connection, attempt, user, proved)
+                await self._proofs.require(connection, attempt, user, proved)
             elif user.has_second_factor and user.email_verify_time is None:
                 # As in `redemption`: whoever reads the mail but lacks the factor gets nothing.
                 raise Rejected(attempt.cause(Cause.FACTOR))
@@ -183,19 +119,6 @@ class EmailVerification:
                 await self._hand_over(connection, attempt, user, addressee)
             await release(connection, attempt)
             return remove
-
-    async def _require(
-        self, connection: Connection, attempt: Attempt, user: LockedUser, proved: _Proved
-    ) -> None:
-        """Check again what the proof relied on, now that the user's row is locked."""
-        # The address may have moved to another account in the meantime.
-        is_other = proved.credential.user_id != user.user_id
-        session_id = proved.session_id
-        if is_other or (session_id and await sessions.has_ended(connection, session_id)):
-            raise Rejected(attempt.cause(Cause.TOKEN), credentials_invalid)
-        current = await users.get_credential(connection, user.user_id)
-        if session_id is None and current != proved.credential:
-            raise _PasswordChanged
 
     async def _hand_over(
         self, connection: Connection, attempt: Attempt, user: LockedUser, addressee: Addressee

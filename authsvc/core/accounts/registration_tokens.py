@@ -24,7 +24,7 @@ _VERSION = 1
 _CONTENT = struct.Struct(">B16sQ")
 _MAC_BYTES = 32
 _LENGTH = len(_PREFIX) + (_CONTENT.size + _MAC_BYTES) * 4 // 3
-# The longest `codes.verification_lifetime`; a code may be requested again, so it is not tied to one.
+# The longest `codes.verification_lifetime`. It is tied to no code, as they can be requested again.
 _LIFETIME = timedelta(days=7)
 
 

@@ -160,21 +160,20 @@ class Attempts:
             guessable=guessable,
             vouched=vouched,
         )
-        receipt = await self._charge(unclaimed)
+        admitting = asyncio.create_task(self._admit(unclaimed))
         try:
-            attempt = replace(unclaimed, credential=await self._claim(unclaimed))
-        except ServiceError:
-            await receipt.refund()
-            raise
+            attempt, receipt = await asyncio.shield(admitting)
         except asyncio.CancelledError as error:
-            if is_expiry(error):
-                receipt.refund_later()
+            # Its statements go on, so that it is known what they charged.
+            give_back = is_expiry(error)
+            admitting.add_done_callback(partial(self._admitted_too_late, give_back=give_back))
             raise
         try:
             yield attempt
         except Rejected as rejected:
             await self._record_failure(attempt, rejected.cause)
-            raise (rejected.failure or failure)() from None
+            answer = rejected.failure or failure
+            raise answer() from None
         except ServiceError as error:
             # Overloaded, StoreUnavailable: not the user's failure.
             await self._give_back(attempt, receipt)
@@ -183,8 +182,7 @@ class Attempts:
             raise
         except asyncio.CancelledError as error:
             if is_expiry(error):
-                self._brute_force.refunds.make_later(partial(self._release, attempt))
-                receipt.refund_later()
+                self._give_back_later(attempt, receipt)
             raise
         await receipt.refund()
 
@@ -196,16 +194,22 @@ class Attempts:
         """
         await self._brute_force.forgive(attempt.account, attempt.client)
 
-    async def _charge(self, attempt: Attempt) -> ChargeReceipt:
-        charging = asyncio.create_task(self._charged(attempt))
+    async def _admit(self, attempt: Attempt) -> tuple[Attempt, ChargeReceipt]:
+        """Charge and claim an attempt; return it with the account's credential."""
+        receipt = await self._charge(attempt)
         try:
-            return await asyncio.shield(charging)
-        except asyncio.CancelledError as error:
-            # The statement goes on, as others share it, and its outcome decides.
-            charging.add_done_callback(partial(_charged_too_late, refund=is_expiry(error)))
+            return replace(attempt, credential=await self._claim(attempt)), receipt
+        except ServiceError:
+            await receipt.refund()
             raise
 
-    async def _charged(self, attempt: Attempt) -> ChargeReceipt:
+    def _admitted_too_late(
+        self, admitting: asyncio.Task[tuple[Attempt, ChargeReceipt]], *, give_back: bool
+    ) -> None:
+        if not admitting.cancelled() and admitting.exception() is None and give_back:
+            self._give_back_later(*admitting.result())
+
+    async def _charge(self, attempt: Attempt) -> ChargeReceipt:
         try:
             if not attempt.guessable:
                 return await self._brute_force.charge_proof(attempt.client)
@@ -237,6 +241,10 @@ class Attempts:
             raise
         await receipt.refund()
 
+    def _give_back_later(self, attempt: Attempt, receipt: ChargeReceipt) -> None:
+        self._brute_force.refunds.make_later(partial(self._release, attempt))
+        receipt.refund_later()
+
     async def _release(self, attempt: Attempt) -> None:
         async with self._database.connection(attempt.account) as connection:
             await release(connection, attempt)
@@ -259,11 +267,6 @@ async def release(connection: Connection, attempt: Attempt) -> None:
     user_id = counted.user_id if counted is not None else None
     known = attempt.known_device is not None
     await users.release_attempt(connection, user_id, known_device=known)
-
-
-def _charged_too_late(charging: asyncio.Task[ChargeReceipt], *, refund: bool) -> None:
-    if not charging.cancelled() and charging.exception() is None and refund:
-        charging.result().refund_later()
 
 
 def device_hash(client: ClientContext) -> bytes | None:

@@ -8,16 +8,15 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def usable_processors(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
+def spare_processors(cgroups: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int:
     """Return how many threads may compute at once without slowing the rest of this process.
 
-    That is one for each processor that this process may run on, unless a container's CPU quota
-    grants less. Then it is one less than the quota's whole processors, and at least one: when a
-    quota is used up, the kernel stops the whole process, whatever the priorities of its threads.
+    That is one less than the processors that this process may use, and at least one. A container's
+    CPU quota counts as so many whole processors: when it is used up, the kernel stops the whole
+    process, whatever the priorities of its threads.
     """
-    processors = _allowed_processors()
-    quota = min(_quotas(cgroups, membership), default=float("inf"))
-    return processors if quota >= processors else max(1, int(quota) - 1)
+    usable = min([_allowed_processors(), *_quotas(cgroups, membership)])
+    return max(1, int(usable) - 1)
 
 
 def _allowed_processors() -> int:

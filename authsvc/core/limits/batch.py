@@ -5,7 +5,7 @@ Checks of several charges, and charges of a key that differ in cost, go into an 
 statement, one after the other. Dry runs, and charges that can never fit, consume nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from authsvc.core.limits.held_keys import HeldKeys
@@ -14,6 +14,10 @@ from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Connection
 
+# Charges that one statement decides on, where those that are taken together count twice, as they
+# cost twice as much. More take several statements, and other calls run in between.
+_MAX_SLICE = 1_000
+_new_tuple = tuple.__new__
 _SECOND = 1_000_000
 
 
@@ -22,6 +26,20 @@ class Check(NamedTuple):
 
     charges: Sequence[Charge]
     dry_run: bool = False
+
+
+def slices(checks: Iterable[Check]) -> Iterator[list[Check]]:
+    """Yield the checks in order; a slice ends with the check that fills it."""
+    part: list[Check] = []
+    size = 0
+    for check in checks:
+        part.append(check)
+        size += len(check.charges) if len(check.charges) == 1 else 2 * len(check.charges)
+        if size >= _MAX_SLICE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 class Limit(NamedTuple):
@@ -138,30 +156,31 @@ class Batch:
         self._singles = singles
 
     def _sort(self, find: Callable[[Sequence[Charge]], CheckResult | None] | None) -> None:
-        limits, singles, held = self._limits, self._singles, self._held
+        limits, singles = self._limits, self._singles
+        held = self._held or None
         for index, check in enumerate(self._checks):
             charges, dry_run = check
             if find is not None and not dry_run and (known := find(charges)) is not None:
                 self._results[index] = known
                 continue
-            if not dry_run and held.include(charges):
+            if held is not None and not dry_run and held.include(charges):
                 self._results[index] = store.KeysHeld()
                 continue
             if dry_run or len(charges) != 1:
                 self._sort_other(index, check)
                 continue
-            (charge,) = charges
-            limit = limits.get(charge.policy)
-            if limit is None or charge.cost > limit.max_cost:
+            policy, key, cost = charges[0]
+            limit = limits.get(policy)
+            if limit is None or cost > limit.max_cost:
                 self._sort_other(index, check)
                 continue
-            groups = singles.get(charge.policy)
+            groups = singles.get(policy)
             if groups is None:
-                groups = singles[charge.policy] = {}
-            group = groups.get(charge.key)
+                groups = singles[policy] = {}
+            group = groups.get(key)
             if group is None:
-                groups[charge.key] = [charge.cost, index]
-            elif group[0] == charge.cost:
+                groups[key] = [cost, index]
+            elif group[0] == cost:
                 group.append(index)
             else:
                 self._atomic.append(index)
@@ -207,25 +226,23 @@ class Batch:
 
     def _settle_group(self, rule: store.Rule, key: str, group: list[int], row: store.Row) -> None:
         granted, remaining, retry_us, reset_us = row
-        cost, *indexes = group
+        cost = group[0]
         reset_after = reset_us / _SECOND
         # First come, first served: each verdict shows what was left after its own charge.
         remaining += granted * cost
-        for index in indexes:
+        for index in group[1:]:
             if granted:
                 granted -= 1
                 remaining -= cost
-                verdict = Verdict(
-                    rule.policy, key, True, rule.requests, remaining, 0.0, reset_after
-                )
-                self._results[index] = CheckResult(True, (verdict,))
+                allowed, retry_after = True, 0.0
             else:
-                retry_after = retry_us / _SECOND
-                verdict = Verdict(
-                    rule.policy, key, False, rule.requests, remaining, retry_after, reset_after
-                )
-                self._results[index] = CheckResult(False, (verdict,))
-                self.rejected.append((self._checks[index].charges, (verdict,)))
+                allowed, retry_after = False, retry_us / _SECOND
+            values = (rule.policy, key, allowed, rule.requests, remaining, retry_after, reset_after)
+            # A named tuple's own constructor takes three times as long.
+            verdicts = (_new_tuple(Verdict, values),)
+            self._results[index] = _new_tuple(CheckResult, (allowed, verdicts))
+            if not allowed:
+                self.rejected.append((self._checks[index].charges, verdicts))
 
     def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
         charges = [charge for index in indexes for charge in self._checks[index].charges]

@@ -42,6 +42,9 @@ class HeldKeys:
         self._waiting = 0
         self._poller: asyncio.Task[None] | None = None
 
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
     def include(self, charges: Iterable[Charge]) -> bool:
         """Return whether the key of any of the charges is held."""
         keys = self._keys

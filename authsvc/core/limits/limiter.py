@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
-from authsvc.core.limits.batch import Batch, Check, Limit, verdict_of
+from authsvc.core.limits.batch import Batch, Check, Limit, slices, verdict_of
 from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
@@ -171,8 +171,19 @@ class RateLimiter:
     async def _decide(
         self, checks: Sequence[Check]
     ) -> list[CheckResult | ServiceError | store.KeysHeld]:
+        limits = self._limits
+        results: list[CheckResult | ServiceError | store.KeysHeld] = []
+        for part in slices(checks):
+            if results:
+                await asyncio.sleep(0)
+            results += await self._decide_slice(part, limits)
+        return results
+
+    async def _decide_slice(
+        self, checks: Sequence[Check], limits: Mapping[str, Limit]
+    ) -> list[CheckResult | ServiceError | store.KeysHeld]:
         find = self._rejected.find if self._rejected else None
-        batch = Batch(checks=checks, limits=self._limits, held=self._held, find=find)
+        batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
         if batch.needs_database:
             with self._rejected.query() as query:
                 async with self._database.connection() as connection:

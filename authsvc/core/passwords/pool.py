@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from authsvc.core.lib.processors import usable_processors
+from authsvc.core.lib.processors import spare_processors
 from authsvc.errors import Overloaded
 
 _NICENESS = int(os.environ.get("XNICE", "5"))
@@ -43,7 +43,7 @@ class HashPool:
     def __init__(
         self, *, workers: int, max_queued: int, memory_kib: int, max_seconds: float
     ) -> None:
-        self.workers = workers or usable_processors()
+        self.workers = workers or spare_processors()
         self._max_queued = max_queued
         self._memory_kib = memory_kib
         self._max_seconds = max_seconds

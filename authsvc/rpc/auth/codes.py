@@ -1,6 +1,6 @@
 """Owns the RPCs of AuthService about one-time codes."""
 
-from authsvc.core.accounts.email_verification import (
+from authsvc.core.accounts.owner_proofs import (
     AccessToken,
     OwnerProof,
     Password,
@@ -103,7 +103,7 @@ class CodeRpcs(Topic):
 
 
 def _owner_proof(request: pb.VerifyEmailRequest) -> OwnerProof | None:
-    """Return the proof, if any; an empty one is rejected, as without any credentials are removed."""
+    """Return the proof, if any. An empty one is rejected: without one, credentials are removed."""
     match request.WhichOneof("proof"):
         case "registration_token":
             name = "registration_token"

@@ -6,18 +6,12 @@ Whoever reads the code without having set the password gets an account without w
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from authsvc.core.accounts.accounts import Registration
-from authsvc.core.accounts.email_verification import (
-    AccessToken,
-    OwnerProof,
-    Password,
-    RegistrationToken,
-)
+from authsvc.core.accounts.owner_proofs import AccessToken, Password, RegistrationToken
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
 from authsvc.errors import Overloaded
@@ -25,11 +19,21 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG
 from tests.support.clock import FakeClock
-from tests.support.codes import CLIENT, NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
+from tests.support.codes import (
+    NEW_PASSWORD,
+    OTHER,
+    PROOFS,
+    REFUSED,
+    WRONG_CODE,
+    Coded,
+    outcome,
+    outcomes,
+    proof_of,
+    registered,
+)
 from tests.support.databases import until, waits_for_a_lock
 from tests.support.logins import failures
 
-OTHER = "bob@example.test"
 PURPOSE = Purpose.VERIFY_EMAIL
 KIND = MessageKind.VERIFY_EMAIL
 
@@ -168,30 +172,7 @@ async def test_request_is_recorded_without_address_or_code(coded: Coded) -> None
 
 # What was set before the first verification
 
-API_KEY = """
-INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time, expire_time)
-VALUES ($1, $1, 'k', 'authsvc_x', uuid_send($1), '{read}', $2, $2)
-"""
 CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
-PROOFS = ("registration token", "access token", "password")
-
-
-async def registered(coded: Coded, email: str = OTHER) -> tuple[str, str, str]:
-    """Register and log in; return the code, the registration token and an access token."""
-    registration = Registration(email, PASSWORD, "Bob", delivery=Delivery.RETURN)
-    made = await coded.service.accounts.register(CALL, registration)
-    tokens = await coded.service.log_in(CALL, email, PASSWORD, replace(CLIENT, device_id="x"))
-    async with coded.database.connection() as connection:
-        await connection.execute(API_KEY, made.user_id, coded.clock.now())
-    return made.code, made.token, tokens.access_token
-
-
-def proof_of(kind: str, token: str, access_token: str) -> OwnerProof:
-    return {
-        "registration token": RegistrationToken(token),
-        "access token": AccessToken(access_token),
-        "password": Password(PASSWORD),
-    }[kind]
 
 
 async def held(coded: Coded, email: str = OTHER) -> tuple[int, ...]:
@@ -259,124 +240,6 @@ async def test_verified_account_keeps_what_was_set(coded: Coded) -> None:
     await coded.prove_address()
     assert not await coded.verify(code, OTHER)
     assert await held(coded) == (1, 1, 1, 1)
-
-
-async def wrong_proofs(coded: Coded) -> dict[str, OwnerProof]:
-    """Return proofs that show nothing about OTHER's account."""
-    made = await coded.service.accounts.register(CALL, Registration("eve@example.test", PASSWORD))
-    eve = await coded.service.log_in(CALL, "eve@example.test", PASSWORD, CLIENT)
-    tampered = made.token[:-1] + ("A" if made.token[-1] != "A" else "B")
-    return {
-        "password": Password(WRONG),
-        "another's registration token": RegistrationToken(made.token),
-        "another's access token": AccessToken(eve.access_token),
-        "tampered registration token": RegistrationToken(tampered),
-        "not a registration token": RegistrationToken(eve.refresh_token),
-        "not an access token": AccessToken(made.token),
-        "malformed": RegistrationToken("as1_" + "!" * 76),
-    }
-
-
-async def test_wrong_proof_leaves_code_and_reveals_nothing(coded: Coded) -> None:
-    code, token, _ = await registered(coded)
-    for name, proof in (await wrong_proofs(coded)).items():
-        for email, tried in ((OTHER, code), (OTHER, WRONG_CODE), ("none@example.test", code)):
-            end = await outcome(coded.verify(tried, email, proof=proof))
-            assert end == CREDENTIALS_INVALID, (name, email)
-    [[tries]] = await coded.fetch(
-        "SELECT attempts FROM one_time_codes WHERE email_canonical = $1", OTHER
-    )
-    assert tries == 0
-    (row, *_) = await coded.fetch("SELECT failed_logins FROM users WHERE email = $1", OTHER)
-    assert row["failed_logins"] == 14
-    assert not await coded.verify(code, OTHER, proof=RegistrationToken(token))
-
-
-async def test_wrong_password_is_charged_as_failed_login(coded: Coded) -> None:
-    (sent,) = await coded.mailbox()
-    before = coded.service.hasher.compared
-    for _ in range(55):
-        proof = Password(WRONG)
-        assert await outcome(coded.verify(sent.code, proof=proof)) == CREDENTIALS_INVALID
-    assert coded.service.hasher.compared - before == 50
-    assert await failures(coded.database) == 50
-    assert await outcome(coded.verify(sent.code, proof=Password(PASSWORD))) == CREDENTIALS_INVALID
-
-
-async def test_full_hash_queue_leaves_code_and_costs_no_attempt(coded: Coded) -> None:
-    async def full() -> None:
-        raise Overloaded
-
-    (sent,) = await coded.mailbox()
-    coded.service.hasher.before = full
-    assert await outcome(coded.verify(sent.code, proof=Password(PASSWORD))) == "OVERLOADED"
-    assert await failures(coded.database) == 0
-    coded.service.hasher.before = coded.database.ping
-    assert not await coded.verify(sent.code, proof=Password(PASSWORD))
-
-
-@pytest.mark.parametrize("kind", PROOFS[:2])
-@pytest.mark.parametrize("state", ["disabled", "locked", "without password"])
-async def test_proof_counts_only_while_account_can_be_used(
-    coded: Coded, kind: str, state: str
-) -> None:
-    code, token, access_token = await registered(coded)
-    changes = {
-        "disabled": "status = 'disabled'",
-        "locked": "failed_logins = 100",
-        "without password": "password_hash = NULL",
-    }
-    await coded.fetch(f"UPDATE users SET {changes[state]} WHERE email = $1", OTHER)
-    end = await outcome(coded.verify(code, OTHER, proof=proof_of(kind, token, access_token)))
-    # A session can be older than the removal of the password.
-    alone = (kind, state) == ("access token", "without password")
-    assert end == ("OK" if alone else CREDENTIALS_INVALID)
-
-
-async def test_registration_token_lasts_seven_days(coded: Coded) -> None:
-    _, token, _ = await registered(coded)
-    coded.clock.advance(timedelta(days=7))
-    issued = await coded.request(PURPOSE, OTHER)
-    proof = RegistrationToken(token)
-    assert await outcome(coded.verify(issued.code, OTHER, proof=proof)) == CREDENTIALS_INVALID
-    coded.clock.advance(-timedelta(seconds=1))
-    assert not await coded.verify(issued.code, OTHER, proof=proof)
-
-
-async def test_registration_token_ends_with_its_password(coded: Coded) -> None:
-    code, token, _ = await registered(coded)
-    other = await coded.service.hasher.hash(NEW_PASSWORD)
-    await coded.fetch("UPDATE users SET password_hash = $1 WHERE email = $2", other.phc, OTHER)
-    end = await outcome(coded.verify(code, OTHER, proof=RegistrationToken(token)))
-    assert end == CREDENTIALS_INVALID
-
-
-async def test_session_ended_meanwhile_proves_nothing(coded: Coded) -> None:
-    code, _, access_token = await registered(coded)
-    # As another replica does: this one has the session in its cache.
-    await coded.fetch("UPDATE sessions SET revoke_time = now(), revoke_reason = 'logout'")
-    end = await outcome(coded.verify(code, OTHER, proof=AccessToken(access_token)))
-    assert end == CREDENTIALS_INVALID
-    assert await coded.verify(code, OTHER)
-
-
-@pytest.mark.parametrize("to", ["same", "another"])
-async def test_password_replaced_while_code_is_used_is_compared_again(
-    coded: Coded, to: str
-) -> None:
-    code, _, _ = await registered(coded)
-
-    async def replace_hash() -> None:
-        coded.service.hasher.after_verify = coded.database.ping
-        password = PASSWORD if to == "same" else NEW_PASSWORD
-        new = await coded.service.hasher.hash(password)
-        await coded.fetch("UPDATE users SET password_hash = $1 WHERE email = $2", new.phc, OTHER)
-
-    coded.service.hasher.after_verify = replace_hash
-    end = await outcome(coded.verify(code, OTHER, proof=Password(PASSWORD)))
-    assert end == ("OK" if to == "same" else CREDENTIALS_INVALID)
-    if to == "another":
-        assert not await coded.verify(code, OTHER, proof=Password(NEW_PASSWORD))
 
 
 async def test_imported_user_keeps_password_only_with_proof(coded: Coded) -> None:

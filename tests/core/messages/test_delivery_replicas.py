@@ -5,9 +5,9 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.lib.doorbell import Doorbell
 from authsvc.core.messages.delivery import Deliverer, NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.lib.clock import ClockSample, elapsed
-from authsvc.core.lib.doorbell import Doorbell
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.revocations import reader as module
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.reader import RevocationReader
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models.ids import ApiKeyId, SessionId, UserId

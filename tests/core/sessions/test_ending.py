@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from authsvc.core.lib.doorbell import Doorbell
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.ending import end_session
 from authsvc.models.sessions import RevokeReason

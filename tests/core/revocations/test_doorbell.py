@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from authsvc.core.lib.doorbell import Doorbell
+from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.store import doorbell, revocations
 from authsvc.store.doorbell import Channel, Subscription
 from authsvc.store.postgres.database import Connection, Database
