@@ -68,6 +68,8 @@ class Database:
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
         """Open `pool_min` connections, at least one; raises StoreUnavailable if that fails."""
+        for note in settings.notes:
+            log.warning("database_address", note=note)
         connector = Connector(
             address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
