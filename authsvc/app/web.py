@@ -41,6 +41,7 @@ class Web:
         self._clock = clock
         self._metrics = metrics
         self._ready = False
+        self._why = ""
         self._ended = False
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
@@ -60,9 +61,10 @@ class Web:
             max_field_size=_MAX_LINE,
         )
 
-    def set_ready(self, *, ready: bool) -> None:
-        """Set whether /readyz returns 200."""
+    def set_ready(self, *, ready: bool, why: str = "") -> None:
+        """Set whether /readyz returns 200; otherwise it says `why` not."""
         self._ready = ready and not self._ended
+        self._why = why
 
     def end(self) -> None:
         """Let /readyz return 503 from now on."""
@@ -130,7 +132,8 @@ class Web:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if self._ready:
             return web.Response(text="ok\n")
-        return web.Response(status=503, text="not ready\n")
+        text = f"not ready: {self._why}\n" if self._why else "not ready\n"
+        return web.Response(status=503, text=text)
 
 
 @web.middleware

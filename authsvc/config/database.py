@@ -1,10 +1,13 @@
 """Owns the settings of the database: its URL, the pool, and the timeouts of both."""
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field, SecretStr
 
 from authsvc.config.types import Duration, Section
+
+_POSITIVE = Field(gt=timedelta(0))
 
 
 class DatabaseSettings(Section):
@@ -14,7 +17,8 @@ class DatabaseSettings(Section):
     listener_url: SecretStr | None = None
     pool_min: int = Field(2, ge=0)
     pool_max: int = Field(16, ge=1)
-    connect_timeout: Duration = timedelta(seconds=5)
-    acquire_timeout: Duration = timedelta(seconds=3)
-    command_timeout: Duration = timedelta(seconds=5)
+    connect_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=5)
+    acquire_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=3)
+    command_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=5)
+    lock_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=1)
     statement_cache_size: int = Field(256, ge=0)

@@ -186,6 +186,7 @@ async def test_service_is_not_ready_while_postgresql_is_down(
     assert await serving()
     kill(own_server)
     await get.until("/readyz", 503)
+    assert (await get("/readyz")).text.startswith("not ready: database: ")
     assert not await serving()
     # A restart would not help, and verifiers can still fetch the keys.
     assert (await get("/livez")).status == 200

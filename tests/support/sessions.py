@@ -1,7 +1,7 @@
 """Sessions built from real parts: any number of replicas on one database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,7 @@ from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
@@ -55,9 +56,9 @@ class HeldDatabase(Database):
         self.borrowed = 0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, key: Hashable = None) -> AsyncIterator[Connection]:
         self.borrowed += 1
-        async with super().connection() as connection:
+        async with super().connection(key) as connection:
             yield connection
         self.has_read.set()
         await self.go_on.wait()
@@ -104,6 +105,7 @@ def build_sessions(
             settings=settings,
             clock=clock,
             is_fresh=is_fresh,
+            slices=Slices(),
         ),
         refreshing=SessionRefresh(
             database=database,
@@ -175,7 +177,7 @@ class World:
             tokens=token_settings,
             is_fresh=is_fresh,
         )
-        return Replica(sessions, TokenValidation(access_tokens, sessions.validation))
+        return Replica(sessions, TokenValidation(access_tokens, sessions.validation, Slices()))
 
     async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:
         self._users += 1

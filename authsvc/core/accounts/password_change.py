@@ -145,7 +145,7 @@ class PasswordChange:
         """Store the new password with all consequences; return None if `expected` is outdated."""
         user_id = change.claims.subject
         replacement = Replacement(expected, new.phc, new.pepper_id)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             if not await store.replace(connection, user_id, replacement, self._clock.now()):
                 return None
             await self._recent_login.require_live(connection, change.claims.session_id)
