@@ -13,7 +13,7 @@ from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
-from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.clock import DatabaseClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
 from authsvc.core.messages.delivery import Deliverer
@@ -25,6 +25,7 @@ from authsvc.store.postgres.failures import describe
 log = structlog.get_logger("authsvc.service")
 
 _PROBE_INTERVAL = 1.0
+_CERTIFICATE_INTERVAL = 1.0
 # How long a stop waits for deliveries in progress.
 _DELIVERY_PATIENCE = timedelta(seconds=5)
 
@@ -39,14 +40,17 @@ class Application:
     server: Server
     web: Web
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None) -> None:
         self._settings = settings
         self._clock = clock
         self._stack = AsyncExitStack()
+        self._started = asyncio.Event()
 
     @classmethod
     async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
         """Start the service and return it once it serves calls.
+
+        Its clock is `clock`, or else the database's.
 
         Raises:
             StoreUnavailable: The database can't be reached.
@@ -54,7 +58,7 @@ class Application:
             ServerError: A port is in use or a certificate can't be read.
             ConfigError: A template or another file named in `delivery` can't be used.
         """
-        app = cls(settings, clock or SystemClock())
+        app = cls(settings, clock)
         try:
             await app._open()
         except BaseException:
@@ -102,22 +106,25 @@ class Application:
             open_parts(self._settings, self._clock)
         )
         await parts.use.signing_keys.load()
+        await parts.hasher.choose_library()
         metrics = Metrics()
         _measure(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         self.web = Web(
-            settings=self._settings, keys=parts.use.signing_keys, clock=self._clock, metrics=metrics
+            settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
         )
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
             authenticate_bearer=parts.use.token_validation.bearer,
-            clock=self._clock,
+            clock=parts.clock,
             metrics=metrics,
         )
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
-        background = Background(background_jobs(parts, deliverer, self._watch_health))
+        background = Background(
+            background_jobs(parts, deliverer, self._watch_health, self._watch_certificate)
+        )
         self._stack.push_async_callback(background.stop)
         self._stack.push_async_callback(deliverer.stop, _DELIVERY_PATIENCE)
         background.start()
@@ -125,6 +132,7 @@ class Application:
         self._stack.push_async_callback(self.web.stop)
         await self.server.start()
         self._stack.push_async_callback(self.server.stop)
+        self._started.set()
         self._set_serving(serving=True)
 
     def _open_deliverer(self, parts: Parts, metrics: Metrics) -> Deliverer:
@@ -139,7 +147,7 @@ class Application:
         deliverer = open_deliverer(
             parts,
             self._settings,
-            self._clock,
+            parts.clock,
             lambda outcome: outcomes.labels(channel, outcome).inc(),
         )
         metrics.add_gauge(
@@ -155,6 +163,8 @@ class Application:
         return deliverer
 
     async def _watch_health(self) -> None:
+        # Until both ports listen, the service is not ready, whatever the database says.
+        await self._started.wait()
         while True:
             try:
                 await self._parts.database.ping()
@@ -163,6 +173,12 @@ class Application:
             else:
                 self._set_serving(serving=True)
             await asyncio.sleep(_PROBE_INTERVAL)
+
+    async def _watch_certificate(self) -> None:
+        await self._started.wait()
+        while True:
+            await asyncio.sleep(_CERTIFICATE_INTERVAL)
+            await self.server.reload_certificate()
 
     def _set_serving(self, *, serving: bool, why: str = "") -> None:
         self.server.set_serving(serving=serving)
@@ -180,8 +196,24 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
     metrics.add_gauge(
         "authsvc_revocation_listener_up",
         "1 while revocations are read in time and caches are used, otherwise 0.",
-        lambda: float(parts.listener.is_fresh()),
+        lambda: float(parts.revocation_reader.is_fresh()),
     )
+    metrics.add_gauge(
+        "authsvc_revocation_read_age_seconds",
+        "Time since the last successful read of the revocation log began.",
+        parts.revocation_reader.age,
+    )
+    metrics.add_gauge(
+        "authsvc_doorbell_up",
+        "1 while notifications of other replicas are received, otherwise 0: then only polling.",
+        lambda: float(parts.doorbell.is_listening),
+    )
+    if isinstance(parts.clock, DatabaseClock):
+        metrics.add_gauge(
+            "authsvc_clock_skew_seconds",
+            "How far this machine's clock is ahead of the database's, which the service goes by.",
+            parts.clock.skew,
+        )
     metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
         "Assertions rejected since the start because the passkey's counter did not increase.",

@@ -23,17 +23,22 @@ class Job:
 
 
 def background_jobs(
-    parts: Parts, deliverer: Deliverer, watch_health: Callable[[], Awaitable[None]]
+    parts: Parts,
+    deliverer: Deliverer,
+    watch_health: Callable[[], Awaitable[None]],
+    watch_certificate: Callable[[], Awaitable[None]],
 ) -> Sequence[Job]:
     """Return all jobs of the running service."""
     return (
-        Job("revocation-listener", parts.listener.run),
+        Job("revocation-reader", parts.revocation_reader.run),
+        Job("doorbell", parts.doorbell.run),
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),
         Job("retention", parts.use.retention.run),
         Job("delivery", deliverer.run),
         Job("health", watch_health),
+        Job("certificate", watch_certificate),
     )
 
 

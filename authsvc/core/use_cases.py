@@ -4,19 +4,20 @@ from dataclasses import dataclass
 
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.email_verification import EmailVerification
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.codes.email_change import EmailChange
-from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
+from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
@@ -42,7 +43,7 @@ from authsvc.core.user_transfer.importing import UserImport
 class UseCases:
     """Everything that the service does for its callers, its operators and itself.
 
-    Each field is named after its class.
+    Each field is named after its class. `slices` is for the conversion of large batches.
     """
 
     # Logins
@@ -61,6 +62,7 @@ class UseCases:
     session_ending: SessionEnding
     session_listing: SessionListing
     token_validation: TokenValidation
+    slices: Slices
     service_tokens: ServiceTokens
     signing_keys: SigningKeys
 

@@ -15,7 +15,7 @@ A known device whose count is used up is treated as unknown (`users.find_login_s
 is counted before its proof is evaluated (`users.claim_attempt`), and released if it led to no
 evaluation (`users.release_attempt`). A successful login, with its second factor if one is required,
 resets both counts, wherever it came from. The limits over time are divided likewise: a known device
-is charged instead of the account (`BruteForce.charge_login`).
+is charged instead of the account (`BruteForce.charge_guess`).
 
 The columns have no table alias, so the fragments fit only statements that update just users.
 """

@@ -17,11 +17,15 @@ from authsvc.store.postgres.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class LoginSubject:
-    """The account that a login is for; `known_device` if the device has logged in to it before."""
+    """The account that a login is for; `known_device` if the device has logged in to it before.
+
+    `known_may_fail` means that the known devices of the account may still fail.
+    """
 
     user_id: UserId
     status: UserStatus
     known_device: bool
+    known_may_fail: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,8 @@ async def set_status(
 
 
 _FIND_LOGIN_SUBJECT = """
-SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device
+SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device,
+    users.failed_device_logins < $3 AS known_may_fail
 FROM users
 LEFT JOIN devices ON devices.user_id = users.user_id
     AND devices.device_hash = $2 AND users.failed_device_logins < $3
@@ -145,7 +150,12 @@ async def find_login_subject(
     row = await connection.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
     if row is None:
         return None
-    return LoginSubject(UserId(row["user_id"]), UserStatus(row["status"]), row["known_device"])
+    return LoginSubject(
+        UserId(row["user_id"]),
+        UserStatus(row["status"]),
+        row["known_device"],
+        row["known_may_fail"],
+    )
 
 
 # The claim's commit does not wait for a flush: the answer is sent only after the commit that
@@ -170,6 +180,17 @@ async def claim_attempt(
     """
     row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
+
+
+_FIND_CREDENTIAL = """
+SELECT user_id, password_hash, pepper_id FROM users
+WHERE email_canonical = $1 AND status = 'active'
+"""
+
+
+async def find_credential(connection: Connection, email_canonical: str) -> Credential | None:
+    """Return the password hash of the active account with this address; count nothing."""
+    return credential_from(await connection.fetchrow(_FIND_CREDENTIAL, email_canonical))
 
 
 _RELEASE_ATTEMPT = """

@@ -158,8 +158,12 @@ class AuthServiceServicer:
 
     def VerifyEmail(self, request, context):
         """Verifies the account's e-mail address with the code that was sent to it.
-        Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        The first time, somebody else may have created the account. So without a
+        proof of having set its password, the password, sessions, API keys and
+        identities are removed, and a code for ResetPassword is sent to the address.
+        A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+        Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

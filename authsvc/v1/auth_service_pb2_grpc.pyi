@@ -41,8 +41,12 @@ class AuthServiceStub:
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
     """Verifies the account's e-mail address with the code that was sent to it.
-    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    The first time, somebody else may have created the account. So without a
+    proof of having set its password, the password, sessions, API keys and
+    identities are removed, and a code for ResetPassword is sent to the address.
+    A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+    Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     ResendVerification: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]
     """Sends a new code for VerifyEmail; the previous code stops working. The
@@ -176,8 +180,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
     """Verifies the account's e-mail address with the code that was sent to it.
-    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    The first time, somebody else may have created the account. So without a
+    proof of having set its password, the password, sessions, API keys and
+    identities are removed, and a code for ResetPassword is sent to the address.
+    A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+    Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     ResendVerification: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]  # type: ignore[assignment]
     """Sends a new code for VerifyEmail; the previous code stops working. The
@@ -320,8 +328,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_service_pb2.VerifyEmailResponse]]:
         """Verifies the account's e-mail address with the code that was sent to it.
-        Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        The first time, somebody else may have created the account. So without a
+        proof of having set its password, the password, sessions, API keys and
+        identities are removed, and a code for ResetPassword is sent to the address.
+        A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+        Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 
     @_abc_1.abstractmethod

@@ -139,6 +139,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
     beginning after the delay.
     """
+    ERROR_REASON_SERVICE_STOPPING: _ErrorReason.ValueType  # 29
+    """UNAVAILABLE. This replica is shutting down; the call did not take effect,
+    unless it was already running. Detail: google.rpc.RetryInfo. Retry on
+    another connection, which reaches another replica.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -266,5 +271,10 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
 """UNAVAILABLE. The provider did not answer in time or gave an invalid
 answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
 beginning after the delay.
+"""
+ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
+"""UNAVAILABLE. This replica is shutting down; the call did not take effect,
+unless it was already running. Detail: google.rpc.RetryInfo. Retry on
+another connection, which reaches another replica.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -92,6 +92,6 @@ async def test_stop_before_start_does_nothing() -> None:
 async def test_job_names_are_unique(live_settings: Settings, clock: FakeClock) -> None:
     async with open_parts(live_settings, clock) as parts:
         deliverer = open_deliverer(parts, live_settings, clock, lambda _: None)
-        jobs = background_jobs(parts, deliverer, _Work().run)
+        jobs = background_jobs(parts, deliverer, _Work().run, _Work().run)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)

@@ -61,8 +61,11 @@ class Target:
 
 
 @contextmanager
-def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
-    """Start everything; yield the echo, the service, and its seconds from start to SERVING."""
+def targets(folder: Path, **environment: str) -> Iterator[tuple[Target, Target, float]]:
+    """Start everything; yield the echo, the service, and its seconds from start to SERVING.
+
+    `environment` has more variables for the service.
+    """
     workspace = Workspace(folder)
     workspace.prepare()
     postgres = EmbeddedPostgres(folder)
@@ -91,9 +94,9 @@ def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
             AUTHSVC_GRPC__ADDRESS=f"127.0.0.1:{grpc_port}",
             AUTHSVC_HTTP__ADDRESS=f"127.0.0.1:{http_port}",
             AUTHSVC_LOG__FORMAT="json",
-            AUTHSVC_LOG__LEVEL="warning",
             AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
             AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
+            **{"AUTHSVC_LOG__LEVEL": "warning", **environment},
         )
         service = Target("service", grpc_port, process.pid, workspace.certificates)
         asyncio.run(_until_serving(service))

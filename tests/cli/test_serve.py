@@ -2,7 +2,7 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,20 +11,6 @@ from authsvc.dev.workspace import Workspace
 from tests.support.processes import Process
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Starts commands; those still running when the test ends are killed."""
-    started: list[Process] = []
-
-    def run(*arguments: str, **environment: str) -> Process:
-        started.append(Process(*arguments, **environment))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
 
 
 @pytest.fixture

@@ -79,6 +79,15 @@ def test_grace_period_exceeds_drain_time() -> None:
     assert pod["terminationGracePeriodSeconds"] > pause + 20
 
 
+def test_probes_need_no_certificate() -> None:
+    """The kubelet can present none, and an ordinary certificate is no client's."""
+    pod = _one("Deployment")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    paths = {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+    for probe, path in paths.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+
+
 def test_every_pod_has_a_network_policy() -> None:
     policies = [doc for _, doc in DOCUMENTS if doc["kind"] == "NetworkPolicy"]
     selected = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies]

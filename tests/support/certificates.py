@@ -10,6 +10,7 @@ import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
@@ -30,6 +31,10 @@ class Certificate:
     def parsed(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self.certificate)
 
+    @property
+    def der(self) -> bytes:
+        return self.parsed.public_bytes(Encoding.DER)
+
 
 def key_usage(**granted: bool) -> x509.KeyUsage:
     """Return a key usage with digitalSignature and the usages `granted`."""
@@ -46,14 +51,7 @@ class Authority:
     def __init__(self, name: str = "Test authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        public = self._key.public_key()
-        self._certificate = (
-            self._builder(self._name, self._key, LONG_AGO, FAR_AHEAD)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .sign(self._key, hashes.SHA256())
-        )
+        self._certificate = self._self_signed(FAR_AHEAD)
 
     @property
     def certificate(self) -> bytes:
@@ -67,9 +65,10 @@ class Authority:
         extensions: Sequence[x509.ExtensionType] = (),
         not_before: datetime = LONG_AGO,
         not_after: datetime = FAR_AHEAD,
+        key: CertificateIssuerPrivateKeyTypes | None = None,
     ) -> Certificate:
         """Return a certificate with these alternative names and extensions."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = self._builder(_name(common_name), key, not_before, not_after).add_extension(
             issuer, critical=False
@@ -85,19 +84,38 @@ class Authority:
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
         )
 
-    def server(self, not_after: datetime = FAR_AHEAD) -> Certificate:
+    def server(
+        self,
+        not_after: datetime = FAR_AHEAD,
+        key: CertificateIssuerPrivateKeyTypes | None = None,
+        extensions: Sequence[x509.ExtensionType] = (),
+    ) -> Certificate:
         """Return a certificate for a server on this machine."""
         names = (x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1")))
-        return self.issue(*names, not_after=not_after)
+        return self.issue(*names, not_after=not_after, key=key, extensions=extensions)
+
+    def renewed(self, not_after: datetime) -> bytes:
+        """Return another certificate of the authority, with the same name and key."""
+        return self._self_signed(not_after).public_bytes(Encoding.PEM)
 
     def caller(self, uri: str, not_after: datetime = FAR_AHEAD) -> Certificate:
         """Return a certificate for the calling service `uri`."""
         return self.issue(x509.UniformResourceIdentifier(uri), not_after=not_after)
 
+    def _self_signed(self, not_after: datetime) -> x509.Certificate:
+        public = self._key.public_key()
+        return (
+            self._builder(self._name, self._key, LONG_AGO, not_after)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+
     def _builder(
         self,
         subject: x509.Name,
-        key: ec.EllipticCurvePrivateKey,
+        key: CertificateIssuerPrivateKeyTypes,
         not_before: datetime,
         not_after: datetime,
     ) -> x509.CertificateBuilder:

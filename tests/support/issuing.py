@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib import base64url
+from authsvc.core.lib.slices import Slices
 from authsvc.core.signing import token_claims
 from authsvc.core.signing.access_tokens import AccessTokens, SignedToken
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -40,7 +41,9 @@ class Issuing:
         self.access_tokens = AccessTokens(
             keys=world._keys, settings=tokens, permissions=PERMISSIONS, clock=world.clock
         )
-        self.validation = TokenValidation(self.access_tokens, self.replica.sessions.validation)
+        self.validation = TokenValidation(
+            self.access_tokens, self.replica.sessions.validation, Slices()
+        )
         self.tokens = ServiceTokens(
             database=world.database,
             access_tokens=self.access_tokens,

@@ -22,6 +22,7 @@ from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.federation.providers import ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates
+from authsvc.core.lib.slices import Slices
 from authsvc.core.login.federated import OAuthLogin, OAuthOutcome
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError, credentials_invalid
@@ -75,7 +76,9 @@ class Federated:
         )
         brute_force = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)
-        self.validation = TokenValidation(service.access_tokens, service.sessions.validation)
+        self.validation = TokenValidation(
+            service.access_tokens, service.sessions.validation, Slices()
+        )
         self.identities = Identities(
             database=database, recent_login=recent_login, outbox=service.outbox, clock=clock
         )

@@ -1,4 +1,4 @@
-"""Commands of the service as processes of their own."""
+"""The service and its commands as processes of their own."""
 
 import os
 import re
@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import grpc
+import pytest
 
 from authsvc.dev.workspace import Workspace
 
@@ -101,3 +103,17 @@ class Replica:
             client.with_suffix(".crt").read_bytes(),
         )
         return grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """Starts commands; those still running when the test ends are killed."""
+    started: list[Process] = []
+
+    def run(*arguments: str, **environment: str) -> Process:
+        started.append(Process(*arguments, **environment))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()

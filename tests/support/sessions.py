@@ -14,6 +14,7 @@ from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
@@ -104,6 +105,7 @@ def build_sessions(
             settings=settings,
             clock=clock,
             is_fresh=is_fresh,
+            slices=Slices(),
         ),
         refreshing=SessionRefresh(
             database=database,
@@ -175,7 +177,7 @@ class World:
             tokens=token_settings,
             is_fresh=is_fresh,
         )
-        return Replica(sessions, TokenValidation(access_tokens, sessions.validation))
+        return Replica(sessions, TokenValidation(access_tokens, sessions.validation, Slices()))
 
     async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:
         self._users += 1

@@ -7,11 +7,11 @@ from typing import TypeAlias
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
-from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import user_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
 from authsvc.store import deletion as store

@@ -7,7 +7,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.codes.requests import CodeLimits
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import FieldInvalid, code_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
@@ -66,7 +66,7 @@ class EmailChange:
                 IP.
         """
         self._recent_login.require(claims)
-        new = parse_email(new_email, _FIELD)
+        new = parse_new_email(new_email, _FIELD)
         own = await self._own(claims)
         if new.canonical == own.email_canonical:
             raise FieldInvalid(_FIELD, "is already the account's address")

@@ -52,14 +52,32 @@ class Batcher(Generic[Item, Result]):
 
         Cancelling a caller does not affect the others in its batch.
         """
-        if len(self._waiting) >= self._max_waiting:
+        self._require_room(1)
+        return await self._enqueue(item)
+
+    async def submit_many(self, items: Sequence[Item]) -> list[Result]:
+        """Return the results of several items, in order, waiting for one batch of them at a time.
+
+        It costs less than a task for each, and doesn't keep the event loop.
+        """
+        results: list[Result] = []
+        for start in range(0, len(items), self._max_batch):
+            part = items[start : start + self._max_batch]
+            self._require_room(len(part))
+            results += await asyncio.gather(*map(self._enqueue, part))
+        return results
+
+    def _require_room(self, count: int) -> None:
+        if len(self._waiting) + count > self._max_waiting:
             raise Overloaded
+
+    def _enqueue(self, item: Item) -> asyncio.Future[Result]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
         if self._task is None:
             self._task = loop.create_task(self._drain(), context=Context())
-        return await future
+        return future
 
     async def _drain(self) -> None:
         try:

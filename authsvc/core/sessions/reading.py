@@ -4,7 +4,7 @@ Lookups that arrive while a statement is in flight form the next batch, so a res
 than its request.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from authsvc.config import SessionSettings, TokenSettings
@@ -16,8 +16,9 @@ from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
 
-# Rows per statement, and callers that may wait.
-_MAX_BATCH = 1_000
+# Rows per statement, and callers that may wait. Rows are read into objects without a pause, so
+# more would keep the event loop.
+_MAX_BATCH = 100
 _MAX_WAITING = 20_000
 
 Key = TypeVar("Key")
@@ -50,9 +51,17 @@ class SessionReader:
         """Return the session whose token has this SHA-256, ended or not."""
         return await self._by_token.submit(token_hash)
 
+    async def by_tokens(self, hashes: Sequence[bytes]) -> list[CachedSession | None]:
+        """Return the sessions whose tokens have these SHA-256, in order."""
+        return await self._by_token.submit_many(hashes)
+
     async def by_id(self, session_id: SessionId) -> CachedSession | None:
         """Return the session with this id, ended or not."""
         return await self._by_id.submit(session_id)
+
+    async def by_ids(self, ids: Sequence[SessionId]) -> list[CachedSession | None]:
+        """Return the sessions with these ids, in order."""
+        return await self._by_id.submit_many(ids)
 
     async def extend(self, session_id: SessionId) -> CachedSession | None:
         """Reset the idle lifetime of an active session and return it.
@@ -60,6 +69,10 @@ class SessionReader:
         Return None if it is no longer active or another transaction has locked it.
         """
         return await self._extensions.submit(session_id)
+
+    async def extend_many(self, ids: Sequence[SessionId]) -> list[CachedSession | None]:
+        """Extend several sessions as `extend` does, in order."""
+        return await self._extensions.submit_many(ids)
 
     async def _read_by_token(self, hashes: list[bytes]) -> list[CachedSession | None]:
         return await self._read(hashes, store.find_by_token)

@@ -6,7 +6,6 @@ revoked session when notified. Inactive sessions are never cached, and a cached 
 for extension or looks expired is read again, because another replica may have extended it.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Final
 from authsvc.config import SessionSettings
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.memo import Memo
+from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.reading import SessionReader
@@ -69,6 +69,7 @@ class SessionValidation:
         settings: SessionSettings,
         clock: Clock,
         is_fresh: Callable[[], bool],
+        slices: Slices,
     ) -> None:
         self._reader = reader
         self._cache = cache
@@ -77,17 +78,26 @@ class SessionValidation:
         self._binding = ClientBinding(settings)
         self._clock = clock
         self._is_fresh = is_fresh
+        self._slices = slices
 
     async def validate(self, check: SessionCheck) -> SessionResult:
         """Return whether the session of a token is active, and extend it if it is due."""
-        return self._validate_cached(check) or await self._validate_stored(check)
+        result = self._validate_without_read(check)
+        if result is not None:
+            return result
+        entry = await self._reader.by_token(digest(check.session_token))
+        now = self._clock.now()
+        if entry is not None and self._is_due(entry, check, now):
+            # On None another transaction refreshes, extends or ends it; it was active when read.
+            entry = await self._reader.extend(entry.id) or entry
+        return self._judge(entry, check, now)
 
     async def validate_many(self, checks: Sequence[SessionCheck]) -> list[SessionResult]:
         """Validate several sessions; the results are in the order of the checks."""
-        cached = [self._validate_cached(check) for check in checks]
-        missing = [check for check, found in zip(checks, cached, strict=True) if found is None]
-        stored = iter(await asyncio.gather(*map(self._validate_stored, missing)))
-        return [result or next(stored) for result in cached]
+        results = await self._slices.map(self._validate_without_read, checks)
+        missing = [check for check, result in zip(checks, results, strict=True) if result is None]
+        read = iter(await self._validate_stored(missing) if missing else ())
+        return [result or next(read) for result in results]
 
     def find_cached(self, session_id: SessionId) -> Session | None:
         """Return the session of an access token if it is in force and in the cache.
@@ -112,39 +122,66 @@ class SessionValidation:
         """
         if not strict and (session := self.find_cached(session_id)):
             return session
-        entry = await self._reader.by_id(session_id)
+        return self._use(await self._reader.by_id(session_id))
+
+    async def find_many(self, ids: Sequence[SessionId]) -> list[Session | None]:
+        """Return the sessions of several access tokens like `find`, read from the database."""
+        return await self._slices.map(self._use, await self._reader.by_ids(ids))
+
+    def _validate_without_read(self, check: SessionCheck) -> SessionResult | None:
+        """Return the result if it needs no read, otherwise None."""
+        if not check.strict and self._is_fresh():
+            entry = self._cache.by_token(digest(check.session_token))
+            if entry is not None and (now := self._clock.now()) < entry.slide_time:
+                return self._result(entry, check, now)
+        if not is_session_token(check.session_token):
+            return _INACTIVE[InactiveReason.MALFORMED]
+        return None
+
+    async def _validate_stored(self, checks: Sequence[SessionCheck]) -> list[SessionResult]:
+        hashes = await self._slices.map(lambda check: digest(check.session_token), checks)
+        entries = await self._reader.by_tokens(hashes)
+        now = self._clock.now()
+        pairs = list(zip(checks, entries, strict=True))
+        due = await self._slices.map(
+            lambda pair: pair[1] is not None and self._is_due(pair[1], pair[0], now), pairs
+        )
+        ids = list(
+            {entry.id for entry, is_due in zip(entries, due, strict=True) if entry and is_due}
+        )
+        extended = dict(zip(ids, await self._reader.extend_many(ids), strict=True))
+        return await self._slices.map(
+            lambda pair: self._judge(
+                pair[1] and (extended.get(pair[1].id) or pair[1]), pair[0], now
+            ),
+            pairs,
+        )
+
+    def _is_due(self, entry: CachedSession, check: SessionCheck, now: datetime) -> bool:
+        return now >= entry.slide_time and self._inactive_reason(entry, check, now) is None
+
+    def _judge(
+        self, entry: CachedSession | None, check: SessionCheck, now: datetime
+    ) -> SessionResult:
+        """Return the result for a session as it was read, None if it is unknown."""
+        if entry is None:
+            return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
+        reason = self._inactive_reason(entry, check, now)
+        return _INACTIVE[reason] if reason else self._result(entry, check, now)
+
+    def _inactive_reason(
+        self, entry: CachedSession, check: SessionCheck, now: datetime
+    ) -> InactiveReason | None:
+        return entry.session.inactive_reason(now) or self._mismatch(entry.session, check.client)
+
+    def _use(self, entry: CachedSession | None) -> Session | None:
+        """Return the session of an access token, and note its use if it is in force."""
         if entry is None:
             return None
         now = self._clock.now()
         if now >= entry.touch_time and entry.session.is_in_force(now):
             self._note_use(entry, now)
         return entry.session
-
-    def _validate_cached(self, check: SessionCheck) -> SessionResult | None:
-        if check.strict or not self._is_fresh():
-            return None
-        entry = self._cache.by_token(digest(check.session_token))
-        if entry is None:
-            return None
-        now = self._clock.now()
-        if now >= entry.slide_time:
-            return None
-        return self._result(entry, check, now)
-
-    async def _validate_stored(self, check: SessionCheck) -> SessionResult:
-        if not is_session_token(check.session_token):
-            return _INACTIVE[InactiveReason.MALFORMED]
-        entry = await self._reader.by_token(digest(check.session_token))
-        if entry is None:
-            return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
-        now = self._clock.now()
-        reason = entry.session.inactive_reason(now) or self._mismatch(entry.session, check.client)
-        if reason is not None:
-            return _INACTIVE[reason]
-        if now >= entry.slide_time:
-            # On None another transaction refreshes, extends or ends it; it was active when read.
-            entry = await self._reader.extend(entry.session.session_id) or entry
-        return self._result(entry, check, now)
 
     def _result(self, entry: CachedSession, check: SessionCheck, now: datetime) -> SessionResult:
         """Return the result for a session that is active but may be bound to another client."""

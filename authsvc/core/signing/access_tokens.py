@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from authsvc.config import TokenSettings
+from authsvc.core.lib.slices import Slices
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.signing import jws, token_claims
 from authsvc.core.signing.jwk import VerifyingKey
@@ -25,6 +26,18 @@ _TYPE = "at+jwt"
 _TOKEN_ID_BYTES = 16
 
 AnyClaims: TypeAlias = Claims | ServiceClaims
+
+_REJECTED = InactiveReason.SIGNATURE_INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class _UnknownKey:
+    """A token names a key that this process has not read, so nothing is known about it."""
+
+    key_id: str
+
+
+_Outcome: TypeAlias = AnyClaims | InactiveReason | _UnknownKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +134,8 @@ class AccessTokens:
         A token signed by a key that this process has not read yet is SIGNATURE_INVALID here: see
         `verify_with_new_keys`.
         """
-        entry = self._verified.get(token)
-        # The key is looked up again, as a revoked key invalidates what it signed.
-        if entry is not None and self._keys.find(entry[1].key_id) is entry[1]:
-            return self._judge(entry[0], audience)
-        outcome = self._verify_form_and_signature(token)
-        if isinstance(outcome, InactiveReason):
-            return outcome
-        verdict = self._judge(outcome[0], audience)
-        if not isinstance(verdict, InactiveReason):
-            self._verified.put(token, outcome)
-        return verdict
+        outcome = self._examine(token, audience)
+        return _REJECTED if isinstance(outcome, _UnknownKey) else outcome
 
     async def verify_with_new_keys(
         self, token: str, audience: str | None = "", *, strict: bool = False
@@ -145,35 +149,72 @@ class AccessTokens:
         Raises:
             StoreUnavailable: The keys had to be read and could not be.
         """
-        outcome = self.verify(token, audience)
-        if not isinstance(outcome, InactiveReason):
-            if strict or not self._keys.is_fresh():
-                await self._keys.refresh()
-                return self.verify(token, audience)
-        elif outcome is InactiveReason.SIGNATURE_INVALID:
-            key_id = jws.parse(token, _TYPE).key_id
-            if await self._keys.learn(key_id):
-                return self.verify(token, audience)
+        outcome = self._examine(token, audience)
+        if isinstance(outcome, _UnknownKey):
+            known = await self._keys.learn((outcome.key_id,))
+            return self.verify(token, audience) if known else _REJECTED
+        if (strict or not self._keys.is_fresh()) and not isinstance(outcome, InactiveReason):
+            await self._keys.refresh()
+            return self.verify(token, audience)
         return outcome
+
+    async def verify_many(
+        self, tokens: Sequence[str], audience: str, slices: Slices
+    ) -> list[AnyClaims | InactiveReason]:
+        """Verify several tokens like `verify_with_new_keys`, in order; the keys are read once.
+
+        Raises:
+            StoreUnavailable: The keys had to be read and could not be.
+        """
+        outcomes = await slices.map(lambda token: self._examine(token, audience), tokens)
+        unknown = {outcome.key_id for outcome in outcomes if isinstance(outcome, _UnknownKey)}
+        learned = bool(unknown) and await self._keys.learn(unknown)
+        outdated = not self._keys.is_fresh()
+        if outdated:
+            await self._keys.refresh()
+
+        def conclude(pair: tuple[str, _Outcome]) -> AnyClaims | InactiveReason:
+            token, outcome = pair
+            if isinstance(outcome, _UnknownKey):
+                return self.verify(token, audience) if learned else _REJECTED
+            # What a known key did not sign is not verified again: signatures are what costs.
+            if outdated and not isinstance(outcome, InactiveReason):
+                return self.verify(token, audience)
+            return outcome
+
+        return await slices.map(conclude, zip(tokens, outcomes, strict=True))
 
     def require_scopes(self, claims: AnyClaims, scopes: Iterable[str]) -> InactiveReason | None:
         """Return SCOPE_MISSING unless the token has all `scopes`."""
         missing = not set(scopes).issubset(claims.scopes)
         return InactiveReason.SCOPE_MISSING if missing else None
 
+    def _examine(self, token: str, audience: str | None) -> _Outcome:
+        entry = self._verified.get(token)
+        # The key is looked up again, as a revoked key invalidates what it signed.
+        if entry is not None and self._keys.find(entry[1].key_id) is entry[1]:
+            return self._judge(entry[0], audience)
+        outcome = self._verify_form_and_signature(token)
+        if not isinstance(outcome, tuple):
+            return outcome
+        verdict = self._judge(outcome[0], audience)
+        if not isinstance(verdict, InactiveReason):
+            self._verified.put(token, outcome)
+        return verdict
+
     def _verify_form_and_signature(
         self, token: str
-    ) -> tuple[AnyClaims, VerifyingKey] | InactiveReason:
+    ) -> tuple[AnyClaims, VerifyingKey] | InactiveReason | _UnknownKey:
         try:
             parts = jws.parse(token, _TYPE)
             claims = token_claims.read(parts.payload)
         except Malformed:
             return InactiveReason.MALFORMED
         key = self._keys.find(parts.key_id)
-        if key is None or key.algorithm != parts.algorithm:
-            return InactiveReason.SIGNATURE_INVALID
-        if not key.verify(parts.signing_input, parts.signature):
-            return InactiveReason.SIGNATURE_INVALID
+        if key is None:
+            return _UnknownKey(parts.key_id)
+        if key.algorithm != parts.algorithm or not key.verify(parts.signing_input, parts.signature):
+            return _REJECTED
         return claims, key
 
     def _judge(self, claims: AnyClaims, audience: str | None) -> AnyClaims | InactiveReason:

@@ -6,7 +6,7 @@ it signs, and a token signed by a key not read yet makes the process read the ke
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import structlog
@@ -14,7 +14,6 @@ import structlog
 from authsvc.config import TokenSettings
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.lib.single_flight import SingleFlight
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
@@ -22,6 +21,7 @@ from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitio
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
+from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
@@ -178,8 +178,8 @@ class SigningKeys:
             except TimeoutError:
                 continue
 
-    async def learn(self, key_id: str) -> bool:
-        """Read the keys if a token names an unknown one; return whether it is known now.
+    async def learn(self, key_ids: Iterable[str]) -> bool:
+        """Read the keys if tokens name unknown ones; return whether one of these is known now.
 
         Concurrent callers share a read, and these reads are 50 ms apart: a flood of made-up ids
         costs the database 20 small queries a second, and nobody waits longer than 50 ms for a read.
@@ -187,10 +187,11 @@ class SigningKeys:
         Raises:
             StoreUnavailable: The database did not answer.
         """
-        if len(key_id) != _KEY_ID_LENGTH or key_id in self._verifying:
+        unknown = {name for name in key_ids if len(name) == _KEY_ID_LENGTH} - self._verifying.keys()
+        if not unknown:
             return False
         await self._learning.read()
-        return key_id in self._verifying
+        return not unknown.isdisjoint(self._verifying)
 
     async def refresh(self) -> None:
         """Read the keys, sharing the read with concurrent callers; may raise StoreUnavailable."""

@@ -8,15 +8,16 @@ issued so that it never outlives the session's absolute expiry. It may outlive t
 which only limits refreshing: a token issued for an hour is valid for that hour.
 """
 
-import asyncio
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid
+from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
 
@@ -50,9 +51,12 @@ _INACTIVE: Final = {reason: TokenResult(active=False, reason=reason) for reason 
 class TokenValidation:
     """Validates access tokens."""
 
-    def __init__(self, access_tokens: AccessTokens, sessions: SessionValidation) -> None:
+    def __init__(
+        self, access_tokens: AccessTokens, sessions: SessionValidation, slices: Slices
+    ) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
+        self._slices = slices
 
     async def validate(self, check: TokenCheck) -> TokenResult:
         """Validate an access token; with `strict`, its session is read from the database."""
@@ -68,7 +72,7 @@ class TokenValidation:
             check.strict or not self._sessions.find_cached(claims.session_id)
         ):
             session = await self._sessions.find(claims.session_id, strict=check.strict)
-            reason = session.end_reason() if session else InactiveReason.SESSION_UNKNOWN
+            reason = _reason_of(session)
             if reason is not None:
                 return _INACTIVE[reason]
         if check.required_scopes:
@@ -79,14 +83,18 @@ class TokenValidation:
 
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
         """Validate several access tokens, presented without certificates, in order."""
-        cached = self._validate_cached(tokens, audience)
+        outcomes = await self._access_tokens.verify_many(tokens, audience, self._slices)
+        results = await self._slices.map(self._validate_without_read, outcomes)
         missing = [
-            TokenCheck(token, audience)
-            for token, result in zip(tokens, cached, strict=True)
-            if result is None
+            claims
+            for claims, result in zip(outcomes, results, strict=True)
+            if result is None and isinstance(claims, Claims)
         ]
-        stored = iter(await asyncio.gather(*map(self.validate, missing)))
-        return [result or next(stored) for result in cached]
+        if missing:
+            sessions = await self._sessions.find_many([claims.session_id for claims in missing])
+            read = iter(map(_with_session, missing, sessions))
+            return [result or next(read) for result in results]
+        return [result for result in results if result]
 
     async def bearer(self, token: str) -> Claims:
         """Return the claims of a user's access token for acting on the user's own account.
@@ -102,20 +110,23 @@ class TokenValidation:
             raise bearer_invalid()
         return claims
 
-    def _validate_cached(self, tokens: Sequence[str], audience: str) -> list[TokenResult | None]:
-        """Return the results that can be decided without a read, None for the others."""
-        verify, find = self._access_tokens.verify, self._sessions.find_cached
-        results: list[TokenResult | None] = []
-        for token in tokens:
-            claims = verify(token, audience)
-            if isinstance(claims, InactiveReason):
-                # This replica may not have read its key yet.
-                unknown_key = claims is InactiveReason.SIGNATURE_INVALID
-                results.append(None if unknown_key else _INACTIVE[claims])
-            elif claims.certificate_thumbprint or not isinstance(claims, Claims):
-                results.append(_INACTIVE[InactiveReason.CERTIFICATE_MISMATCH])
-            elif find(claims.session_id) is None:
-                results.append(None)
-            else:
-                results.append(TokenResult(active=True, claims=claims))
-        return results
+    def _validate_without_read(
+        self, outcome: Claims | ServiceClaims | InactiveReason
+    ) -> TokenResult | None:
+        """Return the result for a verified token, or None if its session has to be read."""
+        if isinstance(outcome, InactiveReason):
+            return _INACTIVE[outcome]
+        if outcome.certificate_thumbprint or not isinstance(outcome, Claims):
+            return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
+        if self._sessions.find_cached(outcome.session_id) is None:
+            return None
+        return TokenResult(active=True, claims=outcome)
+
+
+def _with_session(claims: Claims, session: Session | None) -> TokenResult:
+    reason = _reason_of(session)
+    return _INACTIVE[reason] if reason else TokenResult(active=True, claims=claims)
+
+
+def _reason_of(session: Session | None) -> InactiveReason | None:
+    return session.end_reason() if session else InactiveReason.SESSION_UNKNOWN

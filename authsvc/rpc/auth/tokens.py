@@ -46,7 +46,8 @@ class TokenRpcs(Topic):
         results = await self._use.token_validation.validate_many(
             tokens, convert.text(request.audience, "audience", _MAX_AUDIENCE)
         )
-        return pb.BatchValidateTokensResponse(results=map(self._result, results))
+        messages = await self._use.slices.map(self._result, results)
+        return pb.BatchValidateTokensResponse(results=messages)
 
     async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
         """Return the public keys that verify access tokens."""

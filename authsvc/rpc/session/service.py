@@ -36,9 +36,12 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
     ) -> pb.BatchValidateSessionsResponse:
         """Return for each of up to 1000 sessions whether it is active."""
         convert.batch_size(request.checks, "checks")
-        checks = [_check(check, f"checks[{index}].") for index, check in enumerate(request.checks)]
+        checks = await self._use.slices.map(
+            lambda item: _check(item[1], f"checks[{item[0]}]."), enumerate(request.checks)
+        )
         results = await self._use.session_validation.validate_many(checks)
-        return pb.BatchValidateSessionsResponse(results=map(_result, results))
+        messages = await self._use.slices.map(_result, results)
+        return pb.BatchValidateSessionsResponse(results=messages)
 
     async def GetSession(
         self, request: pb.GetSessionRequest, _context: Context

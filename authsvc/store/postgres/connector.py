@@ -6,7 +6,7 @@ import secrets
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import asyncpg
 
@@ -61,13 +61,15 @@ class PoolConnection(Connection):
     are random, so that they mean nothing in another one, even if a pooler was not recognised.
 
     `server` is None if the role may not ask for the server's identity. `begin` begins a
-    transaction. `generation` belongs to the pool.
+    transaction. `generation` belongs to the pool, and `rings` to `store/doorbell.py`: the channels
+    to ring after the commit.
     """
 
     is_direct = False
     begin = "BEGIN"
     server: Server | None = None
     generation = 0
+    rings: frozenset[str] = frozenset()
     _names: Iterator[str] | None = None
 
     def _get_unique_id(self, prefix: str) -> str:
@@ -102,6 +104,20 @@ class PoolConnection(Connection):
             getattr(reported, "default_transaction_read_only", None),
             getattr(reported, "in_hot_standby", None),
         )
+
+
+def as_pool_connection(connection: Connection) -> PoolConnection | None:
+    """Return the connection if it is one that a `Connector` opened."""
+    # For asyncpg, each of its connections is an instance of each of their classes.
+    if PoolConnection in type(connection).__mro__:
+        return cast("PoolConnection", connection)
+    return None
+
+
+def known_timeline(connection: Connection) -> str | None:
+    """Return the timeline that the server had when the connection was opened, if it is known."""
+    own = as_pool_connection(connection)
+    return own.server.timeline if own and own.server else None
 
 
 class Connector:

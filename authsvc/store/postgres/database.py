@@ -10,6 +10,7 @@ import structlog
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.connector import (
+    FAILURES,
     Connection,
     Connector,
     NotWritableError,
@@ -62,6 +63,7 @@ class Database:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._shares = Shares(max(1, pool.maximum // _SHARE), pool.acquire_timeout)
+        self._on_commit: Callable[[frozenset[str]], None] = _ring_nobody
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
@@ -94,7 +96,7 @@ class Database:
         `key` is what a statement may have to wait for, such as an account whose row is locked. At
         most a quarter of the connections is lent for one key at a time, so that others stay free.
         """
-        return _Loan(self._pool, self._shares, key)
+        return self._lend(key)
 
     @asynccontextmanager
     async def transaction(self, key: Hashable = None) -> AsyncIterator[Connection]:
@@ -102,17 +104,37 @@ class Database:
 
         `key` is as for `connection`.
         """
-        async with _Loan(self._pool, self._shares, key) as connection:
+        async with self._lend(key) as connection:
             await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
+    def _lend(self, key: Hashable) -> "_Loan":
+        return _Loan(pool=self._pool, shares=self._shares, key=key, on_commit=self._on_commit)
+
     async def ping(self) -> None:
         """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
             await probe(connection)
+
+    async def connect(self) -> PoolConnection:
+        """Return a new connection outside the pool, for long use; the caller closes it.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return await self._pool.connect()
+        except (*FAILURES, ValueError) as error:
+            raise StoreUnavailable from error
+
+    def on_commit(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` with the channels to ring, after what rings them has been committed.
+
+        It must not raise; it replaces the one before.
+        """
+        self._on_commit = callback
 
     def on_leave(self, callback: Callable[[], None]) -> None:
         """Call `callback` whenever the server is left; it must not raise.
@@ -129,6 +151,11 @@ class Database:
         """
         self._pool.leave(cause)
 
+    def leave_server_of(self, connection: PoolConnection, cause: str) -> None:
+        """Leave the server of this connection, unless it has been left before."""
+        if self._pool.is_current(connection):
+            self._pool.leave(cause)
+
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
         return self._pool.usage()
@@ -141,13 +168,21 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_connection", "_key", "_pool", "_shares")
+    __slots__ = ("_connection", "_key", "_on_commit", "_pool", "_shares")
     _connection: PoolConnection
 
-    def __init__(self, pool: Pool, shares: Shares, key: Hashable) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        shares: Shares,
+        key: Hashable,
+        on_commit: Callable[[frozenset[str]], None],
+    ) -> None:
         self._pool = pool
         self._shares = shares
         self._key = key
+        self._on_commit = on_commit
 
     async def __aenter__(self) -> PoolConnection:
         if self._key is None:
@@ -170,6 +205,10 @@ class _Loan:
         if self._key is not None:
             self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
+        if connection.rings:
+            # After a failure too: whether the transaction was committed may be unknown.
+            self._on_commit(connection.rings)
+            connection.rings = frozenset()
         if connection.is_read_only() and (error is None or isinstance(error, Exception)):
             # Even if the statements succeeded: what they read may be stale.
             error = NotWritableError("the server is read-only")
@@ -201,6 +240,10 @@ class _Loan:
             pool.expire()
         else:
             pool.recover(connection)
+
+
+def _ring_nobody(_channels: frozenset[str]) -> None:
+    """Ring nobody: no doorbell has been installed."""
 
 
 def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:

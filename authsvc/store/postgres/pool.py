@@ -71,6 +71,24 @@ class Pool:
         self._server: Server | None = None
         self._on_leave: list[Callable[[], None]] = []
 
+    async def connect(self) -> PoolConnection:
+        """Return a new connection that is not the pool's, to the server that the pool uses.
+
+        The caller closes it. Raises as `Connector.connect`.
+        """
+        generation = self._generation
+        try:
+            connection = await self._connector.connect()
+        except NotWritableError as error:
+            if self._connections:
+                # They lead to the same server: the one that accepted last is asked first.
+                self.leave(str(error))
+            raise
+        connection.generation = generation
+        if self.is_current(connection):
+            self._meet(connection)
+        return connection
+
     async def fill(self) -> None:
         """Open the minimum of connections; raises StoreUnavailable if not even one opens."""
         missing = max(1, self._minimum) - len(self._connections)
@@ -206,24 +224,17 @@ class Pool:
         return not self._closed and not connection.is_closed() and self.is_current(connection)
 
     async def _add(self) -> None:
-        generation = self._generation
         try:
-            connection = await self._connector.connect()
+            connection = await self.connect()
         except Exception as error:  # noqa: BLE001 - whatever it was, waiting callers must be notified
             self._connecting -= 1
             self._say_unreachable(error)
-            if isinstance(error, NotWritableError) and self._connections:
-                # They lead to the same server: the one that accepted last is asked first.
-                self.leave(str(error))
             # While there are connections, one of them may still become free for waiting callers.
             if not self._connections:
                 self._refuse()
             return
         self._connecting -= 1
         self._connections.add(connection)
-        connection.generation = generation
-        if self.is_current(connection):
-            self._meet(connection)
         self._say_reachable()
         self.release(connection)
 

@@ -55,7 +55,7 @@ async def replica(database_dsn: str) -> AsyncIterator[BruteForce]:
 async def _charge(
     brute_force: BruteForce, account: str = ADA, ip: str | None = IP, device: bytes | None = None
 ) -> ChargeReceipt:
-    return await brute_force.charge_login(account, ClientContext(ip), device)
+    return await brute_force.charge_guess(account, ClientContext(ip), device)
 
 
 async def _allowed(

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.audit.recording import AuditType
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
+from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.postgres.database import Database
@@ -176,14 +176,14 @@ async def test_only_plausible_unknown_key_ids_are_looked_up(
 ) -> None:
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
     new = await elsewhere.rotate(CALL)
-    assert await keys.learn(new)
-    assert not await keys.learn("A" * 43)
+    assert await keys.learn((new,))
+    assert not await keys.learn(("A" * 43,))
     await database.close()
-    assert not await keys.learn(keys.active.key_id)
-    assert not await keys.learn("short")
-    assert not await keys.learn("A" * 44)
+    assert not await keys.learn((keys.active.key_id,))
+    assert not await keys.learn(("short",))
+    assert not await keys.learn(("A" * 44,))
     with pytest.raises(StoreUnavailable):
-        await keys.learn("A" * 43)
+        await keys.learn(("A" * 43,))
 
 
 class _Interrupted(SigningKeys):

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import TokenSettings
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.tokens.validation import TokenCheck
 from authsvc.errors import Reason, ServiceError
+from authsvc.models.revocations import Revocation
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims, InactiveReason
 from tests.support.sessions import CALL, DAY, SECOND, World

@@ -1,0 +1,68 @@
+"""Owns the division of long computations into slices, so that no call keeps the event loop."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import TypeVar
+
+# Seconds. One item may exceed it, so it leaves room below the 5 ms that a turn may take.
+_SLICE = 0.001
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Slices:
+    """Applies functions to many items, in slices of a millisecond for each turn of the event loop.
+
+    All computations together get one slice a turn, whatever their number, and take it in rotation:
+    the fewer items somebody has, the sooner they are done. What fits in the present slice doesn't
+    wait at all.
+    """
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self._end: float | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return the function's result for each item, in order; raise what it raises."""
+        results: list[Result] = []
+        clock, append = self._clock, results.append
+        if self._waiting:
+            await self._next_turn()
+        remaining = iter(items)
+        while True:
+            end = self._begin()
+            while clock() >= end:
+                await self._next_turn()
+                end = self._begin()
+            for item in remaining:
+                append(function(item))
+                if clock() >= end:
+                    break
+            else:
+                return results
+
+    def _begin(self) -> float:
+        """Return when the slice of this turn ends; the first to ask begins it."""
+        if self._end is None:
+            self._end = self._clock() + _SLICE
+            asyncio.get_running_loop().call_soon(self._finish)
+        return self._end
+
+    def _finish(self) -> None:
+        """Let all that wait try in the next turn, in the order in which they came."""
+        self._end = None
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def _next_turn(self) -> None:
+        self._begin()  # so that `_finish` comes, even if all that are ahead are cancelled
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        finally:
+            self._waiting.remove(future)

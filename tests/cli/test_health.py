@@ -1,0 +1,109 @@
+"""`authsvc health`: under which name it verifies the service, and what it says if it can't."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import pytest
+import typer
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from authsvc.cli.health import health_status
+from authsvc.config import Settings
+from tests.support.certificates import Authority, Certificate, channel_credentials
+from tests.support.probe import ProbeServer, StartProbe, identity_of, with_changes
+
+SERVER_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+DEADLINE = 30.0
+
+
+def credentials_of(authority: Authority) -> grpc.ChannelCredentials:
+    return channel_credentials(authority.certificate, authority.caller(identity_of("app")))
+
+
+async def serve(
+    server: Certificate, start_probe: StartProbe, settings: Settings, address: str = "127.0.0.1:0"
+) -> ProbeServer:
+    settings.tls.certificate_file.write_bytes(server.certificate)
+    settings.tls.key_file.write_bytes(server.key)
+    return await start_probe(with_changes(settings, "grpc", address=address))
+
+
+ORDINARY = [
+    ("", [x509.DNSName("authsvc.example.com")]),
+    ("", [x509.DNSName("*.example.com")]),
+    ("", [x509.UniformResourceIdentifier("spiffe://a/b"), x509.IPAddress(ip_address("10.1.2.3"))]),
+    ("authsvc.example.com", []),
+]
+
+
+@pytest.mark.parametrize(("common_name", "names"), ORDINARY)
+async def test_ordinary_certificate_is_enough(
+    common_name: str,
+    names: list[x509.GeneralName],
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+) -> None:
+    """It names neither this machine nor the usage of a client."""
+    server = authority.issue(*names, common_name=common_name, extensions=[SERVER_ONLY])
+    probe = await serve(server, start_probe, settings)
+    for host in ("127.0.0.1", "localhost"):
+        target = f"{host}:{probe.server.port}"
+        assert await health_status(target, "", credentials_of(authority), DEADLINE) == "SERVING"
+
+
+async def test_unix_socket_can_be_asked(
+    start_probe: StartProbe, settings: Settings, authority: Authority, tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/grpc.sock"
+    server = authority.issue(x509.DNSName("authsvc.example.com"))
+    await serve(server, start_probe, settings, address)
+    assert await health_status(address, "", credentials_of(authority), DEADLINE) == "SERVING"
+
+
+async def test_server_name_is_what_the_certificate_must_contain(
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = authority.issue(x509.DNSName("authsvc.example.com"))
+    probe = await serve(server, start_probe, settings)
+    target, credentials = f"127.0.0.1:{probe.server.port}", credentials_of(authority)
+    assert await health_status(target, "authsvc.example.com", credentials, DEADLINE) == "SERVING"
+    with pytest.raises(typer.Exit):
+        await health_status(target, "other.example.com", credentials, DEADLINE)
+    assert "does not answer: UNAVAILABLE" in capsys.readouterr().err
+
+
+async def test_certificate_of_another_authority_is_refused(
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The name comes from the certificate, but whether it is genuine does not."""
+    server = Authority().issue(x509.DNSName("authsvc.example.com"))
+    probe = await serve(server, start_probe, settings)
+    with pytest.raises(typer.Exit):
+        await health_status(
+            f"127.0.0.1:{probe.server.port}", "", credentials_of(authority), DEADLINE
+        )
+    assert "CERTIFICATE_VERIFY_FAILED" in capsys.readouterr().err
+
+
+async def test_certificate_without_hosts_is_explained(
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server = authority.issue(x509.UniformResourceIdentifier("spiffe://example.com/authsvc"))
+    probe = await serve(server, start_probe, settings)
+    with pytest.raises(typer.Exit):
+        await health_status(
+            f"127.0.0.1:{probe.server.port}", "", credentials_of(authority), DEADLINE
+        )
+    assert "names no host" in capsys.readouterr().err
