@@ -21,7 +21,7 @@ from argon2.low_level import ARGON2_VERSION, Type, hash_secret_raw, verify_secre
 from nacl.bindings import crypto_pwhash_alg, crypto_pwhash_ALG_ARGON2ID13
 from nacl.exceptions import RuntimeError as SodiumError
 
-_SALT_BYTES = 16
+SALT_BYTES = 16
 _MIN_HASH_BYTES = 16
 _MIN_MEMORY_KIB = 8
 # Only what libsodium takes: version 1.3, one lane, 16 bytes of salt, at least 16 of hash.
@@ -46,7 +46,7 @@ class Library(StrEnum):
 def compute(
     secret: bytes, salt: bytes, cost: Parameters, library: Library = Library.LIBSODIUM
 ) -> bytes:
-    """Return the Argon2id hash of `secret`, from `library` unless it does not know these parameters.
+    """Return the Argon2id hash of `secret`, by `library` if it knows these parameters.
 
     Raises:
         argon2.exceptions.HashingError: The parameters are not valid, or memory is short.
@@ -80,7 +80,7 @@ def applies_to(cost: Parameters) -> bool:
     """Return whether libsodium can compute hashes with these parameters."""
     return (
         cost.parallelism == 1
-        and cost.salt_len == _SALT_BYTES
+        and cost.salt_len == SALT_BYTES
         and cost.hash_len >= _MIN_HASH_BYTES
         and cost.version == ARGON2_VERSION
         and cost.memory_cost >= _MIN_MEMORY_KIB
