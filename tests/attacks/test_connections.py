@@ -189,9 +189,8 @@ async def test_memory_stays_below_limit_of_the_deployment(
             opening = Connection.open(attacked.port, context)
             await attack(await stack.enter_async_context(opening))
 
-    async with in_use(attacked):
-        async with AsyncExitStack() as stack:
-            await asyncio.gather(*(attack_once(stack) for _ in range(_CONNECTIONS)))
+    async with in_use(attacked), AsyncExitStack() as stack:
+        await asyncio.gather(*(attack_once(stack) for _ in range(_CONNECTIONS)))
     assert attacked.peak_mib() < memory_limit_mib()
 
 
