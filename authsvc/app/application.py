@@ -179,6 +179,7 @@ class Application:
         while True:
             await asyncio.sleep(_CERTIFICATE_INTERVAL)
             await self.server.reload_certificate()
+            await self.web.reload_certificate()
 
     def _set_serving(self, *, serving: bool, why: str = "") -> None:
         self.server.set_serving(serving=serving)

@@ -33,12 +33,6 @@ class GrpcSettings(Section):
     reflection: bool = True
 
 
-class HttpSettings(Section):
-    """The HTTP port: JWKS, discovery, metrics, livez, readyz."""
-
-    address: str = "127.0.0.1:8081"
-
-
 class TlsSettings(Section):
     """The server's certificate and the CAs that must have issued client certificates."""
 
@@ -46,3 +40,12 @@ class TlsSettings(Section):
     key_file: Path
     client_ca_file: Path
     min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class HttpSettings(Section):
+    """The HTTP port: JWKS, discovery, metrics, livez, readyz."""
+
+    address: str = "127.0.0.1:8081"
+    max_connections: int = Field(256, ge=1)
+    max_connections_per_network: int = Field(64, ge=1)
+    tls: TlsSettings | None = None
