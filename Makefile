@@ -37,6 +37,7 @@ test-fast: $(VENV)/.dev ## Run the tests not marked slow, in less than a minute,
 	$(PYTEST) -m "not slow" --durations=5 --durations-min=1 $(PYTEST_ARGS)
 
 test-world: $(VENV)/.dev ## Run the tests that need more than Python, such as PgBouncer, or take long (up to 40 min)
+	@$(BIN)/python -m tests.world.install
 	$(PYTEST) -m world $(PYTEST_ARGS)
 
 drills: $(VENV)/.dev ## Run the drills, which take minutes to hours each (PYTEST_ARGS="-k memory" runs one)

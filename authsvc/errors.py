@@ -13,7 +13,8 @@ ServiceError
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
-└── ProviderUnavailable   PROVIDER_UNAVAILABLE
+├── ProviderUnavailable   PROVIDER_UNAVAILABLE
+└── ServiceStopping       SERVICE_STOPPING
 
 ServerError is for the operator: the service can't start listening.
 """
@@ -54,6 +55,7 @@ class Reason(StrEnum):
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
 
@@ -163,6 +165,13 @@ class ProviderUnavailable(ServiceError):
         self, message: str = "The provider did not answer in time or gave an invalid answer."
     ) -> None:
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
+
+
+class ServiceStopping(ServiceError):
+    """The replica is shutting down; another one may serve the call."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.SERVICE_STOPPING, "This replica is stopping; call another.")
 
 
 class ServerError(Exception):

@@ -22,7 +22,11 @@ BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class MethodMeter:
-    """Counts the calls of one RPC. Only the event loop's thread uses it, so it needs no lock."""
+    """Counts the calls of one RPC.
+
+    Only the event loop's thread counts, so it needs no lock; metrics are rendered in another, from
+    copies.
+    """
 
     __slots__ = ("_buckets", "_outcomes", "_seconds", "method")
 
@@ -41,7 +45,7 @@ class MethodMeter:
 
     def add_to(self, calls: CounterMetricFamily, durations: HistogramMetricFamily) -> None:
         """Add the counts to the two metric families."""
-        for (code, reason), count in self._outcomes.items():
+        for (code, reason), count in list(self._outcomes.items()):
             calls.add_metric((self.method, code, reason), count)
         running, buckets = 0, []
         for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
@@ -71,7 +75,7 @@ class CallMetrics(Collector):
         durations = HistogramMetricFamily(
             "authsvc_rpc_duration_seconds", "Duration of calls.", labels=("method",)
         )
-        for meter in self._meters.values():
+        for meter in list(self._meters.values()):
             meter.add_to(calls, durations)
         yield calls
         yield durations

@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.support.factors",
     "tests.support.statements",
     "tests.support.codes",
+    "tests.support.processes",
 ]
 
 # The same examples on every run and no deadline; `--hypothesis-profile=default` looks for others.

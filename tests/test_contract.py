@@ -23,6 +23,7 @@ from authsvc.errors import (
     ProviderUnavailable,
     Reason,
     ServiceError,
+    ServiceStopping,
     StoreUnavailable,
     TooManyAttempts,
     redirect_not_allowed,
@@ -235,6 +236,7 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
+    Reason.SERVICE_STOPPING: ServiceStopping(),
 }
 
 

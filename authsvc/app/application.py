@@ -13,13 +13,14 @@ from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
-from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.clock import DatabaseClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger("authsvc.service")
 
@@ -39,7 +40,7 @@ class Application:
     server: Server
     web: Web
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock | None) -> None:
         self._settings = settings
         self._clock = clock
         self._stack = AsyncExitStack()
@@ -49,13 +50,15 @@ class Application:
     async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
         """Start the service and return it once it serves calls.
 
+        Its clock is `clock`, or else the database's.
+
         Raises:
             StoreUnavailable: The database can't be reached.
             SchemaError: The database has another schema version; the message says what to do.
             ServerError: A port is in use or a certificate can't be read.
             ConfigError: A template or another file named in `delivery` can't be used.
         """
-        app = cls(settings, clock or SystemClock())
+        app = cls(settings, clock)
         try:
             await app._open()
         except BaseException:
@@ -103,17 +106,18 @@ class Application:
             open_parts(self._settings, self._clock)
         )
         await parts.use.signing_keys.load()
+        await parts.hasher.choose_library()
         metrics = Metrics()
         _measure(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         self.web = Web(
-            settings=self._settings, keys=parts.use.signing_keys, clock=self._clock, metrics=metrics
+            settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
         )
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
             authenticate_bearer=parts.use.token_validation.bearer,
-            clock=self._clock,
+            clock=parts.clock,
             metrics=metrics,
         )
         self._stack.push_async_callback(_flush, parts.session_last_use)
@@ -143,7 +147,7 @@ class Application:
         deliverer = open_deliverer(
             parts,
             self._settings,
-            self._clock,
+            parts.clock,
             lambda outcome: outcomes.labels(channel, outcome).inc(),
         )
         metrics.add_gauge(
@@ -164,8 +168,8 @@ class Application:
         while True:
             try:
                 await self._parts.database.ping()
-            except StoreUnavailable:
-                self._set_serving(serving=False)
+            except StoreUnavailable as error:
+                self._set_serving(serving=False, why=f"database: {describe(error)}")
             else:
                 self._set_serving(serving=True)
             await asyncio.sleep(_PROBE_INTERVAL)
@@ -175,10 +179,11 @@ class Application:
         while True:
             await asyncio.sleep(_CERTIFICATE_INTERVAL)
             await self.server.reload_certificate()
+            await self.web.reload_certificate()
 
-    def _set_serving(self, *, serving: bool) -> None:
+    def _set_serving(self, *, serving: bool, why: str = "") -> None:
         self.server.set_serving(serving=serving)
-        self.web.set_ready(ready=serving)
+        self.web.set_ready(ready=serving, why=why)
 
 
 def _measure(parts: Parts, metrics: Metrics) -> None:
@@ -192,8 +197,24 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
     metrics.add_gauge(
         "authsvc_revocation_listener_up",
         "1 while revocations are read in time and caches are used, otherwise 0.",
-        lambda: float(parts.listener.is_fresh()),
+        lambda: float(parts.revocation_reader.is_fresh()),
     )
+    metrics.add_gauge(
+        "authsvc_revocation_read_age_seconds",
+        "Time since the last successful read of the revocation log began.",
+        parts.revocation_reader.age,
+    )
+    metrics.add_gauge(
+        "authsvc_doorbell_up",
+        "1 while notifications of other replicas are received, otherwise 0: then only polling.",
+        lambda: float(parts.doorbell.is_listening),
+    )
+    if isinstance(parts.clock, DatabaseClock):
+        metrics.add_gauge(
+            "authsvc_clock_skew_seconds",
+            "How far this machine's clock is ahead of the database's, which the service goes by.",
+            parts.clock.skew,
+        )
     metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
         "Assertions rejected since the start because the passkey's counter did not increase.",

@@ -30,7 +30,8 @@ def background_jobs(
 ) -> Sequence[Job]:
     """Return all jobs of the running service."""
     return (
-        Job("revocation-listener", parts.listener.run),
+        Job("revocation-reader", parts.revocation_reader.run),
+        Job("doorbell", parts.doorbell.run),
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),

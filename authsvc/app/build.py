@@ -15,16 +15,17 @@ from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
-from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
-from authsvc.core.messages.delivery import CHANNEL, Deliverer
+from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
-from authsvc.core.revocations.listener import RevocationListener
+from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -40,6 +41,7 @@ from authsvc.rpc.admin.service import AdminHandler
 from authsvc.rpc.auth.service import AuthHandler
 from authsvc.rpc.rate_limit.service import RateLimitHandler
 from authsvc.rpc.session.service import SessionHandler
+from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import check_schema
 
@@ -56,7 +58,9 @@ class Parts:
     hasher: PasswordHasher
     keyring: Keyring
     outbox: Outbox
-    listener: RevocationListener
+    clock: Clock
+    doorbell: Doorbell
+    revocation_reader: RevocationReader
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     brute_force: BruteForce
@@ -65,8 +69,12 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Parts]:
+async def open_parts(
+    settings: Settings, clock: Clock | None = None, *, machine: Clock | None = None
+) -> AsyncIterator[Parts]:
     """Open the database and build the use cases on it; close everything on exit.
+
+    They use `clock`, or else the database's clock; `machine` is the clock of this machine.
 
     Raises:
         StoreUnavailable: The database can't be reached.
@@ -80,12 +88,15 @@ async def open_parts(settings: Settings, clock: Clock | None = None) -> AsyncIte
         async with open_session() as http:
             build = _Build(
                 settings=settings,
-                clock=clock or SystemClock(),
+                clock=clock or await DatabaseClock.open(database, machine or SystemClock()),
                 database=database,
                 hasher=hasher,
                 http=http,
             )
-            yield build.parts()
+            try:
+                yield build.parts()
+            finally:
+                await build.doorbell.close()
     finally:
         hasher.close()
         await database.close()
@@ -107,7 +118,7 @@ def open_deliverer(
         clock=clock,
         count=count,
     )
-    parts.listener.subscribe(CHANNEL, deliverer.wake)
+    parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
 
 
@@ -132,7 +143,9 @@ class _Build(AccountBuild):
             hasher=self.hasher,
             keyring=self.keyring,
             outbox=self.outbox,
-            listener=self.listener,
+            clock=self.clock,
+            doorbell=self.doorbell,
+            revocation_reader=self.revocation_reader,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             brute_force=self.brute_force,

@@ -5,11 +5,13 @@ from functools import cached_property
 from authsvc.app.build_logins import LoginBuild
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
+from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.owner_proofs import OwnerProofs
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
+from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.codes.email_change import EmailChange
-from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
@@ -27,8 +29,13 @@ class AccountBuild(LoginBuild):
             sessions=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
+            tokens=self.registration_tokens,
             clock=self.clock,
         )
+
+    @cached_property
+    def registration_tokens(self) -> RegistrationTokens:
+        return RegistrationTokens(self.keyring, self.clock)
 
     @cached_property
     def account_deletion(self) -> AccountDeletion:
@@ -69,7 +76,13 @@ class AccountBuild(LoginBuild):
     @cached_property
     def email_verification(self) -> EmailVerification:
         return EmailVerification(
-            database=self.database, codes=self.codes, attempts=self.attempts, clock=self.clock
+            database=self.database,
+            codes=self.codes,
+            requests=self.code_requests,
+            attempts=self.attempts,
+            reclaim=self.account_reclaim,
+            proofs=OwnerProofs(self.registration_tokens, self.token_validation, self.hasher),
+            clock=self.clock,
         )
 
     @cached_property

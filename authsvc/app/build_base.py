@@ -9,6 +9,7 @@ from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
+from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
@@ -16,7 +17,8 @@ from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.revocations.listener import Revocation, RevocationListener
+from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
@@ -30,7 +32,9 @@ from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.store import api_keys, sessions
+from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 
 
@@ -66,13 +70,24 @@ class BaseBuild:
     # Caches and their invalidation
 
     @cached_property
-    def listener(self) -> RevocationListener:
-        return RevocationListener(
-            database=self.settings.database,
+    def doorbell(self) -> Doorbell:
+        return Doorbell(self.database, self.settings.database)
+
+    @cached_property
+    def revocation_reader(self) -> RevocationReader:
+        reader = RevocationReader(
+            database=self.database,
             staleness=self.settings.sessions.cache_staleness,
             on_event=self.on_revocation,
             on_gap=self._on_gap,
+            observe=self._observe_clock,
         )
+        self.doorbell.answer(Channel.REVOCATIONS, reader.ring)
+        return reader
+
+    def _observe_clock(self, sample: ClockSample) -> None:
+        if isinstance(self.clock, DatabaseClock):
+            self.clock.observe(sample)
 
     def on_revocation(self, revocation: Revocation) -> None:
         """Drop what was revoked from all caches."""
@@ -103,7 +118,7 @@ class BaseBuild:
             keyring=self.keyring,
             settings=self.settings.tokens,
             clock=self.clock,
-            is_fresh=self.listener.is_fresh,
+            is_fresh=self.revocation_reader.is_fresh,
         )
 
     @cached_property
@@ -164,7 +179,7 @@ class BaseBuild:
             last_use=self.session_last_use,
             settings=self.settings.sessions,
             clock=self.clock,
-            is_fresh=self.listener.is_fresh,
+            is_fresh=self.revocation_reader.is_fresh,
             slices=self.slices,
         )
 
@@ -221,5 +236,5 @@ class BaseBuild:
             permissions=self.permissions,
             settings=self.settings.api_keys,
             clock=self.clock,
-            is_fresh=self.listener.is_fresh,
+            is_fresh=self.revocation_reader.is_fresh,
         )

@@ -1,6 +1,8 @@
 """Owns the gRPC server: its port, TLS, limits, services, health and graceful shutdown."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +19,14 @@ from authsvc.errors import ServerError
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
 from authsvc.models.tokens import Claims
+from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers
+from authsvc.rpc.connections import Connections
+from authsvc.rpc.descriptors import half_close, stop_listening
 from authsvc.rpc.health import Health
 from authsvc.rpc.interceptor import Interceptor, InterceptorDeps
-from authsvc.rpc.load import InFlight
+from authsvc.rpc.load import Load
+from authsvc.rpc.sockets import newest_server_id
 from authsvc.rpc.tls import ServerCertificate
 from authsvc.v1 import (
     account_service_pb2_grpc,
@@ -58,10 +64,12 @@ SERVICES: Mapping[str, tuple[type, Callable[[Any, Any], None]]] = MappingProxyTy
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _REFLECTION_V1ALPHA = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_MAX_WATCHES = 256
-_MAX_PROBES = 64
 # gRPC's own limit rejects calls without error details, so it is higher than the interceptor's.
 _SPARE_RPCS = 64
+# What the kernel and gRPC read of a connection in advance.
+_READ_BYTES = 131_072
+# How long calls that a drain cancelled may take to say so.
+_LAST_WORDS = 1.0
 
 
 class Server:
@@ -83,33 +91,34 @@ class Server:
         metrics: Metrics,
     ) -> None:
         self._address = settings.grpc.address
-        if unix_path(self._address) is None:
+        self._unix_path = unix_path(self._address)
+        if self._unix_path is None:
             split_address(self._address)  # gRPC would listen on 34463 instead of 99999
         self._certificate = ServerCertificate(settings.tls)
         self._callers = Callers(settings.callers, clock)
-        self._health = Health(SERVICES, _MAX_WATCHES)
-        in_flight = InFlight(
-            settings.grpc.max_concurrent_rpcs, settings.grpc.max_concurrent_rpcs_per_caller
-        )
+        self._health = Health(SERVICES)
+        self._load = load = Load(settings.grpc)
+        self._log = CallLog()
+        self._connections = Connections(settings.grpc, self._callers, metrics)
         deps = InterceptorDeps(
             settings=settings.grpc,
             callers=self._callers,
             metrics=metrics,
-            in_flight=in_flight,
-            probes=InFlight(_MAX_PROBES, _MAX_PROBES),
+            load=load,
+            connections=self._connections,
+            log=self._log,
             authenticate_bearer=authenticate_bearer,
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(
             interceptors=[Interceptor(deps)],
             options=_options(settings.grpc),
-            maximum_concurrent_rpcs=(
-                settings.grpc.max_concurrent_rpcs + _MAX_WATCHES + _MAX_PROBES + _SPARE_RPCS
-            ),
+            maximum_concurrent_rpcs=load.limit + _SPARE_RPCS,
         )
+        self._id = newest_server_id()
         _register(self._server, handlers, self._health, reflect=settings.grpc.reflection)
         metrics.add_gauge(
-            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(in_flight))
+            "authsvc_rpc_in_flight", "Calls in progress.", lambda: float(len(load.calls))
         )
         metrics.add_gauge(
             "authsvc_tls_certificate_expire_time_seconds",
@@ -128,17 +137,19 @@ class Server:
         Raises:
             ServerError: The address can't be listened on, or the certificate can't be used.
         """
-        credentials = self._certificate.credentials()
+        credentials = self._certificate.credentials(self._connections.opened)
         try:
             self.port = self._server.add_secure_port(self._address, credentials)
         except RuntimeError:
             cause = why_unusable(self._address) or "the TLS certificate can't be used"
             raise ServerError(f"gRPC can't listen on {self._address}: {cause}") from None
         await self._server.start()
+        if not self._unix_path:
+            self._connections.start(self._id, self.port)
         try:
             await self._certificate.confirm(self._presented)
         except BaseException:
-            await self._server.stop(None)
+            await self.stop()
             raise
 
     async def reload_certificate(self) -> None:
@@ -160,13 +171,29 @@ class Server:
         return await presented_certificate(with_port(self._address, self.port))
 
     async def drain(self, grace: float) -> None:
-        """Report NOT_SERVING, reject new calls, and give those in progress `grace` seconds."""
+        """Report NOT_SERVING, refuse new calls, and give those in progress `grace` seconds.
+
+        A connection is closed as soon as no call is in progress on it. gRPC's own shutdown comes
+        last: it ends calls that it has received but not yet passed on as CANCELLED, and so it does
+        with those that are under way until clients have read that the server is shutting down.
+        """
         self._health.end()
-        await self._server.stop(grace)
+        local = self._unix_path or self.port
+        stop_listening(local)
+        for patience in (grace, _LAST_WORDS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    async for peers in self._load.drain():
+                        half_close(local, keep=peers)
+            self._load.stop()
+        half_close(local)
+        await self.stop()
 
     async def stop(self) -> None:
         """Stop immediately; does nothing after `drain`."""
+        self._connections.stop()
         await self._server.stop(None)
+        self._log.flush()
 
 
 class _Registrar:
@@ -225,6 +252,12 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.server_handshake_timeout_ms", milliseconds(settings.handshake_timeout)),
+        # A client that does not acknowledge them is not bound by the limits above.
+        ("grpc.http2.settings_timeout", milliseconds(settings.handshake_timeout)),
+        # gRPC interprets whatever it has read, even when the connection has ended.
+        ("grpc.tcp_receive_buffer_size", _READ_BYTES),
+        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
+        ("grpc.experimental.tcp_max_read_buffer_size", _READ_BYTES),
         ("grpc.max_connection_age_ms", milliseconds(settings.max_connection_age)),
         ("grpc.max_connection_age_grace_ms", milliseconds(settings.drain_timeout)),
         ("grpc.max_connection_idle_ms", milliseconds(settings.max_connection_idle)),

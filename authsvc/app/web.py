@@ -1,7 +1,6 @@
 """Owns the HTTP port: public keys, discovery, metrics and Kubernetes probes.
 
-It serves plain HTTP and nothing secret: keep it inside the cluster, or behind a TLS proxy if
-verifiers outside fetch the keys.
+It serves nothing secret, over plain HTTP unless `http.tls` is set.
 """
 
 import asyncio
@@ -13,6 +12,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from authsvc.app.addresses import split_address
+from authsvc.app.web_connections import WebConnections, WebTls
 from authsvc.config import Settings
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import ServerError
@@ -24,7 +24,8 @@ _MAX_LINE = 4_096
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "authsvc"}
 _SILENT = logging.getLogger("authsvc.web.silent")
 _SILENT.disabled = True
-_MAX_CONNECTIONS = 256
+# How old the metrics may be: rendering them takes tens of milliseconds.
+_METRICS_SECONDS = 1.0
 
 
 class Web:
@@ -41,13 +42,17 @@ class Web:
         self._clock = clock
         self._metrics = metrics
         self._ready = False
+        self._why = ""
         self._ended = False
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
-        app.router.add_get("/metrics", self._render_metrics)
+        app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
+        self._tls = WebTls(settings.http.tls) if settings.http.tls else None
+        self._connections = WebConnections(settings.http, self._serve, self._tls)
+        self._rendered: asyncio.Future[bytes] | None = None
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -60,9 +65,10 @@ class Web:
             max_field_size=_MAX_LINE,
         )
 
-    def set_ready(self, *, ready: bool) -> None:
-        """Set whether /readyz returns 200."""
+    def set_ready(self, *, ready: bool, why: str = "") -> None:
+        """Set whether /readyz returns 200; otherwise it says `why` not."""
         self._ready = ready and not self._ended
+        self._why = why
 
     def end(self) -> None:
         """Let /readyz return 503 from now on."""
@@ -78,7 +84,7 @@ class Web:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._accept, host, port)
+            self._listener = await loop.create_server(self._connections.accept, host, port)
         except OSError as error:
             await self._runner.cleanup()
             message = f"HTTP can't listen on {self._address}: {error.strerror or error}"
@@ -90,13 +96,14 @@ class Web:
         self._listener.close()
         await self._runner.cleanup()
 
-    def _accept(self) -> asyncio.Protocol:
+    async def reload_certificate(self) -> None:
+        """Use the certificate's files if they have changed and are valid."""
+        if self._tls is not None:
+            await self._tls.reload()
+
+    def _serve(self) -> asyncio.Protocol:
         server = self._runner.server
         assert server is not None  # noqa: S101 - `setup` was called before listening
-        # aiohttp waits for a request without a timeout. So a new connection replaces the oldest
-        # one, lest anybody shut probes out or use up all file descriptors.
-        if len(server.connections) >= _MAX_CONNECTIONS:
-            server.connections[0].force_close()
         return server()
 
     async def _jwks(self, _request: web.Request) -> web.Response:
@@ -119,10 +126,20 @@ class Web:
             }
         )
 
-    async def _render_metrics(self, _request: web.Request) -> web.Response:
-        return web.Response(
-            body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        transport = request.transport
+        if self._tls is not None and not (transport and transport.get_extra_info("peercert")):
+            raise web.HTTPForbidden(text="A client certificate is required.\n")
+        if self._rendered is None:
+            self._rendered = asyncio.ensure_future(asyncio.to_thread(self._metrics.render))
+            loop = asyncio.get_running_loop()
+            loop.call_later(_METRICS_SECONDS, self._forget_metrics)
+        # One of several that wait may give up.
+        body = await asyncio.shield(self._rendered)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _forget_metrics(self) -> None:
+        self._rendered = None
 
     async def _livez(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -130,7 +147,8 @@ class Web:
     async def _readyz(self, _request: web.Request) -> web.Response:
         if self._ready:
             return web.Response(text="ok\n")
-        return web.Response(status=503, text="not ready\n")
+        text = f"not ready: {self._why}\n" if self._why else "not ready\n"
+        return web.Response(status=503, text=text)
 
 
 @web.middleware

@@ -2,6 +2,6 @@
 
 import os
 
-# Set before gRPC is imported: otherwise each failed handshake, which anybody can cause, would write
-# a line to standard error that is not JSON.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# gRPC's core would write lines of its own for what anybody can send: failed handshakes, refused
+# headers. It reads this when it is imported. Set the variable to INFO or DEBUG to see them.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -8,7 +8,12 @@ from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSetti
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
-from authsvc.config.limits import BruteForceSettings, PolicySettings, RateLimitSettings
+from authsvc.config.limits import (
+    BruteForceSettings,
+    NamedPolicySettings,
+    PolicySettings,
+    RateLimitSettings,
+)
 from authsvc.config.loading import ConfigError, load
 from authsvc.config.log import LogSettings
 from authsvc.config.passwords import PasswordSettings
@@ -33,6 +38,7 @@ __all__ = [
     "ImportSettings",
     "KeySettings",
     "LogSettings",
+    "NamedPolicySettings",
     "OAuthSettings",
     "PasskeySettings",
     "PasswordSettings",

@@ -6,12 +6,12 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from authsvc.config.types import Duration, Section
-from authsvc.models.limits import Algorithm
+from authsvc.models.limits import OWN_PREFIX, Algorithm
 
 
 def _check_policy_name(name: str) -> str:
-    if name.startswith("authsvc."):
-        raise ValueError('names that start with "authsvc." are reserved')
+    if name.startswith(OWN_PREFIX):
+        raise ValueError(f'names that start with "{OWN_PREFIX}" are reserved')
     return name
 
 
@@ -35,22 +35,28 @@ class PolicySettings(Section):
         return self
 
 
-def _shipped_policies() -> dict[str, PolicySettings]:
+class NamedPolicySettings(PolicySettings):
+    """A rate-limit policy that callers may name."""
+
+    durable: bool = False
+
+
+def _shipped_policies() -> dict[str, NamedPolicySettings]:
     minute, hour = timedelta(minutes=1), timedelta(hours=1)
     return {
-        "login": PolicySettings(requests=5, window=5 * minute, burst=10),
-        "api": PolicySettings(requests=1_000, window=hour, burst=100),
-        "upload": PolicySettings(requests=10, window=hour, burst=20),
+        "login": NamedPolicySettings(requests=5, window=5 * minute, burst=10),
+        "api": NamedPolicySettings(requests=1_000, window=hour, burst=100),
+        "upload": NamedPolicySettings(requests=10, window=hour, burst=20),
     }
 
 
 class RateLimitSettings(Section):
     """Rate-limit policies by name, which add to the shipped ones or replace them."""
 
-    policies: dict[PolicyName, PolicySettings] = Field(default_factory=dict)
+    policies: dict[PolicyName, NamedPolicySettings] = Field(default_factory=dict)
     rejected_cache_size: int = Field(100_000, ge=0)
 
-    def all_policies(self) -> dict[str, PolicySettings]:
+    def all_policies(self) -> dict[str, NamedPolicySettings]:
         """Return the shipped policies merged with the configured ones, which take precedence."""
         return _shipped_policies() | self.policies
 
@@ -62,6 +68,7 @@ class BruteForceSettings(Section):
     per_account: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
     per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
     per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
+    proofs_per_ip: PolicySettings = PolicySettings(requests=100, window=timedelta(minutes=10))
     registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
     registrations_per_address: PolicySettings = PolicySettings(
         requests=5, window=timedelta(hours=1)

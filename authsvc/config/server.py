@@ -18,21 +18,19 @@ class GrpcSettings(Section):
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
     max_concurrent_rpcs: int = Field(1_000, ge=1)
     max_concurrent_rpcs_per_caller: int = Field(750, ge=1)
-    max_concurrent_streams: int = Field(256, ge=1)
+    max_concurrent_streams: int = Field(100, ge=1)
     max_connections: int = Field(1_000, ge=1)
-    max_connection_age: Duration = timedelta(minutes=30)
-    max_connection_idle: Duration = timedelta(minutes=15)
+    max_connections_per_caller: int = Field(500, ge=1)
+    max_connections_per_stranger: int = Field(8, ge=1)
+    max_new_connections_per_network: int = Field(250, ge=1)
+    first_call_timeout: Duration = timedelta(seconds=10)
+    max_connection_age: Duration = timedelta(minutes=5)
+    max_connection_idle: Duration = timedelta(minutes=2)
     min_ping_interval: Duration = timedelta(seconds=30)
     handshake_timeout: Duration = timedelta(seconds=5)
     call_timeout: Duration = timedelta(seconds=10)
     drain_timeout: Duration = timedelta(seconds=20)
     reflection: bool = True
-
-
-class HttpSettings(Section):
-    """The HTTP port: JWKS, discovery, metrics, livez, readyz."""
-
-    address: str = "127.0.0.1:8081"
 
 
 class TlsSettings(Section):
@@ -42,3 +40,12 @@ class TlsSettings(Section):
     key_file: Path
     client_ca_file: Path
     min_version: Literal["1.2", "1.3"] = "1.2"
+
+
+class HttpSettings(Section):
+    """The HTTP port: JWKS, discovery, metrics, livez, readyz."""
+
+    address: str = "127.0.0.1:8081"
+    max_connections: int = Field(256, ge=1)
+    max_connections_per_network: int = Field(64, ge=1)
+    tls: TlsSettings | None = None

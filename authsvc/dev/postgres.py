@@ -255,9 +255,10 @@ class EmbeddedPostgres:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    # The first line is the process id, the eighth the status (PostgreSQL's pidfile.h).
+    # The first line is the process id, the eighth the status (PostgreSQL's pidfile.h); a standby is
+    # as ready as it gets until it is promoted.
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return False
-    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+    return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() in {"ready", "standby"}

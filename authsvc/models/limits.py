@@ -6,6 +6,9 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+# Names that start with this are those of the service's own policies.
+OWN_PREFIX = "authsvc."
+
 
 class Algorithm(StrEnum):
     """How a rate-limit policy counts."""
@@ -17,13 +20,18 @@ class Algorithm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A named limit: `requests` per `window`, and at most `burst` in any one second (0: no cap)."""
+    """A named limit: `requests` per `window`, and at most `burst` in any one second (0: no cap).
+
+    A crash of the database loses at most the last second of counts if the policy is `durable`, and
+    all of them otherwise.
+    """
 
     name: str
     requests: int
     window: timedelta
     burst: int = 0
     algorithm: Algorithm = Algorithm.TOKEN_BUCKET
+    durable: bool = False
 
 
 class Charge(NamedTuple):

@@ -1,27 +1,52 @@
 """Owns the context of the current call: its request id, its caller and the user it acts for."""
 
-import asyncio
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
-from itertools import count
+from itertools import count, islice
 from secrets import token_hex
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from authsvc.errors import bearer_invalid
 from authsvc.log import REQUEST_ID
 from authsvc.models.calls import Call, Caller
 from authsvc.models.tokens import Claims
 
+if TYPE_CHECKING:
+    import grpc
+
+    from authsvc.rpc.load import InFlight, Places
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+# Of 32 bytes and more each, an honest caller's metadata has no more than this; a hostile peer may
+# have sent thousands.
+_MAX_ENTRIES = 1_000
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 
 
 class CallContext:
-    """What is known about a call: at first its metadata, then what the interceptor adds."""
+    """What is known about a call: at first its metadata, then what the interceptor adds.
 
-    __slots__ = ("authorizations", "caller", "claims", "request_id", "started", "task")
+    `key` says whose bounds the call counts against, and `expiry`, `places`, `pool` and `servicer`
+    belong to `InFlight`.
+    """
+
+    __slots__ = (
+        "authorizations",
+        "caller",
+        "claims",
+        "expiry",
+        "key",
+        "places",
+        "pool",
+        "request_id",
+        "servicer",
+        "started",
+    )
+    places: "Places | None"
+    pool: "InFlight"
+    servicer: "grpc.aio.ServicerContext[Any, Any]"
 
     def __init__(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         self.started = perf_counter()
@@ -29,8 +54,9 @@ class CallContext:
         self.authorizations: list[str] = []
         self.caller = _NOBODY
         self.claims: Claims | None = None
-        self.task: asyncio.Task[Any] | None = None
-        for key, value in metadata:
+        self.key = ""
+        self.expiry = 0.0
+        for key, value in islice(metadata, _MAX_ENTRIES):
             if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
                 self.request_id = value
             elif key == "authorization":
@@ -44,6 +70,10 @@ class CallContext:
         call = cls(metadata)
         CALL.set(call)
         REQUEST_ID.set(call.request_id)
+
+    def peer(self) -> str:
+        """Return the other end of the call's connection, as gRPC writes it."""
+        return str(self.servicer.peer())
 
     def bearer(self) -> str:
         """Return the token of the one `authorization: Bearer …` (RFC 6750, section 2.1).

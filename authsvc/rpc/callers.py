@@ -33,10 +33,14 @@ _DNS_NAME = re.compile(rf"{_DNS_LABEL}(?:\.{_DNS_LABEL})*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """The contents of a certificate; `flaw` says why it has no identity, or is "" if it has one."""
+    """The contents of a certificate; `flaw` says why it has no identity, or is "" if it has one.
+
+    `key` says who is behind the certificate, for all that is bounded for each caller.
+    """
 
     pem: bytes = field(repr=False)
     caller: Caller
+    key: str
     not_before: datetime
     not_after: datetime
     flaw: str
@@ -64,6 +68,11 @@ class Callers:
         self._known = {caller.identity: caller for caller in callers}
         self._cache = {}
 
+    def has_role(self, identity: str) -> bool:
+        """Return whether a caller has any role; "" has none."""
+        known = self._known.get(identity)
+        return known is not None and bool(known.roles)
+
     def identify(self, certificate_pem: bytes) -> ClientCertificate:
         """Return a certificate's contents; without an identity, the caller has no roles.
 
@@ -86,9 +95,12 @@ class Callers:
             identity, flaw = _identity(certificate), ""
         except (_Unusable, ValueError, x509.DuplicateExtension) as error:
             identity, flaw = "", str(error)
+        caller = self._caller(identity, certificate)
         known = ClientCertificate(
             pem=certificate_pem,
-            caller=self._caller(identity, certificate),
+            caller=caller,
+            # Otherwise all certificates without an identity would count as one caller.
+            key=identity or caller.thumbprint.hex(),
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
             flaw=flaw,

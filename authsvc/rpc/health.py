@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from authsvc.errors import Overloaded
-
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -18,13 +16,11 @@ _Status = health_pb2.HealthCheckResponse
 class Health:
     """Reports on `services` and on "", the whole server; all are in the same state.
 
-    The initial state is NOT_SERVING. At most `max_watches` clients may watch at once.
+    The initial state is NOT_SERVING.
     """
 
-    def __init__(self, services: Iterable[str], max_watches: int) -> None:
+    def __init__(self, services: Iterable[str]) -> None:
         self._services = frozenset({"", *services})
-        self._max_watches = max_watches
-        self._watches = 0
         self._serving = False
         self._ended = False
         self._changed = asyncio.Event()
@@ -61,24 +57,18 @@ class Health:
         self, request: health_pb2.HealthCheckRequest, _context: "Context"
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Send a service's state now and on each change, or SERVICE_UNKNOWN if there is none."""
-        if self._watches >= self._max_watches:
-            raise Overloaded("Too many clients are watching the service's health.")
-        self._watches += 1
-        try:
-            sent = None
-            while True:
-                changed = self._changed
-                status = self._status()
-                if request.service not in self._services:
-                    status = _Status.SERVICE_UNKNOWN
-                if status != sent:
-                    yield _Status(status=status)
-                    sent = status
-                if self._ended:
-                    return
-                await changed.wait()
-        finally:
-            self._watches -= 1
+        sent = None
+        while True:
+            changed = self._changed
+            status = self._status()
+            if request.service not in self._services:
+                status = _Status.SERVICE_UNKNOWN
+            if status != sent:
+                yield _Status(status=status)
+                sent = status
+            if self._ended:
+                return
+            await changed.wait()
 
     def _status(self) -> int:
         status: int = _Status.SERVING if self._serving else _Status.NOT_SERVING

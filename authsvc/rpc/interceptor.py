@@ -4,7 +4,6 @@ One interceptor does all of it, as each additional one would slow down every cal
 on the RPC is computed when it is first called.
 """
 
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,17 +11,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
-from authsvc.errors import FieldInvalid, Reason, ServiceError, StoreUnavailable, bearer_invalid
+from authsvc.errors import FieldInvalid, Reason, ServiceError, bearer_invalid
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
 from authsvc.rpc.call_context import CALL, CallContext
+from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers, rejected
-from authsvc.rpc.load import InFlight
+from authsvc.rpc.connections import Connections
+from authsvc.rpc.load import Load
 from authsvc.rpc.status import CODES, to_status
 
 if TYPE_CHECKING:
@@ -34,28 +34,21 @@ if TYPE_CHECKING:
 _LIST_TAG = b"\n"
 _MAX_LISTED = 50_000
 _OK = grpc.StatusCode.OK.name
-_LOG_LEVELS = {
-    Reason.INTERNAL: logging.ERROR,
-    Reason.STORE_UNAVAILABLE: logging.WARNING,
-    Reason.OVERLOADED: logging.WARNING,
-    Reason.CALLER_NOT_ALLOWED: logging.WARNING,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class InterceptorDeps:
     """What the pipelines of all RPCs share.
 
-    `probes` are the calls that require no role; they are counted separately, so that they can't
-    use up the slots of other calls, nor the other way round. `authenticate_bearer` returns the
-    claims of a user's access token, or raises BEARER_INVALID.
+    `authenticate_bearer` returns the claims of a user's access token, or raises BEARER_INVALID.
     """
 
     settings: GrpcSettings
     callers: Callers
     metrics: Metrics
-    in_flight: InFlight
-    probes: InFlight
+    load: Load
+    connections: Connections
+    log: CallLog
     authenticate_bearer: Callable[[str], Awaitable[Claims]]
     tls_1_3_only: bool
 
@@ -104,10 +97,8 @@ class _RpcPipeline:
         self._reads_one = not handler.request_streaming
         self._access = access = ACCESS.get(method, Access())
         self._meter = deps.metrics.calls.method(method)
-        self._log = structlog.get_logger("authsvc.rpc").bind(method=method)
-        self._log_success = self._log.debug if access.read_only else self._log.info
+        self._log = deps.log.method(method, read_only=access.read_only)
         settings = deps.settings
-        self._in_flight = deps.probes if access.any_certificate else deps.in_flight
         self._timeout = settings.call_timeout.total_seconds()
         self._max_bytes = (
             settings.max_batch_message_bytes if access.batch else settings.max_message_bytes
@@ -164,24 +155,25 @@ class _RpcPipeline:
                 raise FieldInvalid("", "The request message is missing.")
             request = self._parse(cast("bytes", message))
         if access.long_lived:
-            self._release(call)
+            call.pool.let_last(call)
         return request
 
     def _admit(self, call: CallContext, context: "Context") -> None:
         context.set_trailing_metadata((("x-request-id", call.request_id),))
-        call.task = self._in_flight.enter(self._timeout)
         deps, access = self._deps, self._access
         connection = context.auth_context()
         certificates = tuple(connection.get("x509_pem_cert", ()))
         if not certificates:
             raise rejected("there is no certificate")
         certificate = deps.callers.identify(certificates[0])
-        call.caller = certificate.caller
+        call.caller, call.key, call.servicer = certificate.caller, certificate.key, context
+        deps.load.pool(certificate.caller, access).enter(call, self._timeout)
         if not access.any_certificate and access.roles.isdisjoint(certificate.caller.roles):
             raise rejected(certificate.flaw or "its roles don't include this RPC")
-        self._in_flight.attribute(call.task, certificate.caller.identity)
         if deps.tls_1_3_only and tuple(connection.get("ssl_tls_version", ())) != (b"TLSv1.3",):
             raise rejected("the connection uses a TLS version below 1.3")
+        if not access.any_certificate:
+            deps.connections.permitted(call.peer())
 
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
@@ -193,37 +185,21 @@ class _RpcPipeline:
         except DecodeError:
             raise FieldInvalid("", "The message can't be parsed.") from None
 
-    def _leave(self, call: CallContext) -> bool:
-        """End a call's time limit; return whether the call was cancelled for exceeding it."""
-        task, call.task = call.task, None
-        return task is not None and self._in_flight.leave(task)
-
-    def _release(self, call: CallContext) -> None:
-        """Let a call last as long as its caller wants from now on."""
-        task, call.task = call.task, None
-        if task is not None and self._in_flight.release(task):
-            raise _too_long()
-
     def _end(self, call: CallContext) -> None:
-        self._leave(call)
+        self._deps.load.leave(call)
         seconds = perf_counter() - call.started
         self._meter.record(_OK, "", seconds)
-        self._log_success("call", caller=call.caller.identity, status=_OK, seconds=seconds)
+        if self._log.logs_success:
+            self._log.succeeded(call, seconds)
 
     async def _fail(self, error: BaseException, call: CallContext, context: "Context") -> NoReturn:
         """Report a failure to the caller, the metrics and the log; always raise."""
-        if self._leave(call):
-            error = _too_long()
+        error = self._deps.load.leave(call) or error
         seconds = perf_counter() - call.started
         if isinstance(error, grpc.aio.BaseError) or not isinstance(error, Exception):
             code = _code_of_ended(error, context)
             self._meter.record(code.name, "", seconds)
-            self._log.info(
-                "call_ended",
-                caller=call.caller.identity,
-                status=code.name,
-                seconds=seconds,
-            )
+            self._log.ended(call, code.name, seconds)
             raise error
         if self._access.bearer and getattr(error, "reason", None) is Reason.USER_NOT_FOUND:
             # The token's user was deleted or disabled after the token was validated.
@@ -231,30 +207,13 @@ class _RpcPipeline:
         reported = error if isinstance(error, ServiceError) else _internal()
         code = CODES[reported.reason]
         self._meter.record(code.name, reported.reason, seconds)
-        self._log_failure(error, reported, call, seconds)
+        self._log.failed(call, error, reported, seconds)
         status = to_status(reported, call.request_id)
         trailers = (
             ("x-request-id", call.request_id),
             ("grpc-status-details-bin", status.SerializeToString()),
         )
         await context.abort(code, reported.message, trailers)
-
-    def _log_failure(
-        self, error: Exception, reported: ServiceError, call: CallContext, seconds: float
-    ) -> None:
-        causes = [*getattr(error, "__notes__", ())]
-        if error.__cause__ is not None:
-            causes.append(f"{type(error.__cause__).__name__}: {error.__cause__}")
-        self._log.log(
-            _LOG_LEVELS.get(reported.reason, logging.INFO),
-            "call_failed",
-            caller=call.caller.identity,
-            status=CODES[reported.reason].name,
-            reason=reported.reason.value,
-            seconds=seconds,
-            **({"cause": "; ".join(causes)} if causes else {}),
-            **({"exc_info": error} if reported is not error else {}),
-        )
 
 
 def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:
@@ -264,10 +223,6 @@ def _code_of_ended(error: BaseException, context: "Context") -> grpc.StatusCode:
     if context.time_remaining() == 0:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED
-
-
-def _too_long() -> StoreUnavailable:
-    return StoreUnavailable("The call took too long.")
 
 
 def _internal() -> ServiceError:

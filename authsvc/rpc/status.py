@@ -21,6 +21,7 @@ from authsvc.errors import (
     ProviderUnavailable,
     Reason,
     ServiceError,
+    ServiceStopping,
     StoreUnavailable,
     TooManyAttempts,
 )
@@ -56,6 +57,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
+        Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )
@@ -92,7 +94,7 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(QuotaFailure(violations=[violation]))
         case Overloaded():
             details.append(_retry(error.retry_after))
-        case StoreUnavailable() | ProviderUnavailable():
+        case StoreUnavailable() | ProviderUnavailable() | ServiceStopping():
             details.append(_retry(_RETRY_SECONDS))
         case _:
             pass

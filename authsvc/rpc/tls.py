@@ -40,8 +40,14 @@ class ServerCertificate:
         self._refused: tuple[bytes, ...] | None = None
         self.problem = ""
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that require a client certificate and follow what is offered."""
+    def credentials(
+        self, on_handshake: Callable[[], None] = lambda: None
+    ) -> grpc.ServerCredentials:
+        """Return credentials that require a client certificate and follow what is offered.
+
+        `on_handshake` is called, in some thread, when a handshake begins.
+        """
+        self._on_handshake = on_handshake
         return grpc.dynamic_ssl_server_credentials(
             _configuration(self._taken),
             self._take,  # type: ignore[arg-type]  # None means unchanged, which the stubs omit
@@ -107,6 +113,7 @@ class ServerCertificate:
 
     def _take(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what is offered if that is new; gRPC calls this in each handshake, in a thread."""
+        self._on_handshake()
         offered = self._offered
         if offered is self._taken:
             return None

@@ -10,7 +10,7 @@ import asyncpg
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId, UserId
 from authsvc.models.users import UserStatus
-from authsvc.store.postgres.database import Connection
+from authsvc.store.postgres.connector import Connection, known_timeline
 
 _COLUMNS = """
     k.key_id, k.user_id, k.name, k.prefix, k.scopes, k.policy, k.create_time, k.expire_time,
@@ -91,15 +91,17 @@ async def revoke(
     return revoked
 
 
+# `require_primary` makes it fail on a server that was replaced, also if it finds nothing.
 _FIND = f"""
 SELECT {_COLUMNS}, k.key_hash, u.status, u.roles
-FROM api_keys k JOIN users u USING (user_id) WHERE k.key_hash = any($1)
+FROM api_keys k JOIN users u USING (user_id)
+WHERE k.key_hash = any($1) AND (SELECT require_primary($2))
 """  # noqa: S608 - made of constants
 
 
 async def find(connection: Connection, key_hashes: Sequence[bytes]) -> Mapping[bytes, StoredApiKey]:
     """Return the keys with these hashes, including ended ones, by hash."""
-    rows = await connection.fetch(_FIND, key_hashes)
+    rows = await connection.fetch(_FIND, key_hashes, known_timeline(connection))
     return {
         row["key_hash"]: StoredApiKey(
             _api_key(row), row["key_hash"], UserStatus(row["status"]), tuple(row["roles"])

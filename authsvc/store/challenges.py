@@ -61,17 +61,17 @@ async def create(
 
 
 _FIND_ACCOUNT = """
-SELECT users.email_canonical FROM challenges JOIN users USING (user_id)
+SELECT users.email_canonical, challenges.methods FROM challenges JOIN users USING (user_id)
 WHERE token_hash = $1 AND kind = 'mfa' AND expire_time > $2 AND attempts < $3
 """
 
 
 async def find_account(
     connection: Connection, token_hash: bytes, now: datetime, max_attempts: int
-) -> str | None:
-    """Return the canonical address of the account of an unexpired challenge."""
-    found: str | None = await connection.fetchval(_FIND_ACCOUNT, token_hash, now, max_attempts)
-    return found
+) -> tuple[str, tuple[str, ...]] | None:
+    """Return the canonical address of an unexpired challenge's account, and its methods so far."""
+    row = await connection.fetchrow(_FIND_ACCOUNT, token_hash, now, max_attempts)
+    return None if row is None else (row["email_canonical"], tuple(row["methods"]))
 
 
 # Does not wait for a flush, like the claim in users.py.

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from authsvc.models.ids import UserId
 from authsvc.models.messages import MessageRecord, MessageState
+from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.postgres.database import Connection
 
 
@@ -40,7 +41,7 @@ RETURNING true
 
 
 async def insert(connection: Connection, row: NewMessage) -> bool:
-    """Insert a message; the deliverers are notified when the transaction commits.
+    """Insert a message; the doorbell rings for the deliverers once it is committed.
 
     Return False if it was skipped.
     """
@@ -57,6 +58,8 @@ async def insert(connection: Connection, row: NewMessage) -> bool:
         row.max_recent,
         row.since,
     )
+    if inserted is not None:
+        ring_after_commit(connection, Channel.OUTBOX)
     return inserted is not None
 
 
@@ -163,7 +166,6 @@ _REVIVE = """
 UPDATE outbox SET state = 'pending', end_time = NULL, next_time = $2, expire_time = $3
 WHERE message_id = $1
 """
-_WAKE = "SELECT pg_notify('authsvc_outbox', '')"
 
 
 async def revive(
@@ -171,7 +173,7 @@ async def revive(
 ) -> None:
     """Make an abandoned message pending again."""
     await connection.execute(_REVIVE, message_id, now, expire_time)
-    await connection.execute(_WAKE)
+    ring_after_commit(connection, Channel.OUTBOX)
 
 
 _DELETE_ENDED = """

@@ -1,12 +1,15 @@
 """Owns the rows of rate_limits: decision and charge, peek, refund, reset, cleanup.
 
-The arithmetic is in the migration, in one function. `at_us` is a time given by a test, in
+The arithmetic is in a migration, in one function. `at_us` is a time given by a test, in
 microseconds since the epoch; without it the database's clock is used, as all replicas share it.
+
+Charges to durable rules and their refunds commit without waiting for the flush: a crash of the
+database loses at most the last second of them. So they must not be part of a larger transaction.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -22,6 +25,7 @@ class Rule:
     requests: int
     window_us: int
     burst: int
+    durable: bool = False
 
 
 class Kind(NamedTuple):
@@ -32,6 +36,10 @@ class Kind(NamedTuple):
     times: int
 
 
+class KeysHeld(Exception):
+    """Another session holds the row of a key for longer than a statement waits; nothing changed."""
+
+
 # granted (how many times a charge was granted), remaining (what could be used now), retry_us (time
 # until the charge fits again; 0 if it fits now) and reset_us (time until the key is unused again).
 Row: TypeAlias = asyncpg.Record
@@ -39,7 +47,7 @@ Row: TypeAlias = asyncpg.Record
 
 _CHARGE = """
 SELECT granted, remaining, retry_us, reset_us
-FROM rate_limit_charge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+FROM rate_limit_charge($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 
 
@@ -54,10 +62,15 @@ async def charge(
 
     `keys[i]` is charged `kinds[places[i]]`. The keys have to be sorted by policy and then by key:
     statements that lock rows in the same order can't deadlock.
+
+    Raises:
+        KeysHeld: Nothing was charged.
     """
     rules = [kind.rule for kind in kinds]
-    return await connection.fetch(
+    return await _write(
+        connection,
         _CHARGE,
+        [rule.durable for rule in rules],
         [rule.policy for rule in rules],
         *_columns(rules),
         [kind.cost for kind in kinds],
@@ -70,7 +83,7 @@ async def charge(
 
 _CHARGE_TOGETHER = """
 SELECT granted, remaining, retry_us, reset_us
-FROM rate_limit_charge_together($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+FROM rate_limit_charge_together($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 """
 
 
@@ -87,14 +100,19 @@ async def charge_together(
     The first `sizes[0]` charges are the first check's, and so on; within a check, no two have the
     same policy and key. Return a row for each charge, in order. If a check's charges were not
     granted, those with a retry_us of 0 would have fitted alone.
+
+    Raises:
+        KeysHeld: Nothing was charged.
     """
-    charged = [(rule.policy, key) for rule, key in zip(rules, keys, strict=True)]
+    charged = [(rule.policy, key, rule.durable) for rule, key in zip(rules, keys, strict=True)]
     pairs = sorted(set(charged))
     place = {pair: number for number, pair in enumerate(pairs, start=1)}
-    return await connection.fetch(
+    return await _write(
+        connection,
         _CHARGE_TOGETHER,
-        [policy for policy, _ in pairs],
-        [key for _, key in pairs],
+        [durable for _, _, durable in pairs],
+        [policy for policy, _, _ in pairs],
+        [key for _, key, _ in pairs],
         [place[pair] for pair in charged],
         *_columns(rules),
         costs,
@@ -105,7 +123,7 @@ async def charge_together(
 
 _LOOK = """
 SELECT granted, remaining, retry_us, reset_us
-FROM rate_limit_look($1, $2, $3, $4, $5, $6, $7, $8)
+FROM rate_limit_look($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
 
@@ -117,16 +135,24 @@ async def look(
     at_us: int | None = None,
 ) -> list[Row]:
     """Return a row for each charge, in order, without charging anything."""
-    policies = [rule.policy for rule in rules]
-    return await connection.fetch(_LOOK, policies, *_columns(rules), costs, keys, at_us)
+    return await connection.fetch(
+        _LOOK,
+        [rule.durable for rule in rules],
+        [rule.policy for rule in rules],
+        *_columns(rules),
+        costs,
+        keys,
+        at_us,
+    )
 
 
 _REFUND = """
 SELECT refunded.granted, refunded.remaining, refunded.retry_us, refunded.reset_us
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
-    $7::text[]) AS taken (policy, algorithm, requests, window_us, burst, cost, key),
-LATERAL rate_limit_refund(taken.policy, taken.algorithm, taken.requests, taken.window_us,
-    taken.burst, taken.cost, taken.key, $8) AS refunded
+FROM unnest($1::boolean[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::text[])
+    AS taken (durable, policy, algorithm, requests, window_us, burst, cost, key),
+LATERAL rate_limit_refund(taken.durable, taken.policy, taken.algorithm, taken.requests,
+    taken.window_us, taken.burst, taken.cost, taken.key, $9) AS refunded
 """
 
 
@@ -140,32 +166,81 @@ async def refund(
     """Refund costs, never more than is in use; return rows as `look` does for a cost of 1.
 
     The charges have to be sorted by policy and key, as for `charge`.
+
+    Raises:
+        KeysHeld: Nothing was refunded.
     """
-    policies = [rule.policy for rule in rules]
-    return await connection.fetch(_REFUND, policies, *_columns(rules), costs, keys, at_us)
+    return await _write(
+        connection,
+        _REFUND,
+        [rule.durable for rule in rules],
+        [rule.policy for rule in rules],
+        *_columns(rules),
+        costs,
+        keys,
+        at_us,
+    )
 
 
-_RESET = "DELETE FROM rate_limits WHERE policy = $1 AND key = $2"
+_RESET = "SELECT rate_limit_reset($1, $2, $3)"
 
 
-async def reset(connection: Connection, policy: str, key: str) -> None:
-    """Reset the use of the key."""
-    await connection.execute(_RESET, policy, key)
+async def reset(connection: Connection, rule: Rule, key: str) -> None:
+    """Reset the use of the key.
+
+    Raises:
+        KeysHeld: Nothing was reset.
+    """
+    try:
+        await connection.execute(_RESET, rule.durable, rule.policy, key)
+    except asyncpg.LockNotAvailableError:
+        raise KeysHeld from None
 
 
+_HELD = "SELECT place FROM rate_limit_held($1, $2, $3) AS place"
+
+
+async def held(connection: Connection, rules: Sequence[Rule], keys: Sequence[str]) -> list[int]:
+    """Return the indexes of those keys whose rows other sessions hold."""
+    rows = await connection.fetch(
+        _HELD, [rule.durable for rule in rules], [rule.policy for rule in rules], keys
+    )
+    return [row["place"] - 1 for row in rows]
+
+
+# A row's ctid is unique only within a partition.
 _DELETE_IDLE = """
-DELETE FROM rate_limits WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM rate_limits WHERE expire_minute < rate_limit_now($2) / 60000000
-    ORDER BY expire_minute LIMIT $1 FOR UPDATE SKIP LOCKED))
+WITH durable AS (
+    DELETE FROM rate_limits_durable WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM rate_limits_durable WHERE expire_minute < rate_limit_now($2) / 60000000
+        ORDER BY expire_minute LIMIT $1 FOR UPDATE SKIP LOCKED))
+    RETURNING 1
+), unlogged AS (
+    DELETE FROM rate_limits_unlogged WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM rate_limits_unlogged WHERE expire_minute < rate_limit_now($2) / 60000000
+        ORDER BY expire_minute LIMIT $1 FOR UPDATE SKIP LOCKED))
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM durable) + (SELECT count(*) FROM unlogged)
 """
 
 
 async def delete_idle(connection: Connection, limit: int, at_us: int | None = None) -> int:
-    """Delete up to `limit` rows that have been unused for a minute or two; return how many.
+    """Delete rows that have been unused for a minute or two; return how many.
 
-    Locked rows are skipped, so that no statement waits.
+    Up to `limit` durable and as many others. Locked rows are skipped, so no statement waits.
     """
-    return int((await connection.execute(_DELETE_IDLE, limit, at_us)).removeprefix("DELETE "))
+    return int(await connection.fetchval(_DELETE_IDLE, limit, at_us))
+
+
+async def _write(connection: Connection, statement: str, *arguments: Any) -> list[Row]:
+    durables: list[bool] = arguments[0]
+    if connection.is_in_transaction() and any(durables):
+        raise RuntimeError("a durable charge or refund must be a transaction of its own")
+    try:
+        return await connection.fetch(statement, *arguments)
+    except asyncpg.LockNotAvailableError:
+        raise KeysHeld from None
 
 
 def _columns(rules: Sequence[Rule]) -> tuple[list[str], list[int], list[int], list[int]]:

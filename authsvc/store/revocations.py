@@ -1,16 +1,25 @@
-"""Owns the revocation log: appending to it, and listening for what others append."""
+"""Owns the revocation log: appending to it, and reading what was committed since the last read.
 
-from collections.abc import Callable, Mapping, Sequence
+Rows are committed in another order than they are written, so neither their number nor their time
+says which are new. A snapshot does: a row is new if its transaction was not finished in the
+snapshot of the last read and is finished now. A late commit is never missed, and a transaction that
+stays open costs one entry in the snapshot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from types import MappingProxyType
+from typing import Any, cast
+from uuid import UUID
 
-from authsvc.config import DatabaseSettings
+import asyncpg
+
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
-from authsvc.store.postgres.connector import FAILURES, Connection, Connector
-
-# The trigger on the table notifies this channel for each row.
-_CHANNEL = "authsvc_revocations"
+from authsvc.models.revocations import Kind, Revocation
+from authsvc.store.doorbell import Channel, ring_after_commit
+from authsvc.store.postgres.connector import FAILURES, Connection, PoolConnection, known_timeline
+from authsvc.store.postgres.database import Database
 
 _INSERT = """
 INSERT INTO revocations (session_id, user_id, key_id, api_key_id, revoke_time)
@@ -21,8 +30,6 @@ FROM (SELECT unnest($1::uuid[]), NULL::uuid, NULL::text, NULL::uuid
       UNION ALL SELECT NULL, NULL, NULL, $4::uuid WHERE $4 IS NOT NULL
      ) AS revoked (session_id, user_id, key_id, api_key_id)
 """
-_CONFIRM = "SELECT pg_backend_pid()"
-_NO_OTHERS: Mapping[str, Callable[[], None]] = MappingProxyType({})
 
 
 async def append(
@@ -34,77 +41,121 @@ async def append(
     key_id: str | None = None,
     api_key_id: ApiKeyId | None = None,
 ) -> None:
-    """Append revocations; every replica is notified once the transaction has committed.
+    """Append revocations; the doorbell rings once they are committed.
 
     A `user_id` revokes everything that the user has; `key_id` is a signing key.
     """
     await connection.execute(_INSERT, session_ids, user_id, key_id, api_key_id, now)
+    ring_after_commit(connection, Channel.REVOCATIONS)
 
 
-class PoolerError(Exception):
-    """A pooler shares the connection to PostgreSQL, so notifications would get lost."""
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the log has been read.
 
-
-class Subscription:
-    """One connection that listens for revocations, from `open` until it fails.
-
-    Nothing is replayed: revocations committed before `open` returned are not received.
+    Everything is known of the transactions below `xmax` except those in `in_progress`, in this run
+    of the server.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    run_id: UUID
+    xmax: int
+    in_progress: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """One read of the log.
+
+    `revocations` is None if the reader can't continue from its last position: it has none, the
+    server's run ended, or there are more than the limit.
+    """
+
+    position: Position
+    database_time: datetime
+    revocations: Sequence[Revocation] | None
+
+
+# In one statement, so that the rows are those of the snapshot. Rows that another cluster wrote (a
+# dump was restored) may have ids that are not given out yet: they are left out.
+_READ = """
+SELECT server_run() AS run_id, pg_current_snapshot() AS snapshot,
+    clock_timestamp() AS database_time,
+    coalesce((SELECT array_agg(subject) FROM (
+        SELECT concat_ws(':',
+            CASE WHEN session_id IS NOT NULL THEN 'session'
+                 WHEN user_id IS NOT NULL THEN 'user'
+                 WHEN api_key_id IS NOT NULL THEN 'api_key'
+                 ELSE 'key' END,
+            session_id, user_id, api_key_id, key_id) AS subject
+        FROM revocations
+        WHERE transaction_id < pg_snapshot_xmax(pg_current_snapshot())
+            AND (transaction_id >= $1 OR transaction_id = ANY ($2::xid8[]))
+        ORDER BY transaction_id LIMIT $3
+    ) AS appended), '{}') AS subjects
+WHERE (SELECT require_primary($4))
+"""
+# Beyond every transaction: for a read that only takes the snapshot.
+_NONE_YET = (1 << 64) - 1
+
+
+class LogConnection:
+    """A connection of its own for the reader, to the server that the pool uses.
+
+    So a busy pool does not delay the reader, and the pool leaves a server when the reader finds
+    that it must be left.
+    """
+
+    def __init__(self, database: Database, connection: PoolConnection) -> None:
+        self._database = database
         self._connection = connection
 
     @classmethod
-    async def open(
-        cls,
-        settings: DatabaseSettings,
-        receive: Callable[[str], None],
-        *,
-        patience: float,
-        others: Mapping[str, Callable[[], None]] = _NO_OTHERS,
-    ) -> "Subscription":
-        """Connect and pass every payload to `receive`; each statement gets `patience` seconds.
+    async def open(cls, database: Database) -> "LogConnection":
+        """Connect; raises StoreUnavailable."""
+        return cls(database, await database.connect())
 
-        `others` are called for notifications on their channels, which saves connections.
+    async def read(self, last: Position | None, limit: int, patience: float) -> LogRead:
+        """Return what was committed since the position, if it takes at most `patience` seconds.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, also if the server is read-only, in recovery or another one; the
+        database leaves it then.
         """
-        address = settings.listener_url or settings.url
-        connector = Connector(
-            address=address.get_secret_value(),
-            timeout=settings.connect_timeout.total_seconds(),
-            command_timeout=patience,
-        )
+        connection = self._connection
         try:
-            connection = await connector.connect()
-        except (*FAILURES, ValueError) as error:
+            row = await connection.fetchrow(
+                _READ,
+                last.xmax if last else _NONE_YET,
+                last.in_progress if last else (),
+                limit + 1,
+                known_timeline(connection),
+                timeout=patience,
+            )
+        except (asyncpg.ReadOnlySQLTransactionError, asyncpg.FeatureNotSupportedError) as error:
+            # The latter: an unlogged table can't be read during recovery.
+            self._database.leave_server(str(error), connection)
             raise StoreUnavailable from error
-        try:
-            await connection.add_listener(_CHANNEL, lambda *event: receive(event[-1]))
-            for channel, tell in others.items():
-                await connection.add_listener(channel, lambda *_, tell=tell: tell())
-        except BaseException as error:
-            connection.terminate()
-            if isinstance(error, FAILURES):
-                raise StoreUnavailable from error
-            raise
-        return cls(connection)
-
-    async def confirm(self) -> None:
-        """Return when everything committed before this call has been passed on.
-
-        PostgreSQL sends a session its notifications before it answers the session's statement, and
-        acknowledges a commit after signalling the listeners. Raises StoreUnavailable if there is no
-        answer in time and PoolerError if it comes from another session.
-        """
-        try:
-            process = await self._connection.fetchval(_CONFIRM)
         except FAILURES as error:
             raise StoreUnavailable from error
-        # A pooler gives its clients an invented process id.
-        if process != self._connection.get_server_pid():
-            raise PoolerError
+        return _log_read(row, last, limit)
 
     def close(self) -> None:
         """Close the connection without waiting for the server."""
         self._connection.terminate()
+
+
+def _log_read(row: Any, last: Position | None, limit: int) -> LogRead:
+    _, xmax, in_progress = row["snapshot"]
+    position = Position(row["run_id"], xmax, tuple(in_progress))
+    continues = (
+        last is not None
+        and position.run_id == last.run_id
+        and position.xmax >= last.xmax
+        and len(row["subjects"]) <= limit
+    )
+    revocations = [_revocation(subject) for subject in row["subjects"]] if continues else None
+    return LogRead(position, row["database_time"], revocations)
+
+
+def _revocation(subject: str) -> Revocation:
+    kind, _, identifier = subject.partition(":")
+    return Revocation(cast("Kind", kind), identifier)

@@ -4,6 +4,7 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.store import audit
 from authsvc.store.audit import AuditRow
+from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.postgres.database import Connection
 
 # One statement instead of four, so that a login costs little beside hashing its password: a
@@ -65,4 +66,6 @@ async def open_session(
         event.call.request_id,
         event.detail,
     )
+    if rows:
+        ring_after_commit(connection, Channel.REVOCATIONS)
     return [row["session_id"] for row in rows]

@@ -16,7 +16,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.users import UserStatus
-from authsvc.store.postgres.database import Connection
+from authsvc.store.postgres.connector import Connection, known_timeline
 
 # The columns that `stored_session` reads, of sessions s and users u.
 COLUMNS = """
@@ -51,8 +51,10 @@ async def has_ended(connection: Connection, session_id: SessionId) -> bool:
     return bool(await connection.fetchval(_HAS_ENDED, session_id))
 
 
+# `require_primary` makes it fail on a server that was replaced, also if it finds nothing.
 _FIND_BY_TOKEN = f"""
-SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.token_hash = any($1)
+SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id)
+WHERE s.token_hash = any($1) AND (SELECT require_primary($2))
 """  # noqa: S608 - made of constants
 
 
@@ -60,12 +62,13 @@ async def find_by_token(
     connection: Connection, token_hashes: Sequence[bytes]
 ) -> Mapping[bytes, StoredSession]:
     """Return the sessions with these token hashes, including ended ones, by token hash."""
-    rows = await connection.fetch(_FIND_BY_TOKEN, token_hashes)
+    rows = await connection.fetch(_FIND_BY_TOKEN, token_hashes, known_timeline(connection))
     return {row["token_hash"]: stored_session(row) for row in rows}
 
 
 _FIND = f"""
-SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id) WHERE s.session_id = any($1)
+SELECT {COLUMNS} FROM sessions s JOIN users u USING (user_id)
+WHERE s.session_id = any($1) AND (SELECT require_primary($2))
 """  # noqa: S608 - made of constants
 
 
@@ -73,7 +76,7 @@ async def find(
     connection: Connection, session_ids: Sequence[SessionId]
 ) -> Mapping[SessionId, StoredSession]:
     """Return the sessions with these ids, including ended ones, by id."""
-    rows = await connection.fetch(_FIND, session_ids)
+    rows = await connection.fetch(_FIND, session_ids, known_timeline(connection))
     return {row["session_id"]: stored_session(row) for row in rows}
 
 

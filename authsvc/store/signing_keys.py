@@ -10,7 +10,7 @@ from datetime import datetime
 import asyncpg
 
 from authsvc.models.signing import KeyState, SigningKeyInfo
-from authsvc.store.postgres.database import Connection
+from authsvc.store.postgres.connector import Connection, known_timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,18 @@ class SigningKeyRow:
     sealed_key: bytes = field(repr=False)
 
 
+# `require_primary` makes the statement fail on a server that was replaced.
 _LIST = """
 SELECT key_id, algorithm, state, sealed_key, create_time, activate_time, retire_time, revoke_time,
        expire_time
-FROM signing_keys
+FROM signing_keys WHERE (SELECT require_primary($1))
 ORDER BY create_time DESC, key_id
 """
 
 
 async def list_all(conn: Connection) -> list[SigningKeyRow]:
     """Return all keys, newest first."""
-    return [_row(record) for record in await conn.fetch(_LIST)]
+    return [_row(record) for record in await conn.fetch(_LIST, known_timeline(conn))]
 
 
 _INSERT = """

@@ -11,17 +11,22 @@ import asyncpg
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
+from authsvc.store.decoys import WRITE_DECOY
 from authsvc.store.failed_logins import FORGET_FAILURES, FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class LoginSubject:
-    """The account that a login is for; `known_device` if the device has logged in to it before."""
+    """The account that a login is for; `known_device` if the device has logged in to it before.
+
+    `known_may_fail` means that the known devices of the account may still fail.
+    """
 
     user_id: UserId
     status: UserStatus
     known_device: bool
+    known_may_fail: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,8 @@ async def set_status(
 
 
 _FIND_LOGIN_SUBJECT = """
-SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device
+SELECT users.user_id, users.status, devices.device_hash IS NOT NULL AS known_device,
+    users.failed_device_logins < $3 AS known_may_fail
 FROM users
 LEFT JOIN devices ON devices.user_id = users.user_id
     AND devices.device_hash = $2 AND users.failed_device_logins < $3
@@ -145,19 +151,27 @@ async def find_login_subject(
     row = await connection.fetchrow(_FIND_LOGIN_SUBJECT, email_canonical, device_hash, max_failures)
     if row is None:
         return None
-    return LoginSubject(UserId(row["user_id"]), UserStatus(row["status"]), row["known_device"])
+    return LoginSubject(
+        UserId(row["user_id"]),
+        UserStatus(row["status"]),
+        row["known_device"],
+        row["known_may_fail"],
+    )
 
 
 # The claim's commit does not wait for a flush: the answer is sent only after the commit that
 # records the outcome, and that flushes this one too. So a login takes one flush whether the account
 # exists or not.
-_CLAIM_ATTEMPT = """
-UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
-    failed_device_logins = failed_device_logins + $3::boolean::integer
-WHERE email_canonical = $1 AND status = 'active'
-    AND CASE WHEN $3 THEN failed_device_logins ELSE failed_logins END < $2
-RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
-"""
+_CLAIM_ATTEMPT = f"""
+WITH claimed AS (
+    UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
+        failed_device_logins = failed_device_logins + $3::boolean::integer
+    WHERE email_canonical = $1 AND status = 'active'
+        AND CASE WHEN $3 THEN failed_device_logins ELSE failed_logins END < $2
+    RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
+), decoy AS ({WRITE_DECOY})
+SELECT user_id, password_hash, pepper_id FROM claimed
+"""  # noqa: S608 - made of constants
 
 
 async def claim_attempt(
@@ -170,6 +184,17 @@ async def claim_attempt(
     """
     row = await connection.fetchrow(_CLAIM_ATTEMPT, email_canonical, max_failures, known_device)
     return credential_from(row)
+
+
+_FIND_CREDENTIAL = """
+SELECT user_id, password_hash, pepper_id FROM users
+WHERE email_canonical = $1 AND status = 'active'
+"""
+
+
+async def find_credential(connection: Connection, email_canonical: str) -> Credential | None:
+    """Return the password hash of the active account with this address; count nothing."""
+    return credential_from(await connection.fetchrow(_FIND_CREDENTIAL, email_canonical))
 
 
 _RELEASE_ATTEMPT = """

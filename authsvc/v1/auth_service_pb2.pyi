@@ -34,7 +34,8 @@ class RegisterRequest(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The user's e-mail address, stored as given and compared in canonical form
-    (NFKC, IDNA, case-folded); at most 254 bytes. Required.
+    (NFKC, IDNA, case-folded); at most 254 bytes. Characters that count as
+    others in that form, such as ligatures, are refused. Required.
     """
     password: _builtins.str
     """The user's password, 1 to 1024 bytes of UTF-8 without NUL; must meet the
@@ -75,19 +76,26 @@ class RegisterResponse(_message.Message):
 
     USER_ID_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    REGISTRATION_TOKEN_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The new user's id, a UUID."""
     code: _builtins.str
     """The code for VerifyEmail, only with the delivery RETURN."""
+    registration_token: _builtins.str
+    """For VerifyEmail, along with the code: shows that the same person
+    registered. Keep it with the user's browser or app. It is good for 7 days,
+    until the password changes, and for nothing else.
+    """
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
         code: _builtins.str = ...,
+        registration_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "registration_token", b"registration_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -102,11 +110,24 @@ class VerifyEmailRequest(_message.Message):
     EMAIL_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    REGISTRATION_TOKEN_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The user's e-mail address; at most 254 bytes. Required."""
     code: _builtins.str
     """The code; spaces and hyphens in it are ignored. At most 64 bytes.
     Required.
+    """
+    registration_token: _builtins.str
+    """From RegisterResponse; at most 8 KiB."""
+    access_token: _builtins.str
+    """An active access token of the account, not bound and not exchanged; at
+    most 8 KiB.
+    """
+    password: _builtins.str
+    """The account's password, 1 to 1024 bytes; a wrong one counts as a failed
+    login.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
@@ -118,12 +139,17 @@ class VerifyEmailRequest(_message.Message):
         email: _builtins.str = ...,
         code: _builtins.str = ...,
         client: _common_pb2.ClientContext | None = ...,
+        registration_token: _builtins.str = ...,
+        access_token: _builtins.str = ...,
+        password: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "client", b"client", "password", b"password", "proof", b"proof", "registration_token", b"registration_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "email", b"email"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "client", b"client", "code", b"code", "email", b"email", "password", b"password", "proof", b"proof", "registration_token", b"registration_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_proof: _TypeAlias = _typing.Literal["registration_token", "access_token", "password"]  # noqa: Y015
+    _WhichOneofArgType_proof: _TypeAlias = _typing.Literal["proof", b"proof"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_proof) -> _WhichOneofReturnType_proof | None: ...
 
 Global___VerifyEmailRequest: _TypeAlias = VerifyEmailRequest  # noqa: Y015
 
@@ -133,12 +159,19 @@ class VerifyEmailResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CREDENTIALS_REMOVED_FIELD_NUMBER: _builtins.int
+    credentials_removed: _builtins.bool
+    """Whether the account's password, sessions, API keys, identities, devices and
+    display name were removed. A code for ResetPassword is on its way then.
+    """
     def __init__(
         self,
+        *,
+        credentials_removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials_removed", b"credentials_removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

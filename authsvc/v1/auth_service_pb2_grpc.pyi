@@ -41,8 +41,12 @@ class AuthServiceStub:
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
     """Verifies the account's e-mail address with the code that was sent to it.
-    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    The first time, somebody else may have created the account. So without a
+    proof of having set its password, the password, sessions, API keys and
+    identities are removed, and a code for ResetPassword is sent to the address.
+    A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+    Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     ResendVerification: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]
     """Sends a new code for VerifyEmail; the previous code stops working. The
@@ -55,7 +59,8 @@ class AuthServiceStub:
     second factor if the user has one or the settings require one. In the
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
-    the two, over all login methods and all replicas. Roles: app. Reasons:
+    the two, over all replicas and all methods that can be guessed. Roles: app.
+    Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
     EMAIL_INVALID, FIELD_INVALID.
     """
@@ -84,7 +89,8 @@ class AuthServiceStub:
     LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
-    valid or not, uses up the challenge. Roles: app. Reasons:
+    valid or not, uses up the challenge. Failed guesses at the account don't
+    prevent it; failures are counted per IP address. Roles: app. Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
@@ -99,7 +105,8 @@ class AuthServiceStub:
     user gets an account if the provider reports the address as verified. If
     an account already has the address but never verified it, the user gets
     that account; its credentials are removed first, as somebody else may have
-    created it. The state is used up even if the call fails. Roles: app.
+    created it. The state is used up even if the call fails. Failures are
+    counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -113,7 +120,9 @@ class AuthServiceStub:
     """Sets a new password with a code from RequestPasswordReset and ends all
     sessions. It does not log the user in, and second factors remain. If the
     address was not verified before, API keys are revoked too, as in
-    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+    can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+    PASSWORD_WEAK,
     EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
@@ -176,8 +185,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
     """Verifies the account's e-mail address with the code that was sent to it.
-    Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-    TOO_MANY_ATTEMPTS.
+    The first time, somebody else may have created the account. So without a
+    proof of having set its password, the password, sessions, API keys and
+    identities are removed, and a code for ResetPassword is sent to the address.
+    A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+    Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     ResendVerification: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResendVerificationRequest, _auth_service_pb2.ResendVerificationResponse]  # type: ignore[assignment]
     """Sends a new code for VerifyEmail; the previous code stops working. The
@@ -190,7 +203,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     second factor if the user has one or the settings require one. In the
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
-    the two, over all login methods and all replicas. Roles: app. Reasons:
+    the two, over all replicas and all methods that can be guessed. Roles: app.
+    Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
     EMAIL_INVALID, FIELD_INVALID.
     """
@@ -219,7 +233,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
-    valid or not, uses up the challenge. Roles: app. Reasons:
+    valid or not, uses up the challenge. Failed guesses at the account don't
+    prevent it; failures are counted per IP address. Roles: app. Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
@@ -234,7 +249,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     user gets an account if the provider reports the address as verified. If
     an account already has the address but never verified it, the user gets
     that account; its credentials are removed first, as somebody else may have
-    created it. The state is used up even if the call fails. Roles: app.
+    created it. The state is used up even if the call fails. Failures are
+    counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -248,7 +264,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Sets a new password with a code from RequestPasswordReset and ends all
     sessions. It does not log the user in, and second factors remain. If the
     address was not verified before, API keys are revoked too, as in
-    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+    can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+    PASSWORD_WEAK,
     EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
@@ -320,8 +338,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.VerifyEmailResponse, _abc.Awaitable[_auth_service_pb2.VerifyEmailResponse]]:
         """Verifies the account's e-mail address with the code that was sent to it.
-        Roles: app. Reasons: CODE_INVALID, EMAIL_INVALID, FIELD_INVALID,
-        TOO_MANY_ATTEMPTS.
+        The first time, somebody else may have created the account. So without a
+        proof of having set its password, the password, sessions, API keys and
+        identities are removed, and a code for ResetPassword is sent to the address.
+        A wrong proof fails with CREDENTIALS_INVALID and leaves the code valid.
+        Roles: app. Reasons: CODE_INVALID, CREDENTIALS_INVALID, EMAIL_INVALID,
+        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -346,7 +368,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         second factor if the user has one or the settings require one. In the
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
-        the two, over all login methods and all replicas. Roles: app. Reasons:
+        the two, over all replicas and all methods that can be guessed. Roles: app.
+        Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
         EMAIL_INVALID, FIELD_INVALID.
         """
@@ -405,7 +428,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.LoginWithPasskeyResponse, _abc.Awaitable[_auth_service_pb2.LoginWithPasskeyResponse]]:
         """Checks the passkey's assertion, then continues like Login. The passkey has
         to verify its user and therefore counts as both factors. Any assertion,
-        valid or not, uses up the challenge. Roles: app. Reasons:
+        valid or not, uses up the challenge. Failed guesses at the account don't
+        prevent it; failures are counted per IP address. Roles: app. Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
@@ -432,7 +456,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         user gets an account if the provider reports the address as verified. If
         an account already has the address but never verified it, the user gets
         that account; its credentials are removed first, as somebody else may have
-        created it. The state is used up even if the call fails. Roles: app.
+        created it. The state is used up even if the call fails. Failures are
+        counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
         TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -458,7 +483,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a new password with a code from RequestPasswordReset and ends all
         sessions. It does not log the user in, and second factors remain. If the
         address was not verified before, API keys are revoked too, as in
-        LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+        LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+        can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+        PASSWORD_WEAK,
         EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 

@@ -35,8 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     for display to the user. Don't retry unchanged.
     """
     ERROR_REASON_EMAIL_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
-    google.rpc.BadRequest. Don't retry unchanged.
+    """INVALID_ARGUMENT. The e-mail address is not a valid one or, if it is new,
+    contains characters that count as others. Detail: google.rpc.BadRequest.
+    Don't retry unchanged.
     """
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED. The user is unknown, the password or another proof is
@@ -139,6 +140,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
     beginning after the delay.
     """
+    ERROR_REASON_SERVICE_STOPPING: _ErrorReason.ValueType  # 29
+    """UNAVAILABLE. This replica is shutting down; the call did not take effect,
+    unless it was already running. Detail: google.rpc.RetryInfo. Retry on
+    another connection, which reaches another replica.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -163,8 +169,9 @@ google.rpc.BadRequest, one violation for each rule that it breaks, worded
 for display to the user. Don't retry unchanged.
 """
 ERROR_REASON_EMAIL_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
-google.rpc.BadRequest. Don't retry unchanged.
+"""INVALID_ARGUMENT. The e-mail address is not a valid one or, if it is new,
+contains characters that count as others. Detail: google.rpc.BadRequest.
+Don't retry unchanged.
 """
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED. The user is unknown, the password or another proof is
@@ -266,5 +273,10 @@ ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
 """UNAVAILABLE. The provider did not answer in time or gave an invalid
 answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
 beginning after the delay.
+"""
+ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
+"""UNAVAILABLE. This replica is shutting down; the call did not take effect,
+unless it was already running. Detail: google.rpc.RetryInfo. Retry on
+another connection, which reaches another replica.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

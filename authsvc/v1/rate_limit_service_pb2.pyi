@@ -59,6 +59,7 @@ class Policy(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
+    DURABLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The policy's name: 1 to 64 of a-z, 0-9, "_", "-", "."."""
     algorithm: Global___RateLimitAlgorithm.ValueType
@@ -67,6 +68,10 @@ class Policy(_message.Message):
     """The amount allowed within a window."""
     burst: _builtins.int
     """The amount allowed within any one second; 0 means no such limit."""
+    durable: _builtins.bool
+    """Whether the counts survive a crash of the database, except for the last
+    second. If not, every key starts again at its full limit.
+    """
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
         """The window's length."""
@@ -79,10 +84,11 @@ class Policy(_message.Message):
         requests: _builtins.int = ...,
         window: _duration_pb2.Duration | None = ...,
         burst: _builtins.int = ...,
+        durable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "name", b"name", "requests", b"requests", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "durable", b"durable", "name", b"name", "requests", b"requests", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,9 +140,9 @@ class RateLimitVerdict(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     RESET_AFTER_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
-    """The policy's name."""
+    """The policy's name; empty in a compact response."""
     key: _builtins.str
-    """The key."""
+    """The key; empty in a compact response."""
     allowed: _builtins.bool
     """Whether this charge fits. In a check of several charges, a charge that
     fits is still not taken unless all fit.
@@ -147,8 +153,9 @@ class RateLimitVerdict(_message.Message):
     """The amount that is still available after this call."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
-        """How long until this charge would fit; zero if it fits. Absent if it never
-        will, because it exceeds what the policy allows at once.
+        """How long until this charge would fit; zero if it fits, and absent then in a
+        compact response. Otherwise absent if it never will fit, because it exceeds
+        what the policy allows at once.
         """
 
     @_builtins.property
@@ -239,6 +246,11 @@ class BatchCheckRateLimitsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKS_FIELD_NUMBER: _builtins.int
+    COMPACT_FIELD_NUMBER: _builtins.int
+    compact: _builtins.bool
+    """Leave the policy, the key and a retry_after of zero out of the verdicts,
+    which are in the order of the request anyway.
+    """
     @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckRateLimitRequest]:
         """The checks, 1 to 1000, each decided independently; at most 2000 charges in
@@ -249,10 +261,11 @@ class BatchCheckRateLimitsRequest(_message.Message):
         self,
         *,
         checks: _abc.Iterable[Global___CheckRateLimitRequest] | None = ...,
+        compact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "compact", b"compact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

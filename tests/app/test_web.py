@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -132,6 +133,29 @@ async def test_calls_are_counted(get: Browser, service: Service) -> None:
         assert private not in answer.text
 
 
+async def test_metrics_are_rendered_once_for_all_and_beside_the_loop(
+    get: Browser, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = service.app.web._metrics
+    render, released, times = metrics.render, threading.Event(), 0
+
+    def slow() -> bytes:
+        nonlocal times
+        times += 1
+        assert released.wait(PATIENCE)
+        return render()
+
+    monkeypatch.setattr(metrics, "render", slow)
+    scrapes = [asyncio.create_task(get("/metrics")) for _ in range(12)]
+    # The loop still serves others, and one client that gives up doesn't end the others' wait.
+    assert (await get("/livez")).status == 200
+    scrapes.pop().cancel()
+    assert (await get("/livez")).status == 200
+    released.set()
+    assert {(await scrape).status for scrape in scrapes} == {200}
+    assert times < len(scrapes)
+
+
 # Probes and other requests
 
 
@@ -186,6 +210,7 @@ async def test_service_is_not_ready_while_postgresql_is_down(
     assert await serving()
     kill(own_server)
     await get.until("/readyz", 503)
+    assert (await get("/readyz")).text.startswith("not ready: database: ")
     assert not await serving()
     # A restart would not help, and verifiers can still fetch the keys.
     assert (await get("/livez")).status == 200

@@ -19,7 +19,7 @@ from tests.support.http2 import (
     SETTINGS,
     Connection,
     _framed,
-    _request,
+    request_headers,
     tls_context,
 )
 from tests.support.probe import (
@@ -54,7 +54,7 @@ async def _begin(
         connection = await stack.enter_async_context(Connection.open(probe.clients.port, context))
         connections.append(connection)
         for stream in range(min(250, streams - first)):
-            await connection.send(HEADERS, END_HEADERS, 2 * stream + 1, _request(method, {}))
+            await connection.send(HEADERS, END_HEADERS, 2 * stream + 1, request_headers(method, {}))
         # It is acknowledged when everything sent before it has been received.
         await connection.send(PING, payload=bytes(8))
         assert await connection.until(PING) is not None
@@ -103,7 +103,7 @@ async def test_unread_responses_do_not_block_others(
             )
             await connection.send(SETTINGS, payload=_NO_WINDOW)
             for stream in range(1, 500, 2):
-                await connection.send(HEADERS, END_HEADERS, stream, _request(method, {}))
+                await connection.send(HEADERS, END_HEADERS, stream, request_headers(method, {}))
                 await connection.send(DATA, END_STREAM, stream, _framed(b""))
             await connection.send(PING, payload=bytes(8))
             assert await connection.until(PING) is not None
@@ -120,7 +120,7 @@ async def test_unread_response_occupies_slot_until_read(
     context = tls_context(authority.certificate, authority.caller(identity_of("edge")))
     async with Connection.open(probe.clients.port, context) as connection:
         await connection.send(SETTINGS, payload=_NO_WINDOW)
-        await connection.send(HEADERS, END_HEADERS, 1, _request(_VALIDATE, {}))
+        await connection.send(HEADERS, END_HEADERS, 1, request_headers(_VALIDATE, {}))
         await connection.send(DATA, END_STREAM, 1, _framed(b""))
         await counted(probe, "OK", _VALIDATE)
         assert await outcome(stub.Login(pb.LoginRequest())) == "OVERLOADED"

@@ -61,10 +61,11 @@ class Target:
 
 
 @contextmanager
-def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
+def targets(folder: Path, **environment: str) -> Iterator[tuple[Target, Target, float]]:
     """Start everything; yield the echo, the service, and its seconds from start to SERVING.
 
-    `metered` starts another replica of the service in the same folder.
+    `environment` has more variables for the service. `metered` starts another replica of it in the
+    same folder.
     """
     workspace = Workspace(folder)
     workspace.prepare()
@@ -86,7 +87,7 @@ def targets(folder: Path) -> Iterator[tuple[Target, Target, float]]:
             stdout=subprocess.DEVNULL,
         )
         began = time.monotonic()
-        service = _serve(stack, workspace, "authsvc")
+        service = _serve(stack, workspace, "authsvc", **environment)
         asyncio.run(_until_serving(service))
         yield echo, service, time.monotonic() - began
 
@@ -99,12 +100,14 @@ async def metered(folder: Path) -> AsyncIterator[tuple[Target, Path]]:
     """
     path = folder / "turns.sock"
     with ExitStack() as stack:
-        service = _serve(stack, Workspace(folder), "tests.bench.metered", str(path))
+        # What is sent is rejected by the thousand, and each rejection would be a line.
+        quiet = {"AUTHSVC_LOG__LEVEL": "error"}
+        service = _serve(stack, Workspace(folder), "tests.bench.metered", str(path), **quiet)
         await _until_serving(service)
         yield service, path
 
 
-def _serve(stack: ExitStack, workspace: Workspace, *program: str) -> Target:
+def _serve(stack: ExitStack, workspace: Workspace, *program: str, **environment: str) -> Target:
     grpc_port, http_port = _free_port(), _free_port()
     process = _start(
         stack,
@@ -113,9 +116,9 @@ def _serve(stack: ExitStack, workspace: Workspace, *program: str) -> Target:
         AUTHSVC_GRPC__ADDRESS=f"127.0.0.1:{grpc_port}",
         AUTHSVC_HTTP__ADDRESS=f"127.0.0.1:{http_port}",
         AUTHSVC_LOG__FORMAT="json",
-        AUTHSVC_LOG__LEVEL="error",
         AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
         AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
+        **{"AUTHSVC_LOG__LEVEL": "warning", **environment},
     )
     return Target("service", grpc_port, process.pid, workspace.certificates)
 

@@ -1,96 +1,16 @@
 """The service as a process: it starts with one command, reports errors, drains and reloads."""
 
-import os
-import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from authsvc.dev.workspace import Workspace
+from tests.support.processes import Process
 
 pytestmark = pytest.mark.slow
-
-_PATIENCE = 180.0
-
-
-class Process:
-    """A running command; `output` collects what it prints.
-
-    The output is read continuously, as a service whose log is not read blocks when the pipe fills.
-    """
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
-        self.output = ""
-        self._ended = False
-        self._more = threading.Condition()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "authsvc", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=clean | {"COLUMNS": "200", "AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"} | environment,
-        )
-        self.pid = self._process.pid
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def wait_for(self, pattern: str, after: int = 0) -> re.Match[str]:
-        """Wait until the output from `after` on matches, or fail and show the output."""
-        expression = re.compile(pattern)
-        with self._more:
-            self._more.wait_for(
-                lambda: self._ended or expression.search(self.output, after),
-                _PATIENCE,
-            )
-        match = expression.search(self.output, after)
-        assert match, f"{pattern!r} never came: {self.output}"
-        return match
-
-    def send(self, number: int) -> None:
-        self._process.send_signal(number)
-
-    def end(self) -> int:
-        """Wait for the end and return the exit code."""
-        self._process.wait(_PATIENCE)
-        self._reader.join()
-        return self._process.returncode
-
-    def kill(self) -> None:
-        """Kill the command, unless it has ended."""
-        self._process.kill()
-        self.end()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            for line in stream:
-                with self._more:
-                    self.output += line
-                    self._more.notify_all()
-        with self._more:
-            self._ended = True
-            self._more.notify_all()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Starts commands; those still running when the test ends are killed."""
-    started: list[Process] = []
-
-    def run(*arguments: str, **environment: str) -> Process:
-        started.append(Process(*arguments, **environment))
-        return started[-1]
-
-    yield run
-    for process in started:
-        process.kill()
 
 
 @pytest.fixture
@@ -171,6 +91,21 @@ def test_outdated_schema_is_rejected(
     service = start("serve", "-c", str(workspace.config), "--secrets", str(workspace.secrets))
     assert service.end() == 1
     assert "authsvc migrate" in service.output
+    assert "Traceback" not in service.output
+
+
+def test_keyring_of_another_database_prints_one_line(
+    served: list[str], workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    service.wait_for("serving")
+    service.kill()
+    (workspace.secrets / "secrets__keyring").unlink()
+    workspace.prepare()
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    assert service.end() == 1
+    (line,) = [line for line in service.output.splitlines() if line.startswith("error: ")]
+    assert "secrets.keyring" in line
     assert "Traceback" not in service.output
 
 

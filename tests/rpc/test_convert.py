@@ -267,7 +267,7 @@ def test_retry_after_of_zero_differs_from_none(retry_after: float | None) -> Non
         "p", "k", allowed=False, limit=5, remaining=2, retry_after=retry_after, reset_after=1.5
     )
     result = CheckResult(allowed=False, verdicts=[verdict] * 2)
-    check = rate_limit_messages.fill_check(rate_limit_service_pb2.CheckRateLimitResponse(), result)
+    check = rate_limit_messages.check_response(result)
     assert check == rate_limit_service_pb2.CheckRateLimitResponse(
         allowed=False,
         verdicts=[

@@ -96,7 +96,7 @@ async def test_expired_certificate_cannot_query_health(
 
 
 async def test_health_is_not_serving_until_set(settings: Settings) -> None:
-    health = Health(["a.B"], max_watches=1)
+    health = Health(["a.B"])
     assert (await health.Check(asked("a.B"), None)).status == NOT_SERVING  # type: ignore[arg-type]  # not used
 
 
@@ -124,7 +124,7 @@ async def test_watch_of_unknown_service_continues(probe: ProbeServer) -> None:
 async def test_watches_are_limited_and_free_their_slot(
     start_probe: StartProbe, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("authsvc.app.server._MAX_WATCHES", 2)
+    monkeypatch.setattr("authsvc.rpc.load._WATCHES", (3, 2))
     probe = await start_probe(settings)
     first, second = Watch(probe), Watch(probe)
     assert (await first.state(), await second.state()) == (SERVING, SERVING)
@@ -176,7 +176,7 @@ async def test_drain_reports_not_serving_and_does_not_wait_for_watches(probe: Pr
 
 
 async def test_health_stays_not_serving_after_end() -> None:
-    health = Health(["a.B"], max_watches=1)
+    health = Health(["a.B"])
     health.end()
     health.set_serving(serving=True)
     response = await health.Check(asked("a.B"), None)  # type: ignore[arg-type]  # not used

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 import pytest_asyncio
-from argon2.low_level import Type, verify_secret
+from argon2 import Parameters
 
+from authsvc.core.passwords import argon2id
+from authsvc.core.passwords.argon2id import Library
 from authsvc.errors import Overloaded, ServiceError, TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.store.postgres.database import Database
@@ -100,13 +102,14 @@ async def test_statements_are_same_for_every_account(service: Service, device: s
 async def test_one_password_is_hashed_at_same_cost_for_every_account(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    costs: list[bytes] = []
+    costs: list[Parameters] = []
+    compute = argon2id.compute
 
-    def note(phc: bytes, secret: bytes, kind: Type) -> bool:
-        costs.append(phc.rpartition(b"$")[0].rpartition(b"$")[0])
-        return verify_secret(phc, secret, kind)
+    def note(secret: bytes, salt: bytes, cost: Parameters, library: Library) -> bytes:
+        costs.append(cost)
+        return compute(secret, salt, cost, library)
 
-    monkeypatch.setattr("authsvc.core.passwords.hashing.verify_secret", note)
+    monkeypatch.setattr(argon2id, "compute", note)
     hashed = {}
     for account in ACCOUNTS:
         costs.clear()

@@ -1,4 +1,4 @@
-"""All ways to authenticate behave alike: none reveals an account, and they share one set of limits.
+"""All ways to authenticate behave alike: none reveals an account, and guesses share their limits.
 
 ASVS 6.3.4 and 6.3.8, SP 800-63B-4, 3.2.2; tested over mutual TLS, as callers see it.
 """
@@ -23,7 +23,18 @@ from tests.support.passkeys import allowed, bearer
 from tests.support.probe import details_of, failure, outcome
 from tests.support.service import Service, StartService
 from tests.support.statements import Statements, on_one_connection
-from tests.support.ways import FAILED, PLACES, PORTAL, PUBLIC, WAYS, Victim, affordable, attempt
+from tests.support.ways import (
+    FAILED,
+    GUESSABLE,
+    PLACES,
+    PORTAL,
+    PUBLIC,
+    UNGUESSABLE,
+    WAYS,
+    Victim,
+    affordable,
+    attempt,
+)
 
 KINDS = ("unknown", "active", "verified", "disabled", "locked", "without", "passkey", "totp")
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Test")
@@ -86,7 +97,7 @@ async def test_wrong_proof_has_same_effect_for_every_account(
     assert len(work["active"]) >= 4
 
 
-@pytest.mark.parametrize("way", PUBLIC)
+@pytest.mark.parametrize("way", GUESSABLE)
 async def test_throttled_proof_has_same_effect_for_every_account(
     way: str,
     statements: Statements,
@@ -164,8 +175,8 @@ async def limited(start_service: StartService, live_settings: Settings) -> Servi
     return await start_service(affordable(live_settings))
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_failures_on_one_path_throttle_all_others(way: str, limited: Service) -> None:
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in UNGUESSABLE])
+async def test_failures_on_one_path_throttle_all_guesses(way: str, limited: Service) -> None:
     for number, other in enumerate(WAYS):
         victim = Victim(limited, f"user{number}@example.test")
         await victim.register()
@@ -180,7 +191,9 @@ async def test_failures_on_one_path_throttle_all_others(way: str, limited: Servi
             await victim.begin_mfa()
         for right in (False, True):
             end = await attempt(other, victim, right=right, ip=ip)
-            assert end == "TOO_MANY_ATTEMPTS", (way, other, right)
+            unthrottled = {"OK"} if right else FAILED
+            expected = unthrottled if other in UNGUESSABLE else {"TOO_MANY_ATTEMPTS"}
+            assert end in expected, (way, other, right)
         # From another network, the right proof succeeds.
         if way in PUBLIC and other == "password" and victim.seed == "":
             assert await attempt(other, victim, right=True, ip=f"10.3.{number}.1") == "OK"
@@ -190,14 +203,14 @@ async def test_failures_on_all_paths_are_summed(limited: Service) -> None:
     victim = Victim(limited, "user@example.test")
     await victim.register()
     await victim.add_passkey()
-    ends = [await attempt(way, victim, ip="10.2.0.1") for way in PUBLIC]
+    ways = [way for way in WAYS if way != "second factor" and way not in UNGUESSABLE]
+    ends = [await attempt(way, victim, ip="10.2.0.1") for way in (*ways, *UNGUESSABLE)[:5]]
     assert set(ends) <= FAILED
-    assert [
-        await attempt(way, victim, ip="10.2.0.1") for way in WAYS if way != "second factor"
-    ] == ["TOO_MANY_ATTEMPTS"] * (len(WAYS) - 1)
+    ends = [await attempt(way, victim, ip="10.2.0.1") for way in ways]
+    assert set(ends) == {"TOO_MANY_ATTEMPTS"}
 
 
-@pytest.mark.parametrize("way", PUBLIC)
+@pytest.mark.parametrize("way", GUESSABLE)
 async def test_strangers_cannot_lock_out_known_device(way: str, limited: Service) -> None:
     victim = Victim(limited, "user@example.test")
     await victim.register(device_id="phone")
@@ -205,8 +218,9 @@ async def test_strangers_cannot_lock_out_known_device(way: str, limited: Service
     strangers = Counter([await attempt(way, victim, ip=ip, device_id="x") for ip in PLACES[:25]])
     assert strangers.pop("TOO_MANY_ATTEMPTS") == 5
     assert strangers.keys() <= FAILED
-    for other in PUBLIC:
-        assert await attempt(other, victim, right=True, ip="10.3.0.1") == "TOO_MANY_ATTEMPTS"
+    for other in (*GUESSABLE, *UNGUESSABLE):
+        if other in GUESSABLE:
+            assert await attempt(other, victim, right=True, ip="10.3.0.1") == "TOO_MANY_ATTEMPTS"
         await limited.fetch("UPDATE users SET email_verify_time = NULL")
         end = await attempt(other, victim, right=True, ip="10.3.0.1", device_id="phone")
         assert end == "OK", other
@@ -216,23 +230,28 @@ async def test_strangers_get_at_most_fifty_failures_over_all_paths(free: Service
     victim = Victim(free, "user@example.test")
     await victim.register(device_id="phone")
     await victim.add_passkey()
-    ways = [way for way in WAYS if way != "second factor"]
+    ways = [way for way in WAYS if way != "second factor" and way not in UNGUESSABLE]
     ends = [
         await attempt(ways[turn % len(ways)], victim, ip=ip) for turn, ip in enumerate(PLACES[:50])
     ]
     assert set(ends) <= FAILED
     assert await failed_logins(free, victim) == 50
-    # From now on, no proof is accepted except from a known device or by mail that unlocks the
-    # account.
-    for way in ("password", "login code", "verification", "passkey", "password change"):
+    # From now on, no proof is accepted except from a known device, or one that can't be guessed.
+    for way in (*GUESSABLE, "password change"):
         assert await attempt(way, victim, right=True, ip="10.3.0.1") in FAILED, way
     causes = await free.fetch(
         "SELECT detail->>'cause' AS cause, count(*) FROM audit_events"
         " WHERE type = 'user.login_failure' GROUP BY 1"
     )
     assert {row["cause"]: row["count"] for row in causes}["locked"] == 5
+    # Nor do wrong ones of those count.
+    for way in UNGUESSABLE:
+        assert await attempt(way, victim, ip="10.3.0.1") in FAILED
+    assert await failed_logins(free, victim) == 50
+    await free.prove(victim.tokens.user_id)
     assert await attempt("password", victim, right=True, device_id="phone") == "OK"
-    assert await attempt("reset", victim, right=True, ip="10.3.0.1") == "OK"
+    for way in ("reset", "passkey"):
+        assert await attempt(way, victim, right=True, ip="10.3.0.1") == "OK"
 
 
 async def test_attacker_with_one_factor_gets_bounded_guesses_at_other(free: Service) -> None:
@@ -270,3 +289,75 @@ async def failed_logins(service: Service, victim: Victim) -> int:
         "SELECT failed_logins FROM users WHERE email = $1", victim.email
     )
     return int(count)
+
+
+# What can't be guessed
+
+
+@pytest.mark.parametrize("device", ["", "new phone"])
+@pytest.mark.parametrize("way", sorted(UNGUESSABLE))
+async def test_strangers_cannot_lock_out_who_has_proof_that_cannot_be_guessed(
+    way: str, device: str, limited: Service
+) -> None:
+    victim = Victim(limited, "user@example.test")
+    await victim.register()
+    if way == "passkey":
+        await victim.add_passkey()
+    await limited.prove(victim.tokens.user_id)
+
+    async def strangers() -> Counter[str]:
+        return Counter([await attempt("password", victim, ip=ip) for ip in PLACES[:25]])
+
+    assert (await strangers())["TOO_MANY_ATTEMPTS"] == 5
+    await limited.fetch("UPDATE users SET failed_logins = 50")
+    # Neither the limits over time nor the lock keep the user out, on a device never seen before.
+    client: dict[str, Any] = {"ip": "10.3.0.1", "device_id": device}
+    assert await attempt("password", victim, right=True, **client) == "TOO_MANY_ATTEMPTS"
+    for _ in range(10):
+        assert await attempt(way, victim, **client) in FAILED
+    assert await attempt(way, victim, right=True, **client) == "OK"
+    if way == "reset":
+        # The new password is of use at once, and on a device that can be told for good.
+        assert await attempt("password", victim, right=True, **client) == "OK"
+        assert await failed_logins(limited, victim) == 0
+    if device:
+        await strangers()
+        assert await attempt("password", victim, right=True, **client) == "OK"
+
+
+async def test_user_with_app_gets_in_by_reset_on_new_device(limited: Service) -> None:
+    victim = Victim(limited, "user@example.test")
+    await victim.register()
+    await victim.add_totp()
+    await limited.prove(victim.tokens.user_id)
+    for ip in PLACES[:25]:
+        await attempt("password", victim, ip=ip)
+    await limited.fetch("UPDATE users SET failed_logins = 50")
+    client = ClientContext(ip="10.3.0.1", device_id="new phone")
+    assert await outcome(WAYS["reset"](victim, True, client)) == "OK"
+    # Somebody who reads the mail must not be able to guess codes forever.
+    assert await failed_logins(limited, victim) == 50
+    # A code is accepted once; the last was for the enrolment.
+    await limited.fetch("UPDATE factors SET last_step = last_step - 5")
+    answer: Any = await WAYS["password"](victim, True, client)
+    victim.mfa_token = answer.mfa.mfa_token
+    assert await outcome(WAYS["second factor"](victim, True, client)) == "OK"
+
+
+@pytest.mark.parametrize("way", sorted(UNGUESSABLE))
+async def test_proofs_are_limited_per_network(
+    way: str, start_service: StartService, live_settings: Settings
+) -> None:
+    three = {"requests": 3, "window": "1h"}
+    settings = affordable(live_settings, brute_force=unlimited(proofs_per_ip=three))
+    service = await start_service(settings)
+    victims = [await Victim(service, f"user{n}@example.test").register() for n in range(4)]
+    await victims[3].add_passkey()
+    # Right ones don't count.
+    for _ in range(4):
+        assert await attempt(way, victims[3], right=True, ip="10.3.0.1") == "OK"
+    ends = [await attempt(way, victim, ip="10.3.0.1") for victim in victims]
+    assert set(ends[:3]) <= FAILED
+    assert ends[3] == "TOO_MANY_ATTEMPTS"
+    assert await attempt("password", victims[0], right=True, ip="10.3.0.1") == "OK"
+    assert await attempt(way, victims[3], right=True, ip="10.3.0.2") == "OK"

@@ -9,13 +9,23 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import Settings
+from authsvc.core.messages.outbox import MessageKind
 from authsvc.dev.authenticator import Authenticator
 from authsvc.v1 import account_service_pb2 as pb
-from authsvc.v1.auth_service_pb2 import LoginRequest
+from authsvc.v1.auth_service_pb2 import (
+    LoginRequest,
+    RefreshTokensRequest,
+    RegisterRequest,
+    ResetPasswordRequest,
+    ValidateApiKeyRequest,
+    ValidateTokenRequest,
+    VerifyEmailRequest,
+)
 from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.support import factor_requests
 from tests.support.accounts import EMAIL, PASSWORD, unlimited
 from tests.support.clock import FakeClock
+from tests.support.code_requests import sent
 from tests.support.passkeys import ORIGIN, bearer, begin_registration, register, text
 from tests.support.probe import failure, outcome, reason_of, with_changes
 from tests.support.service import Service, StartService
@@ -101,6 +111,91 @@ async def test_owner_gets_in_whatever_squatter_tried(free: Service, way: str) ->
     assert await rows(free, "factors", "recovery_codes", "challenges") == [[], [], []]
     # That verified the address, so the owner may add a factor.
     await register(free, owner, Authenticator(ORIGIN))
+
+
+async def squat(service: Service) -> tuple[Tokens, str, str]:
+    """Register EMAIL, log in, make a key; return the tokens, the key and the registration token."""
+    registered = await service.auth().Register(RegisterRequest(email=EMAIL, password=PASSWORD))
+    login = LoginRequest(email=EMAIL, password=PASSWORD, client=ClientContext(device_id="theirs"))
+    tokens = (await service.auth().Login(login)).tokens
+    created = await service.account().CreateApiKey(
+        pb.CreateApiKeyRequest(name="k"), metadata=bearer(tokens)
+    )
+    return tokens, created.api_key, registered.registration_token
+
+
+async def is_active(service: Service, tokens: Tokens, api_key: str) -> tuple[bool, bool, bool]:
+    """Return whether the session, the access token and the API key are good."""
+    auth = service.auth()
+    token = ValidateTokenRequest(access_token=tokens.access_token, strict=True)
+    key = ValidateApiKeyRequest(api_key=api_key)
+    return (
+        await service.judge_session(tokens.session_token) == "",
+        (await auth.ValidateToken(token)).active,
+        (await auth.ValidateApiKey(key)).active,
+    )
+
+
+async def test_owner_who_enters_code_gets_account_without_what_squatter_left(
+    free: Service,
+) -> None:
+    tokens, api_key, token = await squat(free)
+    assert await is_active(free, tokens, api_key) == (True, True, True)
+    code = await sent(free, MessageKind.VERIFY_EMAIL)
+    verified = await free.auth().VerifyEmail(VerifyEmailRequest(email=EMAIL, code=code))
+    assert verified.credentials_removed
+    assert await is_active(free, tokens, api_key) == (False, False, False)
+    login = LoginRequest(email=EMAIL, password=PASSWORD, client=ClientContext(device_id="theirs"))
+    assert await outcome(free.auth().Login(login)) == "CREDENTIALS_INVALID"
+    refresh = RefreshTokensRequest(refresh_token=tokens.refresh_token)
+    assert await outcome(free.auth().RefreshTokens(refresh)) == "REFRESH_TOKEN_INVALID"
+    for name in ADDITIONS:
+        request = await factor_requests_of(free, tokens, name)
+        assert await outcome(add(free, tokens, name, request)) == "BEARER_INVALID"
+    # What the squatter still holds proves nothing.
+    again = VerifyEmailRequest(email=EMAIL, code=code, registration_token=token)
+    assert await outcome(free.auth().VerifyEmail(again)) == "CREDENTIALS_INVALID"
+
+    reset = ResetPasswordRequest(
+        email=EMAIL,
+        code=await sent(free, MessageKind.RESET_PASSWORD),
+        new_password="Sketch-Of-The-Engine-1843",
+    )
+    await free.auth().ResetPassword(reset)
+    login.password = reset.new_password
+    owner = (await free.auth().Login(login)).tokens
+    assert owner.user_id == tokens.user_id
+    await register(free, owner, Authenticator(ORIGIN))
+
+
+@pytest.mark.parametrize("proof", ["registration_token", "access_token", "password"])
+async def test_who_registered_keeps_everything_by_proof(free: Service, proof: str) -> None:
+    tokens, api_key, token = await squat(free)
+    proofs = {
+        "registration_token": token,
+        "access_token": tokens.access_token,
+        "password": PASSWORD,
+    }
+    request = VerifyEmailRequest(email=EMAIL, code=await sent(free, MessageKind.VERIFY_EMAIL))
+    for wrong in ("x", ""):
+        setattr(request, proof, wrong)
+        expected = "CREDENTIALS_INVALID" if wrong else "FIELD_INVALID"
+        assert await outcome(free.auth().VerifyEmail(request)) == expected
+    setattr(request, proof, proofs[proof])
+    assert not (await free.auth().VerifyEmail(request)).credentials_removed
+    assert await is_active(free, tokens, api_key) == (True, True, True)
+    await register(free, tokens, Authenticator(ORIGIN))
+
+
+async def factor_requests_of(service: Service, tokens: Tokens, name: str) -> Any:
+    """Return a request to add a factor that needs nothing of the service."""
+    if name == "ConfirmTotp":
+        return pb.ConfirmTotpRequest(factor_id=tokens.user_id, code="123456")
+    if name == "FinishPasskeyRegistration":
+        return pb.FinishPasskeyRegistrationRequest(
+            challenge_id=tokens.user_id, credential_json="{}"
+        )
+    return await ADDITIONS[name](service, tokens)
 
 
 async def test_concurrent_squatter_gets_no_factor(free: Service) -> None:

@@ -11,16 +11,17 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.models.ids import UserId
 from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import one_time_codes, users
-from authsvc.store.one_time_codes import CodeClaim, CodeRow
+from authsvc.store.one_time_codes import CodeClaim, CodeRow, TryLimits
 from authsvc.store.postgres.database import Connection, Database
 from tests.support.databases import until, waits_for_a_lock
-from tests.support.stored import add_user
+from tests.support.stored import add_user, updates
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
 EMAIL = "ada@example.test"
 MAC, WRONG = b"mac", b"other"
 LIMIT = 3
+NETWORK, ELSEWHERE = "a", "b"
 
 
 def _code(user_id: UserId | None) -> CodeRow:
@@ -70,14 +71,14 @@ async def test_code_of_concurrently_deleted_user_is_not_stored(database: Databas
 
 def _claim_of(code: CodeRow, mac: bytes = MAC) -> CodeClaim:
     return CodeClaim(
-        code.purpose, code.email_canonical, code.user_id, code.code_id, [mac], may_match=True
+        code.purpose, code.email_canonical, code.user_id, code.code_id, [mac], True, NETWORK
     )
 
 
 async def _claim(
     connection: Connection, claim: CodeClaim, now: datetime = NOW, limit: int = LIMIT
 ) -> bool:
-    return await one_time_codes.claim(connection, claim, now, limit)
+    return await one_time_codes.claim(connection, claim, now, TryLimits(LIMIT, limit))
 
 
 async def _attempts(connection: Connection) -> int:
@@ -142,6 +143,76 @@ async def test_attempts_at_code_without_user_are_counted(database: Database) -> 
         for _ in range(LIMIT + 1):
             assert not await _claim(connection, _claim_of(code, WRONG))
         assert await _attempts(connection) == LIMIT
+
+
+async def test_tries_of_one_network_leave_those_of_others(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+        for network in (NETWORK, ELSEWHERE):
+            wrong = replace(_claim_of(code, WRONG), network=network)
+            for _ in range(LIMIT + 1):
+                assert not await _claim(connection, wrong, limit=2 * LIMIT)
+            right = replace(_claim_of(code), network=network)
+            assert not await _claim(connection, right, limit=2 * LIMIT)
+        assert await _attempts(connection) == 2 * LIMIT
+        # Those in all are used up as well.
+        assert not await _claim(connection, replace(_claim_of(code), network="c"), limit=2 * LIMIT)
+        # One more in all, and whoever has not tried yet may. A new code starts anew for everybody.
+        assert await _claim(connection, replace(_claim_of(code), network="c"), limit=2 * LIMIT + 1)
+        await one_time_codes.replace(connection, code)
+        assert await _claim(connection, _claim_of(code))
+
+
+async def test_without_limits_no_number_of_tries_uses_code_up(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+        for _ in range(10 * LIMIT):
+            wrong = _claim_of(code, WRONG)
+            assert not await one_time_codes.claim(connection, wrong, NOW, None)
+        # What is not limited need not be kept.
+        kept = await connection.fetchval("SELECT network_attempts::text FROM one_time_codes")
+        assert kept == "{}"
+        assert await one_time_codes.claim(connection, _claim_of(code), NOW, None)
+
+
+# What there is in place of a code that can be tried, as a change of the code's claim or row.
+ABSENT = {
+    "nothing": "DELETE FROM one_time_codes",
+    "used": "UPDATE one_time_codes SET use_time = create_time",
+    "expired": "UPDATE one_time_codes SET expire_time = create_time",
+    "tried too often": "UPDATE one_time_codes SET attempts = 99",
+    "tried too often from here": "UPDATE one_time_codes SET network_attempts = '{\"a\": 99}'",
+    "wrong": "SELECT",
+}
+
+
+@pytest.mark.parametrize("state", ABSENT)
+@pytest.mark.parametrize("exists", [True, False])
+async def test_try_writes_the_same_whether_or_not_there_is_a_code(
+    database: Database, state: str, exists: bool
+) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection) if exists else None)
+        await one_time_codes.replace(connection, code)
+        await connection.execute(ABSENT[state])
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL synchronous_commit = on")
+        before = await updates(connection)
+        assert not await _claim(connection, _claim_of(code, WRONG))
+        assert await updates(connection) == before + 1
+        assert await connection.fetchval("SHOW synchronous_commit") == "off"
+
+
+async def test_use_of_code_is_flushed(database: Database) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection))
+        await one_time_codes.replace(connection, code)
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL synchronous_commit = on")
+        assert await _claim(connection, _claim_of(code))
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
 @pytest.mark.parametrize("code_exists", [True, False])

@@ -1,6 +1,7 @@
 """The rows of rate_limits: which are created, the order of results, and which are removed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -45,7 +46,7 @@ async def test_hostile_keys_are_treated_like_any_other(database: Database) -> No
         rows = await store.look(connection, [_RULE] * 18, _HOSTILE, [1] * 18, _START)
         assert [row["remaining"] for row in rows] == [8] * 18
         for key in _HOSTILE:
-            await store.reset(connection, "api", key)
+            await store.reset(connection, _RULE, key)
         assert await _keys(connection) == set()
 
 
@@ -59,7 +60,7 @@ async def test_results_are_in_order_of_charges(database: Database) -> None:
         rows = await store.charge(connection, kinds, places, keys, _START)
         assert [row["remaining"] for row in rows] == expected
         for number in range(0, 200, 3):
-            await store.reset(connection, "api", keys[number])
+            await store.reset(connection, _RULE, keys[number])
         rows = await store.charge(connection, [Kind(_RULE, 1, 1)], [0] * 200, keys, _START)
         assert [row["remaining"] for row in rows] == [
             9 if number % 3 == 0 else max(expected[number] - 1, 0) for number in range(200)
@@ -127,7 +128,7 @@ async def test_row_with_remaining_state_is_not_removed(database: Database) -> No
             (row,) = await _charge(connection, ["k"], rule)
             await store.delete_idle(connection, 10, _START + row["reset_us"] - 1)
             assert await _keys(connection) == {"k"}
-            await store.reset(connection, "api", "k")
+            await store.reset(connection, rule, "k")
 
 
 async def test_removal_skips_locked_rows(database: Database) -> None:
@@ -139,15 +140,19 @@ async def test_removal_skips_locked_rows(database: Database) -> None:
         assert await _keys(connection) == {"busy"}
 
 
-async def test_key_in_use_is_updated_in_place(database: Database) -> None:
+@pytest.mark.parametrize(("durable", "table"), [(True, "durable"), (False, "unlogged")])
+async def test_key_in_use_is_updated_in_place(
+    database: Database, durable: bool, table: str
+) -> None:
     # An update that touches an index costs twice as much and leaves dead index entries to clean up.
-    rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0)
+    rule = Rule("api", "token_bucket", 1_000_000, 10 * _MINUTE, 0, durable)
     async with database.connection() as connection:
         for _ in range(51):
             await _charge(connection, ["k"], rule)
         await connection.execute("SELECT pg_stat_force_next_flush()")
         updates = await connection.fetchrow(
-            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'rate_limits'"
+            "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = $1",
+            f"rate_limits_{table}",
         )
         assert updates is not None
         assert tuple(updates) == (50, 50)
@@ -181,3 +186,112 @@ async def test_refund_touches_only_its_key_and_policy(database: Database) -> Non
         assert row["remaining"] == 9
         rows = await store.look(connection, [_RULE, _RULE, other], ["j", "k", "k"], [1] * 3, _START)
         assert [row["remaining"] for row in rows] == [6, 9, 6]
+
+
+_DURABLE = replace(_RULE, policy="kept", durable=True)
+
+
+async def test_durable_limits_are_logged_and_others_are_not(database: Database) -> None:
+    async with database.connection() as connection:
+        kinds = [Kind(_RULE, 1, 1), Kind(_DURABLE, 2, 1)]
+        await store.charge(connection, kinds, [0, 1], ["k", "k"], _START)
+        rules, keys = [_RULE, _DURABLE], ["a", "a"]
+        await store.charge_together(connection, rules, keys, [3, 4], [2], _START)
+        rows = await connection.fetch(
+            "SELECT relpersistence::text, policy, key FROM rate_limits AS r"
+            " JOIN pg_class AS c ON c.oid = r.tableoid ORDER BY policy, key"
+        )
+        assert [tuple(row) for row in rows] == [
+            *(("u", "api", "a"), ("u", "api", "k"), ("p", "kept", "a"), ("p", "kept", "k"))
+        ]
+        rows = await store.refund(connection, rules, keys, [1, 1], _START)
+        assert [row["remaining"] for row in rows] == [8, 7]
+        await store.reset(connection, _DURABLE, "a")
+        rows = await store.look(connection, [*rules, *rules], [*keys, "k", "k"], [1] * 4, _START)
+        assert [row["remaining"] for row in rows] == [8, 10, 9, 8]
+
+
+async def test_durability_of_a_policy_may_change(database: Database) -> None:
+    async with database.connection() as connection:
+        other = replace(_RULE, durable=True)
+        for rule in (_RULE, other, _RULE):
+            (row,) = await _charge(connection, ["k"], rule)
+        assert row["remaining"] == 8
+        (row,) = await store.look(connection, [other], ["k"], [1], _START)
+        assert row["remaining"] == 9
+
+
+@pytest.mark.parametrize(("durable", "commit"), [(True, "off"), (False, "on")])
+async def test_only_durable_charges_and_refunds_commit_unflushed(
+    database: Database, durable: bool, commit: str
+) -> None:
+    many = f"'{{{durable}}}', '{{p}}', '{{token_bucket}}', '{{9}}', '{{9000000}}', '{{0}}'"
+    one = f"{durable}, 'p', 'token_bucket', 9, 9000000, 0"
+    async with database.connection() as connection:
+        await connection.execute("SET synchronous_commit = on")
+        for call in (
+            f"rate_limit_charge({many}, '{{1}}', '{{1}}', '{{1}}', '{{k}}', NULL)",
+            (
+                f"rate_limit_charge_together('{{{durable}}}', '{{p}}', '{{k}}', '{{1}}',"
+                " '{token_bucket}', '{9}', '{9000000}', '{0}', '{1}', '{1}', NULL)"
+            ),
+            f"rate_limit_refund({one}, 1, 'k', NULL)",
+        ):
+            async with connection.transaction():
+                await connection.execute(f"SELECT * FROM {call}")
+                assert await connection.fetchval("SHOW synchronous_commit") == commit
+            assert await connection.fetchval("SHOW synchronous_commit") == "on"
+        await connection.execute("RESET synchronous_commit")
+
+
+async def test_durable_charge_or_refund_is_refused_within_a_transaction(
+    database: Database,
+) -> None:
+    # It would keep the rest of the transaction from being flushed at the commit.
+    async with database.connection() as connection, connection.transaction():
+        for call in (
+            store.charge(connection, [Kind(_RULE, 1, 1), Kind(_DURABLE, 1, 1)], [0, 1], ["a", "b"]),
+            store.charge_together(connection, [_RULE, _DURABLE], ["a", "b"], [1, 1], [2]),
+            store.refund(connection, [_DURABLE], ["a"], [1]),
+        ):
+            with pytest.raises(RuntimeError, match="transaction of its own"):
+                await call
+        await store.charge(connection, [Kind(_RULE, 1, 1)], [0], ["a"])
+
+
+@pytest.mark.parametrize("rule", [_RULE, _DURABLE])
+async def test_held_row_is_found_and_nothing_changes(database: Database, rule: Rule) -> None:
+    keys = ["a", "b", "new"]
+    async with database.connection() as connection, database.transaction() as other:
+        await _charge(connection, ["a", "b"], rule)
+        await other.execute("SELECT FROM rate_limits WHERE key = 'b' FOR UPDATE")
+        kind = Kind(rule, 1, 1)
+        for call in (
+            store.charge(connection, [kind], [0] * 3, keys, _START),
+            store.charge_together(connection, [rule] * 3, keys, [1] * 3, [3], _START),
+            store.refund(connection, [rule] * 3, keys, [1] * 3, _START),
+            store.reset(connection, rule, "b"),
+        ):
+            with pytest.raises(store.KeysHeld):
+                await call
+        assert await store.held(connection, [rule] * 3, keys) == [1]
+        assert await _keys(connection) == {"a", "b"}
+        rows = await store.look(connection, [rule] * 2, ["a", "b"], [1, 1], _START)
+        assert [row["remaining"] for row in rows] == [9, 9]
+
+
+async def test_search_for_held_rows_holds_none_itself(database: Database) -> None:
+    async with database.connection() as connection, database.transaction() as other:
+        await _charge(connection, ["a"])
+        assert await store.held(other, [_RULE] * 2, ["a", "new"]) == []
+        assert await store.held(connection, [_RULE] * 2, ["a", "new"]) == []
+
+
+async def test_idle_durable_keys_are_removed_too(database: Database) -> None:
+    async with database.connection() as connection:
+        for rule in (_RULE, _DURABLE):
+            await _charge(connection, ["a", "b", "c"], rule)
+        later = _START + 60 * _MINUTE
+        assert await store.delete_idle(connection, 2, later) == 4
+        assert await store.delete_idle(connection, 2, later) == 2
+        assert await _keys(connection) == set()

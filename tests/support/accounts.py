@@ -19,6 +19,7 @@ from authsvc.config import (
     TokenSettings,
 )
 from authsvc.core.accounts.accounts import Accounts, Registration
+from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.codes.one_time_codes import OneTimeCodes
@@ -80,7 +81,7 @@ _STARTS = ("registrations", "passkey_logins", "oauth_logins")
 def unlimited(**changes: object) -> BruteForceSettings:
     """Return limits that no test reaches, except that on consecutive failures."""
     plenty = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
-    names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device")
+    names = ("per_account", "per_account_and_ip", "per_ip", "per_known_device", "proofs_per_ip")
     return BruteForceSettings.model_validate(
         dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
         | {"registrations_per_address": plenty, "api_keys_per_user": plenty}
@@ -168,6 +169,7 @@ class Service:
             clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
+        self.registration_tokens = RegistrationTokens(KEYRING, self.clock)
         self.accounts = Accounts(
             database=self.database,
             hasher=self.hasher,
@@ -175,6 +177,7 @@ class Service:
             sessions=self.sessions.ending,
             brute_force=brute_force,
             codes=self.code_requests,
+            tokens=self.registration_tokens,
             clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)

@@ -12,15 +12,25 @@ import asyncpg
 import pytest_asyncio
 
 from authsvc.config import CodeSettings, PolicySettings
+from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.owner_proofs import (
+    AccessToken,
+    OwnerProof,
+    OwnerProofs,
+    Password,
+    RegistrationToken,
+)
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.email_change import EmailChange
-from authsvc.core.codes.email_verification import EmailVerification
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.lib.slices import Slices
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
+from authsvc.core.tokens.validation import TokenValidation
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
 from authsvc.models.factors import LoginOutcome
@@ -30,7 +40,16 @@ from authsvc.models.tokens import Claims
 from authsvc.models.users import User
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
-from tests.support.accounts import CALL, EMAIL, IP, KEYRING, Service, cheap_passwords, unlimited
+from tests.support.accounts import (
+    CALL,
+    EMAIL,
+    IP,
+    KEYRING,
+    PASSWORD,
+    Service,
+    cheap_passwords,
+    unlimited,
+)
 from tests.support.clock import FakeClock
 from tests.support.probe import CLAIMS
 
@@ -38,8 +57,17 @@ NEW_EMAIL = "Countess@Example.Test"
 NEW_PASSWORD = "Sketch-Of-The-Engine-1842"
 REFUSED = "CODE_INVALID"
 WRONG_CODE = "wrong"
+OTHER = "bob@example.test"
 CLIENT = ClientContext(IP, "Test", "")
 _PLENTY = PolicySettings.model_validate({"requests": 1_000_000, "window": "1s"})
+
+
+# Proofs of having set an account's password.
+PROOFS = ("registration token", "access token", "password")
+_API_KEY = """
+INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time, expire_time)
+VALUES ($1, $1, 'k', 'authsvc_x', uuid_send($1), '{read}', $2, $2)
+"""
 
 
 def unlimited_codes(**changes: object) -> CodeSettings:
@@ -68,10 +96,17 @@ class Coded:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.database, self.clock = service.database, service.clock
-        self.verification = EmailVerification(
-            database=self.database, codes=service.codes, attempts=service.attempts, clock=self.clock
-        )
         reclaim = AccountReclaim(service.sessions.ending, self.clock)
+        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation, Slices())
+        self.verification = EmailVerification(
+            database=self.database,
+            codes=service.codes,
+            requests=service.code_requests,
+            attempts=service.attempts,
+            reclaim=reclaim,
+            proofs=OwnerProofs(service.registration_tokens, self.tokens, service.hasher),
+            clock=self.clock,
+        )
         proofs = CodeProofs(service.codes, reclaim, self.clock)
         self.code_login = CodeLogin(
             database=self.database,
@@ -110,8 +145,15 @@ class Coded:
         """Request a code without a login."""
         return await self.service.code_requests.request(CALL, purpose, email, delivery, client)
 
-    async def verify(self, code: str, email: str = EMAIL, client: ClientContext = CLIENT) -> None:
-        await self.verification.verify(CALL, email, code, client)
+    async def verify(
+        self,
+        code: str,
+        email: str = EMAIL,
+        client: ClientContext = CLIENT,
+        proof: OwnerProof | None = None,
+    ) -> bool:
+        """Verify an address; return whether what was set before was removed."""
+        return await self.verification.verify(CALL, email, code, client, proof)
 
     async def log_in(
         self, challenge_id: UUID, code: str, client: ClientContext = CLIENT
@@ -140,7 +182,7 @@ class Coded:
         """Use a code of the registered account for its purpose."""
         match purpose:
             case Purpose.VERIFY_EMAIL:
-                await self.verify(issued.code)
+                await self.verify(issued.code, proof=Password(PASSWORD))
             case Purpose.LOGIN:
                 await self.log_in(issued.code_id, issued.code)
             case Purpose.RESET_PASSWORD:
@@ -226,3 +268,22 @@ async def coded(database: Database, clock: FakeClock) -> Any:
     await made.service.register()
     yield made
     made.service.hasher.close()
+
+
+async def registered(coded: Coded, email: str = OTHER) -> tuple[str, str, str]:
+    """Register and log in; return the code, the registration token and an access token."""
+    registration = Registration(email, PASSWORD, "Bob", delivery=Delivery.RETURN)
+    made = await coded.service.accounts.register(CALL, registration)
+    tokens = await coded.service.log_in(CALL, email, PASSWORD, replace(CLIENT, device_id="x"))
+    async with coded.database.connection() as connection:
+        await connection.execute(_API_KEY, made.user_id, coded.clock.now())
+    return made.code, made.token, tokens.access_token
+
+
+def proof_of(kind: str, token: str, access_token: str) -> OwnerProof:
+    proofs: dict[str, OwnerProof] = {
+        "registration token": RegistrationToken(token),
+        "access token": AccessToken(access_token),
+        "password": Password(PASSWORD),
+    }
+    return proofs[kind]

@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import asyncpg
 import pytest
@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from authsvc.config import DatabaseSettings
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.store.postgres.database import Connection, Database
+from tests.support.postgres import state_folder
 
 # Only so that a failing test ends; nothing is measured by it.
 _PATIENCE = 30.0
@@ -25,6 +26,7 @@ _PATIENCE = 30.0
 def settings_for(dsn: str, **changes: object) -> DatabaseSettings:
     """Return the settings of a small pool on `dsn`, with room for hundreds of waiters."""
     patient = {"pool_min": 1, "acquire_timeout": "60s", "command_timeout": "60s"}
+    patient["lock_timeout"] = "60s"
     return DatabaseSettings.model_validate({"url": SecretStr(dsn)} | patient | changes)
 
 
@@ -82,9 +84,10 @@ async def waits_for_a_lock(connection: Connection) -> bool:
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """A running server for this test only, to be killed or stopped; its database is empty."""
-    server = EmbeddedPostgres(tmp_path)
+    folder = state_folder(tmp_path_factory)
+    server = EmbeddedPostgres(folder)
     server.start()
     try:
         yield server
@@ -92,6 +95,7 @@ def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
         if server.is_running():
             resume(server)
         server.stop()
+        shutil.rmtree(folder)
 
 
 def freeze(server: EmbeddedPostgres) -> None:

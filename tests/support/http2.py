@@ -11,8 +11,8 @@ from typing import Self
 
 from tests.support.certificates import Certificate
 
-DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
-END_STREAM, END_HEADERS = 1, 4
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
+ACK, END_STREAM, END_HEADERS = 1, 1, 4
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -79,6 +79,12 @@ class Connection:
         assert isinstance(found, ssl.SSLObject)
         return found
 
+    @property
+    def local(self) -> str:
+        """This end of the connection, as the server's gRPC writes its peer."""
+        host, port = self._writer.get_extra_info("sockname")[:2]
+        return f"ipv4:{host}:{port}"
+
     async def send(self, kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> None:
         """Write a frame."""
         header = len(payload).to_bytes(3) + bytes([kind, flags]) + stream.to_bytes(4)
@@ -101,17 +107,27 @@ class Connection:
                 return frame
         return None
 
-    async def begin(self, method: str, message: bytes = b"", **metadata: str) -> None:
-        """Send a whole unary call."""
-        await self.send(HEADERS, END_HEADERS, 1, _request(method, metadata))
-        await self.send(DATA, END_STREAM, 1, _framed(message))
+    async def start(self, method: str, stream: int, message: bytes = b"") -> None:
+        """Start a call, and send bytes of its request without ending it."""
+        await self.send(HEADERS, END_HEADERS, stream, request_headers(method, {}))
+        if message:
+            await self.send(DATA, 0, stream, message)
 
-    async def call(self, method: str, message: bytes = b"", **metadata: str) -> bytes:
+    async def begin(
+        self, method: str, message: bytes = b"", stream: int = 1, **metadata: str
+    ) -> None:
+        """Send a whole unary call."""
+        await self.send(HEADERS, END_HEADERS, stream, request_headers(method, metadata))
+        await self.send(DATA, END_STREAM, stream, _framed(message))
+
+    async def call(
+        self, method: str, message: bytes = b"", stream: int = 1, **metadata: str
+    ) -> bytes:
         """Make a unary call; return everything that came back, as on the wire."""
-        await self.begin(method, message, **metadata)
+        await self.begin(method, message, stream, **metadata)
         received = b""
         while frame := await self.frame():
-            if frame.stream == 1:
+            if frame.stream == stream:
                 received += frame.payload
                 if frame.flags & END_STREAM:
                     break
@@ -119,12 +135,13 @@ class Connection:
 
     async def open_and_reset(self, method: str, stream: int) -> None:
         """Start a call with an empty message, and cancel it at once."""
-        await self.send(HEADERS, END_HEADERS, stream, _request(method, {}))
+        await self.send(HEADERS, END_HEADERS, stream, request_headers(method, {}))
         await self.send(DATA, END_STREAM, stream, _framed(b""))
         await self.send(RST_STREAM, 0, stream, CANCEL.to_bytes(4))
 
 
-def _request(method: str, metadata: Mapping[str, str]) -> bytes:
+def request_headers(method: str, metadata: Mapping[str, str]) -> bytes:
+    """Return the header block of a call."""
     headers = {
         ":method": "POST",
         ":scheme": "https",

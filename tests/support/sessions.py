@@ -1,7 +1,7 @@
 """Sessions built from real parts: any number of replicas on one database."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,9 +56,9 @@ class HeldDatabase(Database):
         self.borrowed = 0
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, key: Hashable = None) -> AsyncIterator[Connection]:
         self.borrowed += 1
-        async with super().connection() as connection:
+        async with super().connection(key) as connection:
             yield connection
         self.has_read.set()
         await self.go_on.wait()

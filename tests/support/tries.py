@@ -96,7 +96,7 @@ class Tries:
 
     async def try_verify(self) -> None:
         email, _, code = self._code(Purpose.VERIFY_EMAIL)
-        await self._parts.use.email_verification.verify(CALL, email, code, self._client())
+        await self._parts.use.email_verification.verify(CALL, email, code, self._client(), None)
 
     async def try_code_login(self) -> None:
         _, issued, code = self._code(Purpose.LOGIN)

@@ -124,9 +124,22 @@ async def by_verification(victim: Victim, right: bool, client: ClientContext) ->
     asked = await victim.service.auth(PORTAL).ResendVerification(
         pb.ResendVerificationRequest(email=victim.email, delivery=DELIVERY_RETURN)
     )
-    code = asked.code if right else CODE
+    # Without the password, the right code would remove what the victim has.
+    request = pb.VerifyEmailRequest(email=victim.email, code=CODE, client=client)
+    if right:
+        request.code, request.password = asked.code, PASSWORD
+    return await victim.service.auth().VerifyEmail(request)
+
+
+async def by_verification_with_password(
+    victim: Victim, right: bool, client: ClientContext
+) -> object:
+    asked = await victim.service.auth(PORTAL).ResendVerification(
+        pb.ResendVerificationRequest(email=victim.email, delivery=DELIVERY_RETURN)
+    )
+    password = PASSWORD if right else WRONG
     return await victim.service.auth().VerifyEmail(
-        pb.VerifyEmailRequest(email=victim.email, code=code, client=client)
+        pb.VerifyEmailRequest(email=victim.email, code=asked.code, client=client, password=password)
     )
 
 
@@ -192,6 +205,7 @@ PUBLIC: Mapping[str, Way] = {
     "login code": by_login_code,
     "reset": by_reset,
     "verification": by_verification,
+    "verification with password": by_verification_with_password,
     "passkey": by_passkey,
 }
 # Further ways, open to anybody who has a token or the password.
@@ -201,6 +215,9 @@ INSIDE: Mapping[str, Way] = {
     "email change": by_email_change,
 }
 WAYS = {**PUBLIC, **INSIDE}
+# What can't be guessed needs nothing that strangers could use up.
+UNGUESSABLE = {"reset", "passkey"}
+GUESSABLE = [way for way in PUBLIC if way not in UNGUESSABLE]
 FAILED = {"CREDENTIALS_INVALID", "CODE_INVALID"}
 
 

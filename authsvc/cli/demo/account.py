@@ -70,5 +70,5 @@ async def _delete(tour: Tour, tokens: common_pb2.Tokens, email: str) -> None:
             auth_service_pb2.RefreshTokensRequest(refresh_token=tokens.refresh_token)
         ),
     )
-    user_id = await tour.register(email, f"Mechanical-Notation-{secrets.token_hex(4)}")
-    tour.say("the address is free again; the next account has the user id", user_id)
+    registered = await tour.register(email, f"Mechanical-Notation-{secrets.token_hex(4)}")
+    tour.say("the address is free again; the next account has the user id", registered.user_id)

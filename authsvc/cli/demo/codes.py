@@ -22,6 +22,7 @@ async def codes(tour: Tour) -> None:
     grace = new_email("grace")
     issuer = tour.auth("issuer")
     await _verify(tour, issuer, grace)
+    await _squat(tour, issuer)
     await _log_in(tour, issuer, grace)
     await _recover(tour, issuer, grace)
 
@@ -34,12 +35,35 @@ async def _verify(tour: Tour, issuer: "AuthServiceAsyncStub", email: str) -> Non
         )
     )
     tour.say("the code that she would be sent", registered.code)
-    request = auth_service_pb2.VerifyEmailRequest(email=email, code=_WRONG, client=tour.client)
+    request = auth_service_pb2.VerifyEmailRequest(
+        email=email,
+        code=_WRONG,
+        client=tour.client,
+        registration_token=registered.registration_token,
+    )
     await tour.rejected("a guess", issuer.VerifyEmail(request))
     request.code = f"{registered.code[:4]} {registered.code[4:]}"
     await issuer.VerifyEmail(request)
-    tour.say("the code, typed with a space", "verified")
+    tour.say("the code, typed with a space, and what shows that she registered", "verified")
     await tour.rejected("the same code again", issuer.VerifyEmail(request))
+
+
+async def _squat(tour: Tour, issuer: "AuthServiceAsyncStub") -> None:
+    tour.title("Somebody registers with Hedy's address before she does")
+    hedy = new_email("hedy")
+    registered = await issuer.Register(
+        auth_service_pb2.RegisterRequest(
+            email=hedy, password=_PASSWORD, client=tour.client, delivery=DELIVERY_RETURN
+        )
+    )
+    squatter = (await tour.login(hedy, _PASSWORD)).tokens
+    verified = await issuer.VerifyEmail(
+        auth_service_pb2.VerifyEmailRequest(email=hedy, code=registered.code, client=tour.client)
+    )
+    tour.say("Hedy enters the code; what was set before is removed", verified.credentials_removed)
+    refresh = auth_service_pb2.RefreshTokensRequest(refresh_token=squatter.refresh_token)
+    await tour.rejected("the squatter's session", issuer.RefreshTokens(refresh))
+    await tour.rejected("the squatter's password", tour.login(hedy, _PASSWORD))
 
 
 async def _log_in(tour: Tour, issuer: "AuthServiceAsyncStub", email: str) -> None:

@@ -36,8 +36,8 @@ async def main_job(tour: Tour) -> None:
 async def _register(tour: Tour) -> None:
     tour.title("A user registers")
     await tour.rejected("a weak password", tour.register(tour.email, "password1234"))
-    user_id = await tour.register(tour.email, tour.password, "Ada")
-    tour.say(f"{tour.email} has the user id", user_id)
+    registered = await tour.register(tour.email, tour.password, "Ada")
+    tour.say(f"{tour.email} has the user id", registered.user_id)
     await tour.rejected("the same address again", tour.register(tour.email, tour.password))
 
 

@@ -17,18 +17,19 @@ async def messages(tour: Tour) -> None:
     email, password = new_email("grace"), f"Compiler-A0-{secrets.token_hex(4)}"
 
     tour.title("A new user gets a message, here in a folder instead of by e-mail")
-    await tour.register(email, password, "Grace")
+    registered = await tour.register(email, password, "Grace")
     mail = await _wait_for_message(tour, email, "verify_email")
     tour.say("file", mail.name)
     tour.say("subject", _subject(mail))
-    await tour.auth().VerifyEmail(
-        auth_service_pb2.VerifyEmailRequest(email=email, code=_code(mail), client=tour.client)
+    verification = auth_service_pb2.VerifyEmailRequest(
+        email=email,
+        code=_code(mail),
+        client=tour.client,
+        registration_token=registered.registration_token,
     )
+    await tour.auth().VerifyEmail(verification)
     tour.say("the code in it", "verified the address")
-    again = tour.auth().VerifyEmail(
-        auth_service_pb2.VerifyEmailRequest(email=email, code=_code(mail), client=tour.client)
-    )
-    await tour.rejected("the same code again", again)
+    await tour.rejected("the same code again", tour.auth().VerifyEmail(verification))
 
     tour.title("A login code goes to the address as it is stored")
     request = auth_service_pb2.RequestLoginCodeRequest(email=email.upper(), client=tour.client)

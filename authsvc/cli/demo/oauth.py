@@ -89,7 +89,7 @@ async def _first_login(tour: Tour) -> None:
 async def _owner(tour: Tour) -> None:
     tour.title("Somebody registers an account with Rosa's address before she does")
     email, password = new_email("rosa"), f"Waiting-For-Rosa-{secrets.token_hex(4)}"
-    waiting = await tour.register(email, password)
+    waiting = (await tour.register(email, password)).user_id
     tour.say("registered, never verified", waiting)
     answer = await tour.auth().CompleteOAuth(await _log_in_at_provider(tour, email, "Rosa"))
     tour.say("Rosa logs in and gets the account", answer.tokens.user_id == waiting)

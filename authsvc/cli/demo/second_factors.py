@@ -47,12 +47,12 @@ async def second_factors(tour: Tour) -> None:
 
 async def _register(tour: Tour, email: str, password: str) -> common_pb2.Tokens:
     tour.title("Alan has to verify his address before he can enrol a second factor")
-    code = await tour.register_for_code(email, password, "Alan")
+    registered = await tour.register_for_code(email, password, "Alan")
     tokens = (await tour.login(email, password)).tokens
     request = account_service_pb2.EnrollTotpRequest(name="Phone")
     early = tour.account().EnrollTotp(request, metadata=bearer(tokens))
     await tour.rejected("an app before the address is verified", early)
-    await tour.verify(email, code)
+    await tour.verify(email, registered)
     tour.say("his address", "verified")
     return tokens
 

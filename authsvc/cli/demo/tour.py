@@ -123,19 +123,22 @@ class Tour:
         else:
             fail(f"{what}: should have been rejected, but succeeded")
 
-    async def register(self, email: str, password: str, name: str = "") -> str:
-        """Register an account and return its user id."""
+    async def register(
+        self, email: str, password: str, name: str = ""
+    ) -> auth_service_pb2.RegisterResponse:
+        """Register an account."""
         self._ada_is_registered |= email == self.email
-        answer = await self.auth().Register(
+        return await self.auth().Register(
             auth_service_pb2.RegisterRequest(
                 email=email, password=password, display_name=name, client=self.client
             )
         )
-        return answer.user_id
 
-    async def register_for_code(self, email: str, password: str, name: str) -> str:
-        """Register an account and return the code that verifies its address, which is not sent."""
-        answer = await self.auth("issuer").Register(
+    async def register_for_code(
+        self, email: str, password: str, name: str
+    ) -> auth_service_pb2.RegisterResponse:
+        """Register an account; the code that verifies its address is returned instead of sent."""
+        return await self.auth("issuer").Register(
             auth_service_pb2.RegisterRequest(
                 email=email,
                 password=password,
@@ -144,12 +147,16 @@ class Tour:
                 delivery=common_pb2.DELIVERY_RETURN,
             )
         )
-        return answer.code
 
-    async def verify(self, email: str, code: str) -> None:
-        """Verify an address with a code."""
+    async def verify(self, email: str, registered: auth_service_pb2.RegisterResponse) -> None:
+        """Verify an address with the code and the token of its registration."""
         await self.auth().VerifyEmail(
-            auth_service_pb2.VerifyEmailRequest(email=email, code=code, client=self.client)
+            auth_service_pb2.VerifyEmailRequest(
+                email=email,
+                code=registered.code,
+                client=self.client,
+                registration_token=registered.registration_token,
+            )
         )
 
     async def login(self, email: str, password: str) -> auth_service_pb2.LoginResponse:

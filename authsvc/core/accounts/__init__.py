@@ -1,4 +1,5 @@
-"""Owns accounts: creation, reading, changes, export and deletion.
+"""Owns accounts: creation, verification of the address, reading, changes, export and deletion.
 
-Entry classes: `Accounts`, `AccountData`, `AccountDeletion`, `PasswordChange`, `PasswordReset`.
+Entry classes: `Accounts`, `EmailVerification`, `AccountData`, `AccountDeletion`, `PasswordChange`
+and `PasswordReset`.
 """

@@ -1,15 +1,16 @@
 """Owns the creation, reading, disabling and enabling of accounts."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import UUID
 
+from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
-from authsvc.core.lib.emails import parse_email
+from authsvc.core.lib.emails import parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
@@ -51,10 +52,14 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A new account; `code` verifies its address, and is "" if none was issued."""
+    """A new account; `code` verifies its address, and is "" if none was issued.
+
+    `token` shows, along with the code, that its holder set the password.
+    """
 
     user_id: UserId
-    code: str = field(default="", repr=False)
+    code: str = field(repr=False)
+    token: str = field(repr=False)
 
 
 class Accounts:
@@ -69,6 +74,7 @@ class Accounts:
         sessions: SessionEnding,
         brute_force: BruteForce,
         codes: CodeRequests,
+        tokens: RegistrationTokens,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -77,6 +83,7 @@ class Accounts:
         self._sessions = sessions
         self._brute_force = brute_force
         self._codes = codes
+        self._tokens = tokens
         self._clock = clock
 
     async def register(self, call: Call, registration: Registration) -> Registered:
@@ -125,7 +132,7 @@ class Accounts:
         """
         now = self._clock.now()
         event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await users.set_display_name(connection, claims.subject, display_name, now)
             if user is None:
                 raise user_not_found()
@@ -140,7 +147,7 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
             # Also ends logins that wait for a second factor.
@@ -156,19 +163,20 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID.
         """
         key = _key(account)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
-        email = parse_email(registration.email)
-        # In a thread, as it takes milliseconds.
-        await asyncio.to_thread(
-            self._policy.check,
-            registration.password,
-            email=email.address,
-            display_name=registration.display_name,
+        email = parse_new_email(registration.email)
+        await self._hasher.run(
+            partial(
+                self._policy.check,
+                registration.password,
+                email=email.address,
+                display_name=registration.display_name,
+            )
         )
         # Hashed before the transaction, so that no connection waits for it.
         password = await self._hasher.hash(registration.password)
@@ -189,7 +197,7 @@ class Accounts:
         event = AuditEvent(
             _EVENTS[origin], call, user.user_id, client=registration.client, detail=detail
         )
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(email.canonical) as connection:
             inserted = await users.insert(
                 connection,
                 user,
@@ -204,7 +212,7 @@ class Accounts:
             code = await self._verification_code(
                 connection, user, email.canonical, registration.delivery
             )
-        return Registered(user.user_id, code)
+        return Registered(user.user_id, code, self._tokens.issue(user.user_id, password.phc))
 
     async def _verification_code(
         self, connection: Connection, user: User, email_canonical: str, delivery: Delivery | None

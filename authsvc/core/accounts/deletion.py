@@ -7,11 +7,11 @@ from typing import TypeAlias
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
-from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import user_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
 from authsvc.store import deletion as store
@@ -80,7 +80,7 @@ class AccountDeletion:
         after: datetime | None = None
         while after := await self._scrub_batch(user_id, after, only_if):
             pass
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             user = await self._lock(connection, user_id, only_if)
             if session_id is not None:
                 await self._recent_login.require_live(connection, session_id)
@@ -91,7 +91,7 @@ class AccountDeletion:
         self, user_id: UserId, after: datetime | None, only_if: Condition | None
     ) -> datetime | None:
         """Scrub a full batch of events and return the time of its last, or None if none is left."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             end = await store.find_batch_end(connection, user_id, after, _BATCH)
             if end is not None:
                 await self._lock(connection, user_id, only_if)

@@ -4,8 +4,8 @@ A stolen access token must not help to guess the password: a change counts as an
 under the limits that all ways to log in share (ASVS 6.2.3, 6.3.1).
 """
 
-import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.attempts.recent_login import RecentLogin
@@ -80,34 +80,38 @@ class PasswordChange:
             account = await store.find_account(connection, claims.subject)
         if account is None:
             raise user_not_found()
-        await self._check(account, request)
+        if account.has_password and not request.current:
+            raise FieldInvalid(_CURRENT, "must not be empty")
         change = _Change(call, claims, request, account)
         if not account.has_password and not request.current:
             return await self._set_first(change)
         async with self._attempts.evaluate(
             call, account.email_canonical, request.client
         ) as attempt:
+            # Checked before the current password is verified: afterwards, an error would only tell
+            # a thief of the token that a guess was right.
+            await self._check(change)
             return await self._replace(change, attempt)
 
-    async def _check(self, account: PasswordAccount, request: NewPassword) -> None:
-        if account.has_password and not request.current:
-            raise FieldInvalid(_CURRENT, "must not be empty")
-        # Checked before the current password is verified: afterwards, this error would only tell a
-        # thief of the token that a guess was right.
+    async def _check(self, change: "_Change") -> None:
+        request, account = change.request, change.account
         if request.current and _same(request.current, request.new):
             raise FieldInvalid.weak_password(
                 _NEW, ["Choose a password other than the current one."]
             )
-        await asyncio.to_thread(
-            self._policy.check,
-            request.new,
-            field=_NEW,
-            email=account.email,
-            display_name=account.display_name,
+        await self._hasher.run(
+            partial(
+                self._policy.check,
+                request.new,
+                field=_NEW,
+                email=account.email,
+                display_name=account.display_name,
+            )
         )
 
     async def _set_first(self, change: "_Change") -> int:
         self._recent_login.require(change.claims)
+        await self._check(change)
         new = await self._hasher.hash(change.request.new)
         ended = await self._store(change, None, new)
         if ended is None:
@@ -141,7 +145,7 @@ class PasswordChange:
         """Store the new password with all consequences; return None if `expected` is outdated."""
         user_id = change.claims.subject
         replacement = Replacement(expected, new.phc, new.pepper_id)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             if not await store.replace(connection, user_id, replacement, self._clock.now()):
                 return None
             await self._recent_login.require_live(connection, change.claims.session_id)

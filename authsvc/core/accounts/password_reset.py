@@ -1,6 +1,6 @@
 """Owns the reset of a password with a code that was sent to the user's address."""
 
-import asyncio
+from functools import partial
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
@@ -53,33 +53,35 @@ class PasswordReset:
         Nobody is logged in, and no device stays exempt from the second factor. The factors stay
         (ASVS 6.4.3), unless the address had never been verified. The reset works while the account
         is locked, and unlocks it unless the user has a second factor: somebody who reads the mail
-        must not be able to guess codes forever.
+        must not be able to guess codes forever. The client's device counts as known from then on,
+        so strangers can't keep the user from logging in there with the new password.
 
         Raises:
             FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or the password is malformed; the code stays
                 valid.
             Unauthenticated: CODE_INVALID.
-            TooManyAttempts: Too many attempts failed before; this one was not evaluated.
+            TooManyAttempts: Too many proofs from the client's network failed before.
             Overloaded: Too many passwords are waiting to be hashed; the code stays valid.
         """
         address = parse_email(email)
-        await self._check(address, password)
         async with self._attempts.evaluate(
-            call, address.canonical, client, failure=code_invalid, unlocks=True
+            call, address.canonical, client, failure=code_invalid, guessable=False
         ) as attempt:
+            await self._check(address, password)
             # Hashed before the transaction, so that no connection waits for it.
             replacement = await self._hasher.hash(password)
             if not await self._claim(attempt, code, replacement):
                 raise Rejected(attempt.cause(Cause.CODE))
+            await self._attempts.forgive(attempt)
 
     async def _check(self, address: Email, password: str) -> None:
         # Checked without the account's data, as the answer would reveal it.
-        await asyncio.to_thread(
-            self._policy.check, password, field="new_password", email=address.address
+        await self._hasher.run(
+            partial(self._policy.check, password, field="new_password", email=address.address)
         )
 
     async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
             if proof is None:
                 return False
@@ -94,6 +96,8 @@ class PasswordReset:
         await store.replace(connection, user_id, replacement.phc, replacement.pepper_id, now)
         await self._sessions.revoke_in(connection, call, user_id, RevokeReason.PASSWORD_CHANGED)
         await devices.forget_trust(connection, user_id)
+        if attempt.device is not None:
+            await devices.remember(connection, user_id, attempt.device, now)
         notice = Message(MessageKind.PASSWORD_CHANGED, user.email, user_id, values=user.values)
         await self._outbox.enqueue(connection, notice)
         event = AuditEvent(AuditType.PASSWORD_RESET, call, user_id, client=attempt.client)

@@ -134,7 +134,7 @@ class ApiKeys:
             NotFound: KEY_NOT_FOUND, also if the key is another user's.
         """
         now = self._clock.now()
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             revoked = await store.revoke(connection, user_id, key_id, now)
             if revoked is None:
                 raise key_not_found()
@@ -146,7 +146,7 @@ class ApiKeys:
         self._forget(key_id)
 
     async def _store(self, call: Call, claims: Claims, key: ApiKey, key_hash: bytes) -> None:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(key.user_id) as connection:
             user = await users.lock_user(connection, key.user_id)
             if user is None or not user.active:
                 raise bearer_invalid()

@@ -4,14 +4,14 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 
-import structlog
-
 from authsvc.config import BruteForceSettings
+from authsvc.core.attempts.refunds import Refunds
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
-from authsvc.errors import ServiceError, TooManyAttempts
+from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.limits import Charge, Policy
@@ -21,13 +21,12 @@ _ACCOUNT = "authsvc.login.account"
 _ACCOUNT_AND_IP = "authsvc.login.account_and_ip"
 _ACCOUNT_AND_DEVICE = "authsvc.login.account_and_device"
 _IP = "authsvc.login.ip"
+_PROOF_IP = "authsvc.login.proof_ip"
 _REGISTRATION_IP = "authsvc.register.ip"
 _REGISTRATION_ADDRESS = "authsvc.register.address"
 _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
 _API_KEY_USER = "authsvc.api_key.user"
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +35,22 @@ class ChargeReceipt:
 
     _limiter: RateLimiter
     _charges: Sequence[Charge]
+    _refunds: Refunds
 
     async def refund(self) -> None:
         """Refund all charges, since the attempt is not to count.
 
-        If that fails, the charges stay and drain with time, which is no reason to fail the call.
+        If that fails, it is repeated in the background, which is no reason to fail the call.
         """
-        try:
+        await self._refunds.make(self._refund)
+
+    def refund_later(self) -> None:
+        """Refund all charges in the background."""
+        self._refunds.make_later(self._refund)
+
+    async def _refund(self) -> None:
+        if self._charges:
             await self._limiter.refund_all(self._charges)
-        except ServiceError as error:
-            log.warning("refund_failed", reason=error.reason)
 
 
 class BruteForce:
@@ -62,6 +67,7 @@ class BruteForce:
             database=database, policies=_policies(settings), rejected_cache_size=0
         )
         self._key = keyring.derive("brute-force")[0]
+        self.refunds = Refunds()
 
     def max_failures(self, *, known_device: bool) -> int:
         """Return how many logins may fail in a row.
@@ -77,10 +83,14 @@ class BruteForce:
         self._settings = settings
         self._limiter.replace_policies(_policies(settings))
 
-    async def charge_login(
+    def network(self, client: ClientContext) -> str | None:
+        """Return the network that the client is counted under, or None without an ip."""
+        return client_network(client.ip, self._settings)
+
+    async def charge_guess(
         self, account: str, client: ClientContext, known_device: bytes | None
     ) -> ChargeReceipt:
-        """Charge a login to the account (its canonical address), to the client's ip, and to both.
+        """Charge a guess to the account (its canonical address), to the client's ip, and to both.
 
         A known device of the account is charged instead of the account, so that strangers can't
         lock it out (ASVS 6.1.1). Without an ip, the limits by ip don't apply.
@@ -88,7 +98,7 @@ class BruteForce:
         Raises:
             TooManyAttempts: A limit is reached; nothing was charged.
         """
-        network = client_network(client.ip, self._settings)
+        network = self.network(client)
         if known_device is not None:
             charges = [self._charge(_ACCOUNT_AND_DEVICE, account, known_device.hex())]
         else:
@@ -98,6 +108,30 @@ class BruteForce:
         if network is not None:
             charges.append(self._charge(_IP, network))
         return await self._take(charges, "login")
+
+    async def charge_proof(self, client: ClientContext) -> ChargeReceipt:
+        """Charge a proof that can't be guessed to the client's ip only, if known.
+
+        What it costs to evaluate is limited, but nobody can use up what an account's user needs.
+
+        Raises:
+            TooManyAttempts: The limit is reached; nothing was charged.
+        """
+        network = self.network(client)
+        charges = [] if network is None else [self._charge(_PROOF_IP, network)]
+        return await self._take(charges, "login")
+
+    async def forgive(self, account: str, client: ClientContext) -> None:
+        """Forget the guesses at an account that are charged to it, and to it and the client's ip.
+
+        Called when its user has proved who they are, but has yet to log in.
+        """
+        network = self.network(client)
+        charges = [self._charge(_ACCOUNT, account)]
+        if network is not None:
+            charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
+        for charge in charges:
+            await self.refunds.make(partial(self._limiter.reset, charge.policy, charge.key))
 
     async def charge_registration(self, client: ClientContext) -> None:
         """Charge a registration to the client's ip, if known; it is never refunded.
@@ -145,16 +179,18 @@ class BruteForce:
         return await self._take([self._charge(_API_KEY_USER, str(user_id))], "api_key")
 
     async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
-        network = client_network(client.ip, self._settings)
+        network = self.network(client)
         if network is not None:
             await self._take([self._charge(policy, network)], subject)
 
     async def _take(self, charges: Sequence[Charge], subject: str) -> ChargeReceipt:
+        if not charges:
+            return ChargeReceipt(self._limiter, charges, self.refunds)
         result = await self._limiter.check(charges)
         if not result.allowed:
             waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
             raise TooManyAttempts(max(waits), subject)
-        return ChargeReceipt(self._limiter, charges)
+        return ChargeReceipt(self._limiter, charges, self.refunds)
 
     def _charge(self, policy: str, *parts: str) -> Charge:
         return keyed_charge(self._key, policy, *parts)
@@ -184,6 +220,7 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _ACCOUNT_AND_IP: settings.per_account_and_ip,
             _ACCOUNT_AND_DEVICE: settings.per_known_device,
             _IP: settings.per_ip,
+            _PROOF_IP: settings.proofs_per_ip,
             _REGISTRATION_IP: settings.registrations_per_ip,
             _REGISTRATION_ADDRESS: settings.registrations_per_address,
             _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,

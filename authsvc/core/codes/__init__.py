@@ -1,4 +1,4 @@
 """Owns one-time codes: how they are requested, and what redeeming one proves.
 
-Entry classes: `CodeRequests`, `CodeProofs`, `EmailVerification` and `EmailChange`.
+Entry classes: `CodeRequests`, `CodeProofs` and `EmailChange`.
 """

@@ -7,7 +7,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.codes.requests import CodeLimits
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import FieldInvalid, code_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
@@ -66,7 +66,7 @@ class EmailChange:
                 IP.
         """
         self._recent_login.require(claims)
-        new = parse_email(new_email, _FIELD)
+        new = parse_new_email(new_email, _FIELD)
         own = await self._own(claims)
         if new.canonical == own.email_canonical:
             raise FieldInvalid(_FIELD, "is already the account's address")
@@ -75,7 +75,7 @@ class EmailChange:
         event = AuditEvent(
             AuditType.EMAIL_CHANGE_REQUEST, call, own.user_id, claims.session_id, client
         )
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(own.user_id) as connection:
             owner = await emails.find(connection, new.canonical)
             issued = await self._codes.issue(
                 connection, _PURPOSE, new.canonical, own.user_id, usable=owner is None
@@ -140,7 +140,7 @@ class EmailChange:
         self, attempt: Attempt, claims: Claims, own: Addressee, new: Email, code: str
     ) -> User | None:
         now = self._clock.now()
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(own.user_id) as connection:
             user_id = await self._codes.claim(
                 connection, attempt, _PURPOSE, code, email_canonical=new.canonical
             )

@@ -1,4 +1,8 @@
-"""Owns one-time codes: random, stored as keyed hashes, with a few tries and a single use."""
+"""Owns one-time codes: random, stored as keyed hashes, with a few tries and a single use.
+
+The tries of each client network are counted apart, so that a stranger's don't use up the owner's. A
+code of 8 digits has 50 tries in all, by default: a guess succeeds at most once in two million.
+"""
 
 import hashlib
 import hmac
@@ -16,10 +20,11 @@ from authsvc.errors import user_not_found
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.store import one_time_codes as store
-from authsvc.store.one_time_codes import CodeClaim, CodeRow
+from authsvc.store.one_time_codes import CodeClaim, CodeRow, TryLimits
 from authsvc.store.postgres.database import Connection
 
 _DIGITS = 8
+_NETWORK_BYTES = 8
 # Without letters and digits that are easily confused: 0 and O, 1 and I.
 _ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 _GROUPS, _GROUP = 3, 4
@@ -122,11 +127,20 @@ class OneTimeCodes:
             code_id=code_id,
             macs=[_mac(key, purpose, address, code) for key in self._keys],
             may_match=attempt.credential is not None,
+            network=self._network(attempt),
         )
-        matches = await store.claim(
-            connection, claim, self._clock.now(), self._settings.max_attempts
-        )
+        matches = await store.claim(connection, claim, self._clock.now(), self._limits(purpose))
         return claim.user_id if matches else None
+
+    def _limits(self, purpose: Purpose) -> TryLimits | None:
+        if purpose is Purpose.RESET_PASSWORD:
+            return None  # 60 bits can't be guessed; so nobody can use such a code up.
+        return TryLimits(self._settings.max_attempts, self._settings.max_attempts_in_all)
+
+    def _network(self, attempt: Attempt) -> str:
+        """Return a keyed hash of the client's network, as the table holds no addresses."""
+        message = f"network\0{attempt.network or ''}".encode()
+        return hmac.digest(self._keys[0], message, hashlib.sha256)[:_NETWORK_BYTES].hex()
 
     def _lifetime(self, purpose: Purpose) -> timedelta:
         if purpose is Purpose.VERIFY_EMAIL:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from authsvc.core.attempts.attempts import Attempt
-from authsvc.core.codes.email_verification import note_verified
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import OneTimeCodes, Purpose
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.models.clock import Clock
+from authsvc.models.ids import UserId
 from authsvc.models.users import User
 from authsvc.store import emails, users
 from authsvc.store.emails import Addressee
@@ -70,3 +71,19 @@ class CodeProofs:
         if not addressee.verified:
             user = await self._reclaim.claim(connection, attempt.call, user, attempt.client)
         return Proof(user, addressee)
+
+
+async def note_verified(
+    connection: Connection, attempt: Attempt, user_id: UserId, clock: Clock
+) -> Addressee | None:
+    """Record, once, that the user has proved to own the address; return the user's earlier state.
+
+    Return None if the user was disabled or the address was changed meanwhile. Runs in the caller's
+    transaction, in which the user's row stays locked.
+    """
+    now = clock.now()
+    user = await emails.verify(connection, user_id, attempt.account, now)
+    if user is not None and not user.verified:
+        event = AuditEvent(AuditType.EMAIL_VERIFY, attempt.call, user_id, client=attempt.client)
+        await record_event(connection, now, event)
+    return user

@@ -171,7 +171,7 @@ class CodeRequests:
     async def _issue(
         self, event: AuditEvent, purpose: Purpose, address: str, delivery: Delivery
     ) -> IssuedCode:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(address) as connection:
             found = await emails.find(connection, address)
             issued = await self.issue(connection, purpose, address, found, delivery)
             user_id = found.user_id if found is not None else None

@@ -59,7 +59,7 @@ class Factors:
         """
         self._recent_login.require(claims)
         user_id = claims.subject
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             user = await self._lock(connection, claims)
             removed = await factors.remove(connection, factor_id, user_id)
             if removed is None:
@@ -83,7 +83,7 @@ class Factors:
         """
         self._recent_login.require(claims)
         user_id = claims.subject
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             user = await self._lock(connection, claims)
             if not user.has_second_factor:
                 raise factor_not_found()

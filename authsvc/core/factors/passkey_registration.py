@@ -67,7 +67,7 @@ class PasskeyRegistrationStart:
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await lock_user_for_new_factor(
                 connection, claims, self._recent_login, self._max_factors
             )
@@ -124,7 +124,7 @@ class PasskeyRegistration:
         created = self._relying_party.check_attestation(credential_json, challenge)
         if created is None:
             raise credentials_invalid()
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await lock_user_for_new_factor(
                 connection, claims, self._recent_login, self._max_factors
             )

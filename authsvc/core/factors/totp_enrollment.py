@@ -48,7 +48,7 @@ class TotpEnrollments:
             FailedPrecondition: REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, LIMIT_REACHED.
         """
         self._recent_login.require(claims)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user = await self._lock_user(connection, claims)
             return await self._totp.enroll(connection, user.user_id, user.email, name)
 
@@ -65,7 +65,7 @@ class TotpEnrollments:
         """
         self._recent_login.require(claims)
         user_id = claims.subject
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             # A call that can't succeed is no attempt; `_confirm` checks again before it uses the
             # code.
             await self._lock_user(connection, claims)
@@ -75,7 +75,7 @@ class TotpEnrollments:
         seed, account = found
         async with (
             self._attempts.evaluate(call, account, client, failure=code_invalid) as attempt,
-            self._database.transaction() as connection,
+            self._database.transaction(user_id) as connection,
         ):
             return await self._confirm(connection, attempt, claims, seed, code)
 

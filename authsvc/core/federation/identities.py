@@ -55,7 +55,7 @@ class Identities:
             Unauthenticated: BEARER_INVALID: the user is disabled or gone.
         """
         self._recent_login.require(claims)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(claims.subject) as connection:
             user_id = claims.subject
             user = await users.lock_user(connection, user_id)
             if user is None or not user.active:

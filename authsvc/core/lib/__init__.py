@@ -1,4 +1,4 @@
 """Owns the tools that all topics share and that depend on none of them.
 
-Among them `Batcher`, `SingleFlight`, `Keyring`, `Email`, `LastUse` and `SystemClock`.
+Among them `Batcher`, `SingleFlight`, `Keyring`, `Email`, `LastUse` and `DatabaseClock`.
 """

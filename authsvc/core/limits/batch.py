@@ -5,14 +5,19 @@ Checks of several charges, and charges of a key that differ in cost, go into an 
 statement, one after the other. Dry runs, and charges that can never fit, consume nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.errors import ServiceError, policy_unknown
 from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Connection
 
+# Charges that one statement decides on, where those that are taken together count twice, as they
+# cost twice as much. More take several statements, and other calls run in between.
+_MAX_SLICE = 1_000
+_new_tuple = tuple.__new__
 _SECOND = 1_000_000
 
 
@@ -23,6 +28,20 @@ class Check(NamedTuple):
     dry_run: bool = False
 
 
+def slices(checks: Iterable[Check]) -> Iterator[list[Check]]:
+    """Yield the checks in order; a slice ends with the check that fills it."""
+    part: list[Check] = []
+    size = 0
+    for check in checks:
+        part.append(check)
+        size += len(check.charges) if len(check.charges) == 1 else 2 * len(check.charges)
+        if size >= _MAX_SLICE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
 class Limit(NamedTuple):
     """A policy in use: its rule for the database, and the highest cost it can grant at once."""
 
@@ -31,18 +50,26 @@ class Limit(NamedTuple):
 
 
 class Batch:
-    """Checks that share statements; `find` returns a check's result if it needs none, or None."""
+    """Checks that share statements, except those of held keys, whose result is KeysHeld.
+
+    `find` returns a check's result if it needs no statement, or None.
+    """
 
     def __init__(
         self,
+        *,
         checks: Sequence[Check],
         limits: Mapping[str, Limit],
+        held: HeldKeys,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
         self.rejected: list[tuple[Sequence[Charge], Sequence[Verdict]]] = []
         self._checks = checks
         self._limits = limits
-        self._results: list[CheckResult | ServiceError | None] = [None] * len(checks)
+        self._held = held
+        self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
+            checks
+        )
         # By policy and key: the cost, and the indexes of the checks that charge it.
         self._singles: dict[str, dict[str, list[int]]] = {}
         self._atomic: list[int] = []
@@ -56,19 +83,16 @@ class Batch:
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
-        if self._singles:
-            await self._run_singles(connection, at_us)
-        if self._atomic:
-            charges, limits = self._charges(self._atomic)
-            rows = await store.charge_together(
-                connection,
-                [limit.rule for limit in limits],
-                [charge.key for charge in charges],
-                [charge.cost for charge in charges],
-                [len(self._checks[index].charges) for index in self._atomic],
-                at_us,
-            )
-            self._settle(self._atomic, limits, rows)
+        try:
+            await self._charge(connection, at_us)
+        except store.KeysHeld:
+            await self._held.find(connection, *self._rows())
+            self._set_aside(self._held.include)
+            try:
+                await self._charge(connection, at_us)
+            except store.KeysHeld:
+                # Held by then, or contended; the other batches don't wait for it.
+                self._set_aside(lambda _: True)
         if self._peeks:
             charges, limits = self._charges(self._peeks)
             rows = await store.look(
@@ -80,32 +104,83 @@ class Batch:
             )
             self._settle(self._peeks, limits, rows)
 
-    def results(self) -> list[CheckResult | ServiceError]:
+    def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
         """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
 
+    async def _charge(self, connection: Connection, at_us: int | None) -> None:
+        """Run the charging statements, each at most once successfully."""
+        if self._singles:
+            await self._run_singles(connection, at_us)
+            self._singles = {}
+        if self._atomic:
+            charges, limits = self._charges(self._atomic)
+            rows = await store.charge_together(
+                connection,
+                [limit.rule for limit in limits],
+                [charge.key for charge in charges],
+                [charge.cost for charge in charges],
+                [len(self._checks[index].charges) for index in self._atomic],
+                at_us,
+            )
+            self._settle(self._atomic, limits, rows)
+            self._atomic = []
+
+    def _rows(self) -> tuple[list[store.Rule], list[str]]:
+        """Return the rules and keys of the rows that are still to be charged."""
+        indexes = self._atomic + [
+            group[1] for by_key in self._singles.values() for group in by_key.values()
+        ]
+        charges, limits = self._charges(indexes)
+        rules = {
+            (charge.policy, charge.key): limit.rule
+            for charge, limit in zip(charges, limits, strict=True)
+        }
+        return list(rules.values()), [key for _, key in rules]
+
+    def _set_aside(self, is_held: Callable[[Sequence[Charge]], bool]) -> None:
+        """Give the checks of held keys the result KeysHeld, and leave them out of statements."""
+
+        def set_aside(index: int) -> bool:
+            if not is_held(self._checks[index].charges):
+                return False
+            self._results[index] = store.KeysHeld()
+            return True
+
+        self._atomic = [index for index in self._atomic if not set_aside(index)]
+        singles: dict[str, dict[str, list[int]]] = {}
+        for policy, by_key in self._singles.items():
+            for key, group in by_key.items():
+                if not all(set_aside(index) for index in group[1:]):
+                    singles.setdefault(policy, {})[key] = group
+        self._singles = singles
+
     def _sort(self, find: Callable[[Sequence[Charge]], CheckResult | None] | None) -> None:
         limits, singles = self._limits, self._singles
+        held = self._held or None
         for index, check in enumerate(self._checks):
             charges, dry_run = check
             if find is not None and not dry_run and (known := find(charges)) is not None:
                 self._results[index] = known
                 continue
+            if held is not None and not dry_run and held.include(charges):
+                self._results[index] = store.KeysHeld()
+                continue
             if dry_run or len(charges) != 1:
                 self._sort_other(index, check)
                 continue
-            (charge,) = charges
-            limit = limits.get(charge.policy)
-            if limit is None or charge.cost > limit.max_cost:
+            policy, key, cost = charges[0]
+            limit = limits.get(policy)
+            if limit is None or cost > limit.max_cost:
                 self._sort_other(index, check)
                 continue
-            groups = singles.get(charge.policy)
+            groups = singles.get(policy)
             if groups is None:
-                groups = singles[charge.policy] = {}
-            group = groups.get(charge.key)
+                groups = singles[policy] = {}
+            group = groups.get(key)
             if group is None:
-                groups[charge.key] = [charge.cost, index]
-            elif group[0] == charge.cost:
+                groups[key] = [cost, index]
+            elif group[0] == cost:
                 group.append(index)
             else:
                 self._atomic.append(index)
@@ -151,25 +226,23 @@ class Batch:
 
     def _settle_group(self, rule: store.Rule, key: str, group: list[int], row: store.Row) -> None:
         granted, remaining, retry_us, reset_us = row
-        cost, *indexes = group
+        cost = group[0]
         reset_after = reset_us / _SECOND
         # First come, first served: each verdict shows what was left after its own charge.
         remaining += granted * cost
-        for index in indexes:
+        for index in group[1:]:
             if granted:
                 granted -= 1
                 remaining -= cost
-                verdict = Verdict(
-                    rule.policy, key, True, rule.requests, remaining, 0.0, reset_after
-                )
-                self._results[index] = CheckResult(True, (verdict,))
+                allowed, retry_after = True, 0.0
             else:
-                retry_after = retry_us / _SECOND
-                verdict = Verdict(
-                    rule.policy, key, False, rule.requests, remaining, retry_after, reset_after
-                )
-                self._results[index] = CheckResult(False, (verdict,))
-                self.rejected.append((self._checks[index].charges, (verdict,)))
+                allowed, retry_after = False, retry_us / _SECOND
+            values = (rule.policy, key, allowed, rule.requests, remaining, retry_after, reset_after)
+            # A named tuple's own constructor takes three times as long.
+            verdicts = (_new_tuple(Verdict, values),)
+            self._results[index] = _new_tuple(CheckResult, (allowed, verdicts))
+            if not allowed:
+                self.rejected.append((self._checks[index].charges, verdicts))
 
     def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
         charges = [charge for index in indexes for charge in self._checks[index].charges]

@@ -1,16 +1,20 @@
 """Owns the rate limiter: its policies, and when it queries the database."""
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 
-from authsvc.config import PolicySettings
+from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
-from authsvc.core.limits.batch import Batch, Check, Limit, verdict_of
+from authsvc.core.limits.batch import Batch, Check, Limit, slices, verdict_of
+from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
+from authsvc.models.limits import OWN_PREFIX, Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.store import rate_limits as store
-from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.database import Connection, Database
 
 __all__ = ["Check", "RateLimiter", "policies_from"]
 
@@ -18,6 +22,8 @@ __all__ = ["Check", "RateLimiter", "policies_from"]
 _MAX_BATCH = 500
 _MAX_WAITING = 20_000
 _MICROSECOND = timedelta(microseconds=1)
+
+Result = TypeVar("Result")
 
 
 class RateLimiter:
@@ -40,6 +46,7 @@ class RateLimiter:
         self._database = database
         self._clock = clock
         self._rejected = RejectedCache(rejected_cache_size)
+        self._held = HeldKeys(database)
         self._batcher = Batcher(run=self._decide, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
         self.replace_policies(policies)
 
@@ -62,14 +69,17 @@ class RateLimiter:
         Raises:
             NotFound: POLICY_UNKNOWN.
             Overloaded: Too many checks are already waiting.
-            StoreUnavailable: The database does not answer.
+            StoreUnavailable: The database does not answer, or another session holds the row of a
+                key for too long.
         """
         self._validate(charges)
         if self._rejected and not dry_run:
             rejected = self._rejected.find(charges)
             if rejected is not None:
                 return rejected
-        return await self._batcher.submit(Check(charges, dry_run))
+        if dry_run:
+            return await self._batcher.submit(Check(charges, dry_run))
+        return await self._held.run(charges, partial(self._batcher.submit, Check(charges)))
 
     async def check_many(self, checks: Sequence[Check]) -> list[CheckResult]:
         """Decide each check independently, as `check` does, and return the results in order.
@@ -78,12 +88,18 @@ class RateLimiter:
         """
         for check in checks:
             self._validate(check.charges)
-        results = []
-        for result in await self._decide(checks):
+        results = await self._decide(checks)
+        held = [i for i, result in enumerate(results) if isinstance(result, store.KeysHeld)]
+        if held:
+            later = await asyncio.gather(*(self.check(checks[i].charges) for i in held))
+            for i, answer in zip(held, later, strict=True):
+                results[i] = answer
+        decided = []
+        for result in results:
             if isinstance(result, Exception):
                 raise result
-            results.append(result)
-        return results
+            decided.append(result)
+        return decided
 
     async def get(self, policy: str, key: str) -> Verdict:
         """Return the state of the key and whether a charge of 1 would fit; take nothing.
@@ -108,15 +124,15 @@ class RateLimiter:
         """
         ordered = sorted(charges)
         limits = [self._limit_of(charge.policy) for charge in ordered]
+
+        async def refund(
+            connection: Connection, rules: Sequence[store.Rule], keys: Sequence[str]
+        ) -> list[store.Row]:
+            costs = [charge.cost for charge in ordered]
+            return await store.refund(connection, rules, keys, costs, self._now())
+
         try:
-            async with self._database.connection() as connection:
-                rows = await store.refund(
-                    connection,
-                    [limit.rule for limit in limits],
-                    [charge.key for charge in ordered],
-                    [charge.cost for charge in ordered],
-                    self._now(),
-                )
+            rows = await self._change(ordered, refund)
         finally:
             for charge in ordered:
                 self._rejected.forget(charge.policy, charge.key)
@@ -127,15 +143,47 @@ class RateLimiter:
 
     async def reset(self, policy: str, key: str) -> None:
         """Reset the key's consumption to zero; may raise the same errors as `refund`."""
-        self._limit_of(policy)
+        rule = self._limit_of(policy).rule
         try:
-            async with self._database.connection() as connection:
-                await store.reset(connection, policy, key)
+            await self._change([Charge(policy, key)], lambda c, *_: store.reset(c, rule, key))
         finally:
             self._rejected.forget(policy, key)
 
-    async def _decide(self, checks: Sequence[Check]) -> list[CheckResult | ServiceError]:
-        batch = Batch(checks, self._limits, self._rejected.find if self._rejected else None)
+    async def _change(
+        self,
+        charges: Sequence[Charge],
+        act: Callable[[Connection, Sequence[store.Rule], Sequence[str]], Awaitable[Result]],
+    ) -> Result:
+        """Run a statement of its own on the rows of these charges, once none of them is held."""
+        rules = [self._limit_of(charge.policy).rule for charge in charges]
+        keys = [charge.key for charge in charges]
+
+        async def change() -> Result:
+            async with self._database.connection() as connection:
+                try:
+                    return await act(connection, rules, keys)
+                except store.KeysHeld:
+                    await self._held.find(connection, rules, keys)
+                    raise
+
+        return await self._held.run(charges, change)
+
+    async def _decide(
+        self, checks: Sequence[Check]
+    ) -> list[CheckResult | ServiceError | store.KeysHeld]:
+        limits = self._limits
+        results: list[CheckResult | ServiceError | store.KeysHeld] = []
+        for part in slices(checks):
+            if results:
+                await asyncio.sleep(0)
+            results += await self._decide_slice(part, limits)
+        return results
+
+    async def _decide_slice(
+        self, checks: Sequence[Check], limits: Mapping[str, Limit]
+    ) -> list[CheckResult | ServiceError | store.KeysHeld]:
+        find = self._rejected.find if self._rejected else None
+        batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
         if batch.needs_database:
             with self._rejected.query() as query:
                 async with self._database.connection() as connection:
@@ -162,9 +210,17 @@ class RateLimiter:
 
 
 def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:
-    """Return the policies defined in the settings."""
+    """Return the policies defined in the settings; the service's own are always durable."""
     return {
-        name: Policy(name, policy.requests, policy.window, policy.burst, policy.algorithm)
+        name: Policy(
+            name,
+            policy.requests,
+            policy.window,
+            policy.burst,
+            policy.algorithm,
+            durable=name.startswith(OWN_PREFIX)
+            or (isinstance(policy, NamedPolicySettings) and policy.durable),
+        )
         for name, policy in settings.items()
     }
 
@@ -178,5 +234,7 @@ def _limit(policy: Policy) -> Limit:
         Algorithm.FIXED_WINDOW: 2 * requests,
     }[policy.algorithm]
     burst = policy.burst if policy.burst < within_a_second else 0
-    rule = store.Rule(policy.name, policy.algorithm.value, requests, window_us, burst)
+    rule = store.Rule(
+        policy.name, policy.algorithm.value, requests, window_us, burst, policy.durable
+    )
     return Limit(rule, min(requests, burst or requests))

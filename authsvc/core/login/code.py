@@ -55,7 +55,7 @@ class CodeLogin:
             return outcome
 
     async def _claim(self, attempt: Attempt, challenge_id: UUID, code: str) -> LoginOutcome | None:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             proof = await self._proofs.claim(
                 connection, attempt, Purpose.LOGIN, code, code_id=challenge_id
             )

@@ -16,7 +16,7 @@ from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.identities import Identities
 from authsvc.core.federation.providers import ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.roles.permissions import DEFAULT_ROLES
@@ -38,7 +38,7 @@ from authsvc.store import emails, identities, users
 from authsvc.store.identities import LinkedAccount
 from authsvc.store.postgres.database import Connection, Database
 
-_METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
+METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
 _TRIES = 3
 
 
@@ -98,8 +98,7 @@ class OAuthLogin:
         """Complete a login with the state and code that the provider's redirect carried.
 
         The state is used up before the provider is called, so that nothing can be tried twice. The
-        login unlocks an account that too many failures have locked, as a password reset does: a
-        provider's answer can't be guessed.
+        login works while too many failures lock the account: a provider's answer can't be guessed.
 
         Raises:
             FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
@@ -107,7 +106,7 @@ class OAuthLogin:
                 LIMIT_REACHED.
             Unauthenticated: CREDENTIALS_INVALID: refused by the provider, or a disabled account.
             ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
-            TooManyAttempts: Too many logins to the account failed before.
+            TooManyAttempts: Too many proofs from the client's network failed before.
         """
         pending = await self._states.claim(state)
         if pending.provider not in self._providers:
@@ -139,8 +138,8 @@ class OAuthLogin:
     async def _attempt(self, login: _Login) -> OAuthOutcome:
         account, action = await self._choose(login)
         async with (
-            self._attempts.evaluate(login.call, account, login.client, unlocks=True) as attempt,
-            self._database.transaction() as connection,
+            self._attempts.evaluate(login.call, account, login.client, guessable=False) as attempt,
+            self._database.transaction(account) as connection,
         ):
             return await action(connection, attempt, login)
 
@@ -207,6 +206,10 @@ class OAuthLogin:
         user = await self._confirm(connection, attempt)
         # This also holds if the account's address was changed in the meantime.
         if user.email_verify_time is not None:
+            pending, external = login.pending, login.external
+            if await identities.find_account(connection, pending.provider, external.subject):
+                # A parallel login of the same user has created or reclaimed the account.
+                raise _StaleDecision
             raise link_requires_login()
         owner = replace(
             user,
@@ -260,7 +263,7 @@ class OAuthLogin:
         return user
 
     async def _finish(self, connection: Connection, attempt: Attempt, user: User) -> OAuthOutcome:
-        outcome = await self._completion.complete(connection, attempt, user, _METHODS)
+        outcome = await self._completion.complete(connection, attempt, user, METHODS)
         return OAuthOutcome(outcome)
 
     def _identity(self, login: _Login) -> Identity:
@@ -277,7 +280,7 @@ def _verified_email(external: ExternalIdentity) -> Email:
     if not external.email_verified:
         raise email_not_verified()
     try:
-        return parse_email(external.email)
+        return parse_new_email(external.email)
     except FieldInvalid:
         raise email_not_verified() from None
 

@@ -154,10 +154,10 @@ class PasskeyLogin:
         Raises:
             Unauthenticated: CREDENTIALS_INVALID, whatever is wrong, including the challenge.
             FailedPrecondition: EMAIL_NOT_VERIFIED.
-            TooManyAttempts: Too many logins failed before; this one was not evaluated.
+            TooManyAttempts: Too many proofs from the client's network failed before.
         """
         account = await self._account(assertion_json, challenge_id)
-        async with self._attempts.evaluate(call, account, client) as attempt:
+        async with self._attempts.evaluate(call, account, client, guessable=False) as attempt:
             async with self._database.connection() as connection:
                 challenge = await store.claim_login(connection, challenge_id, self._clock.now())
             outcome = await self._evaluate(attempt, assertion_json, challenge)
@@ -166,11 +166,11 @@ class PasskeyLogin:
             return outcome
 
     async def _account(self, assertion_json: str, challenge_id: UUID) -> str:
-        """Return what the attempt is charged to, which must not reveal whose a passkey is.
+        """Return the account that the attempt is at.
 
         It is the address that the login was started for, whether or not an account has it;
         otherwise the address of the actual signer. If nobody signed, it is the passkey named in the
-        assertion, as a signature can't be guessed.
+        assertion, which no account has for its address.
         """
         assertion = parse_assertion(assertion_json)
         account: str | None = None
@@ -192,7 +192,7 @@ class PasskeyLogin:
         # A missing challenge is replaced by a random one that nobody knows.
         expected = challenge.challenge if challenge else secrets.token_bytes(CHALLENGE_BYTES)
         is_bound = challenge is not None and challenge.sealed_account is not None
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             proof = await self._passkeys.verify(
                 connection,
                 attempt.call,

@@ -73,7 +73,7 @@ class PasswordLogin:
                 raise Rejected(Cause.DISABLED)
 
     async def _complete(self, attempt: Attempt, credential: Credential) -> LoginOutcome | None:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(attempt.account) as connection:
             user = await users.confirm_login(connection, credential, self._clock.now())
             if user is None:
                 return None
@@ -82,7 +82,7 @@ class PasswordLogin:
     async def _rehash(self, credential: Credential, password: str) -> None:
         try:
             replacement = await self._hasher.hash(password)
-            async with self._database.connection() as connection:
+            async with self._database.connection(credential.user_id) as connection:
                 await users.replace_hash(
                     connection, credential, phc=replacement.phc, pepper_id=replacement.pepper_id
                 )

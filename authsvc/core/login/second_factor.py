@@ -8,6 +8,7 @@ from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.challenges import token_hash
 from authsvc.core.factors.proofs import FactorProofs, PasskeyAssertion, SecondFactor
 from authsvc.core.login.completion import LoginCompletion
+from authsvc.core.login.federated import METHODS as FEDERATED
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -67,14 +68,20 @@ class MfaVerification:
             raise FieldInvalid("client.device_id", "is required to trust the device")
         hashed = token_hash(mfa_token)
         async with self._database.connection() as connection:
-            account = await challenges.find_account(
+            found = await challenges.find_account(
                 connection, hashed, self._clock.now(), self._max_attempts
             )
         # No address looks like this: an unknown token is charged to nobody, with the same queries.
-        stand_in = f"mfa:{hashed.hex()}"
-        async with self._attempts.evaluate(call, account or stand_in, client) as attempt:
+        account, methods = found or (f"mfa:{hashed.hex()}", ())
+        async with self._attempts.evaluate(
+            call,
+            account,
+            client,
+            guessable=not isinstance(factor, PasskeyAssertion),
+            vouched=methods == FEDERATED,
+        ) as attempt:
             challenge = await self._claim(attempt, hashed, factor)
-            async with self._database.transaction() as connection:
+            async with self._database.transaction(attempt.account) as connection:
                 tokens = await self._complete(connection, attempt, challenge, factor)
                 if tokens is not None and trust_device:
                     await self._trust(connection, attempt, tokens.user_id)

@@ -28,7 +28,6 @@ from authsvc.store.postgres.database import Database
 
 log = structlog.get_logger(__name__)
 
-CHANNEL = "authsvc_outbox"
 _SYSTEM = Call(request_id="", caller="system")
 # Longer than storing the outcome takes, so that no two replicas attempt a message at once.
 _LEASE_MARGIN = timedelta(seconds=30)

@@ -51,10 +51,16 @@ class HashRefused(Exception):
 
 
 class ForeignHash(Protocol):
-    """A hash that can be compared at a bounded cost; `text` is its stored form."""
+    """A hash that can be compared at a bounded cost.
+
+    `text` is its stored form, and `memory_kib` the memory that a comparison takes.
+    """
 
     @property
     def text(self) -> str: ...  # noqa: D102 - documented above
+
+    @property
+    def memory_kib(self) -> int: ...  # noqa: D102 - documented above
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the hash of `password`, which is UTF-8 without a NUL."""
@@ -128,7 +134,7 @@ def _argon2(match: re.Match[str]) -> ForeignHash:
     _bytes(match["salt"], _SALT_BYTES, "salt")
     _bytes(match["hash"], _HASH_BYTES, "hash")
     kinds = {"argon2i": Type.I, "argon2d": Type.D, "argon2id": Type.ID}
-    return Argon2(match[0], kinds[match["kind"]])
+    return Argon2(match[0], kinds[match["kind"]], memory)
 
 
 def _bcrypt(match: re.Match[str]) -> ForeignHash:

@@ -14,7 +14,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from authsvc.core.passwords import argon2id
+
 _BCRYPT_BYTES = 72
+# What a scheme that needs next to no memory counts as.
+_LITTLE_KIB = 64
 _FIREBASE_KEY_BYTES = 32
 
 
@@ -24,9 +28,12 @@ class Argon2:
 
     text: str = field(repr=False)
     kind: Type
+    memory_kib: int
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""
+        if self.kind is Type.ID:
+            return argon2id.verify(self.text, password)
         try:
             return verify_secret(self.text.encode(), password, self.kind)
         except VerifyMismatchError:
@@ -38,6 +45,7 @@ class Bcrypt:
     """bcrypt of the password's first 72 bytes, in the modular crypt format."""
 
     text: str = field(repr=False)
+    memory_kib = _LITTLE_KIB
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""
@@ -56,15 +64,29 @@ class Scrypt:
     salt: bytes = field(repr=False)
     digest: bytes = field(repr=False)
 
+    @property
+    def memory_kib(self) -> int:
+        """The memory that a comparison takes."""
+        return -(-self._memory_bytes // 1024)
+
+    @property
+    def _memory_bytes(self) -> int:
+        return 128 * self.r * (self.n + self.p + 2)
+
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""
         return hmac.compare_digest(self.compute(password, len(self.digest)), self.digest)
 
     def compute(self, password: bytes, length: int) -> bytes:
         """Return a hash of `length` bytes."""
-        memory = 128 * self.r * (self.n + self.p + 2)
         return hashlib.scrypt(
-            password, salt=self.salt, n=self.n, r=self.r, p=self.p, maxmem=memory, dklen=length
+            password,
+            salt=self.salt,
+            n=self.n,
+            r=self.r,
+            p=self.p,
+            maxmem=self._memory_bytes,
+            dklen=length,
         )
 
 
@@ -78,6 +100,11 @@ class Firebase:
     def text(self) -> str:
         """The stored form."""
         return self.scrypt.text
+
+    @property
+    def memory_kib(self) -> int:
+        """The memory that a comparison takes."""
+        return self.scrypt.memory_kib
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""
@@ -97,6 +124,7 @@ class Pbkdf2:
     iterations: int
     salt: bytes = field(repr=False)
     digest: bytes = field(repr=False)
+    memory_kib = _LITTLE_KIB
 
     def matches(self, password: bytes) -> bool:
         """Return whether this is the password's hash."""

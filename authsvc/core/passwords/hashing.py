@@ -8,27 +8,32 @@ import hashlib
 import hmac
 import os
 import unicodedata
-from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import structlog
 from argon2 import Parameters, extract_parameters
-from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
-from argon2.low_level import ARGON2_VERSION, Type, hash_secret, verify_secret
+from argon2.exceptions import HashingError, InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION, Type
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import foreign_hashes
+from authsvc.core.passwords import argon2id, foreign_hashes
+from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
 from authsvc.core.passwords.pool import HashPool
-from authsvc.errors import FieldInvalid
+from authsvc.errors import FieldInvalid, Overloaded
 
 MAX_PASSWORD_BYTES = 1024
 
 _SCHEME = "v1"
 _FOREIGN = "foreign:"
-_SALT_BYTES = 16
 _HASH_BYTES = 32
+# A change of password works on passwords three times, within the time limit of one call.
+_MAX_SECONDS = 3.0
+
+Result = TypeVar("Result")
 
 log = structlog.get_logger(__name__)
 
@@ -83,10 +88,11 @@ class _Unusable(Exception):
 
 
 class PasswordHasher:
-    """Hashes passwords with Argon2id in its own threads, first come, first served.
+    """Hashes passwords with Argon2id in its own threads, in `hash_memory_mib` of memory at most.
 
-    At most `hash_queue` hashes wait; beyond that Overloaded is raised at once. A caller that is
-    cancelled before its turn costs nothing.
+    Every method that works in these threads raises Overloaded at once if `hash_queue` passwords are
+    waiting, and after a while if its own was not done by then. A caller that is cancelled before
+    its turn costs nothing.
     """
 
     def __init__(self, settings: PasswordSettings, peppers: Sequence[KeySettings]) -> None:
@@ -95,14 +101,20 @@ class PasswordHasher:
         self._parameters = Parameters(
             type=Type.ID,
             version=ARGON2_VERSION,
-            salt_len=_SALT_BYTES,
+            salt_len=SALT_BYTES,
             hash_len=_HASH_BYTES,
             time_cost=settings.argon2_time_cost,
             memory_cost=settings.argon2_memory_kib,
             parallelism=settings.argon2_parallelism,
         )
         self._dummy = self._dummy_hash()
-        self._pool = HashPool(settings.hash_workers, settings.hash_queue)
+        self._library = Library.LIBSODIUM
+        self._pool = HashPool(
+            workers=settings.hash_workers,
+            max_queued=settings.hash_queue,
+            memory_kib=settings.hash_memory_mib * 1024,
+            max_seconds=_MAX_SECONDS,
+        )
 
     @property
     def queued(self) -> int:
@@ -114,15 +126,31 @@ class PasswordHasher:
         """The number of hashes being computed."""
         return self._pool.running
 
+    async def choose_library(self) -> None:
+        """Measure which library hashes faster on this machine, use it from now on, and log it."""
+        seconds = await self.run(partial(argon2id.measure, self._parameters))
+        if argon2id.applies_to(self._parameters):
+            self._library = min(seconds, key=lambda library: seconds[library])
+        else:
+            self._library = Library.ARGON2_CFFI
+        log.info(
+            "password_hashing",
+            library=self._library.value,
+            cpu_ms={library.value: round(took * 1000, 1) for library, took in seconds.items()},
+            threads=self._pool.workers,
+        )
+
     async def hash(self, password: str) -> PasswordHash:
         """Return the hash of `password` under the newest pepper.
 
         Raises:
             FieldInvalid: It is not a valid password.
-            Overloaded: Too many hashes are waiting.
+            Overloaded: Too many passwords are waiting, or memory is short.
         """
         normalized = normalize_password(password)
-        return await self._pool.run(lambda: self._hash(normalized))
+        return await self.run(
+            lambda: self._hash(normalized), memory_kib=self._parameters.memory_cost
+        )
 
     async def verify(self, stored: PasswordHash | None, password: str) -> Verification:
         """Return whether `password` is the stored one.
@@ -134,10 +162,31 @@ class PasswordHasher:
 
         Raises:
             FieldInvalid: It is not a valid password.
-            Overloaded: Too many hashes are waiting.
+            Overloaded: Too many passwords are waiting, or memory is short.
         """
         normalized = normalize_password(password)
-        return await self._pool.run(lambda: self._verify(stored, password, normalized))
+        current_kib = self._parameters.memory_cost
+        memory_kib = max(current_kib, self._memory_kib(stored))
+        return await self.run(
+            lambda: self._verify(stored, password, normalized),
+            memory_kib=memory_kib,
+            slow=memory_kib > current_kib or (stored is not None and stored.pepper_id is None),
+        )
+
+    async def run(
+        self, work: Callable[[], Result], *, memory_kib: int = 0, slow: bool = False
+    ) -> Result:
+        """Return the result of `work` on a password, done in a thread of the pool.
+
+        `memory_kib` and `slow` are those of `HashPool.run`.
+
+        Raises:
+            Overloaded: Too many passwords are waiting, or memory is short.
+        """
+        try:
+            return await self._pool.run(work, memory_kib=memory_kib, slow=slow)
+        except (HashingError, MemoryError) as error:
+            raise Overloaded("There is not enough memory to hash the password.") from error
 
     def take_over(self, text: str, pepper_id: str | None) -> PasswordHash:
         """Return a hash as it is stored: one from another system, or our own with its pepper's id.
@@ -163,17 +212,23 @@ class PasswordHasher:
         """Stop the threads after their current hash; cancel whatever still waits."""
         self._pool.close()
 
+    def _memory_kib(self, stored: PasswordHash | None) -> int:
+        """Return the memory that a comparison with a stored hash takes; 0 if it can't match."""
+        if stored is None:
+            return 0
+        try:
+            if stored.pepper_id is None:
+                return foreign_hashes.parse(stored.portable).memory_kib
+            return extract_parameters(stored.phc.removeprefix(_SCHEME)).memory_cost
+        except (HashRefused, ValueError):
+            return 0
+
     def _hash(self, normalized: str) -> PasswordHash:
-        phc = hash_secret(
-            _mac(self._peppers[self._newest_pepper_id], normalized),
-            os.urandom(_SALT_BYTES),
-            time_cost=self._parameters.time_cost,
-            memory_cost=self._parameters.memory_cost,
-            parallelism=self._parameters.parallelism,
-            hash_len=_HASH_BYTES,
-            type=Type.ID,
-        )
-        return PasswordHash(_SCHEME + phc.decode(), self._newest_pepper_id)
+        mac = _mac(self._peppers[self._newest_pepper_id], normalized)
+        salt = os.urandom(SALT_BYTES)
+        digest = argon2id.compute(mac, salt, self._parameters, self._library)
+        phc = argon2id.encode(self._parameters, salt, digest)
+        return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 
     def _verify(self, stored: PasswordHash | None, password: str, normalized: str) -> Verification:
         if stored is not None:
@@ -193,12 +248,13 @@ class PasswordHasher:
         if stored.pepper_id not in self._peppers:
             raise _Unusable("its pepper is not in the settings")
         phc = stored.phc.removeprefix(_SCHEME)
+        mac = _mac(self._peppers[stored.pepper_id], normalized)
         try:
-            verify_secret(phc.encode(), _mac(self._peppers[stored.pepper_id], normalized), Type.ID)
-        except VerifyMismatchError:
-            return Verification(matches=False, rehash=False)
+            matches = argon2id.verify(phc, mac, self._library)
         except VerificationError as error:
             raise _Unusable(str(error)) from None
+        if not matches:
+            return Verification(matches=False, rehash=False)
         newest = stored.pepper_id == self._newest_pepper_id
         return Verification(
             matches=True, rehash=not newest or not self._has_current_parameters(phc)
@@ -211,21 +267,15 @@ class PasswordHasher:
             return False
 
     def _dummy_hash(self) -> PasswordHash:
-        salt, digest = (
-            b64encode(os.urandom(size)).rstrip(b"=").decode() for size in (_SALT_BYTES, _HASH_BYTES)
-        )
-        cost = self._parameters
-        phc = (
-            f"$argon2id$v={cost.version}"
-            f"$m={cost.memory_cost},t={cost.time_cost},p={cost.parallelism}${salt}${digest}"
-        )
+        salt, digest = os.urandom(SALT_BYTES), os.urandom(_HASH_BYTES)
+        phc = argon2id.encode(self._parameters, salt, digest)
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 
 
 def _matches_foreign(text: str, password: str) -> bool:
     try:
         return foreign_hashes.parse(text.removeprefix(_FOREIGN)).matches(password.encode())
-    except (HashRefused, VerificationError, ValueError, MemoryError) as error:
+    except (HashRefused, VerificationError, ValueError) as error:
         raise _Unusable(str(error)) from None
 
 

@@ -42,7 +42,7 @@ class PasswordPolicy:
     ) -> None:
         """Check that `password` is acceptable for the user with this e-mail address and name.
 
-        Takes 1 ms of CPU time, at most 6, and reads files: call it in a thread.
+        Takes 1 ms of CPU time, at most 6, and reads files: run it by `PasswordHasher.run`.
 
         Raises:
             FieldInvalid: PASSWORD_WEAK with a violation for each broken rule, or FIELD_INVALID if

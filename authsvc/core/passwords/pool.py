@@ -1,4 +1,4 @@
-"""Owns the threads that hash passwords: bounded, first come, first served."""
+"""Owns the threads that work on passwords: their number, their queue and their memory."""
 
 import asyncio
 import contextlib
@@ -9,82 +9,142 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
+from authsvc.core.lib.processors import spare_processors
 from authsvc.errors import Overloaded
 
-_LOWEST_PRIORITY = 19
+_NICENESS = int(os.environ.get("XNICE", "5"))
 
 Result = TypeVar("Result")
 
 
-class HashPool:
-    """A thread pool with a bounded queue; 0 workers means one per processor."""
+@dataclass(eq=False, slots=True)
+class _Job:
+    work: Callable[[], Any]
+    memory_kib: int
+    slow: bool
+    future: Future[Any] = field(default_factory=Future)
 
-    def __init__(self, workers: int, max_queued: int) -> None:
-        self._workers = workers = workers or _processors()
+
+class HashPool:
+    """Threads with a bounded queue and bounded memory, where jobs mostly run in order of arrival.
+
+    The jobs that run at once need at most `memory_kib` in all. `slow` jobs may take a second and
+    hundreds of MiB each: they never occupy the last thread, unless it is the only one, and while
+    one of them runs, those that wait for its memory are overtaken.
+
+    Overloaded is raised at once if `max_queued` jobs of the same kind are waiting, and after
+    `max_seconds` if a job is not done by then.
+    """
+
+    def __init__(
+        self, *, workers: int, max_queued: int, memory_kib: int, max_seconds: float
+    ) -> None:
+        self.workers = workers or spare_processors()
         self._max_queued = max_queued
-        self._executor = ThreadPoolExecutor(workers, "hashing", initializer=_yield_to_other_threads)
+        self._memory_kib = memory_kib
+        self._max_seconds = max_seconds
+        self._executor = ThreadPoolExecutor(self.workers, "hashing", initializer=_be_nice)
         self._lock = threading.Lock()
-        self._unfinished = 0
-        self._running = 0
+        self._waiting: dict[_Job, None] = {}
+        self._running: set[_Job] = set()
         self._mean_seconds = 0.05
 
     @property
     def queued(self) -> int:
-        """The number of tasks waiting for a thread."""
-        with self._lock:
-            return self._unfinished - self._running
+        """The number of jobs waiting for a thread or for memory."""
+        return len(self._waiting)
 
     @property
     def running(self) -> int:
-        """The number of tasks being executed."""
-        return self._running
+        """The number of jobs being executed."""
+        return len(self._running)
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Return the result of `work`; raise Overloaded if too many tasks are waiting."""
-        with self._lock:
-            if self._unfinished >= self._workers + self._max_queued:
-                wait = self._mean_seconds * self._max_queued / self._workers
-                raise Overloaded("Too many passwords are waiting to be hashed.", retry_after=wait)
-            self._unfinished += 1
+    async def run(
+        self, work: Callable[[], Result], *, memory_kib: int = 0, slow: bool = False
+    ) -> Result:
+        """Return the result of `work`, which needs `memory_kib` of memory.
+
+        A job that needs more than all of the pool's memory runs when no other does.
+
+        Raises:
+            Overloaded: Too many jobs are waiting, or this one was not done in time.
+        """
         # With the caller's context, so that log lines from there carry its request id.
-        future = self._executor.submit(contextvars.copy_context().run, self._measured, work)
-        future.add_done_callback(self._finished)
-        return await asyncio.wrap_future(future)
-
-    def _measured(self, work: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
+        work = partial(contextvars.copy_context().run, work)
+        job = _Job(work, min(memory_kib, self._memory_kib), slow)
         with self._lock:
-            self._running += 1
+            self._waiting[job] = None
+            self._start_waiting()
+            if job in self._waiting and self._waiting_like(job) > self._max_queued:
+                del self._waiting[job]
+                raise self._overloaded("Too many passwords are waiting to be hashed.")
         try:
-            return work()
+            async with asyncio.timeout(self._max_seconds):
+                result: Result = await asyncio.wrap_future(job.future)
+                return result
+        except TimeoutError:
+            raise self._overloaded("The password was not hashed in time.") from None
         finally:
             with self._lock:
-                self._running -= 1
-                self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
-
-    def _finished(self, _: Future[Result]) -> None:
-        with self._lock:
-            self._unfinished -= 1
+                self._waiting.pop(job, None)
 
     def close(self) -> None:
-        """Stop the threads after their current task; cancel whatever still waits."""
-        self._executor.shutdown(cancel_futures=True)
+        """Stop the threads after their current job; cancel whatever still waits."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for job in waiting:
+            job.future.cancel()
+        self._executor.shutdown()
+
+    def _start_waiting(self) -> None:
+        """Start the waiting jobs that may run now; the caller holds the lock."""
+        while len(self._running) < self.workers and (job := self._next()) is not None:
+            del self._waiting[job]
+            self._running.add(job)
+            self._executor.submit(self._execute, job)
+
+    def _next(self) -> _Job | None:
+        slow = sum(job.slow for job in self._running)
+        memory_kib = sum(job.memory_kib for job in self._running)
+        for job in self._waiting:
+            if job.slow and slow >= max(1, self.workers - 1):
+                continue
+            if memory_kib + job.memory_kib <= self._memory_kib:
+                return job
+            if not slow:
+                # What runs now is done soon, and smaller jobs must not overtake this one for ever.
+                return None
+        return None
+
+    def _execute(self, job: _Job) -> None:
+        start = time.perf_counter()
+        outcome: Callable[[], object]
+        try:
+            outcome = partial(job.future.set_result, job.work())
+        except BaseException as error:  # noqa: BLE001 - the caller of `run` handles it
+            outcome = partial(job.future.set_exception, error)
+        with self._lock:
+            self._running.remove(job)
+            self._mean_seconds += (time.perf_counter() - start - self._mean_seconds) / 16
+            self._start_waiting()
+        # Cancelled, if its caller did not wait for it.
+        if job.future.set_running_or_notify_cancel():
+            outcome()
+
+    def _waiting_like(self, job: _Job) -> int:
+        return sum(other.slow is job.slow for other in self._waiting)
+
+    def _overloaded(self, message: str) -> Overloaded:
+        jobs = len(self._waiting) + len(self._running) + 1
+        return Overloaded(message, retry_after=self._mean_seconds * jobs / self.workers)
 
 
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _yield_to_other_threads() -> None:
-    """Let the event loop run before this thread, where threads have their own priority.
-
-    Measured on two cores: with hashing saturated, the event loop's p99 is 4 to 13 ms at equal
-    priority and 1 to 2.5 ms at the lowest, the same as without any hashing.
-    """
+def _be_nice() -> None:
+    """Let the event loop run before this thread, where threads have their own priority."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

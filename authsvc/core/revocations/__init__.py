@@ -1,4 +1,4 @@
 """Owns how a process learns of revocations, and the caches that they clear.
 
-Entry classes: `RevocationListener` and `RevocableCache`.
+Entry classes: `RevocationReader`, `Doorbell` and `RevocableCache`.
 """

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
-from authsvc.core.revocations.listener import Kind, Revocation
 from authsvc.models.ids import UserId
+from authsvc.models.revocations import Kind, Revocation
 
 
 class Revocable(Protocol):

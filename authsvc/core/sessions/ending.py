@@ -58,7 +58,7 @@ class SessionEnding:
         self, call: Call, user_id: UserId, except_session_id: SessionId | None = None
     ) -> int:
         """End all sessions of a user but one; return how many were active (0 for unknown ids)."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             return await self.revoke_in(
                 connection, call, user_id, RevokeReason.REVOKED, except_session_id
             )
@@ -84,7 +84,7 @@ class SessionEnding:
         return sum(ended.values())
 
     async def _end(self, call: Call, session_id: SessionId, reason: RevokeReason) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(session_id) as connection:
             ended = await end_session(connection, call, self._clock.now(), session_id, reason)
         self._cache.drop(session_id)
         return ended

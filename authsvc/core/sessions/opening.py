@@ -47,7 +47,7 @@ class SessionOpening:
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(user_id) as connection:
             return await self.open(connection, call, user_id, client, methods)
 
     async def log_in(

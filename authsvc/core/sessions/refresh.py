@@ -84,7 +84,7 @@ class SessionRefresh:
         now: datetime,
     ) -> Session | None:
         event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
-        async with self._database.connection() as connection:
+        async with self._database.connection(session_id) as connection:
             stored = await refresh.advance(
                 connection,
                 session_id,
@@ -133,7 +133,7 @@ class SessionRefresh:
         self, call: Call, session_id: SessionId, client: ClientContext, now: datetime
     ) -> None:
         # In a separate transaction, as the error raised next must not roll it back.
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(session_id) as connection:
             await end_session(
                 connection, call, now, session_id, RevokeReason.REFRESH_TOKEN_REUSED, client
             )

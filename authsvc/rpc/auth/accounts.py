@@ -24,5 +24,7 @@ class RegistrationRpcs(Topic):
         )
         registered = await self._use.accounts.register(current_call(), registration)
         return pb.RegisterResponse(
-            user_id=str(registered.user_id), code=returned_code(registered.code, requested)
+            user_id=str(registered.user_id),
+            code=returned_code(registered.code, requested),
+            registration_token=registered.token,
         )

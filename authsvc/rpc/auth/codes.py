@@ -1,5 +1,11 @@
 """Owns the RPCs of AuthService about one-time codes."""
 
+from authsvc.core.accounts.owner_proofs import (
+    AccessToken,
+    OwnerProof,
+    Password,
+    RegistrationToken,
+)
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
@@ -9,6 +15,8 @@ from authsvc.rpc.login_messages import delivery, fill_login, returned_code
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
+_MAX_TOKEN = 8_192
+
 
 class CodeRpcs(Topic):
     """The request and redemption of one-time codes."""
@@ -17,13 +25,14 @@ class CodeRpcs(Topic):
         self, request: pb.VerifyEmailRequest, _context: Context
     ) -> pb.VerifyEmailResponse:
         """Verify the account's address with a code sent to it."""
-        await self._use.email_verification.verify(
+        removed = await self._use.email_verification.verify(
             current_call(),
             convert.email(request.email),
             convert.code(request.code),
             convert.client_context(request.client),
+            _owner_proof(request),
         )
-        return pb.VerifyEmailResponse()
+        return pb.VerifyEmailResponse(credentials_removed=removed)
 
     async def ResendVerification(
         self, request: pb.ResendVerificationRequest, _context: Context
@@ -91,3 +100,20 @@ class CodeRpcs(Topic):
             current_call(), purpose, email, requested, client
         )
         return requested, issued
+
+
+def _owner_proof(request: pb.VerifyEmailRequest) -> OwnerProof | None:
+    """Return the proof, if any. An empty one is rejected: without one, credentials are removed."""
+    match request.WhichOneof("proof"):
+        case "registration_token":
+            name = "registration_token"
+            return RegistrationToken(
+                convert.text(request.registration_token, name, _MAX_TOKEN, required=True)
+            )
+        case "access_token":
+            return AccessToken(
+                convert.text(request.access_token, "access_token", _MAX_TOKEN, required=True)
+            )
+        case "password":
+            return Password(convert.password(request.password))
+    return None

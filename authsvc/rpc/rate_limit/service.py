@@ -1,7 +1,6 @@
 """Owns the handler of RateLimitService: each RPC converts and calls the rate limiter."""
 
 from authsvc.core.lib import paging
-from authsvc.core.limits.limiter import Check
 from authsvc.errors import FieldInvalid
 from authsvc.rpc import Context, convert
 from authsvc.rpc.rate_limit import messages
@@ -19,26 +18,16 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
         """Take all charges of a check, or none."""
         charges = messages.charges(request.charges)
         result = await self._use.rate_limiter.check(charges, dry_run=request.dry_run)
-        return messages.fill_check(pb.CheckRateLimitResponse(), result)
+        return messages.check_response(result)
 
     async def BatchCheckRateLimits(
         self, request: pb.BatchCheckRateLimitsRequest, _context: Context
     ) -> pb.BatchCheckRateLimitsResponse:
         """Decide up to 1000 checks independently."""
         convert.batch_size(request.checks, "checks")
-        checks: list[Check] = []
-        total = 0
-        for check in request.checks:
-            charges = messages.charges(check.charges, lambda: f"checks[{len(checks)}].charges")
-            checks.append(Check(charges, check.dry_run))
-            total += len(charges)
-        if total > messages.MAX_BATCH_CHARGES:
-            problem = f"must have at most {messages.MAX_BATCH_CHARGES} charges in total"
-            raise FieldInvalid("checks", problem)
-        response = pb.BatchCheckRateLimitsResponse()
-        for result in await self._use.rate_limiter.check_many(checks):
-            messages.fill_check(response.results.add(), result)
-        return response
+        checks = await messages.checks(request.checks)
+        results = await self._use.rate_limiter.check_many(checks)
+        return await messages.batch_response(results, compact=request.compact)
 
     async def GetRateLimit(
         self, request: pb.GetRateLimitRequest, _context: Context

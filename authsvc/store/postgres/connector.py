@@ -1,9 +1,17 @@
-"""Owns connecting to PostgreSQL: host after host, each with its own timeout."""
+"""Owns connecting to PostgreSQL: host after host, until one is writable."""
 
-from typing import TYPE_CHECKING, TypeAlias
-from urllib.parse import urlsplit
+import asyncio
+import itertools
+import secrets
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import asyncpg
+
+from authsvc.config.database_address import DatabaseAddress
+from authsvc.store.postgres.timeouts import Timeouts
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
@@ -16,9 +24,106 @@ FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inte
 
 _DEFAULT_TIMEOUT = 5.0
 
+_PROBE = """
+SELECT pg_is_in_recovery() AS in_recovery,
+    current_setting('transaction_read_only')::boolean AS read_only,
+    pg_backend_pid() AS process,
+    current_setting('transaction_timeout', true) IS NOT NULL AS has_transaction_timeout
+"""
+# The first eight digits of the name of the current WAL file are the timeline.
+_IDENTIFY = """
+SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
+    left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
+"""
+_SET = (
+    "SELECT set_config(name, value, false) FROM unnest($1::text[], $2::text[]) AS s (name, value)"
+)
+
+
+class NotWritableError(ConnectionError):
+    """The server answers, but it is in recovery or read-only; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which server this is: its system identifier, and the timeline that a promotion changes."""
+
+    system: int
+    timeline: str
+
+
+class PoolConnection(Connection):
+    """A connection to a server that was writable when it was opened, or to a pooler before it.
+
+    A pooler may execute each statement in another session of the server. So without `is_direct`,
+    statements have no name: each is sent together with its text and its parameters, in one message
+    to the server, and nothing of it remains. A named statement belongs to one session; the names
+    are random, so that they mean nothing in another one, even if a pooler was not recognised.
+
+    `server` is None if the role may not ask for the server's identity. `begin` begins a
+    transaction. `generation` belongs to the pool, and `rings` to `store/doorbell.py`: the channels
+    to ring after the commit.
+    """
+
+    is_direct = False
+    begin = "BEGIN"
+    server: Server | None = None
+    generation = 0
+    rings: frozenset[str] = frozenset()
+    _names: Iterator[str] | None = None
+
+    def _get_unique_id(self, prefix: str) -> str:
+        if not self.is_direct and prefix == "stmt":
+            return ""
+        if self._names is None:
+            token = secrets.token_hex(8)
+            self._names = (f"authsvc_{token}_{number}" for number in itertools.count())
+        return next(self._names)
+
+    async def _get_statement(self, *arguments: Any, **options: Any) -> Any:
+        # asyncpg's base class keeps the description of a statement, by its text.
+        statement = await super()._get_statement(  # type: ignore[misc] # the stubs leave it out
+            *arguments, **options
+        )
+        if not statement.name:
+            # Otherwise it would be executed without being sent again.
+            statement.mark_unprepared()
+        return statement
+
+    def is_read_only(self) -> bool:
+        """Return whether the server has said so by the end of the last statement.
+
+        A server reports a change of its setting with the answer to the next statement. Poolers
+        don't pass that on.
+        """
+        if self.is_closed():
+            return False
+        # asyncpg's type has the attributes of what was reported, and no others.
+        reported: Any = self.get_settings()
+        return "on" in (
+            getattr(reported, "default_transaction_read_only", None),
+            getattr(reported, "in_hot_standby", None),
+        )
+
+
+def as_pool_connection(connection: Connection) -> PoolConnection | None:
+    """Return the connection if it is one that a `Connector` opened."""
+    # For asyncpg, each of its connections is an instance of each of their classes.
+    if PoolConnection in type(connection).__mro__:
+        return cast("PoolConnection", connection)
+    return None
+
+
+def known_timeline(connection: Connection) -> str | None:
+    """Return the timeline that the server had when the connection was opened, if it is known."""
+    own = as_pool_connection(connection)
+    return own.server.timeline if own and own.server else None
+
 
 class Connector:
-    """Connects to the first host of `address` that accepts.
+    """Connects to the first host of `address` that accepts and is writable.
+
+    Raises ValueError if the address is malformed, which settings never contain.
 
     `timeout` is in seconds, for each host: asyncpg's own is for all of them together, so that a
     silent host would keep it from ever trying the next. The host that worked last is tried first.
@@ -31,46 +136,91 @@ class Connector:
         timeout: float = _DEFAULT_TIMEOUT,
         command_timeout: float | None = None,
         statement_cache_size: int = 0,
+        timeouts: Timeouts | None = None,
     ) -> None:
-        self._hosts = _single_hosts(address)
-        self._timeout = timeout
+        read = DatabaseAddress.parse(address)
+        self._hosts = list(read.hosts)
+        self._timeout = read.connect_timeout or timeout
+        self._session = {"application_name": "authsvc", **read.session}
+        self._tls = ssl.create_default_context() if read.trusts_system else None
         self._command_timeout = command_timeout
         self._statement_cache_size = statement_cache_size
+        self._timeouts = timeouts
+        self._distrusts_names = not read.names_statements
 
-    async def connect(self) -> Connection:
+    async def connect(self) -> PoolConnection:
         """Return a new connection.
 
-        Raises the last host's failure: OSError (which includes TimeoutError),
-        asyncpg.PostgresError, asyncpg.InternalClientError if no host has the target_session_attrs
-        of the address, or ValueError if the address is malformed.
+        Raises the first host's failure: OSError (which includes TimeoutError and NotWritableError),
+        asyncpg.PostgresError, asyncpg.InterfaceError or asyncpg.InternalClientError.
         """
         failure: Exception | None = None
         for host in tuple(self._hosts):
             try:
                 connection = await self._connect(host)
-            except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
-                failure = error
+            except FAILURES as error:
+                failure = failure or error
                 continue
             self._hosts.remove(host)
             self._hosts.insert(0, host)
             return connection
         raise failure or ValueError("the address names no host")
 
-    async def _connect(self, host: str) -> Connection:
-        return await asyncpg.connect(
+    def distrust_names(self) -> None:
+        """Name no statements of later connections: there is a pooler that was not recognised."""
+        self._distrusts_names = True
+
+    async def _connect(self, host: str) -> PoolConnection:
+        connection: PoolConnection = await asyncpg.connect(
             host,
             timeout=self._timeout,
             command_timeout=self._command_timeout,
             statement_cache_size=self._statement_cache_size,
-            server_settings={"application_name": "authsvc"},
+            server_settings=self._session,
+            ssl=self._tls,
+            connection_class=PoolConnection,
         )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    async def _prepare(self, connection: PoolConnection) -> None:
+        found = await probe(connection)
+        # A pooler gives its clients an invented process id.
+        same = found["process"] == connection.get_server_pid()
+        connection.is_direct = same and not self._distrusts_names
+        connection.server = await _identify(connection)
+        if self._timeouts is None:
+            return
+        newer: bool = found["has_transaction_timeout"]
+        if connection.is_direct:
+            # What the address says goes first.
+            settings = self._timeouts.session(whole_transaction=newer)
+            own = [name for name in settings if name not in self._session]
+            await connection.execute(_SET, own, [settings[name] for name in own])
+        else:
+            # What a session is told would hold for other clients, too.
+            connection.begin = self._timeouts.begin(whole_transaction=newer)
 
 
-def _single_hosts(address: str) -> list[str]:
+async def probe(connection: Connection) -> asyncpg.Record:
+    """Return what the server says of itself; raises NotWritableError if it is not writable."""
+    (row,) = await connection.fetch(_PROBE)
+    if row["in_recovery"]:
+        raise NotWritableError("the server is in recovery")
+    if row["read_only"]:
+        raise NotWritableError("the server is read-only")
+    return row
+
+
+async def _identify(connection: Connection) -> Server | None:
     try:
-        parts = urlsplit(address)
-    except ValueError:
-        # asyncpg rejects it when it is used, like every other malformed address.
-        return [address]
-    login, at, hosts = parts.netloc.rpartition("@")
-    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
+        row = await connection.fetchrow(_IDENTIFY)
+    except asyncpg.PostgresError:
+        # Some providers keep these functions to themselves.
+        return None
+    return None if row is None else Server(row["system"], row["timeline"])

@@ -1,6 +1,6 @@
 """Owns the use of PostgreSQL: connections, transactions, and the meaning of their failures."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 
@@ -9,13 +9,24 @@ import structlog
 
 from authsvc.config import DatabaseSettings
 from authsvc.errors import StoreUnavailable
-from authsvc.store.postgres.connector import Connection, Connector
+from authsvc.store.postgres.connector import (
+    FAILURES,
+    Connection,
+    Connector,
+    NotWritableError,
+    PoolConnection,
+    probe,
+)
 from authsvc.store.postgres.pool import Pool, Usage
+from authsvc.store.postgres.shares import Shares
+from authsvc.store.postgres.timeouts import Timeouts
 
 __all__ = ["Connection", "Database"]
 
 log = structlog.get_logger(__name__)
 
+# The statement met another session than the one that it was prepared in.
+_ELSEWHERE = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 # Failures that are not the statement's own; it may succeed later (SQLSTATE classes and codes).
 _TRANSIENT = (
     OSError,  # includes TimeoutError
@@ -30,31 +41,41 @@ _TRANSIENT = (
     asyncpg.ReadOnlySQLTransactionError,  # 25006: the primary has become a standby
     asyncpg.IdleInTransactionSessionTimeoutError,  # 25P03
     asyncpg.InvalidCachedStatementError,  # a migration changed a table in between
+    *_ELSEWHERE,
 )
+# The part of the connections that may be lent for one key: one in four.
+_SHARE = 4
+_READ_ONLY = (NotWritableError, asyncpg.ReadOnlySQLTransactionError)
 
 
 class Database:
     """PostgreSQL through a pool of connections.
 
     Every failure that is not the statement's own is raised as StoreUnavailable: the server is
-    unreachable, shuts down, is read-only or does not answer within `command_timeout`, no connection
-    is free within `acquire_timeout`, or the server resolved a deadlock. A caller may then retry,
-    but a transaction that failed while it committed may have been committed.
+    unreachable, shuts down, is read-only or does not answer within `command_timeout`, somebody
+    held a lock for longer than `lock_timeout`, no connection is free within `acquire_timeout`, or
+    the server resolved a deadlock. A caller may then retry, but a transaction that failed while it
+    committed may have been committed.
 
     Borrowers must leave no session state: no SET, LISTEN, temporary table or advisory lock.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._shares = Shares(max(1, pool.maximum // _SHARE), pool.acquire_timeout)
+        self._on_commit: Callable[[frozenset[str]], None] = _ring_nobody
 
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
         """Open `pool_min` connections, at least one; raises StoreUnavailable if that fails."""
+        for note in settings.notes:
+            log.warning("database_address", note=note)
         connector = Connector(
             address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
             command_timeout=settings.command_timeout.total_seconds(),
             statement_cache_size=settings.statement_cache_size,
+            timeouts=Timeouts.of(settings),
         )
         pool = Pool(
             connector=connector,
@@ -69,24 +90,68 @@ class Database:
             raise
         return cls(pool)
 
-    def connection(self) -> AbstractAsyncContextManager[Connection]:
-        """Lend a connection on which each statement is its own transaction."""
-        return _Loan(self._pool)
+    def connection(self, key: Hashable = None) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection on which each statement is its own transaction.
+
+        `key` is what a statement may have to wait for, such as an account whose row is locked. At
+        most a quarter of the connections is lent for one key at a time, so that others stay free.
+        """
+        return self._lend(key)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Lend a connection in a transaction: committed at the end, rolled back on an exception."""
-        async with _Loan(self._pool) as connection:
-            await connection.execute("BEGIN")
+    async def transaction(self, key: Hashable = None) -> AsyncIterator[Connection]:
+        """Lend a connection in a transaction: committed at the end, rolled back on an exception.
+
+        `key` is as for `connection`.
+        """
+        async with self._lend(key) as connection:
+            await connection.execute(connection.begin)
             yield connection
             # After a failed statement, COMMIT is answered by ROLLBACK, which is not an error.
             if await connection.execute("COMMIT") != "COMMIT":
                 raise RuntimeError("a failed statement was ignored within a transaction")
 
+    def _lend(self, key: Hashable) -> "_Loan":
+        return _Loan(pool=self._pool, shares=self._shares, key=key, on_commit=self._on_commit)
+
     async def ping(self) -> None:
-        """Return if the database answers; raises StoreUnavailable otherwise."""
+        """Return if the database answers and is writable; raises StoreUnavailable otherwise."""
         async with self.connection() as connection:
-            await connection.fetchval("SELECT 1")
+            await probe(connection)
+
+    async def connect(self) -> PoolConnection:
+        """Return a new connection outside the pool, for long use; the caller closes it.
+
+        Raises StoreUnavailable.
+        """
+        try:
+            return await self._pool.connect()
+        except (*FAILURES, ValueError) as error:
+            raise StoreUnavailable from error
+
+    def on_commit(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` with the channels to ring, after what rings them has been committed.
+
+        It must not raise; it replaces the one before.
+        """
+        self._on_commit = callback
+
+    def on_leave(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the server is left; it must not raise.
+
+        Whatever was read from that server may be stale.
+        """
+        self._pool.on_leave(callback)
+
+    def leave_server(self, cause: str, connection: PoolConnection | None = None) -> None:
+        """Discard all connections, lent ones when they are returned; `cause` is logged.
+
+        For a server that is not what the address asks for: read-only, in recovery or replaced. The
+        pool does it by itself when a statement or a new connection shows that. Does nothing if
+        `connection` is given and its server has been left before.
+        """
+        if connection is None or self._pool.is_current(connection):
+            self._pool.leave(cause)
 
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
@@ -100,14 +165,32 @@ class Database:
 class _Loan:
     """One loan of a connection; returns it in a usable state and translates failures."""
 
-    __slots__ = ("_connection", "_pool")
-    _connection: Connection
+    __slots__ = ("_connection", "_key", "_on_commit", "_pool", "_shares")
+    _connection: PoolConnection
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        shares: Shares,
+        key: Hashable,
+        on_commit: Callable[[frozenset[str]], None],
+    ) -> None:
         self._pool = pool
+        self._shares = shares
+        self._key = key
+        self._on_commit = on_commit
 
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._pool.acquire()
+    async def __aenter__(self) -> PoolConnection:
+        if self._key is None:
+            self._connection = await self._pool.acquire()
+            return self._connection
+        await self._shares.enter(self._key)
+        try:
+            self._connection = await self._pool.acquire()
+        except BaseException:
+            self._shares.leave(self._key)
+            raise
         return self._connection
 
     async def __aexit__(
@@ -116,7 +199,16 @@ class _Loan:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._key is not None:
+            self._shares.leave(self._key)
         connection, pool = self._connection, self._pool
+        if connection.rings:
+            # After a failure too: whether the transaction was committed may be unknown.
+            self._on_commit(connection.rings)
+            connection.rings = frozenset()
+        if connection.is_read_only() and (error is None or isinstance(error, Exception)):
+            # Even if the statements succeeded: what they read may be stale.
+            error = NotWritableError("the server is read-only")
         if error is None and not connection.is_closed() and not connection.is_in_transaction():
             pool.release(connection)
             return
@@ -124,18 +216,34 @@ class _Loan:
         if isinstance(error, asyncpg.PostgresError):
             # It would log the whole row that violated a constraint, including hashes.
             error.detail = None
-        if isinstance(error, asyncpg.ReadOnlySQLTransactionError) or connection.is_closed():
+        self._give_back(error)
+        if failed:
+            log.warning("database_failure", error=type(error).__name__)
+            raise StoreUnavailable from error
+
+    def _give_back(self, error: BaseException | None) -> None:
+        connection, pool = self._connection, self._pool
+        if isinstance(error, _READ_ONLY):
+            if pool.is_current(connection):
+                pool.leave(str(error))
+            pool.discard(connection)
+        elif isinstance(error, _ELSEWHERE):
+            if pool.is_current(connection):
+                pool.distrust_names()
+            pool.discard(connection)
+        elif connection.is_closed():
             # The others go to the same server; new ones find the new primary.
             pool.discard(connection)
             pool.expire()
         else:
             pool.recover(connection)
-        if failed:
-            log.warning("database_failure", error=type(error).__name__)
-            raise StoreUnavailable from error
 
 
-def _is_transient(error: BaseException | None, connection: Connection) -> bool:
+def _ring_nobody(_channels: frozenset[str]) -> None:
+    """Ring nobody: no doorbell has been installed."""
+
+
+def _is_transient(error: BaseException | None, connection: PoolConnection) -> bool:
     if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
         return connection.is_closed()
     return isinstance(error, _TRANSIENT)

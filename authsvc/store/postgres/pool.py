@@ -8,14 +8,21 @@ closing) happens in the pool's own tasks and is bounded in time.
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 import asyncpg
 import structlog
 
 from authsvc.errors import StoreUnavailable
-from authsvc.store.postgres.connector import FAILURES, Connection, Connector
+from authsvc.store.postgres.connector import (
+    FAILURES,
+    Connector,
+    NotWritableError,
+    PoolConnection,
+    Server,
+)
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger(__name__)
 
@@ -47,18 +54,40 @@ class Pool:
     ) -> None:
         self._connector = connector
         self._minimum = minimum
-        self._maximum = maximum
-        self._acquire_timeout = acquire_timeout
+        self.maximum = maximum
+        self.acquire_timeout = acquire_timeout
         self._loop = asyncio.get_running_loop()
         # The most recently used connection is at the right and lent first, so that others can age.
-        self._idle: deque[tuple[Connection, float]] = deque()
-        self._waiters: deque[asyncio.Future[Connection]] = deque()
+        self._idle: deque[tuple[PoolConnection, float]] = deque()
+        self._waiters: deque[asyncio.Future[PoolConnection]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: set[Connection] = set()
+        self._connections: set[PoolConnection] = set()
         self._connecting = 0
         self._closed = False
         self._reachable = True
         self._failure: Exception | None = None
+        # Connections of an earlier generation belong to a server that the pool has left.
+        self._generation = 0
+        self._server: Server | None = None
+        self._on_leave: list[Callable[[], None]] = []
+
+    async def connect(self) -> PoolConnection:
+        """Return a new connection that is not the pool's, to the server that the pool uses.
+
+        The caller closes it. Raises as `Connector.connect`.
+        """
+        generation = self._generation
+        try:
+            connection = await self._connector.connect()
+        except NotWritableError as error:
+            if self._connections:
+                # They lead to the same server: the one that accepted last is asked first.
+                self.leave(str(error))
+            raise
+        connection.generation = generation
+        if self.is_current(connection):
+            self._meet(connection)
+        return connection
 
     async def fill(self) -> None:
         """Open the minimum of connections; raises StoreUnavailable if not even one opens."""
@@ -68,7 +97,7 @@ class Pool:
         if not self._idle:
             raise StoreUnavailable from self._failure
 
-    async def acquire(self) -> Connection:
+    async def acquire(self) -> PoolConnection:
         """Return a connection, to be returned by `release`, `recover` or `discard`.
 
         Raises StoreUnavailable if none can be opened or none becomes free in time.
@@ -80,9 +109,9 @@ class Pool:
             self.discard(connection)
         return await self._wait()
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: PoolConnection) -> None:
         """Take back a connection that is ready for the next borrower."""
-        if self._closed or connection.is_closed():
+        if not self._is_usable(connection):
             self.discard(connection)
             return
         while self._waiters:
@@ -93,14 +122,14 @@ class Pool:
         self._idle.append((connection, self._loop.time()))
         self._let_go_of_oldest()
 
-    def recover(self, connection: Connection) -> None:
+    def recover(self, connection: PoolConnection) -> None:
         """Take back a connection that may be in a transaction or cancelling; returns at once."""
-        if self._closed or connection.is_closed():
+        if not self._is_usable(connection):
             self.discard(connection)
         else:
             self._start(self._recover(connection))
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: PoolConnection) -> None:
         """Take back a connection that can't be used any more."""
         connection.terminate()
         self._connections.discard(connection)
@@ -110,6 +139,30 @@ class Pool:
         """Discard the idle connections: their server is gone or has changed its role."""
         while self._idle:
             self.discard(self._idle.pop()[0])
+
+    def on_leave(self, callback: Callable[[], None]) -> None:
+        """Call `callback` whenever the pool leaves a server; it must not raise."""
+        self._on_leave.append(callback)
+
+    def leave(self, cause: str) -> None:
+        """Discard all connections, lent ones when they are returned: the server is the wrong one.
+
+        `cause` is logged.
+        """
+        log.warning("database_server_left", cause=cause)
+        self._generation += 1
+        self.expire()
+        for callback in self._on_leave:
+            callback()
+
+    def distrust_names(self) -> None:
+        """Discard all connections, and name no statement of later ones."""
+        self._connector.distrust_names()
+        self.leave("a statement was prepared in another session: a pooler is in between")
+
+    def is_current(self, connection: PoolConnection) -> bool:
+        """Return whether the connection's server has not been left."""
+        return connection.generation == self._generation
 
     def usage(self) -> Usage:
         """Return the current usage of the pool."""
@@ -127,13 +180,13 @@ class Pool:
         for connection in tuple(self._connections):
             self.discard(connection)
 
-    async def _wait(self) -> Connection:
+    async def _wait(self) -> PoolConnection:
         if self._closed:
             raise StoreUnavailable
-        waiter: asyncio.Future[Connection] = self._loop.create_future()
+        waiter: asyncio.Future[PoolConnection] = self._loop.create_future()
         self._waiters.append(waiter)
         self._grow()
-        timer = self._loop.call_later(self._acquire_timeout, self._give_up, waiter)
+        timer = self._loop.call_later(self.acquire_timeout, self._give_up, waiter)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -145,7 +198,7 @@ class Pool:
         finally:
             timer.cancel()
 
-    def _give_up(self, waiter: asyncio.Future[Connection]) -> None:
+    def _give_up(self, waiter: asyncio.Future[PoolConnection]) -> None:
         if not waiter.done():
             self._waiters.remove(waiter)
             waiter.set_exception(StoreUnavailable("All connections to the database are busy."))
@@ -154,20 +207,25 @@ class Pool:
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(StoreUnavailable())
+                refusal = StoreUnavailable()
+                refusal.__cause__ = self._failure
+                waiter.set_exception(refusal)
 
     def _grow(self) -> None:
         while (
             not self._closed
             and self._connecting < len(self._waiters)
-            and len(self._connections) + self._connecting < self._maximum
+            and len(self._connections) + self._connecting < self.maximum
         ):
             self._connecting += 1
             self._start(self._add())
 
+    def _is_usable(self, connection: PoolConnection) -> bool:
+        return not self._closed and not connection.is_closed() and self.is_current(connection)
+
     async def _add(self) -> None:
         try:
-            connection = await self._connector.connect()
+            connection = await self.connect()
         except Exception as error:  # noqa: BLE001 - whatever it was, waiting callers must be notified
             self._connecting -= 1
             self._say_unreachable(error)
@@ -180,7 +238,15 @@ class Pool:
         self._say_reachable()
         self.release(connection)
 
-    async def _recover(self, connection: Connection) -> None:
+    def _meet(self, connection: PoolConnection) -> None:
+        if connection.server is None:
+            return
+        if self._server is not None and self._server != connection.server:
+            self.leave("the address leads to another server or timeline")
+            connection.generation = self._generation
+        self._server = connection.server
+
+    async def _recover(self, connection: PoolConnection) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
                 # asyncpg makes this wait for a cancel request in flight.
@@ -201,7 +267,7 @@ class Pool:
             self._idle.popleft()
             self._start(self._hang_up(connection))
 
-    async def _hang_up(self, connection: Connection) -> None:
+    async def _hang_up(self, connection: PoolConnection) -> None:
         try:
             async with asyncio.timeout(_PATIENCE):
                 await connection.close()
@@ -219,8 +285,7 @@ class Pool:
         self._failure = error if isinstance(error, _QUOTABLE) else None
         if self._reachable:
             self._reachable = False
-            text = str(self._failure or "")
-            log.error("database_unreachable", error=type(error).__name__, detail=text)
+            log.error("database_unreachable", error=type(error).__name__, detail=describe(error))
 
     def _say_reachable(self) -> None:
         if not self._reachable:

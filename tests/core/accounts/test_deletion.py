@@ -10,9 +10,9 @@ from authsvc.core.accounts import deletion as account_deletion
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.messages.outbox import Outbox
-from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models.ids import UserId
+from authsvc.models.revocations import Revocation
 from authsvc.store import deletion as store
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CALL, KEYRING, Service

@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 
 from authsvc.core.api_keys.key_text import new_api_key
-from authsvc.core.revocations.listener import Revocation
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import ApiKeyId, UserId
+from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import InactiveReason
 from tests.support.keys import MINUTE, replica
 from tests.support.sessions import CALL, DAY, SECOND, HeldDatabase, World

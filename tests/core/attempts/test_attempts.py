@@ -279,10 +279,10 @@ class _Interrupted(BruteForce):
 
     lost: Database
 
-    async def charge_login(
+    async def charge_guess(
         self, account: str, client: ClientContext, known_device: bytes | None
     ) -> ChargeReceipt:
-        receipt = await super().charge_login(account, client, known_device)
+        receipt = await super().charge_guess(account, client, known_device)
         await self.lost.close()
         return receipt
 
@@ -305,8 +305,9 @@ async def test_cause_is_that_of_the_account_first(
 ) -> None:
     attempts = Attempts(database, BruteForce(database, unlimited(), KEYRING), clock)
 
-    async def cause(account: str = EMAIL.lower(), *, unlocks: bool = False) -> Cause:
-        async with attempts.evaluate(CALL, account, ClientContext(IP), unlocks=unlocks) as attempt:
+    async def cause(account: str = EMAIL.lower(), *, guessable: bool = True) -> Cause:
+        client = ClientContext(IP)
+        async with attempts.evaluate(CALL, account, client, guessable=guessable) as attempt:
             return attempt.cause(Cause.PASSWORD)
 
     assert await cause() is Cause.PASSWORD
@@ -314,7 +315,7 @@ async def test_cause_is_that_of_the_account_first(
     async with database.connection() as connection:
         await connection.execute("UPDATE users SET failed_logins = 50")
     assert await cause() is Cause.LOCKED
-    assert await cause(unlocks=True) is Cause.PASSWORD
+    assert await cause(guessable=False) is Cause.PASSWORD
     async with database.connection() as connection:
         await connection.execute("UPDATE users SET failed_logins = 0, status = 'disabled'")
     assert await cause() is Cause.DISABLED

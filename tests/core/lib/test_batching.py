@@ -206,4 +206,4 @@ async def test_many_items_need_room_for_a_batch(worker: Worker) -> None:
         await batcher.submit_many([2, 3])
     worker.may_finish.release()
     worker.may_finish.release()
-    assert await asyncio.gather(first, waiting) == [0, 2]
+    assert list(await asyncio.gather(first, waiting)) == [0, 2]

@@ -1,10 +1,12 @@
 """Addresses are kept as given and compared by one canonical form for all spellings."""
 
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.errors import FieldInvalid, Reason
 
 # 254 bytes: as long as an address can be (RFC 5321, 4.5.3.1.3, without the angle brackets).
@@ -123,6 +125,54 @@ def test_compatibility_characters_do_not_hide_malformed_address(text: str) -> No
         parse_email(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("\ufb01rst@example.com", "first@example.com"),
+        ("\uff41lice@example.com", "alice@example.com"),
+        ("alice@\uff45xample.com", "alice@example.com"),
+        ("alice\u00b2@example.com", "alice2@example.com"),
+        ("\u017fam@example.com", "sam@example.com"),
+        ("\u1d2clice@example.com", "alice@example.com"),
+        # One character each for letters that have others: the Kelvin sign, the sharp s.
+        ("\u212aate@example.com", "kate@example.com"),
+        ("stra\u00dfe@example.com", "strasse@example.com"),
+        ("STRA\u1e9eE@example.com", "strasse@example.com"),
+    ],
+)
+def test_new_address_has_no_characters_that_stand_for_others(text: str, written: str) -> None:
+    assert parse_email(text).canonical == written
+    with pytest.raises(FieldInvalid) as caught:
+        parse_new_email(text, "new_email")
+    assert caught.value.reason is Reason.EMAIL_INVALID
+    (violation,) = caught.value.violations
+    assert violation.field == "new_email"
+    assert f"If the address is {written!r}, write it so." in violation.description
+    assert parse_new_email(written) == Email(written, written)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Alice.Wonder+tag@EXAMPLE.Com",
+        "Jose\u0301@example.com",
+        "jos\u00e9@example.com",
+        "\u038c\u0394\u039f\u03a3@example.com",
+        "\u03cc\u03b4\u03bf\u03c2@example.com",
+        "\u0131rmak@example.com",
+        "\u0130rmak@example.com",
+        "\u13a0@example.com",
+        "\uab70@example.com",
+        "\u0958@example.com",
+        "\u7528\u6237@\u4f8b\u5b50.example",
+        "alice@B\u00dcCHER.example",
+        "alice@fa\u00df.example",
+    ],
+)
+def test_new_address_may_be_in_any_script_and_case(text: str) -> None:
+    assert parse_new_email(text) == parse_email(text)
+
+
 def test_length_is_checked_first_and_in_bytes() -> None:
     with pytest.raises(FieldInvalid, match="longer than 254 bytes"):
         parse_email("é" * 1_000_000)
@@ -151,3 +201,18 @@ def test_case_folding_is_idempotent_for_every_character(character: str) -> None:
     if email is not None:
         assert parse_email(email.canonical).canonical == email.canonical
         assert email.canonical.count("@") == 1
+
+
+@pytest.mark.slow
+@settings(max_examples=500)
+@given(st.characters(exclude_categories=["Cs"]))
+def test_new_addresses_compared_as_equal_differ_in_case_only(character: str) -> None:
+    try:
+        email = parse_new_email(f"a{character}b@example.com")
+    except FieldInvalid:
+        return
+    # In lower case, it is the canonical form itself, or the form of a letter in another place.
+    lower = unicodedata.normalize("NFC", f"a{character}b@example.com").lower()
+    assert unicodedata.normalize("NFC", email.canonical.lower()) == lower.replace(
+        "\u03c2", "\u03c3"
+    )

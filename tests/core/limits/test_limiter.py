@@ -425,3 +425,38 @@ async def test_refund_reports_when_a_charge_of_one_fits(database: Database, tick
     assert not verdict.allowed
     assert verdict.retry_after is not None
     assert 1 <= verdict.retry_after <= 1.0625
+
+
+@pytest.mark.parametrize(
+    ("checks", "charges", "statements"), [(1_000, 1, 1), (1_001, 1, 2), (500, 2, 2), (125, 16, 4)]
+)
+async def test_large_batch_is_decided_in_several_statements(
+    limiter: RateLimiter, ticker: Ticker, checks: int, charges: int, statements: int
+) -> None:
+    batch = [
+        Check([Charge("ten", f"{number}-{index}") for index in range(charges)])
+        for number in range(checks)
+    ]
+    for left in (9, 8):
+        ticker.asked = 0
+        results = await limiter.check_many(batch)
+        assert ticker.asked == statements
+        assert _allowed(results) == [True] * checks
+        assert [result.verdicts[-1].key for result in results] == [
+            check.charges[-1].key for check in batch
+        ]
+        assert {verdict.remaining for result in results for verdict in result.verdicts} == {left}
+
+
+async def test_other_tasks_run_between_rejected_slices(
+    remembering: RateLimiter, ticker: Ticker
+) -> None:
+    used_up = Check([Charge("five", "k", 5)])
+    await remembering.check_many([used_up, used_up])
+    ticker.asked = turns = 0
+    batch = asyncio.create_task(remembering.check_many([used_up] * 3_000))
+    while not batch.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert ticker.asked == 0
+    assert turns >= 3

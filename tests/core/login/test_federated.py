@@ -9,10 +9,12 @@ import pytest
 
 from authsvc.core.federation.providers import ExternalIdentity
 from authsvc.errors import ServiceError
+from authsvc.models.factors import MfaChallenge
 from authsvc.store import emails
 from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG
 from tests.support.clock import FakeClock
-from tests.support.factors import Secured
+from tests.support.factors import Secured, reason
+from tests.support.logins import Replicas
 from tests.support.oauth import ADA, Federated
 
 RENAMED = replace(ADA, email="countess@example.test", display_name="Countess")
@@ -116,6 +118,7 @@ NOT_VERIFIED = {
     "no address at all": replace(ADA, email="ada"),
     "two addresses": replace(ADA, email="ada@example.test,b@example.test"),
     "line break": replace(ADA, email="ada@example.test\nb@example.test"),
+    "look-alike": replace(ADA, email="\uff41da@example.test"),
     "hidden at sign": replace(ADA, email="a\ufe6bb@example.test"),
 }
 
@@ -192,6 +195,41 @@ async def test_password_lockout_does_not_block_federated_login(
     assert user["failed_logins"] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["", "new"])
+async def test_strangers_cannot_lock_out_user_of_provider_with_app(
+    replicas: Replicas, clock: FakeClock, device: str
+) -> None:
+    federated = Federated(await replicas.start(), clock)
+    service = federated.service
+    tokens, _ = await federated.log_in()
+    secured = Secured(service)
+    app, _ = await secured.secure(tokens.user_id)
+    clock.advance(300)
+    for turn in range(25):
+        await service.login(WRONG, email=ADA.email, ip=f"10.0.0.{turn}", device="stranger")
+    await federated.fetch("UPDATE users SET failed_logins = 50")
+    assert await service.login(email=ADA.email, ip="10.1.0.1") == "TOO_MANY_ATTEMPTS"
+
+    outcome = (await federated.complete(await federated.begin(), ADA)).outcome
+    assert isinstance(outcome, MfaChallenge)
+    # A code can be guessed, but no stranger has got so far; wrong ones count with known devices.
+    for _ in range(2):
+        assert (
+            await reason(secured.verify(outcome.mfa_token, app.wrong(), device=device))
+            == "CREDENTIALS_INVALID"
+        )
+    (user,) = await federated.fetch("SELECT failed_logins, failed_device_logins FROM users")
+    assert tuple(user) == (50, 2)
+    assert await reason(secured.verify(outcome.mfa_token, app.code(), device=device)) == "OK"
+    # Both halves together still bound the guesses of somebody who can log in at the provider.
+    await federated.fetch("UPDATE users SET failed_logins = 50, failed_device_logins = 50")
+    outcome = (await federated.complete(await federated.begin(), ADA)).outcome
+    assert isinstance(outcome, MfaChallenge)
+    clock.advance(60)
+    assert await reason(secured.verify(outcome.mfa_token, app.code(), device=device)) != "OK"
+
+
 async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[str]:
     """Complete a login for each at once; return the counts of their outcomes."""
     states = [await federated.begin() for _ in identities]
@@ -209,6 +247,35 @@ async def race(federated: Federated, *identities: ExternalIdentity) -> Counter[s
 @pytest.mark.slow
 async def test_concurrent_first_logins_create_one_account(federated: Federated) -> None:
     assert await race(federated, *[ADA] * 50) == {"new": 1, "OK": 49}
+    assert len(await federated.fetch("SELECT FROM users")) == 1
+    assert len(await federated.fetch("SELECT FROM identities")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exists", [False, True])
+async def test_login_that_decided_before_account_was_linked_gets_it(
+    federated: Federated, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    if exists:
+        await federated.service.register(ADA.email)
+    decided, first_is_done = asyncio.Semaphore(0), asyncio.Event()
+    choose = federated.login._choose
+
+    async def choose_and_wait(login: object) -> object:
+        chosen = await choose(login)  # type: ignore[arg-type]
+        if not first_is_done.is_set():
+            decided.release()
+            await first_is_done.wait()
+        return chosen
+
+    monkeypatch.setattr(federated.login, "_choose", choose_and_wait)
+    others = asyncio.create_task(race(federated, *[ADA] * 29))
+    for _ in range(29):
+        await decided.acquire()
+    monkeypatch.setattr(federated.login, "_choose", choose)
+    assert await federated.tries() == "OK"
+    first_is_done.set()
+    assert await others == {"OK": 29}
     assert len(await federated.fetch("SELECT FROM users")) == 1
     assert len(await federated.fetch("SELECT FROM identities")) == 1
 

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from authsvc.core.attempts import refunds
+from authsvc.core.lib.time_limit import expire
 from authsvc.errors import Overloaded
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CLI, EMAIL, PASSWORD, WRONG, Service, cheap_passwords, unlimited
-from tests.support.databases import giving_up_locks, opened
+from tests.support.databases import giving_up_locks, opened, until
 from tests.support.logins import ONE, PHONE, Replicas, causes, failures, failures_of_devices, value
 
 pytestmark = pytest.mark.slow
@@ -121,6 +123,101 @@ async def test_cancelled_login_gets_no_refund(replicas: Replicas, database: Data
     with pytest.raises(asyncio.CancelledError):
         await attempt
     service.hasher.after_verify = database.ping
+    assert await failures(database) == 1
+    assert await service.login() == "TOO_MANY_ATTEMPTS"
+
+
+# The service's own time limit
+
+
+@pytest.fixture
+def repeating_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat refunds without a pause."""
+    monkeypatch.setattr(refunds, "_INTERVAL", 0.0)
+
+
+async def _expire(attempt: asyncio.Task[str]) -> None:
+    expire(attempt)
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+
+
+async def _forgotten(database: Database) -> bool:
+    """Return whether neither the limits nor the account hold a failure."""
+    query = "SELECT coalesce(sum((state).used), 0) = 0 FROM rate_limits WHERE policy ~ 'login'"
+    return bool(await value(database, query)) and await failures(database) == 0
+
+
+@pytest.mark.parametrize("password", [PASSWORD, WRONG])
+async def test_login_that_exceeds_time_limit_before_it_is_judged_costs_no_attempt(
+    replicas: Replicas, database: Database, password: str
+) -> None:
+    service = await replicas.start(unlimited(per_account=ONE))
+    await service.register()
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    service.hasher.before = hang
+    attempt = asyncio.create_task(service.login(password))
+    await reached.wait()
+    assert await failures(database) == 1
+    await _expire(attempt)
+    service.hasher.before = database.ping
+    await until(lambda: _forgotten(database))
+    assert await service.login() == "OK"
+
+
+# What stands still, and what a login with the right password waits for then.
+STALLS = {
+    "LOCK TABLE rate_limits": "charge",
+    "SELECT FROM users FOR UPDATE": "claim",
+    "LOCK TABLE sessions": "session",
+    "LOCK TABLE audit_events": "event",
+}
+
+
+@pytest.mark.usefixtures("repeating_at_once")
+@pytest.mark.parametrize("stall", STALLS)
+async def test_right_passwords_cost_no_attempt_while_database_stands_still(
+    replicas: Replicas, database: Database, stall: str
+) -> None:
+    service = await replicas.start()
+    await service.register()
+
+    async def waits() -> bool:
+        query = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(await value(database, query))
+
+    for turn in range(3):
+        async with database.transaction() as connection:
+            await connection.execute(stall)
+            logins = [asyncio.create_task(service.login(ip=f"10.0.{turn}.{n}")) for n in range(8)]
+            await until(waits)
+            for login in logins:
+                await _expire(login)
+        # As soon as it answers again, nothing is held against the user, who is not locked out.
+        await until(lambda: _forgotten(database))
+    assert await service.login() == "OK"
+
+
+async def test_wrong_password_stays_charged_when_its_record_exceeds_time_limit(
+    replicas: Replicas, database: Database
+) -> None:
+    service = await replicas.start(unlimited(per_account=ONE))
+    await service.register()
+
+    async def waits() -> bool:
+        query = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        return bool(await value(database, query))
+
+    async with database.transaction() as connection:
+        await connection.execute("LOCK TABLE audit_events")
+        attempt = asyncio.create_task(service.login(WRONG))
+        await until(waits)
+        await _expire(attempt)
     assert await failures(database) == 1
     assert await service.login() == "TOO_MANY_ATTEMPTS"
 

@@ -5,13 +5,15 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.messages.delivery import CHANNEL, Deliverer, NotDelivered
+from authsvc.core.messages.delivery import Deliverer, NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
-from authsvc.core.revocations.listener import RevocationListener
+from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.databases import opened, settings_for, until
 from tests.support.delivering import Mail, TestChannel, forever
+from tests.support.jobs import running
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +160,7 @@ async def test_concurrent_deliveries_are_limited(mail: Mail) -> None:
 
 
 async def test_notification_wakes_waiting_deliverer(
-    mail: Mail, database_dsn: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    mail: Mail, database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that only a notification can have woken it.
     monkeypatch.setattr("authsvc.core.messages.delivery._POLL_SECONDS", 10 * _PATIENCE)
@@ -169,27 +171,22 @@ async def test_notification_wakes_waiting_deliverer(
 
     mail.channel.before = tell
     deliverer = mail.deliverer()
-    heard = asyncio.Event()
-    listener = RevocationListener(
-        database=settings_for(database_dsn),
-        staleness=timedelta(seconds=10),
-        on_event=lambda _: None,
-        on_gap=heard.set,
-    )
-    listener.subscribe(CHANNEL, deliverer.wake)
+    # The message is written by another process than the one that delivers it.
+    ringing = Doorbell(mail.database, settings_for(database_dsn))
+    async with opened(database_dsn) as database:
+        bell = Doorbell(database, settings_for(database_dsn))
+        bell.answer(Channel.OUTBOX, deliverer.wake)
 
-    async def looked() -> bool:
-        return not deliverer._wake.is_set()
+        async def looked() -> bool:
+            return bell.is_listening and not deliverer._wake.is_set()
 
-    listening, run = asyncio.create_task(listener.run()), asyncio.create_task(deliverer.run())
-    async with asyncio.timeout(_PATIENCE):
-        await heard.wait()
-        await until(looked)
-        await mail.write()
-        await sent.wait()
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    await _end(deliverer, run)
+        async with running(bell), asyncio.timeout(_PATIENCE):
+            run = asyncio.create_task(deliverer.run())
+            await until(looked)
+            await mail.write()
+            await sent.wait()
+        await _end(deliverer, run)
+    await ringing.close()
 
 
 async def test_stop_waits_for_deliveries_in_progress(mail: Mail) -> None:

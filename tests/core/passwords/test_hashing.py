@@ -4,24 +4,26 @@ import base64
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from argon2 import Parameters, extract_parameters
-from argon2.exceptions import VerifyMismatchError
-from argon2.low_level import Type, hash_secret_raw, verify_secret
+from argon2.exceptions import HashingError
+from argon2.low_level import Type, hash_secret_raw
 from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import hashing
+from authsvc.core.passwords import argon2id, foreign_hashes
+from authsvc.core.passwords.argon2id import Library
 from authsvc.core.passwords.hashing import (
     PasswordHash,
     PasswordHasher,
     Verification,
     normalize_password,
 )
-from authsvc.errors import FieldInvalid, Reason
+from authsvc.core.passwords.pool import HashPool
+from authsvc.errors import FieldInvalid, Overloaded, Reason
 
 PASSWORD = "correct horse battery staple"
 MATCH = Verification(matches=True, rehash=False)
@@ -50,15 +52,14 @@ def hasher() -> Iterator[PasswordHasher]:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[Parameters]:
     """Every comparison that Argon2 completed, by its parameters."""
     done: list[Parameters] = []
+    verify = argon2id.verify
 
-    def observed(phc: bytes, mac: bytes, kind: Type) -> bool:
-        try:
-            return verify_secret(phc, mac, kind)
-        except VerifyMismatchError:
-            done.append(extract_parameters(phc.decode()))
-            raise
+    def observed(phc: str, mac: bytes, library: Library) -> bool:
+        matches = verify(phc, mac, library)
+        done.append(extract_parameters(phc))
+        return matches
 
-    monkeypatch.setattr(hashing, "verify_secret", observed)
+    monkeypatch.setattr(argon2id, "verify", observed)
     return done
 
 
@@ -254,3 +255,127 @@ async def test_wrong_password_is_not_logged(hasher: PasswordHasher) -> None:
 
 async def test_repr_hides_hash(hasher: PasswordHasher) -> None:
     assert "argon2" not in repr(await hasher.hash(PASSWORD))
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """The memory of each job that a pool was given, in KiB, and whether it was a slow one."""
+    seen: list[tuple[int, bool]] = []
+    run = HashPool.run
+
+    async def observed(
+        pool: HashPool, work: Callable[[], object], *, memory_kib: int, slow: bool
+    ) -> object:
+        seen.append((memory_kib, slow))
+        return await run(pool, work, memory_kib=memory_kib, slow=slow)
+
+    monkeypatch.setattr(HashPool, "run", observed)
+    return seen
+
+
+async def test_pool_knows_the_memory_of_each_job(
+    hasher: PasswordHasher, jobs: list[tuple[int, bool]]
+) -> None:
+    stored = await hasher.hash(PASSWORD)
+    await hasher.verify(stored, PASSWORD)
+    await hasher.verify(None, PASSWORD)
+    # One that can't be verified costs a comparison with the dummy.
+    await hasher.verify(PasswordHash("v1$argon2id$m=x", "p1"), PASSWORD)
+    await hasher.run(str)
+    current = 19_456
+    assert jobs == [(current, False)] * 4 + [(0, False)]
+
+
+async def test_hash_with_more_memory_than_now_configured_is_slow(
+    hasher: PasswordHasher, jobs: list[tuple[int, bool]]
+) -> None:
+    earlier = hasher_of(argon2_memory_kib=20_000)
+    stored = await earlier.hash(PASSWORD)
+    earlier.close()
+    assert await hasher.verify(stored, PASSWORD) == STALE_MATCH
+    assert jobs[-1] == (20_000, True)
+
+
+SALT = "c2FsdHNhbHRzYWx0c2FsdA"
+DIGEST = "ZGlnZXN0ZGlnZXN0ZGlnZXN0ZGlnZXN0ZGlnZXN0ISE"
+
+
+@pytest.mark.parametrize(
+    ("text", "memory_kib"),
+    [
+        (f"$argon2id$v=19$m=65536,t=1,p=1${SALT}${DIGEST}", 65_536),
+        (f"$argon2i$v=19$m=32768,t=1,p=4${SALT}${DIGEST}", 32_768),
+        # 128 * r * (N + p + 2) bytes.
+        (f"$scrypt$ln=15,r=8,p=1${SALT}${DIGEST}", 32_771),
+        (f"$firebase-scrypt$ln=15,r=8${SALT}${DIGEST}", 32_771),
+        # Less than the current hash, which is computed after it.
+        (f"$pbkdf2-sha256$i=1000${SALT}${DIGEST}", 19_456),
+        ("$2b$04$abcdefghijklmnopqrstuu5Lo0g67CiD3M4RpN1BmBb4Crp5w7dbK", 19_456),
+        (f"$argon2id$v=19$m=8,t=1,p=1${SALT}${DIGEST}", 19_456),
+    ],
+)
+async def test_hash_of_another_system_is_slow(
+    hasher: PasswordHasher, jobs: list[tuple[int, bool]], text: str, memory_kib: int
+) -> None:
+    stored = hasher.take_over(text, None)
+    assert await hasher.verify(stored, PASSWORD) == NO_MATCH
+    assert jobs == [(memory_kib, True)]
+
+
+async def test_lack_of_memory_is_overloaded(
+    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await hasher.hash(PASSWORD)
+
+    def fail(*_: object) -> bytes:
+        raise HashingError("Memory allocation error")
+
+    monkeypatch.setattr(argon2id, "compute", fail)
+    for attempt in (hasher.hash(PASSWORD), hasher.verify(stored, PASSWORD)):
+        with pytest.raises(Overloaded):
+            await attempt
+
+
+@pytest.mark.parametrize("faster", Library)
+async def test_faster_library_is_used_and_logged(
+    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch, faster: Library
+) -> None:
+    used: list[Library] = []
+    compute = argon2id.compute
+
+    def measured(_: Parameters) -> dict[Library, float]:
+        return {library: 0.0123 if library is faster else 0.0271 for library in Library}
+
+    def note(secret: bytes, salt: bytes, cost: Parameters, library: Library) -> bytes:
+        used.append(library)
+        return compute(secret, salt, cost, library)
+
+    monkeypatch.setattr(argon2id, "measure", measured)
+    monkeypatch.setattr(argon2id, "compute", note)
+    with capture_logs() as logs:
+        await hasher.choose_library()
+    (line,) = logs
+    assert (line["event"], line["library"], line["threads"]) == ("password_hashing", faster, 1)
+    assert line["cpu_ms"][faster] == 12.3
+    stored = await hasher.hash(PASSWORD)
+    assert await hasher.verify(stored, PASSWORD) == MATCH
+    assert used == [faster, faster]
+
+
+async def test_several_lanes_are_argon2_cffi_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    hasher = hasher_of(argon2_parallelism=2)
+    monkeypatch.setattr(argon2id, "measure", lambda _: dict.fromkeys(Library, 0.01))
+    with capture_logs() as logs:
+        await hasher.choose_library()
+    assert logs[0]["library"] == "argon2-cffi"
+    hasher.close()
+
+
+def test_memory_of_all_hashes_fits_the_largest_one() -> None:
+    with pytest.raises(ValidationError, match="hash_memory_mib of at least 293"):
+        PasswordSettings(argon2_memory_kib=300_000)
+    assert PasswordSettings(argon2_memory_kib=300_000, hash_memory_mib=293)
+    # The costliest hash that an import accepts.
+    assert foreign_hashes.parse(f"$scrypt$ln=15,r=64,p=1${SALT}${DIGEST}").memory_kib <= 272 * 1024
+    with pytest.raises(ValidationError):
+        PasswordSettings(hash_memory_mib=271)

@@ -11,8 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import hashing
+from authsvc.core.lib.processors import spare_processors
+from authsvc.core.passwords import argon2id, hashing
 from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.passwords.pool import HashPool
 from authsvc.errors import Overloaded
 
 REQUEST: ContextVar[str] = ContextVar("request")
@@ -31,12 +33,12 @@ class Gate:
         self._arrivals = threading.Semaphore(0)
         self._opened = threading.Event()
 
-    def __call__(self, mac: bytes, *_: object, **__: object) -> bytes:
+    def __call__(self, mac: bytes, *_: object) -> bytes:
         self.entered.append(MAC_OF[mac])
         self.threads.append(threading.get_native_id())
         self._arrivals.release()
         assert self._opened.wait(30)
-        return b"$argon2id$"
+        return bytes(32)
 
     async def arrival(self) -> None:
         assert await asyncio.to_thread(self._arrivals.acquire, timeout=30)
@@ -48,7 +50,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate()
-    monkeypatch.setattr(hashing, "hash_secret", gate)
+    monkeypatch.setattr(argon2id, "compute", gate)
     yield gate
     gate.open()
 
@@ -133,13 +135,13 @@ async def test_concurrency_equals_number_of_workers(gate: Gate) -> None:
 async def test_failure_frees_its_place(
     hasher: PasswordHasher, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object, **__: object) -> bytes:
+    def fail(*_: object) -> bytes:
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(hashing, "hash_secret", fail)
+        patch.setattr(argon2id, "compute", fail)
         for _ in range(5):
-            with pytest.raises(MemoryError):
+            with pytest.raises(Overloaded):
                 await hasher.hash("a")
     assert (hasher.running, hasher.queued) == (0, 0)
     gate.open()
@@ -151,11 +153,11 @@ async def test_work_inherits_request_context(
 ) -> None:
     requests: list[str | None] = []
 
-    def note(*_: object, **__: object) -> bytes:
+    def note(*_: object) -> bytes:
         requests.append(REQUEST.get(None))
-        return b"$argon2id$"
+        return bytes(32)
 
-    monkeypatch.setattr(hashing, "hash_secret", note)
+    monkeypatch.setattr(argon2id, "compute", note)
     REQUEST.set("request-1")
     await hasher.hash("a")
     assert requests == ["request-1"]
@@ -167,16 +169,15 @@ async def test_hashing_yields_to_the_event_loop(hasher: PasswordHasher, gate: Ga
     running = await start(hasher, "a")
     await gate.arrival()
     (thread,) = gate.threads
-    assert os.getpriority(os.PRIO_PROCESS, thread) == 19
+    assert os.getpriority(os.PRIO_PROCESS, thread) == 5
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
     gate.open()
     await running
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which processors may be used")
-def test_worker_count_defaults_to_processor_count() -> None:
+def test_worker_count_defaults_to_spare_processors() -> None:
     hasher = PasswordHasher(PasswordSettings(), [PEPPER])
-    assert hasher._pool._workers == len(os.sched_getaffinity(0))
+    assert hasher._pool.workers == spare_processors()
     hasher.close()
 
 
@@ -189,3 +190,158 @@ async def test_close_cancels_waiters(hasher: PasswordHasher, gate: Gate) -> None
     gate.open()
     await closing
     await running
+
+
+MIB = 1024
+
+
+class Jobs:
+    """Jobs of a pool: each holds its thread until the test ends it, and is known by its name."""
+
+    def __init__(self, pool: HashPool) -> None:
+        self.pool = pool
+        self.tasks: dict[str, asyncio.Task[str]] = {}
+        self._ends: dict[str, threading.Event] = {}
+        self._running: dict[str, int] = {}
+        self._changed = threading.Condition()
+
+    async def start(self, name: str, mib: int = 0, *, slow: bool = False) -> None:
+        """Submit a job."""
+        end = self._ends[name] = threading.Event()
+
+        def work() -> str:
+            with self._changed:
+                self._running[name] = mib
+                self._changed.notify_all()
+            assert end.wait(30)
+            with self._changed:
+                del self._running[name]
+                self._changed.notify_all()
+            return name
+
+        run = self.pool.run(work, memory_kib=mib * MIB, slow=slow)
+        self.tasks[name] = asyncio.create_task(run)
+        await asyncio.sleep(0)  # The task runs until it waits for its turn.
+
+    async def run_exactly(self, *names: str) -> None:
+        """Wait until these jobs run; fail if the pool lets others run instead."""
+        assert self.pool.running == len(names)
+
+        def wait() -> bool:
+            with self._changed:
+                return self._changed.wait_for(lambda: self._running.keys() == set(names), 30)
+
+        assert await asyncio.to_thread(wait), (names, self._running)
+
+    async def end(self, *names: str) -> None:
+        """Let jobs end, and wait until they have."""
+        for name in names:
+            self._ends[name].set()
+            assert await self.tasks[name] == name
+
+    def end_all(self) -> None:
+        for end in self._ends.values():
+            end.set()
+
+
+def pool_of(**changes: int) -> HashPool:
+    parts = {"workers": 4, "max_queued": 8, "memory_kib": 100 * MIB, "max_seconds": 30}
+    return HashPool(**parts | changes)
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    jobs = Jobs(pool_of())
+    yield jobs
+    jobs.end_all()
+    jobs.pool.close()
+
+
+async def test_memory_of_running_jobs_is_bounded_as_a_sum(jobs: Jobs) -> None:
+    for name in ("a", "b", "c"):
+        await jobs.start(name, 40)
+    await jobs.run_exactly("a", "b")
+    await jobs.end("a")
+    await jobs.run_exactly("b", "c")
+
+
+async def test_small_jobs_do_not_starve_one_that_needs_more_memory(jobs: Jobs) -> None:
+    await jobs.start("a", 40)
+    await jobs.start("b", 40)
+    await jobs.start("large", 80)
+    await jobs.start("c", 20)
+    await jobs.run_exactly("a", "b")
+    await jobs.end("a")
+    assert jobs.pool.queued == 2
+    await jobs.end("b")
+    await jobs.run_exactly("large", "c")
+
+
+async def test_job_larger_than_all_memory_runs_alone(jobs: Jobs) -> None:
+    await jobs.start("a", 1)
+    await jobs.start("huge", 5_000)
+    await jobs.start("b", 1)
+    await jobs.run_exactly("a")
+    await jobs.end("a")
+    await jobs.run_exactly("huge")
+    await jobs.end("huge")
+    await jobs.run_exactly("b")
+
+
+async def test_slow_jobs_leave_one_thread_to_others(jobs: Jobs) -> None:
+    for name in ("s1", "s2", "s3", "s4"):
+        await jobs.start(name, slow=True)
+    await jobs.run_exactly("s1", "s2", "s3")
+    await jobs.start("a")
+    await jobs.run_exactly("s1", "s2", "s3", "a")
+    await jobs.end("a")
+    assert jobs.pool.queued == 1
+    await jobs.end("s1")
+    await jobs.run_exactly("s2", "s3", "s4")
+
+
+async def test_slow_job_that_waits_for_memory_is_overtaken(jobs: Jobs) -> None:
+    await jobs.start("s1", 90, slow=True)
+    await jobs.start("s2", 90, slow=True)
+    await jobs.start("a", 10)
+    await jobs.run_exactly("s1", "a")
+    await jobs.end("s1", "a")
+    await jobs.run_exactly("s2")
+
+
+async def test_slow_job_runs_on_the_only_thread() -> None:
+    jobs = Jobs(pool_of(workers=1))
+    await jobs.start("s1", slow=True)
+    await jobs.run_exactly("s1")
+    await jobs.end("s1")
+    jobs.pool.close()
+
+
+async def test_waiting_slow_jobs_leave_places_to_others() -> None:
+    jobs = Jobs(pool_of(workers=2, max_queued=1))
+    for name in ("s1", "s2", "a"):
+        await jobs.start(name, slow=name.startswith("s"))
+    with pytest.raises(Overloaded):
+        await jobs.pool.run(str, slow=True)
+    await jobs.start("b")
+    assert (jobs.pool.running, jobs.pool.queued) == (2, 2)
+    with pytest.raises(Overloaded):
+        await jobs.pool.run(str)
+    jobs.end_all()
+    await asyncio.gather(*jobs.tasks.values())
+    jobs.pool.close()
+
+
+async def test_job_that_is_not_done_in_time_is_overloaded() -> None:
+    jobs = Jobs(pool_of(workers=1, max_seconds=0))
+    await jobs.start("running")
+    await jobs.start("waiting")
+    for task in jobs.tasks.values():
+        with pytest.raises(Overloaded, match="in time") as caught:
+            await task
+        assert caught.value.retry_after > 0
+    # Its thread can't be stopped, but whoever gave up waiting has left the queue.
+    assert (jobs.pool.running, jobs.pool.queued) == (1, 0)
+    jobs.end_all()
+    jobs.pool.close()
+    assert jobs.pool.running == 0

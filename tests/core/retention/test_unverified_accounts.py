@@ -15,8 +15,8 @@ from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
-from authsvc.core.revocations.listener import Revocation
 from authsvc.models.calls import ClientContext
+from authsvc.models.revocations import Revocation
 from authsvc.models.users import UserStatus
 from authsvc.store import emails, users
 from authsvc.store.user_transfer import UserRow, insert_new

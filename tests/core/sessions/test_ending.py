@@ -8,15 +8,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from authsvc.core.revocations.listener import RevocationListener
+from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.ending import end_session
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
-from tests.support.databases import settings_for
+from authsvc.store.doorbell import Channel
+from tests.support.databases import opened, settings_for
+from tests.support.jobs import running
 from tests.support.postgres import PostgresServer
 from tests.support.sessions import CALL, Replica, World
 
-# Long enough for a busy machine to confirm in time.
+# Long enough for a busy machine to read in time.
 _STALENESS = timedelta(seconds=5)
 
 
@@ -27,22 +30,25 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, RevocationListener]]:
-    """Start a replica that listens for revocations as the service does."""
-    replica = world.replica(is_fresh=lambda: listener.is_fresh())  # noqa: PLW0108 - made below
-    listener = RevocationListener(
-        database=settings_for(dsn),
-        staleness=_STALENESS,
-        on_event=replica.sessions.cache.on_revocation,
-        on_gap=replica.sessions.cache.drop_all,
-    )
-    running = asyncio.create_task(listener.run())
-    try:
-        await _until(listener.is_fresh)
-        yield replica, listener
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
+async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, RevocationReader]]:
+    """Start a replica that reads and is rung as the service is."""
+    replica = world.replica(is_fresh=lambda: reader.is_fresh())  # noqa: PLW0108 - made below
+    async with opened(dsn) as database:
+        reader = RevocationReader(
+            database=database,
+            staleness=_STALENESS,
+            on_event=replica.sessions.cache.on_revocation,
+            on_gap=replica.sessions.cache.drop_all,
+        )
+        bell = Doorbell(database, settings_for(dsn))
+        bell.answer(Channel.REVOCATIONS, reader.ring)
+        # Rings after the commits that the test makes.
+        ringing = Doorbell(world.database, settings_for(dsn))
+        async with running(reader, bell):
+            await _until(reader.is_fresh)
+            await _until(lambda: bell.is_listening)
+            yield replica, reader
+        await ringing.close()
 
 
 async def test_revocation_reaches_other_replicas(world: World, database_dsn: str) -> None:
@@ -70,20 +76,20 @@ async def test_revocation_reaches_other_replicas(world: World, database_dsn: str
 
 
 @pytest.mark.slow
-async def test_cache_is_bypassed_while_revocation_listener_is_down(
+async def test_cache_is_bypassed_while_revocations_cannot_be_read(
     world: World, database_dsn: str, postgres_server: PostgresServer
 ) -> None:
     there = world.replica()
     revoked, kept = await world.open(there), await world.open(there)
     name = urlsplit(database_dsn).path[1:]
-    async with _listening(world, database_dsn) as (here, listener):
+    async with _listening(world, database_dsn) as (here, reader):
         for tokens in (revoked, kept):
             await here.validate(tokens.session_token)
             assert here.sessions.validation.find_cached(tokens.session_id) is not None
         # From here on it can't reconnect until it is allowed to.
         postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        await _end_listener(world)
-        await _until(lambda: not listener.is_fresh())
+        await _end_reader(world)
+        await _until(lambda: not reader.is_fresh())
         await there.sessions.ending.revoke(CALL, revoked.session_id)
         result = await here.validate(revoked.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
@@ -91,22 +97,21 @@ async def test_cache_is_bypassed_while_revocation_listener_is_down(
         assert here.sessions.validation.find_cached(kept.session_id) is None
 
         postgres_server._execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        await _until(listener.is_fresh)
-        # What was cached before the gap, and may have been revoked within it, is gone.
+        await _until(reader.is_fresh)
+        # What was revoked in the meantime has been read; the rest of the cache is good again.
         assert here.sessions.validation.find_cached(revoked.session_id) is None
-        assert here.sessions.validation.find_cached(kept.session_id) is None
+        assert here.sessions.validation.find_cached(kept.session_id) is not None
         result = await here.validate(revoked.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
         assert (await here.validate(kept.session_token)).active
         assert here.sessions.validation.find_cached(kept.session_id) is not None
 
 
-async def _end_listener(world: World) -> None:
+async def _end_reader(world: World) -> None:
     ended = await world.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND query IN ($1, $2)",
-        'LISTEN "authsvc_revocations"',
-        "SELECT pg_backend_pid()",
+        " WHERE datname = current_database() AND query LIKE '%server_run()%'"
+        " AND pid <> pg_backend_pid()"
     )
     assert ended
 

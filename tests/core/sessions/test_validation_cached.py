@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.sessions.validation import SessionCheck
 from authsvc.errors import StoreUnavailable
+from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, DAY, SECOND, HeldDatabase, Replica, World
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import jws
 from authsvc.core.signing.access_tokens import AccessTokens, TokenTooLong
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call
+from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock

@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from authsvc.core.audit.recording import AuditType
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
+from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store.postgres.database import Database

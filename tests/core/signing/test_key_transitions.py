@@ -10,10 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.core.audit.recording import AuditType
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing import signing_keys
 from authsvc.core.signing.key_transitions import PROPAGATION_GRACE
 from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims
 from authsvc.store.postgres.database import Database

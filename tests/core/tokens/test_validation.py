@@ -11,10 +11,10 @@ import pytest
 from authsvc.config import TokenSettings
 from authsvc.core.lib import base64url
 from authsvc.core.lib.slices import Slices
-from authsvc.core.revocations.listener import Revocation
 from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.tokens.validation import TokenCheck
 from authsvc.errors import Reason, ServiceError
+from authsvc.models.revocations import Revocation
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims, InactiveReason
 from authsvc.store import signing_keys as signing_keys_store

@@ -66,6 +66,13 @@ async def test_address_is_only_required_field(importer: Importer) -> None:
     assert stored["create_time"] == importer.clock.now()
 
 
+async def test_existing_address_with_look_alike_is_imported(importer: Importer) -> None:
+    # It is refused for new accounts only: this one exists elsewhere, and has to go on working.
+    assert await importer.run({"email": "\ufb01rst@example.test"}) == (1, 0, 0)
+    (stored,) = await importer.fetch("SELECT email_canonical FROM users")
+    assert stored["email_canonical"] == "first@example.test"
+
+
 async def test_csv_rows_are_imported(importer: Importer) -> None:
     data = (
         "email,roles,email_verified,disabled,display_name,password_hash\r\n"

@@ -92,7 +92,8 @@ async def test_login_can_require_verified_address(
     login = pb.LoginRequest(email=EMAIL, password=PASSWORD)
     assert await outcome(service.auth().Login(login)) == "EMAIL_NOT_VERIFIED"
     code = await sent(service, MessageKind.VERIFY_EMAIL)
-    await service.auth().VerifyEmail(pb.VerifyEmailRequest(email=EMAIL, code=code))
+    verify = pb.VerifyEmailRequest(email=EMAIL, code=code, password=PASSWORD)
+    assert not (await service.auth().VerifyEmail(verify)).credentials_removed
     assert await outcome(service.auth().Login(login)) == "OK"
 
 
@@ -107,7 +108,10 @@ async def test_login_code_does_not_verify_account_with_second_factor(
     login = pb.LoginWithCodeRequest(challenge_id=asked.challenge_id, code=asked.code)
     assert await outcome(service.auth().LoginWithCode(login)) == "EMAIL_NOT_VERIFIED"
     code = await sent(service, MessageKind.VERIFY_EMAIL)
-    await service.auth().VerifyEmail(pb.VerifyEmailRequest(email=EMAIL, code=code))
+    verify = pb.VerifyEmailRequest(email=EMAIL, code=code)
+    assert await outcome(service.auth().VerifyEmail(verify)) == "CODE_INVALID"
+    verify.password = PASSWORD
+    assert not (await service.auth().VerifyEmail(verify)).credentials_removed
     assert (await service.auth().LoginWithCode(login)).HasField("mfa")
 
 

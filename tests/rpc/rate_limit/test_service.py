@@ -193,6 +193,24 @@ async def test_unknown_policy_is_named_and_nothing_is_charged(service: Service) 
     assert await outcome(check(service, own)) == "POLICY_UNKNOWN"
 
 
+async def test_compact_batch_has_no_policies_and_keys(service: Service) -> None:
+    checks = [
+        request_of((LOGIN, "ada", 5)),
+        request_of((LOGIN, "ada", 5)),
+        request_of((UPLOAD, "ada")),
+    ]
+    request = pb.BatchCheckRateLimitsRequest(checks=checks, compact=True)
+    response = await service.limits("edge").BatchCheckRateLimits(request)
+    assert [result.allowed for result in response.results] == [True, False, True]
+    verdicts = [result.verdicts[0] for result in response.results]
+    assert {(verdict.policy, verdict.key) for verdict in verdicts} == {("", "")}
+    assert [(verdict.limit, verdict.remaining) for verdict in verdicts] == [(5, 0), (5, 0), (10, 9)]
+    assert [verdict.HasField("retry_after") for verdict in verdicts] == [False, True, False]
+    request.compact = False
+    response = await service.limits("edge").BatchCheckRateLimits(request)
+    assert [result.verdicts[0].key for result in response.results] == ["ada"] * 3
+
+
 async def test_batch_allows_at_most_two_thousand_charges(service: Service) -> None:
     check = request_of(*(("api", f"key-{number}") for number in range(16)))
     limits = service.limits("edge")

@@ -1,14 +1,20 @@
 """The connections and transactions that a database lends, and how failures are reported."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.errors import StoreUnavailable, session_not_found
-from authsvc.store.postgres.database import Database
-from tests.support.databases import backends, opened, until
+from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.postgres.failures import describe
+from authsvc.store.postgres.pool import Usage
+from tests.support.databases import backends, opened, settings_for, until
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture
@@ -138,15 +144,68 @@ async def test_terminated_connection_is_an_outage_and_is_replaced(
     await database.ping()
 
 
-async def test_connections_to_read_only_primary_are_replaced(numbers: Database) -> None:
+async def _make_read_only(connection: Connection) -> None:
+    await connection.execute("SET default_transaction_read_only = on")
+
+
+async def _write(database: Database) -> None:
+    async with database.transaction() as connection:
+        # Its setting says nothing of a transaction that has begun.
+        await connection.execute("SET LOCAL transaction_read_only = on")
+        await connection.execute("INSERT INTO numbers VALUES (1)")
+
+
+async def _read(database: Database) -> None:
+    async with database.connection() as connection:
+        await _make_read_only(connection)
+
+
+@pytest.mark.parametrize("use", [_write, _read])
+async def test_read_only_server_is_left_after_read_or_write(
+    numbers: Database, database_dsn: str, use: Callable[[Database], Awaitable[None]]
+) -> None:
+    left: list[str] = []
+    numbers.on_leave(lambda: left.append("left"))
     async with AsyncExitStack() as stack:
         for _ in range(3):
-            connection = await stack.enter_async_context(numbers.connection())
-            await connection.execute("SET default_transaction_read_only = on")
+            await stack.enter_async_context(numbers.connection())
+    async with numbers.connection() as lent:
+        process = lent.get_server_pid()
+        with capture_logs() as logs, pytest.raises(StoreUnavailable) as refused:
+            await use(numbers)
+        assert "read-only" in describe(refused.value)
+        assert (left, numbers.usage()) == (["left"], Usage(1, 0, 0))
+        # It was lent when the server was left.
+        assert await lent.fetchval("SELECT 1") == 1
+    assert [entry["event"] for entry in logs].count("database_server_left") == 1
+    await _insert(numbers, 2)
+    async with numbers.connection() as fresh:
+        assert fresh.get_server_pid() != process
+
+
+async def test_callers_error_on_read_only_server_is_an_outage(database: Database) -> None:
+    async def decide_on_what_may_be_stale() -> None:
+        async with database.connection() as connection:
+            await _make_read_only(connection)
+            raise session_not_found()
+
     with pytest.raises(StoreUnavailable):
-        await _insert(numbers, 1)
-    await _insert(numbers, 1)
-    assert await _count(numbers) == 1
+        await decide_on_what_may_be_stale()
+
+
+async def test_read_only_server_is_refused_and_ping_says_why(
+    database: Database, database_dsn: str
+) -> None:
+    name = urlsplit(database_dsn).path.removeprefix("/")
+    async with database.connection() as connection:
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    # The open connections don't know it yet.
+    await database.ping()
+    database.leave_server("a test")
+    for refused in (database.ping(), Database.open(settings_for(database_dsn))):
+        with pytest.raises(StoreUnavailable) as caught:
+            await refused
+        assert describe(caught.value) == "the server is read-only"
 
 
 async def test_works_without_prepared_statements(database_dsn: str) -> None:
@@ -157,6 +216,47 @@ async def test_works_without_prepared_statements(database_dsn: str) -> None:
         for number in (1, 2):
             assert await connection.fetchval("SELECT $1::int", number) == number
         assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_unknown_session_stops_the_naming_of_statements(database_dsn: str) -> None:
+    query = "SELECT $1::int"
+
+    async def meet_another_session() -> None:
+        async with database.connection() as connection:
+            await connection.fetchval(query, 1)
+            # What a session of somebody else looks like.
+            await connection.execute("DEALLOCATE ALL")
+            await connection.fetchval(query, 2)
+
+    async with opened(database_dsn) as database:
+        with capture_logs() as logs, pytest.raises(StoreUnavailable):
+            await meet_another_session()
+        assert "pooler" in str(logs)
+        async with database.connection() as connection:
+            assert await connection.fetchval(query, 3) == 3
+            assert await connection.fetch("SELECT 1 FROM pg_prepared_statements") == []
+
+
+async def test_statements_behind_pooler_have_no_names(database_dsn: str) -> None:
+    async with (
+        Proxy(database_dsn, process_id=4711) as proxy,
+        opened(proxy.dsn) as database,
+        database.connection() as connection,
+    ):
+        for number in (1, 2):
+            assert await connection.fetchval("SELECT $1::int", number) == number
+        assert await connection.fetch("SELECT name FROM pg_prepared_statements") == []
+
+
+async def test_names_of_statements_are_of_one_connection(database_dsn: str) -> None:
+    names: set[str] = set()
+    async with opened(database_dsn) as database, AsyncExitStack() as stack:
+        for _ in range(2):
+            connection = await stack.enter_async_context(database.connection())
+            found = await connection.fetch("SELECT name FROM pg_prepared_statements")
+            assert found
+            assert names.isdisjoint(row["name"] for row in found)
+            names |= {row["name"] for row in found}
 
 
 async def test_cancelled_transaction_leaves_connection_usable(numbers: Database) -> None:

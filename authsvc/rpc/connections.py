@@ -1,0 +1,242 @@
+"""Owns the bounds on connections: how many, how idle, and how much strangers may send.
+
+gRPC bounds only the number of all connections together. And its bound on headers begins when the
+peer has acknowledged the server's settings, which a hostile one never does: then, 1 MB of header
+references costs 60 MB or more. So a thread watches the connections and resets those that break a
+rule; the event loop is what such an attack keeps busy.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address, ip_network
+from threading import Event, Thread
+from time import monotonic, sleep
+from urllib.parse import unquote
+
+import structlog
+
+from authsvc.config import GrpcSettings
+from authsvc.errors import CallerNotAllowed
+from authsvc.metrics import Metrics
+from authsvc.rpc.callers import Callers
+from authsvc.rpc.sockets import Socket, Sockets
+
+log = structlog.get_logger("authsvc.connections")
+
+# What a caller without a role may send: enough for a handshake and fifty health checks a second.
+_STRANGER_BURST = 65_536
+_STRANGER_RATE = 16_384
+# How long a stranger that sent more is refused.
+_REFUSAL_SECONDS = 60.0
+# How often connections are looked at: usually, and while a handshake or a suspect may need it.
+_LAZY_SECONDS = 1.0
+_BUSY_SECONDS = 0.02
+# The pause after each look, at least, and as a multiple of the time that it took.
+_PAUSE_SECONDS = 0.005
+_PAUSE_FACTOR = 4
+_LOG_SECONDS = 10.0
+_MAX_LINES = 5
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A connection, whose `key` is empty until its handshake has ended.
+
+    `level` is what it sent, less what it may send in the time that has passed.
+    """
+
+    socket: Socket
+    opened: float
+    network: str
+    key: str = ""
+    identity: str = ""
+    received: int = 0
+    measured: float = 0.0
+    level: float = 0.0
+
+
+class Connections:
+    """Watches the connections of a server from `start` to `stop`, and ends those beyond bounds."""
+
+    def __init__(self, settings: GrpcSettings, callers: Callers, metrics: Metrics) -> None:
+        self._settings = settings
+        self._callers = callers
+        self._sockets: Sockets
+        self._open: dict[tuple[int, int], _Connection] = {}
+        # Those of strangers that may not have acknowledged the server's settings.
+        self._suspects: list[_Connection] = []
+        # The peers of which a call was permitted; the event loop adds to it.
+        self._permitted: set[str] = set()
+        # The certificates of connections that were not found yet.
+        self._unmatched: dict[str, bytes] = {}
+        # Until when callers are refused that flooded the server.
+        self._refused: dict[str, float] = {}
+        self._not_logged: Counter[tuple[str, str]] = Counter()
+        self._next_log = 0.0
+        self._thread: Thread | None = None
+        self._wake = Event()
+        self._stopping = False
+        self._ended = metrics.add_counter(
+            "authsvc_connections_ended",
+            "Connections that the service ended, by reason.",
+            ("reason",),
+        )
+        metrics.add_gauge(
+            "authsvc_connections_open", "Open connections.", lambda: float(len(self._open))
+        )
+
+    def start(self, server_id: int, port: int) -> None:
+        """Start watching the server with this number in channelz, which listens on `port`."""
+        if not Sockets.are_visible():
+            log.warning("connections_not_watched")
+            return
+        self._sockets = Sockets(server_id, port)
+        self._thread = Thread(target=self._run, name="connections", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; does nothing if it was never started."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def opened(self) -> None:
+        """Note that a handshake has begun; any thread may call this."""
+        self._wake.set()
+
+    def permitted(self, peer: str) -> None:
+        """Note that a call was permitted; health checks don't count."""
+        self._permitted.add(peer)
+
+    def _run(self) -> None:
+        busy, next_look = False, 0.0
+        while not self._stopping:
+            started = monotonic()
+            try:
+                if busy or started >= next_look or self._wake.is_set():
+                    self._wake.clear()
+                    next_look = started + _LAZY_SECONDS
+                    busy = self._look(started)
+                else:
+                    self._end(self._flooding(started), started)
+            except Exception:
+                log.exception("connections_not_checked")
+            sleep(max(_PAUSE_SECONDS, _PAUSE_FACTOR * (monotonic() - started)))
+            self._wake.wait(_BUSY_SECONDS if busy or self._suspects else _LAZY_SECONDS)
+
+    def _look(self, now: float) -> bool:
+        """End what is beyond the bounds; return whether any handshake is in progress."""
+        self._find(now)
+        self._refused = {key: until for key, until in self._refused.items() if now < until}
+        self._end(list(self._beyond_bounds(now)), now)
+        # By then, gRPC has ended those that did not acknowledge its settings.
+        trial_seconds = 2 * self._settings.handshake_timeout.total_seconds()
+        self._suspects = [
+            connection
+            for connection in self._open.values()
+            if self._is_stranger(connection) and now - connection.opened < trial_seconds
+        ]
+        return not all(connection.key for connection in self._open.values())
+
+    def _end(self, found: Iterable[tuple[_Connection, str]], now: float) -> None:
+        for connection, reason in found:
+            if self._sockets.end(connection.socket):
+                self._ended.labels(reason).inc()
+                self._not_logged[reason, connection.key or connection.network] += 1
+            self._open.pop(connection.socket.file_id, None)
+        if self._not_logged and now >= self._next_log:
+            self._next_log = now + _LOG_SECONDS
+            for (reason, whose), count in self._not_logged.most_common(_MAX_LINES):
+                log.warning("connections_ended", reason=reason, whose=whose, count=count)
+            self._not_logged.clear()
+
+    def _flooding(self, now: float) -> Iterator[tuple[_Connection, str]]:
+        for connection in self._suspects:
+            if self._is_flood(connection, now):
+                yield connection, "flood"
+
+    def _find(self, now: float) -> None:
+        # A call that was permitted before the connections are listed is one of theirs, or over.
+        permitted = self._permitted.copy()
+        found = {}
+        for socket in self._sockets.connections():
+            found[socket.file_id] = self._open.get(socket.file_id) or _Connection(
+                socket, now, _network(socket.peer), measured=now
+            )
+        self._open = found
+        by_peer = {connection.socket.peer: connection for connection in found.values()}
+        self._permitted -= permitted.difference(by_peer)
+        certificates = self._unmatched | dict(self._sockets.certificates())
+        self._unmatched = {}
+        for peer, certificate in certificates.items():
+            connection = by_peer.get(peer)
+            if connection is None:
+                if peer not in self._unmatched:
+                    self._unmatched[peer] = certificate
+            else:
+                connection.key, connection.identity = self._identify(certificate)
+
+    def _identify(self, certificate: bytes) -> tuple[str, str]:
+        try:
+            found = self._callers.identify(certificate)
+        except CallerNotAllowed:
+            return sha256(certificate).hexdigest(), ""
+        return found.key, found.caller.identity
+
+    def _beyond_bounds(self, now: float) -> Iterator[tuple[_Connection, str]]:
+        """Yield connections to be ended and why; of too many, the newest."""
+        settings = self._settings
+        first_call_seconds = settings.first_call_timeout.total_seconds()
+        crowded = 2 * len(self._open) > settings.max_connections
+        of_key: Counter[str] = Counter()
+        of_network: Counter[str] = Counter()
+        waiting: set[str] = set()
+        for connection in sorted(self._open.values(), key=lambda found: found.opened):
+            key = connection.key
+            stranger = self._is_stranger(connection)
+            if stranger and self._is_flood(connection, now):
+                yield connection, "flood"
+                continue
+            if key:
+                of_key[key] += 1
+                limit = (
+                    settings.max_connections_per_stranger
+                    if stranger
+                    else settings.max_connections_per_caller
+                )
+                if of_key[key] > limit:
+                    yield connection, "caller_limit"
+                    continue
+            if connection.socket.peer in self._permitted:
+                continue
+            of_network[connection.network] += 1
+            if of_network[connection.network] > settings.max_new_connections_per_network:
+                yield connection, "network_limit"
+            elif key and (stranger or crowded) and now - connection.opened > first_call_seconds:
+                if key in waiting:
+                    yield connection, "no_call"
+                waiting.add(key)
+
+    def _is_stranger(self, connection: _Connection) -> bool:
+        return bool(connection.key) and not self._callers.has_role(connection.identity)
+
+    def _is_flood(self, connection: _Connection, now: float) -> bool:
+        """Return whether a stranger has sent too much over any connection within a minute."""
+        received = self._sockets.received(connection.socket)
+        allowed = (now - connection.measured) * _STRANGER_RATE
+        sent = max(0, received - connection.received)
+        connection.level = max(0.0, connection.level - allowed) + sent
+        connection.received, connection.measured = received, now
+        if connection.level > _STRANGER_BURST:
+            self._refused[connection.key] = now + _REFUSAL_SECONDS
+        return connection.key in self._refused
+
+
+def _network(peer: str) -> str:
+    """Return the network of a peer, written as gRPC writes it: its /24, or /64 of IPv6."""
+    host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
+    address = ip_address(host)
+    return str(ip_network((address, 24 if address.version == 4 else 64), strict=False))

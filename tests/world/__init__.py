@@ -1,0 +1,1 @@
+"""Tests against other programs, such as PgBouncer, which `make test-world` installs first."""
