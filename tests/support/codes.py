@@ -97,9 +97,7 @@ class Coded:
         self.service = service
         self.database, self.clock = service.database, service.clock
         reclaim = AccountReclaim(service.sessions.ending, self.clock)
-        self.tokens = TokenValidation(
-            service.access_tokens, service.sessions.validation, Slices()
-        )
+        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation, Slices())
         self.verification = EmailVerification(
             database=self.database,
             codes=service.codes,
