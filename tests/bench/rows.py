@@ -5,6 +5,7 @@ import secrets
 import statistics
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -22,7 +23,8 @@ from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.bench import echo as echo_server
 from tests.bench.argon2 import BareHash, bare_hash
 from tests.bench.load import Sample, Work, drive, median
-from tests.bench.processes import Target
+from tests.bench.processes import Target, metered
+from tests.bench.turns import Turns
 
 _USERS = 64
 _PASSWORD = f"Bench-{secrets.token_hex(8)}-A1"
@@ -65,10 +67,18 @@ class Bench:
     """Drives the echo and the service in turn, so that changes of the machine's speed hit both."""
 
     def __init__(
-        self, echo: Target, service: Target, seconds: float, rounds: int, only: str
+        self,
+        *,
+        echo: Target,
+        service: Target,
+        folder: Path,
+        seconds: float,
+        rounds: int,
+        only: str,
     ) -> None:
         self._echo = echo
         self._service = service
+        self._folder = folder
         self._seconds = seconds
         self._rounds = rounds
         self._only = only
@@ -141,6 +151,7 @@ class Bench:
         yield "BatchCheckRateLimits", partial(self._batch_limits, compact=True)
         yield "RefreshTokens", self._refresh
         yield "Login", self._login
+        yield "longest turn of the event loop", self._turns
 
     async def _prepare(self) -> None:
         gate = asyncio.Semaphore(8)
@@ -320,6 +331,19 @@ class Bench:
                 "≤ 3 ×",
                 loaded,
             ),
+        ]
+
+    async def _turns(self) -> list[Row]:
+        async with metered(self._folder) as (service, socket):
+            turns = Turns(service, socket, self._tokens)
+            rounds = [await turns.measure() for _ in range(self._rounds)]
+        # The median, as other processes on the machine slow down even CPU time.
+        longest = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
+        ranked = sorted(longest.items(), key=lambda item: -item[1])
+        worst = ranked[0][1]
+        return [
+            Row("longest turn of the event loop", f"{worst:.1f} ms", "≤ 5 ms"),
+            *(Row(f"  {name}", f"{turn:.1f} ms", "") for name, turn in ranked[:5]),
         ]
 
     async def _measure(self, work: Work, concurrency: int) -> Sample:
