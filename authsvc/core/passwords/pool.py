@@ -35,8 +35,8 @@ class HashPool:
     """Threads with a bounded queue and bounded memory, where jobs mostly run in order of arrival.
 
     The jobs that run at once need at most `memory_kib` in all. `slow` jobs may take a second and
-    hundreds of MiB each: they never occupy the last thread, unless it is the only one, and while
-    one of them runs, those that wait for its memory are overtaken.
+    hundreds of MiB each: they leave one thread to others (a single worker has a second thread for
+    them), and while one of them runs, those that wait for its memory are overtaken.
 
     Overloaded is raised at once if `max_queued` jobs of the same kind are waiting, and after
     `max_seconds` if a job is not done by then.
@@ -49,7 +49,8 @@ class HashPool:
         self._max_queued = max_queued
         self._memory_kib = memory_kib
         self._max_seconds = max_seconds
-        self._executor = ThreadPoolExecutor(self.workers, "hashing", initializer=_be_nice)
+        self._threads = max(2, self.workers)
+        self._executor = ThreadPoolExecutor(self._threads, "hashing", initializer=_be_nice)
         self._lock = threading.Lock()
         self._waiting: dict[_Job, None] = {}
         self._running: set[_Job] = set()
@@ -104,7 +105,7 @@ class HashPool:
 
     def _start_waiting(self) -> None:
         """Start the waiting jobs that may run now; the caller holds the lock."""
-        while len(self._running) < self.workers and (job := self._next()) is not None:
+        while len(self._running) < self._threads and (job := self._next()) is not None:
             del self._waiting[job]
             self._running.add(job)
             self._executor.submit(self._execute, job)
@@ -113,7 +114,9 @@ class HashPool:
         slow = sum(job.slow for job in self._running)
         memory_kib = sum(job.memory_kib for job in self._running)
         for job in self._waiting:
-            if job.slow and slow >= max(1, self.workers - 1):
+            if job.slow and slow >= self._threads - 1:
+                continue
+            if not job.slow and len(self._running) - slow >= self.workers:
                 continue
             if memory_kib + job.memory_kib <= self._memory_kib:
                 return job
