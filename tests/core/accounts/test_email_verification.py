@@ -14,7 +14,6 @@ from authsvc.core.accounts.accounts import Registration
 from authsvc.core.accounts.owner_proofs import AccessToken, Password, RegistrationToken
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.errors import Overloaded
 from authsvc.models.calls import ClientContext
 from authsvc.models.messages import Delivery
 from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, WRONG
