@@ -1,6 +1,7 @@
 """Owns `authsvc config`: checks, shows and describes the settings."""
 
 import json
+import sys
 from typing import Any
 
 import typer
@@ -23,6 +24,8 @@ def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
         build_transport(settings.delivery, SystemClock())
     except ConfigError as error:
         fail(*error.problems)
+    for note in settings.database.notes:
+        print(f"note: {note}", file=sys.stderr)
     print("The settings are valid.")
 
 

@@ -7,7 +7,7 @@ import typer
 
 from authsvc import __version__
 from authsvc import log as logs
-from authsvc.cli import certs, config, keys, messages, users
+from authsvc.cli import certs, config, keys, messages, passwords, users
 from authsvc.cli.demo import demo
 from authsvc.cli.dev import dev
 from authsvc.cli.health import health
@@ -54,6 +54,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(certs.app, name="certs")
 app.add_typer(users.app, name="users")
+app.add_typer(passwords.app, name="passwords")
 app.add_typer(messages.app, name="messages")
 
 

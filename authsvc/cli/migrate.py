@@ -1,5 +1,7 @@
 """Owns `authsvc migrate`: migrates the database to this version's schema."""
 
+import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -20,9 +22,12 @@ def migrate(
 
     Safe to repeat, to run several times at once, and while the previous version is serving.
     """
-    settings = settings_of(config, secrets)
-    url = (settings.database.listener_url or settings.database.url).get_secret_value()
-    applied = [] if dry_run else run(lambda: migrator.migrate(url))
+    database = settings_of(config, secrets).database
+    url = (database.listener_url or database.url).get_secret_value()
+    # Half as long as calls, so that none of them fails for it.
+    seconds = database.lock_timeout.total_seconds() / 2
+    work = partial(migrator.migrate, url, lock_seconds=seconds, say=_say)
+    applied = [] if dry_run else run(work)
     rows = [
         {
             "version": status.version,
@@ -33,3 +38,7 @@ def migrate(
         for status in run(lambda: migrator.pending(url))
     ]
     emit(rows, as_json=as_json, title="Migrations")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ from rich.table import Table
 from authsvc.config import ConfigError, Settings, load
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServerError, ServiceError
+from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.migrator import SchemaError
 
 DEVELOPMENT = Path(".authsvc")
@@ -73,16 +74,17 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     try:
         return uvloop.run(main())
     except ServiceError as error:
-        # Other exceptions may quote the database's URL with its password.
-        cause = error.__cause__
-        known = isinstance(cause, OSError | asyncpg.PostgresError)
-        fail(f"{error.message} ({cause})" if known else error.message)
+        if error.__cause__ is None:
+            fail(error.message)
+        fail(f"{error.message.removesuffix('.')}: {describe(error)}")
     except ConfigError as error:
         fail(*error.problems)
     except (ServerError, SchemaError, SealError) as error:
         fail(str(error))
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        fail(f"cannot use the database: {error}")
+    except asyncpg.PostgresError as error:
+        fail(f"the database refused a statement: {describe(error)}")
+    except OSError as error:
+        fail(str(error) or type(error).__name__)
 
 
 def emit(

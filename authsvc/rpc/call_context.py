@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
-from itertools import count
+from itertools import count, islice
 from secrets import token_hex
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from authsvc.rpc.load import InFlight, Places
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+# Of 32 bytes and more each, an honest caller's metadata has no more than this; a hostile peer may
+# have sent thousands.
+_MAX_ENTRIES = 1_000
 _NOBODY = Caller(identity="", roles=frozenset(), thumbprint=b"")
 
 
@@ -53,7 +56,7 @@ class CallContext:
         self.claims: Claims | None = None
         self.key = ""
         self.expiry = 0.0
-        for key, value in metadata:
+        for key, value in islice(metadata, _MAX_ENTRIES):
             if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
                 self.request_id = value
             elif key == "authorization":

@@ -7,9 +7,13 @@ half of the limit (`BruteForce.max_failures`):
 
 - `users.failed_device_logins` counts failures from known devices, which are those that have logged
   in to the account before (table devices). All of them share one count: with a count for each
-  device, the counts of an account could add up to more than the limit.
+  device, the counts of an account could add up to more than the limit. A second factor is counted
+  here too if the first was proved by another provider, as no stranger gets that far.
 - `users.failed_logins` counts all others. When it is used up, the user can still log in from a
-  known device, after a password reset, or through another provider.
+  known device, after a password reset, by passkey, or through another provider.
+
+Only what can be guessed is counted: a passkey's signature, a provider's answer and a password reset
+code are evaluated without a claim (`users.find_credential`).
 
 A known device whose count is used up is treated as unknown (`users.find_login_subject`). An attempt
 is counted before its proof is evaluated (`users.claim_attempt`), and released if it led to no

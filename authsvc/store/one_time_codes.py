@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from authsvc.models.ids import UserId
+from authsvc.store.decoys import WRITE_DECOY
 from authsvc.store.postgres.database import Connection
 
 
@@ -59,7 +60,7 @@ INSERT INTO one_time_codes
 SELECT $1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7
 FROM (SELECT count(*) FROM owner) AS locked (owners)
 WHERE $4::uuid IS NULL OR locked.owners = 1
-ON CONFLICT (email_canonical, purpose, user_id) DO UPDATE SET
+ON CONFLICT (email_canonical, purpose, user_id) WHERE purpose <> 'login' DO UPDATE SET
     code_id = excluded.code_id, code_hash = excluded.code_hash, attempts = 0,
     network_attempts = '{}',
     create_time = excluded.create_time, expire_time = excluded.expire_time, use_time = NULL
@@ -70,8 +71,9 @@ RETURNING true
 async def replace(connection: Connection, row: CodeRow) -> bool:
     """Store a code in place of the previous one with the same purpose, address and user.
 
-    Return False, and store nothing, if its user was deleted. The user's row stays locked until the
-    transaction ends.
+    Login codes replace no other: each belongs to its own challenge, and if a stranger's request
+    replaced the user's code, the user could not log in. Return False, and store nothing, if its
+    user was deleted. The user's row stays locked until the transaction ends.
     """
     stored = await connection.fetchval(
         _REPLACE,
@@ -104,29 +106,30 @@ _TRIABLE = """
 """
 # One statement counts, compares and uses up. A caller that waited for the row sees its latest
 # state: counted, used, or replaced by a code whose hash is of another id. If there is no code to
-# try, the user's row isn't locked. The commit of a wrong try does not wait for a flush, which would
-# reveal that there is a code: the answer is sent only after the commit that records the failure,
-# and that flushes this one too.
+# try, a decoy is written instead. The commit of a try that isn't right does not wait for a flush:
+# the answer is sent only after the commit that records the failure, and that flushes this one too.
 _CLAIM = f"""
 WITH owner AS (
     SELECT FROM users
     WHERE user_id = $3 AND EXISTS (SELECT FROM one_time_codes WHERE {_TRIABLE})
     FOR NO KEY UPDATE
-)
-UPDATE one_time_codes SET attempts = attempts + 1,
-    network_attempts = CASE
-        WHEN $9::integer IS NULL THEN network_attempts
-        ELSE jsonb_set(network_attempts, ARRAY[$10],
-            to_jsonb(coalesce((network_attempts ->> $10)::integer, 0) + 1))
-    END,
-    use_time = CASE
-    WHEN $6 AND code_hash = ANY (ARRAY(
-        SELECT sha256(uuid_send(code_id) || mac) FROM unnest($5::bytea[]) AS mac)) THEN $7
+), claimed AS (
+    UPDATE one_time_codes SET attempts = attempts + 1,
+        network_attempts = CASE
+            WHEN $9::integer IS NULL THEN network_attempts
+            ELSE jsonb_set(network_attempts, ARRAY[$10],
+                to_jsonb(coalesce((network_attempts ->> $10)::integer, 0) + 1))
+        END,
+        use_time = CASE
+            WHEN $6 AND code_hash = ANY (ARRAY(
+                SELECT sha256(uuid_send(code_id) || mac) FROM unnest($5::bytea[]) AS mac)) THEN $7
+        END
+    WHERE ($3 IS NULL OR EXISTS (SELECT FROM owner)) AND {_TRIABLE}
+    RETURNING use_time IS NOT NULL AS matched, CASE
+        WHEN use_time IS NULL THEN set_config('synchronous_commit', 'off', true)
     END
-WHERE ($3 IS NULL OR EXISTS (SELECT FROM owner)) AND {_TRIABLE}
-RETURNING use_time IS NOT NULL, CASE
-    WHEN use_time IS NULL THEN set_config('synchronous_commit', 'off', true)
-    END
+), decoy AS ({WRITE_DECOY})
+SELECT bool_or(matched) FROM claimed
 """  # noqa: S608 - made of constants
 
 

@@ -132,7 +132,7 @@ class LogConnection:
             )
         except (asyncpg.ReadOnlySQLTransactionError, asyncpg.FeatureNotSupportedError) as error:
             # The latter: an unlogged table can't be read during recovery.
-            self._database.leave_server_of(connection, str(error))
+            self._database.leave_server(str(error), connection)
             raise StoreUnavailable from error
         except FAILURES as error:
             raise StoreUnavailable from error

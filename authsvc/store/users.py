@@ -11,6 +11,7 @@ import asyncpg
 
 from authsvc.models.ids import UserId
 from authsvc.models.users import LockedUser, User, UserOrigin, UserStatus
+from authsvc.store.decoys import WRITE_DECOY
 from authsvc.store.failed_logins import FORGET_FAILURES, FORGET_FAILURES_BY_ONE_PROOF
 from authsvc.store.postgres.database import Connection
 
@@ -161,13 +162,16 @@ async def find_login_subject(
 # The claim's commit does not wait for a flush: the answer is sent only after the commit that
 # records the outcome, and that flushes this one too. So a login takes one flush whether the account
 # exists or not.
-_CLAIM_ATTEMPT = """
-UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
-    failed_device_logins = failed_device_logins + $3::boolean::integer
-WHERE email_canonical = $1 AND status = 'active'
-    AND CASE WHEN $3 THEN failed_device_logins ELSE failed_logins END < $2
-RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
-"""
+_CLAIM_ATTEMPT = f"""
+WITH claimed AS (
+    UPDATE users SET failed_logins = failed_logins + (NOT $3)::integer,
+        failed_device_logins = failed_device_logins + $3::boolean::integer
+    WHERE email_canonical = $1 AND status = 'active'
+        AND CASE WHEN $3 THEN failed_device_logins ELSE failed_logins END < $2
+    RETURNING user_id, password_hash, pepper_id, set_config('synchronous_commit', 'off', true)
+), decoy AS ({WRITE_DECOY})
+SELECT user_id, password_hash, pepper_id FROM claimed
+"""  # noqa: S608 - made of constants
 
 
 async def claim_attempt(

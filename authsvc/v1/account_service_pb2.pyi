@@ -230,7 +230,7 @@ class RequestEmailChangeRequest(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
     new_email: _builtins.str
-    """The new e-mail address; at most 254 bytes. Required."""
+    """The new e-mail address, as in RegisterRequest; at most 254 bytes. Required."""
     delivery: _common_pb2.Delivery.ValueType
     """How the code reaches the user; RETURN requires the role issuer."""
     @_builtins.property

@@ -34,7 +34,8 @@ class RegisterRequest(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """The user's e-mail address, stored as given and compared in canonical form
-    (NFKC, IDNA, case-folded); at most 254 bytes. Required.
+    (NFKC, IDNA, case-folded); at most 254 bytes. Characters that count as
+    others in that form, such as ligatures, are refused. Required.
     """
     password: _builtins.str
     """The user's password, 1 to 1024 bytes of UTF-8 without NUL; must meet the

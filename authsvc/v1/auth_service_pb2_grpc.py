@@ -184,7 +184,8 @@ class AuthServiceServicer:
         second factor if the user has one or the settings require one. In the
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
-        the two, over all login methods and all replicas. Roles: app. Reasons:
+        the two, over all replicas and all methods that can be guessed. Roles: app.
+        Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
         EMAIL_INVALID, FIELD_INVALID.
         """
@@ -202,8 +203,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequestLoginCode(self, request, context):
-        """Sends a code that replaces the password for one login. The answer is the
-        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. Codes of earlier
+        requests keep working, each for its own challenge. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -233,7 +235,8 @@ class AuthServiceServicer:
     def LoginWithPasskey(self, request, context):
         """Checks the passkey's assertion, then continues like Login. The passkey has
         to verify its user and therefore counts as both factors. Any assertion,
-        valid or not, uses up the challenge. Roles: app. Reasons:
+        valid or not, uses up the challenge. Failed guesses at the account don't
+        prevent it; failures are counted per IP address. Roles: app. Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -256,7 +259,8 @@ class AuthServiceServicer:
         user gets an account if the provider reports the address as verified. If
         an account already has the address but never verified it, the user gets
         that account; its credentials are removed first, as somebody else may have
-        created it. The state is used up even if the call fails. Roles: app.
+        created it. The state is used up even if the call fails. Failures are
+        counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
         TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -278,7 +282,9 @@ class AuthServiceServicer:
         """Sets a new password with a code from RequestPasswordReset and ends all
         sessions. It does not log the user in, and second factors remain. If the
         address was not verified before, API keys are revoked too, as in
-        LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+        LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+        can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+        PASSWORD_WEAK,
         EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -59,7 +59,8 @@ class AuthServiceStub:
     second factor if the user has one or the settings require one. In the
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
-    the two, over all login methods and all replicas. Roles: app. Reasons:
+    the two, over all replicas and all methods that can be guessed. Roles: app.
+    Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
     EMAIL_INVALID, FIELD_INVALID.
     """
@@ -69,8 +70,9 @@ class AuthServiceStub:
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
-    """Sends a code that replaces the password for one login. The answer is the
-    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. Codes of earlier
+    requests keep working, each for its own challenge. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
@@ -88,7 +90,8 @@ class AuthServiceStub:
     LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
-    valid or not, uses up the challenge. Roles: app. Reasons:
+    valid or not, uses up the challenge. Failed guesses at the account don't
+    prevent it; failures are counted per IP address. Roles: app. Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
@@ -103,7 +106,8 @@ class AuthServiceStub:
     user gets an account if the provider reports the address as verified. If
     an account already has the address but never verified it, the user gets
     that account; its credentials are removed first, as somebody else may have
-    created it. The state is used up even if the call fails. Roles: app.
+    created it. The state is used up even if the call fails. Failures are
+    counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -117,7 +121,9 @@ class AuthServiceStub:
     """Sets a new password with a code from RequestPasswordReset and ends all
     sessions. It does not log the user in, and second factors remain. If the
     address was not verified before, API keys are revoked too, as in
-    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+    can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+    PASSWORD_WEAK,
     EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
@@ -198,7 +204,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     second factor if the user has one or the settings require one. In the
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
-    the two, over all login methods and all replicas. Roles: app. Reasons:
+    the two, over all replicas and all methods that can be guessed. Roles: app.
+    Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
     EMAIL_INVALID, FIELD_INVALID.
     """
@@ -208,8 +215,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
-    """Sends a code that replaces the password for one login. The answer is the
-    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. Codes of earlier
+    requests keep working, each for its own challenge. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
@@ -227,7 +235,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
-    valid or not, uses up the challenge. Roles: app. Reasons:
+    valid or not, uses up the challenge. Failed guesses at the account don't
+    prevent it; failures are counted per IP address. Roles: app. Reasons:
     CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
@@ -242,7 +251,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     user gets an account if the provider reports the address as verified. If
     an account already has the address but never verified it, the user gets
     that account; its credentials are removed first, as somebody else may have
-    created it. The state is used up even if the call fails. Roles: app.
+    created it. The state is used up even if the call fails. Failures are
+    counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
     TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -256,7 +266,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Sets a new password with a code from RequestPasswordReset and ends all
     sessions. It does not log the user in, and second factors remain. If the
     address was not verified before, API keys are revoked too, as in
-    LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+    LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+    can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+    PASSWORD_WEAK,
     EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
@@ -358,7 +370,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         second factor if the user has one or the settings require one. In the
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
-        the two, over all login methods and all replicas. Roles: app. Reasons:
+        the two, over all replicas and all methods that can be guessed. Roles: app.
+        Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
         EMAIL_INVALID, FIELD_INVALID.
         """
@@ -380,8 +393,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RequestLoginCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RequestLoginCodeResponse, _abc.Awaitable[_auth_service_pb2.RequestLoginCodeResponse]]:
-        """Sends a code that replaces the password for one login. The answer is the
-        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. Codes of earlier
+        requests keep working, each for its own challenge. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
@@ -417,7 +431,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.LoginWithPasskeyResponse, _abc.Awaitable[_auth_service_pb2.LoginWithPasskeyResponse]]:
         """Checks the passkey's assertion, then continues like Login. The passkey has
         to verify its user and therefore counts as both factors. Any assertion,
-        valid or not, uses up the challenge. Roles: app. Reasons:
+        valid or not, uses up the challenge. Failed guesses at the account don't
+        prevent it; failures are counted per IP address. Roles: app. Reasons:
         CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
@@ -444,7 +459,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         user gets an account if the provider reports the address as verified. If
         an account already has the address but never verified it, the user gets
         that account; its credentials are removed first, as somebody else may have
-        created it. The state is used up even if the call fails. Roles: app.
+        created it. The state is used up even if the call fails. Failures are
+        counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
         TOO_MANY_ATTEMPTS, FIELD_INVALID.
@@ -470,7 +486,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a new password with a code from RequestPasswordReset and ends all
         sessions. It does not log the user in, and second factors remain. If the
         address was not verified before, API keys are revoked too, as in
-        LoginWithCode. Roles: app. Reasons: CODE_INVALID, PASSWORD_WEAK,
+        LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
+        can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
+        PASSWORD_WEAK,
         EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
         """
 

@@ -35,8 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     for display to the user. Don't retry unchanged.
     """
     ERROR_REASON_EMAIL_INVALID: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
-    google.rpc.BadRequest. Don't retry unchanged.
+    """INVALID_ARGUMENT. The e-mail address is not a valid one or, if it is new,
+    contains characters that count as others. Detail: google.rpc.BadRequest.
+    Don't retry unchanged.
     """
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 4
     """UNAUTHENTICATED. The user is unknown, the password or another proof is
@@ -168,8 +169,9 @@ google.rpc.BadRequest, one violation for each rule that it breaks, worded
 for display to the user. Don't retry unchanged.
 """
 ERROR_REASON_EMAIL_INVALID: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT. The e-mail address is not a valid one. Detail:
-google.rpc.BadRequest. Don't retry unchanged.
+"""INVALID_ARGUMENT. The e-mail address is not a valid one or, if it is new,
+contains characters that count as others. Detail: google.rpc.BadRequest.
+Don't retry unchanged.
 """
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 4
 """UNAUTHENTICATED. The user is unknown, the password or another proof is

@@ -1,38 +1,47 @@
-"""Owns the raw Argon2 rate: how fast these cores hash when they do nothing else."""
+"""Owns the bare hash: what Argon2id costs these cores when they do nothing else."""
 
 import secrets
+import statistics
 import threading
 import time
+from dataclasses import dataclass
 
-from argon2.low_level import Type, hash_secret_raw
+from authsvc.core.passwords import argon2id
+from authsvc.core.passwords.argon2id import Library
+from authsvc.core.passwords.calibration import FLOOR
 
-from authsvc.config import PasswordSettings
+
+@dataclass(frozen=True, slots=True)
+class BareHash:
+    """Hashes with the default parameters: hashes per second, CPU per hash in µs, p50 in ms."""
+
+    rate: float
+    cpu_us: float
+    p50: float
 
 
-def raw_rate(threads: int, seconds: float) -> float:
-    """Return how many hashes per second `threads` threads compute with the default parameters."""
-    settings = PasswordSettings()
-    done = [0] * threads
+def bare_hash(library: Library, threads: int, seconds: float) -> BareHash:
+    """Return what `threads` threads achieve that do nothing but hash for `seconds`."""
+    cpu: list[float] = []
+    wall: list[float] = []
     deadline = time.monotonic() + seconds
 
-    def work(index: int) -> None:
-        salt = secrets.token_bytes(16)
+    def work() -> None:
+        secret, salt = secrets.token_bytes(32), secrets.token_bytes(FLOOR.salt_len)
         while time.monotonic() < deadline:
-            hash_secret_raw(
-                b"a password of some length",
-                salt,
-                time_cost=settings.argon2_time_cost,
-                memory_cost=settings.argon2_memory_kib,
-                parallelism=settings.argon2_parallelism,
-                hash_len=32,
-                type=Type.ID,
-            )
-            done[index] += 1
+            began, cpu_before = time.perf_counter(), time.thread_time()
+            argon2id.compute(secret, salt, FLOOR, library)
+            cpu.append(time.thread_time() - cpu_before)
+            wall.append(time.perf_counter() - began)
 
     began = time.monotonic()
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(done) / (time.monotonic() - began)
+    return BareHash(
+        rate=len(cpu) / (time.monotonic() - began),
+        cpu_us=statistics.fmean(cpu) * 1_000_000,
+        p50=statistics.median(wall) * 1_000,
+    )

@@ -194,8 +194,25 @@ def test_unreachable_database_prints_one_line(command: Command, workspace: Works
         result = command(*arguments)
         assert result.exit_code == 1
         (line,) = result.output.splitlines()
-        assert line.startswith("error: ")
+        assert line.startswith("error: The database is not available: the connection was refused")
         assert "hidden" not in line
+
+
+def test_address_of_another_database_is_refused(command: Command, workspace: Workspace) -> None:
+    workspace.set_database("mysql://nobody:hidden@127.0.0.1/none")
+    result = command("config", "check")
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "database.url" in line
+    assert "postgresql://" in line
+    assert "hidden" not in line
+
+
+def test_parameters_that_are_left_out_are_told(command: Command, workspace: Workspace) -> None:
+    workspace.set_database("postgresql://db.example.test/none?channel_binding=require")
+    result = command("config", "check")
+    assert result.exit_code == 0
+    assert "note: database.url: channel_binding is left out" in result.output
 
 
 def test_demo_without_certificates_explains_how_to_get_them(

@@ -94,6 +94,21 @@ def test_outdated_schema_is_rejected(
     assert "Traceback" not in service.output
 
 
+def test_keyring_of_another_database_prints_one_line(
+    served: list[str], workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    service.wait_for("serving")
+    service.kill()
+    (workspace.secrets / "secrets__keyring").unlink()
+    workspace.prepare()
+    service = start(*served, AUTHSVC_GRPC__ADDRESS="127.0.0.1:0")
+    assert service.end() == 1
+    (line,) = [line for line in service.output.splitlines() if line.startswith("error: ")]
+    assert "secrets.keyring" in line
+    assert "Traceback" not in service.output
+
+
 def test_reload_applies_valid_settings_and_ignores_invalid_ones(
     served: list[str], workspace: Workspace, start: Callable[..., Process]
 ) -> None:

@@ -14,7 +14,7 @@ from authsvc.store import one_time_codes, users
 from authsvc.store.one_time_codes import CodeClaim, CodeRow, TryLimits
 from authsvc.store.postgres.database import Connection, Database
 from tests.support.databases import until, waits_for_a_lock
-from tests.support.stored import add_user
+from tests.support.stored import add_user, updates
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
@@ -25,7 +25,7 @@ NETWORK, ELSEWHERE = "a", "b"
 
 
 def _code(user_id: UserId | None) -> CodeRow:
-    return CodeRow(uuid4(), "login", EMAIL, user_id, MAC, NOW, LATER)
+    return CodeRow(uuid4(), "verify_email", EMAIL, user_id, MAC, NOW, LATER)
 
 
 async def _store(database: Database, row: CodeRow) -> bool:
@@ -177,15 +177,42 @@ async def test_without_limits_no_number_of_tries_uses_code_up(database: Database
         assert await one_time_codes.claim(connection, _claim_of(code), NOW, None)
 
 
-async def test_only_commit_of_right_code_waits_for_flush(database: Database) -> None:
+# What there is in place of a code that can be tried, as a change of the code's claim or row.
+ABSENT = {
+    "nothing": "DELETE FROM one_time_codes",
+    "used": "UPDATE one_time_codes SET use_time = create_time",
+    "expired": "UPDATE one_time_codes SET expire_time = create_time",
+    "tried too often": "UPDATE one_time_codes SET attempts = 99",
+    "tried too often from here": "UPDATE one_time_codes SET network_attempts = '{\"a\": 99}'",
+    "wrong": "SELECT",
+}
+
+
+@pytest.mark.parametrize("state", ABSENT)
+@pytest.mark.parametrize("exists", [True, False])
+async def test_try_writes_the_same_whether_or_not_there_is_a_code(
+    database: Database, state: str, exists: bool
+) -> None:
+    async with database.connection() as connection:
+        code = _code(await add_user(connection) if exists else None)
+        await one_time_codes.replace(connection, code)
+        await connection.execute(ABSENT[state])
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL synchronous_commit = on")
+        before = await updates(connection)
+        assert not await _claim(connection, _claim_of(code, WRONG))
+        assert await updates(connection) == before + 1
+        assert await connection.fetchval("SHOW synchronous_commit") == "off"
+
+
+async def test_use_of_code_is_flushed(database: Database) -> None:
     async with database.connection() as connection:
         code = _code(await add_user(connection))
         await one_time_codes.replace(connection, code)
-    for mac, expected in ((WRONG, "off"), (MAC, "on")):
-        async with database.transaction() as connection:
-            await connection.execute("SET LOCAL synchronous_commit = on")
-            assert await _claim(connection, _claim_of(code, mac)) is (mac == MAC)
-            assert await connection.fetchval("SHOW synchronous_commit") == expected
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL synchronous_commit = on")
+        assert await _claim(connection, _claim_of(code))
+        assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
 @pytest.mark.parametrize("code_exists", [True, False])

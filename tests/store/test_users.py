@@ -13,6 +13,7 @@ from authsvc.models.users import User, UserOrigin, UserStatus
 from authsvc.store import devices, users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential
+from tests.support.stored import updates
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 LATER = datetime(2030, 1, 2, tzinfo=UTC)
@@ -181,6 +182,23 @@ async def test_disabled_or_unknown_account_cannot_claim_attempt(
         assert await _claim(conn, known_device=known) is None
         assert await _claim(conn, "nobody@example.test", known_device=known) is None
         assert await _failures(conn) == (0, 0)
+
+
+@pytest.mark.parametrize("state", ["active", "unknown", "disabled", "locked"])
+async def test_claim_writes_the_same_for_every_account(database: Database, state: str) -> None:
+    await _insert(database)
+    changes = {"disabled": "status = 'disabled'", "locked": "failed_logins = 100"}
+    async with database.connection() as connection:
+        if state in changes:
+            await connection.execute(f"UPDATE users SET {changes[state]}")
+    async with database.transaction() as connection:
+        await connection.execute("SET LOCAL synchronous_commit = on")
+        before = await updates(connection)
+        email = "nobody@example.test" if state == "unknown" else "ada@example.test"
+        claimed = await _claim(connection, email, known_device=False)
+        assert (claimed is not None) is (state == "active")
+        assert await updates(connection) == before + 1
+        assert await connection.fetchval("SHOW synchronous_commit") == "off"
 
 
 @pytest.mark.parametrize("known", [True, False])

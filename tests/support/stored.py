@@ -19,3 +19,9 @@ async def add_user(connection: Connection, name: str = "ada", phc: str | None = 
         connection, user, email_canonical=email, origin=UserOrigin.REGISTER, phc=phc
     )
     return user.user_id
+
+
+async def updates(connection: Connection) -> int:
+    """Return how many rows this connection has updated of late, in this transaction or before."""
+    query = "SELECT coalesce(sum(n_tup_upd), 0) FROM pg_stat_xact_user_tables"
+    return int(await connection.fetchval(query))

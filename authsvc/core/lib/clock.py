@@ -5,7 +5,8 @@ Tests inject their own.
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -19,13 +20,10 @@ log = structlog.get_logger(__name__)
 _DRIFT = 500e-6
 # Seconds of difference that an operator should know of.
 _NOTABLE = 1.0
-# Counts while the machine is suspended, too; elsewhere than on Linux there is no such clock.
-_ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def elapsed() -> float:
-    """Return the seconds since some fixed moment, whatever happens to the machine's clock."""
-    return time.clock_gettime(_ELAPSED)
+# The seconds since some fixed moment, whatever happens to the machine's clock. They count while the
+# machine is suspended, too; elsewhere than on Linux there is no such clock. A partial object, as a
+# function of Python's would take twice as long, and each call of the service asks several times.
+elapsed = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class SystemClock:
@@ -49,10 +47,10 @@ class ClockSample:
         """Half of the round trip in seconds: the middle is off by no more than that."""
         return (self.received - self.sent) / 2
 
-    def at(self, moment: float) -> datetime:
-        """Return the database's time at a moment, as far as this sample tells."""
-        middle = self.sent + self.uncertainty
-        return self.database_time + timedelta(seconds=moment - middle)
+    @property
+    def offset(self) -> float:
+        """What to add to `elapsed` to get the database's time, in seconds since 1970."""
+        return self.database_time.timestamp() - (self.sent + self.received) / 2
 
 
 class DatabaseClock:
@@ -68,6 +66,7 @@ class DatabaseClock:
     def __init__(self, sample: ClockSample, machine: Clock) -> None:
         self._machine = machine
         self._sample = sample
+        self._offset = sample.offset
         self._skew_logged = False
         self._note_skew()
 
@@ -84,7 +83,7 @@ class DatabaseClock:
 
     def now(self) -> datetime:
         """Return the database's current time as an aware datetime in UTC."""
-        return self._sample.at(elapsed())
+        return datetime.fromtimestamp(elapsed() + self._offset, UTC)
 
     def skew(self) -> float:
         """Return by how many seconds the machine's clock is ahead of the database's."""
@@ -94,11 +93,10 @@ class DatabaseClock:
         """Take note of the database's time."""
         known = self._sample
         uncertainty = known.uncertainty + _DRIFT * max(0.0, sample.received - known.received)
-        moment = sample.sent + sample.uncertainty
-        step = (sample.database_time - known.at(moment)).total_seconds()
+        step = sample.offset - known.offset
         stepped = abs(step) > sample.uncertainty + uncertainty
         if stepped or sample.uncertainty <= uncertainty:
-            self._sample = sample
+            self._sample, self._offset = sample, sample.offset
         if stepped and abs(step) > _NOTABLE:
             log.warning("database_clock_stepped", seconds=round(step, 3))
         self._note_skew()

@@ -20,7 +20,7 @@ from argon2.low_level import ARGON2_VERSION, Type
 
 from authsvc.config import KeySettings, PasswordSettings
 from authsvc.core.passwords import argon2id, foreign_hashes
-from authsvc.core.passwords.argon2id import Library
+from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
 from authsvc.core.passwords.pool import HashPool
 from authsvc.errors import FieldInvalid, Overloaded
@@ -29,7 +29,6 @@ MAX_PASSWORD_BYTES = 1024
 
 _SCHEME = "v1"
 _FOREIGN = "foreign:"
-_SALT_BYTES = 16
 _HASH_BYTES = 32
 # A change of password works on passwords three times, within the time limit of one call.
 _MAX_SECONDS = 3.0
@@ -102,7 +101,7 @@ class PasswordHasher:
         self._parameters = Parameters(
             type=Type.ID,
             version=ARGON2_VERSION,
-            salt_len=_SALT_BYTES,
+            salt_len=SALT_BYTES,
             hash_len=_HASH_BYTES,
             time_cost=settings.argon2_time_cost,
             memory_cost=settings.argon2_memory_kib,
@@ -226,7 +225,7 @@ class PasswordHasher:
 
     def _hash(self, normalized: str) -> PasswordHash:
         mac = _mac(self._peppers[self._newest_pepper_id], normalized)
-        salt = os.urandom(_SALT_BYTES)
+        salt = os.urandom(SALT_BYTES)
         digest = argon2id.compute(mac, salt, self._parameters, self._library)
         phc = argon2id.encode(self._parameters, salt, digest)
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
@@ -268,7 +267,7 @@ class PasswordHasher:
             return False
 
     def _dummy_hash(self) -> PasswordHash:
-        salt, digest = os.urandom(_SALT_BYTES), os.urandom(_HASH_BYTES)
+        salt, digest = os.urandom(SALT_BYTES), os.urandom(_HASH_BYTES)
         phc = argon2id.encode(self._parameters, salt, digest)
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from authsvc.core.lib.processors import spare_processors
+from authsvc.core.passwords.processors import spare_processors
 from authsvc.errors import Overloaded
 
-_NICENESS = int(os.environ.get("XNICE", "5"))
+# Below the other threads of the service, but with a share of a loaded machine: at 19, a login took
+# seconds there, and a starved thread that held the interpreter's lock stalled all other calls.
+_NICENESS = 5
 
 Result = TypeVar("Result")
 
@@ -144,7 +146,7 @@ class HashPool:
 
 
 def _be_nice() -> None:
-    """Let the event loop run before this thread, where threads have their own priority."""
+    """Let the event loop run before this thread, where threads have a priority of their own."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -12,7 +12,7 @@ from datetime import datetime
 import structlog
 
 from authsvc.config import TokenSettings
-from authsvc.core.lib.sealing import Keyring
+from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.lib.single_flight import SingleFlight
 from authsvc.core.signing import key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
@@ -97,14 +97,17 @@ class SigningKeys:
 
         Raises:
             StoreUnavailable: The database did not answer.
-            RuntimeError: The active key can't be opened: the keyring lacks the key that sealed it.
+            SealError: The active key can't be opened: the keyring lacks the key that sealed it.
         """
         await self.refresh()
         info = self._keys.in_state(KeyState.ACTIVE)
         if info is None or info.algorithm != self._settings.algorithm:
             await self._rotate(_SYSTEM)
         if self._active is None:
-            raise RuntimeError("the active signing key can't be opened with this keyring")
+            raise SealError(
+                "The active signing key can't be opened: secrets.keyring is not the one that this "
+                "database's secrets were sealed with."
+            )
 
     async def rotate(self, call: Call) -> str:
         """Activate the prepared or a new key; return the id of the active key.

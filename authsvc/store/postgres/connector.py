@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import secrets
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
-from urllib.parse import urlsplit
 
 import asyncpg
 
+from authsvc.config.database_address import DatabaseAddress
 from authsvc.store.postgres.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def known_timeline(connection: Connection) -> str | None:
 class Connector:
     """Connects to the first host of `address` that accepts and is writable.
 
+    Raises ValueError if the address is malformed, which settings never contain.
+
     `timeout` is in seconds, for each host: asyncpg's own is for all of them together, so that a
     silent host would keep it from ever trying the next. The host that worked last is tried first.
     """
@@ -135,25 +138,27 @@ class Connector:
         statement_cache_size: int = 0,
         timeouts: Timeouts | None = None,
     ) -> None:
-        self._hosts = _single_hosts(address)
-        self._timeout = timeout
+        read = DatabaseAddress.parse(address)
+        self._hosts = list(read.hosts)
+        self._timeout = read.connect_timeout or timeout
+        self._session = {"application_name": "authsvc", **read.session}
+        self._tls = ssl.create_default_context() if read.trusts_system else None
         self._command_timeout = command_timeout
         self._statement_cache_size = statement_cache_size
         self._timeouts = timeouts
-        self._distrusts_names = False
+        self._distrusts_names = not read.names_statements
 
     async def connect(self) -> PoolConnection:
         """Return a new connection.
 
         Raises the first host's failure: OSError (which includes TimeoutError and NotWritableError),
-        asyncpg.PostgresError, asyncpg.InternalClientError if no host has the target_session_attrs
-        of the address, or ValueError if the address is malformed.
+        asyncpg.PostgresError, asyncpg.InterfaceError or asyncpg.InternalClientError.
         """
         failure: Exception | None = None
         for host in tuple(self._hosts):
             try:
                 connection = await self._connect(host)
-            except (OSError, asyncpg.PostgresError, asyncpg.InternalClientError) as error:
+            except FAILURES as error:
                 failure = failure or error
                 continue
             self._hosts.remove(host)
@@ -171,7 +176,8 @@ class Connector:
             timeout=self._timeout,
             command_timeout=self._command_timeout,
             statement_cache_size=self._statement_cache_size,
-            server_settings={"application_name": "authsvc"},
+            server_settings=self._session,
+            ssl=self._tls,
             connection_class=PoolConnection,
         )
         try:
@@ -192,8 +198,10 @@ class Connector:
             return
         newer: bool = found["has_transaction_timeout"]
         if connection.is_direct:
+            # What the address says goes first.
             settings = self._timeouts.session(whole_transaction=newer)
-            await connection.execute(_SET, list(settings), list(settings.values()))
+            own = [name for name in settings if name not in self._session]
+            await connection.execute(_SET, own, [settings[name] for name in own])
         else:
             # What a session is told would hold for other clients, too.
             connection.begin = self._timeouts.begin(whole_transaction=newer)
@@ -216,13 +224,3 @@ async def _identify(connection: Connection) -> Server | None:
         # Some providers keep these functions to themselves.
         return None
     return None if row is None else Server(row["system"], row["timeline"])
-
-
-def _single_hosts(address: str) -> list[str]:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        # asyncpg rejects it when it is used, like every other malformed address.
-        return [address]
-    login, at, hosts = parts.netloc.rpartition("@")
-    return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]

@@ -68,6 +68,8 @@ class Database:
     @classmethod
     async def open(cls, settings: DatabaseSettings) -> "Database":
         """Open `pool_min` connections, at least one; raises StoreUnavailable if that fails."""
+        for note in settings.notes:
+            log.warning("database_address", note=note)
         connector = Connector(
             address=settings.url.get_secret_value(),
             timeout=settings.connect_timeout.total_seconds(),
@@ -141,17 +143,14 @@ class Database:
         """
         self._pool.on_leave(callback)
 
-    def leave_server(self, cause: str) -> None:
+    def leave_server(self, cause: str, connection: PoolConnection | None = None) -> None:
         """Discard all connections, lent ones when they are returned; `cause` is logged.
 
         For a server that is not what the address asks for: read-only, in recovery or replaced. The
-        pool does it by itself when a statement or a new connection shows that.
+        pool does it by itself when a statement or a new connection shows that. Does nothing if
+        `connection` is given and its server has been left before.
         """
-        self._pool.leave(cause)
-
-    def leave_server_of(self, connection: PoolConnection, cause: str) -> None:
-        """Leave the server of this connection, unless it has been left before."""
-        if self._pool.is_current(connection):
+        if connection is None or self._pool.is_current(connection):
             self._pool.leave(cause)
 
     def usage(self) -> Usage:

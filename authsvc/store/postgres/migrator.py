@@ -5,25 +5,38 @@ The service can run with a schema newer than its code: every migration is compat
 previous version's code, as rolling updates require.
 """
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from importlib import resources
 
 import asyncpg
+import structlog
 
-from authsvc.store.postgres.connector import Connection, Connector
+from authsvc.errors import StoreUnavailable
+from authsvc.store.postgres.connector import FAILURES, Connection, Connector
+
+log = structlog.get_logger(__name__)
 
 _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # Any fixed number that nobody else uses in the database: "authsvc" in ASCII.
 _LOCK = 0x61757468737663
 
 _TAKE_LOCK = "SELECT pg_advisory_xact_lock($1)"
-# While a migration waits for a table, every later statement on it waits behind the migration.
-_LIMIT_WAITING = "SET LOCAL lock_timeout = '10s'"
+# While a migration waits for a table, every later statement on it waits behind the migration. So it
+# waits for a shorter time than calls do, and then lets them go first. A migrator that freezes must
+# not keep what it has locked.
+_LIMIT_WAITING = """
+SELECT set_config('lock_timeout', $1, true),
+    set_config('idle_in_transaction_session_timeout', '5s', true)
+"""
+_LOCK_SECONDS = 0.5
+_BACKOFFS = (0.5, 1.0, 2.0, 4.0, *[8.0] * 10)
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_version (
     version     integer PRIMARY KEY,
@@ -85,21 +98,31 @@ def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
     return tuple(migrations)
 
 
-async def migrate(dsn: str, migrations: Sequence[Migration] | None = None) -> list[int]:
+def _log(line: str) -> None:
+    log.info("migration_waits", detail=line)
+
+
+async def migrate(
+    dsn: str,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    lock_seconds: float = _LOCK_SECONDS,
+    say: Callable[[str], object] = _log,
+) -> list[int]:
     """Apply the pending migrations and return their numbers; parallel runs are safe.
 
+    A migration waits for each lock up to `lock_seconds`. It is tried again when others keep one for
+    longer, for about a minute and a half, and `say` is called with a line about it each time.
+
     Raises SchemaError if the applied migrations differ from this version's files or go beyond them,
-    or if a migration fails (earlier ones stay applied), and as `Connector.connect` does if the
-    database can't be reached.
+    or if a migration fails (earlier ones stay applied), and StoreUnavailable if the database can't
+    be used.
     """
     expected = shipped() if migrations is None else migrations
     applied = []
-    connection = await Connector(address=dsn).connect()
-    try:
-        while (version := await _apply_next(connection, expected)) is not None:
+    async with _connected(dsn) as connection:
+        while version := await _apply_patiently(connection, expected, lock_seconds, say):
             applied.append(version)
-    finally:
-        await connection.close()
     return applied
 
 
@@ -108,17 +131,47 @@ async def pending(dsn: str) -> list[MigrationStatus]:
 
     Changes nothing. Raises as `migrate`.
     """
-    connection = await Connector(address=dsn).connect()
-    try:
+    async with _connected(dsn) as connection:
         rows = await _rows(connection)
-    finally:
-        await connection.close()
     _compare(rows, shipped())
     times: dict[int, datetime] = {row["version"]: row["apply_time"] for row in rows}
     return [
         MigrationStatus(migration.version, migration.name, times.get(migration.version))
         for migration in shipped()
     ]
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[Connection]:
+    try:
+        connection = await Connector(address=dsn).connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    except FAILURES as error:
+        raise StoreUnavailable from error
+
+
+async def _apply_patiently(
+    connection: Connection,
+    expected: Sequence[Migration],
+    lock_seconds: float,
+    say: Callable[[str], object],
+) -> int | None:
+    for backoff in _BACKOFFS:
+        try:
+            return await _apply_next(connection, expected, lock_seconds)
+        except asyncpg.LockNotAvailableError:
+            say(f"A migration waits for a lock that others hold; next try in {backoff:g} s.")
+            await asyncio.sleep(backoff)
+    try:
+        return await _apply_next(connection, expected, lock_seconds)
+    except asyncpg.LockNotAvailableError as error:
+        raise SchemaError(
+            "Others keep a lock that a migration needs, so it was not applied. Run `authsvc "
+            "migrate` again when no report, backup or forgotten transaction is running."
+        ) from error
 
 
 async def check_schema(connection: Connection) -> None:
@@ -133,10 +186,13 @@ async def check_schema(connection: Connection) -> None:
         )
 
 
-async def _apply_next(connection: Connection, expected: Sequence[Migration]) -> int | None:
+async def _apply_next(
+    connection: Connection, expected: Sequence[Migration], lock_seconds: float
+) -> int | None:
     async with connection.transaction():
+        # Waits for another migrator, which no call does.
         await connection.execute(_TAKE_LOCK, _LOCK)
-        await connection.execute(_LIMIT_WAITING)
+        await connection.execute(_LIMIT_WAITING, f"{lock_seconds * 1_000:.0f}ms")
         await connection.execute(_CREATE_VERSIONS)
         rows = await connection.fetch(_SELECT_VERSIONS)
         _compare(rows, expected)
@@ -145,6 +201,8 @@ async def _apply_next(connection: Connection, expected: Sequence[Migration]) -> 
         migration = expected[len(rows)]
         try:
             await connection.execute(migration.sql)
+        except asyncpg.LockNotAvailableError:
+            raise
         except asyncpg.PostgresError as error:
             raise SchemaError(
                 f"Migration {migration.version} ({migration.name}) failed and was rolled back: "

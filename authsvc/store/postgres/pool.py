@@ -22,6 +22,7 @@ from authsvc.store.postgres.connector import (
     PoolConnection,
     Server,
 )
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger(__name__)
 
@@ -284,8 +285,7 @@ class Pool:
         self._failure = error if isinstance(error, _QUOTABLE) else None
         if self._reachable:
             self._reachable = False
-            text = str(self._failure or "")
-            log.error("database_unreachable", error=type(error).__name__, detail=text)
+            log.error("database_unreachable", error=type(error).__name__, detail=describe(error))
 
     def _say_reachable(self) -> None:
         if not self._reachable:

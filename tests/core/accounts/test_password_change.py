@@ -184,11 +184,17 @@ async def test_concurrent_guesses_never_exceed_limit(world: World) -> None:
     assert world.service.hasher.compared - before == 5
 
 
-async def test_failed_logins_throttle_password_change(world: World) -> None:
+async def test_failed_logins_throttle_password_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = await world.log_in()
     for _ in range(5):
         await world.service.login(WRONG)
+    looked_at: list[object] = []
+    monkeypatch.setattr(PasswordPolicy, "check", lambda *_, **__: looked_at.append(1))
     assert await world.outcome(tokens, PASSWORD) == "TOO_MANY_ATTEMPTS"
+    # Nothing costly happens before the limit is asked.
+    assert looked_at == []
 
 
 async def test_hundred_failures_lock_password_change(free_world: World) -> None:

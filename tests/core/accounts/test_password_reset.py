@@ -1,6 +1,7 @@
 """Password resets by mail: once, for the address's account, and bypassing nothing else."""
 
 import asyncio
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,8 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.factors import MfaChallenge
 from authsvc.models.messages import Delivery
 from authsvc.models.sessions import RevokeReason
-from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD
+from authsvc.store.postgres.database import Database
+from tests.support.accounts import CALL, CLI, EMAIL, IP, PASSWORD, Service
 from tests.support.clock import FakeClock
 from tests.support.codes import NEW_PASSWORD, REFUSED, WRONG_CODE, Coded, outcome, outcomes
 from tests.support.factors import Secured
@@ -92,6 +94,35 @@ async def test_weak_password_does_not_consume_code(coded: Coded) -> None:
         assert {found.field for found in refused.value.violations} == {"new_password"}
     assert await failures(coded.database) == 0
     await coded.reset(issued.code)
+
+
+async def test_password_is_looked_at_only_after_the_limit(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await Service(database, clock).start()
+    coded = Coded(service)
+    await service.register()
+    while await outcome(coded.reset(WRONG_CODE)) != "TOO_MANY_ATTEMPTS":
+        pass
+    looked_at: list[object] = []
+    monkeypatch.setattr(service.policy, "check", lambda *_, **__: looked_at.append(1))
+    assert await outcome(coded.reset(WRONG_CODE)) == "TOO_MANY_ATTEMPTS"
+    assert looked_at == []
+    service.hasher.close()
+
+
+async def test_password_is_checked_in_the_bounded_pool(coded: Coded) -> None:
+    issued = await coded.request(RESET)
+    threads: list[str] = []
+    check = coded.service.policy.check
+
+    def observed(*arguments: Any, **more: Any) -> None:
+        threads.append(threading.current_thread().name)
+        check(*arguments, **more)
+
+    coded.service.policy.check = observed  # type: ignore[method-assign] # a test's own observer
+    await coded.reset(issued.code)
+    assert [name.startswith("hashing") for name in threads] == [True]
 
 
 async def test_full_hash_queue_does_not_consume_code(coded: Coded) -> None:

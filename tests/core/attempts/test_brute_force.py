@@ -298,3 +298,9 @@ async def test_refund_of_single_charge_takes_effect_immediately_on_all_replicas(
         await there.charge_api_key(user_id)
     await receipt.refund()
     await there.charge_api_key(user_id)
+
+
+async def test_limits_on_guessing_are_durable(brute_force: BruteForce) -> None:
+    for settings in (_limits(), BruteForceSettings()):
+        brute_force.replace_settings(settings)
+        assert {policy.durable for policy in brute_force._limiter.policies()} == {True}

@@ -71,3 +71,7 @@ async def test_settings_are_replaced_at_runtime(database: Database) -> None:
     assert [await charged(made, "a@b.test") for _ in range(2)] == ["OK", REFUSED]
     made.replace_settings(unlimited_codes(), BruteForceSettings())
     assert await charged(made, "a@b.test") == "OK"
+
+
+async def test_limits_on_codes_are_durable(database: Database) -> None:
+    assert {policy.durable for policy in limits(database)._limiter.policies()} == {True}

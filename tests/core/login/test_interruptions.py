@@ -179,9 +179,10 @@ STALLS = {
 }
 
 
+@pytest.mark.usefixtures("repeating_at_once")
 @pytest.mark.parametrize("stall", STALLS)
 async def test_right_passwords_cost_no_attempt_while_database_stands_still(
-    replicas: Replicas, database: Database, stall: str, repeating_at_once: None
+    replicas: Replicas, database: Database, stall: str
 ) -> None:
     service = await replicas.start()
     await service.register()

@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.lib.processors import spare_processors
 from authsvc.core.passwords import argon2id, hashing
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.pool import HashPool
+from authsvc.core.passwords.processors import spare_processors
 from authsvc.errors import Overloaded
 
 REQUEST: ContextVar[str] = ContextVar("request")

@@ -9,6 +9,8 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
+from authsvc.app.build import open_parts
+from authsvc.config import Settings
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.store import doorbell, revocations
 from authsvc.store.doorbell import Channel, Subscription
@@ -90,13 +92,13 @@ async def test_rings_of_a_few_milliseconds_are_one_notification(
         await here.bell.close()
 
 
-async def test_close_sends_what_is_gathered(database_dsn: str) -> None:
-    """As a command does, which ends right after its commit."""
+async def test_command_rings_before_it_ends(live_settings: Settings, database_dsn: str) -> None:
     async with _process(database_dsn) as there:
-        async with opened(database_dsn) as database:
-            command = Process(database, database_dsn)
-            await command.revoke()
-            await command.bell.close()
+        async with (
+            open_parts(live_settings) as command,
+            command.database.transaction() as connection,
+        ):
+            await revocations.append(connection, datetime.now(UTC), key_id="key")
         await there.hear(Channel.REVOCATIONS)
 
 

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.lib.sealing import SealError
 from authsvc.core.signing import jwk
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import StoreUnavailable
@@ -73,7 +74,7 @@ async def test_key_that_keyring_cannot_open_prevents_start(
     stranger = SigningKeys(
         database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
     )
-    with pytest.raises(RuntimeError, match="keyring"):
+    with pytest.raises(SealError, match="keyring"):
         await stranger.load()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.config import PolicySettings, Settings
+from authsvc.config import NamedPolicySettings, PolicySettings, Settings
 from authsvc.v1 import rate_limit_service_pb2 as pb
 from tests.support.probe import failure, outcome, reason_of, with_changes
 from tests.support.service import Service, StartService, fields_of
@@ -172,7 +172,23 @@ async def test_default_policies_are_listed_by_name(service: Service) -> None:
     ] == [("api", 1_000, 3_600, 100), ("login", 5, 300, 10), ("upload", 10, 3_600, 20)]
     kinds = {policy.algorithm for policy in response.policies}
     assert kinds == {pb.RATE_LIMIT_ALGORITHM_TOKEN_BUCKET}
+    assert not any(policy.durable for policy in response.policies)
     assert response.next_page_token == ""
+
+
+async def test_durable_policy_is_stored_in_the_log(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    policy = NamedPolicySettings.model_validate({"requests": 3, "window": "1h", "durable": True})
+    settings = with_changes(live_settings, "rate_limits", policies={"kept": policy})
+    service = await start_service(settings)
+    response = await service.limits().ListPolicies(pb.ListPoliciesRequest())
+    assert [policy.name for policy in response.policies if policy.durable] == ["kept"]
+    charges = [pb.Charge(policy="kept", key="k"), pb.Charge(policy=LOGIN, key="k")]
+    await service.limits().CheckRateLimit(pb.CheckRateLimitRequest(charges=charges))
+    for table, name in (("durable", "kept"), ("unlogged", LOGIN)):
+        rows = await service.fetch(f"SELECT policy FROM rate_limits_{table}")
+        assert [row["policy"] for row in rows] == [name]
 
 
 async def test_pages_list_all_policies(

@@ -6,6 +6,7 @@ from itertools import chain
 import asyncpg
 import pytest
 
+from authsvc.store.postgres import migrator
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import (
     SchemaError,
@@ -72,6 +73,39 @@ async def test_failing_migration_is_rolled_back_and_earlier_ones_stay(blank_dsn:
     tables = await _run(blank_dsn, "SELECT to_regclass('half') AS half, to_regclass('first') AS f")
     assert tuple(tables[0]) == (None, "first")
     assert await migrate(blank_dsn, read_migrations(_FILES)) == [2, 3]
+
+
+async def test_migration_gives_way_to_calls_and_is_tried_again(
+    blank_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrator, "_BACKOFFS", (0.01,) * 1_000)
+    await migrate(blank_dsn, read_migrations(_FILES[:1]))
+    report = await asyncpg.connect(blank_dsn)
+    waits = asyncio.Event()
+    async with report.transaction():
+        await report.execute("SELECT * FROM first")
+        work = migrate(
+            blank_dsn, read_migrations(_FILES), lock_seconds=0.01, say=lambda _: waits.set()
+        )
+        task = asyncio.create_task(work)
+        await waits.wait()
+        # Calls that came after the migration are not held up by it for long.
+        assert len(await _run(blank_dsn, "SELECT * FROM first")) == 1
+    assert await task == [2, 3]
+    await report.close()
+
+
+async def test_migration_that_never_gets_its_lock_ends_with_advice(
+    blank_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrator, "_BACKOFFS", (0.0,))
+    await migrate(blank_dsn, read_migrations(_FILES[:1]))
+    report = await asyncpg.connect(blank_dsn)
+    async with report.transaction():
+        await report.execute("SELECT * FROM first")
+        with pytest.raises(SchemaError, match="Others keep a lock"):
+            await migrate(blank_dsn, read_migrations(_FILES), lock_seconds=0.01)
+    await report.close()
 
 
 async def test_rejects_migration_changed_after_it_was_applied(blank_dsn: str) -> None:

@@ -6,12 +6,15 @@ import socket
 from contextlib import AsyncExitStack
 from urllib.parse import parse_qs, quote, urlsplit
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable, session_not_found
 from authsvc.store.postgres import pool as pool_module
 from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.failures import describe
 from authsvc.store.postgres.pool import Usage
 from tests.support.databases import backends, opened, settings_for, until
 from tests.support.ports import port_of
@@ -33,22 +36,44 @@ def _beside(host: str, dsn: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "address",
+    ("address", "why"),
     [
-        "postgresql://user:hush-hush@127.0.0.1:{port}/none",
-        "postgresql://user:hush-hush@nowhere.invalid:{port}/none",
-        "postgresql://user:hush-hush@[::1/none",
-        "postgresql://user:hush-hush@127.0.0.1:hush-hush/none",
-        "postgresql://user:hush-hush@127.0.0.1/none?sslmode=hush-hush",
+        ("postgresql://user:hush-hush@127.0.0.1:{port}/none", "refused"),
+        ("postgresql://user:hush-hush@nowhere.invalid:{port}/none", "name can't be resolved"),
+        ("postgresql://user:hush-hush@/none?host=/nowhere", "socket"),
     ],
 )
-async def test_unreachable_address_is_an_outage_without_leaking_secrets(
-    address: str, unheard: socket.socket
+async def test_unreachable_address_is_an_outage_that_says_why(
+    address: str, why: str, unheard: socket.socket
 ) -> None:
     with capture_logs() as logs, pytest.raises(StoreUnavailable) as caught:
         await Database.open(settings_for(address.format(port=port_of(unheard))))
     assert [entry["event"] for entry in logs] == ["database_unreachable"]
+    assert why in logs[0]["detail"] == describe(caught.value)
     assert "hush-hush" not in f"{logs} {caught.value} {caught.value.__cause__}"
+
+
+async def test_silent_server_is_an_outage_that_says_why(unheard: socket.socket) -> None:
+    unheard.listen()
+    address = f"postgresql://user@127.0.0.1:{port_of(unheard)}/none?connect_timeout=1"
+    with pytest.raises(StoreUnavailable) as caught:
+        await Database.open(settings_for(address, connect_timeout="1h"))
+    assert describe(caught.value) == "no answer in time"
+
+
+async def test_refusal_of_server_says_why(database_dsn: str, own_server: EmbeddedPostgres) -> None:
+    missing = urlsplit(database_dsn)._replace(path="/missing").geturl()
+    full = own_server.dsn(user="postgres")
+    connection = await asyncpg.connect(full)
+    await connection.execute("ALTER ROLE authsvc CONNECTION LIMIT 0")
+    for address, why in (
+        (missing, 'database "missing" does not exist'),
+        (own_server.dsn(), 'too many connections for role "authsvc"'),
+    ):
+        with pytest.raises(StoreUnavailable) as caught:
+            await Database.open(settings_for(address))
+        assert describe(caught.value) == why
+    await connection.close()
 
 
 async def test_rejected_login_is_an_outage_and_is_logged(database_dsn: str) -> None:
@@ -59,6 +84,7 @@ async def test_rejected_login_is_an_outage_and_is_logged(database_dsn: str) -> N
     with capture_logs() as logs, pytest.raises(StoreUnavailable):
         await Database.open(settings_for(wrong))
     assert [entry["error"] for entry in logs] == ["InvalidPasswordError"]
+    assert "password authentication failed" in logs[0]["detail"]
     assert "hush-hush" not in str(logs)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from authsvc.core.lib import processors
-from authsvc.core.lib.processors import spare_processors
+from authsvc.core.passwords import processors
+from authsvc.core.passwords.processors import spare_processors
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +70,7 @@ def test_system_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     assert spare_processors(tmp_path / "none", tmp_path / "neither") == 7
 
 
-def test_affinity_counts_where_it_exists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_affinity_counts_where_it_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     groups = tree(tmp_path, "0::/\n", {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)

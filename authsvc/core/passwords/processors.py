@@ -54,7 +54,7 @@ def _with_ancestors(root: Path, path: str) -> Iterator[Path]:
 
 
 def _quota(*files: Path) -> Iterator[float]:
-    """Yield the quota in `cpu.max` (version 2) or in the two files of version 1, if there is one."""
+    """Yield the quota in `cpu.max`, or in the two files of version 1, if there is one."""
     try:
         quota, period = " ".join(file.read_text() for file in files).split()
         if int(quota) > 0 and int(period) > 0:
