@@ -14,10 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from authsvc.cli.output import JsonOption, fail
 from authsvc.config import PasswordSettings
 from authsvc.config.types import Duration
-from authsvc.core.lib.processors import spare_processors
-from authsvc.core.passwords import argon2id, calibration
+from authsvc.core.passwords import calibration
 from authsvc.core.passwords.argon2id import Library
 from authsvc.core.passwords.calibration import FLOOR, Load
+from authsvc.core.passwords.processors import spare_processors
 
 _DEFAULTS = PasswordSettings()
 _HASHES = 5
@@ -69,7 +69,7 @@ def calibrate(
     """
     wanted = _seconds(target)
     threads = threads or spare_processors()
-    seconds = argon2id.measure(FLOOR)
+    seconds = {name: calibration.cpu_seconds(FLOOR, name, _HASHES) for name in Library}
     library = min(seconds, key=lambda name: seconds[name])
     columns = (TextColumn("{task.description}"), BarColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -15,6 +15,7 @@ from authsvc.config import ConfigError, Settings, load
 log = structlog.get_logger("authsvc.serve")
 
 _WATCH_INTERVAL = 5.0
+_COLLECT_INTERVAL = 600.0
 
 
 def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
@@ -53,25 +54,38 @@ async def serve_until_signal(
 ) -> None:
     """Serve, reload and, when a signal says stop, drain."""
     _tune_garbage_collection()
-    watcher = asyncio.create_task(_reload_on_change(app, config, secrets, signals.reload))
+    tasks = [
+        asyncio.create_task(_reload_on_change(app, config, secrets, signals.reload)),
+        asyncio.create_task(_collect_garbage()),
+    ]
     try:
         await signals.stop.wait()
     finally:
         log.info("draining")
-        watcher.cancel()
-        await asyncio.gather(watcher, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await app.stop()
         log.info("stopped")
 
 
 def _tune_garbage_collection() -> None:
-    """Exempt everything loaded so far from garbage collection, and collect less often.
+    """Exempt everything loaded so far from garbage collection, and collect only young objects.
 
-    Otherwise a batch of a thousand makes the collector scan all objects several times.
+    A full collection scans all objects while no call makes progress, and callers who send batches
+    could bring it about as often as they like. So it comes by the clock: see `_collect_garbage`.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(2_000, 5, 1_000_000)
+
+
+async def _collect_garbage() -> None:
+    """Collect garbage that has grown old, every ten minutes, and exempt what is left."""
+    while True:
+        await asyncio.sleep(_COLLECT_INTERVAL)
+        gc.collect()
+        gc.freeze()
 
 
 async def _reload_on_change(

@@ -14,7 +14,7 @@ class GrpcSettings(Section):
 
     address: str = "127.0.0.1:8443"
     max_message_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
-    max_batch_message_bytes: int = Field(2_097_152, ge=1_024, le=16_777_216)
+    max_batch_message_bytes: int = Field(1_048_576, ge=1_024, le=16_777_216)
     max_metadata_bytes: int = Field(16_384, ge=1_024, le=1_048_576)
     max_concurrent_rpcs: int = Field(1_000, ge=1)
     max_concurrent_rpcs_per_caller: int = Field(750, ge=1)

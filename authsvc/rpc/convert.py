@@ -6,6 +6,7 @@ Parsers take the value and the field's path, and raise FieldInvalid with that pa
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from math import ceil
 from uuid import UUID
@@ -29,6 +30,7 @@ _MAX_CREDENTIAL = 16_384
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
+_NO_CLIENT = ClientContext()
 
 
 def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> str:
@@ -110,10 +112,13 @@ def batch_size(items: Sequence[object], field: str) -> None:
 
 def client_context(message: common_pb2.ClientContext, field: str = "client") -> ClientContext:
     """Return the end user's client, with its IP address in canonical form."""
+    ip, user_agent, device_id = message.ip, message.user_agent, message.device_id
+    if not (ip or user_agent or device_id):
+        return _NO_CLIENT
     return ClientContext(
-        ip=_ip(message.ip, f"{field}.ip") if message.ip else None,
-        user_agent=text(message.user_agent, f"{field}.user_agent", 1024),
-        device_id=text(message.device_id, f"{field}.device_id", 256),
+        ip=_ip(ip, f"{field}.ip") if ip else None,
+        user_agent=text(user_agent, f"{field}.user_agent", 1024),
+        device_id=text(device_id, f"{field}.device_id", 256),
     )
 
 
@@ -122,9 +127,15 @@ def _ip(value: str, field: str) -> str:
     if len(value) > 45 or "%" in value:
         raise FieldInvalid(field, "must be an IPv4 or IPv6 address")
     try:
-        return str(ip_address(value))
+        return _canonical_ip(value)
     except ValueError:
         raise FieldInvalid(field, "must be an IPv4 or IPv6 address") from None
+
+
+@lru_cache(4_096)
+def _canonical_ip(value: str) -> str:
+    """Return an address as Python writes it; parsing it takes 8 to 14 µs."""
+    return str(ip_address(value))
 
 
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:

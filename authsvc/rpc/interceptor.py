@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
 
+# Parsing keeps the event loop, and takes 50 ns for each item of a list, of which there could be one
+# for every two bytes. All lists of batch requests are fields number 1.
+_LIST_TAG = b"\n"
+_MAX_LISTED = 50_000
 _OK = grpc.StatusCode.OK.name
 
 
@@ -174,6 +178,8 @@ class _RpcPipeline:
     def _parse(self, message: bytes) -> Any:
         if len(message) > self._max_bytes:
             raise FieldInvalid("", f"The message is larger than {self._max_bytes} bytes.")
+        if self._access.batch and message.count(_LIST_TAG) > _MAX_LISTED:
+            raise FieldInvalid("", "The message has too many items.")
         try:
             return self._deserialize(message)
         except DecodeError:

@@ -100,9 +100,10 @@ class InFlight:
         """
         self._take(call, self._places)
         call.pool = self
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine always runs in a task
+        # Finding the loop takes a system call.
         loop = self._loop or asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task
         call.expiry = loop.time() + timeout
         self._calls[task] = call
         task.add_done_callback(self._finished)

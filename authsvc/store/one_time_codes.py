@@ -60,7 +60,7 @@ INSERT INTO one_time_codes
 SELECT $1, $2, $3, $4, sha256(uuid_send($1) || $5), $6, $7
 FROM (SELECT count(*) FROM owner) AS locked (owners)
 WHERE $4::uuid IS NULL OR locked.owners = 1
-ON CONFLICT (email_canonical, purpose, user_id) DO UPDATE SET
+ON CONFLICT (email_canonical, purpose, user_id) WHERE purpose <> 'login' DO UPDATE SET
     code_id = excluded.code_id, code_hash = excluded.code_hash, attempts = 0,
     network_attempts = '{}',
     create_time = excluded.create_time, expire_time = excluded.expire_time, use_time = NULL
@@ -71,8 +71,9 @@ RETURNING true
 async def replace(connection: Connection, row: CodeRow) -> bool:
     """Store a code in place of the previous one with the same purpose, address and user.
 
-    Return False, and store nothing, if its user was deleted. The user's row stays locked until the
-    transaction ends.
+    Login codes replace no other: each belongs to its own challenge, and if a stranger's request
+    replaced the user's code, the user could not log in. Return False, and store nothing, if its
+    user was deleted. The user's row stays locked until the transaction ends.
     """
     stored = await connection.fetchval(
         _REPLACE,
@@ -128,7 +129,7 @@ WITH owner AS (
         WHEN use_time IS NULL THEN set_config('synchronous_commit', 'off', true)
     END
 ), decoy AS ({WRITE_DECOY})
-SELECT matched FROM claimed
+SELECT bool_or(matched) FROM claimed
 """  # noqa: S608 - made of constants
 
 

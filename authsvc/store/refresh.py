@@ -1,5 +1,6 @@
 """Owns the use of refresh tokens: the counter in the session's row determines the current one."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from authsvc.models.ids import SessionId
@@ -55,3 +56,62 @@ async def advance(
         event.detail,
     )
     return None if row is None else stored_session(row)
+
+
+# As above, for many sessions. It never waits for a lock, so that no session holds up the others,
+# and so that it can't deadlock, in whatever order it locks.
+_ADVANCE_MANY = f"""
+WITH asked AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::bigint[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::text[],
+        $11::text[]
+    ) AS asked (session_id, counter, event_id, caller, request_id, client_ip, agent, detail)
+), free AS (
+    SELECT s.session_id FROM sessions s WHERE s.session_id = any($1)
+    FOR NO KEY UPDATE SKIP LOCKED
+), advanced AS (
+    UPDATE sessions s
+    SET refresh_counter = s.refresh_counter + 1, refresh_time = $3,
+        last_use_time = greatest(s.last_use_time, $3),
+        idle_expire_time = least($4, s.absolute_expire_time)
+    FROM free, asked, users u
+    WHERE s.session_id = free.session_id AND s.session_id = asked.session_id
+        AND s.refresh_counter = asked.counter AND s.revoke_time IS NULL
+        AND s.idle_expire_time > $3 AND u.user_id = s.user_id AND u.status = 'active'
+    RETURNING {COLUMNS}, asked.event_id, asked.caller, asked.request_id, asked.client_ip,
+        asked.agent, asked.detail
+), recorded AS (
+    INSERT INTO {audit.TARGET}
+    SELECT event_id, $3, $5, caller, request_id, user_id, session_id, client_ip::inet, agent,
+        detail::jsonb
+    FROM advanced
+)
+SELECT * FROM advanced
+"""  # noqa: S608 - made of constants
+
+
+async def advance_many(
+    connection: Connection,
+    counters: Mapping[SessionId, int],
+    idle_expire_time: datetime,
+    events: Sequence[AuditRow],
+) -> Mapping[SessionId, StoredSession]:
+    """Do as `advance` for several sessions with an event each, all of one type and time.
+
+    Sessions that can't be advanced, or that another transaction has locked, are left out.
+    """
+    rows = await connection.fetch(
+        _ADVANCE_MANY,
+        list(counters),
+        list(counters.values()),
+        events[0].occur_time,
+        idle_expire_time,
+        events[0].type,
+        [event.event_id for event in events],
+        [event.call.caller for event in events],
+        [event.call.request_id for event in events],
+        [event.client.ip for event in events],
+        [event.client.user_agent for event in events],
+        [event.detail for event in events],
+    )
+    return {row["session_id"]: stored_session(row) for row in rows}

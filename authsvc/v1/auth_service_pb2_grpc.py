@@ -203,8 +203,9 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RequestLoginCode(self, request, context):
-        """Sends a code that replaces the password for one login. The answer is the
-        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. Codes of earlier
+        requests keep working, each for its own challenge. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -70,8 +70,9 @@ class AuthServiceStub:
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
-    """Sends a code that replaces the password for one login. The answer is the
-    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. Codes of earlier
+    requests keep working, each for its own challenge. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
@@ -214,8 +215,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
-    """Sends a code that replaces the password for one login. The answer is the
-    same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+    """Sends a code that replaces the password for one login. Codes of earlier
+    requests keep working, each for its own challenge. The answer is the same
+    for unknown addresses, to which nothing is sent. Roles: app. Reasons:
     EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
@@ -391,8 +393,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_service_pb2.RequestLoginCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.RequestLoginCodeResponse, _abc.Awaitable[_auth_service_pb2.RequestLoginCodeResponse]]:
-        """Sends a code that replaces the password for one login. The answer is the
-        same for unknown addresses, to which nothing is sent. Roles: app. Reasons:
+        """Sends a code that replaces the password for one login. Codes of earlier
+        requests keep working, each for its own challenge. The answer is the same
+        for unknown addresses, to which nothing is sent. Roles: app. Reasons:
         EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 

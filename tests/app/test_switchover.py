@@ -10,39 +10,47 @@ import asyncpg
 import grpc
 import pytest
 
+from authsvc.app.build import Parts, open_parts
 from authsvc.config import Settings
 from authsvc.core.lib.clock import elapsed
+from authsvc.core.sessions.validation import SessionCheck
+from authsvc.core.tokens.validation import TokenCheck
+from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import SessionId
 from authsvc.store import api_keys, sessions, signing_keys
 from authsvc.v1.auth_service_pb2 import ValidateApiKeyRequest
 from authsvc.v1.common_pb2 import Tokens
 from authsvc.v1.session_service_pb2 import RevokeSessionRequest
 from tests.support.databases import settings_for
+from tests.support.jobs import running
 from tests.support.service import Service, StartService
 from tests.support.standby import Pair, primary_and_standby
 
 _PATIENCE = 60.0
-_NOT_ACTIVE = {"SESSION_REVOKED", "UNAVAILABLE"}
+_ACTIVE, _REVOKED, _NO_ANSWER = "active", "SESSION_REVOKED", "no answer"
 
 
-async def _ask(service: Service, tokens: Tokens, *, strict: bool) -> list[str]:
-    """Return why the session and its access token are not active, "" if they are."""
-
-    async def reason(answer: object) -> str:
+async def _ask(replica: Parts, tokens: Tokens, *, strict: bool) -> set[str]:
+    """Return what is said of the session, and of its access token."""
+    session = SessionCheck(tokens.session_token, strict=strict)
+    token = TokenCheck(tokens.access_token, strict=strict)
+    answers = set()
+    for answer in (
+        replica.use.session_validation.validate(session),
+        replica.use.token_validation.validate(token),
+    ):
         try:
-            return str(await answer)  # type: ignore[misc] # either of the two below
-        except grpc.aio.AioRpcError as error:
-            return error.code().name
-
-    return [
-        await reason(service.judge_session(tokens.session_token, strict=strict)),
-        await reason(service.judge_token(tokens.access_token, strict=strict)),
-    ]
+            result = await answer
+        except StoreUnavailable:
+            answers.add(_NO_ANSWER)
+        else:
+            answers.add(str(result.reason or _ACTIVE))
+    return answers
 
 
-async def _until_active(service: Service, tokens: Tokens) -> None:
+async def _until_active(replica: Parts, tokens: Tokens) -> None:
     async with asyncio.timeout(_PATIENCE):
-        while await _ask(service, tokens, strict=True) != ["", ""]:  # noqa: ASYNC110 - no event
+        while await _ask(replica, tokens, strict=True) != {_ACTIVE}:  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.01)
 
 
@@ -74,36 +82,45 @@ async def test_revoked_after_switchover_is_never_active_on_a_replica_that_stayed
     settings: Settings, start_service: StartService, tmp_path: Path
 ) -> None:
     async with primary_and_standby(tmp_path) as pair, aiohttp.ClientSession() as http:
+        await _standby_is_refused(pair)
         database = settings_for(pair.url, pool_min=2)
         both = settings.model_copy(update={"database": database})
-        here, there = await start_service(both), await start_service(both)
-        revoked, kept = await here.new_session(), await here.login()
-        for tokens in (revoked, kept):
-            await _until_active(there, tokens)
-        await _standby_is_refused(pair)
-        await _while_no_server_is_writable(http, there, pair)
+        here = await start_service(both)
+        # It writes nothing, and nobody asks for its health, so only its reads can tell it.
+        async with open_parts(both) as there:
+            await there.use.signing_keys.load()
+            async with running(there.revocation_reader, there.doorbell):
+                await _switch_over(pair, http, here, there)
 
-        for tokens in (revoked, kept):
-            await _until_active(there, tokens)
-            assert await _ask(there, tokens, strict=False) == ["", ""]
-        await pair.demote()
-        await pair.promote()
-        acknowledged = await _revoke(here, revoked)
-        bound = settings.sessions.cache_staleness.total_seconds()
-        async with asyncio.timeout(_PATIENCE):
-            while True:
-                assert set(await _ask(there, revoked, strict=True)) <= _NOT_ACTIVE
-                begun = elapsed()
-                answers = await _ask(there, revoked, strict=False)
-                if begun > acknowledged + bound:
-                    assert set(answers) <= _NOT_ACTIVE
-                if answers == ["SESSION_REVOKED", "SESSION_REVOKED"]:
-                    break
-                await asyncio.sleep(0.005)
-        await _until_active(there, kept)
-        assert await _ask(there, revoked, strict=True) == ["SESSION_REVOKED"] * 2
-        await _readiness(http, there, 200)
-        assert there.app._parts.revocation_reader.is_fresh()
+
+async def _switch_over(
+    pair: Pair, http: aiohttp.ClientSession, here: Service, there: Parts
+) -> None:
+    revoked, kept = await here.new_session(), await here.login()
+    for tokens in (revoked, kept):
+        await _until_active(there, tokens)
+    await _while_no_server_is_writable(pair, http, here)
+
+    for tokens in (revoked, kept):
+        await _until_active(there, tokens)
+        assert await _ask(there, tokens, strict=False) == {_ACTIVE}
+    await pair.demote()
+    await pair.promote()
+    acknowledged = await _revoke(here, revoked)
+    bound = here.settings.sessions.cache_staleness.total_seconds()
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            assert _ACTIVE not in await _ask(there, revoked, strict=True)
+            begun = elapsed()
+            answers = await _ask(there, revoked, strict=False)
+            assert _ACTIVE not in answers or begun <= acknowledged + bound
+            if answers == {_REVOKED}:
+                break
+            await asyncio.sleep(0.005)
+    await _until_active(there, kept)
+    assert await _ask(there, revoked, strict=True) == {_REVOKED}
+    await _readiness(http, here, 200)
+    assert there.revocation_reader.is_fresh()
 
 
 async def _standby_is_refused(pair: Pair) -> None:
@@ -121,9 +138,9 @@ async def _standby_is_refused(pair: Pair) -> None:
 
 
 async def _while_no_server_is_writable(
-    http: aiohttp.ClientSession, service: Service, pair: Pair
+    pair: Pair, http: aiohttp.ClientSession, service: Service
 ) -> None:
-    """A replica that no caller uses leaves the read-only server by itself, and says why."""
+    """A replica leaves the read-only server by itself, and says why it is not ready."""
     await pair.demote()
     text = await _readiness(http, service, 503)
     assert "read-only" in text or "in recovery" in text

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 import pytest
@@ -13,7 +13,9 @@ from tests.support.http2 import END_STREAM, HEADERS, Connection, tls_context
 from tests.support.probe import STRANGER, ProbeServer, identity_of, outcome
 
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
-STREAMS = 250
+LIST = "/grpc.health.v1.Health/List"
+# Together more than all strangers may hold; on each fewer than a connection may have.
+CONNECTIONS, STREAMS = 3, 90
 EMPTY = bytes(5)
 
 
@@ -21,20 +23,34 @@ EMPTY = bytes(5)
 async def held(
     probe: ProbeServer, authority: Authority, caller: Certificate, method: str, message: bytes
 ) -> AsyncIterator[None]:
-    """Hold as many streams of a caller as the server lets it, out of `STREAMS`."""
+    """Hold as many streams of a caller as the server lets it, on a few connections."""
     context = tls_context(authority.certificate, caller)
-    async with Connection.open(probe.server.port, context) as connection:
-        streams = range(1, 2 * STREAMS, 2)
-        for stream in streams:
-            await connection.start(method, stream, message)
-        waiting = set(streams)
-        async with asyncio.timeout(60):
-            # The last ones are refused, and all before them have been served or are held.
-            while (frame := await connection.frame()) and streams[-1] in waiting:
-                if frame.flags & END_STREAM and frame.kind == HEADERS:
-                    waiting.discard(frame.stream)
-        assert len(waiting) > 20
+    async with AsyncExitStack() as stack:
+        held = 0
+        for _ in range(CONNECTIONS):
+            connection = await stack.enter_async_context(
+                Connection.open(probe.server.port, context)
+            )
+            held += await held_on(connection, method, message)
+        assert 20 < held < CONNECTIONS * STREAMS
         yield
+
+
+async def held_on(connection: Connection, method: str, message: bytes) -> int:
+    """Open streams on a connection; return how many were not refused."""
+    streams = range(1, 2 * STREAMS, 2)
+    for stream in streams:
+        await connection.start(method, stream, message)
+    refused = set()
+    # Ended by a call that is answered in any case, and served after those before it.
+    await connection.begin(LIST, b"", streams[-1] + 2)
+    async with asyncio.timeout(60):
+        while frame := await connection.frame():
+            if frame.kind == HEADERS and frame.flags & END_STREAM:
+                refused.add(frame.stream)
+                if streams[-1] + 2 in refused:
+                    break
+    return STREAMS - len(refused) + 1
 
 
 async def healthy(channel: grpc.aio.Channel) -> list[str]:

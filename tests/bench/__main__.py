@@ -27,7 +27,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, targets(Path(folder)) as (echo, service, start):
-        bench = Bench(echo, service, options.seconds, options.rounds, options.only)
+        bench = Bench(
+            echo=echo,
+            service=service,
+            folder=Path(folder),
+            seconds=options.seconds,
+            rounds=options.rounds,
+            only=options.only,
+        )
         rows = [
             Row("start to SERVING", f"{start:.2f} s", "≤ 2 s"),
             Row("memory at rest", f"{service.memory_mb():.0f} MB", "≤ 120 MB"),

@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,8 @@ class Target:
 def targets(folder: Path, **environment: str) -> Iterator[tuple[Target, Target, float]]:
     """Start everything; yield the echo, the service, and its seconds from start to SERVING.
 
-    `environment` has more variables for the service.
+    `environment` has more variables for the service. `metered` starts another replica of it in the
+    same folder.
     """
     workspace = Workspace(folder)
     workspace.prepare()
@@ -85,22 +86,41 @@ def targets(folder: Path, **environment: str) -> Iterator[tuple[Target, Target, 
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        grpc_port, http_port = _free_port(), _free_port()
         began = time.monotonic()
-        process = _start(
-            stack,
-            ["-m", "authsvc", "serve", "-c", str(workspace.config)],
-            AUTHSVC_SECRETS_DIR=str(workspace.secrets),
-            AUTHSVC_GRPC__ADDRESS=f"127.0.0.1:{grpc_port}",
-            AUTHSVC_HTTP__ADDRESS=f"127.0.0.1:{http_port}",
-            AUTHSVC_LOG__FORMAT="json",
-            AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
-            AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
-            **{"AUTHSVC_LOG__LEVEL": "warning", **environment},
-        )
-        service = Target("service", grpc_port, process.pid, workspace.certificates)
+        service = _serve(stack, workspace, "authsvc", **environment)
         asyncio.run(_until_serving(service))
         yield echo, service, time.monotonic() - began
+
+
+@asynccontextmanager
+async def metered(folder: Path) -> AsyncIterator[tuple[Target, Path]]:
+    """Start a service that measures its turns; yield it and the socket to ask it by.
+
+    It keeps a core busy, so it runs only while it is needed.
+    """
+    path = folder / "turns.sock"
+    with ExitStack() as stack:
+        # What is sent is rejected by the thousand, and each rejection would be a line.
+        quiet = {"AUTHSVC_LOG__LEVEL": "error"}
+        service = _serve(stack, Workspace(folder), "tests.bench.metered", str(path), **quiet)
+        await _until_serving(service)
+        yield service, path
+
+
+def _serve(stack: ExitStack, workspace: Workspace, *program: str, **environment: str) -> Target:
+    grpc_port, http_port = _free_port(), _free_port()
+    process = _start(
+        stack,
+        ["-m", *program, "serve", "-c", str(workspace.config)],
+        AUTHSVC_SECRETS_DIR=str(workspace.secrets),
+        AUTHSVC_GRPC__ADDRESS=f"127.0.0.1:{grpc_port}",
+        AUTHSVC_HTTP__ADDRESS=f"127.0.0.1:{http_port}",
+        AUTHSVC_LOG__FORMAT="json",
+        AUTHSVC_RATE_LIMITS__POLICIES__BENCH='{"requests": 1000000000, "window": "1d"}',
+        AUTHSVC_RATE_LIMITS__POLICIES__ONCE='{"requests": 1, "window": "1d"}',
+        **{"AUTHSVC_LOG__LEVEL": "warning", **environment},
+    )
+    return Target("service", grpc_port, process.pid, workspace.certificates)
 
 
 def _start(stack: ExitStack, arguments: list[str], **environment: str) -> subprocess.Popen[bytes]:

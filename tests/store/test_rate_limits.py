@@ -211,37 +211,50 @@ async def test_durable_limits_are_logged_and_others_are_not(database: Database) 
         assert [row["remaining"] for row in rows] == [8, 10, 9, 8]
 
 
-async def test_durability_of_a_policy_may_change(database: Database) -> None:
-    async with database.connection() as connection:
-        other = replace(_RULE, durable=True)
-        for rule in (_RULE, other, _RULE):
+async def test_key_has_a_row_of_each_kind_if_its_policy_changed(database: Database) -> None:
+    before, after = _RULE, replace(_RULE, durable=True)
+    async with database.connection() as connection, database.transaction() as other:
+        for rule in (before, after, before):
             (row,) = await _charge(connection, ["k"], rule)
         assert row["remaining"] == 8
-        (row,) = await store.look(connection, [other], ["k"], [1], _START)
-        assert row["remaining"] == 9
+        await store.refund(connection, [after], ["k"], [1], _START)
+        await store.reset(connection, after, "k")
+        await store.reset(connection, replace(before, policy="apj"), "k")
+        rows = await store.look(connection, [before, after], ["k", "k"], [1, 1], _START)
+        assert [row["remaining"] for row in rows] == [8, 10]
+        await _charge(connection, ["k"], after)
+        await other.execute("SELECT FROM rate_limits WHERE NOT durable FOR UPDATE")
+        assert await store.held(connection, [before, after], ["k", "k"]) == [0]
+        assert await store.held(connection, [replace(before, policy="apj")], ["k"]) == []
 
 
-@pytest.mark.parametrize(("durable", "commit"), [(True, "off"), (False, "on")])
+_NOTE_COMMIT = """
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('test.commit', current_setting('synchronous_commit'), false);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON rate_limits EXECUTE FUNCTION note();
+"""
+
+
+@pytest.mark.parametrize(("rule", "commit"), [(_DURABLE, "off"), (_RULE, "on")])
 async def test_only_durable_charges_and_refunds_commit_unflushed(
-    database: Database, durable: bool, commit: str
+    database: Database, rule: Rule, commit: str
 ) -> None:
-    many = f"'{{{durable}}}', '{{p}}', '{{token_bucket}}', '{{9}}', '{{9000000}}', '{{0}}'"
-    one = f"{durable}, 'p', 'token_bucket', 9, 9000000, 0"
     async with database.connection() as connection:
+        await connection.execute(_NOTE_COMMIT)
         await connection.execute("SET synchronous_commit = on")
         for call in (
-            f"rate_limit_charge({many}, '{{1}}', '{{1}}', '{{1}}', '{{k}}', NULL)",
-            (
-                f"rate_limit_charge_together('{{{durable}}}', '{{p}}', '{{k}}', '{{1}}',"
-                " '{token_bucket}', '{9}', '{9000000}', '{0}', '{1}', '{1}', NULL)"
-            ),
-            f"rate_limit_refund({one}, 1, 'k', NULL)",
+            store.charge(connection, [Kind(_RULE, 1, 1), Kind(rule, 1, 1)], [0, 1], ["a", "k"]),
+            store.charge_together(connection, [_RULE, rule], ["a", "k"], [1, 1], [2]),
+            store.refund(connection, [_RULE, rule], ["a", "k"], [1, 1]),
         ):
-            async with connection.transaction():
-                await connection.execute(f"SELECT * FROM {call}")
-                assert await connection.fetchval("SHOW synchronous_commit") == commit
+            await connection.execute("SET test.commit = 'unknown'")
+            await call
+            assert await connection.fetchval("SHOW test.commit") == commit
             assert await connection.fetchval("SHOW synchronous_commit") == "on"
-        await connection.execute("RESET synchronous_commit")
+        await connection.execute("RESET ALL")
 
 
 async def test_durable_charge_or_refund_is_refused_within_a_transaction(

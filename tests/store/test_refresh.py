@@ -1,44 +1,60 @@
 """Advancing a refresh counter: once or not at all, and its audit event likewise."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row
+from authsvc.core.lib.ids import uuid7
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import refresh
 from authsvc.store import sessions as store
 from tests.support.sessions import CALL, CLIENT, DAY, World
 
+Advance = Callable[[SessionId, int], Awaitable[bool]]
 
-async def _advance(world: World, session_id: SessionId, counter: int) -> bool:
-    now = world.clock.now()
-    event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
-    async with world.database.connection() as connection:
-        stored = await refresh.advance(
-            connection, session_id, counter, now + DAY, event_row(now, event)
-        )
-    return stored is not None
+
+@pytest.fixture(params=["alone", "with others"])
+def advance(request: pytest.FixtureRequest, world: World) -> Advance:
+    """Advances a session's counter, by either statement."""
+
+    async def advance(session_id: SessionId, counter: int) -> bool:
+        now = world.clock.now()
+        event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
+        row = event_row(now, event)
+        async with world.database.connection() as connection:
+            if request.param == "alone":
+                return bool(await refresh.advance(connection, session_id, counter, now + DAY, row))
+            other = SessionId(uuid7(now))
+            counters = {other: counter, session_id: counter}
+            found = await refresh.advance_many(
+                connection, counters, now + DAY, [event_row(now, event), row]
+            )
+            return session_id in found
+
+    return advance
 
 
 async def _opened(world: World) -> SessionId:
     return (await world.open(world.replica())).session_id
 
 
-async def test_counter_is_advanced_and_recorded_once(world: World) -> None:
+async def test_counter_is_advanced_and_recorded_once(world: World, advance: Advance) -> None:
     session_id = await _opened(world)
-    outcomes = await asyncio.gather(*(_advance(world, session_id, 0) for _ in range(30)))
+    outcomes = await asyncio.gather(*(advance(session_id, 0) for _ in range(30)))
     assert outcomes.count(True) == 1
     assert len(await world.events("session.refresh")) == 1
-    assert await _advance(world, session_id, 1)
+    assert await advance(session_id, 1)
     assert (await world.row(session_id))["refresh_counter"] == 2
 
 
 @pytest.mark.slow
-async def test_event_refers_to_session_and_user(world: World) -> None:
+async def test_event_refers_to_session_and_user(world: World, advance: Advance) -> None:
     session_id = await _opened(world)
-    await _advance(world, session_id, 0)
+    await advance(session_id, 0)
     (event,) = await world.events("session.refresh")
     assert event["session_id"] == session_id
     assert event["user_id"] == (await world.row(session_id))["user_id"]
@@ -50,12 +66,12 @@ async def test_event_refers_to_session_and_user(world: World) -> None:
 
 @pytest.mark.parametrize("obstacle", ["older", "newer", "revoked", "expired", "disabled"])
 async def test_only_current_token_of_active_session_advances_counter(
-    world: World, obstacle: str
+    world: World, advance: Advance, obstacle: str
 ) -> None:
     # Another user, who is active, makes no difference.
     await world.add_user()
     session_id = await _opened(world)
-    await _advance(world, session_id, 0)
+    await advance(session_id, 0)
     row = await world.row(session_id)
     now = world.clock.now()
     if obstacle == "revoked":
@@ -66,35 +82,65 @@ async def test_only_current_token_of_active_session_advances_counter(
     elif obstacle == "disabled":
         await world.disable(row["user_id"])
     counter = {"older": 0, "newer": 2}.get(obstacle, 1)
-    assert not await _advance(world, session_id, counter)
+    assert not await advance(session_id, counter)
     assert (await world.row(session_id))["refresh_counter"] == 1
     assert (await world.row(session_id))["idle_expire_time"] == row["idle_expire_time"]
     assert len(await world.events("session.refresh")) == 1
 
 
-async def test_lagging_clock_does_not_move_last_use_back(world: World) -> None:
+async def test_lagging_clock_does_not_move_last_use_back(world: World, advance: Advance) -> None:
     session_id = await _opened(world)
     before = await world.row(session_id)
     world.clock.advance(-5)
-    assert await _advance(world, session_id, 0)
+    assert await advance(session_id, 0)
     assert (await world.row(session_id))["last_use_time"] == before["last_use_time"]
 
 
-async def test_other_sessions_are_left_alone(world: World) -> None:
+async def test_other_sessions_are_left_alone(world: World, advance: Advance) -> None:
     session_id, other = await _opened(world), await _opened(world)
     before = await world.row(other)
     world.clock.advance(1)
-    assert await _advance(world, session_id, 0)
+    assert await advance(session_id, 0)
     assert await world.row(other) == before
     row = await world.row(session_id)
     assert row["refresh_time"] == row["last_use_time"] == world.clock.now()
     assert row["idle_expire_time"] == world.clock.now() + DAY
 
 
-async def test_idle_expiry_never_exceeds_absolute_expiry(world: World) -> None:
+async def test_idle_expiry_never_exceeds_absolute_expiry(world: World, advance: Advance) -> None:
     session_id = await _opened(world)
     end = (await world.row(session_id))["absolute_expire_time"]
     await world.execute("UPDATE sessions SET idle_expire_time = absolute_expire_time")
     world.clock.advance(end - world.clock.now() - DAY / 2)
-    assert await _advance(world, session_id, 0)
+    assert await advance(session_id, 0)
     assert (await world.row(session_id))["idle_expire_time"] == end
+
+
+async def test_many_sessions_are_advanced_with_an_event_each(world: World) -> None:
+    opened = [await _opened(world) for _ in range(5)]
+    now = world.clock.now()
+    rows = [
+        event_row(now, AuditEvent(AuditType.REFRESH, replace(CALL, request_id=f"r{n}")))
+        for n in range(5)
+    ]
+    async with world.database.connection() as connection:
+        found = await refresh.advance_many(
+            connection, dict(zip(opened, [0, 0, 7, 0, 0], strict=True)), now + DAY, rows
+        )
+    assert set(found) == {*opened} - {opened[2]}
+    assert {stored.session.refresh_counter for stored in found.values()} == {1}
+    events = await world.events("session.refresh")
+    assert {event["session_id"]: event["request_id"] for event in events} == {
+        session_id: f"r{n}" for n, session_id in enumerate(opened) if n != 2
+    }
+
+
+async def test_locked_session_does_not_hold_up_the_others(world: World) -> None:
+    locked, free = await _opened(world), await _opened(world)
+    now = world.clock.now()
+    rows = [event_row(now, AuditEvent(AuditType.REFRESH, CALL)) for _ in range(2)]
+    async with world.database.transaction() as holder:
+        await holder.execute("SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE", locked)
+        async with world.database.connection() as connection:
+            found = await refresh.advance_many(connection, {locked: 0, free: 0}, now + DAY, rows)
+    assert set(found) == {free}

@@ -27,6 +27,7 @@ from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.codes.redemption import CodeProofs
+from authsvc.core.lib.slices import Slices
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.messages.outbox import Message, MessageKind, unseal
 from authsvc.core.tokens.validation import TokenValidation
@@ -96,7 +97,7 @@ class Coded:
         self.service = service
         self.database, self.clock = service.database, service.clock
         reclaim = AccountReclaim(service.sessions.ending, self.clock)
-        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation)
+        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation, Slices())
         self.verification = EmailVerification(
             database=self.database,
             codes=service.codes,

@@ -95,7 +95,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPos
         if server.is_running():
             resume(server)
         server.stop()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def freeze(server: EmbeddedPostgres) -> None:

@@ -23,7 +23,8 @@ _PATIENCE = 30.0
 class PgBouncer:
     """Relays every database of `dsn`'s server; `dsn` is that database's address through it.
 
-    The settings are PgBouncer's own defaults, except for the mode and `changes`.
+    The settings are PgBouncer's own defaults, except for the mode and `changes`; the content of a
+    file is given as bytes.
     """
 
     def __init__(self, program: Program, dsn: str, **changes: object) -> None:
@@ -39,8 +40,10 @@ class PgBouncer:
         self._launcher = Launcher(self._user)
         self._folder = Path(tempfile.mkdtemp(prefix="authsvc-pgbouncer-"))
         login = self._server.netloc.rpartition("@")[0]
-        where = f"host={quote(str(self._folder), safe='/')}&port={_PORT}"
+        port = changes.get("listen_port", _PORT)
+        where = f"host={quote(str(self._folder), safe='/')}&port={port}"
         self.dsn = f"postgresql://{login}@{self._server.path}?{where}"
+        self.tcp_dsn = f"postgresql://{login}@localhost:{port}{self._server.path}"
 
     def start(self) -> None:
         """Start it; connections are refused until it listens."""
@@ -64,10 +67,13 @@ class PgBouncer:
 
     async def reachable(self) -> None:
         """Return once the server can be reached through it."""
+        # With TLS, PgBouncer wants it on its Unix socket too, where no client speaks it.
+        tls = "client_tls_sslmode" in self._changes
+        address = f"{self.tcp_dsn}?sslmode=require" if tls else self.dsn
         async with asyncio.timeout(_PATIENCE):
             while True:
                 try:
-                    connection = await asyncpg.connect(self.dsn, statement_cache_size=0)
+                    connection = await asyncpg.connect(address, statement_cache_size=0)
                 except (OSError, asyncpg.PostgresError):
                     await asyncio.sleep(0.02)
                 else:
@@ -99,7 +105,12 @@ class PgBouncer:
             "pool_mode": "transaction",
             "logfile": self._folder / "log.txt",
         }
-        lines = [f"{name} = {value}" for name, value in (settings | self._changes).items()]
+        settings |= self._changes
+        for name, value in settings.items():
+            if isinstance(value, bytes):
+                settings[name] = self._folder / name
+                (self._folder / name).write_bytes(value)
+        lines = [f"{name} = {value}" for name, value in settings.items()]
         databases = f"* = host={host} port=5432"
         text = "\n".join(["[databases]", databases, "[pgbouncer]", *lines, ""])
         (self._folder / "settings.ini").write_text(text)

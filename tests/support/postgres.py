@@ -103,7 +103,8 @@ class PostgresServer:
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Create a folder in memory, where files cost a tenth, or on disk when memory is short.
 
-    What killed workers left there is removed; the caller has to remove the folder.
+    What killed workers left there is removed; the caller has to remove the folder, which another
+    worker may do first once its server has stopped.
     """
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
         return tmp_path_factory.mktemp("postgres")
@@ -139,7 +140,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgr
         server.close()
     finally:
         embedded.stop()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

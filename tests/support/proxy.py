@@ -20,6 +20,10 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self.dsn = ""
 
+    def redirect(self, dsn: str) -> None:
+        """Relay new connections to the server of `dsn`; those that are open stay where they are."""
+        self._address = urlsplit(dsn)
+
     def hold(self) -> None:
         """Go silent: connections stay open, but nothing gets through."""
         self._flows.clear()

@@ -86,6 +86,7 @@ def build_sessions(
     settings: SessionSettings,
     tokens: TokenSettings,
     is_fresh: Callable[[], bool] = lambda: True,
+    slices: Slices | None = None,
 ) -> Sessions:
     """Return the use cases of a replica, which is not notified of revocations."""
     codec = RefreshTokenCodec(ring.derive("refresh-token"))
@@ -105,7 +106,7 @@ def build_sessions(
             settings=settings,
             clock=clock,
             is_fresh=is_fresh,
-            slices=Slices(),
+            slices=slices or Slices(),
         ),
         refreshing=SessionRefresh(
             database=database,
@@ -161,6 +162,7 @@ class World:
         database: Database | None = None,
         is_fresh: Callable[[], bool] = lambda: True,
         tokens: TokenSettings | None = None,
+        slices: Slices | None = None,
         **settings: object,
     ) -> Replica:
         """Return a replica with these session settings, which is not notified of revocations."""
@@ -176,8 +178,11 @@ class World:
             settings=SessionSettings.model_validate(settings),
             tokens=token_settings,
             is_fresh=is_fresh,
+            slices=slices,
         )
-        return Replica(sessions, TokenValidation(access_tokens, sessions.validation, Slices()))
+        return Replica(
+            sessions, TokenValidation(access_tokens, sessions.validation, slices or Slices())
+        )
 
     async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:
         self._users += 1

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.app.build import Parts, open_parts
-from authsvc.config import Settings
+from authsvc.config import DatabaseSettings, Settings
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.lib.clock import elapsed
 from authsvc.core.sessions.validation import SessionCheck
@@ -19,7 +19,7 @@ from authsvc.models.ids import UserId
 from authsvc.models.tokens import Tokens
 from authsvc.store.postgres.migrator import migrate
 from tests.support.accounts import CALL, EMAIL, PASSWORD, cheap_passwords
-from tests.support.databases import kill, settings_for
+from tests.support.databases import kill
 from tests.support.jobs import running
 from tests.support.pgbouncer import PgBouncer
 from tests.support.sessions import CLIENT, METHODS
@@ -82,8 +82,13 @@ class Behind:
 async def behind(settings: Settings, own_server: EmbeddedPostgres) -> AsyncIterator[Behind]:
     await migrate(own_server.dsn())
     async with AsyncExitStack() as stack:
-        pooler = await stack.enter_async_context(PgBouncer(PGBOUNCER, own_server.dsn()))
-        changes = {"database": settings_for(pooler.dsn), "passwords": cheap_passwords()}
+        # By default it waits 15 s before it tries a server again that it did not reach.
+        impatient = {"server_login_retry": 1, "server_connect_timeout": 2}
+        pooler = await stack.enter_async_context(
+            PgBouncer(PGBOUNCER, own_server.dsn(), **impatient)
+        )
+        database = DatabaseSettings.model_validate({"url": pooler.dsn})
+        changes = {"database": database, "passwords": cheap_passwords()}
         replicas = []
         for _ in range(2):
             parts = await stack.enter_async_context(open_parts(settings.model_copy(update=changes)))

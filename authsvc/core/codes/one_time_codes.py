@@ -70,6 +70,8 @@ class OneTimeCodes:
     ) -> IssuedCode:
         """Issue a code for an address, replacing the user's previous one with the same purpose.
 
+        Except that login codes replace no other, so that a request leaves other requests' alone.
+
         If `user_id` is None or `usable` is False, it looks like any other code but never works.
         Runs in the caller's transaction, in which the user's row stays locked.
 

@@ -86,7 +86,9 @@ class CodeLimits:
         Raises:
             TooManyAttempts: A limit is reached; nothing was charged.
         """
-        charges = [keyed_charge(self._key, _ADDRESS, address) for address in recipients]
+        # Requests for other codes must not keep anybody from a reset, the way in when locked out.
+        apart = purpose.value if purpose is Purpose.RESET_PASSWORD else ""
+        charges = [keyed_charge(self._key, _ADDRESS, address, apart) for address in recipients]
         if self._interval:
             who = (purpose.value, recipients[0], str(user_id or ""))
             charges.append(keyed_charge(self._key, _RESEND, *who))

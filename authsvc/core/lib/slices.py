@@ -23,26 +23,24 @@ class Slices:
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
         self._clock = clock
         self._end: float | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: dict[object, asyncio.Future[None]] = {}
 
     async def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Return the function's result for each item, in order; raise what it raises."""
         results: list[Result] = []
         clock, append = self._clock, results.append
-        if self._waiting:
-            await self._next_turn()
+        if self._waiting or clock() >= self._begin():
+            await self._wait()
         remaining = iter(items)
         while True:
             end = self._begin()
-            while clock() >= end:
-                await self._next_turn()
-                end = self._begin()
             for item in remaining:
                 append(function(item))
                 if clock() >= end:
                     break
             else:
                 return results
+            await self._wait()
 
     def _begin(self) -> float:
         """Return when the slice of this turn ends; the first to ask begins it."""
@@ -54,15 +52,20 @@ class Slices:
     def _finish(self) -> None:
         """Let all that wait try in the next turn, in the order in which they came."""
         self._end = None
-        for future in self._waiting:
+        for future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
 
-    async def _next_turn(self) -> None:
-        self._begin()  # so that `_finish` comes, even if all that are ahead are cancelled
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+    async def _wait(self) -> None:
+        """Wait for a slice, behind all that wait already."""
+        place = object()
         try:
-            await future
+            while True:
+                self._begin()  # so that `_finish` comes, even if all that are ahead are cancelled
+                # A place that is there already keeps its position.
+                self._waiting[place] = asyncio.get_running_loop().create_future()
+                await self._waiting[place]
+                if self._clock() < self._begin():
+                    return
         finally:
-            self._waiting.remove(future)
+            self._waiting.pop(place)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from authsvc.core.lib.processors import spare_processors
+from authsvc.core.passwords.processors import spare_processors
 from authsvc.errors import Overloaded
 
-_NICENESS = int(os.environ.get("XNICE", "5"))
+# Below the other threads of the service, but with a share of a loaded machine: at 19, a login took
+# seconds there, and a starved thread that held the interpreter's lock stalled all other calls.
+_NICENESS = 5
 
 Result = TypeVar("Result")
 
@@ -33,8 +35,8 @@ class HashPool:
     """Threads with a bounded queue and bounded memory, where jobs mostly run in order of arrival.
 
     The jobs that run at once need at most `memory_kib` in all. `slow` jobs may take a second and
-    hundreds of MiB each: they never occupy the last thread, unless it is the only one, and while
-    one of them runs, those that wait for its memory are overtaken.
+    hundreds of MiB each: they leave one thread to others (a single worker has a second thread for
+    them), and while one of them runs, those that wait for its memory are overtaken.
 
     Overloaded is raised at once if `max_queued` jobs of the same kind are waiting, and after
     `max_seconds` if a job is not done by then.
@@ -47,7 +49,8 @@ class HashPool:
         self._max_queued = max_queued
         self._memory_kib = memory_kib
         self._max_seconds = max_seconds
-        self._executor = ThreadPoolExecutor(self.workers, "hashing", initializer=_be_nice)
+        self._threads = max(2, self.workers)
+        self._executor = ThreadPoolExecutor(self._threads, "hashing", initializer=_be_nice)
         self._lock = threading.Lock()
         self._waiting: dict[_Job, None] = {}
         self._running: set[_Job] = set()
@@ -102,7 +105,7 @@ class HashPool:
 
     def _start_waiting(self) -> None:
         """Start the waiting jobs that may run now; the caller holds the lock."""
-        while len(self._running) < self.workers and (job := self._next()) is not None:
+        while len(self._running) < self._threads and (job := self._next()) is not None:
             del self._waiting[job]
             self._running.add(job)
             self._executor.submit(self._execute, job)
@@ -111,7 +114,9 @@ class HashPool:
         slow = sum(job.slow for job in self._running)
         memory_kib = sum(job.memory_kib for job in self._running)
         for job in self._waiting:
-            if job.slow and slow >= max(1, self.workers - 1):
+            if job.slow and slow >= self._threads - 1:
+                continue
+            if not job.slow and len(self._running) - slow >= self.workers:
                 continue
             if memory_kib + job.memory_kib <= self._memory_kib:
                 return job
@@ -144,7 +149,7 @@ class HashPool:
 
 
 def _be_nice() -> None:
-    """Let the event loop run before this thread, where threads have their own priority."""
+    """Let the event loop run before this thread, where threads have a priority of their own."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

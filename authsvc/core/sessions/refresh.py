@@ -7,11 +7,12 @@ nothing changes. An older token has been used by two parties, one of whom is a t
 ends (RFC 9700, 4.14.2; ASVS 10.4.5).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event, record_event
+from authsvc.core.lib.batching import Batcher
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.ending import end_session
@@ -27,6 +28,19 @@ from authsvc.store import refresh
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
 from authsvc.store.sessions import StoredSession
+
+# Rows per statement, which are read without a pause, and callers that may wait.
+_MAX_BATCH = 100
+_MAX_WAITING = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Advance:
+    """A refresh token to use up, and the event that records it."""
+
+    session_id: SessionId
+    counter: int
+    event: AuditEvent
 
 
 class SessionRefresh:
@@ -51,6 +65,9 @@ class SessionRefresh:
         self._idle_lifetime = tokens.refresh_lifetime
         self._grace = tokens.refresh_grace
         self._clock = clock
+        self._advances = Batcher(
+            run=self._advance_many, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING
+        )
 
     async def refresh(self, call: Call, refresh_token: str, client: ClientContext) -> Tokens:
         """Return the next tokens of the session, or the current ones again within the grace window.
@@ -84,20 +101,40 @@ class SessionRefresh:
         now: datetime,
     ) -> Session | None:
         event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
-        async with self._database.connection(session_id) as connection:
-            stored = await refresh.advance(
-                connection,
-                session_id,
-                counter,
-                now + self._idle_lifetime,
-                event_row(now, event),
-            )
+        stored = await self._advances.submit(_Advance(session_id, counter, event))
+        if stored is None:
+            # If another transaction has locked the session, this call alone waits for it.
+            async with self._database.connection(session_id) as connection:
+                stored = await refresh.advance(
+                    connection,
+                    session_id,
+                    counter,
+                    now + self._idle_lifetime,
+                    event_row(now, event),
+                )
         if stored is None:
             return None
         log_event(replace(event, user_id=stored.session.user_id))
         # The cached copy still has the old expiry.
         self._cache.drop(session_id)
         return stored.session
+
+    async def _advance_many(self, asked: list[_Advance]) -> list[StoredSession | None]:
+        now = self._clock.now()
+        first: dict[SessionId, _Advance] = {}
+        for advance in asked:
+            first.setdefault(advance.session_id, advance)
+        async with self._database.connection() as connection:
+            stored = await refresh.advance_many(
+                connection,
+                {session_id: advance.counter for session_id, advance in first.items()},
+                now + self._idle_lifetime,
+                [event_row(now, advance.event) for advance in first.values()],
+            )
+        return [
+            stored.get(advance.session_id) if first[advance.session_id] is advance else None
+            for advance in asked
+        ]
 
     async def _repeat(
         self,

@@ -46,8 +46,11 @@ class TokenRpcs(Topic):
         results = await self._use.token_validation.validate_many(
             tokens, convert.text(request.audience, "audience", _MAX_AUDIENCE)
         )
-        messages = await self._use.slices.map(self._result, results)
-        return pb.BatchValidateTokensResponse(results=messages)
+        response = pb.BatchValidateTokensResponse()
+        await self._use.slices.map(
+            lambda result: response.results.append(self._result(result)), results
+        )
+        return response
 
     async def GetJwks(self, _request: pb.GetJwksRequest, _context: Context) -> pb.GetJwksResponse:
         """Return the public keys that verify access tokens."""

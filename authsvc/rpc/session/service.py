@@ -40,8 +40,9 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
             lambda item: _check(item[1], f"checks[{item[0]}]."), enumerate(request.checks)
         )
         results = await self._use.session_validation.validate_many(checks)
-        messages = await self._use.slices.map(_result, results)
-        return pb.BatchValidateSessionsResponse(results=messages)
+        response = pb.BatchValidateSessionsResponse()
+        await self._use.slices.map(lambda result: response.results.append(_result(result)), results)
+        return response
 
     async def GetSession(
         self, request: pb.GetSessionRequest, _context: Context

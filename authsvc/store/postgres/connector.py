@@ -46,7 +46,7 @@ class NotWritableError(ConnectionError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Which server this is: its system identifier, and the timeline that a promotion changes."""
+    """Which server this is: `system` identifies it, and a promotion changes its timeline."""
 
     system: int
     timeline: str

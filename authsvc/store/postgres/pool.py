@@ -241,10 +241,11 @@ class Pool:
     def _meet(self, connection: PoolConnection) -> None:
         if connection.server is None:
             return
-        if self._server is not None and self._server != connection.server:
-            self.leave("the address leads to another server or timeline")
+        before, self._server = self._server, connection.server
+        if before is not None and before != connection.server:
+            same = before.system == connection.server.system
+            self.leave(f"the address leads to another {'timeline' if same else 'server'}")
             connection.generation = self._generation
-        self._server = connection.server
 
     async def _recover(self, connection: PoolConnection) -> None:
         try:

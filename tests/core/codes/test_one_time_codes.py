@@ -191,11 +191,22 @@ async def test_hopeless_attempt_fails_but_counts(world: World) -> None:
     assert await world.claim(issued.code) == world.ada
 
 
-async def test_newer_code_replaces_previous_one(world: World) -> None:
-    first, second = await world.issue(), await world.issue()
-    assert await world.claim(first.code) is None
-    assert await world.claim(first.code, code_id=first.code_id) is None
-    assert await world.claim(second.code) == world.ada
+@pytest.mark.parametrize("purpose", [one for one in Purpose if one is not Purpose.LOGIN])
+async def test_newer_code_replaces_previous_one(world: World, purpose: Purpose) -> None:
+    first, second = await world.issue(purpose), await world.issue(purpose)
+    assert await world.claim(first.code, purpose) is None
+    assert await world.claim(first.code, purpose, code_id=first.code_id) is None
+    assert await world.claim(second.code, purpose) == world.ada
+
+
+async def test_login_codes_of_several_challenges_are_independent(world: World) -> None:
+    # Otherwise a stranger's request would end the owner's login.
+    owner, stranger = await world.issue(), await world.issue()
+    for _ in range(SETTINGS.max_attempts):
+        assert await world.claim(owner.code, code_id=stranger.code_id) is None
+    assert await world.claim(stranger.code, code_id=stranger.code_id) is None
+    assert await world.claim(owner.code, code_id=owner.code_id) == world.ada
+    assert await world.claim(owner.code, code_id=owner.code_id) is None
 
 
 async def test_codes_of_two_users_for_one_address_are_independent(world: World) -> None:
@@ -296,8 +307,9 @@ async def test_hundred_concurrent_guesses_count_five(world: World) -> None:
 
 @pytest.mark.slow
 async def test_concurrent_requests_leave_one_working_code(world: World) -> None:
-    made = await asyncio.gather(*(world.issue() for _ in range(20)))
-    claims = [await world.claim(issued.code, code_id=issued.code_id) for issued in made]
+    purpose = Purpose.CHANGE_EMAIL
+    made = await asyncio.gather(*(world.issue(purpose) for _ in range(20)))
+    claims = [await world.claim(one.code, purpose, code_id=one.code_id) for one in made]
     assert sorted(map(str, claims)) == sorted(["None"] * 19 + [str(world.ada)])
 
 

@@ -186,3 +186,24 @@ async def test_batch_does_not_inherit_context_of_caller(worker: Worker) -> None:
     worker.may_finish.release()
     await batcher.submit(1)
     assert worker.seen == ["nobody"]
+
+
+async def test_many_items_wait_batch_by_batch(worker: Worker) -> None:
+    batcher = Batcher(run=worker, max_batch=2, max_waiting=2)
+    for _ in range(3):
+        worker.may_finish.release()
+    assert await batcher.submit_many([1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
+    assert worker.batches == [[1, 2], [3, 4], [5]]
+    assert await batcher.submit_many([]) == []
+
+
+async def test_many_items_need_room_for_a_batch(worker: Worker) -> None:
+    batcher = Batcher(run=worker, max_batch=2, max_waiting=2)
+    first = await _begin(worker, batcher)
+    (waiting,) = _submit(batcher, 1)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await batcher.submit_many([2, 3])
+    worker.may_finish.release()
+    worker.may_finish.release()
+    assert list(await asyncio.gather(first, waiting)) == [0, 2]

@@ -111,6 +111,20 @@ async def test_checks_in_the_same_batch_as_a_held_key_are_charged_once(
     assert await _used(limiter, "free") == 5
 
 
+async def test_statement_that_succeeded_before_one_met_a_held_key_is_not_repeated(
+    limiter: RateLimiter, stranger: Database
+) -> None:
+    await limiter.check([_HELD])
+    async with _holding(stranger, "held"):
+        single = asyncio.create_task(limiter.check([_FREE]))
+        pair = asyncio.create_task(limiter.check([_HELD, Charge("kept", "k")]))
+        await _is_waiting(limiter)
+        assert (await single).verdicts[0].remaining == 999
+        assert await _used(limiter, "free") == 1
+    assert (await pair).allowed
+    assert await _used(limiter, "held") == 2
+
+
 async def test_check_of_several_charges_takes_nothing_while_one_key_is_held(
     limiter: RateLimiter, stranger: Database
 ) -> None:

@@ -71,9 +71,11 @@ async def test_code_is_bound_to_its_request(coded: Coded) -> None:
     assert await outcome(coded.log_in(theirs.code_id, theirs.code)) == "OK"
 
 
-async def test_newer_code_replaces_previous_one(coded: Coded) -> None:
+async def test_request_of_another_leaves_code_alone(coded: Coded) -> None:
+    await coded.prove_address()
     first, second = await coded.request(LOGIN), await coded.request(LOGIN)
-    assert await outcome(coded.log_in(first.code_id, first.code)) == REFUSED
+    assert await outcome(coded.log_in(second.code_id, first.code)) == REFUSED
+    assert await outcome(coded.log_in(first.code_id, first.code)) == "OK"
     assert await outcome(coded.log_in(second.code_id, second.code)) == "OK"
 
 

@@ -37,7 +37,8 @@ def test_proposal_takes_at_most_the_wanted_time_and_memory(
 def test_search_corrects_a_first_guess_that_was_too_high() -> None:
     # Larger hashes are slower than their size says, as they leave the processor's caches.
     def measure(cost: Parameters) -> float:
-        return 0.001 * (cost.memory_cost / MIB) ** 1.2
+        seconds: float = 0.001 * (cost.memory_cost / MIB) ** 1.2
+        return seconds
 
     cost = propose(measure, target=0.2, memory_kib=1_000 * MIB)
     assert 0.17 < measure(cost) <= 0.21

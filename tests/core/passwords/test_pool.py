@@ -11,10 +11,10 @@ import pytest
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.lib.processors import spare_processors
 from authsvc.core.passwords import argon2id, hashing
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.pool import HashPool
+from authsvc.core.passwords.processors import spare_processors
 from authsvc.errors import Overloaded
 
 REQUEST: ContextVar[str] = ContextVar("request")
@@ -309,11 +309,16 @@ async def test_slow_job_that_waits_for_memory_is_overtaken(jobs: Jobs) -> None:
     await jobs.run_exactly("s2")
 
 
-async def test_slow_job_runs_on_the_only_thread() -> None:
+async def test_single_worker_has_a_second_thread_for_slow_jobs() -> None:
     jobs = Jobs(pool_of(workers=1))
-    await jobs.start("s1", slow=True)
-    await jobs.run_exactly("s1")
+    for name in ("s1", "s2", "a", "b"):
+        await jobs.start(name, slow=name.startswith("s"))
+    await jobs.run_exactly("s1", "a")
+    await jobs.end("a")
+    await jobs.run_exactly("s1", "b")
     await jobs.end("s1")
+    await jobs.run_exactly("s2", "b")
+    await jobs.end("s2", "b")
     jobs.pool.close()
 
 

@@ -275,3 +275,32 @@ async def test_current_token_from_another_client_never_ends_session(world: World
     reason = await _reason(replica, tokens.refresh_token, ClientContext("198.51.100.1"))
     assert reason is Reason.REFRESH_TOKEN_INVALID
     assert await _reason(replica, tokens.refresh_token) is None
+
+
+async def test_refreshes_at_once_share_statements(world: World) -> None:
+    """Each still gets the next token of its own session, and its own event."""
+    replica = world.replica()
+    opened = [await world.open(replica) for _ in range(40)]
+    world.clock.advance(SECOND)
+    renewed = await asyncio.gather(*(replica.refresh(tokens.refresh_token) for tokens in opened))
+    for before, after in zip(opened, renewed, strict=True):
+        assert after.session_id == before.session_id
+        assert after.refresh_token != before.refresh_token
+    events = await world.events("session.refresh")
+    assert len({event["session_id"] for event in events}) == len(events) == 40
+    assert len(await world.fetch("SELECT DISTINCT xmin::text FROM sessions")) < 40
+
+
+async def test_refresh_of_a_locked_session_waits_alone(world: World) -> None:
+    replica = world.replica()
+    locked, free = await world.open(replica), await world.open(replica)
+    async with world.database.transaction() as holder:
+        await holder.execute(
+            "SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE", locked.session_id
+        )
+        waiting = asyncio.create_task(replica.refresh(locked.refresh_token))
+        for _ in range(3):
+            free = await replica.refresh(free.refresh_token)
+        assert not waiting.done()
+    assert (await waiting).session_id == locked.session_id
+    assert (await world.row(locked.session_id))["refresh_counter"] == 1

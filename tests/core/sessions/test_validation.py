@@ -1,15 +1,20 @@
 """Validation of session tokens: inactive reasons, recorded use, extension."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
 
-from authsvc.core.sessions.secrets import new_csrf_token, new_session_token
+from authsvc.config import TokenSettings
+from authsvc.core.lib.slices import Slices
+from authsvc.core.sessions import validation
+from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token
 from authsvc.core.sessions.validation import SessionCheck
 from authsvc.models.calls import ClientContext
 from authsvc.models.tokens import InactiveReason, Tokens
-from tests.support.sessions import CALL, CLIENT, DAY, Replica, World
+from tests.support.sessions import CALL, CLIENT, DAY, SECOND, Replica, World
+from tests.support.turns import PER_TURN, Loop
 
 MINUTE = timedelta(minutes=1)
 
@@ -159,3 +164,38 @@ def test_check_hides_its_secrets_in_repr() -> None:
     text = repr(SessionCheck("the-session-token", csrf_token="the-csrf-token"))
     assert "the-session-token" not in text
     assert "the-csrf-token" not in text
+
+
+async def test_batch_extends_each_session_that_is_due_once(world: World) -> None:
+    replica = world.replica(cache_size=1)
+    opened = [await world.open(replica) for _ in range(3)]
+    ends = [tokens.refresh_token_expire_time for tokens in opened]
+    world.clock.advance(TokenSettings().refresh_lifetime / 2 + SECOND)
+    await replica.sessions.ending.revoke(CALL, opened[2].session_id)
+    checks = [SessionCheck(tokens.session_token, CLIENT) for tokens in [*opened, opened[0]]]
+    results = await replica.sessions.validation.validate_many(checks)
+    assert [result.active for result in results] == [True, True, False, True]
+    for result, end in zip((results[0], results[1], results[3]), (*ends[:2], ends[0]), strict=True):
+        assert result.session is not None
+        assert result.session.idle_expire_time > end
+    assert results[2].reason is InactiveReason.SESSION_REVOKED
+
+
+async def test_batches_are_validated_in_slices(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop()
+    replica = world.replica(slices=Slices(lambda: loop.now))
+    checks = [SessionCheck(new_session_token(), CLIENT) for _ in range(50)]
+
+    def work(text: str) -> bytes:
+        loop.work(1)
+        return digest(text)
+
+    monkeypatch.setattr(validation, "digest", work)
+    validate_many = replica.sessions.validation.validate_many
+    batches = await asyncio.gather(*(validate_many(checks) for _ in range(4)))
+    assert {result.reason for results in batches for result in results} == {
+        InactiveReason.SESSION_UNKNOWN
+    }
+    assert max(loop.done.values()) == PER_TURN

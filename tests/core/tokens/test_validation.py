@@ -1,17 +1,27 @@
 """Access tokens validated by their claims and by the state of their session."""
 
 import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
 from authsvc.config import TokenSettings
+from authsvc.core.lib import base64url
+from authsvc.core.lib.slices import Slices
+from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.tokens.validation import TokenCheck
 from authsvc.errors import Reason, ServiceError
 from authsvc.models.revocations import Revocation
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims, InactiveReason
+from authsvc.store import signing_keys as signing_keys_store
+from authsvc.store.postgres.database import Connection
+from authsvc.store.signing_keys import SigningKeyRow
 from tests.support.sessions import CALL, DAY, SECOND, World
+from tests.support.turns import PER_TURN, Loop
 
 MINUTE = timedelta(minutes=1)
 
@@ -220,3 +230,69 @@ async def test_strict_validation_is_inactive_after_acknowledged_revocation(
             assert not (active and was_acknowledged)
 
     await asyncio.gather(revoke_all(), *(ask(tokens.access_token) for tokens in opened))
+
+
+async def test_forged_token_in_a_batch_is_verified_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signature is what costs, and anybody can send a thousand of them."""
+    replica = world.replica()
+    tokens = await world.open(replica)
+    signed, _, signature = tokens.access_token.rpartition(".")
+    forged = [f"{signed}.{signature[:-4]}{number:03}A" for number in range(50)]
+    verify, verified = VerifyingKey.verify, Counter[bytes]()
+
+    def count(key: VerifyingKey, message: bytes, signature: bytes) -> bool:
+        verified[signature] += 1
+        return verify(key, message, signature)
+
+    monkeypatch.setattr(VerifyingKey, "verify", count)
+    results = await replica.tokens.validate_many(forged)
+    assert {result.reason for result in results} == {InactiveReason.SIGNATURE_INVALID}
+    assert set(verified.values()) == {1}
+    assert len(verified) == 50
+
+
+async def test_batches_are_verified_in_slices(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four batches together verify no more in a turn of the event loop than a slice holds."""
+    loop = Loop()
+    replica = world.replica(slices=Slices(lambda: loop.now))
+    tokens = await world.open(replica)
+    signed, _, signature = tokens.access_token.rpartition(".")
+    forged = [f"{signed}.{signature[:-4]}{number:03}A" for number in range(50)]
+
+    def verify(_key: VerifyingKey, _message: bytes, signature: bytes) -> bool:
+        return loop.work(len(signature)) > 0
+
+    monkeypatch.setattr(VerifyingKey, "verify", verify)
+    batches = await asyncio.gather(*(replica.tokens.validate_many(forged) for _ in range(4)))
+    assert [len(results) for results in batches] == [50] * 4
+    assert loop.done.total() == 200
+    assert max(loop.done.values()) == PER_TURN
+
+
+async def test_made_up_keys_in_a_batch_cost_one_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = world.replica()
+    tokens = await world.open(replica)
+    reads = []
+    list_all = signing_keys_store.list_all
+
+    async def count(connection: Connection) -> Sequence[SigningKeyRow]:
+        reads.append(1)
+        return await list_all(connection)
+
+    monkeypatch.setattr(signing_keys_store, "list_all", count)
+    _, payload, signature = tokens.access_token.split(".")
+    texts = []
+    for number in range(20):
+        header = {"typ": "at+jwt", "alg": "ES256", "kid": f"{number:043}"}
+        text = base64url.encode(json.dumps(header, separators=(",", ":")).encode())
+        texts.append(f"{text}.{payload}.{signature}")
+    results = await replica.tokens.validate_many([*texts, tokens.access_token])
+    assert [result.reason for result in results[:-1]] == [InactiveReason.SIGNATURE_INVALID] * 20
+    assert results[-1].active
+    assert len(reads) == 1

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable
 from authsvc.store.postgres.database import Database
-from tests.support.databases import freeze, kill, resume, settings_for, until
+from authsvc.store.postgres.pool import Usage
+from tests.support.databases import freeze, kill, opened, resume, settings_for, until
+from tests.support.proxy import Proxy
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +23,7 @@ _PATIENCE = 30.0
 
 @pytest.fixture
 async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
-    opened = await Database.open(
+    database = await Database.open(
         settings_for(
             own_server.dsn(),
             pool_max=4,
@@ -29,9 +33,9 @@ async def database(own_server: EmbeddedPostgres) -> AsyncIterator[Database]:
             command_timeout="1s",
         )
     )
-    yield opened
+    yield database
     async with asyncio.timeout(_PATIENCE):
-        await opened.close()
+        await database.close()
 
 
 async def _all_busy(database: Database) -> None:
@@ -162,6 +166,29 @@ async def test_outage_and_recovery_are_each_logged_once(
         "database_unreachable",
         "database_reachable",
     ]
+
+
+async def test_connections_to_replaced_server_are_left(
+    own_server: EmbeddedPostgres, database_dsn: str
+) -> None:
+    """The old server stays up and writable: what the address leads to says which one counts."""
+    left: list[str] = []
+    login = urlsplit(database_dsn).netloc.rpartition("@")[0]
+    name, _, password = login.partition(":")
+    owner = await asyncpg.connect(own_server.dsn(user="postgres"))
+    await owner.execute(f"ALTER ROLE {name} PASSWORD '{password}'")
+    await owner.execute(f"CREATE DATABASE {urlsplit(database_dsn).path[1:]}")
+    await owner.close()
+    async with Proxy(database_dsn) as proxy, opened(proxy.dsn, pool_max=2) as database:
+        database.on_leave(lambda: left.append("left"))
+        async with database.connection() as old:
+            proxy.redirect(own_server.dsn())
+            async with database.connection() as new:
+                assert new.get_server_version() == old.get_server_version()
+            assert left == ["left"]
+            assert database.usage() == Usage(connections=2, idle=1, waiting=0)
+        # The old one was lent then, and is not used again.
+        assert database.usage() == Usage(connections=1, idle=1, waiting=0)
 
 
 async def _heals(database: Database) -> None:

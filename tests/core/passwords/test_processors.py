@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from authsvc.core.lib import processors
-from authsvc.core.lib.processors import spare_processors
+from authsvc.core.passwords import processors
+from authsvc.core.passwords.processors import spare_processors
 
 
 @pytest.fixture(autouse=True)
