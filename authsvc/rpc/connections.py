@@ -30,12 +30,12 @@ _STRANGER_BURST = 65_536
 _STRANGER_RATE = 16_384
 # How long a stranger that sent more is refused.
 _REFUSAL_SECONDS = 60.0
-# How often connections are looked at: usually, and while a handshake or a suspect may need it.
-_LAZY_SECONDS = 1.0
-_BUSY_SECONDS = 0.02
-# The pause after each look, at least, and as a multiple of the time that it took.
-_PAUSE_SECONDS = 0.005
-_PAUSE_FACTOR = 4
+# How often all connections are listed without a handshake, and those of suspects are measured.
+_LOOK_SECONDS = 1.0
+_SUSPECT_SECONDS = 0.01
+# The pause while a handshake is in progress, and after each look as a multiple of its time.
+_PAUSE_SECONDS = 0.002
+_PAUSE_FACTOR = 2
 _LOG_SECONDS = 10.0
 _MAX_LINES = 5
 
@@ -65,6 +65,8 @@ class Connections:
         self._callers = callers
         self._sockets: Sockets
         self._open: dict[tuple[int, int], _Connection] = {}
+        self._by_peer: dict[str, _Connection] = {}
+        self._handshakes = 0
         # Those of strangers that may not have acknowledged the server's settings.
         self._suspects: list[_Connection] = []
         # The peers of which a call was permitted; the event loop adds to it.
@@ -112,26 +114,32 @@ class Connections:
         self._permitted.add(peer)
 
     def _run(self) -> None:
-        busy, next_look = False, 0.0
+        next_look = 0.0
         while not self._stopping:
             started = monotonic()
+            complete = self._wake.is_set() or started >= next_look
+            if complete:
+                self._wake.clear()
+                next_look = started + _LOOK_SECONDS
             try:
-                if busy or started >= next_look or self._wake.is_set():
-                    self._wake.clear()
-                    next_look = started + _LAZY_SECONDS
-                    busy = self._look(started)
-                else:
-                    self._end(self._flooding(started), started)
+                self._look(started, complete=complete)
             except Exception:
                 log.exception("connections_not_checked")
             sleep(max(_PAUSE_SECONDS, _PAUSE_FACTOR * (monotonic() - started)))
-            self._wake.wait(_BUSY_SECONDS if busy or self._suspects else _LAZY_SECONDS)
+            if not self._handshakes:
+                self._wake.wait(_SUSPECT_SECONDS if self._suspects else _LOOK_SECONDS)
 
-    def _look(self, now: float) -> bool:
-        """End what is beyond the bounds; return whether any handshake is in progress."""
-        self._find(now)
+    def _look(self, now: float, *, complete: bool) -> None:
+        """End what is beyond the bounds; list the connections again only if `complete`."""
+        if complete:
+            self._list(now)
+        if not self._match(complete=complete) and not complete:
+            self._end([found for found in self._suspects if self._is_flood(found, now)], "flood")
+            return
         self._refused = {key: until for key, until in self._refused.items() if now < until}
-        self._end(list(self._beyond_bounds(now)), now)
+        for connection, reason in list(self._beyond_bounds(now)):
+            self._end([connection], reason)
+        self._write_log(now)
         # By then, gRPC has ended those that did not acknowledge its settings.
         trial_seconds = 2 * self._settings.handshake_timeout.total_seconds()
         self._suspects = [
@@ -139,45 +147,49 @@ class Connections:
             for connection in self._open.values()
             if self._is_stranger(connection) and now - connection.opened < trial_seconds
         ]
-        return not all(connection.key for connection in self._open.values())
+        self._handshakes = sum(not connection.key for connection in self._open.values())
 
-    def _end(self, found: Iterable[tuple[_Connection, str]], now: float) -> None:
-        for connection, reason in found:
+    def _end(self, connections: Iterable[_Connection], reason: str) -> None:
+        for connection in connections:
+            if self._open.pop(connection.socket.file_id, None) is None:
+                continue
             if self._sockets.end(connection.socket):
                 self._ended.labels(reason).inc()
                 self._not_logged[reason, connection.key or connection.network] += 1
-            self._open.pop(connection.socket.file_id, None)
+
+    def _write_log(self, now: float) -> None:
         if self._not_logged and now >= self._next_log:
             self._next_log = now + _LOG_SECONDS
             for (reason, whose), count in self._not_logged.most_common(_MAX_LINES):
                 log.warning("connections_ended", reason=reason, whose=whose, count=count)
             self._not_logged.clear()
 
-    def _flooding(self, now: float) -> Iterator[tuple[_Connection, str]]:
-        for connection in self._suspects:
-            if self._is_flood(connection, now):
-                yield connection, "flood"
-
-    def _find(self, now: float) -> None:
+    def _list(self, now: float) -> None:
         # A call that was permitted before the connections are listed is one of theirs, or over.
         permitted = self._permitted.copy()
-        found = {}
-        for socket in self._sockets.connections():
-            found[socket.file_id] = self._open.get(socket.file_id) or _Connection(
-                socket, now, _network(socket.peer), measured=now
-            )
-        self._open = found
-        by_peer = {connection.socket.peer: connection for connection in found.values()}
-        self._permitted -= permitted.difference(by_peer)
-        certificates = self._unmatched | dict(self._sockets.certificates())
+        self._open = {
+            found.file_id: self._open.get(found.file_id)
+            or _Connection(found, now, _network(found.peer), measured=now)
+            for found in self._sockets.connections()
+        }
+        self._by_peer = {found.socket.peer: found for found in self._open.values()}
+        self._permitted -= permitted.difference(self._by_peer)
+
+    def _match(self, *, complete: bool) -> bool:
+        """Match certificates with connections; return whether there are any new ones."""
+        fresh = dict(self._sockets.certificates())
+        certificates = self._unmatched | fresh
         self._unmatched = {}
         for peer, certificate in certificates.items():
-            connection = by_peer.get(peer)
-            if connection is None:
-                if peer not in self._unmatched:
-                    self._unmatched[peer] = certificate
-            else:
+            connection = self._by_peer.get(peer)
+            if connection is not None:
                 connection.key, connection.identity = self._identify(certificate)
+            elif peer in fresh or not complete:
+                # It was accepted after the connections were listed.
+                self._unmatched[peer] = certificate
+        if self._unmatched:
+            self._wake.set()
+        return bool(certificates)
 
     def _identify(self, certificate: bytes) -> tuple[str, str]:
         try:

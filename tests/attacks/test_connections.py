@@ -5,6 +5,7 @@ A stranger holds a certificate of the authority, but no role. The memory limit i
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,6 +21,7 @@ from authsvc.dev.workspace import Workspace
 from authsvc.v1.auth_service_pb2 import ValidateTokenRequest
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from tests.support.http2 import (
+    ACK,
     CONTINUATION,
     DATA,
     END_HEADERS,
@@ -126,10 +128,6 @@ async def in_use(attacked: Attacked) -> AsyncIterator[None]:
         ended.set()
 
 
-def _abort(_kept: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-
-
 async def large_headers(connection: Connection) -> None:
     for stream in range(1, 120, 2):
         header = _LARGE_HEADER if stream == 1 else 8_000 * _REFERENCE
@@ -187,7 +185,12 @@ async def test_memory_stays_below_limit_of_the_deployment(
         # It is reset while it sends, or while it connects.
         with suppress(OSError):
             opening = Connection.open(attacked.port, context)
-            await attack(await stack.enter_async_context(opening))
+            connection = await stack.enter_async_context(opening)
+            await attack(connection)
+            # It is acknowledged when everything before it has been processed.
+            await connection.send(PING, payload=b"the last")
+            while (frame := await connection.frame()) and frame.payload != b"the last":
+                pass
 
     async with in_use(attacked), AsyncExitStack() as stack:
         await asyncio.gather(*(attack_once(stack) for _ in range(_CONNECTIONS)))
@@ -198,14 +201,18 @@ async def test_memory_stays_below_limit_of_the_deployment(
 async def test_idle_connections_of_stranger_leave_room_for_others(
     handshake: bool, attacked: Attacked
 ) -> None:
-    context = attacked.context("stranger") if handshake else None
+    context = attacked.context("stranger")
     async with AsyncExitStack() as stack:
 
         async def connect() -> None:
             with suppress(OSError):
-                opening = asyncio.open_connection("localhost", attacked.port, ssl=context)
-                reader, writer = await opening
-                stack.callback(_abort, reader, writer)
+                if handshake:
+                    opening = Connection.open(attacked.port, context)
+                    connection = await stack.enter_async_context(opening)
+                    await connection.send(SETTINGS, ACK)
+                else:
+                    address = ("127.0.0.1", attacked.port)
+                    stack.enter_context(socket.create_connection(address))
 
         for _ in range(21):
             await asyncio.gather(*(connect() for _ in range(50)))
