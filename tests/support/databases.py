@@ -111,6 +111,9 @@ def resume(server: EmbeddedPostgres) -> None:
 def kill(server: EmbeddedPostgres) -> None:
     """End every process of the server at once, as a crash of its machine does."""
     _signal(server, signal.SIGKILL)
+    # Until it has ended, `start` would take it for running.
+    assert server._process is not None
+    server._process.wait(_PATIENCE)
 
 
 def _signal(server: EmbeddedPostgres, number: signal.Signals) -> None:
