@@ -1,5 +1,6 @@
 """Proofs of having set the password: only those of the account count, and only while they hold."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.codes import (
     proof_of,
     registered,
 )
+from tests.support.databases import until, waits_for_a_lock
 from tests.support.logins import failures
 
 PURPOSE = Purpose.VERIFY_EMAIL
@@ -121,12 +123,23 @@ async def test_registration_token_ends_with_its_password(coded: Coded) -> None:
     assert end == CREDENTIALS_INVALID
 
 
-async def test_session_ended_meanwhile_proves_nothing(coded: Coded) -> None:
+async def test_session_ended_while_code_is_used_proves_nothing(coded: Coded) -> None:
     code, _, access_token = await registered(coded)
-    # As another replica does: this one has the session in its cache.
-    await coded.fetch("UPDATE sessions SET revoke_time = now(), revoke_reason = 'logout'")
-    end = await outcome(coded.verify(code, OTHER, proof=AccessToken(access_token)))
-    assert end == CREDENTIALS_INVALID
+
+    async def waits() -> bool:
+        async with coded.database.connection() as looking:
+            return await waits_for_a_lock(looking)
+
+    async with coded.database.transaction() as connection:
+        await connection.execute("SELECT FROM one_time_codes FOR UPDATE")
+        end = asyncio.create_task(
+            outcome(coded.verify(code, OTHER, proof=AccessToken(access_token)))
+        )
+        await until(waits)
+        await connection.execute(
+            "UPDATE sessions SET revoke_time = now(), revoke_reason = 'logout'"
+        )
+    assert await end == CREDENTIALS_INVALID
     assert await coded.verify(code, OTHER)
 
 
