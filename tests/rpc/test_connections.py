@@ -69,8 +69,8 @@ class Peers:
         with suppress(OSError):
             (connection,) = await self.open(context)
             async with asyncio.timeout(30):
-                while await answers(connection):  # noqa: ASYNC110 - nor has a connection one
-                    await asyncio.sleep(0.01)
+                while await connection.frame() is not None:
+                    pass
 
     async def seen(self, count: int) -> None:
         """Wait until the server has seen that so many are open: the next one is the newest."""
