@@ -146,7 +146,7 @@ async def test_codes_arrive_by_mail_and_work(
 
             await auth.Register(RegisterRequest(email=EMAIL, password=PASSWORD))
             code = await _code(server, 1)
-            await auth.VerifyEmail(VerifyEmailRequest(email=EMAIL, code=code))
+            await auth.VerifyEmail(VerifyEmailRequest(email=EMAIL, code=code, password=PASSWORD))
             asked = await auth.RequestLoginCode(RequestLoginCodeRequest(email=EMAIL.lower()))
             other = await _code(server, 2)
             outcome = await auth.LoginWithCode(

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 
@@ -95,7 +96,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPos
         if server.is_running():
             resume(server)
         server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 def freeze(server: EmbeddedPostgres) -> None:
@@ -111,6 +112,9 @@ def resume(server: EmbeddedPostgres) -> None:
 def kill(server: EmbeddedPostgres) -> None:
     """End every process of the server at once, as a crash of its machine does."""
     _signal(server, signal.SIGKILL)
+    # Until it has ended, it counts as running, and a start would do nothing.
+    while server.is_running():
+        time.sleep(0.001)
 
 
 def _signal(server: EmbeddedPostgres, number: signal.Signals) -> None:

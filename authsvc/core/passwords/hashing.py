@@ -127,8 +127,15 @@ class PasswordHasher:
         return self._pool.running
 
     async def choose_library(self) -> None:
-        """Measure which library hashes faster on this machine, use it from now on, and log it."""
-        seconds = await self.run(partial(argon2id.measure, self._parameters))
+        """Measure which library hashes faster on this machine, use it from now on, and log it.
+
+        If the machine is too busy to tell, libsodium stays, where it applies.
+        """
+        try:
+            seconds = await self.run(partial(argon2id.measure, self._parameters))
+        except Overloaded:
+            log.warning("password_hashing_not_measured")
+            return
         if argon2id.applies_to(self._parameters):
             self._library = min(seconds, key=lambda library: seconds[library])
         else:

@@ -362,6 +362,19 @@ async def test_faster_library_is_used_and_logged(
     assert used == [faster, faster]
 
 
+async def test_machine_too_busy_to_measure_does_not_prevent_the_start(
+    hasher: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(_: object) -> None:
+        raise Overloaded
+
+    monkeypatch.setattr(argon2id, "measure", starved)
+    with capture_logs() as logs:
+        await hasher.choose_library()
+    assert [line["event"] for line in logs] == ["password_hashing_not_measured"]
+    assert await hasher.verify(await hasher.hash(PASSWORD), PASSWORD) == MATCH
+
+
 async def test_several_lanes_are_argon2_cffi_s(monkeypatch: pytest.MonkeyPatch) -> None:
     hasher = hasher_of(argon2_parallelism=2)
     monkeypatch.setattr(argon2id, "measure", lambda _: dict.fromkeys(Library, 0.01))

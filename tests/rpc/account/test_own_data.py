@@ -46,7 +46,8 @@ UNREAD = {
     "recovery_codes": {"code_hash", "user_id"},
     "oauth_states": {"state_hash", "sealed_verifier"},
     "factors": {"sealed_seed", "public_key", "credential_id", "user_id"},
-    "one_time_codes": {"code_hash", "user_id"},
+    # The networks are those of whoever tried the code.
+    "one_time_codes": {"code_hash", "network_attempts", "user_id"},
     "api_keys": {"key_hash", "user_id"},
     "outbox": {"sealed_content", "user_id"},
     "challenges": {"token_hash", "passkey", "sealed_account", "user_id"},
