@@ -115,7 +115,8 @@ async def test_unread_response_occupies_slot_until_read(
     start_probe: StartProbe, settings: Settings
 ) -> None:
     probe = await start_probe(with_changes(settings, "grpc", max_concurrent_rpcs=1))
-    stub = AuthServiceStub(probe.clients.channel("app"))
+    # Of the same caller: another one would get the only slot of this one.
+    stub = AuthServiceStub(probe.clients.channel("edge"))
     authority = probe.clients.authority
     context = tls_context(authority.certificate, authority.caller(identity_of("edge")))
     async with Connection.open(probe.clients.port, context) as connection:
@@ -123,12 +124,12 @@ async def test_unread_response_occupies_slot_until_read(
         await connection.send(HEADERS, END_HEADERS, 1, request_headers(_VALIDATE, {}))
         await connection.send(DATA, END_STREAM, 1, _framed(b""))
         await counted(probe, "OK", _VALIDATE)
-        assert await outcome(stub.Login(pb.LoginRequest())) == "OVERLOADED"
+        assert await outcome(stub.ValidateToken(pb.ValidateTokenRequest())) == "OVERLOADED"
         await connection.send(WINDOW_UPDATE, stream=1, payload=(1_000).to_bytes(4))
         while (frame := await connection.frame()) and not frame.flags & END_STREAM:
             pass
         async with asyncio.timeout(30):
-            while await outcome(stub.Login(pb.LoginRequest())) != "OK":
+            while await outcome(stub.ValidateToken(pb.ValidateTokenRequest())) != "OK":
                 pass
 
 
