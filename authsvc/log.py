@@ -1,6 +1,7 @@
 """Owns the log: one line of JSON per event, in UTC, with the request id, and without secrets.
 
-Events from loggers of the standard library (asyncio, aiohttp, grpc) are written the same way.
+Events from loggers of the standard library (asyncio, aiohttp, grpc) are written the same way, but
+sampled, as clients that break off can cause some of them without end.
 """
 
 import json
@@ -13,6 +14,7 @@ from contextvars import ContextVar
 from datetime import date
 from enum import Enum
 from pathlib import PurePath
+from time import monotonic
 from typing import Any, TextIO
 from uuid import UUID
 
@@ -24,6 +26,8 @@ from authsvc.config import LogSettings
 REQUEST_ID: ContextVar[str] = ContextVar("request_id")
 
 _MASK = "[redacted]"
+_SAMPLE_SECONDS = 10.0
+_SAMPLE_SIZE = 5
 _SECRET_KEY = re.compile(
     r"passw|passphrase|secret|token|authorization|cookie|code|pepper|private|credential|csrf|otp"
     r"|dsn|api_?key|assertion|hash",
@@ -122,10 +126,30 @@ def _plain(value: object) -> object:
     return f"<{type(value).__name__}>"
 
 
+class _Sample(logging.Filter):
+    """Passes five records of each logger in ten seconds; the next one says how many it left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By the logger's name: when the ten seconds began, and the number of records since then.
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = monotonic()
+        began, count = self._seen.get(record.name, (now, 0))
+        if now - began >= _SAMPLE_SECONDS:
+            if count > _SAMPLE_SIZE:
+                record.msg = f"{record.msg} ({count - _SAMPLE_SIZE} more lines were left out)"
+            began, count = now, 0
+        self._seen[record.name] = (began, count + 1)
+        return count < _SAMPLE_SIZE
+
+
 def _route_standard_library(
     stream: TextIO, level: int, shared: list[Processor], render: list[Processor]
 ) -> None:
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_Sample())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

@@ -196,6 +196,23 @@ def test_other_loggers_and_warnings_use_same_output() -> None:
     assert (second["logger"], second["level"]) == ("py.warnings", "warning")
 
 
+def test_floods_of_other_loggers_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(log, "monotonic", lambda: now)
+    stream = start(format="json")
+    for number in range(8):
+        logging.getLogger("grpc.server").error("broken %d", number)
+    logging.getLogger("aiohttp.server").error("other")
+    now = 10.0
+    logging.getLogger("grpc.server").error("broken %d", 8)
+    events = [entry["event"] for entry in entries(stream)]
+    assert events == [
+        *(f"broken {number}" for number in range(5)),
+        "other",
+        "broken 8 (3 more lines were left out)",
+    ]
+
+
 async def test_asyncio_errors_use_same_output() -> None:
     stream = start(format="json")
     loop = asyncio.get_running_loop()
