@@ -62,7 +62,8 @@ class Refunds:
                     if asyncio.get_running_loop().time() > until:
                         log.warning("refund_failed", reason=error.reason)
                         continue
-                    self._waiting.appendleft((refund, until))
+                    # Behind the others: its row may be locked, which is no reason to delay theirs.
+                    self._waiting.append((refund, until))
                     await asyncio.sleep(_INTERVAL)
                 except Exception:
                     log.exception("refund_failed")

@@ -91,6 +91,17 @@ async def test_defect_of_one_refund_does_not_stop_others() -> None:
     await last.made.wait()
 
 
+async def test_refund_of_locked_row_does_not_hold_up_others() -> None:
+    refunds, locked, last = Refunds(), Work(failures=1_000_000), Work()
+    refunds.make_later(locked)
+    refunds.make_later(last)
+    async with asyncio.timeout(5):
+        await last.made.wait()
+    # It is still repeated, until the row is free.
+    locked.failures = 0
+    await locked.made.wait()
+
+
 async def test_number_of_waiting_refunds_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_WAITING", 2)
     refunds, works = Refunds(), [Work() for _ in range(3)]
