@@ -26,7 +26,7 @@ class AccountBuild(LoginBuild):
             database=self.database,
             hasher=self.hasher,
             policy=self.password_policy,
-            sessions=self.session_ending,
+            session_ending=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,

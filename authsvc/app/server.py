@@ -236,6 +236,10 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
     def milliseconds(duration: timedelta) -> int:
         return max(1, int(duration.total_seconds() * 1_000))
 
+    pending = (
+        settings.max_connections_of_strangers * settings.max_concurrent_streams
+        + settings.max_concurrent_rpcs
+    )
     return [
         # A second server on the same port is a mistake, and would receive half of the calls.
         ("grpc.so_reuseport", 0),
@@ -246,6 +250,10 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+        # By default, gRPC cancels calls of anybody once a thousand wait to be taken, and strangers
+        # alone can have more than that.
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * pending),
         # If enabled, it counts streams that have ended but are not yet cleaned up, and resets the
         # new ones of a well-behaved client: a busy client sees most of its calls fail. The limit
         # above applies without it, and `maximum_concurrent_rpcs` limits the work.

@@ -22,6 +22,7 @@ class GrpcSettings(Section):
     max_connections: int = Field(1_000, ge=1)
     max_connections_per_caller: int = Field(500, ge=1)
     max_connections_per_stranger: int = Field(8, ge=1)
+    max_connections_of_strangers: int = Field(32, ge=1)
     max_new_connections_per_network: int = Field(250, ge=1)
     first_call_timeout: Duration = timedelta(seconds=10)
     max_connection_age: Duration = timedelta(minutes=5)

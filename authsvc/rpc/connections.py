@@ -6,13 +6,14 @@ references costs 60 MB or more. So a thread watches the connections and resets t
 rule; the event loop is what such an attack keeps busy.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
 from threading import Event, Thread
 from time import monotonic, sleep
+from typing import TypeAlias
 from urllib.parse import unquote
 
 import structlog
@@ -55,6 +56,10 @@ class _Connection:
     received: int = 0
     measured: float = 0.0
     level: float = 0.0
+
+
+# Connections of strangers by their key, and those in their handshake by their address.
+_Groups: TypeAlias = defaultdict[str, list[_Connection]]
 
 
 class Connections:
@@ -137,8 +142,13 @@ class Connections:
             self._end([found for found in self._suspects if self._is_flood(found, now)], "flood")
             return
         self._refused = {key: until for key, until in self._refused.items() if now < until}
-        for connection, reason in list(self._beyond_bounds(now)):
-            self._end([connection], reason)
+        for rule in (
+            lambda: self._beyond_bounds(now),
+            self._beyond_networks,
+            self._beyond_strangers,
+        ):
+            for connection, reason in list(rule()):
+                self._end([connection], reason)
         self._write_log(now)
         # By then, gRPC has ended those that did not acknowledge its settings.
         trial_seconds = 2 * self._settings.handshake_timeout.total_seconds()
@@ -204,7 +214,6 @@ class Connections:
         first_call_seconds = settings.first_call_timeout.total_seconds()
         crowded = 2 * len(self._open) > settings.max_connections
         of_key: Counter[str] = Counter()
-        of_network: Counter[str] = Counter()
         waiting: set[str] = set()
         for connection in sorted(self._open.values(), key=lambda found: found.opened):
             key = connection.key
@@ -224,13 +233,30 @@ class Connections:
                     continue
             if connection.socket.peer in self._permitted:
                 continue
-            of_network[connection.network] += 1
-            if of_network[connection.network] > settings.max_new_connections_per_network:
-                yield connection, "network_limit"
-            elif key and (stranger or crowded) and now - connection.opened > first_call_seconds:
+            if key and (stranger or crowded) and now - connection.opened > first_call_seconds:
                 if key in waiting:
                     yield connection, "no_call"
                 waiting.add(key)
+
+    def _beyond_networks(self) -> Iterator[tuple[_Connection, str]]:
+        """Yield newcomers to be ended: those of strangers, and those in their handshake."""
+        networks: defaultdict[str, _Groups] = defaultdict(lambda: defaultdict(list))
+        for connection in sorted(self._open.values(), key=lambda found: found.opened):
+            key, peer = connection.key, connection.socket.peer
+            if peer not in self._permitted and (not key or self._is_stranger(connection)):
+                networks[connection.network][key or _host(peer)].append(connection)
+        for groups in networks.values():
+            for connection in _excess(groups, self._settings.max_new_connections_per_network):
+                yield connection, "network_limit"
+
+    def _beyond_strangers(self) -> Iterator[tuple[_Connection, str]]:
+        """Yield connections of strangers to be ended, as all of these together are too many."""
+        groups: _Groups = defaultdict(list)
+        for connection in sorted(self._open.values(), key=lambda found: found.opened):
+            if self._is_stranger(connection):
+                groups[connection.key].append(connection)
+        for connection in _excess(groups, self._settings.max_connections_of_strangers):
+            yield connection, "strangers_limit"
 
     def _is_stranger(self, connection: _Connection) -> bool:
         return bool(connection.key) and not self._callers.has_role(connection.identity)
@@ -247,8 +273,28 @@ class Connections:
         return connection.key in self._refused
 
 
+def _excess(groups: _Groups, limit: int) -> Iterator[_Connection]:
+    """Yield what is beyond a limit, always one of whoever has most.
+
+    Of strangers it is the newest. Of those in their handshake it is the oldest: anybody can open
+    many and leave them so, while an honest handshake is soon over.
+    """
+
+    def rank(group: list[_Connection]) -> tuple[int, bool, float]:
+        newest = group[-1]
+        return len(group), not newest.key, newest.opened if newest.key else -newest.opened
+
+    for _ in range(sum(map(len, groups.values())) - limit):
+        largest = max(filter(None, groups.values()), key=rank)
+        yield largest.pop(-1 if largest[0].key else 0)
+
+
+def _host(peer: str) -> str:
+    """Return the address of a peer, written as gRPC writes it."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
+
+
 def _network(peer: str) -> str:
-    """Return the network of a peer, written as gRPC writes it: its /24, or /64 of IPv6."""
-    host = unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]").partition("%")[0]
-    address = ip_address(host)
+    """Return the network of a peer: its /24, or /64 of IPv6."""
+    address = ip_address(_host(peer))
     return str(ip_network((address, 24 if address.version == 4 else 64), strict=False))

@@ -128,6 +128,23 @@ async def test_newest_connections_of_stranger_beyond_limit_end(
     assert all(await alive(await peers.open(peers.context("app"), 8)))
 
 
+async def test_connections_of_all_strangers_together_are_limited(
+    start_probe: StartProbe, settings: Settings, authority: Authority, stack: AsyncExitStack
+) -> None:
+    probe = await start_probe(limited(settings, max_connections_of_strangers=3))
+    peers = Peers(probe, authority, stack)
+    names = [x509.UniformResourceIdentifier(f"spiffe://authsvc.test/s{n}") for n in range(3)]
+    contexts = [peers.context_of(authority.issue(name)) for name in names]
+    greedy = await peers.open(contexts[0], 2)
+    other = await peers.open(contexts[1])
+    await peers.seen(3)
+    # Whoever has most gives way to a newcomer.
+    newcomer = await peers.open(contexts[2])
+    await peers.ended("strangers_limit", 1)
+    assert await alive([*greedy, *other, *newcomer]) == [True, False, True, True]
+    assert all(await alive(await peers.open(peers.context("app"), 4)))
+
+
 async def test_certificates_without_identity_are_counted_apart(
     start_probe: StartProbe, settings: Settings, authority: Authority, stack: AsyncExitStack
 ) -> None:
@@ -156,19 +173,31 @@ async def test_connections_of_caller_are_limited(
     assert all(await alive([*first, *await peers.open(peers.context("edge"))]))
 
 
-async def test_connections_of_network_without_permitted_call_are_limited(
+async def test_connections_of_strangers_in_network_are_limited(
+    start_probe: StartProbe, settings: Settings, authority: Authority, stack: AsyncExitStack
+) -> None:
+    probe = await start_probe(limited(settings, max_new_connections_per_network=3))
+    peers = Peers(probe, authority, stack)
+    opened = []
+    for number, caller in enumerate((STRANGER, STRANGER, "another"), start=1):
+        opened += await peers.open(peers.context(caller))
+        await peers.seen(number)
+    opened += await peers.open(peers.context("third"))
+    # The newest of the stranger that has most.
+    await peers.ended("network_limit", 1)
+    assert await alive(opened) == [True, False, True, True]
+
+
+async def test_callers_with_role_are_not_bound_by_their_network(
     start_probe: StartProbe, settings: Settings, authority: Authority, stack: AsyncExitStack
 ) -> None:
     probe = await start_probe(limited(settings, max_new_connections_per_network=2))
     peers = Peers(probe, authority, stack)
-    for _ in range(4):
-        # A connection counts until its first permitted call.
-        await call((await peers.open(peers.context("edge")))[0], _VALIDATE)
-    waiting = [(await peers.open(peers.context(caller)))[0] for caller in ("app", "issuer")]
-    await peers.seen(6)
-    await peers.refused(peers.context("admin"))
-    await peers.ended("network_limit", 1)
-    assert all(await alive(waiting))
+    for caller in ("app", "edge", "issuer", "admin"):
+        (connection,) = await peers.open(peers.context(caller))
+        assert await answers(connection)
+    await peers.seen(4)
+    assert ended(probe, "network_limit") == 0
 
 
 async def test_handshakes_of_network_are_limited(
@@ -178,6 +207,24 @@ async def test_handshakes_of_network_are_limited(
     for _ in range(5):
         stack.enter_context(socket.create_connection(("127.0.0.1", probe.server.port)))
     await Peers(probe, authority, stack).ended("network_limit", 3)
+
+
+@pytest.mark.parametrize("neighbour", ["127.0.0.1", "127.0.0.2"])
+async def test_handshakes_that_are_never_completed_leave_slow_ones_to_others(
+    neighbour: str, start_probe: StartProbe, settings: Settings, stack: AsyncExitStack
+) -> None:
+    probe = await start_probe(limited(settings, max_new_connections_per_network=3))
+    address = ("127.0.0.1", probe.server.port)
+    opened = [socket.create_connection(address) for _ in range(3)]
+    for each in opened:
+        stack.callback(each.close)
+    await Peers(probe, probe.clients.authority, stack).seen(3)
+    slow = socket.create_connection(address, source_address=(neighbour, 0))
+    stack.callback(slow.close)
+    await Peers(probe, probe.clients.authority, stack).ended("network_limit", 1)
+    slow.setblocking(False)
+    with pytest.raises(BlockingIOError):  # it is open, and nothing was sent
+        slow.recv(1)
 
 
 async def test_strangers_without_permitted_call_keep_one_connection_each(

@@ -174,7 +174,7 @@ class Service:
             database=self.database,
             hasher=self.hasher,
             policy=self.policy,
-            sessions=self.sessions.ending,
+            session_ending=self.sessions.ending,
             brute_force=brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,

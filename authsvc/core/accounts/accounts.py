@@ -16,7 +16,7 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.core.sessions.ending import SessionEnding
-from authsvc.errors import email_taken, user_not_found
+from authsvc.errors import bearer_invalid, email_taken, user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -24,7 +24,7 @@ from authsvc.models.messages import Delivery
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import Claims
 from authsvc.models.users import User, UserOrigin, UserStatus
-from authsvc.store import devices, revocations, users
+from authsvc.store import devices, revocations, sessions, users
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
 
@@ -71,7 +71,7 @@ class Accounts:
         database: Database,
         hasher: PasswordHasher,
         policy: PasswordPolicy,
-        sessions: SessionEnding,
+        session_ending: SessionEnding,
         brute_force: BruteForce,
         codes: CodeRequests,
         tokens: RegistrationTokens,
@@ -80,7 +80,7 @@ class Accounts:
         self._database = database
         self._hasher = hasher
         self._policy = policy
-        self._sessions = sessions
+        self._sessions = session_ending
         self._brute_force = brute_force
         self._codes = codes
         self._tokens = tokens
@@ -129,6 +129,7 @@ class Accounts:
 
         Raises:
             NotFound: USER_NOT_FOUND, also if the account is disabled.
+            Unauthenticated: BEARER_INVALID: the session was ended meanwhile.
         """
         now = self._clock.now()
         event = AuditEvent(AuditType.ACCOUNT_UPDATE, call, claims.subject, claims.session_id)
@@ -136,6 +137,9 @@ class Accounts:
             user = await users.set_display_name(connection, claims.subject, display_name, now)
             if user is None:
                 raise user_not_found()
+            # The name may be that of whoever registered another's address (`AccountReclaim`).
+            if await sessions.has_ended(connection, claims.session_id):
+                raise bearer_invalid()
             await record_event(connection, now, event)
         return user
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -20,6 +21,7 @@ from authsvc.errors import (
     Reason,
     ServiceError,
     TooManyAttempts,
+    Unauthenticated,
 )
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
@@ -37,6 +39,7 @@ from tests.support.accounts import (
 )
 from tests.support.clock import FakeClock
 from tests.support.databases import opened
+from tests.support.probe import CLAIMS
 
 NOBODY = UserId(UUID(int=0))
 
@@ -168,6 +171,19 @@ async def test_password_containing_own_name_is_rejected(service: Service) -> Non
     with pytest.raises(FieldInvalid) as refused:
         await service.accounts.register(CALL, registration)
     assert refused.value.reason is Reason.PASSWORD_WEAK
+
+
+async def test_session_that_has_ended_renames_nothing(service: Service) -> None:
+    user_id = await service.register()
+    tokens = await service.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
+    # A replica that has not read of it yet still accepts the token.
+    claims = replace(CLAIMS, subject=user_id, session_id=tokens.session_id)
+    await service.accounts.rename(CALL, claims, "Ada")
+    await service.sessions.ending.revoke(CALL, tokens.session_id)
+    with pytest.raises(Unauthenticated) as refused:
+        await service.accounts.rename(CALL, claims, "Squatter")
+    assert refused.value.reason is Reason.BEARER_INVALID
+    assert (await service.accounts.get(user_id)).display_name == "Ada"
 
 
 async def test_registrations_are_limited_per_ip(database: Database, clock: FakeClock) -> None:
