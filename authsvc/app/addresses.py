@@ -56,6 +56,8 @@ def why_unusable(address: str) -> str | None:
                 return None
     except socket.gaierror as error:
         return f"the name can't be resolved: {error.strerror}"
+    except UnicodeError:
+        return "it is not a valid name"
     return cause
 
 

@@ -17,6 +17,7 @@ from authsvc.errors import ServerError
 from authsvc.rpc.tls_material import check_client
 
 _CERTS = DEVELOPMENT / "certs"
+_LONGEST_TIMEOUT = 3_600
 
 
 def health(
@@ -42,6 +43,8 @@ def health(
 
     Any client certificate signed by the service's CA is accepted.
     """
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        fail(f"--timeout is more than 0 and at most {_LONGEST_TIMEOUT} seconds")
     files = (cert, key, ca)
     try:
         material = check_client(files, [file.read_bytes() for file in files])
@@ -91,7 +94,10 @@ async def _name_in_certificate(target: str, deadline: float) -> str:
         certificate = x509.load_der_x509_certificate(await presented_certificate(target, deadline))
     except OSError as error:
         fail(f"{target} does not answer: {error}")
-    names = _names(certificate)
+    try:
+        names = _names(certificate)
+    except ValueError:
+        fail(f"the certificate of {target} has invalid extensions")
     if not names:
         fail(f"the certificate of {target} names no host")
     return names[0].replace("*", "health", 1)

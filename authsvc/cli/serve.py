@@ -105,6 +105,8 @@ async def _reload_on_change(
             app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
             log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - no traceback
+        except Exception as error:  # noqa: BLE001 - otherwise this was the last reload
+            log.error("settings_not_reloaded", problems=[type(error).__name__])  # noqa: TRY400 - it may quote a secret
         else:
             log.info("settings_reloaded")
 

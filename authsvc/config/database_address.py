@@ -7,6 +7,7 @@ either left out with a note, if it is harmless to do so, or refused.
 
 import os
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,16 @@ from urllib.parse import quote, unquote, urlencode
 _FORM = "it should be of the form postgresql://user:password@host:port/name"
 _SCHEMES = ("postgresql://", "postgres://")
 # What may follow the `@` of a URL: hosts, a name without the characters that come next, parameters.
+# The names of these are plain words: other text between `?` and `=` belongs to a password.
+_PARAMETER = r"(?:[\w.-]+(?:=[^&]*)?)?"
 _AFTER_LOGIN = re.compile(
-    r"(?P<hosts>[^/?#@]*)(?:/(?P<name>[^/?#@]*))?(?:\?(?P<query>.*))?", re.DOTALL
+    r"(?P<hosts>[^/?#@]*)(?:/(?P<name>[^/?#@]*))?"
+    rf"(?:\?(?P<query>{_PARAMETER}(?:&{_PARAMETER})*))?",
+    re.DOTALL,
 )
 _HOST = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]*)(?::(?P<port>\d{1,5}))?")
+# Cloud SQL's folders contain colons.
+_SOCKET = re.compile(r"(?P<folder>/.*?)(?::(?P<port>\d{1,5}))?")
 _PAIR = re.compile(
     r"\s*(\w+)\s*=\s*(?:'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*))(?:\s+|$)", re.DOTALL
 )
@@ -51,6 +58,7 @@ _OTHER_NAMES = {
     "fallback_application_name": "application_name",
     "ssl": "sslmode",
 }
+_TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _TLS_WORDS = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 # Of other drivers, for a pooler: PgBouncer, Rails, JDBC.
 _UNNAMED = {"pgbouncer": "true", "prepared_statements": "false", "preparethreshold": "0"}
@@ -75,6 +83,7 @@ _LEFT_OUT = {
         "sslsni",
         "uselibpqcompat",
         "supa",
+        "workaround",
     ),
     "the service does without it",
 )
@@ -105,8 +114,8 @@ class DatabaseAddress:
             text = text[1:-1]
         if text.startswith(_SCHEMES):
             hosts, values = _read_url(text.partition("://")[2])
-        elif re.match(r"[a-z+]+:", text):
-            scheme = text.partition(":")[0]
+        elif found := re.match(r"([a-z][a-z0-9+.-]*):", text, re.IGNORECASE):
+            scheme = found[1]
             raise ValueError(f"it should begin with postgresql://, not {scheme}:")
         else:
             hosts, values = _read_pairs(text)
@@ -193,12 +202,23 @@ def _with_ports(hosts: str, ports: str) -> list[tuple[str, str]]:
 
 
 def _host(text: str) -> tuple[str, str]:
+    if found := _SOCKET.fullmatch(text):
+        return found["folder"], _port(found["port"] or "")
     if text.count(":") > 1 and not text.startswith("["):
         return f"[{text}]", ""
     found = _HOST.fullmatch(text)
-    if found is None:
+    if found is None or not _is_host(found["host"]):
         raise ValueError("its host or port is malformed")
     return found["host"], _port(found["port"] or "")
+
+
+def _is_host(text: str) -> bool:
+    """Return whether the resolver takes a name: none of its labels is empty or too long."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _port(text: str) -> str:
@@ -220,10 +240,31 @@ def _check_tls(tls: Mapping[str, str]) -> None:
     mode = tls.get("sslmode", "prefer")
     if mode not in _TLS_MODES:
         raise ValueError(f"its sslmode is none of {', '.join(_TLS_MODES)}")
+    if tls.get("sslnegotiation", "postgres") not in {"postgres", "direct"}:
+        raise ValueError("its sslnegotiation is none of postgres, direct")
+    if tls.get("sslnegotiation") == "direct" and mode not in _TLS_MODES[3:]:
+        raise ValueError(
+            f"its sslnegotiation=direct needs an sslmode of {_TLS_MODES[3]} or stricter"
+        )
+    for name in ("ssl_min_protocol_version", "ssl_max_protocol_version"):
+        if name in tls and tls[name] not in _TLS_VERSIONS:
+            raise ValueError(f"its {name} is none of {', '.join(_TLS_VERSIONS)}")
     for name in _TLS_FILES:
         path = tls.get(name)
-        if path and path != _SYSTEM and not os.access(path, os.R_OK):
+        if not path or path == _SYSTEM:
+            continue
+        if Path(path).is_dir() or not os.access(path, os.R_OK):
             raise ValueError(f"its {name} names a file that can't be read: {path}")
+        if name == "sslrootcert" and not _has_certificates(path):
+            raise ValueError(f"its {name} names a file without valid certificates: {path}")
+
+
+def _has_certificates(path: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return False
+    return True
 
 
 def _trusts_system(tls: Mapping[str, str]) -> bool:

@@ -88,7 +88,7 @@ def _with_sources(file: Path | None, secrets_dir: Path | None) -> type[Settings]
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             sources = [init_settings, env_settings]
             if secrets_dir is not None:
-                secrets = NestedSecretsSettingsSource(
+                secrets = _SecretFiles(
                     file_secret_settings,
                     secrets_dir=secrets_dir,
                     secrets_prefix="",
@@ -100,6 +100,24 @@ def _with_sources(file: Path | None, secrets_dir: Path | None) -> type[Settings]
             return tuple(sources)
 
     return Sourced
+
+
+class _SecretFiles(NestedSecretsSettingsSource):
+    """The files of a secrets folder that name a section; others may have any content."""
+
+    @classmethod
+    def load_secrets(cls, path: Path) -> dict[str, str]:
+        found = {}
+        try:
+            for file in path.iterdir():
+                if file.name.lower().partition("__")[0] in Settings.model_fields and file.is_file():
+                    found[file.name] = file.read_text(encoding="utf-8-sig").strip()
+        except OSError as error:
+            raise ConfigError([f"secrets file {error.filename}: {error.strerror}"]) from None
+        except UnicodeDecodeError:
+            # Without the cause, which quotes the secret.
+            raise ConfigError([f"secrets file {file}: not text in UTF-8"]) from None
+        return found
 
 
 def _unknown_variables() -> list[str]:

@@ -5,20 +5,39 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+# A point in time this far from now is still one that Python and PostgreSQL can express.
+_LONGEST = timedelta(days=36_500)
+
+
 def _parse_duration(value: Any) -> Any:
     if isinstance(value, str) and (match := re.fullmatch(r"(\d+)(ms|s|m|h|d)", value)):
-        return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+        seconds = int(match[1]) * _UNITS[match[2]]
+        return timedelta(seconds=min(seconds, 2 * _LONGEST.total_seconds()))
     if isinstance(value, timedelta) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError('expected a duration such as "500ms", "30s", "10m", "1h" or "7d"')
 
 
-Duration = Annotated[timedelta, BeforeValidator(_parse_duration)]
+def _bounded(value: timedelta) -> timedelta:
+    if value > _LONGEST:
+        raise ValueError(f"expected a duration of at most {_LONGEST.days}d")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_parse_duration), AfterValidator(_bounded)]
 
 
 def _key_bytes(secret: SecretStr) -> bytes:

@@ -48,6 +48,7 @@ def test_port_in_use_is_told_from_a_free_one() -> None:
 
 def test_unusable_names_are_told_apart() -> None:
     assert why_unusable("203.0.113.1:80") == "it is not an address of this machine"
+    assert why_unusable("double..dot:80") == "it is not a valid name"
     cause = why_unusable("nowhere.invalid:80")
     assert cause is not None
     assert cause.startswith("the name can't be resolved: ")

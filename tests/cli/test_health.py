@@ -7,9 +7,12 @@ import grpc
 import pytest
 import typer
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from typer.testing import CliRunner
 
 from authsvc.cli.health import health_status
+from authsvc.cli.main import app
 from authsvc.config import Settings
 from tests.support.certificates import Authority, Certificate, channel_credentials
 from tests.support.probe import ProbeServer, StartProbe, identity_of, with_changes
@@ -107,3 +110,29 @@ async def test_certificate_without_hosts_is_explained(
             f"127.0.0.1:{probe.server.port}", "", credentials_of(authority), DEADLINE
         )
     assert "names no host" in capsys.readouterr().err
+
+
+async def test_certificate_with_invalid_extensions_is_explained(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenSSL serves none, other libraries do."""
+    subject_alternative_name = x509.UnrecognizedExtension(
+        x509.SubjectAlternativeName.oid, b"\xffnonsense"
+    )
+    pem = authority.issue(extensions=[subject_alternative_name]).certificate
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+    async def presented(*_: object) -> bytes:
+        return der
+
+    monkeypatch.setattr("authsvc.cli.health.presented_certificate", presented)
+    with pytest.raises(typer.Exit):
+        await health_status("127.0.0.1:1", "", credentials_of(authority), DEADLINE)
+    assert "invalid extensions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("timeout", ["0", "-1", "nan", "inf"])
+def test_impossible_timeout_is_refused_in_one_line(timeout: str) -> None:
+    result = CliRunner().invoke(app, ["health", "--timeout", timeout])
+    assert result.exit_code == 1
+    assert result.stderr == "error: --timeout is more than 0 and at most 3600 seconds\n"

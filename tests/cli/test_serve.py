@@ -118,6 +118,13 @@ def test_reload_applies_valid_settings_and_ignores_invalid_ones(
     workspace.config.write_text(good + "\n[grpc]\nnonsense = 1\n")
     service.send(signal.SIGHUP)
     service.wait_for("settings_not_reloaded")
+    keyring = workspace.secrets / "secrets__keyring"
+    keyring.rename(keyring.with_name("kept"))
+    keyring.write_bytes(b"\xff")
+    seen = len(service.output)
+    service.send(signal.SIGHUP)
+    service.wait_for("secrets__keyring: not text", seen)
+    keyring.with_name("kept").rename(keyring)
     workspace.config.write_text(good + '\n[rate_limits.policies.x]\nrequests = 1\nwindow = "1s"\n')
     seen = len(service.output)
     service.send(signal.SIGHUP)

@@ -1,7 +1,7 @@
 """Addresses of databases as people and providers write them."""
 
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import asyncpg
 import pytest
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from authsvc.config import DatabaseSettings
 from authsvc.config.database_address import DatabaseAddress
 from authsvc.dev.postgres import EmbeddedPostgres
+from tests.support.certificates import Authority
 from tests.support.databases import opened
 
 _SECRET = "hush-hush"
@@ -96,9 +97,11 @@ def test_parameters_are_honoured_or_left_out_with_a_note() -> None:
     assert settings.notes[0].startswith("database.url: channel_binding is left out")
 
 
-def test_authorities_of_the_system_are_trusted_without_a_file(tmp_path: Path) -> None:
+def test_authorities_of_the_system_are_trusted_without_a_file(
+    tmp_path: Path, authority: Authority
+) -> None:
     root = tmp_path / "root.crt"
-    root.touch()
+    root.write_bytes(authority.certificate)
     for query, trusts in {
         "": False,
         "?sslmode=require": False,
@@ -128,6 +131,14 @@ def test_authorities_of_the_system_are_trusted_without_a_file(tmp_path: Path) ->
         ("postgresql://db/n?schema=auth", "search_path"),
         ("postgresql://db/n?sslmode", "without a value"),
         ("postgresql://db/n?sslmode=verify-full&sslcert=/dev/null", "needs an sslrootcert"),
+        ("postgresql://db/n?sslmode=require&sslrootcert=/etc", "can't be read: /etc"),
+        ("postgresql://db/n?sslmode=require&sslrootcert=/dev/null", "without valid cert"),
+        ("postgresql://db/n?sslnegotiation=direct", "needs an sslmode of require"),
+        ("postgresql://db/n?sslnegotiation=straight", "sslnegotiation is none of"),
+        ("postgresql://db/n?ssl_min_protocol_version=TLSv9", "version is none of"),
+        (f"postgresql+psycopg2://u:{_SECRET}@db/n", "not postgresql+psycopg2:"),
+        (f"postgresql://u:{_SECRET}@db..internal/n", "host or port is malformed"),
+        (f"postgresql://u:{_SECRET}@{'d' * 64}/n", "host or port is malformed"),
     ],
 )
 def test_unusable_address_is_refused_without_its_secret(text: str, problem: str) -> None:
@@ -136,6 +147,20 @@ def test_unusable_address_is_refused_without_its_secret(text: str, problem: str)
     (found,) = refused.value.errors()
     assert problem in found["msg"]
     assert _SECRET not in found["msg"]
+
+
+@pytest.mark.parametrize("password", ["a@b?c", "a@b/c?d'e", "a#b@c/d?e'f\""])
+def test_part_of_a_password_is_not_taken_for_hosts_and_parameters(password: str) -> None:
+    (host,) = DatabaseAddress.parse(f"postgresql://u:{password}@db:5432/n?sslmode=require").hosts
+    assert urlsplit(host).password == quote(password, safe="")
+    assert parse_qs(urlsplit(host).query)["host"] == ["db"]
+
+
+@pytest.mark.parametrize("socket", ["/run/a:b", "/cloudsql/project:region:instance"])
+@pytest.mark.parametrize("form", ["postgresql://u:p@/n?host={}", "host={} user=u dbname=n"])
+def test_folder_of_a_socket_may_contain_colons(socket: str, form: str) -> None:
+    (host,) = DatabaseAddress.parse(form.format(socket)).hosts
+    assert parse_qs(urlsplit(host).query)["host"] == [socket]
 
 
 async def test_awkward_login_works_unescaped(own_server: EmbeddedPostgres) -> None:

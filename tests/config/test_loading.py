@@ -169,6 +169,9 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "[rate_limits.policies.'authsvc.login.ip']\nrequests = 1\nwindow = '1s'",
             "rate_limits.policies.authsvc.login.ip",
         ),
+        ("[retention]\nsessions = '99999999999999d'", "retention.sessions: got a string: expected"),
+        ("[retention]\nsessions = '36501d'", "expected a duration of at most 36500d"),
+        ("[retention]\nsessions = 3153600001", "expected a duration of at most 36500d"),
         ("[tls", "not TOML"),
     ],
 )
@@ -202,6 +205,19 @@ def test_unknown_variables_are_rejected(
 def test_unknown_files_in_secrets_folder_are_rejected(config: Path, secrets: Path) -> None:
     (secrets / "database__pasword").write_text("x")
     assert _problems(config, secrets) == ["database.pasword: no such setting"]
+
+
+def test_secret_that_is_not_text_is_named_without_showing_it(config: Path, secrets: Path) -> None:
+    file = secrets / "secrets__keyring"
+    file.write_bytes(SECRET.encode() + b"\xff")
+    assert _problems(config, secrets) == [f"secrets file {file}: not text in UTF-8"]
+
+
+def test_files_that_name_no_section_may_have_any_content(config: Path, secrets: Path) -> None:
+    (secrets / ".database__url.swp").write_bytes(b"\xff")
+    (secrets / "keystore.p12").write_bytes(b"\xff")
+    (secrets / "tokens__issuer").write_text("\ufeffhttps://marked.test\n")
+    assert load(config, secrets_dir=secrets).tokens.issuer == "https://marked.test"
 
 
 @pytest.mark.parametrize("missing", ["file", "folder"])

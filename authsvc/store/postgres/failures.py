@@ -34,7 +34,9 @@ def _detail(error: BaseException | None) -> str:
         case ssl.SSLError():
             return f"the TLS handshake failed: {error.reason or error}"
         case OSError():
-            return error.strerror or str(error)
+            text = error.strerror or str(error)
+            # asyncpg's words for a server that closes the connection instead of answering.
+            return "the server closed the connection" if "connection_lost()" in text else text
         case asyncpg.PostgresError():
             # Its text goes on with details and hints in lines of their own.
             return str(error).partition("\n")[0]
