@@ -142,12 +142,9 @@ class Connections:
             self._end([found for found in self._suspects if self._is_flood(found, now)], "flood")
             return
         self._refused = {key: until for key, until in self._refused.items() if now < until}
-        for rule in (
-            lambda: self._beyond_bounds(now),
-            self._beyond_networks,
-            self._beyond_strangers,
-        ):
-            for connection, reason in list(rule()):
+        # Each is asked in its turn, about what those before it have left.
+        for beyond in (self._beyond_bounds(now), self._beyond_networks(), self._beyond_strangers()):
+            for connection, reason in list(beyond):
                 self._end([connection], reason)
         self._write_log(now)
         # By then, gRPC has ended those that did not acknowledge its settings.
