@@ -139,7 +139,9 @@ class Connections:
         if complete:
             self._list(now)
         if not self._match(complete=complete) and not complete:
-            self._end([found for found in self._suspects if self._is_flood(found, now)], "flood")
+            # One of them may have been given a role meanwhile.
+            suspects = filter(self._is_stranger, self._suspects)
+            self._end([found for found in suspects if self._is_flood(found, now)], "flood")
             return
         self._refused = {key: until for key, until in self._refused.items() if now < until}
         # Each is asked in its turn, about what those before it have left.
