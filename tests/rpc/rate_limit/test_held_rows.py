@@ -17,8 +17,9 @@ from tests.support.service import Service
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let held keys be waited for on a busy machine."""
+    """Let held keys and hashes be waited for on a busy machine."""
     monkeypatch.setattr("authsvc.core.limits.held_keys._PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr("authsvc.core.passwords.hashing._MAX_SECONDS", 60.0)
 
 
 @asynccontextmanager
