@@ -7,6 +7,7 @@ anyway, as a ring may be lost: nothing is replayed, and behind a pooler none arr
 import asyncio
 import random
 from collections.abc import Callable
+from contextvars import Context
 from uuid import uuid4
 
 import structlog
@@ -59,7 +60,9 @@ class Doorbell:
         """Ring these channels within a few milliseconds, in this process and all others."""
         self._gathered |= channels
         if self._ringing is None:
-            self._ringing = asyncio.create_task(self._ring_gathered(), name="doorbell")
+            # Not in the context of the call that happens to be the first.
+            ring = self._ring_gathered()
+            self._ringing = asyncio.create_task(ring, name="doorbell", context=Context())
 
     async def close(self) -> None:
         """Send what is gathered, if that takes no more than a second."""
