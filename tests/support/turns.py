@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 STEP = 0.0003
-# Of 0.3 ms each: the fourth exceeds the millisecond.
+# Of 0.3 ms each: the fourth exceeds the millisecond. The clock is read after every fourth.
 PER_TURN = 4
 
 

@@ -15,8 +15,8 @@ from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Connection
 
 # Charges that one statement decides on, where those that are taken together count twice, as they
-# cost twice as much. More take several statements, and other calls run in between.
-_MAX_SLICE = 1_000
+# cost twice as much. The driver encodes, and decodes, all of a statement in one turn of the loop.
+_MAX_STATEMENT = 1_000
 _new_tuple = tuple.__new__
 _SECOND = 1_000_000
 
@@ -28,14 +28,14 @@ class Check(NamedTuple):
     dry_run: bool = False
 
 
-def slices(checks: Iterable[Check]) -> Iterator[list[Check]]:
-    """Yield the checks in order; a slice ends with the check that fills it."""
+def parts(checks: Iterable[Check]) -> Iterator[list[Check]]:
+    """Yield the checks in order, as many at a time as fill a statement."""
     part: list[Check] = []
     size = 0
     for check in checks:
         part.append(check)
         size += len(check.charges) if len(check.charges) == 1 else 2 * len(check.charges)
-        if size >= _MAX_SLICE:
+        if size >= _MAX_STATEMENT:
             yield part
             part, size = [], 0
     if part:
@@ -49,10 +49,29 @@ class Limit(NamedTuple):
     max_cost: int
 
 
+class _Group(NamedTuple):
+    """Equal charges of a key, each a check of its own: what the database answered on them."""
+
+    rule: store.Rule
+    key: str
+    cost: int
+    indexes: list[int]
+    row: store.Row
+
+
+class _Decided(NamedTuple):
+    """A check, by its index, with a limit and a row for each of its charges."""
+
+    check: int
+    limits: Sequence[Limit]
+    rows: Sequence[store.Row]
+
+
 class Batch:
     """Checks that share statements, except those of held keys, whose result is KeysHeld.
 
-    `find` returns a check's result if it needs no statement, or None.
+    It takes three steps: each check is added by its index, the statements run, and each of the
+    answers is settled. `find` returns a check's result if it needs no statement, or None.
     """
 
     def __init__(
@@ -63,10 +82,12 @@ class Batch:
         held: HeldKeys,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
+        self.answers: list[_Group | _Decided] = []
         self.rejected: list[tuple[Sequence[Charge], Sequence[Verdict]]] = []
         self._checks = checks
         self._limits = limits
         self._held = held
+        self._find = find
         self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
             checks
         )
@@ -74,12 +95,24 @@ class Batch:
         self._singles: dict[str, dict[str, list[int]]] = {}
         self._atomic: list[int] = []
         self._peeks: list[int] = []
-        self._sort(find)
 
     @property
     def needs_database(self) -> bool:
         """Whether any check has yet to be decided by the database."""
         return bool(self._singles or self._atomic or self._peeks)
+
+    def add(self, index: int) -> None:
+        """Decide the check with this index, or note which statement it goes into."""
+        check = self._checks[index]
+        charges, dry_run = check
+        if dry_run:
+            self._add_other(index, check)
+        elif self._find is not None and (known := self._find(charges)) is not None:
+            self._results[index] = known
+        elif self._held.include(charges):
+            self._results[index] = store.KeysHeld()
+        elif len(charges) != 1 or not self._add_single(index, charges[0]):
+            self._add_other(index, check)
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
@@ -102,16 +135,51 @@ class Batch:
                 [charge.cost for charge in charges],
                 at_us,
             )
-            self._settle(self._peeks, limits, rows)
+            self._answer(self._peeks, limits, rows)
+
+    def settle(self, answer: _Group | _Decided) -> None:
+        """Note the results of the checks that one of the `answers` is about."""
+        if isinstance(answer, _Group):
+            self._settle_group(answer)
+        else:
+            self._settle_check(answer)
 
     def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
         """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
 
+    def _add_single(self, index: int, charge: Charge) -> bool:
+        policy, key, cost = charge
+        limit = self._limits.get(policy)
+        if limit is None or cost > limit.max_cost:
+            return False
+        groups = self._singles.get(policy)
+        if groups is None:
+            groups = self._singles[policy] = {}
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [cost, index]
+        elif group[0] == cost:
+            group.append(index)
+        else:
+            self._atomic.append(index)
+        return True
+
+    def _add_other(self, index: int, check: Check) -> None:
+        charges, limits = check.charges, self._limits
+        for charge in charges:
+            if charge.policy not in limits:
+                self._results[index] = policy_unknown(charge.policy)
+                return
+        if check.dry_run or any(charge.cost > limits[charge.policy].max_cost for charge in charges):
+            self._peeks.append(index)
+        else:
+            self._atomic.append(index)
+
     async def _charge(self, connection: Connection, at_us: int | None) -> None:
         """Run the charging statements, each at most once successfully."""
         if self._singles:
-            await self._run_singles(connection, at_us)
+            await self._charge_singles(connection, at_us)
             self._singles = {}
         if self._atomic:
             charges, limits = self._charges(self._atomic)
@@ -123,7 +191,7 @@ class Batch:
                 [len(self._checks[index].charges) for index in self._atomic],
                 at_us,
             )
-            self._settle(self._atomic, limits, rows)
+            self._answer(self._atomic, limits, rows)
             self._atomic = []
 
     def _rows(self) -> tuple[list[store.Rule], list[str]]:
@@ -155,48 +223,7 @@ class Batch:
                     singles.setdefault(policy, {})[key] = group
         self._singles = singles
 
-    def _sort(self, find: Callable[[Sequence[Charge]], CheckResult | None] | None) -> None:
-        limits, singles = self._limits, self._singles
-        held = self._held or None
-        for index, check in enumerate(self._checks):
-            charges, dry_run = check
-            if find is not None and not dry_run and (known := find(charges)) is not None:
-                self._results[index] = known
-                continue
-            if held is not None and not dry_run and held.include(charges):
-                self._results[index] = store.KeysHeld()
-                continue
-            if dry_run or len(charges) != 1:
-                self._sort_other(index, check)
-                continue
-            policy, key, cost = charges[0]
-            limit = limits.get(policy)
-            if limit is None or cost > limit.max_cost:
-                self._sort_other(index, check)
-                continue
-            groups = singles.get(policy)
-            if groups is None:
-                groups = singles[policy] = {}
-            group = groups.get(key)
-            if group is None:
-                groups[key] = [cost, index]
-            elif group[0] == cost:
-                group.append(index)
-            else:
-                self._atomic.append(index)
-
-    def _sort_other(self, index: int, check: Check) -> None:
-        charges, limits = check.charges, self._limits
-        for charge in charges:
-            if charge.policy not in limits:
-                self._results[index] = policy_unknown(charge.policy)
-                return
-        if check.dry_run or any(charge.cost > limits[charge.policy].max_cost for charge in charges):
-            self._peeks.append(index)
-        else:
-            self._atomic.append(index)
-
-    async def _run_singles(self, connection: Connection, at_us: int | None) -> None:
+    async def _charge_singles(self, connection: Connection, at_us: int | None) -> None:
         kinds: dict[tuple[str, int, int], int] = {}
         places: list[int] = []
         keys: list[str] = []
@@ -221,16 +248,30 @@ class Batch:
             keys,
             at_us,
         )
-        for limit, key, group, row in zip(limits, keys, groups, rows, strict=True):
-            self._settle_group(limit.rule, key, group, row)
+        self.answers += [
+            _new_tuple(_Group, (limit.rule, key, group[0], group[1:], row))
+            for limit, key, group, row in zip(limits, keys, groups, rows, strict=True)
+        ]
 
-    def _settle_group(self, rule: store.Rule, key: str, group: list[int], row: store.Row) -> None:
-        granted, remaining, retry_us, reset_us = row
-        cost = group[0]
+    def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
+        charges = [charge for index in indexes for charge in self._checks[index].charges]
+        return charges, [self._limits[charge.policy] for charge in charges]
+
+    def _answer(
+        self, indexes: Iterable[int], limits: Sequence[Limit], rows: Sequence[store.Row]
+    ) -> None:
+        start = 0
+        for index in indexes:
+            end = start + len(self._checks[index].charges)
+            self.answers.append(_Decided(index, limits[start:end], rows[start:end]))
+            start = end
+
+    def _settle_group(self, group: _Group) -> None:
+        rule, key, cost, indexes, (granted, remaining, retry_us, reset_us) = group
         reset_after = reset_us / _SECOND
         # First come, first served: each verdict shows what was left after its own charge.
         remaining += granted * cost
-        for index in group[1:]:
+        for index in indexes:
             if granted:
                 granted -= 1
                 remaining -= cost
@@ -244,21 +285,16 @@ class Batch:
             if not allowed:
                 self.rejected.append((self._checks[index].charges, verdicts))
 
-    def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
-        charges = [charge for index in indexes for charge in self._checks[index].charges]
-        return charges, [self._limits[charge.policy] for charge in charges]
-
-    def _settle(
-        self, indexes: Iterable[int], limits: Iterable[Limit], rows: Iterable[store.Row]
-    ) -> None:
-        answers = zip(limits, rows, strict=True)
-        for index in indexes:
-            check = self._checks[index]
-            verdicts = [verdict_of(*next(answers), charge) for charge in check.charges]
-            allowed = all(verdict.allowed for verdict in verdicts)
-            self._results[index] = CheckResult(allowed, verdicts)
-            if not allowed and not check.dry_run:
-                self.rejected.append((check.charges, verdicts))
+    def _settle_check(self, decided: _Decided) -> None:
+        check = self._checks[decided.check]
+        verdicts = [
+            verdict_of(limit, row, charge)
+            for limit, row, charge in zip(decided.limits, decided.rows, check.charges, strict=True)
+        ]
+        allowed = all(verdict.allowed for verdict in verdicts)
+        self._results[decided.check] = CheckResult(allowed, verdicts)
+        if not allowed and not check.dry_run:
+            self.rejected.append((check.charges, verdicts))
 
 
 def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:

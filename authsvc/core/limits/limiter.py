@@ -1,14 +1,15 @@
 """Owns the rate limiter: its policies, and when it queries the database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
-from authsvc.core.limits.batch import Batch, Check, Limit, slices, verdict_of
+from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.batch import Batch, Check, Limit, parts, verdict_of
 from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
@@ -24,6 +25,7 @@ _MAX_WAITING = 20_000
 _MICROSECOND = timedelta(microseconds=1)
 
 Result = TypeVar("Result")
+_Outcome: TypeAlias = CheckResult | ServiceError | store.KeysHeld
 
 
 class RateLimiter:
@@ -81,14 +83,16 @@ class RateLimiter:
             return await self._batcher.submit(Check(charges, dry_run))
         return await self._held.run(charges, partial(self._batcher.submit, Check(charges)))
 
-    async def check_many(self, checks: Sequence[Check]) -> list[CheckResult]:
+    async def check_many(self, checks: Sequence[Check], slices: Slices) -> list[CheckResult]:
         """Decide each check independently, as `check` does, and return the results in order.
 
         Nothing is taken if a policy is unknown.
         """
-        for check in checks:
-            self._validate(check.charges)
-        results = await self._decide(checks)
+        await slices.map(lambda check: self._validate(check.charges), checks)
+        limits = self._limits
+        results: list[_Outcome] = []
+        for part in parts(checks):
+            results += await self._decide_part(part, limits, slices.map)
         held = [i for i, result in enumerate(results) if isinstance(result, store.KeysHeld)]
         if held:
             later = await asyncio.gather(*(self.check(checks[i].charges) for i in held))
@@ -168,28 +172,21 @@ class RateLimiter:
 
         return await self._held.run(charges, change)
 
-    async def _decide(
-        self, checks: Sequence[Check]
-    ) -> list[CheckResult | ServiceError | store.KeysHeld]:
-        limits = self._limits
-        results: list[CheckResult | ServiceError | store.KeysHeld] = []
-        for part in slices(checks):
-            if results:
-                await asyncio.sleep(0)
-            results += await self._decide_slice(part, limits)
-        return results
+    async def _decide(self, checks: Sequence[Check]) -> list[_Outcome]:
+        return await self._decide_part(checks, self._limits, _at_once)
 
-    async def _decide_slice(
-        self, checks: Sequence[Check], limits: Mapping[str, Limit]
-    ) -> list[CheckResult | ServiceError | store.KeysHeld]:
+    async def _decide_part(
+        self, checks: Sequence[Check], limits: Mapping[str, Limit], apply: "_Apply"
+    ) -> list[_Outcome]:
         find = self._rejected.find if self._rejected else None
         batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
+        await apply(batch.add, range(len(checks)))
         if batch.needs_database:
             with self._rejected.query() as query:
                 async with self._database.connection() as connection:
                     await batch.run(connection, self._now())
-                for charges, verdicts in batch.rejected:
-                    self._rejected.remember(query, charges, verdicts)
+                await apply(batch.settle, batch.answers)
+                await apply(partial(self._rejected.remember, query), batch.rejected)
         return batch.results()
 
     def _now(self) -> int | None:
@@ -207,6 +204,18 @@ class RateLimiter:
                 raise policy_unknown(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
             raise ValueError("a check needs at least one charge, each with its own policy and key")
+
+
+class _Apply(Protocol):
+    """Applies a function to items, at once or in slices."""
+
+    async def __call__(self, function: Callable[[Any], object], items: Iterable[Any], /) -> object:
+        """Return when it has been applied to all."""
+
+
+async def _at_once(function: Callable[[Any], object], items: Iterable[Any]) -> None:
+    for item in items:
+        function(item)
 
 
 def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:

@@ -70,11 +70,12 @@ class RejectedCache:
             del self._queries[id(query)]
 
     def remember(
-        self, query: PendingQuery, charges: Sequence[Charge], verdicts: Sequence[Verdict]
+        self, query: PendingQuery, rejection: tuple[Sequence[Charge], Sequence[Verdict]]
     ) -> None:
-        """Remember the verdicts on a rejected check, one for each charge."""
+        """Remember the charges of a rejected check and the verdicts on them."""
         if not self._size:
             return
+        charges, verdicts = rejection
         received_at = self._clock()
         for charge, verdict in zip(charges, verdicts, strict=True):
             place = (charge.policy, charge.key)

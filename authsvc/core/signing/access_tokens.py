@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from authsvc.config import TokenSettings
 from authsvc.core.lib.slices import Slices
@@ -170,6 +170,8 @@ class AccessTokens:
         unknown = {outcome.key_id for outcome in outcomes if isinstance(outcome, _UnknownKey)}
         learned = bool(unknown) and await self._keys.learn(unknown)
         outdated = not self._keys.is_fresh()
+        if not unknown and not outdated:
+            return cast("list[AnyClaims | InactiveReason]", outcomes)
         if outdated:
             await self._keys.refresh()
 

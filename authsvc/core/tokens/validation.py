@@ -11,7 +11,7 @@ which only limits refreshing: a token issued for an hour is valid for that hour.
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.validation import SessionValidation
@@ -36,8 +36,7 @@ class TokenCheck:
     certificate_thumbprint: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenResult:
+class TokenResult(NamedTuple):
     """The result of a check: the claims if the token is active, otherwise the reason."""
 
     active: bool
@@ -93,8 +92,8 @@ class TokenValidation:
         if missing:
             sessions = await self._sessions.find_many([claims.session_id for claims in missing])
             read = iter(map(_with_session, missing, sessions))
-            return [result or next(read) for result in results]
-        return [result for result in results if result]
+            return [next(read) if result is None else result for result in results]
+        return [result for result in results if result is not None]
 
     async def bearer(self, token: str) -> Claims:
         """Return the claims of a user's access token for acting on the user's own account.

@@ -25,9 +25,10 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
     ) -> pb.BatchCheckRateLimitsResponse:
         """Decide up to 1000 checks independently."""
         convert.batch_size(request.checks, "checks")
-        checks = await messages.checks(request.checks)
-        results = await self._use.rate_limiter.check_many(checks)
-        return await messages.batch_response(results, compact=request.compact)
+        slices = self._use.slices
+        checks = await messages.checks(request.checks, slices)
+        results = await self._use.rate_limiter.check_many(checks, slices)
+        return await messages.batch_response(results, slices, compact=request.compact)
 
     async def GetRateLimit(
         self, request: pb.GetRateLimitRequest, _context: Context

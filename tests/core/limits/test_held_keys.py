@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.errors import StoreUnavailable
 from authsvc.models.limits import Charge, CheckResult, Policy
@@ -67,7 +68,9 @@ async def _go_on(limiter: RateLimiter, *keys: str) -> None:
         charge = Charge("many", key)
         assert (await limiter.check([charge])).allowed
         assert (await limiter.check([charge, Charge("kept", key)])).allowed
-        assert all(result.allowed for result in await limiter.check_many([Check([charge])] * 3))
+        assert all(
+            result.allowed for result in await limiter.check_many([Check([charge])] * 3, Slices())
+        )
 
 
 @pytest.mark.parametrize("policy", ["many", "kept"])
@@ -142,7 +145,7 @@ async def test_check_of_several_charges_takes_nothing_while_one_key_is_held(
 
 async def test_many_held_keys_delay_no_other(limiter: RateLimiter, stranger: Database) -> None:
     keys = [f"held-{number}" for number in range(300)]
-    await limiter.check_many([Check([Charge("many", key)]) for key in keys])
+    await limiter.check_many([Check([Charge("many", key)]) for key in keys], Slices())
     async with _holding(stranger, *keys):
         tasks = [asyncio.create_task(limiter.check([Charge("many", key)])) for key in keys[:150]]
         await _is_waiting(limiter, 150)
@@ -185,7 +188,9 @@ async def test_row_is_held_by_a_lock_an_insertion_or_a_deletion(
 async def test_refund_and_reset_of_a_held_key_wait_for_it_alone(
     limiter: RateLimiter, stranger: Database
 ) -> None:
-    await limiter.check_many([Check([Charge("kept", key, 5)]) for key in ("held", "lost")])
+    await limiter.check_many(
+        [Check([Charge("kept", key, 5)]) for key in ("held", "lost")], Slices()
+    )
     async with _holding(stranger, "held", "lost"):
         refunds = asyncio.create_task(limiter.refund_all([Charge("kept", "held", 2)]))
         resets = asyncio.create_task(limiter.reset("kept", "lost"))
@@ -218,7 +223,7 @@ async def test_waiting_for_a_held_key_is_bounded_in_time(
     async with _holding(stranger, "held"):
         for call in (
             limiter.check([_HELD]),
-            limiter.check_many([Check([_HELD]), Check([_FREE])]),
+            limiter.check_many([Check([_HELD]), Check([_FREE])], Slices()),
             limiter.refund("many", "held", 1),
             limiter.reset("many", "held"),
         ):
@@ -264,7 +269,7 @@ async def test_charges_are_counted_exactly_while_keys_are_held_now_and_then(
         limiters = [
             RateLimiter(database=pool, policies=_POLICIES, rejected_cache_size=0) for pool in pools
         ]
-        await limiters[0].check_many([Check([Charge("many", key)]) for key in keys])
+        await limiters[0].check_many([Check([Charge("many", key)]) for key in keys], Slices())
         done = asyncio.Event()
 
         async def hold() -> None:

@@ -7,11 +7,13 @@ from datetime import timedelta
 import pytest
 
 from authsvc.config import RateLimitSettings
+from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import NotFound, Reason, StoreUnavailable
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
 from authsvc.store.postgres.database import Database
+from tests.support.turns import PER_TURN, Loop
 
 _HOUR = timedelta(hours=1)
 _POLICIES = {
@@ -116,7 +118,7 @@ async def test_check_is_allowed_after_retry_after(
 
 
 async def test_equal_charges_in_batch_are_granted_in_order(limiter: RateLimiter) -> None:
-    results = await limiter.check_many([Check([Charge("five", "hot")])] * 8)
+    results = await limiter.check_many([Check([Charge("five", "hot")])] * 8, Slices())
     assert _allowed(results) == [True] * 5 + [False] * 3
     assert [result.verdicts[0].remaining for result in results] == [4, 3, 2, 1, 0, 0, 0, 0]
     assert [result.verdicts[0].retry_after for result in results] == [0.0] * 5 + [720.0] * 3
@@ -131,7 +133,9 @@ async def test_concurrent_callers_share_one_statement(limiter: RateLimiter, tick
 
 async def test_charges_to_one_key_may_differ_in_cost(limiter: RateLimiter) -> None:
     costs = [1, 3, 1, 2, 4, 1, 9]
-    results = await limiter.check_many([Check([Charge("ten", "k", cost)]) for cost in costs])
+    results = await limiter.check_many(
+        [Check([Charge("ten", "k", cost)]) for cost in costs], Slices()
+    )
     # Equal charges first (1, 1, 1), then the others in order: 3 and 2, but neither 4 nor 9.
     assert _allowed(results) == [True, True, True, True, False, True, False]
     assert (await limiter.get("ten", "k")).remaining == 2
@@ -144,7 +148,7 @@ async def test_batch_returns_results_in_order_of_checks(limiter: RateLimiter) ->
         policy = ("five", "ten", "sliding")[number % 3]
         checks.append(Check([Charge(policy, key, 1 + number % 4)], dry_run=number % 5 == 0))
         checks.append(Check([Charge("ten", f"+{key}"), Charge("fixed", key, 1 + number % 5)]))
-    for check, result in zip(checks, await limiter.check_many(checks), strict=True):
+    for check, result in zip(checks, await limiter.check_many(checks, Slices()), strict=True):
         assert result.allowed
         for charge, verdict in zip(check.charges, result.verdicts, strict=True):
             limit = _POLICIES[charge.policy].requests
@@ -199,7 +203,7 @@ async def test_refund_is_capped_at_limit(limiter: RateLimiter) -> None:
 
 
 async def test_reset_restores_full_limit(limiter: RateLimiter) -> None:
-    await limiter.check_many([Check([Charge(name, "k", 3)]) for name in _POLICIES])
+    await limiter.check_many([Check([Charge(name, "k", 3)]) for name in _POLICIES], Slices())
     await limiter.reset("burst", "k")
     assert (await limiter.get("burst", "k")).remaining == 3
     assert (await limiter.get("five", "k")).remaining == 2
@@ -215,7 +219,7 @@ async def test_unknown_policy_is_rejected_without_charge(limiter: RateLimiter) -
     charge, unknown = Charge("five", "k"), Charge("six", "k")
     for call in (
         limiter.check([charge, unknown]),
-        limiter.check_many([Check([charge]), Check([unknown])]),
+        limiter.check_many([Check([charge]), Check([unknown])], Slices()),
         limiter.get("six", "k"),
         limiter.refund("six", "k", 1),
         limiter.reset("six", "k"),
@@ -269,7 +273,7 @@ async def test_repeated_rejected_checks_cost_no_queries(
         await remembering.check([charge])
     assert ticker.asked == 6
     floods = await asyncio.gather(*(remembering.check([charge]) for _ in range(50)))
-    floods += await remembering.check_many([Check([charge])] * 50)
+    floods += await remembering.check_many([Check([charge])] * 50, Slices())
     assert not any(_allowed(floods))
     assert ticker.asked == 6
     # Dry runs, and charges below the rejected cost, go to the database.
@@ -300,7 +304,7 @@ async def test_check_fails_without_database(database: Database) -> None:
     await database.close()
     for call in (
         limiter.check([Charge("five", "k")]),
-        limiter.check_many([Check([Charge("five", "k")])]),
+        limiter.check_many([Check([Charge("five", "k")])], Slices()),
         limiter.get("five", "k"),
         limiter.refund("five", "k", 1),
         limiter.reset("five", "k"),
@@ -324,7 +328,7 @@ async def test_charges_of_other_costs_to_one_key_are_never_grouped(limiter: Rate
     checks = [
         Check([Charge("ten", key, cost)]) for key, cost in (("a", 1), ("b", 1), ("k", 5), ("k", 2))
     ]
-    assert _allowed(await limiter.check_many(checks)) == [True] * 4
+    assert _allowed(await limiter.check_many(checks, Slices())) == [True] * 4
     assert (await limiter.get("ten", "k")).remaining == 3
 
 
@@ -357,9 +361,9 @@ async def test_burst_limits_what_is_granted_within_a_second(
         ticker.advance(0.95)
     check = Check([Charge("p", "k")])
     first = min(10, burst)
-    assert sum(_allowed(await limiter.check_many([check] * 30))) == first
+    assert sum(_allowed(await limiter.check_many([check] * 30, Slices()))) == first
     ticker.advance(advance)
-    assert sum(_allowed(await limiter.check_many([check] * 30))) == granted
+    assert sum(_allowed(await limiter.check_many([check] * 30, Slices()))) == granted
 
 
 async def test_rejected_dry_run_is_not_cached(remembering: RateLimiter, ticker: Ticker) -> None:
@@ -396,13 +400,17 @@ async def test_repeated_rejected_check_of_several_charges_costs_no_query(
 
 async def test_cached_rejection_keeps_its_place_among_results(remembering: RateLimiter) -> None:
     used_up, free = Check([Charge("five", "k", 5)]), Check([Charge("five", "l", 5)])
-    assert _allowed(await remembering.check_many([used_up, used_up])) == [True, False]
-    assert _allowed(await remembering.check_many([used_up, free, used_up])) == [False, True, False]
+    assert _allowed(await remembering.check_many([used_up, used_up], Slices())) == [True, False]
+    assert _allowed(await remembering.check_many([used_up, free, used_up], Slices())) == [
+        False,
+        True,
+        False,
+    ]
 
 
 async def test_equal_charges_of_batch_come_before_others_to_their_key(limiter: RateLimiter) -> None:
     checks = [Check([Charge("ten", "k", cost)]) for cost in (1, 9, 1)]
-    assert _allowed(await limiter.check_many(checks)) == [True, False, True]
+    assert _allowed(await limiter.check_many(checks, Slices())) == [True, False, True]
 
 
 async def test_granted_check_has_no_retry_after_even_if_it_would_not_fit_again(
@@ -439,7 +447,7 @@ async def test_large_batch_is_decided_in_several_statements(
     ]
     for left in (9, 8):
         ticker.asked = 0
-        results = await limiter.check_many(batch)
+        results = await limiter.check_many(batch, Slices())
         assert ticker.asked == statements
         assert _allowed(results) == [True] * checks
         assert [result.verdicts[-1].key for result in results] == [
@@ -448,15 +456,19 @@ async def test_large_batch_is_decided_in_several_statements(
         assert {verdict.remaining for result in results for verdict in result.verdicts} == {left}
 
 
-async def test_other_tasks_run_between_rejected_slices(
-    remembering: RateLimiter, ticker: Ticker
-) -> None:
-    used_up = Check([Charge("five", "k", 5)])
-    await remembering.check_many([used_up, used_up])
-    ticker.asked = turns = 0
-    batch = asyncio.create_task(remembering.check_many([used_up] * 3_000))
-    while not batch.done():
-        await asyncio.sleep(0)
-        turns += 1
-    assert ticker.asked == 0
-    assert turns >= 3
+async def test_batches_are_decided_in_slices(remembering: RateLimiter) -> None:
+    """What is added, and what is settled, is no more in a turn than a slice holds."""
+    loop = Loop()
+
+    def clock() -> float:
+        loop.work(0)
+        return loop.now
+
+    slices = Slices(clock)
+    check = Check([Charge("five", "k", 5)])
+    results = await remembering.check_many([check] * 300, slices)
+    assert sum(_allowed(results)) == 1
+    # They are validated, added, settled and remembered, and the clock is read for each.
+    assert loop.done.total() > 4 * 299
+    # It is read once more where a slice begins, and where one waits.
+    assert max(loop.done.values()) <= PER_TURN + 2

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import Check, RateLimiter
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy
 from authsvc.store import rate_limits as store
@@ -65,7 +66,7 @@ async def test_concurrent_batches_and_multi_key_checks_get_exact_limit(
 ) -> None:
     limiters = _limiters(databases, each=3)
     single, pair = [Charge("token", "k")], [Charge("many", "x"), Charge("token", "k", 2)]
-    singles = [limiter.check_many([Check(single)] * 9) for limiter in limiters]
+    singles = [limiter.check_many([Check(single)] * 9, Slices()) for limiter in limiters]
     pairs = [limiter.check(pair) for limiter in limiters for _ in range(4)]
     batches, pair_results = await asyncio.gather(asyncio.gather(*singles), asyncio.gather(*pairs))
     used = sum(map(_granted, batches)) + 2 * _granted(pair_results)
@@ -113,7 +114,7 @@ async def test_overlapping_keys_in_any_order_never_deadlock(databases: list[Data
 
 
 async def _all(limiter: RateLimiter, checks: list[Check]) -> CheckResult:
-    results = await limiter.check_many(checks)
+    results = await limiter.check_many(checks, Slices())
     return results[0]
 
 

@@ -186,7 +186,7 @@ async def test_batches_are_validated_in_slices(
 ) -> None:
     loop = Loop()
     replica = world.replica(slices=Slices(lambda: loop.now))
-    checks = [SessionCheck(new_session_token(), CLIENT) for _ in range(50)]
+    checks = [SessionCheck(new_session_token(), CLIENT) for _ in range(52)]
 
     def work(text: str) -> bytes:
         loop.work(1)
