@@ -6,7 +6,7 @@ statement, one after the other. Dry runs, and charges that can never fit, consum
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from authsvc.core.limits.held_keys import HeldKeys
 from authsvc.errors import ServiceError, policy_unknown
@@ -49,18 +49,16 @@ class Limit(NamedTuple):
     max_cost: int
 
 
-class _Group(NamedTuple):
-    """Equal charges of a key, each a check of its own: what the database answered on them."""
-
-    rule: store.Rule
-    key: str
-    cost: int
-    indexes: list[int]
-    row: store.Row
+# Equal charges of a key, each a check of its own: their cost, and the indexes of the checks.
+_Group: TypeAlias = list[int]
 
 
-class _Decided(NamedTuple):
-    """A check, by its index, with a limit and a row for each of its charges."""
+# What the database answered on a group.
+_GroupAnswer: TypeAlias = tuple[Limit, str, _Group, store.Row]
+
+
+class _Answer(NamedTuple):
+    """What the database answered on a check: a limit and a row for each of its charges."""
 
     check: int
     limits: Sequence[Limit]
@@ -70,8 +68,8 @@ class _Decided(NamedTuple):
 class Batch:
     """Checks that share statements, except those of held keys, whose result is KeysHeld.
 
-    It takes three steps: each check is added by its index, the statements run, and each of the
-    answers is settled. `find` returns a check's result if it needs no statement, or None.
+    It takes three steps: all checks are added by their indexes, the statements run, and all
+    answers are settled. `find` returns a check's result if it needs no statement, or None.
     """
 
     def __init__(
@@ -82,7 +80,8 @@ class Batch:
         held: HeldKeys,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
-        self.answers: list[_Group | _Decided] = []
+        self.group_answers: list[_GroupAnswer] = []
+        self.answers: list[_Answer] = []
         self.rejected: list[tuple[Sequence[Charge], Sequence[Verdict]]] = []
         self._checks = checks
         self._limits = limits
@@ -91,8 +90,8 @@ class Batch:
         self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
             checks
         )
-        # By policy and key: the cost, and the indexes of the checks that charge it.
-        self._singles: dict[str, dict[str, list[int]]] = {}
+        # By policy and key.
+        self._singles: dict[str, dict[str, _Group]] = {}
         self._atomic: list[int] = []
         self._peeks: list[int] = []
 
@@ -101,18 +100,37 @@ class Batch:
         """Whether any check has yet to be decided by the database."""
         return bool(self._singles or self._atomic or self._peeks)
 
-    def add(self, index: int) -> None:
-        """Decide the check with this index, or note which statement it goes into."""
-        check = self._checks[index]
-        charges, dry_run = check
-        if dry_run:
-            self._add_other(index, check)
-        elif self._find is not None and (known := self._find(charges)) is not None:
-            self._results[index] = known
-        elif self._held.include(charges):
-            self._results[index] = store.KeysHeld()
-        elif len(charges) != 1 or not self._add_single(index, charges[0]):
-            self._add_other(index, check)
+    def add(self, indexes: Iterable[int]) -> None:
+        """Decide the checks with these indexes, or note which statement each goes into."""
+        checks, limits, singles, find = self._checks, self._limits, self._singles, self._find
+        held = self._held or None
+        for index in indexes:
+            check = checks[index]
+            charges, dry_run = check
+            if find is not None and not dry_run and (known := find(charges)) is not None:
+                self._results[index] = known
+                continue
+            if held is not None and not dry_run and held.include(charges):
+                self._results[index] = store.KeysHeld()
+                continue
+            if dry_run or len(charges) != 1:
+                self._add_other(index, check)
+                continue
+            policy, key, cost = charges[0]
+            limit = limits.get(policy)
+            if limit is None or cost > limit.max_cost:
+                self._add_other(index, check)
+                continue
+            groups = singles.get(policy)
+            if groups is None:
+                groups = singles[policy] = {}
+            group = groups.get(key)
+            if group is None:
+                groups[key] = [cost, index]
+            elif group[0] == cost:
+                group.append(index)
+            else:
+                self._atomic.append(index)
 
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
@@ -137,33 +155,44 @@ class Batch:
             )
             self._answer(self._peeks, limits, rows)
 
-    def settle(self, answer: _Group | _Decided) -> None:
-        """Note the results of the checks that one of the `answers` is about."""
-        if isinstance(answer, _Group):
-            self._settle_group(answer)
-        else:
-            self._settle_check(answer)
+    def settle_groups(self, answers: Iterable[_GroupAnswer]) -> None:
+        """Note the results of the checks that some of `group_answers` are about."""
+        checks, results, rejected = self._checks, self._results, self.rejected
+        for limit, key, group, (granted, left, retry_us, reset_us) in answers:
+            policy, requests = limit.rule.policy, limit.rule.requests
+            cost = group[0]
+            reset_after = reset_us / _SECOND
+            # First come, first served: each verdict shows what was left after its own charge.
+            remaining = left + granted * cost
+            for index in group[1:]:
+                if remaining > left:
+                    remaining -= cost
+                    allowed, retry_after = True, 0.0
+                else:
+                    allowed, retry_after = False, retry_us / _SECOND
+                values = (policy, key, allowed, requests, remaining, retry_after, reset_after)
+                # A named tuple's own constructor takes three times as long.
+                verdicts = (_new_tuple(Verdict, values),)
+                results[index] = _new_tuple(CheckResult, (allowed, verdicts))
+                if not allowed:
+                    rejected.append((checks[index].charges, verdicts))
+
+    def settle(self, answers: Iterable[_Answer]) -> None:
+        """Note the results of the checks that some of `answers` are about."""
+        for index, limits, rows in answers:
+            check = self._checks[index]
+            verdicts = [
+                verdict_of(limit, row, charge)
+                for limit, row, charge in zip(limits, rows, check.charges, strict=True)
+            ]
+            allowed = all(verdict.allowed for verdict in verdicts)
+            self._results[index] = CheckResult(allowed, verdicts)
+            if not allowed and not check.dry_run:
+                self.rejected.append((check.charges, verdicts))
 
     def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
         """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
-
-    def _add_single(self, index: int, charge: Charge) -> bool:
-        policy, key, cost = charge
-        limit = self._limits.get(policy)
-        if limit is None or cost > limit.max_cost:
-            return False
-        groups = self._singles.get(policy)
-        if groups is None:
-            groups = self._singles[policy] = {}
-        group = groups.get(key)
-        if group is None:
-            groups[key] = [cost, index]
-        elif group[0] == cost:
-            group.append(index)
-        else:
-            self._atomic.append(index)
-        return True
 
     def _add_other(self, index: int, check: Check) -> None:
         charges, limits = check.charges, self._limits
@@ -216,7 +245,7 @@ class Batch:
             return True
 
         self._atomic = [index for index in self._atomic if not set_aside(index)]
-        singles: dict[str, dict[str, list[int]]] = {}
+        singles: dict[str, dict[str, _Group]] = {}
         for policy, by_key in self._singles.items():
             for key, group in by_key.items():
                 if not all(set_aside(index) for index in group[1:]):
@@ -227,7 +256,7 @@ class Batch:
         kinds: dict[tuple[str, int, int], int] = {}
         places: list[int] = []
         keys: list[str] = []
-        groups: list[list[int]] = []
+        groups: list[_Group] = []
         limits: list[Limit] = []
         for policy, by_key in sorted(self._singles.items()):
             names = sorted(by_key)
@@ -248,10 +277,7 @@ class Batch:
             keys,
             at_us,
         )
-        self.answers += [
-            _new_tuple(_Group, (limit.rule, key, group[0], group[1:], row))
-            for limit, key, group, row in zip(limits, keys, groups, rows, strict=True)
-        ]
+        self.group_answers += zip(limits, keys, groups, rows, strict=True)
 
     def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
         charges = [charge for index in indexes for charge in self._checks[index].charges]
@@ -263,38 +289,8 @@ class Batch:
         start = 0
         for index in indexes:
             end = start + len(self._checks[index].charges)
-            self.answers.append(_Decided(index, limits[start:end], rows[start:end]))
+            self.answers.append(_Answer(index, limits[start:end], rows[start:end]))
             start = end
-
-    def _settle_group(self, group: _Group) -> None:
-        rule, key, cost, indexes, (granted, remaining, retry_us, reset_us) = group
-        reset_after = reset_us / _SECOND
-        # First come, first served: each verdict shows what was left after its own charge.
-        remaining += granted * cost
-        for index in indexes:
-            if granted:
-                granted -= 1
-                remaining -= cost
-                allowed, retry_after = True, 0.0
-            else:
-                allowed, retry_after = False, retry_us / _SECOND
-            values = (rule.policy, key, allowed, rule.requests, remaining, retry_after, reset_after)
-            # A named tuple's own constructor takes three times as long.
-            verdicts = (_new_tuple(Verdict, values),)
-            self._results[index] = _new_tuple(CheckResult, (allowed, verdicts))
-            if not allowed:
-                self.rejected.append((self._checks[index].charges, verdicts))
-
-    def _settle_check(self, decided: _Decided) -> None:
-        check = self._checks[decided.check]
-        verdicts = [
-            verdict_of(limit, row, charge)
-            for limit, row, charge in zip(decided.limits, decided.rows, check.charges, strict=True)
-        ]
-        allowed = all(verdict.allowed for verdict in verdicts)
-        self._results[decided.check] = CheckResult(allowed, verdicts)
-        if not allowed and not check.dry_run:
-            self.rejected.append((check.charges, verdicts))
 
 
 def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:

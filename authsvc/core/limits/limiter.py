@@ -1,7 +1,7 @@
 """Owns the rate limiter: its policies, and when it queries the database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -88,11 +88,12 @@ class RateLimiter:
 
         Nothing is taken if a policy is unknown.
         """
-        await slices.map(lambda check: self._validate(check.charges), checks)
         limits = self._limits
+        for policy in {charge[0] for check in checks for charge in check[0]}.difference(limits):
+            raise policy_unknown(policy)
         results: list[_Outcome] = []
         for part in parts(checks):
-            results += await self._decide_part(part, limits, slices.map)
+            results += await self._decide_part(part, limits, slices.run)
         held = [i for i, result in enumerate(results) if isinstance(result, store.KeysHeld)]
         if held:
             later = await asyncio.gather(*(self.check(checks[i].charges) for i in held))
@@ -185,6 +186,7 @@ class RateLimiter:
             with self._rejected.query() as query:
                 async with self._database.connection() as connection:
                     await batch.run(connection, self._now())
+                await apply(batch.settle_groups, batch.group_answers)
                 await apply(batch.settle, batch.answers)
                 await apply(partial(self._rejected.remember, query), batch.rejected)
         return batch.results()
@@ -207,15 +209,16 @@ class RateLimiter:
 
 
 class _Apply(Protocol):
-    """Applies a function to items, at once or in slices."""
+    """Applies a function to a sequence, as a whole or to one part after another."""
 
-    async def __call__(self, function: Callable[[Any], object], items: Iterable[Any], /) -> object:
-        """Return when it has been applied to all."""
+    async def __call__(
+        self, function: Callable[[Sequence[Any]], object], items: Sequence[Any], /
+    ) -> None:
+        """Return when it has been applied to everything."""
 
 
-async def _at_once(function: Callable[[Any], object], items: Iterable[Any]) -> None:
-    for item in items:
-        function(item)
+async def _at_once(function: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> None:
+    function(items)
 
 
 def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:

@@ -5,8 +5,9 @@ how late a refund or reset made through another replica may be seen here.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, starmap
 from typing import NamedTuple
 
 from authsvc.models.limits import Charge, CheckResult, Verdict
@@ -70,14 +71,15 @@ class RejectedCache:
             del self._queries[id(query)]
 
     def remember(
-        self, query: PendingQuery, rejection: tuple[Sequence[Charge], Sequence[Verdict]]
+        self,
+        query: PendingQuery,
+        rejections: Iterable[tuple[Sequence[Charge], Sequence[Verdict]]],
     ) -> None:
-        """Remember the charges of a rejected check and the verdicts on them."""
+        """Remember rejected checks: the charges of each, and the verdicts on them."""
         if not self._size:
             return
-        charges, verdicts = rejection
         received_at = self._clock()
-        for charge, verdict in zip(charges, verdicts, strict=True):
+        for charge, verdict in chain.from_iterable(starmap(zip, rejections)):
             place = (charge.policy, charge.key)
             if place not in query.outdated:
                 wait = min(verdict.retry_after or _LONGEST, _LONGEST)

@@ -83,18 +83,20 @@ def _charge(message: pb.Charge, path: Callable[[], str], index: int) -> Charge:
 
 async def checks(messages: Sequence[pb.CheckRateLimitRequest], slices: Slices) -> list[Check]:
     """Return the checks of a batch, with at most 2000 charges; other calls run in between."""
+    result: list[Check] = []
     total = 0
 
-    def check(item: tuple[int, pb.CheckRateLimitRequest]) -> Check:
+    def read(part: Sequence[pb.CheckRateLimitRequest]) -> None:
         nonlocal total
-        index, message = item
-        charged = charges(message.charges, lambda: f"checks[{index}].charges")
-        total += len(charged)
+        for message in part:
+            charged = charges(message.charges, lambda: f"checks[{len(result)}].charges")
+            result.append(_new_tuple(Check, (charged, message.dry_run)))
+            total += len(charged)
         if total > MAX_BATCH_CHARGES:
             raise FieldInvalid("checks", f"must have at most {MAX_BATCH_CHARGES} charges in total")
-        return _new_tuple(Check, (charged, message.dry_run))
 
-    return await slices.map(check, enumerate(messages))
+    await slices.run(read, messages)
+    return result
 
 
 def fill_verdict(
@@ -130,20 +132,20 @@ def check_response(result: CheckResult) -> pb.CheckRateLimitResponse:
 
 
 async def batch_response(
-    results: Iterable[CheckResult], slices: Slices, *, compact: bool
+    results: Sequence[CheckResult], slices: Slices, *, compact: bool
 ) -> pb.BatchCheckRateLimitsResponse:
     """Return the results of a batch as a message; other calls run in between."""
     response = pb.BatchCheckRateLimitsResponse()
     add = response.results.add
 
-    def fill(result: CheckResult) -> None:
-        allowed, verdicts = result
-        message = add()
-        message.allowed = allowed
-        for verdict in verdicts:
-            fill_verdict(message.verdicts.add(), verdict, compact)
+    def write(part: Iterable[CheckResult]) -> None:
+        for allowed, verdicts in part:
+            message = add()
+            message.allowed = allowed
+            for verdict in verdicts:
+                fill_verdict(message.verdicts.add(), verdict, compact)
 
-    await slices.map(fill, results)
+    await slices.run(write, results)
     return response
 
 

@@ -32,7 +32,7 @@ def _verdict(key: str, retry_after: float | None, *, allowed: bool = False) -> V
 
 def _learn(rejections: RejectedCache, charges: Sequence[Charge], *verdicts: Verdict) -> None:
     with rejections.query() as flight:
-        rejections.remember(flight, (charges, verdicts))
+        rejections.remember(flight, [(charges, verdicts)])
 
 
 def _reject(rejections: RejectedCache, key: str, cost: int = 3, retry_after: float = 0.5) -> None:
@@ -66,7 +66,7 @@ def test_cache_lifetime_starts_when_query_is_sent(
     charges = [Charge("api", "k", 3)]
     with rejections.query() as flight:
         watch.seconds += 0.4
-        rejections.remember(flight, (charges, [_verdict("k", 0.5)]))
+        rejections.remember(flight, [(charges, [_verdict("k", 0.5)])])
     # The database decided some time in between: it may grant 0.5 s after the query was sent.
     watch.seconds += 0.1
     assert rejections.find(charges) is None
@@ -115,7 +115,7 @@ def test_forget_discards_verdict_of_pending_query(rejections: RejectedCache) -> 
     with rejections.query() as flight:
         rejections.forget("api", "k")
         assert rejections.find(charges[:1]) is None
-        rejections.remember(flight, (charges, [_verdict("k", 0.5), _verdict("l", 0.5)]))
+        rejections.remember(flight, [(charges, [_verdict("k", 0.5), _verdict("l", 0.5)])])
     assert rejections.find(charges[:1]) is None
     assert rejections.find(charges[1:]) is not None
 
