@@ -18,6 +18,7 @@ class TokenSettings(Section):
     refresh_lifetime: Duration = timedelta(days=7)
     service_lifetime: Duration = timedelta(minutes=10)
     refresh_grace: Duration = timedelta(seconds=10)
+    refresh_lost_answer: Literal["same_device", "strict"] = "same_device"
     clock_skew: Duration = timedelta(seconds=5)
     key_rotation_interval: Duration = timedelta(days=30)
     key_publish_lead: Duration = timedelta(hours=1)
