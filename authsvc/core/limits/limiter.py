@@ -242,4 +242,5 @@ def _limit(policy: Policy) -> Limit:
     rule = store.Rule(
         policy.name, policy.algorithm.value, requests, window_us, burst, policy.durable
     )
-    return Limit(rule, min(requests, burst or requests))
+    is_burst = 0 < burst < requests
+    return Limit(rule, burst if is_burst else requests, is_burst)
