@@ -14,6 +14,7 @@ ServiceError
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
+├── ProviderMisconfigured PROVIDER_MISCONFIGURED
 └── ServiceStopping       SERVICE_STOPPING
 
 ServerError is for the operator: the service can't start listening.
@@ -55,6 +56,7 @@ class Reason(StrEnum):
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
@@ -165,6 +167,14 @@ class ProviderUnavailable(ServiceError):
         self, message: str = "The provider did not answer in time or gave an invalid answer."
     ) -> None:
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
+
+
+class ProviderMisconfigured(ServiceError):
+    """An identity provider can't be used until an operator mends something; the log says what."""
+
+    def __init__(self) -> None:
+        message = "The provider is not set up correctly; the service's log says what to mend."
+        super().__init__(Reason.PROVIDER_MISCONFIGURED, message)
 
 
 class ServiceStopping(ServiceError):
