@@ -15,6 +15,7 @@ ServiceError
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
+├── ProviderMisconfigured PROVIDER_MISCONFIGURED
 └── ServiceStopping       SERVICE_STOPPING
 
 ServerError is for the operator: the service can't start listening.
@@ -57,6 +58,7 @@ class Reason(StrEnum):
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
@@ -167,6 +169,14 @@ class ProviderUnavailable(ServiceError):
         self, message: str = "The provider did not answer in time or gave an invalid answer."
     ) -> None:
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
+
+
+class ProviderMisconfigured(ServiceError):
+    """An identity provider can't be used until an operator mends something; the log says what."""
+
+    def __init__(self) -> None:
+        message = "The provider is not set up correctly; the service's log says what to mend."
+        super().__init__(Reason.PROVIDER_MISCONFIGURED, message)
 
 
 class ServiceStopping(ServiceError):

@@ -11,6 +11,7 @@ from rich.console import Console
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
 from authsvc.config import ConfigError, Settings
 from authsvc.core.lib.clock import SystemClock
+from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
 
 app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
@@ -21,7 +22,7 @@ def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
     settings = settings_of(config, secrets)
     try:
-        build_transport(settings.delivery, SystemClock())
+        build_transport(settings.delivery, proxy_rules(settings.outbound), SystemClock())
     except ConfigError as error:
         fail(*error.problems)
     for note in settings.database.notes:

@@ -16,6 +16,7 @@ from authsvc.config.limits import (
 )
 from authsvc.config.loading import ConfigError, load
 from authsvc.config.log import LogSettings
+from authsvc.config.outbound import OutboundSettings
 from authsvc.config.passwords import PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
@@ -40,6 +41,7 @@ __all__ = [
     "LogSettings",
     "NamedPolicySettings",
     "OAuthSettings",
+    "OutboundSettings",
     "PasskeySettings",
     "PasswordSettings",
     "PolicySettings",

@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from authsvc.config.types import Address, Duration, Link, Section
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -43,7 +44,7 @@ class SmtpSettings(Section):
 
     @model_validator(mode="after")
     def _is_safe_and_whole(self) -> Self:
-        if self.tls == "off" and not _is_loopback(self.host):
+        if self.tls == "off" and not is_loopback(self.host):
             raise ValueError('tls = "off" is for a mail server on this machine only')
         if bool(self.username) != (self.password is not None):
             raise ValueError("username and password must both be set, or neither")

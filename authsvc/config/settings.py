@@ -13,6 +13,7 @@ from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
 from authsvc.config.limits import BruteForceSettings, RateLimitSettings
 from authsvc.config.log import LogSettings
+from authsvc.config.outbound import OutboundSettings
 from authsvc.config.passwords import PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     second_factors: SecondFactorSettings = SecondFactorSettings()
     passkeys: PasskeySettings = PasskeySettings()
     oauth: OAuthSettings = OAuthSettings()
+    outbound: OutboundSettings = OutboundSettings()
     api_keys: ApiKeySettings = ApiKeySettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()

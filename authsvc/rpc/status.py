@@ -58,6 +58,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
+        Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }

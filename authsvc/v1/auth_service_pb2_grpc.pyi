@@ -98,8 +98,9 @@ class AuthServiceStub:
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
-    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider, then continues like Login. A new
@@ -110,7 +111,7 @@ class AuthServiceStub:
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
     """Sends a code that allows setting a new password. The answer is the same
@@ -246,8 +247,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
-    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider, then continues like Login. A new
@@ -258,7 +260,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
     """Sends a code that allows setting a new password. The answer is the same
@@ -451,8 +453,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
-        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -469,7 +472,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -152,6 +152,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     unless it was already running. Detail: google.rpc.RetryInfo. Retry on
     another connection, which reaches another replica.
     """
+    ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The provider can't be used until an operator mends
+    something, such as an expired client secret; the service's log says what.
+    Don't retry before that.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -292,5 +297,10 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
 """UNAVAILABLE. This replica is shutting down; the call did not take effect,
 unless it was already running. Detail: google.rpc.RetryInfo. Retry on
 another connection, which reaches another replica.
+"""
+ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The provider can't be used until an operator mends
+something, such as an expired client secret; the service's log says what.
+Don't retry before that.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
