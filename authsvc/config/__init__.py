@@ -14,7 +14,7 @@ from authsvc.config.limits import (
     PolicySettings,
     RateLimitSettings,
 )
-from authsvc.config.loading import ConfigError, load
+from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
 from authsvc.config.passwords import PasswordSettings
 from authsvc.config.retention import RetentionSettings
@@ -37,6 +37,7 @@ __all__ = [
     "HttpSettings",
     "ImportSettings",
     "KeySettings",
+    "Loaded",
     "LogSettings",
     "NamedPolicySettings",
     "OAuthSettings",
@@ -56,4 +57,5 @@ __all__ = [
     "TokenSettings",
     "WebhookSettings",
     "load",
+    "load_with_notes",
 ]
