@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from authsvc.config.types import _DOMAIN, Duration, Origin, Section
+from authsvc.config.types import _DOMAIN, Duration, Origin, PasskeyOrigin, Section
 
 
 class SecondFactorSettings(Section):
@@ -45,10 +45,20 @@ class PasskeySettings(Section):
         "localhost", description="The domain that passkeys belong to; changing it invalidates them."
     )
     relying_party_name: str = Field("authsvc", min_length=1, max_length=64)
-    origins: tuple[Origin, ...] = Field(
+    origins: tuple[PasskeyOrigin, ...] = Field(
         ("http://localhost:8080",),
         min_length=1,
-        description="Origins that may use passkeys, at that domain or a subdomain.",
+        description=(
+            "Origins that may use passkeys: pages at that domain or a subdomain, and Android apps."
+        ),
+    )
+    related_origins: tuple[Origin, ...] = Field(
+        (),
+        max_length=100,
+        description=(
+            "Pages of other domains that may use the same passkeys; browsers read them at"
+            " /.well-known/webauthn of the domain."
+        ),
     )
     challenge_lifetime: Duration = timedelta(minutes=5)
 
@@ -57,9 +67,19 @@ class PasskeySettings(Section):
         # WebAuthn Level 3, section 5.1.2: browsers reject all others.
         domain = self.relying_party_id
         for origin in self.origins:
-            host = urlsplit(origin).hostname or ""
-            if host != domain and not host.endswith(f".{domain}"):
-                raise ValueError(f"origins must be at {domain} or a subdomain")
+            if not (origin.startswith("android:") or _is_at(origin, domain)):
+                raise ValueError(
+                    f"origins must be at {domain} or a subdomain;"
+                    " pages of other domains belong in related_origins"
+                )
+        for origin in self.related_origins:
+            if _is_at(origin, domain):
+                raise ValueError(f"{origin} is at {domain}: it belongs in origins")
         if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
             raise ValueError("challenge_lifetime must be from 30s to 10m")
         return self
+
+
+def _is_at(origin: str, domain: str) -> bool:
+    host = urlsplit(origin).hostname or ""
+    return host == domain or host.endswith(f".{domain}")

@@ -100,5 +100,25 @@ Link = Annotated[
 _DOMAIN = r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)*[a-z]([a-z0-9-]*[a-z0-9])?"
 
 
-Origin = Annotated[str, Field(pattern=rf"^(https://{_DOMAIN}|http://localhost)(:[1-9]\d{{0,4}})?$")]
+Origin = Annotated[str, Field(pattern=rf"^https://{_DOMAIN}(:[1-9]\d{{0,4}})?$")]
+# An Android app: the SHA-256 of its signing certificate in base64url, of whose 43 characters the
+# last holds only four bits.
+_APP = r"android:apk-key-hash:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]"
+
+
+def _explain_app(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("android:") and not re.fullmatch(_APP, value):
+        raise ValueError(
+            "the origin of an Android app is android:apk-key-hash: and the SHA-256 of the"
+            " certificate that signs it, in base64url without padding (43 characters)"
+        )
+    return value
+
+
+# A page or an app. Android checks that an app belongs to the domain (/.well-known/assetlinks.json).
+PasskeyOrigin = Annotated[
+    str,
+    BeforeValidator(_explain_app),
+    Field(pattern=rf"^((https://{_DOMAIN}|http://localhost)(:[1-9]\d{{0,4}})?|{_APP})$"),
+]
 ProviderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
