@@ -217,7 +217,7 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         )
     metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
-        "Assertions rejected since the start because the passkey's counter did not increase.",
+        "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
     )
 

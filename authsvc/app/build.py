@@ -184,6 +184,7 @@ class _Build(AccountBuild):
             totp_enrollments=self.totp_enrollments,
             passkey_registration_start=self.passkey_registration_start,
             passkey_registration=self.passkey_registration,
+            passkey_signalling=self.passkey_signalling,
             identities=self.identities,
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,

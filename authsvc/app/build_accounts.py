@@ -107,6 +107,7 @@ class AccountBuild(LoginBuild):
             recent_login=self.recent_login,
             recovery_codes=self.recovery_codes,
             changes=self.factor_changes,
+            signals=self.passkey_signalling,
             outbox=self.outbox,
             clock=self.clock,
         )
@@ -141,6 +142,7 @@ class AccountBuild(LoginBuild):
             recent_login=self.recent_login,
             changes=self.factor_changes,
             recovery_codes=self.recovery_codes,
+            signals=self.passkey_signalling,
             max_factors=self.settings.second_factors.max_per_user,
             clock=self.clock,
         )

@@ -13,6 +13,7 @@ from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.factors.proofs import FactorProofs
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.relying_party import RelyingParty
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp import Totp
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
@@ -140,6 +141,10 @@ class LoginBuild(BaseBuild):
     @cached_property
     def relying_party(self) -> RelyingParty:
         return RelyingParty(self.settings.passkeys)
+
+    @cached_property
+    def passkey_signalling(self) -> PasskeySignalling:
+        return PasskeySignalling(self.settings.passkeys.relying_party_id)
 
     @cached_property
     def passkeys(self) -> Passkeys:
