@@ -37,6 +37,11 @@ class SmtpSettings(Section):
         max_length=320,
         description='The From address, such as "Example <login@example.com>".',
     )
+    hello_name: str | None = Field(
+        default=None,
+        pattern=r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-fIPv.:]{3,50}\])$",
+        description="The name in EHLO; by default that of the machine, or else its address.",
+    )
     timeout: Duration = Field(
         default=timedelta(seconds=30), description="For the whole delivery of one message."
     )

@@ -1,6 +1,7 @@
 """Delivery of messages: never lost, never sent twice without need, abandoned visibly."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -114,16 +115,18 @@ async def test_requested_retry_delay_is_bounded(
 
 async def test_permanent_failure_is_abandoned_at_once_and_recorded(mail: Mail) -> None:
     async def refuse(_: RenderedMessage) -> None:
-        raise NotDelivered("recipient_refused", permanent=True)
+        raise NotDelivered("recipient_refused", "550 No such user", permanent=True)
 
     mail.channel.before = refuse
     await mail.write_code()
     deliverer = mail.deliverer()
     with capture_logs() as logs:
         await deliverer.deliver_due()
-    assert await mail.states() == [("abandoned", "recipient_refused")]
+    assert await mail.states() == [("abandoned", "recipient_refused: 550 No such user")]
     (event,) = await mail.rows("SELECT type, detail FROM audit_events")
     assert event["type"] == "message.abandon"
+    # What a server says is not kept for good.
+    assert json.loads(event["detail"])["error"] == "recipient_refused"
     written = f"{event['detail']} {logs}"
     assert "recipient_refused" in written
     assert "login_code" in written
