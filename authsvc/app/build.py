@@ -237,6 +237,7 @@ class _Build(AccountBuild):
             hasher=self.hasher,
             settings=self.settings.imports,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     @cached_property

@@ -215,4 +215,5 @@ class LoginBuild(BaseBuild):
             linked=self.identities,
             reclaim=self.account_reclaim,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )

@@ -71,7 +71,7 @@ class _StaleDecision(StoreUnavailable):
 class OAuthLogin:
     """Logs in users who logged in at an external provider."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the last are parts
         self,
         *,
         database: Database,
@@ -82,6 +82,7 @@ class OAuthLogin:
         linked: Identities,
         reclaim: AccountReclaim,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._states = states
@@ -91,6 +92,7 @@ class OAuthLogin:
         self._linked = linked
         self._reclaim = reclaim
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def complete(
         self, call: Call, state: str, code: str, client: ClientContext
@@ -155,7 +157,7 @@ class OAuthLogin:
             linked = await identities.find_account(connection, pending.provider, external.subject)
         if linked is not None:
             return linked.email_canonical, self._log_in
-        return _verified_email(external).canonical, self._create_or_reclaim
+        return _verified_email(external, self._directory_domains).canonical, self._create_or_reclaim
 
     async def _log_in(
         self, connection: Connection, attempt: Attempt, login: _Login
@@ -271,7 +273,7 @@ class OAuthLogin:
         return Identity(login.pending.provider, external.subject, external.email, now, now)
 
 
-def _verified_email(external: ExternalIdentity) -> Email:
+def _verified_email(external: ExternalIdentity, directory_domains: bool) -> Email:
     """Return the address that the provider verified.
 
     Raises:
@@ -280,7 +282,7 @@ def _verified_email(external: ExternalIdentity) -> Email:
     if not external.email_verified:
         raise email_not_verified()
     try:
-        return parse_new_email(external.email)
+        return parse_new_email(external.email, directory_domains=directory_domains)
     except FieldInvalid:
         raise email_not_verified() from None
 
