@@ -12,6 +12,7 @@ from functools import cached_property
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
 from authsvc.core.accounts.own_data import AccountData
+from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
@@ -64,6 +65,7 @@ class Parts:
     revocation_reader: RevocationReader
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
+    attempts: Attempts
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
@@ -149,6 +151,7 @@ class _Build(AccountBuild):
             revocation_reader=self.revocation_reader,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
+            attempts=self.attempts,
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
@@ -236,6 +239,7 @@ class _Build(AccountBuild):
             hasher=self.hasher,
             settings=self.settings.imports,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     @cached_property

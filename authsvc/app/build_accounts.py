@@ -31,6 +31,7 @@ class AccountBuild(LoginBuild):
             codes=self.code_requests,
             tokens=self.registration_tokens,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     @cached_property
@@ -95,6 +96,7 @@ class AccountBuild(LoginBuild):
             outbox=self.outbox,
             recent_login=self.recent_login,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     # Second factors

@@ -222,4 +222,5 @@ class LoginBuild(BaseBuild):
             linked=self.identities,
             reclaim=self.account_reclaim,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
