@@ -30,7 +30,8 @@ _MEMORY = Path("/dev/shm")
 _ROOM = 1 << 30
 _PREFIX = "authsvc-test-"
 _YOUNG = 60.0
-_YEARS = (datetime.now(UTC).year, 2030)
+# The years of the real clock, which may go on meanwhile, and of the fake one.
+_YEARS = (datetime.now(UTC).year, datetime.now(UTC).year + 1, 2030)
 _OTHER_MONTHS = """
 SELECT inhrelid::regclass::text AS name FROM pg_inherits
 WHERE inhparent = 'audit_events'::regclass
@@ -113,7 +114,7 @@ async def _forget_months(dsn: str) -> None:
     """Drop the months of audit events that no test writes to; the default partition has the rest.
 
     A month has five files, and copying and removing ten years of them would take as long as all
-    else in a database. The months of the real clock and of the first years of the fake one stay.
+    else in a database.
     """
     connection = await asyncpg.connect(dsn)
     try:
