@@ -4,16 +4,16 @@ import json
 import sys
 from typing import Any
 
-import typer
 from pydantic import BaseModel, SecretStr
 from rich.console import Console
 
+from authsvc.cli.groups import Commands
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
 from authsvc.config import ConfigError, Settings
 from authsvc.core.lib.clock import SystemClock
 from authsvc.outbound.transport import build_transport
 
-app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
+app = Commands(help="Check, show and describe the settings.")
 
 
 @app.command()

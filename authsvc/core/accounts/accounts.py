@@ -150,7 +150,7 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
@@ -166,7 +166,7 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
@@ -248,7 +248,7 @@ class Accounts:
         return user_id
 
 
-def _key(account: UserId | str) -> UserId | str:
+def account_key(account: UserId | str) -> UserId | str:
     """Return the id or, if `account` contains an at sign, the canonical form of the address."""
     if isinstance(account, UUID):
         return account
