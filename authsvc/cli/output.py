@@ -82,10 +82,10 @@ def settings_of(config: Path | None, secrets: Path | None) -> Settings:
 
 
 def _no_file(secrets: Path | None) -> str:
-    places = ["no --config is given", "AUTHSVC_CONFIG is not set"]
+    why = "no settings file was read: neither --config nor AUTHSVC_CONFIG is set"
     if secrets is None:
-        places.append(f"{(DEVELOPMENT / 'config.toml').absolute()} does not exist")
-    return f"no settings file was read: {', '.join(places)}"
+        why += f", and {(DEVELOPMENT / 'config.toml').absolute()} does not exist"
+    return f"{why}; `authsvc config schema` describes the settings"
 
 
 def run(work: Callable[[], Awaitable[Result]]) -> Result:

@@ -95,7 +95,8 @@ def _check_item(value: Any, field: FieldDescriptor, path: str, secrets: list[str
     if field.enum_type is not None and isinstance(value, str):
         names = list(field.enum_type.values_by_name)
         if value not in names:
-            hint = did_you_mean(near(value, names)) or f"; it has: {', '.join(names)}"
+            whole = [name for name in names if name.endswith(f"_{value.upper()}")]
+            hint = did_you_mean(whole or near(value, names)) or f"; it has: {', '.join(names)}"
             fail(f"{path}: {field.enum_type.name} has no value {value}{hint}")
     inner = _own_type(field)
     if value is not None and inner is not None:

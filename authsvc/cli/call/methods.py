@@ -42,7 +42,7 @@ def method_of(text: str) -> MethodDescriptor:
     """Return the RPC that a name means, with or without its package, or end the command."""
     name = "/".join(re.split(r"[/.]", text.strip("/"))[-2:])
     found = methods().get(name)
-    if found is None or text.strip("/") not in {name, *_full_names(found)}:
+    if found is None or text.strip("/") not in _names(found):
         fail(f"no RPC is called {text}{_hint(name)}")
     return found
 
@@ -59,11 +59,8 @@ def near(name: str, known: list[str]) -> list[str]:
 
 
 def complete_method(incomplete: str) -> list[str]:
-    """Return the RPCs that complete a word: the beginning of a name, or of the method's own."""
-    word = incomplete.lower()
-    names = list(methods())
-    by_service = [name for name in names if name.lower().startswith(word)]
-    return by_service or [name for name in names if name.partition("/")[2].lower().startswith(word)]
+    """Return the RPCs whose names start with a word."""
+    return [name for name in methods() if name.startswith(incomplete)]
 
 
 def _hint(name: str) -> str:
@@ -76,6 +73,10 @@ def _hint(name: str) -> str:
     return did_you_mean(same or near(name, names))
 
 
-def _full_names(method: MethodDescriptor) -> tuple[str, str]:
-    service = method.containing_service.full_name
-    return f"{service}/{method.name}", f"{service}.{method.name}"
+def _names(method: MethodDescriptor) -> set[str]:
+    service = method.containing_service
+    return {
+        f"{owner}{mark}{method.name}"
+        for owner in (service.name, service.full_name)
+        for mark in ("/", ".")
+    }
