@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from authsvc.config import ConfigError, Settings, load
+from authsvc.config import ConfigError, Loaded, Settings, load_with_notes
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServerError, ServiceError
 from authsvc.store.postgres.failures import describe
@@ -74,9 +74,14 @@ def settings_of(config: Path | None, secrets: Path | None) -> Settings:
     They come from `sources_of`. If there is no settings file, the problems say where it was looked
     for.
     """
+    return loaded_from(config, secrets).settings
+
+
+def loaded_from(config: Path | None, secrets: Path | None) -> Loaded:
+    """Return what `settings_of` returns, with notes on where it came from."""
     config, secrets = sources_of(config, secrets)
     try:
-        return load(config, secrets_dir=secrets)
+        return load_with_notes(config, secrets_dir=secrets)
     except ConfigError as error:
         fail(*error.problems, *([] if config else [_no_file(secrets)]))
 
@@ -85,7 +90,7 @@ def _no_file(secrets: Path | None) -> str:
     why = "no settings file was read: neither --config nor AUTHSVC_CONFIG is set"
     if secrets is None:
         why += f", and {(DEVELOPMENT / 'config.toml').absolute()} does not exist"
-    return f"{why}; `authsvc config schema` describes the settings"
+    return f"{why}; `authsvc config example` shows all settings"
 
 
 def run(work: Callable[[], Awaitable[Result]]) -> Result:
