@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from authsvc.core.accounts.accounts import account_key
-from authsvc.errors import user_not_found
+from authsvc.errors import email_not_found, user_not_found
 from authsvc.models.ids import UserId
 from authsvc.models.users import User
 from authsvc.store import users
@@ -27,7 +27,7 @@ class AccountListing:
         async with self._database.connection() as connection:
             user = await users.find(connection, key)
         if user is None:
-            raise user_not_found()
+            raise email_not_found() if isinstance(key, str) else user_not_found()
         return user
 
     async def list(self, after: UserId | None, limit: int) -> Sequence[User]:
