@@ -108,7 +108,7 @@ MISTAKES = [
     (["Login"], "did you mean AuthService/Login?"),
     (["SessionService"], "its RPCs are SessionService/CreateSession, "),
     (["x.v1.AuthService/Login"], "did you mean AuthService/Login?"),
-    (["AuthService/Login", '{"pasword": "x"}'], "pasword: LoginRequest has no such field; did"),
+    (["AuthService/Login", '{"passwords": "x"}'], "passwords: LoginRequest has no such field; did"),
     (["AuthService/Login", '{"client": {"ipp": "x"}}'], "client.ipp: ClientContext has no"),
     (["AuthService/Login", '{"client": 5}'], "client must be a JSON object"),
     (["AuthService/Register", '{"delivery": "RETURN"}'], "did you mean DELIVERY_RETURN?"),
