@@ -16,6 +16,7 @@ from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
@@ -85,6 +86,7 @@ class UseCases:
     totp_enrollments: TotpEnrollments
     passkey_registration_start: PasskeyRegistrationStart
     passkey_registration: PasskeyRegistration
+    passkey_signalling: PasskeySignalling
     identities: Identities
 
     # API keys and limits

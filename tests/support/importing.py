@@ -26,6 +26,7 @@ class Importer:
     hasher: PasswordHasher
     clock: FakeClock
     settings: ImportSettings = field(default_factory=ImportSettings)
+    directory_domains: bool = False
     failures: list[RowFailure] = field(default_factory=list)
 
     async def run(self, *rows: object, dry_run: bool = False) -> tuple[int, int, int]:
@@ -41,7 +42,11 @@ class Importer:
 
         self.failures.clear()
         work = UserImport(
-            database=self.database, hasher=self.hasher, settings=self.settings, clock=self.clock
+            database=self.database,
+            hasher=self.hasher,
+            settings=self.settings,
+            clock=self.clock,
+            directory_domains=self.directory_domains,
         )
         return await work.run(CLI, parts(), options, self.failures.append)
 

@@ -70,7 +70,7 @@ class Registered:
 class Accounts:
     """Creates, reads, renames, disables and enables accounts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the last are parts
         self,
         *,
         database: Database,
@@ -81,6 +81,7 @@ class Accounts:
         codes: CodeRequests,
         tokens: RegistrationTokens,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
@@ -90,6 +91,7 @@ class Accounts:
         self._codes = codes
         self._tokens = tokens
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def register(self, call: Call, registration: Registration) -> Registered:
         """Create an account and a code to verify its address; the user is not logged in.
@@ -178,7 +180,7 @@ class Accounts:
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
-        email = parse_new_email(registration.email)
+        email = parse_new_email(registration.email, directory_domains=self._directory_domains)
         await self._hasher.run(
             partial(
                 self._policy.check,

@@ -57,12 +57,19 @@ class UserImport:
     """Imports users from other systems, with their password hashes, within limits in `settings`."""
 
     def __init__(
-        self, *, database: Database, hasher: PasswordHasher, settings: ImportSettings, clock: Clock
+        self,
+        *,
+        database: Database,
+        hasher: PasswordHasher,
+        settings: ImportSettings,
+        clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
         self.settings = settings
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def run(
         self,
@@ -89,7 +96,9 @@ class UserImport:
             on_failure=on_failure,
             on_batch=on_batch,
         )
-        parser = RowParser(self._hasher.take_over, options.firebase, self._clock.now())
+        parser = RowParser(
+            self._hasher.take_over, options.firebase, self._clock.now(), self._directory_domains
+        )
         reader = RowReader(self.settings.max_row_bytes, options.file_format)
         size = count = 0
         async for part in _and_end(parts):
