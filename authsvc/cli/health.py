@@ -67,7 +67,10 @@ async def health_status(
     """Return the status of the service at `target`, such as SERVING, or end the command."""
     if not server_name and _is_local(target):
         server_name = await _name_in_certificate(target, deadline)
-    options = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    # A proxy for outbound requests, which gRPC's client would use too, is not for calls within.
+    options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     async with grpc.aio.secure_channel(target, credentials, options) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
