@@ -3,7 +3,8 @@
 ServiceError
 ├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
 │                         request is invalid
-├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
+├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
+│                         SESSION_BINDING_MISMATCH
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
@@ -35,6 +36,7 @@ class Reason(StrEnum):
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
     REFRESH_TOKEN_INVALID = "REFRESH_TOKEN_INVALID"  # noqa: S105 - a reason's name
     REFRESH_TOKEN_REUSED = "REFRESH_TOKEN_REUSED"  # noqa: S105 - a reason's name
+    SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
@@ -202,6 +204,14 @@ def refresh_token_reused() -> Unauthenticated:
     """Return the error for a refresh token that was replaced longer ago than the grace window."""
     return Unauthenticated(
         Reason.REFRESH_TOKEN_REUSED, "The refresh token was already used; its session has ended."
+    )
+
+
+def session_binding_mismatch() -> Unauthenticated:
+    """Return the error for a valid refresh token of a session that is bound to another client."""
+    return Unauthenticated(
+        Reason.SESSION_BINDING_MISMATCH,
+        "The session can't be used from this address or user agent; log in again.",
     )
 
 

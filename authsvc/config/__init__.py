@@ -14,7 +14,7 @@ from authsvc.config.limits import (
     PolicySettings,
     RateLimitSettings,
 )
-from authsvc.config.loading import ConfigError, load
+from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
 from authsvc.config.outbound import OutboundSettings
 from authsvc.config.passwords import PasswordSettings
@@ -38,6 +38,7 @@ __all__ = [
     "HttpSettings",
     "ImportSettings",
     "KeySettings",
+    "Loaded",
     "LogSettings",
     "NamedPolicySettings",
     "OAuthSettings",
@@ -58,4 +59,5 @@ __all__ = [
     "TokenSettings",
     "WebhookSettings",
     "load",
+    "load_with_notes",
 ]

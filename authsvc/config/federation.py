@@ -2,12 +2,20 @@
 
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from authsvc.config.types import Address, Duration, ProviderName, RedirectUri, Section
+from authsvc.config.types import (
+    Address,
+    Between,
+    Duration,
+    FilePath,
+    Form,
+    ProviderName,
+    RedirectUri,
+    Section,
+)
 
 _DISCOVERY = "/.well-known/openid-configuration"
 # Entra's addresses for the users of several tenants, whose metadata has a template for an issuer.
@@ -20,28 +28,33 @@ Scope = Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,128}$")]  # RFC 6749, sect
 class ProviderSettings(Section):
     """An identity provider."""
 
-    kind: Literal["github", "oidc"]
-    client_id: str = Field(min_length=1, max_length=256)
-    client_secret: SecretStr
-    address: Address = Field("https://github.com", description="Its base URL; for oidc the issuer.")
-    api_address: Address = Field("https://api.github.com", description="The URL of GitHub's API.")
+    kind: Literal["github", "oidc"] = Field(description="GitHub, or any OpenID Connect provider.")
+    client_id: Annotated[str, Form("[ -~]{1,256}", "1 to 256 printable ASCII characters")] = Field(
+        description="From the provider."
+    )
+    client_secret: SecretStr = Field(description="From the provider.")
+    address: Address = Field(
+        "https://github.com",
+        description="Its base address; for `oidc` it must be set, to the issuer.",
+    )
+    api_address: Address = Field("https://api.github.com", description="The API of GitHub.")
     scopes: tuple[Scope, ...] = Field(
         default=("openid", "email", "profile"),
         min_length=1,
-        description="For oidc: what is asked for; Apple knows openid, email and name.",
+        description="For `oidc`: what is asked for; Apple knows openid, email and name.",
     )
     response_mode: Literal["query", "form_post"] = Field(
-        default="query",
-        description="For oidc: how the browser returns; form_post, which Apple requires, is a "
-        "POST to the redirect URI.",
+        "query",
+        description="For `oidc`: how the browser returns; `form_post`, which Apple requires, is a"
+        " POST to the redirect URI.",
     )
     trust_unmarked_email: bool = Field(
         default=False,
-        description="Whether an address counts as verified if the provider doesn't say: only for "
-        "one that assigns all addresses itself, such as your organization's Entra tenant.",
+        description="Whether an address counts as verified if the provider doesn't say: only for"
+        " one that assigns all addresses itself, such as your organization's Entra tenant.",
     )
-    ca_file: Path | None = Field(
-        default=None, description="The CAs to trust; by default the system's."
+    ca_file: FilePath | None = Field(
+        None, description="Authorities to trust instead of the system's, PEM."
     )
 
     @model_validator(mode="after")
@@ -71,13 +84,18 @@ class ProviderSettings(Section):
 class OAuthSettings(Section):
     """Logins at other providers."""
 
-    providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
+    providers: dict[ProviderName, ProviderSettings] = Field(
+        default_factory=dict, description="The providers, by name."
+    )
     redirect_uris: tuple[RedirectUri, ...] = Field(
-        default=(),
-        description="The URIs that providers may redirect browsers to, compared exactly.",
+        (), description="Where browsers may be sent back to; compared exactly."
     )
-    state_lifetime: Duration = timedelta(minutes=10)
-    timeout: Duration = Field(
-        timedelta(seconds=5), description="For all requests to a provider during one login."
+    state_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(minutes=10), description="How long a login at a provider may take."
     )
-    max_answer_bytes: int = Field(262_144, ge=1_024, le=4_194_304)
+    timeout: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=5), description="For everything that one login asks of a provider."
+    )
+    max_answer_bytes: int = Field(
+        262_144, ge=1_024, le=4_194_304, description="The largest answer of a provider."
+    )

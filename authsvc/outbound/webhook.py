@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import aiohttp
@@ -54,12 +54,23 @@ class WebhookChannel:
             "webhook-id": message_id,
             **signature_headers(self._keys, message_id, self._clock.now(), body),
         }
+        _check(*await self._answer("POST", body, headers))
+
+    async def check(self) -> None:
+        """Ask for the headers of the URL; raises NotDelivered if nobody answers, as `send` does."""
+        await self._answer("HEAD", b"", {"user-agent": "authsvc"})
+
+    async def _answer(
+        self, method: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, str]:
+        """Return the status of the response, and when to retry."""
         try:
             async with (
                 asyncio.timeout(self.limit.total_seconds()),
-                self._open_session().post(
+                self._open_session().request(
+                    method,
                     self._url,
-                    data=body,
+                    data=body or None,
                     headers=headers,
                     allow_redirects=False,
                     proxy=self._proxy,
@@ -67,7 +78,7 @@ class WebhookChannel:
             ):
                 # Closes the connection; the rest of the response is not needed.
                 response.close()
-                status, retry_after = response.status, response.headers.get("retry-after", "")
+                return response.status, response.headers.get("retry-after", "")
         except TimeoutError as error:
             raise NotDelivered("timeout") from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
@@ -78,7 +89,6 @@ class WebhookChannel:
             raise NotDelivered("proxy") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NotDelivered("connection") from error
-        _check(status, retry_after)
 
     async def close(self) -> None:
         """Close the session."""

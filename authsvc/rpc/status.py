@@ -36,6 +36,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.CREDENTIALS_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.REFRESH_TOKEN_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.REFRESH_TOKEN_REUSED: StatusCode.UNAUTHENTICATED,
+        Reason.SESSION_BINDING_MISMATCH: StatusCode.UNAUTHENTICATED,
         Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
         Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,

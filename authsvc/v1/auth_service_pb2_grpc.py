@@ -295,9 +295,12 @@ class AuthServiceServicer:
     def RefreshTokens(self, request, context):
         """Exchanges a refresh token for a new pair of tokens. Sending the replaced
         token again within the grace window (10 s by default) returns the current
-        pair again, so that parallel and repeated calls are harmless; after that
-        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-        REFRESH_TOKEN_REUSED, FIELD_INVALID.
+        pair again, so that parallel and repeated calls are harmless. After that,
+        if nobody has used the new token and the client has the session's
+        device_id, the answer was lost: the client gets another new pair, and the
+        lost token ends the session if it is ever presented. Anything else ends the
+        session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -130,9 +130,12 @@ class AuthServiceStub:
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
     token again within the grace window (10 s by default) returns the current
-    pair again, so that parallel and repeated calls are harmless; after that
-    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-    REFRESH_TOKEN_REUSED, FIELD_INVALID.
+    pair again, so that parallel and repeated calls are harmless. After that,
+    if nobody has used the new token and the client has the session's
+    device_id, the answer was lost: the client gets another new pair, and the
+    lost token ends the session if it is ever presented. Anything else ends the
+    session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
     """Ends the session of a refresh token. Succeeds even if the session had
@@ -276,9 +279,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
     token again within the grace window (10 s by default) returns the current
-    pair again, so that parallel and repeated calls are harmless; after that
-    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-    REFRESH_TOKEN_REUSED, FIELD_INVALID.
+    pair again, so that parallel and repeated calls are harmless. After that,
+    if nobody has used the new token and the client has the session's
+    device_id, the answer was lost: the client gets another new pair, and the
+    lost token ends the session if it is ever presented. Anything else ends the
+    session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the session of a refresh token. Succeeds even if the session had
@@ -503,9 +509,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.RefreshTokensResponse, _abc.Awaitable[_auth_service_pb2.RefreshTokensResponse]]:
         """Exchanges a refresh token for a new pair of tokens. Sending the replaced
         token again within the grace window (10 s by default) returns the current
-        pair again, so that parallel and repeated calls are harmless; after that
-        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-        REFRESH_TOKEN_REUSED, FIELD_INVALID.
+        pair again, so that parallel and repeated calls are harmless. After that,
+        if nobody has used the new token and the client has the session's
+        device_id, the answer was lost: the client gets another new pair, and the
+        lost token ends the session if it is ever presented. Anything else ends the
+        session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
