@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
     loaded = loaded_from(config, secrets)
-    for note in loaded.notes:
+    for note in (*loaded.notes, *loaded.settings.database.notes):
         print(f"note: {note}", file=sys.stderr)
     problems = check_files(loaded.settings)
     if problems:
