@@ -1,13 +1,16 @@
 """Owns `authsvc config`: checks, shows and describes the settings."""
 
+import io
 import json
 import sys
 from typing import Annotated
 
 import typer
 
+from authsvc import log as logs
 from authsvc.cli.config_check import check_deeply, check_files
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, loaded_from, run
+from authsvc.config import LogSettings
 from authsvc.config.schema import settings_schema
 from authsvc.config.text import example_text, settings_text
 
@@ -35,6 +38,8 @@ def check(
     if problems:
         fail(*problems)
     if deep:
+        # The causes of some failures are told in the log alone, from where they are taken.
+        logs.configure(LogSettings(level="warning"), io.StringIO())
         findings = run(lambda: check_deeply(loaded.settings))
         for finding in findings:
             if finding.problem is None:

@@ -13,22 +13,42 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from authsvc.app.addresses import split_address, unix_path
 from authsvc.app.handshake import presented_certificate
 from authsvc.cli.output import DEVELOPMENT, fail, run
+from authsvc.dev.ports import addresses, dialled
 from authsvc.errors import ServerError
 from authsvc.rpc.tls_material import check_client
 
-_CERTS = DEVELOPMENT / "certs"
 _LONGEST_TIMEOUT = 3_600
 
 
 def health(
-    target: Annotated[str, typer.Option(help="The address of the service.")] = "127.0.0.1:8443",
-    ca: Annotated[Path, typer.Option(help="The CA certificate.")] = _CERTS / "ca.crt",
-    cert: Annotated[Path, typer.Option(help="The client certificate.")] = (
-        _CERTS / "clients" / "app.crt"
-    ),
-    key: Annotated[Path, typer.Option(help="The key of the client certificate.")] = (
-        _CERTS / "clients" / "app.key"
-    ),
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of the service; by default the one in the state folder.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--state",
+            help="The state folder of `authsvc dev`, for the address and the certificates.",
+        ),
+    ] = DEVELOPMENT,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="The CA certificate; by default the state folder's.", show_default=False),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="The client certificate; by default that of the role app.", show_default=False
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The key of the client certificate.", show_default=False),
+    ] = None,
     server_name: Annotated[
         str,
         typer.Option(
@@ -45,7 +65,14 @@ def health(
     """
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         fail(f"--timeout is more than 0 and at most {_LONGEST_TIMEOUT} seconds")
-    files = (cert, key, ca)
+    target = target or dialled(addresses(folder)["grpc"])
+    certs = folder / "certs"
+    client = certs / "clients" / "app"
+    files = (
+        cert or client.with_suffix(".crt"),
+        key or client.with_suffix(".key"),
+        ca or certs / "ca.crt",
+    )
     try:
         material = check_client(files, [file.read_bytes() for file in files])
     except OSError as error:
