@@ -24,12 +24,7 @@ _CONFIG = """\
 # Created by `authsvc dev`, which keeps your changes. Changes to callers and limits take effect
 # while the service runs. `authsvc config example` describes all settings.
 
-# `authsvc dev --grpc ADDRESS --http ADDRESS` changes these, and the issuer with them.
-[grpc]
-address = {grpc}
-
-[http]
-address = {http}
+# `authsvc dev --grpc ADDRESS --http ADDRESS` writes other addresses here, and the issuer with them.
 
 [tls]
 certificate_file = {certificate}
@@ -137,8 +132,6 @@ class Workspace:
             for name, roles in _ROLES.items()
         )
         return _CONFIG.format(
-            grpc=json.dumps(DEFAULTS["grpc"]),
-            http=json.dumps(DEFAULTS["http"]),
             issuer=json.dumps(_issuer(DEFAULTS["http"])),
             certificate=json.dumps(str(self.certificates / "server.crt")),
             key=json.dumps(str(self.certificates / "server.key")),
