@@ -159,7 +159,7 @@ def test_schema_and_loader_agree_on_any_value(key: str, value: object) -> None:
         (("permissions",), ""),
         (("permissions",), "x" * 33),
         (("delivery", "links"), "Any name"),
-        (("grpc",), "port"),
+        (("grpc",), "addr"),
         ((), "gprc"),
     ],
 )

@@ -73,8 +73,8 @@ def test_quotes_of_an_env_file_are_left_out_except_of_secrets(
     assert settings.delivery.smtp.password.get_secret_value() == '"quoted"'
     assert loaded.notes == [
         (
-            "environment variable AUTHSVC_DELIVERY__SMTP__PASSWORD:"
-            " its quotes are taken as part of the value"
+            "environment variable AUTHSVC_DELIVERY__SMTP__PASSWORD: its quotes are taken as part"
+            " of the value"
         )
     ]
 
