@@ -13,14 +13,19 @@ help: ## List the targets
 
 ##@ Running the service
 
-run: $(VENV)/.run ## Run the service with an embedded PostgreSQL and development certificates
-	@exec $(BIN)/authsvc dev
+# GRPC=127.0.0.1:9443 HTTP=127.0.0.1:9081 choose other ports, which .authsvc/config.toml remembers.
+ADDRESSES := $(if $(GRPC),--grpc $(GRPC)) $(if $(HTTP),--http $(HTTP))
+
+run: $(BIN)/python ## Run the service with everything it needs (GRPC=HOST:PORT HTTP=HOST:PORT for other ports)
+	@$(BIN)/python -I -S authsvc/dev/ports.py $(ADDRESSES)
+	@$(MAKE) --no-print-directory $(VENV)/.run
+	@exec $(BIN)/authsvc dev $(ADDRESSES)
 
 demo: $(VENV)/.run ## Take a tour of the service that `make run` or `make dev` has started
 	@exec $(BIN)/authsvc demo
 
 dev: $(VENV)/.dev ## Run the service as `make run` does, and restart it when its code changes
-	@exec $(BIN)/python -m authsvc.dev.watch
+	@exec $(BIN)/python -m authsvc.dev.watch $(ADDRESSES)
 
 psql: $(VENV)/.run ## Open psql on the database of the running service (PSQL_ARGS='-c "SELECT 1"')
 	@exec $(BIN)/python -m authsvc.dev.psql $(PSQL_ARGS)
@@ -111,15 +116,14 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "error: this Python can't make virtual environments (Debian: apt-get install python3-venv)"; exit 1; }
 
-INSTALL := $(BIN)/python -m pip install --quiet --compile --disable-pip-version-check
+# -I -S: only Python's own library, as nothing else is installed yet.
+INSTALL := $(BIN)/python -I -S authsvc/dev/install.py
 $(VENV)/.run: $(BIN)/python deploy/requirements-embedded.lock pyproject.toml
-	@echo "Installing dependencies …"
-	@$(INSTALL) --require-hashes -r deploy/requirements-embedded.lock
-	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation -e .
+	@echo "Installing dependencies: about half a minute, plus the time to download them, the first time only …"
+	@$(INSTALL) deploy/requirements-embedded.lock
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python deploy/requirements-dev.lock pyproject.toml
-	@echo "Installing dependencies for development …"
-	@$(INSTALL) --require-hashes -r deploy/requirements-dev.lock
-	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation -e .
+	@echo "Installing dependencies for development: about a minute, plus the time to download them, the first time only …"
+	@$(INSTALL) deploy/requirements-dev.lock
 	@touch $@ $(VENV)/.run

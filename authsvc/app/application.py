@@ -10,6 +10,7 @@ import structlog
 from authsvc.app.addresses import with_port
 from authsvc.app.background import Background, background_jobs
 from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
+from authsvc.app.reload import Reload, Reloaded
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
@@ -43,6 +44,7 @@ class Application:
     def __init__(self, settings: Settings, clock: Clock | None) -> None:
         self._settings = settings
         self._clock = clock
+        self._reload = Reload(settings)
         self._stack = AsyncExitStack()
         self._started = asyncio.Event()
 
@@ -92,14 +94,22 @@ class Application:
         await self.server.drain(self._settings.grpc.drain_timeout.total_seconds())
         await self._stack.aclose()
 
-    def reload(self, settings: Settings) -> None:
-        """Apply the callers and limits of `settings`; certificates are reloaded independently."""
+    def reload(self, settings: Settings) -> Reloaded:
+        """Apply the callers and limits of `settings`; certificates are reloaded independently.
+
+        Returns which keys have changed since the last reload and since the start.
+        """
         self._parts.use.rate_limiter.replace_policies(
             policies_from(settings.rate_limits.all_policies())
         )
         self._parts.brute_force.replace_settings(settings.brute_force)
         self._parts.code_limits.replace_settings(settings.codes, settings.brute_force)
         self.server.replace_callers(settings.callers)
+        return self._reload.to(settings)
+
+    def note_failed_reload(self) -> None:
+        """Let the metrics say that the newest settings are invalid and therefore not in force."""
+        self._reload.failed = True
 
     async def _open(self) -> None:
         self._parts = parts = await self._stack.enter_async_context(
@@ -109,6 +119,7 @@ class Application:
         await parts.hasher.choose_library()
         metrics = Metrics()
         _measure(parts, metrics)
+        _measure_reload(self._reload, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         self.web = Web(
             settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
@@ -224,6 +235,19 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "authsvc_passkey_counter_alerts",
         "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
+    )
+
+
+def _measure_reload(reload: Reload, metrics: Metrics) -> None:
+    metrics.add_gauge(
+        "authsvc_settings_restart_needed",
+        "1 while changed settings take effect only after a restart, otherwise 0.",
+        lambda: float(reload.is_restart_needed),
+    )
+    metrics.add_gauge(
+        "authsvc_settings_reload_failed",
+        "1 while changed settings are invalid and earlier ones are in force, otherwise 0.",
+        lambda: float(reload.failed),
     )
 
 

@@ -90,7 +90,9 @@ class Server:
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        self._address = settings.grpc.address
+        # gRPC takes no empty host for all interfaces.
+        address = settings.grpc.address
+        self._address = f"[::]{address}" if address.startswith(":") else address
         self._unix_path = unix_path(self._address)
         if self._unix_path is None:
             split_address(self._address)  # gRPC would listen on 34463 instead of 99999

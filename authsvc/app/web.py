@@ -88,7 +88,9 @@ class Web:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._connections.accept, host, port)
+            # Of "::", asyncio would serve IPv6 alone; None is every interface in both families.
+            places = None if self._address.startswith(":") else host
+            self._listener = await loop.create_server(self._connections.accept, places, port)
         except OSError as error:
             await self._runner.cleanup()
             message = f"HTTP can't listen on {self._address}: {error.strerror or error}"

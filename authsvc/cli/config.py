@@ -1,14 +1,17 @@
 """Owns `authsvc config`: checks, shows and describes the settings."""
 
+import io
 import json
 import sys
 from typing import Annotated
 
 import typer
 
+from authsvc import log as logs
 from authsvc.cli.config_check import check_deeply, check_files
 from authsvc.cli.groups import Commands
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, loaded_from, run
+from authsvc.config import LogSettings
 from authsvc.config.schema import settings_schema
 from authsvc.config.text import example_text, settings_text
 
@@ -30,12 +33,14 @@ def check(
 ) -> None:
     """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
     loaded = loaded_from(config, secrets)
-    for note in loaded.notes:
+    for note in (*loaded.notes, *loaded.settings.database.notes):
         print(f"note: {note}", file=sys.stderr)
     problems = check_files(loaded.settings)
     if problems:
         fail(*problems)
     if deep:
+        # The causes of some failures are told in the log alone, from where they are taken.
+        logs.configure(LogSettings(level="warning"), io.StringIO())
         findings = run(lambda: check_deeply(loaded.settings))
         for finding in findings:
             if finding.problem is None:

@@ -1,6 +1,5 @@
 """Owns how a command reaches a running service: its address, and the client certificate."""
 
-import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -11,20 +10,14 @@ from cryptography.x509.oid import NameOID
 from authsvc.app.addresses import split_address, unix_path
 from authsvc.app.handshake import presented_certificate
 from authsvc.cli.output import fail
+from authsvc.dev.ports import addresses, dialled
 from authsvc.errors import ServerError
 from authsvc.rpc.tls_material import check_client
-
-DEFAULT_TARGET = "127.0.0.1:8443"
 
 
 def target_of(state: Path) -> str:
     """Return the address of the service of `authsvc dev` with this state folder."""
-    try:
-        with (state / "config.toml").open("rb") as stream:
-            address = tomllib.load(stream).get("grpc", {}).get("address", DEFAULT_TARGET)
-    except (OSError, ValueError):
-        return DEFAULT_TARGET
-    return str(address)
+    return dialled(addresses(state)["grpc"])
 
 
 def credentials_of(ca: Path, cert: Path, key: Path) -> grpc.ChannelCredentials:

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from authsvc import log as logs
@@ -15,9 +16,11 @@ from authsvc.app.application import Application
 from authsvc.cli.output import DEVELOPMENT, fail, run, settings_of
 from authsvc.cli.serve import Signals, serve_until_signal
 from authsvc.config import Settings
+from authsvc.config.types import HttpListen
+from authsvc.dev import ports
 from authsvc.dev.certificates import CertificateError
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
-from authsvc.dev.workspace import Workspace
+from authsvc.dev.workspace import Workspace, WorkspaceError
 from authsvc.store.postgres import migrator
 
 _BANNER = """
@@ -43,6 +46,24 @@ def dev(
     folder: Annotated[
         Path, typer.Option("--state", help="The folder for certificates, settings and data.")
     ] = DEVELOPMENT,
+    grpc: Annotated[
+        str | None,
+        typer.Option(
+            "--grpc",
+            metavar="HOST:PORT",
+            help="Where gRPC listens, from now on: it is written into the settings. Port 0 is any.",
+            show_default=False,
+        ),
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http",
+            metavar="HOST:PORT",
+            help="Where HTTP listens, from now on; the issuer follows.",
+            show_default=False,
+        ),
+    ] = None,
     database: Annotated[
         str | None,
         typer.Option(
@@ -58,17 +79,36 @@ def dev(
     All state is kept in the state folder, so the command can be stopped, killed and restarted.
     """
     workspace = Workspace(folder)
+    given = {"grpc": grpc, "http": http}
+    _check_addresses(given)
+    taken = ports.problems(ports.addresses(folder, given))
+    if taken:
+        fail(*taken)
     try:
         workspace.prepare()
+        workspace.set_addresses(given)
         with _database(folder, database) as (url, postgres):
             workspace.set_database(url)
             settings = settings_of(workspace.config, workspace.secrets)
             logs.configure(settings.log)
             run(lambda: _dev(workspace, settings, postgres))
-    except (EmbeddedPostgresError, CertificateError) as error:
+    except (EmbeddedPostgresError, CertificateError, WorkspaceError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or folder}: {error.strerror or error}")
+
+
+def _check_addresses(given: Mapping[str, str | None]) -> None:
+    for name, address in given.items():
+        if address is None:
+            continue
+        variable = f"AUTHSVC_{name.upper()}__ADDRESS"
+        if variable in os.environ:
+            fail(f"--{name} and {variable} are both set: remove one of them")
+        try:
+            TypeAdapter(HttpListen).validate_python(address)
+        except ValidationError:
+            fail(f'--{name}: "{address}" is not HOST:PORT, such as "127.0.0.1:9443"')
 
 
 @contextmanager
@@ -110,7 +150,7 @@ def _print_banner(
             certs=certs,
             config=workspace.config,
             messages=_messages(settings),
-            call=_first_call(certs, app.grpc_address),
+            call=_first_call(certs, ports.dialled(app.grpc_address)),
         )
     )
 

@@ -7,22 +7,41 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from authsvc.cli.connection import DEFAULT_TARGET, credentials_of, open_channel
+from authsvc.cli.connection import credentials_of, open_channel, target_of
 from authsvc.cli.output import DEVELOPMENT, fail, run
 
-_CERTS = DEVELOPMENT / "certs"
 _LONGEST_TIMEOUT = 3_600
 
 
 def health(
-    target: Annotated[str, typer.Option(help="The address of the service.")] = DEFAULT_TARGET,
-    ca: Annotated[Path, typer.Option(help="The CA certificate.")] = _CERTS / "ca.crt",
-    cert: Annotated[Path, typer.Option(help="The client certificate.")] = (
-        _CERTS / "clients" / "app.crt"
-    ),
-    key: Annotated[Path, typer.Option(help="The key of the client certificate.")] = (
-        _CERTS / "clients" / "app.key"
-    ),
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of the service; by default the one in the state folder.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--state",
+            help="The state folder of `authsvc dev`, for the address and the certificates.",
+        ),
+    ] = DEVELOPMENT,
+    ca: Annotated[
+        Path | None,
+        typer.Option(help="The CA certificate; by default the state folder's.", show_default=False),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="The client certificate; by default that of the role app.", show_default=False
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(help="The key of the client certificate.", show_default=False),
+    ] = None,
     server_name: Annotated[
         str,
         typer.Option(
@@ -39,7 +58,14 @@ def health(
     """
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         fail(f"--timeout is more than 0 and at most {_LONGEST_TIMEOUT} seconds")
-    credentials = credentials_of(ca, cert, key)
+    target = target or target_of(folder)
+    certs = folder / "certs"
+    client = certs / "clients" / "app"
+    credentials = credentials_of(
+        ca or certs / "ca.crt",
+        cert or client.with_suffix(".crt"),
+        key or client.with_suffix(".key"),
+    )
     status = run(lambda: health_status(target, server_name, credentials, timeout))
     if status != "SERVING":
         fail(f"{target} is {status}")

@@ -1,6 +1,7 @@
 """Owns `authsvc migrate`: migrates the database to this version's schema."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, run, settings_of
 from authsvc.store.postgres import migrator
+from authsvc.store.postgres.migrator import MigrationStatus
 
 
 def migrate(
@@ -32,12 +34,18 @@ def migrate(
         {
             "version": status.version,
             "name": status.name,
+            "state": _state(status, applied),
             "applied": status.apply_time,
-            "now": status.version in applied,
         }
         for status in run(lambda: migrator.pending(url))
     ]
     emit(rows, as_json=as_json, title="Migrations")
+
+
+def _state(status: MigrationStatus, applied: Sequence[int]) -> str:
+    if status.version in applied:
+        return "applied now"
+    return "pending" if status.apply_time is None else "applied before"
 
 
 def _say(line: str) -> None:

@@ -1,6 +1,7 @@
 """Owns `authsvc passwords`: measures what hashing passwords costs on this machine."""
 
 import json
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated
@@ -9,7 +10,7 @@ import typer
 from argon2 import Parameters
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from authsvc.cli.groups import Commands
 from authsvc.cli.output import JsonOption, fail
@@ -72,13 +73,25 @@ def calibrate(
     threads = threads or spare_processors()
     seconds = {name: calibration.cpu_seconds(FLOOR, name, _HASHES) for name in Library}
     library = min(seconds, key=lambda name: seconds[name])
-    columns = (TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=_STEPS)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        # At most: the last step is the full pool, in which each thread computes as many.
+        task = progress.add_task("", total=(_STEPS - 1 + threads) * _HASHES)
+
+        def show(what: str) -> None:
+            progress.update(task, description=f"Measuring {what} …")
+            if not console.is_terminal:
+                print(f"Measuring {what} …", file=sys.stderr, flush=True)
+
+        def done() -> None:
+            progress.advance(task)
 
         def measure(cost: Parameters) -> float:
-            progress.update(task, advance=1, description=f"Measuring {_described(cost)} …")
-            return calibration.cpu_seconds(cost, library, _HASHES)
+            show(f"{_described(cost)}, {_HASHES} hashes")
+            return calibration.cpu_seconds(cost, library, _HASHES, done)
 
         cost = calibration.propose(
             measure,
@@ -86,8 +99,11 @@ def calibrate(
             memory_kib=memory_limit * _KIB_PER_MIB // threads,
         )
         alone = measure(cost)
-        progress.update(task, completed=_STEPS, description=f"Measuring {threads} at a time …")
-        load = calibration.under_load(cost, library, threads, _HASHES)
+        progress.update(task, completed=(_STEPS - 1) * _HASHES)
+        show(f"{threads} at a time, {threads * _HASHES} hashes")
+        load = calibration.under_load(
+            cost=cost, library=library, threads=threads, hashes=_HASHES, done=done
+        )
     settings = {
         "argon2_memory_kib": cost.memory_cost,
         "argon2_time_cost": cost.time_cost,

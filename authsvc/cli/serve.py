@@ -9,7 +9,7 @@ import structlog
 
 from authsvc import log as logs
 from authsvc.app.application import Application
-from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of, sources_of
+from authsvc.cli.output import ConfigOption, SecretsOption, loaded_from, run, sources_of
 from authsvc.config import ConfigError, Settings, load
 
 log = structlog.get_logger("authsvc.serve")
@@ -23,13 +23,15 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
 
     SIGTERM and SIGINT drain it: new calls are rejected, calls in flight finish, and it exits with
     code 0. Callers and limits are reloaded within five seconds of a change to the settings file, or
-    at once on SIGHUP; certificates reload by themselves. Invalid settings are logged and not
-    applied.
+    at once on SIGHUP; certificates reload by themselves. The log says which changed keys took
+    effect and which need a restart. Invalid settings are logged and not applied.
     """
     config, secrets = sources_of(config, secrets)
-    settings = settings_of(config, secrets)
-    logs.configure(settings.log)
-    run(lambda: _serve(settings, config, secrets))
+    loaded = loaded_from(config, secrets)
+    logs.configure(loaded.settings.log)
+    for note in loaded.notes:
+        log.warning("settings_note", note=note)
+    run(lambda: _serve(loaded.settings, config, secrets))
 
 
 async def _serve(settings: Settings, config: Path | None, secrets: Path | None) -> None:
@@ -108,13 +110,19 @@ async def _reload_on_change(
         reload.clear()
         seen = _stamp(config)
         try:
-            app.reload(load(config, secrets_dir=secrets))
+            reloaded = app.reload(load(config, secrets_dir=secrets))
         except ConfigError as error:
+            app.note_failed_reload()
             log.error("settings_not_reloaded", problems=error.problems)  # noqa: TRY400 - no traceback
         except Exception as error:  # noqa: BLE001 - otherwise this was the last reload
+            app.note_failed_reload()
             log.error("settings_not_reloaded", problems=[type(error).__name__])  # noqa: TRY400 - it may quote a secret
         else:
-            log.info("settings_reloaded")
+            log.info(
+                "settings_reloaded",
+                applied=reloaded.applied,
+                restart_needed=reloaded.restart_needed,
+            )
 
 
 def _stamp(config: Path | None) -> tuple[int, int] | None:

@@ -64,7 +64,7 @@ def load_with_notes(file: Path | None = None, *, secrets_dir: Path | None = None
     settings = validate(values)
     notes = [note for source in found for note in source.notes]
     notes += sources.overridden(environment, secrets)
-    return Loaded(settings, [*notes, *settings.database.notes])
+    return Loaded(settings, notes)
 
 
 def validate(values: sources.Table) -> Settings:

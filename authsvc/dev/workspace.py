@@ -6,10 +6,14 @@ Existing files are kept, so they can be edited; missing ones are created.
 import base64
 import json
 import os
+import re
 import secrets
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 from authsvc.dev import certificates
+from authsvc.dev.ports import DEFAULTS, addresses, dialled, free
 
 # The identity provider `authsvc.dev.provider`, and the service as its client.
 PROVIDER_HOST, PROVIDER_PORT = "127.0.0.1", 8090
@@ -18,7 +22,9 @@ REDIRECT_URI = "http://localhost:8080/callback"
 
 _CONFIG = """\
 # Created by `authsvc dev`, which keeps your changes. Changes to callers and limits take effect
-# while the service runs. `authsvc config schema` describes all settings.
+# while the service runs. `authsvc config example` describes all settings.
+
+# `authsvc dev --grpc ADDRESS --http ADDRESS` writes other addresses here, and the issuer with them.
 
 [tls]
 certificate_file = {certificate}
@@ -26,7 +32,7 @@ key_file = {key}
 client_ca_file = {ca}
 
 [tokens]
-issuer = "http://127.0.0.1:8081"
+issuer = {issuer}
 
 # One file per message to a user; its text is logged too.
 [delivery]
@@ -63,6 +69,10 @@ _TOKENS = {
 }
 
 
+class WorkspaceError(Exception):
+    """The settings of the folder can't be changed; the message says what to do."""
+
+
 class Workspace:
     """The folder of a developer's service."""
 
@@ -95,6 +105,23 @@ class Workspace:
         """The file with the client secret for `authsvc.dev.provider`."""
         return self.secrets / _PROVIDER_SECRET
 
+    def set_addresses(self, given: Mapping[str, str | None]) -> None:
+        """Write where `grpc` and `http` listen into the settings; None leaves it as it is.
+
+        The issuer follows, unless somebody chose another. Raises WorkspaceError if the settings are
+        written in a way that can't be changed line by line.
+        """
+        before = addresses(self.folder)
+        text = self.config.read_text(encoding="utf-8-sig")
+        for name, address in given.items():
+            if address is not None:
+                text = _set(text, name, "address", free(address))
+        write_private(self.config, text)
+        issuer = tomllib.loads(text).get("tokens", {}).get("issuer")
+        after = addresses(self.folder)
+        if issuer == _issuer(before["http"]) and after["http"] != before["http"]:
+            write_private(self.config, _set(text, "tokens", "issuer", _issuer(after["http"])))
+
     def set_database(self, url: str) -> None:
         """Store the database's URL for the other commands."""
         write_private(self.secrets / "database__url", url)
@@ -105,6 +132,7 @@ class Workspace:
             for name, roles in _ROLES.items()
         )
         return _CONFIG.format(
+            issuer=json.dumps(_issuer(DEFAULTS["http"])),
             certificate=json.dumps(str(self.certificates / "server.crt")),
             key=json.dumps(str(self.certificates / "server.key")),
             ca=json.dumps(str(self.certificates / "ca.crt")),
@@ -114,6 +142,35 @@ class Workspace:
             client_id=json.dumps(PROVIDER_CLIENT),
             callers=callers,
         )
+
+
+def _issuer(http: str) -> str:
+    return f"http://{dialled(http)}"
+
+
+def _set(text: str, table: str, key: str, value: str) -> str:
+    """Return a TOML file in which a key of a table has another value, and nothing else differs."""
+    line = f"{key} = {json.dumps(value)}"
+    header = re.search(rf"(?m)^[ \t]*\[{table}\][ \t]*(#.*)?$", text)
+    if header is None:
+        changed = f"{text.rstrip()}\n\n[{table}]\n{line}\n"
+    else:
+        start = header.end()
+        next_table = re.search(r"(?m)^[ \t]*\[", text[start:])
+        end = start + next_table.start() if next_table else len(text)
+        body, count = re.subn(
+            rf"(?m)^[ \t]*{key}[ \t]*=.*$", lambda _: line, text[start:end], count=1
+        )
+        changed = text[:start] + (body if count else f"\n{line}{body}") + text[end:]
+    try:
+        expected = tomllib.loads(text)
+        expected[table] = expected.get(table, {}) | {key: value}
+        done = tomllib.loads(changed) == expected
+    except tomllib.TOMLDecodeError:
+        done = False
+    if not done:
+        raise WorkspaceError(f"config.toml can't be changed: set {table}.{key} = {value} by hand")
+    return changed
 
 
 def write_private(path: Path, text: str) -> None:

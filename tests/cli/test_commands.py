@@ -110,10 +110,11 @@ def test_migrate_sets_up_empty_database(
     workspace.set_database(blank_dsn)
     looked = json.loads(command("migrate", "--dry-run", "--json").output)
     assert [row["applied"] for row in looked] == [None] * len(looked)
+    assert {row["state"] for row in looked} == {"pending"}
     applied = json.loads(command("migrate", "--json").output)
-    assert all(row["now"] for row in applied)
+    assert {row["state"] for row in applied} == {"applied now"}
     again = json.loads(command("migrate", "--json").output)
-    assert not any(row["now"] for row in again)
+    assert {row["state"] for row in again} == {"applied before"}
 
 
 def test_commands_reject_empty_database_with_hint(
@@ -225,6 +226,7 @@ def test_unreachable_database_prints_one_line(command: Command, workspace: Works
         assert result.exit_code == 1
         (line,) = result.output.splitlines()
         assert line.startswith("error: The database is not available: the connection was refused")
+        assert "(127.0.0.1:1)" in line
         assert "hidden" not in line
 
 

@@ -82,6 +82,13 @@ def test_numbers_are_printed() -> None:
     assert "nothing weaker" not in output
 
 
+def test_progress_is_told_outside_a_terminal_too() -> None:
+    lines = calibrate("--target", "10s").stderr.splitlines()
+    assert lines[0] == "Measuring 19 MiB, 2 passes, 5 hashes …"
+    assert lines[-1] == "Measuring 2 at a time, 10 hashes …"
+    assert len(lines) >= 4
+
+
 @pytest.mark.parametrize("target", ["fast", "0s", "1d", "50"])
 def test_invalid_target_is_one_line(target: str) -> None:
     result = calibrate("--target", target)

@@ -24,6 +24,7 @@ class Process:
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if "AUTHSVC" not in name}
+        ports = {} if "--http" in arguments else {"AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"}
         self.output = ""
         self._ended = False
         self._more = threading.Condition()
@@ -32,7 +33,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=clean | {"COLUMNS": "200", "AUTHSVC_HTTP__ADDRESS": "127.0.0.1:0"} | environment,
+            env=clean | {"COLUMNS": "200"} | ports | environment,
         )
         self.pid = self._process.pid
         self._reader = threading.Thread(target=self._read)

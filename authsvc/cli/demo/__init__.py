@@ -9,6 +9,7 @@ import typer
 
 from authsvc.cli.demo.tour import Tour, failure, new_client
 from authsvc.cli.output import DEVELOPMENT, fail, run
+from authsvc.dev.ports import addresses, dialled
 
 # In the order of the tour: modules of this package, each with a function of the same name. They are
 # imported when they run, so that other commands start faster.
@@ -34,7 +35,13 @@ def demo(
     folder: Annotated[
         Path, typer.Option("--state", help="The state folder of the running `authsvc dev`.")
     ] = DEVELOPMENT,
-    target: Annotated[str, typer.Option(help="The address of the service.")] = "127.0.0.1:8443",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of the service; by default the one in the state folder.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a tour of the features against the running service, and print what happens."""
     unknown = [name for name in chapters or () if name not in _CHAPTERS]
@@ -45,7 +52,7 @@ def demo(
         fail(f"no certificates in {certs}; start the service first with: make run")
 
     async def walk() -> None:
-        tour = Tour(certs, target)
+        tour = Tour(certs, target or dialled(addresses(folder)["grpc"]))
         try:
             await tour.check_health()
             for name in chapters or _CHAPTERS:

@@ -29,6 +29,10 @@ _REFINEMENTS = 3
 Measure = Callable[[Parameters], float]
 
 
+def _ignore() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What all threads together achieve: hashes per second, and CPU seconds per hash."""
@@ -58,17 +62,35 @@ def propose(measure: Measure, *, target: float, memory_kib: int) -> Parameters:
     return replace(best, time_cost=min(max(passes, FLOOR.time_cost), _MAX_PASSES))
 
 
-def cpu_seconds(cost: Parameters, library: Library, hashes: int) -> float:
-    """Return the median CPU time of a hash."""
-    return statistics.median(argon2id.cpu_seconds(cost, library) for _ in range(hashes))
+def cpu_seconds(
+    cost: Parameters, library: Library, hashes: int, done: Callable[[], object] = _ignore
+) -> float:
+    """Return the median CPU time of a hash; `done` is called after each of them."""
+    return statistics.median(_seconds(cost, library, done) for _ in range(hashes))
 
 
-def under_load(cost: Parameters, library: Library, threads: int, hashes: int) -> Load:
-    """Return what `threads` threads achieve that compute `hashes` hashes each at the same time."""
+def _seconds(cost: Parameters, library: Library, done: Callable[[], object]) -> float:
+    seconds = argon2id.cpu_seconds(cost, library)
+    done()
+    return seconds
+
+
+def under_load(
+    *,
+    cost: Parameters,
+    library: Library,
+    threads: int,
+    hashes: int,
+    done: Callable[[], object] = _ignore,
+) -> Load:
+    """Return what `threads` threads achieve that compute `hashes` hashes each at the same time.
+
+    `done` is called after each hash, by any of the threads.
+    """
     taken: list[float] = []
 
     def work() -> None:
-        taken.extend([argon2id.cpu_seconds(cost, library) for _ in range(hashes)])
+        taken.extend([_seconds(cost, library, done) for _ in range(hashes)])
 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     began = time.perf_counter()

@@ -45,7 +45,9 @@ def test_search_corrects_a_first_guess_that_was_too_high() -> None:
 
 
 def test_load_counts_all_threads() -> None:
-    load = under_load(replace(FLOOR, memory_cost=8), Library.LIBSODIUM, threads=3, hashes=2)
+    load = under_load(
+        cost=replace(FLOOR, memory_cost=8), library=Library.LIBSODIUM, threads=3, hashes=2
+    )
     assert load.threads == 3
     assert load.rate > 0
     assert load.cpu_seconds > 0

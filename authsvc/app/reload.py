@@ -1,0 +1,71 @@
+"""Owns what a reload of the settings does: which keys changed, and which of them take effect."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from authsvc.config import Section, Settings
+
+# What `Application.reload` passes on; everything else needs a restart.
+RELOADED = (
+    "callers",
+    "rate_limits.policies",
+    "brute_force",
+    "codes.requests_per_address",
+    "codes.requests_per_ip",
+    "codes.resend_interval",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """Keys that changed: `applied` take effect from now on, `restart_needed` after a restart."""
+
+    applied: list[str]
+    restart_needed: list[str]
+
+
+class Reload:
+    """The settings in force, and those that a restart would bring."""
+
+    def __init__(self, started_with: Settings) -> None:
+        self._started_with = self._applied = started_with
+        self._restart_needed: list[str] = []
+        self.failed = False
+
+    @property
+    def is_restart_needed(self) -> bool:
+        """Whether the newest settings have changes that only a restart applies."""
+        return bool(self._restart_needed)
+
+    def to(self, settings: Settings) -> Reloaded:
+        """Note that these settings are the newest, and return what that changes."""
+        applied = [key for key in _changes(self._applied, settings) if _is_reloaded(key)]
+        # Compared with the start: a change that was taken back needs no restart.
+        self._restart_needed = [
+            key for key in _changes(self._started_with, settings) if not _is_reloaded(key)
+        ]
+        self._applied, self.failed = settings, False
+        return Reloaded(applied, self._restart_needed)
+
+
+def _is_reloaded(key: str) -> bool:
+    return any(f"{key}.".startswith(f"{each}.") for each in RELOADED)
+
+
+def _changes(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys whose values differ, entries of tables included; lists count as a whole."""
+    if before == after:
+        return
+    old, new = _entries(before), _entries(after)
+    if old is None or new is None:
+        yield key
+        return
+    for name in sorted(old.keys() | new.keys()):
+        yield from _changes(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+
+
+def _entries(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Section):
+        return {name: getattr(value, name) for name in type(value).model_fields}
+    return value if isinstance(value, dict) else None
