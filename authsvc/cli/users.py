@@ -10,12 +10,13 @@ import typer
 
 from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
-from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
+from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
 from authsvc.config import Settings
 from authsvc.core.accounts.accounts import Accounts
-from authsvc.core.roles.permissions import DEFAULT_ROLES
+from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
+from authsvc.errors import FieldInvalid
 
 Result = TypeVar("Result")
 
@@ -50,8 +51,12 @@ def create(
     A user with a role that requires a second factor can't log in until the address is verified.
     """
     settings = settings_of(config, secrets)
+    try:
+        Permissions(settings.permissions).check_defined(role or ())
+    except FieldInvalid as error:
+        fail(error.message)
     if password_stdin:
-        password = sys.stdin.readline().rstrip("\n")
+        password = sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
     else:
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     user_id = _with_accounts(

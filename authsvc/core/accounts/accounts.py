@@ -16,7 +16,12 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.core.sessions.ending import SessionEnding
-from authsvc.errors import bearer_invalid, email_taken, user_not_found
+from authsvc.errors import (
+    bearer_invalid,
+    email_not_found,
+    email_taken,
+    user_not_found,
+)
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -241,7 +246,7 @@ class Accounts:
         now = self._clock.now()
         user_id = await users.set_status(connection, key, status, now)
         if user_id is None:
-            raise user_not_found()
+            raise email_not_found() if isinstance(key, str) else user_not_found()
         active = status is UserStatus.ACTIVE
         event_type = AuditType.USER_ENABLE if active else AuditType.USER_DISABLE
         await record_event(connection, now, AuditEvent(event_type, call, user_id))

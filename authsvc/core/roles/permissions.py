@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from authsvc.errors import FieldInvalid
+from authsvc.errors import FieldInvalid, quoted_names
 
 DEFAULT_ROLES: Final = ("user",)
 
@@ -18,6 +18,18 @@ class Permissions:
         """Return the permissions of users with these roles, without duplicates."""
         granted = (self._by_role.get(role, ()) for role in roles)
         return list(dict.fromkeys(name for names in granted for name in names))
+
+    def check_defined(self, roles: Iterable[str]) -> None:
+        """Check that each of `roles` is a role of the settings, or the one that all users get.
+
+        Raises:
+            FieldInvalid: Some are not; their names are shown.
+        """
+        known = {*DEFAULT_ROLES, *self._by_role}
+        if undefined := list(dict.fromkeys(role for role in roles if role not in known)):
+            raise FieldInvalid(
+                "roles", f"has roles that are not defined: {quoted_names(undefined)}"
+            )
 
 
 def narrow_scopes(
