@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo dev psql test test-fast test-world drills coverage mutants bench check audit format hooks \
-	protos baseline lock release clean
+	protos settings baseline lock release clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^##@ /{printf "\n%s\n", substr($$0, 5)} \
@@ -67,6 +67,7 @@ check: $(VENV)/.dev ## Check format, lint, types, imports, dead code, spelling, 
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf breaking protos --against protos/baseline.json
 	$(BIN)/python -m tests.support.generated
+	$(BIN)/python -m tests.support.settings_pages
 
 audit: $(VENV)/.dev ## Look up known vulnerabilities of the locked dependencies (needs the network)
 	@$(BIN)/python -m deploy.release.audit
@@ -83,6 +84,9 @@ hooks: $(VENV)/.dev ## Install the pre-commit hooks
 
 protos: $(VENV)/.dev ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
+
+settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
+	$(BIN)/python -m tests.support.settings_pages --write
 
 baseline: $(VENV)/.dev ## Record the protos as released: later changes must not break their clients
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json

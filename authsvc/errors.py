@@ -3,7 +3,8 @@
 ServiceError
 ├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
 │                         request is invalid
-├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID
+├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
+│                         SESSION_BINDING_MISMATCH
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
@@ -14,6 +15,7 @@ ServiceError
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
+├── ProviderMisconfigured PROVIDER_MISCONFIGURED
 └── ServiceStopping       SERVICE_STOPPING
 
 ServerError is for the operator: the service can't start listening.
@@ -39,6 +41,7 @@ class Reason(StrEnum):
     CREDENTIALS_INVALID = "CREDENTIALS_INVALID"
     REFRESH_TOKEN_INVALID = "REFRESH_TOKEN_INVALID"  # noqa: S105 - a reason's name
     REFRESH_TOKEN_REUSED = "REFRESH_TOKEN_REUSED"  # noqa: S105 - a reason's name
+    SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
@@ -60,6 +63,7 @@ class Reason(StrEnum):
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
+    PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
@@ -172,6 +176,14 @@ class ProviderUnavailable(ServiceError):
         super().__init__(Reason.PROVIDER_UNAVAILABLE, message)
 
 
+class ProviderMisconfigured(ServiceError):
+    """An identity provider can't be used until an operator mends something; the log says what."""
+
+    def __init__(self) -> None:
+        message = "The provider is not set up correctly; the service's log says what to mend."
+        super().__init__(Reason.PROVIDER_MISCONFIGURED, message)
+
+
 class ServiceStopping(ServiceError):
     """The replica is shutting down; another one may serve the call."""
 
@@ -197,6 +209,14 @@ def refresh_token_reused() -> Unauthenticated:
     """Return the error for a refresh token that was replaced longer ago than the grace window."""
     return Unauthenticated(
         Reason.REFRESH_TOKEN_REUSED, "The refresh token was already used; its session has ended."
+    )
+
+
+def session_binding_mismatch() -> Unauthenticated:
+    """Return the error for a valid refresh token of a session that is bound to another client."""
+    return Unauthenticated(
+        Reason.SESSION_BINDING_MISMATCH,
+        "The session can't be used from this address or user agent; log in again.",
     )
 
 

@@ -20,6 +20,7 @@ from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
     Overloaded,
+    ProviderMisconfigured,
     ProviderUnavailable,
     Reason,
     ServiceError,
@@ -236,6 +237,7 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
+    Reason.PROVIDER_MISCONFIGURED: ProviderMisconfigured(),
     Reason.SERVICE_STOPPING: ServiceStopping(),
 }
 

@@ -8,8 +8,9 @@ from typing import Any
 from authsvc.errors import ServerError
 
 _UNIX = "unix:"
+IN_USE = "it is already in use"
 _CAUSES = {
-    errno.EADDRINUSE: "it is already in use",
+    errno.EADDRINUSE: IN_USE,
     errno.EADDRNOTAVAIL: "it is not an address of this machine",
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",

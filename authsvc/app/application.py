@@ -169,7 +169,7 @@ class Application:
             try:
                 await self._parts.database.ping()
             except StoreUnavailable as error:
-                self._set_serving(serving=False, why=f"database: {describe(error)}")
+                self._set_serving(serving=False, why=f"database: {describe(error, host=False)}")
             else:
                 self._set_serving(serving=True)
             await asyncio.sleep(_PROBE_INTERVAL)

@@ -35,6 +35,7 @@ from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.outbound.http import open_session
+from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
 from authsvc.rpc.account.service import AccountHandler
 from authsvc.rpc.admin.service import AdminHandler
@@ -113,7 +114,7 @@ def open_deliverer(
     deliverer = Deliverer(
         database=parts.database,
         keyring=parts.keyring,
-        transport=build_transport(settings.delivery, clock),
+        transport=build_transport(settings.delivery, proxy_rules(settings.outbound), clock),
         settings=settings.delivery,
         clock=clock,
         count=count,

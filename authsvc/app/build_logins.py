@@ -25,6 +25,7 @@ from authsvc.core.login.passkey import BoundAccounts, PasskeyLogin, PasskeyLogin
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.login.second_factor import MfaVerification
 from authsvc.outbound.providers import open_providers
+from authsvc.outbound.proxy import proxy_rules
 
 
 class LoginBuild(BaseBuild):
@@ -173,7 +174,8 @@ class LoginBuild(BaseBuild):
 
     @cached_property
     def providers(self) -> Providers:
-        return open_providers(self.settings.oauth, self.http, self.clock)
+        proxies = proxy_rules(self.settings.outbound)
+        return open_providers(self.settings.oauth, self.http, proxies, self.clock)
 
     @cached_property
     def oauth_states(self) -> OAuthStates:

@@ -2,30 +2,46 @@
 
 import json
 import sys
-from typing import Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, SecretStr
-from rich.console import Console
 
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of
-from authsvc.config import ConfigError, Settings
-from authsvc.core.lib.clock import SystemClock
-from authsvc.outbound.transport import build_transport
+from authsvc.cli.config_check import check_deeply, check_files
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, loaded_from, run
+from authsvc.config.schema import settings_schema
+from authsvc.config.text import example_text, settings_text
 
 app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
 
 
 @app.command()
-def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
+def check(
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also use what the settings name: certificates, addresses, the database, the mail"
+            " server or webhook, and the providers.",
+        ),
+    ] = False,
+) -> None:
     """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
-    settings = settings_of(config, secrets)
-    try:
-        build_transport(settings.delivery, SystemClock())
-    except ConfigError as error:
-        fail(*error.problems)
-    for note in settings.database.notes:
+    loaded = loaded_from(config, secrets)
+    for note in loaded.notes:
         print(f"note: {note}", file=sys.stderr)
+    problems = check_files(loaded.settings)
+    if problems:
+        fail(*problems)
+    if deep:
+        findings = run(lambda: check_deeply(loaded.settings))
+        for finding in findings:
+            if finding.problem is None:
+                print(f"ok: {finding.name}{finding.detail and ': '}{finding.detail}")
+        problems = [f"{each.name}: {each.problem}" for each in findings if each.problem]
+        if problems:
+            fail(*problems)
     print("The settings are valid.")
 
 
@@ -33,46 +49,21 @@ def check(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
 def show(
     config: ConfigOption = None, secrets: SecretsOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print all settings in effect, including defaults, with secrets masked."""
-    values = _plain(settings_of(config, secrets))
+    """Print all settings in effect as TOML, including defaults, with secrets masked."""
+    settings = loaded_from(config, secrets).settings
     if as_json:
-        print(json.dumps(values, indent=2))
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    for line in _lines(values):
-        console.print(line, markup=False)
+        print(json.dumps(settings.model_dump(mode="json"), indent=2))
+    else:
+        print(settings_text(settings), end="")
+
+
+@app.command()
+def example() -> None:
+    """Print a settings file with every setting, its meaning and its default, as comments."""
+    print(example_text(), end="")
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the settings: names, types, defaults and bounds."""
-    print(json.dumps(Settings.model_json_schema(), indent=2, default=str))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return "********"
-    if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, bool | int | float | None) else _text(value)
-
-
-def _text(value: Any) -> str:
-    total = getattr(value, "total_seconds", None)
-    return f"{total():g}s" if total else str(value)
-
-
-def _lines(values: dict[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            lines += _lines(value, f"{prefix}{name}.")
-        else:
-            lines.append(f"{prefix}{name} = {json.dumps(value)}")
-    return lines
+    print(json.dumps(settings_schema(), indent=2))

@@ -13,7 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from authsvc.config import ConfigError, Settings, load
+from authsvc.config import ConfigError, Loaded, Settings, load_with_notes
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServerError, ServiceError
 from authsvc.store.postgres.failures import describe
@@ -57,10 +57,15 @@ def settings_of(config: Path | None, secrets: Path | None) -> Settings:
 
     Without any arguments, the settings of `authsvc dev` are used if it has run in this folder.
     """
+    return loaded_from(config, secrets).settings
+
+
+def loaded_from(config: Path | None, secrets: Path | None) -> Loaded:
+    """Return what `settings_of` returns, with notes on where it came from."""
     if config is None and secrets is None and (DEVELOPMENT / "config.toml").exists():
         config, secrets = DEVELOPMENT / "config.toml", DEVELOPMENT / "secrets"
     try:
-        return load(config, secrets_dir=secrets)
+        return load_with_notes(config, secrets_dir=secrets)
     except ConfigError as error:
         fail(*error.problems)
 

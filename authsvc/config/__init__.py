@@ -14,8 +14,9 @@ from authsvc.config.limits import (
     PolicySettings,
     RateLimitSettings,
 )
-from authsvc.config.loading import ConfigError, load
+from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
+from authsvc.config.outbound import OutboundSettings
 from authsvc.config.passwords import PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
@@ -37,9 +38,11 @@ __all__ = [
     "HttpSettings",
     "ImportSettings",
     "KeySettings",
+    "Loaded",
     "LogSettings",
     "NamedPolicySettings",
     "OAuthSettings",
+    "OutboundSettings",
     "PasskeySettings",
     "PasswordSettings",
     "PolicySettings",
@@ -56,4 +59,5 @@ __all__ = [
     "TokenSettings",
     "WebhookSettings",
     "load",
+    "load_with_notes",
 ]

@@ -1,26 +1,33 @@
 """Owns the settings of API keys."""
 
 from datetime import timedelta
-from typing import Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from authsvc.config.limits import PolicyName
-from authsvc.config.types import Duration, Section
+from authsvc.config.types import Between, Duration, Form, Section
 
 
 class ApiKeySettings(Section):
     """API keys of users."""
 
-    prefix: str = Field("authsvc", pattern=r"^[a-z][a-z0-9]{1,15}$")
-    max_per_user: int = Field(20, ge=1, le=1_000)
-    max_lifetime: Duration = timedelta(days=365)
-    policy: PolicyName | None = None
-    last_use_interval: Duration = timedelta(minutes=1)
-    cache_size: int = Field(50_000, ge=0)
-
-    @model_validator(mode="after")
-    def _lifetime_is_sane(self) -> Self:
-        if not timedelta(minutes=1) <= self.max_lifetime <= timedelta(days=3_650):
-            raise ValueError("max_lifetime must be from 1m to 3650d")
-        return self
+    prefix: Annotated[
+        str, Form("[a-z][a-z0-9]{1,15}", "2 to 16 lower-case letters and digits, a letter first")
+    ] = Field(
+        "authsvc",
+        description="What keys start with: 2 to 16 lower-case letters and digits.",
+    )
+    max_per_user: int = Field(20, ge=1, le=1_000, description="Active keys of a user.")
+    max_lifetime: Annotated[Duration, Between("1m", "3650d")] = Field(
+        timedelta(days=365), description="The longest and the default lifetime of a key."
+    )
+    policy: PolicyName | None = Field(
+        None, description="The rate-limit policy of keys that name none."
+    )
+    last_use_interval: Duration = Field(
+        timedelta(minutes=1), description="How precisely the last use is recorded."
+    )
+    cache_size: int = Field(
+        50_000, ge=0, description="Keys cached by each replica; 0 turns the cache off."
+    )

@@ -6,23 +6,54 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 
 from authsvc.config.database_address import DatabaseAddress
-from authsvc.config.types import Duration, Section
-
-_POSITIVE = Field(gt=timedelta(0))
+from authsvc.config.types import Between, Duration, Section
 
 
 class DatabaseSettings(Section):
     """PostgreSQL: its URL, the pool, and the timeouts of both."""
 
-    url: SecretStr
-    listener_url: SecretStr | None = None
-    pool_min: int = Field(2, ge=0)
-    pool_max: int = Field(16, ge=1)
-    connect_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=5)
-    acquire_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=3)
-    command_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=5)
-    lock_timeout: Annotated[Duration, _POSITIVE] = timedelta(seconds=1)
-    statement_cache_size: int = Field(256, ge=0)
+    url: SecretStr = Field(
+        description="The [address](#addresses): `postgresql://…`, or `host=… password=…`."
+    )
+    listener_url: SecretStr | None = Field(
+        None,
+        description=(
+            "A direct address for notifications and migrations, where `database.url` is a"
+            " pooler; without it, revocations and messages are polled for."
+        ),
+    )
+    pool_min: int = Field(2, ge=0, description="Connections that are kept open.")
+    pool_max: int = Field(
+        16,
+        ge=1,
+        description=(
+            "The maximum number of connections of a replica; two more are used for reading"
+            " revocations and for notifications."
+        ),
+    )
+    connect_timeout: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=5), description="How long connecting to a host may take."
+    )
+    acquire_timeout: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=3), description="How long a call waits for a free connection."
+    )
+    command_timeout: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=5),
+        description=(
+            "How long a statement may take, and how long a replica may be silent within a"
+            " transaction before the server ends it."
+        ),
+    )
+    lock_timeout: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=1),
+        description=(
+            "How long a call waits for a row that another one holds; a migration waits half as"
+            " long."
+        ),
+    )
+    statement_cache_size: int = Field(
+        256, ge=0, description="Statements that each connection remembers."
+    )
 
     @field_validator("url", "listener_url")
     @classmethod

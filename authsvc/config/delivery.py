@@ -1,112 +1,132 @@
 """Owns the settings of message delivery to users."""
 
 import base64
-import re
 from datetime import timedelta
-from email.utils import parseaddr
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
-from authsvc.config.types import Address, Duration, Link, Section
+from authsvc.config.types import (
+    Address,
+    Between,
+    Duration,
+    FilePath,
+    Form,
+    Host,
+    Line,
+    Link,
+    Section,
+)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
+_MAILBOX = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+"
+# Before the address, text that needs no quotes, or text in quotes (RFC 5322, section 3.4).
+_TEXT = r"\x00-\x1f\x7f-\x9f\u2028\u2029\"\\"
+_SENDER = Form(
+    rf"{_MAILBOX}|(?:[^{_TEXT},;:()<>@\[\]]*|\"[^{_TEXT}]*\" ?)<{_MAILBOX}>",
+    'an address such as "Example <login@example.com>"',
+)
+# Base64 of 24 to 64 bytes (Standard Webhooks).
+_WEBHOOK_SECRET = Form(
+    "whsec_(?:[A-Za-z0-9+/]{4}){8,20}(?:(?:[A-Za-z0-9+/]{4}){0,1}"
+    "|(?:[A-Za-z0-9+/]{4}){0,1}[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)",
+    '"whsec_" and 24 to 64 bytes in base64',
+)
+
+
 class SmtpSettings(Section):
     """The mail server that delivers messages."""
 
-    host: str = Field(pattern=r"^[A-Za-z0-9._:-]+$")
-    port: int = Field(587, ge=1, le=65_535)
+    host: Host = Field(description="The mail server.")
+    port: int = Field(587, ge=1, le=65_535, description="Its port.")
     tls: Literal["starttls", "implicit", "off"] = Field(
-        default="starttls", description="off is only allowed for a mail server on this machine."
+        "starttls", description="`off` is accepted only for a mail server on the same machine."
     )
-    ca_file: Path | None = Field(
-        default=None, description="The CAs to trust; by default the system's."
+    ca_file: FilePath | None = Field(
+        None, description="Authorities to trust instead of the system's, PEM."
     )
-    username: str = ""
-    password: SecretStr | None = None
-    sender: str = Field(
-        max_length=320,
-        description='The From address, such as "Example <login@example.com>".',
+    username: Annotated[str, Form("[^\\x00-\\x1f\\x7f]*", "a name on one line")] = Field(
+        "", description="Set with `delivery.smtp.password`, or leave both out."
     )
-    timeout: Duration = Field(
-        default=timedelta(seconds=30), description="For the whole delivery of one message."
+    password: SecretStr | None = Field(None, description="Its password.")
+    sender: Annotated[str, _SENDER] = Field(
+        max_length=320, description="The From address, such as `Example <login@example.com>`."
+    )
+    timeout: Annotated[Duration, Between("1ms", "5m")] = Field(
+        timedelta(seconds=30), description="For handing over one message."
     )
 
     @model_validator(mode="after")
     def _is_safe_and_whole(self) -> Self:
-        if self.tls == "off" and not _is_loopback(self.host):
+        if self.tls == "off" and not is_loopback(self.host):
             raise ValueError('tls = "off" is for a mail server on this machine only')
         if bool(self.username) != (self.password is not None):
             raise ValueError("username and password must both be set, or neither")
-        address = parseaddr(self.sender)[1]
-        if not re.fullmatch(r"[!-?A-~]+@[A-Za-z0-9.-]+", address) or not self.sender.isprintable():
-            raise ValueError('sender must be an address such as "Example <login@example.com>"')
         return self
 
 
-def _webhook_secret(secret: SecretStr) -> SecretStr:
-    webhook_key(secret)
-    return secret
-
-
 def webhook_key(secret: SecretStr) -> bytes:
-    """Return the key of a secret in the form of Standard Webhooks; raises ValueError."""
-    scheme, separator, encoded = secret.get_secret_value().partition("whsec_")
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except ValueError:
-        key = b""
-    if scheme or not separator or not 24 <= len(key) <= 64:
-        raise ValueError('expected "whsec_" and 24 to 64 bytes in base64')
-    return key
+    """Return the key of a secret in the form of Standard Webhooks."""
+    return base64.b64decode(secret.get_secret_value().removeprefix("whsec_"))
 
 
 class WebhookSettings(Section):
     """The HTTP endpoint that messages are posted to, signed by Standard Webhooks."""
 
-    url: Address
-    secrets: tuple[Annotated[SecretStr, AfterValidator(_webhook_secret)], ...] = Field(
+    url: Address = Field(description="An https address, or http on the same machine.")
+    secrets: tuple[Annotated[SecretStr, _WEBHOOK_SECRET], ...] = Field(
         min_length=1,
         max_length=4,
-        description='Newest first, "whsec_" and 24 to 64 bytes in base64; each signs all messages.',
+        description=(
+            "One to four, newest first: `whsec_` and 24 to 64 bytes in base64; each signs every"
+            " message."
+        ),
     )
-    ca_file: Path | None = Field(
-        default=None, description="The CAs to trust; by default the system's."
+    ca_file: FilePath | None = Field(
+        None, description="Authorities to trust instead of the system's, PEM."
     )
-    timeout: Duration = timedelta(seconds=10)
+    timeout: Annotated[Duration, Between("1ms", "5m")] = Field(
+        timedelta(seconds=10), description="For posting one message."
+    )
 
 
 class DeliverySettings(Section):
     """Messages to users: the channel, the templates, and how long delivery is attempted."""
 
     channel: Literal["none", "folder", "smtp", "webhook"] = Field(
-        default="none",
-        description="none: messages are kept undelivered, and abandoned after abandon_after.",
+        "none", description="How messages leave; see [Ways to log in](signing-in.md#messages)."
     )
-    folder: Path | None = Field(default=None, description="For development: one file per message.")
-    smtp: SmtpSettings | None = None
-    webhook: WebhookSettings | None = None
-    product: str = Field("authsvc", min_length=1, max_length=64)
-    templates: Path | None = Field(
-        default=None, description="A folder of templates that replace the shipped ones."
-    )
+    folder: FilePath | None = Field(None, description="The folder of the channel `folder`.")
+    smtp: SmtpSettings | None = Field(None, description="The mail server.")
+    webhook: WebhookSettings | None = Field(None, description="The webhook.")
+    product: Line = Field("authsvc", description="What messages call your product.")
+    templates: FilePath | None = Field(None, description="A folder with templates of your own.")
     links: dict[str, Link] = Field(
         default_factory=dict,
-        description="Links by kind of message; {code} and {email} are replaced.",
+        description=(
+            "Addresses by kind of message, such as `verify_email`; `{code}` and `{email}` are"
+            " filled in."
+        ),
     )
-    first_retry: Duration = timedelta(seconds=5)
-    longest_retry: Duration = timedelta(minutes=15)
-    abandon_after: Duration = timedelta(hours=24)
-    parallel: int = Field(4, ge=1, le=64)
+    first_retry: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=5), description="The pause after the first failure; it doubles each time."
+    )
+    longest_retry: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(minutes=15), description="The longest pause."
+    )
+    abandon_after: Annotated[Duration, Between("1m", "30d")] = Field(
+        timedelta(hours=24), description="When a message is given up."
+    )
+    parallel: int = Field(4, ge=1, le=64, description="Messages that a replica delivers at a time.")
 
     @model_validator(mode="after")
     def _channel_is_set_up(self) -> Self:
@@ -116,11 +136,6 @@ class DeliverySettings(Section):
 
     @model_validator(mode="after")
     def _times_are_sane(self) -> Self:
-        limits = [part.timeout for part in (self.smtp, self.webhook) if part]
-        if any(not timedelta() < limit <= timedelta(minutes=5) for limit in limits):
-            raise ValueError("the timeout of a channel must be more than 0 and at most 5m")
-        if not timedelta() < self.first_retry <= self.longest_retry:
-            raise ValueError("first_retry must be more than 0 and at most longest_retry")
-        if not timedelta(minutes=1) <= self.abandon_after <= timedelta(days=30):
-            raise ValueError("abandon_after must be from 1m to 30d")
+        if self.first_retry > self.longest_retry:
+            raise ValueError("first_retry must be at most longest_retry")
         return self

@@ -6,51 +6,66 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from authsvc.config.types import _DOMAIN, Duration, Origin, Section
+from authsvc.config.types import (
+    Between,
+    Distinct,
+    Domain,
+    Duration,
+    Form,
+    Line,
+    Origin,
+    RoleName,
+    Section,
+)
 
 
 class SecondFactorSettings(Section):
     """Second factors, and how recent a login has to be for sensitive changes."""
 
-    required_for_roles: frozenset[str] = Field(
-        default=frozenset(),
-        description=(
-            "Users with one of these roles have to enrol a factor at their next login,"
-            " and to verify their address before."
-        ),
+    required_for_roles: Distinct[RoleName] = Field(
+        frozenset(), description="Users with one of these roles must enrol a factor."
     )
-    issuer: str = Field("authsvc", min_length=1, max_length=64, pattern=r"^[^:]+$")
-    challenge_lifetime: Duration = timedelta(minutes=5)
-    max_attempts: int = Field(5, ge=1, le=10)
-    trusted_device_lifetime: Duration = timedelta(days=30)
-    max_per_user: int = Field(10, ge=1, le=100)
-    recent_login: Duration = timedelta(minutes=10)
-
-    @model_validator(mode="after")
-    def _lifetimes_are_sane(self) -> Self:
-        # ASVS 6.5.5: codes that authenticate are valid for at most ten minutes.
-        if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
-            raise ValueError("challenge_lifetime must be from 30s to 10m")
-        if self.trusted_device_lifetime > timedelta(days=365):
-            raise ValueError("trusted_device_lifetime must be at most 365d")
-        if not timedelta(minutes=1) <= self.recent_login <= timedelta(hours=24):
-            raise ValueError("recent_login must be from 1m to 24h")
-        return self
+    issuer: Annotated[
+        str,
+        Form(
+            r"[^:\x00-\x1f\x7f-\x9f\u2028\u2029]{1,64}",
+            "1 to 64 characters on one line, without a colon",
+        ),
+    ] = Field("authsvc", description="What authenticator apps call your product; no colon.")
+    challenge_lifetime: Annotated[Duration, Between("30s", "10m")] = Field(
+        timedelta(minutes=5), description="How long a login waits for its second factor."
+    )
+    max_attempts: int = Field(
+        5, ge=1, le=10, description="How many factors may be tried for one login."
+    )
+    trusted_device_lifetime: Annotated[Duration, Between("0s", "365d")] = Field(
+        timedelta(days=30), description="How long a trusted device isn't asked."
+    )
+    max_per_user: int = Field(10, ge=1, le=100, description="Factors of a user.")
+    recent_login: Annotated[Duration, Between("1m", "24h")] = Field(
+        timedelta(minutes=10), description="How recent a login must be for a sensitive change."
+    )
 
 
 class PasskeySettings(Section):
     """Passkeys (WebAuthn): their domain, and the origins that may use them."""
 
-    relying_party_id: Annotated[str, Field(pattern=rf"^{_DOMAIN}$", max_length=253)] = Field(
-        "localhost", description="The domain that passkeys belong to; changing it invalidates them."
+    relying_party_id: Domain = Field(
+        "localhost",
+        max_length=253,
+        description="The domain that passkeys belong to; it can't be changed later.",
     )
-    relying_party_name: str = Field("authsvc", min_length=1, max_length=64)
+    relying_party_name: Line = Field(
+        "authsvc", description="What authenticators call your product."
+    )
     origins: tuple[Origin, ...] = Field(
         ("http://localhost:8080",),
         min_length=1,
-        description="Origins that may use passkeys, at that domain or a subdomain.",
+        description="Pages that may use passkeys, at that domain or below it.",
     )
-    challenge_lifetime: Duration = timedelta(minutes=5)
+    challenge_lifetime: Annotated[Duration, Between("30s", "10m")] = Field(
+        timedelta(minutes=5), description="How long a passkey may take to answer."
+    )
 
     @model_validator(mode="after")
     def _origins_are_of_the_domain(self) -> Self:
@@ -60,6 +75,4 @@ class PasskeySettings(Section):
             host = urlsplit(origin).hostname or ""
             if host != domain and not host.endswith(f".{domain}"):
                 raise ValueError(f"origins must be at {domain} or a subdomain")
-        if not timedelta(seconds=30) <= self.challenge_lifetime <= timedelta(minutes=10):
-            raise ValueError("challenge_lifetime must be from 30s to 10m")
         return self

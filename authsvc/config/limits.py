@@ -1,44 +1,39 @@
 """Owns the settings of rate limits and of brute-force protection."""
 
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field
 
-from authsvc.config.types import Duration, Section
+from authsvc.config.types import Between, Duration, Form, NotBeginning, Section
 from authsvc.models.limits import OWN_PREFIX, Algorithm
 
-
-def _check_policy_name(name: str) -> str:
-    if name.startswith(OWN_PREFIX):
-        raise ValueError(f'names that start with "{OWN_PREFIX}" are reserved')
-    return name
-
-
 PolicyName = Annotated[
-    str, Field(pattern=r"^[a-z0-9_.-]{1,64}$"), AfterValidator(_check_policy_name)
+    str,
+    Form("[a-z0-9_.-]{1,64}", "a name of at most 64 lower-case letters, digits, dots, _ and -"),
+    NotBeginning(OWN_PREFIX),
 ]
 
 
 class PolicySettings(Section):
     """A rate-limit policy."""
 
-    requests: int = Field(ge=1, le=1_000_000_000)
-    window: Duration
-    burst: int = Field(0, ge=0, le=1_000_000_000)
-    algorithm: Algorithm = Algorithm.TOKEN_BUCKET
-
-    @model_validator(mode="after")
-    def _window_is_sane(self) -> Self:
-        if not timedelta(seconds=1) <= self.window <= timedelta(days=366):
-            raise ValueError("window must be from 1s to 366d")
-        return self
+    requests: int = Field(ge=1, le=1_000_000_000, description="How much may be used in a window.")
+    window: Annotated[Duration, Between("1s", "366d")] = Field(
+        description="The length of the window."
+    )
+    burst: int = Field(
+        0, ge=0, le=1_000_000_000, description="The most in any one second; 0 means no such limit."
+    )
+    algorithm: Algorithm = Field(Algorithm.TOKEN_BUCKET, description="How it counts: see below.")
 
 
 class NamedPolicySettings(PolicySettings):
     """A rate-limit policy that callers may name."""
 
-    durable: bool = False
+    durable: bool = Field(
+        False, description="Whether its counts survive a crash of PostgreSQL: see below."
+    )
 
 
 def _shipped_policies() -> dict[str, NamedPolicySettings]:
@@ -53,8 +48,12 @@ def _shipped_policies() -> dict[str, NamedPolicySettings]:
 class RateLimitSettings(Section):
     """Rate-limit policies by name, which add to the shipped ones or replace them."""
 
-    policies: dict[PolicyName, NamedPolicySettings] = Field(default_factory=dict)
-    rejected_cache_size: int = Field(100_000, ge=0)
+    policies: dict[PolicyName, NamedPolicySettings] = Field(
+        default_factory=dict, description="The policies, by name."
+    )
+    rejected_cache_size: int = Field(
+        100_000, ge=0, description="Rejected keys that each replica remembers; 0 turns that off."
+    )
 
     def all_policies(self) -> dict[str, NamedPolicySettings]:
         """Return the shipped policies merged with the configured ones, which take precedence."""
@@ -64,25 +63,61 @@ class RateLimitSettings(Section):
 class BruteForceSettings(Section):
     """How many failed logins are allowed per account, address and device."""
 
-    per_account_and_ip: PolicySettings = PolicySettings(requests=5, window=timedelta(minutes=5))
-    per_account: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
-    per_ip: PolicySettings = PolicySettings(requests=50, window=timedelta(minutes=10))
-    per_known_device: PolicySettings = PolicySettings(requests=10, window=timedelta(minutes=15))
-    proofs_per_ip: PolicySettings = PolicySettings(requests=100, window=timedelta(minutes=10))
-    registrations_per_ip: PolicySettings = PolicySettings(requests=20, window=timedelta(hours=1))
-    registrations_per_address: PolicySettings = PolicySettings(
-        requests=5, window=timedelta(hours=1)
+    per_account_and_ip: PolicySettings = Field(
+        PolicySettings(requests=5, window=timedelta(minutes=5)),
+        description="Failed attempts at one account from one network.",
     )
-    passkey_logins_per_ip: PolicySettings = PolicySettings(
-        requests=300, window=timedelta(minutes=10)
+    per_account: PolicySettings = Field(
+        PolicySettings(requests=20, window=timedelta(hours=1)),
+        description="Failed attempts at one account, except from known devices.",
     )
-    oauth_logins_per_ip: PolicySettings = PolicySettings(requests=60, window=timedelta(minutes=10))
-    api_keys_per_user: PolicySettings = PolicySettings(requests=50, window=timedelta(days=1))
+    per_ip: PolicySettings = Field(
+        PolicySettings(requests=50, window=timedelta(minutes=10)),
+        description="Failed attempts from one network, at any account.",
+    )
+    per_known_device: PolicySettings = Field(
+        PolicySettings(requests=10, window=timedelta(minutes=15)),
+        description="Failed attempts at one account from one device that logged in before.",
+    )
+    proofs_per_ip: PolicySettings = Field(
+        PolicySettings(requests=100, window=timedelta(minutes=10)),
+        description=(
+            "Failed proofs from one network that can't be guessed: passkeys, answers of other"
+            " providers, password reset codes."
+        ),
+    )
+    registrations_per_ip: PolicySettings = Field(
+        PolicySettings(requests=20, window=timedelta(hours=1)),
+        description="Registrations from one network.",
+    )
+    registrations_per_address: PolicySettings = Field(
+        PolicySettings(requests=5, window=timedelta(hours=1)),
+        description="Repeated registrations of one e-mail address.",
+    )
+    passkey_logins_per_ip: PolicySettings = Field(
+        PolicySettings(requests=300, window=timedelta(minutes=10)),
+        description="Passkey logins begun from one network.",
+    )
+    oauth_logins_per_ip: PolicySettings = Field(
+        PolicySettings(requests=60, window=timedelta(minutes=10)),
+        description="Logins at other providers begun from one network.",
+    )
+    api_keys_per_user: PolicySettings = Field(
+        PolicySettings(requests=50, window=timedelta(days=1)),
+        description="API keys that one user creates, revoked ones included.",
+    )
     max_consecutive_failures: int = Field(
         100,
         ge=2,
         le=100,
-        description="Per account: half for all its known devices together, half for all others.",
+        description=(
+            "Failed attempts in a row at one account: half for its known devices together, half"
+            " for everybody else."
+        ),
     )
-    ipv4_prefix: int = Field(32, ge=8, le=32)
-    ipv6_prefix: int = Field(64, ge=16, le=128)
+    ipv4_prefix: int = Field(
+        32, ge=8, le=32, description="The bits of an IPv4 address that make a network."
+    )
+    ipv6_prefix: int = Field(
+        64, ge=16, le=128, description="The bits of an IPv6 address that make a network."
+    )

@@ -1,29 +1,23 @@
-"""Owns the loading of settings: their sources, and the problems reported for invalid ones.
+"""Owns the loading of settings, and the problems reported for invalid ones.
 
 Later sources override earlier ones: defaults, a TOML file, environment variables
 (`AUTHSVC_TOKENS__ISSUER`), files in a secrets folder (`database__url`). Unknown keys are rejected,
 except files of the secrets folder that name no section.
 """
 
+import json
 import os
-import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    NestedSecretsSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
 
-from authsvc.config.settings import PREFIX, Settings
+from authsvc.config import sources
+from authsvc.config.settings import Settings
+from authsvc.config.sources import Source
 from authsvc.config.types import Section
-
-# Variables with this prefix that are not settings: they say where settings are, or are for tests.
-_NOT_SETTINGS = {"AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR", "AUTHSVC_TEST_DATABASE"}
 
 
 class ConfigError(Exception):
@@ -34,6 +28,14 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and `notes` on where they came from: sentences for the operator."""
+
+    settings: Settings
+    notes: Sequence[str]
+
+
 def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settings:
     """Return the settings from `file`, the environment and `secrets_dir`.
 
@@ -42,18 +44,40 @@ def load(file: Path | None = None, *, secrets_dir: Path | None = None) -> Settin
     Raises:
         ConfigError: A source can't be read, a key is unknown, or a value is invalid.
     """
+    return load_with_notes(file, secrets_dir=secrets_dir).settings
+
+
+def load_with_notes(file: Path | None = None, *, secrets_dir: Path | None = None) -> Loaded:
+    """Return the settings, as `load` does, and what is remarkable about their sources."""
     file = file or _path("AUTHSVC_CONFIG")
     secrets_dir = secrets_dir or _path("AUTHSVC_SECRETS_DIR")
-    _check_sources(file, secrets_dir)
-    unknown = _unknown_variables()
-    if unknown:
-        raise ConfigError([f"environment variable {name}: no such setting" for name in unknown])
+    from_file = sources.read_file(file) if file else Source()
+    environment = sources.read_environment(os.environ)
+    secrets = sources.read_folder(secrets_dir) if secrets_dir else Source()
+    found = (from_file, environment, secrets)
+    problems = [problem for source in found for problem in source.problems]
+    if problems:
+        raise ConfigError(problems)
+    values: sources.Table = {}
+    for source in found:
+        values = sources.merge(values, source.values)
+    settings = validate(values)
+    notes = [note for source in found for note in source.notes]
+    notes += sources.overridden(environment, secrets)
+    return Loaded(settings, [*notes, *settings.database.notes])
+
+
+def validate(values: sources.Table) -> Settings:
+    """Return the settings that `values`, in the form of JSON, stand for.
+
+    Raises:
+        ConfigError: A key is unknown, or a value is invalid.
+    """
     try:
-        return _with_sources(file, secrets_dir)()
+        # As JSON, and strictly: a text is no number. So the JSON Schema can say what is accepted.
+        return Settings.model_validate_json(json.dumps(_whole(values)), strict=True)
     except ValidationError as error:
-        raise ConfigError([_problem(item) for item in error.errors()]) from None
-    except SettingsError as error:
-        raise ConfigError([f"{error}; write lists and tables as JSON"]) from None
+        raise ConfigError(_problems(error)) from None
 
 
 def _path(name: str) -> Path | None:
@@ -61,83 +85,22 @@ def _path(name: str) -> Path | None:
     return Path(value) if value else None
 
 
-def _check_sources(file: Path | None, secrets_dir: Path | None) -> None:
-    if secrets_dir is not None and not secrets_dir.is_dir():
-        raise ConfigError([f"secrets folder {secrets_dir}: no such folder"])
-    if file is None:
-        return
-    try:
-        with file.open("rb") as stream:
-            tomllib.load(stream)
-    except OSError as error:
-        raise ConfigError([f"settings file {file}: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"settings file {file}: not TOML: {error}"]) from None
+def _whole(value: Any) -> Any:
+    """Return a value in which whole numbers such as 5.0 are integers, as JSON Schema sees them."""
+    if isinstance(value, dict):
+        return {name: _whole(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _with_sources(file: Path | None, secrets_dir: Path | None) -> type[Settings]:
-    class Sourced(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library's signature
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources = [init_settings, env_settings]
-            if secrets_dir is not None:
-                secrets = _SecretFiles(
-                    file_secret_settings,
-                    secrets_dir=secrets_dir,
-                    secrets_prefix="",
-                    secrets_nested_delimiter="__",
-                )
-                sources.insert(1, secrets)
-            if file is not None:
-                sources.append(TomlConfigSettingsSource(settings_cls, file))
-            return tuple(sources)
-
-    return Sourced
-
-
-class _SecretFiles(NestedSecretsSettingsSource):
-    """The files of a secrets folder that name a section; others may have any content."""
-
-    @classmethod
-    def load_secrets(cls, path: Path) -> dict[str, str]:
-        found = {}
-        try:
-            for file in path.iterdir():
-                if file.name.lower().partition("__")[0] in Settings.model_fields and file.is_file():
-                    found[file.name] = file.read_text(encoding="utf-8-sig").strip()
-        except OSError as error:
-            raise ConfigError([f"secrets file {error.filename}: {error.strerror}"]) from None
-        except UnicodeDecodeError:
-            # Without the cause, which quotes the secret.
-            raise ConfigError([f"secrets file {file}: not text in UTF-8"]) from None
-        return found
-
-
-def _unknown_variables() -> list[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            known |= {f"{PREFIX}{name}__{key}".upper() for key in field.annotation.model_fields}
-    # Unknown keys at deeper levels are rejected by their section.
-    free = tuple(f"{name}__" for name in known if "__" in name) + tuple(
-        f"{PREFIX}{name}__"
-        for name in ("PERMISSIONS", "RATE_LIMITS__POLICIES", "BRUTE_FORCE", "SECRETS", "OAUTH")
-    )
-    return sorted(
-        name
-        for name in os.environ
-        if name.upper().startswith(PREFIX)
-        and name not in _NOT_SETTINGS
-        and name.upper() not in known
-        and not name.upper().startswith(free)
-    )
+def _problems(error: ValidationError) -> list[str]:
+    items = error.errors()
+    # A list whose only entry is invalid counts as empty, too.
+    inner = {item["loc"][:length] for item in items for length in range(len(item["loc"]))}
+    return [
+        _problem(item) for item in items if item["type"] != "too_short" or item["loc"] not in inner
+    ]
 
 
 def _problem(item: Any) -> str:
@@ -147,9 +110,11 @@ def _problem(item: Any) -> str:
         return f"{key}: no such setting"
     if kind == "missing":
         return f"{key}: missing, and it has no default"
+    if kind == "too_short":
+        return f"{key}: expected at least {item['ctx']['min_length']}"
     message = item["msg"].removeprefix("Value error, ")
     given = item["input"]
-    if kind in {"value_error", "assertion_error"} and isinstance(given, dict | Section | SecretStr):
+    if kind == "value_error" and isinstance(given, dict | Section | SecretStr):
         return f"{key}: {message}"
     return f"{key}: got {_kind(given)}: {message[0].lower()}{message[1:]}"
 

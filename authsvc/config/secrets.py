@@ -13,8 +13,8 @@ class SecretSettings(Section):
     Existing secrets and hashes stay usable with older entries; new ones use the first entry.
     """
 
-    keyring: tuple[KeySettings, ...] = Field(min_length=1)
-    peppers: tuple[KeySettings, ...] = Field(min_length=1)
+    keyring: tuple[KeySettings, ...] = Field(min_length=1, description="The keys, newest first.")
+    peppers: tuple[KeySettings, ...] = Field(min_length=1, description="The peppers, newest first.")
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

@@ -1,20 +1,44 @@
 """Owns the settings of sessions."""
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from authsvc.config.types import Duration, Section
+from authsvc.config.types import Between, Duration, Section
 
 
 class SessionSettings(Section):
     """Sessions: their lifetime, number, binding and caching."""
 
-    absolute_lifetime: Duration = timedelta(days=30)
-    max_per_user: int = Field(5, ge=1, le=1_000)
-    ip_binding: Literal["off", "subnet", "exact"] = "off"
-    user_agent_binding: bool = False
-    last_use_interval: Duration = timedelta(minutes=1)
-    cache_size: int = Field(50_000, ge=0)
-    cache_staleness: Duration = timedelta(seconds=1)
+    absolute_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(days=30), description="How long a session lasts however much it is used."
+    )
+    max_per_user: int = Field(
+        5, ge=1, le=1_000, description="Active sessions of a user; a new one ends the oldest."
+    )
+    ip_binding: Literal["off", "subnet", "exact"] = Field(
+        "off",
+        description=(
+            "Whether a session works only from its own address (`exact`) or network (`subnet`:"
+            " /24 for IPv4, /64 for IPv6)."
+        ),
+    )
+    user_agent_binding: bool = Field(
+        False, description="Whether a session works only with its user agent."
+    )
+    last_use_interval: Duration = Field(
+        timedelta(minutes=1), description="How precisely the last use is recorded."
+    )
+    cache_size: int = Field(
+        50_000,
+        ge=0,
+        description="Sessions cached by each replica, about 2 KiB each; 0 turns the cache off.",
+    )
+    cache_staleness: Annotated[Duration, Between("1ms")] = Field(
+        timedelta(seconds=1),
+        description=(
+            "How late a replica may learn of a revocation; a replica that can't guarantee this"
+            " bypasses its caches."
+        ),
+    )

@@ -1,7 +1,6 @@
 """Owns the settings as a whole: all sections, and the constraints between them."""
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.callers import CallerSettings
@@ -13,31 +12,22 @@ from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
 from authsvc.config.limits import BruteForceSettings, RateLimitSettings
 from authsvc.config.log import LogSettings
+from authsvc.config.outbound import OutboundSettings
 from authsvc.config.passwords import PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.tokens import TokenSettings
-from authsvc.config.types import PermissionName, RoleName
-
-PREFIX = "AUTHSVC_"
+from authsvc.config.types import PermissionName, RoleName, Section
 
 
 def _shipped_permissions() -> dict[str, tuple[str, ...]]:
     return {"user": ("read", "write")}
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """All settings."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        hide_input_in_errors=True,
-    )
 
     grpc: GrpcSettings = GrpcSettings()
     http: HttpSettings = HttpSettings()
@@ -57,6 +47,7 @@ class Settings(BaseSettings):
     second_factors: SecondFactorSettings = SecondFactorSettings()
     passkeys: PasskeySettings = PasskeySettings()
     oauth: OAuthSettings = OAuthSettings()
+    outbound: OutboundSettings = OutboundSettings()
     api_keys: ApiKeySettings = ApiKeySettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()

@@ -1,34 +1,48 @@
 """Owns the settings of access and refresh tokens."""
 
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from authsvc.config.types import Duration, Section
+from authsvc.config.types import Audience, Between, Duration, Issuer, Section
 
 
 class TokenSettings(Section):
     """Access and refresh tokens."""
 
-    issuer: str = "https://authsvc.dev"
-    audience: str = Field("authsvc", min_length=1, max_length=256)
-    algorithm: Literal["ES256", "EdDSA", "RS256", "HS256"] = "ES256"
-    access_lifetime: Duration = timedelta(hours=1)
-    refresh_lifetime: Duration = timedelta(days=7)
-    service_lifetime: Duration = timedelta(minutes=10)
-    refresh_grace: Duration = timedelta(seconds=10)
-    clock_skew: Duration = timedelta(seconds=5)
-    key_rotation_interval: Duration = timedelta(days=30)
-    key_publish_lead: Duration = timedelta(hours=1)
-
-    @model_validator(mode="after")
-    def _lifetimes_are_sane(self) -> Self:
-        if not timedelta(0) <= self.refresh_grace <= timedelta(seconds=300):
-            raise ValueError("refresh_grace must be from 0s to 300s")
-        lifetimes = (self.access_lifetime, self.refresh_lifetime, self.service_lifetime)
-        if min(lifetimes) < timedelta(seconds=1):
-            raise ValueError(
-                "access_lifetime, refresh_lifetime and service_lifetime must be at least 1s"
-            )
-        return self
+    issuer: Issuer = Field(
+        "https://authsvc.dev", description="`iss`; also the base address in the discovery document."
+    )
+    audience: Audience = Field(
+        "authsvc", description="`aud` of access tokens, and what ValidateToken expects by default."
+    )
+    algorithm: Literal["ES256", "EdDSA", "RS256", "HS256"] = Field(
+        "ES256", description="What new keys sign with; changing it rotates the key."
+    )
+    access_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(hours=1), description="How long an access token is valid."
+    )
+    refresh_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(days=7), description="How long a session lasts without being used."
+    )
+    service_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(minutes=10),
+        description="How long tokens from IssueServiceToken and ExchangeToken are valid.",
+    )
+    refresh_grace: Annotated[Duration, Between("0s", "300s")] = Field(
+        timedelta(seconds=10),
+        description="How long the previous refresh token still gets the current one.",
+    )
+    refresh_lost_answer: Literal["same_device", "strict"] = Field(
+        "same_device",
+        description="After that, if the current one was never used: the session's own device gets"
+        " another, or, with `strict`, nobody does and the session ends.",
+    )
+    clock_skew: Duration = Field(
+        timedelta(seconds=5), description="How far in the future `iat` and `nbf` may be."
+    )
+    key_rotation_interval: Duration = Field(timedelta(days=30), description="How long a key signs.")
+    key_publish_lead: Duration = Field(
+        timedelta(hours=1), description="How long a key is published before it signs."
+    )

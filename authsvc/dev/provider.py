@@ -83,6 +83,7 @@ class DevProvider:
                 "id_token_signing_alg_values_supported": ["ES256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic"],
                 "code_challenge_methods_supported": ["S256"],
+                "authorization_response_iss_parameter_supported": True,
             }
         )
 
@@ -102,7 +103,8 @@ class DevProvider:
         subject = str(form.get("subject", "")) or hashlib.sha256(email.encode()).hexdigest()[:16]
         name = str(form.get("name", ""))
         self._logins[code] = _Login(dict(request.query), subject, email, name)
-        back = urlencode({"code": code, "state": request.query.get("state", "")})
+        state = request.query.get("state", "")
+        back = urlencode({"code": code, "state": state, "iss": self._issuer})
         raise web.HTTPSeeOther(f"{REDIRECT_URI}?{back}")
 
     async def _token(self, request: web.Request) -> web.Response:

@@ -49,7 +49,9 @@ class Charge(NamedTuple):
 class Verdict(NamedTuple):
     """The state of a key under a policy; times are in seconds.
 
-    `retry_after` is 0 if the charge fits and None if it never can. A tuple, like `Charge`.
+    `limit` is the most that can be available at once: the policy's requests or, if `is_burst`, its
+    burst, which is lower. `retry_after` is 0 if the charge fits and None if it never can. A tuple,
+    like `Charge`.
     """
 
     policy: str
@@ -59,6 +61,7 @@ class Verdict(NamedTuple):
     remaining: int
     retry_after: float | None
     reset_after: float
+    is_burst: bool = False
 
 
 class CheckResult(NamedTuple):

@@ -45,6 +45,13 @@ class FolderChannel:
             text=rendered.content.text,
         )
 
+    async def check(self) -> None:
+        """Raise NotDelivered unless files can be written to the folder, which need not exist."""
+        folder = self._folder.absolute()
+        nearest = next(part for part in (folder, *folder.parents) if part.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise NotDelivered("folder")
+
     async def close(self) -> None:
         """Do nothing, as nothing is open."""
 

@@ -7,12 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
+import structlog
+
 from authsvc.config import ProviderSettings
-from authsvc.core.federation.providers import ExternalIdentity
-from authsvc.errors import ProviderUnavailable, credentials_invalid
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity
+from authsvc.errors import email_not_verified
+from authsvc.outbound.answers import check_issuer
 from authsvc.outbound.http import JsonClient
 
 _SCOPE = "read:user user:email"
+# Of 100 addresses each; the shortest page of all is empty.
+_MAX_PAGES = 10
+
+log = structlog.get_logger(__name__)
 
 
 class GitHub:
@@ -44,42 +51,53 @@ class GitHub:
 
     async def identify(
         self,
-        code: str,
+        answer: AuthorizationAnswer,
         verifier: str,
         nonce: str,  # noqa: ARG002 - only in OpenID Connect
         redirect_uri: str,
     ) -> ExternalIdentity:
         """Return the user that the code was issued for, with the verified primary address."""
-        token = await self._token(code, verifier, redirect_uri)
+        check_issuer(answer, f"{self._address}/login/oauth", self._client.provider)
+        token = await self._token(answer.code, verifier, redirect_uri)
         headers = {
             "Authorization": f"Bearer {token}",
             "Accept": "application/vnd.github+json",
         }
-        user = (await self._client.get(f"{self._api_address}/user", headers)).object()
-        subject = user.get("id")
+        user = await self._client.get(f"{self._api_address}/user", headers)
+        subject = user.members().get("id")
         if not isinstance(subject, int) or isinstance(subject, bool):
-            raise ProviderUnavailable
+            raise user.failure()
         address = await self._address_of_user(headers)
         identity = ExternalIdentity.parse(
             str(subject),
             email=address,
             email_verified=bool(address),
-            display_name=user.get("name") or user.get("login"),
+            display_name=user.members().get("name") or user.members().get("login"),
         )
         if identity is None:
-            raise ProviderUnavailable
+            raise user.failure()
         return identity
 
     async def _address_of_user(self, headers: Mapping[str, str]) -> str:
-        """Return the primary verified address, or "" unless there is exactly one."""
-        answer = await self._client.get(f"{self._api_address}/user/emails", headers)
-        if answer.status in {403, 404}:
-            # The user did not grant the scope.
-            return ""
-        if answer.status != 200 or not isinstance(answer.content, list):
-            raise ProviderUnavailable
-        found = [item.get("email") for item in answer.content if _is_verified_primary(item)]
-        return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
+        """Return the primary verified address, or "" unless there is exactly one.
+
+        Pages are counted: links in the answer are not followed.
+        """
+        for page in range(1, _MAX_PAGES + 1):
+            query = urlencode({"per_page": 100, "page": page})
+            answer = await self._client.get(f"{self._api_address}/user/emails?{query}", headers)
+            if answer.status in {403, 404}:
+                # The user did not grant the scope, or the application lacks the permission.
+                log.warning(
+                    "provider_email_not_readable", provider=answer.provider, status=answer.status
+                )
+                return ""
+            if answer.status != 200 or not isinstance(answer.content, list):
+                raise answer.failure()
+            found = [item.get("email") for item in answer.content if _is_verified_primary(item)]
+            if found or not answer.content:
+                return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
+        return ""
 
     async def _token(self, code: str, verifier: str, redirect_uri: str) -> str:
         form = {
@@ -90,13 +108,15 @@ class GitHub:
             "redirect_uri": redirect_uri,
         }
         answer = await self._client.post(f"{self._address}/login/oauth/access_token", form)
-        content = answer.object()
         # GitHub returns 200 even for errors.
-        if content.get("error") in {"bad_verification_code", "invalid_grant"}:
-            raise credentials_invalid()
-        token = content.get("access_token")
+        if answer.is_refusal:
+            raise answer.refusal()
+        if answer.oauth_error == "unverified_user_email":
+            log.warning("provider_email_not_verified", provider=answer.provider)
+            raise email_not_verified()
+        token = answer.members().get("access_token")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise ProviderUnavailable
+            raise answer.failure()
         return token
 
 

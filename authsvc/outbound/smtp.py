@@ -80,6 +80,17 @@ class SmtpChannel:
             raise
         await _quit(client)
 
+    async def check(self) -> None:
+        """Connect and log in; raises NotDelivered as `send` does."""
+        client = self._client()
+        try:
+            async with asyncio.timeout(self.limit.total_seconds()):
+                await client.connect()
+        except Exception as error:
+            client.close()
+            raise _not_delivered(error) from error
+        await _quit(client)
+
     async def close(self) -> None:
         """Do nothing, as nothing is open."""
 

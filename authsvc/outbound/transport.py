@@ -5,12 +5,15 @@ from authsvc.core.messages.delivery import Channel, Transport
 from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
 from authsvc.models.clock import Clock
 from authsvc.outbound.folder import FolderChannel
+from authsvc.outbound.proxy import ProxyRules
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.smtp import SmtpChannel
 from authsvc.outbound.webhook import WebhookChannel
 
 
-def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | None:
+def build_transport(
+    settings: DeliverySettings, proxies: ProxyRules, clock: Clock
+) -> Transport | None:
     """Return the transport with all templates tested, or None if messages are not sent.
 
     Raises:
@@ -21,7 +24,7 @@ def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | Non
     if problems:
         raise ConfigError(problems)
     try:
-        channel = _channel(settings, clock)
+        channel = _channel(settings, proxies, clock)
     except OSError as error:
         # Errors of ssl are OSErrors, too; neither contains anything from the file.
         reason = error.strerror or type(error).__name__
@@ -29,13 +32,13 @@ def build_transport(settings: DeliverySettings, clock: Clock) -> Transport | Non
     return Transport(channel, renderer) if channel else None
 
 
-def _channel(settings: DeliverySettings, clock: Clock) -> Channel | None:
+def _channel(settings: DeliverySettings, proxies: ProxyRules, clock: Clock) -> Channel | None:
     if settings.channel == "folder" and settings.folder:
         return FolderChannel(settings.folder)
     if settings.channel == "smtp" and settings.smtp:
         return SmtpChannel(settings.smtp)
     if settings.channel == "webhook" and settings.webhook:
-        return WebhookChannel(settings.webhook, clock)
+        return WebhookChannel(settings.webhook, proxies, clock)
     return None
 
 

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import aiohttp
@@ -16,6 +16,7 @@ from authsvc.config.delivery import webhook_key
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.core.messages.templates import RenderedMessage
 from authsvc.models.clock import Clock
+from authsvc.outbound.proxy import ProxyRules
 
 # The only 4xx statuses that are temporary (RFC 9110 section 15.5.9, RFC 6585 section 4).
 _TEMPORARY = frozenset({408, 429})
@@ -28,9 +29,10 @@ class WebhookChannel:
 
     name = "webhook"
 
-    def __init__(self, settings: WebhookSettings, clock: Clock) -> None:
+    def __init__(self, settings: WebhookSettings, proxies: ProxyRules, clock: Clock) -> None:
         """Prepare the channel; raises OSError if the CA file can't be used."""
         self._url = settings.url
+        self._proxy = proxies.of(settings.url)
         self._keys = [webhook_key(secret) for secret in settings.secrets]
         self._clock = clock
         self._context = ssl.create_default_context(cafile=settings.ca_file)
@@ -52,23 +54,41 @@ class WebhookChannel:
             "webhook-id": message_id,
             **signature_headers(self._keys, message_id, self._clock.now(), body),
         }
+        _check(*await self._answer("POST", body, headers))
+
+    async def check(self) -> None:
+        """Ask for the headers of the URL; raises NotDelivered if nobody answers, as `send` does."""
+        await self._answer("HEAD", b"", {"user-agent": "authsvc"})
+
+    async def _answer(
+        self, method: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, str]:
+        """Return the status of the response, and when to retry."""
         try:
             async with (
                 asyncio.timeout(self.limit.total_seconds()),
-                self._open_session().post(
-                    self._url, data=body, headers=headers, allow_redirects=False
+                self._open_session().request(
+                    method,
+                    self._url,
+                    data=body or None,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self._proxy,
                 ) as response,
             ):
                 # Closes the connection; the rest of the response is not needed.
                 response.close()
-                status, retry_after = response.status, response.headers.get("retry-after", "")
+                return response.status, response.headers.get("retry-after", "")
         except TimeoutError as error:
             raise NotDelivered("timeout") from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise NotDelivered("tls") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise NotDelivered(f"proxy_status_{error.status}") from error
+        except aiohttp.ClientProxyConnectionError as error:
+            raise NotDelivered("proxy") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NotDelivered("connection") from error
-        _check(status, retry_after)
 
     async def close(self) -> None:
         """Close the session."""

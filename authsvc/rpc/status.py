@@ -36,6 +36,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.CREDENTIALS_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.REFRESH_TOKEN_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.REFRESH_TOKEN_REUSED: StatusCode.UNAUTHENTICATED,
+        Reason.SESSION_BINDING_MISMATCH: StatusCode.UNAUTHENTICATED,
         Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
         Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,
@@ -57,6 +58,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
+        Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }

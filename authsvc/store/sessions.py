@@ -23,7 +23,7 @@ COLUMNS = """
     s.session_id, s.user_id, s.create_time, s.last_use_time, s.authentication_time,
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
-    u.status, u.roles, s.token_hash, s.refresh_time
+    u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned
 """
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
@@ -33,12 +33,19 @@ class StoredSession:
     """A session, and the columns of its row that only the service needs.
 
     `token_hash` is the SHA-256 of the session token; `refresh_time` is when the refresh counter was
-    last advanced.
+    last advanced. `refresh_burned` counts the refresh tokens directly before the current one whose
+    answers were lost; whoever presents one of them has stolen it.
     """
 
     session: Session
     token_hash: bytes = field(repr=False)
     refresh_time: datetime
+    refresh_burned: int
+
+    @property
+    def parent_counter(self) -> int:
+        """The number of the refresh token that the current one was issued for; -1 for the first."""
+        return self.session.refresh_counter - self.refresh_burned - 1
 
 
 _HAS_ENDED = """
@@ -205,4 +212,4 @@ def stored_session(row: asyncpg.Record) -> StoredSession:
         user_status=UserStatus(row["status"]),
         user_roles=tuple(row["roles"]),
     )
-    return StoredSession(session, row["token_hash"], row["refresh_time"])
+    return StoredSession(session, row["token_hash"], row["refresh_time"], row["refresh_burned"])

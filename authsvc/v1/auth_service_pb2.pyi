@@ -698,10 +698,17 @@ class CompleteOAuthRequest(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    ISS_FIELD_NUMBER: _builtins.int
     state: _builtins.str
     """From BeginOAuth; at most 256 bytes. Required."""
     code: _builtins.str
-    """The authorization code; at most 2048 bytes. Required."""
+    """The authorization code; at most 4096 bytes. Required."""
+    iss: _builtins.str
+    """The parameter `iss` (RFC 9207), which many providers add too; at most 2048
+    bytes. Always pass it on if it is there: it shows that the redirect comes
+    from the provider of this login and not from another one. Required if the
+    provider announces that it sends it.
+    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
         """The end user behind the request."""
@@ -712,10 +719,11 @@ class CompleteOAuthRequest(_message.Message):
         state: _builtins.str = ...,
         code: _builtins.str = ...,
         client: _common_pb2.ClientContext | None = ...,
+        iss: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "code", b"code", "iss", b"iss", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

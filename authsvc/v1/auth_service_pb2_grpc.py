@@ -247,8 +247,9 @@ class AuthServiceServicer:
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
-        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,7 +264,7 @@ class AuthServiceServicer:
         counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,9 +295,12 @@ class AuthServiceServicer:
     def RefreshTokens(self, request, context):
         """Exchanges a refresh token for a new pair of tokens. Sending the replaced
         token again within the grace window (10 s by default) returns the current
-        pair again, so that parallel and repeated calls are harmless; after that
-        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-        REFRESH_TOKEN_REUSED, FIELD_INVALID.
+        pair again, so that parallel and repeated calls are harmless. After that,
+        if nobody has used the new token and the client has the session's
+        device_id, the answer was lost: the client gets another new pair, and the
+        lost token ends the session if it is ever presented. Anything else ends the
+        session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,8 +98,9 @@ class AuthServiceStub:
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
-    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider, then continues like Login. A new
@@ -110,7 +111,7 @@ class AuthServiceStub:
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
     """Sends a code that allows setting a new password. The answer is the same
@@ -129,9 +130,12 @@ class AuthServiceStub:
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
     token again within the grace window (10 s by default) returns the current
-    pair again, so that parallel and repeated calls are harmless; after that
-    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-    REFRESH_TOKEN_REUSED, FIELD_INVALID.
+    pair again, so that parallel and repeated calls are harmless. After that,
+    if nobody has used the new token and the client has the session's
+    device_id, the answer was lost: the client gets another new pair, and the
+    lost token ends the session if it is ever presented. Anything else ends the
+    session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
     """
     Logout: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]
     """Ends the session of a refresh token. Succeeds even if the session had
@@ -243,8 +247,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
-    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+    REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider, then continues like Login. A new
@@ -255,7 +260,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
     """Sends a code that allows setting a new password. The answer is the same
@@ -274,9 +279,12 @@ class AuthServiceAsyncStub(AuthServiceStub):
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
     token again within the grace window (10 s by default) returns the current
-    pair again, so that parallel and repeated calls are harmless; after that
-    it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-    REFRESH_TOKEN_REUSED, FIELD_INVALID.
+    pair again, so that parallel and repeated calls are harmless. After that,
+    if nobody has used the new token and the client has the session's
+    device_id, the answer was lost: the client gets another new pair, and the
+    lost token ends the session if it is ever presented. Anything else ends the
+    session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+    REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LogoutRequest, _auth_service_pb2.LogoutResponse]  # type: ignore[assignment]
     """Ends the session of a refresh token. Succeeds even if the session had
@@ -445,8 +453,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a login at another provider (authorization code with PKCE, RFC 6749
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
-        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, TOO_MANY_ATTEMPTS,
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, FIELD_INVALID.
+        REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -463,7 +472,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -500,9 +509,12 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.RefreshTokensResponse, _abc.Awaitable[_auth_service_pb2.RefreshTokensResponse]]:
         """Exchanges a refresh token for a new pair of tokens. Sending the replaced
         token again within the grace window (10 s by default) returns the current
-        pair again, so that parallel and repeated calls are harmless; after that
-        it ends the session. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
-        REFRESH_TOKEN_REUSED, FIELD_INVALID.
+        pair again, so that parallel and repeated calls are harmless. After that,
+        if nobody has used the new token and the client has the session's
+        device_id, the answer was lost: the client gets another new pair, and the
+        lost token ends the session if it is ever presented. Anything else ends the
+        session at once. Roles: app. Reasons: REFRESH_TOKEN_INVALID,
+        REFRESH_TOKEN_REUSED, SESSION_BINDING_MISMATCH, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -50,8 +50,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 6
     """UNAUTHENTICATED. The refresh token had already been used, longer ago than
-    the grace window: it may have been stolen, so its session has been ended.
-    Ask the user to log in. Don't retry.
+    the grace window, and not by a device whose answer was lost: it may have
+    been stolen, so its session has been ended. Ask the user to log in. Don't
+    retry.
+    """
+    ERROR_REASON_SESSION_BINDING_MISMATCH: _ErrorReason.ValueType  # 36
+    """UNAUTHENTICATED. The refresh token is valid, but its session is bound to
+    other addresses or another user agent (settings sessions.ip_binding and
+    sessions.user_agent_binding) than the client's. The session goes on, and
+    the token can still be used by its own client. Ask the user to log in.
     """
     ERROR_REASON_BEARER_INVALID: _ErrorReason.ValueType  # 7
     """UNAUTHENTICATED. The RPC acts for a user and requires the metadata
@@ -145,6 +152,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     unless it was already running. Detail: google.rpc.RetryInfo. Retry on
     another connection, which reaches another replica.
     """
+    ERROR_REASON_PROVIDER_MISCONFIGURED: _ErrorReason.ValueType  # 35
+    """FAILED_PRECONDITION. The provider can't be used until an operator mends
+    something, such as an expired client secret; the service's log says what.
+    Don't retry before that.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -184,8 +196,15 @@ session has ended. Ask the user to log in. Don't retry.
 """
 ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 6
 """UNAUTHENTICATED. The refresh token had already been used, longer ago than
-the grace window: it may have been stolen, so its session has been ended.
-Ask the user to log in. Don't retry.
+the grace window, and not by a device whose answer was lost: it may have
+been stolen, so its session has been ended. Ask the user to log in. Don't
+retry.
+"""
+ERROR_REASON_SESSION_BINDING_MISMATCH: ErrorReason.ValueType  # 36
+"""UNAUTHENTICATED. The refresh token is valid, but its session is bound to
+other addresses or another user agent (settings sessions.ip_binding and
+sessions.user_agent_binding) than the client's. The session goes on, and
+the token can still be used by its own client. Ask the user to log in.
 """
 ERROR_REASON_BEARER_INVALID: ErrorReason.ValueType  # 7
 """UNAUTHENTICATED. The RPC acts for a user and requires the metadata
@@ -278,5 +297,10 @@ ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
 """UNAVAILABLE. This replica is shutting down; the call did not take effect,
 unless it was already running. Detail: google.rpc.RetryInfo. Retry on
 another connection, which reaches another replica.
+"""
+ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
+"""FAILED_PRECONDITION. The provider can't be used until an operator mends
+something, such as an expired client secret; the service's log says what.
+Don't retry before that.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

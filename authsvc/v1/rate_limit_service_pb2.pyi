@@ -48,6 +48,30 @@ RATE_LIMIT_ALGORITHM_FIXED_WINDOW: RateLimitAlgorithm.ValueType  # 3
 """`requests` in each calendar-aligned window (UTC)."""
 Global___RateLimitAlgorithm: _TypeAlias = RateLimitAlgorithm  # noqa: Y015
 
+class _RateLimitBound:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RateLimitBoundEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLimitBound.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RATE_LIMIT_BOUND_UNSPECIFIED: _RateLimitBound.ValueType  # 0
+    """Never sent."""
+    RATE_LIMIT_BOUND_REQUESTS: _RateLimitBound.ValueType  # 1
+    """The policy's `requests`: it has no burst below that."""
+    RATE_LIMIT_BOUND_BURST: _RateLimitBound.ValueType  # 2
+    """The policy's `burst`, which is lower than its `requests`."""
+
+class RateLimitBound(_RateLimitBound, metaclass=_RateLimitBoundEnumTypeWrapper):
+    """The number of a policy that a verdict's limit is."""
+
+RATE_LIMIT_BOUND_UNSPECIFIED: RateLimitBound.ValueType  # 0
+"""Never sent."""
+RATE_LIMIT_BOUND_REQUESTS: RateLimitBound.ValueType  # 1
+"""The policy's `requests`: it has no burst below that."""
+RATE_LIMIT_BOUND_BURST: RateLimitBound.ValueType  # 2
+"""The policy's `burst`, which is lower than its `requests`."""
+Global___RateLimitBound: _TypeAlias = RateLimitBound  # noqa: Y015
+
 @_typing.final
 class Policy(_message.Message):
     """A named limit."""
@@ -128,7 +152,12 @@ Global___Charge: _TypeAlias = Charge  # noqa: Y015
 
 @_typing.final
 class RateLimitVerdict(_message.Message):
-    """The state of a key under a policy."""
+    """The state of a key under a policy.
+
+    A gateway that sends RateLimit-Limit, RateLimit-Remaining and RateLimit-Reset
+    takes `limit`, `remaining` and `reset_after`, and for a rejected request
+    Retry-After from `retry_after`, in whole seconds, rounded up.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -139,6 +168,7 @@ class RateLimitVerdict(_message.Message):
     REMAINING_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     RESET_AFTER_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """The policy's name; empty in a compact response."""
     key: _builtins.str
@@ -148,9 +178,16 @@ class RateLimitVerdict(_message.Message):
     fits is still not taken unless all fit.
     """
     limit: _builtins.int
-    """The amount that the policy allows within a window."""
+    """The most that can be available to a key at once: `requests` of the policy,
+    or its `burst` if that is lower. A policy's limit is always the same.
+    """
     remaining: _builtins.int
-    """The amount that is still available after this call."""
+    """The part of `limit` that is available now, after this call. With a burst,
+    it may be lower because of what was used within the last second, or because
+    of what was used within the window.
+    """
+    bound: Global___RateLimitBound.ValueType
+    """Which number of the policy `limit` is."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until this charge would fit; zero if it fits, and absent then in a
@@ -160,7 +197,9 @@ class RateLimitVerdict(_message.Message):
 
     @_builtins.property
     def reset_after(self) -> _duration_pb2.Duration:
-        """How long until the key is back to its full limit."""
+        """How long until nothing of what the key has used counts any more. Its full
+        limit may be available sooner, if that is the burst.
+        """
 
     def __init__(
         self,
@@ -172,10 +211,11 @@ class RateLimitVerdict(_message.Message):
         remaining: _builtins.int = ...,
         retry_after: _duration_pb2.Duration | None = ...,
         reset_after: _duration_pb2.Duration | None = ...,
+        bound: Global___RateLimitBound.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "bound", b"bound", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,7 +12,7 @@ _ANY = r"\d+\.\d+\.\d+"
 # Where the current version is; the match of the middle group is replaced.
 _PLACES = {
     "authsvc/__init__.py": rf'(?m)(^__version__ = ")({_ANY})(")',
-    "deploy/kubernetes/kustomization.yaml": rf'(\bnewTag: ")({_ANY})(")',
+    "deploy/kubernetes/base/kustomization.yaml": rf'(\bnewTag: ")({_ANY})(")',
 }
 _PAGES = ("README.md", "docs/**/*.md")
 _IMAGE = rf"(\bauthsvc:)({_ANY})(\b)"

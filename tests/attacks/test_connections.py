@@ -35,7 +35,7 @@ from tests.support.processes import Process
 
 pytestmark = [pytest.mark.world, pytest.mark.timeout(300)]
 
-_DEPLOYMENT = Path(__file__).parents[2] / "deploy" / "kubernetes" / "deployment.yaml"
+_DEPLOYMENT = Path(__file__).parents[2] / "deploy" / "kubernetes" / "base" / "deployment.yaml"
 _LOGIN = "/authsvc.v1.AuthService/Login"
 _WATCH = "/grpc.health.v1.Health/Watch"
 _CONNECTIONS = 32

@@ -61,6 +61,10 @@ def test_unsafe_redirect_uris_are_rejected(uri: str) -> None:
         {"api_address": "http://api.test"},
         {"kind": "saml"},
         {"client_id": ""},
+        {"scopes": []},
+        {"scopes": ["email"]},
+        {"scopes": ["openid", "a b"]},
+        {"response_mode": "fragment"},
         {"unknown": 1},
     ],
     ids=str,
@@ -89,3 +93,23 @@ def test_repr_hides_secret() -> None:
         {"providers": {"x": PROVIDER | {"client_secret": "sss"}}}
     )
     assert "sss" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("https://login.microsoftonline.com/common/v2.0", "TENANT-ID/v2.0"),
+        ("https://login.microsoftonline.com/Organizations/v2.0/", "TENANT-ID/v2.0"),
+        ("https://login.microsoftonline.com/consumers", "TENANT-ID/v2.0"),
+        ("https://login.microsoftonline.com/{tenantid}/v2.0", "TENANT-ID/v2.0"),
+        ("https://id.test/.well-known/openid-configuration", "must be without /.well-known/"),
+    ],
+)
+def test_address_that_is_no_issuer_is_rejected_with_remedy(address: str, remedy: str) -> None:
+    with pytest.raises(ValidationError, match=remedy):
+        ProviderSettings.model_validate(PROVIDER | {"address": address})
+
+
+def test_address_of_single_entra_tenant_is_accepted() -> None:
+    address = "https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0"
+    assert ProviderSettings.model_validate(PROVIDER | {"address": address}).address == address

@@ -1,6 +1,5 @@
 """The loading of settings: precedence of sources, rejected settings and their errors."""
 
-import base64
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -10,32 +9,7 @@ import pytest
 from authsvc.config import ConfigError, Settings, load
 from authsvc.models.calls import Role
 from authsvc.models.limits import Algorithm
-
-SECRET = base64.b64encode(b"an unmistakable secret of 32 byt").decode()
-RING = json.dumps([{"id": "k1", "key": SECRET}])
-CONFIG = """
-[tls]
-certificate_file = "tls.crt"
-key_file = "tls.key"
-client_ca_file = "ca.crt"
-"""
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "config.toml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture
-def secrets(tmp_path: Path) -> Path:
-    folder = tmp_path / "secrets"
-    folder.mkdir()
-    (folder / "database__url").write_text("postgresql://authsvc:hidden@db/authsvc\n")
-    (folder / "secrets__keyring").write_text(RING)
-    (folder / "secrets__peppers").write_text(RING)
-    return folder
+from tests.config.conftest import CONFIG, SECRET
 
 
 def _problems(config: Path, secrets: Path) -> list[str]:
@@ -116,14 +90,17 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
         ("[grpc]\nmax_message_bytes = 1", "grpc.max_message_bytes: got an integer: "),
         ("[grpc]\nmax_mesage_bytes = 65536", "grpc.max_mesage_bytes: no such setting"),
         ("[gprc]\naddress = ':1'", "gprc: no such setting"),
-        ("[tokens]\nrefresh_grace = '301s'", "tokens: refresh_grace must be from 0s to 300s"),
+        (
+            "[tokens]\nrefresh_grace = '301s'",
+            "tokens.refresh_grace: got a string: expected a duration from 0s to 300s",
+        ),
         ("[tokens]\nrefresh_grace = 'soon'", "tokens.refresh_grace: got a string: expected a dur"),
         ("[tokens]\nalgorithm = 'none'", "tokens.algorithm: got a string: input should be 'ES256'"),
         ("[passwords]\nargon2_memory_kib = 1024", "passwords.argon2_memory_kib: got an integer: "),
         ("[passwords]\nargon2_time_cost = 1", "passwords.argon2_time_cost: got an integer: "),
         ("[[callers]]\nidentity = 'spiffe://test/'\nroles = ['app']", "callers.0.identity: got"),
         ("[[callers]]\nidentity = 'dns:a'\nroles = ['root']", "callers.0.roles.0: got a string: "),
-        ("[[callers]]\nidentity = 'dns:a'\nroles = []", "callers.0.roles: got a list: "),
+        ("[[callers]]\nidentity = 'dns:a'\nroles = []", "callers.0.roles: expected at least 1"),
         (
             "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\naudiences = ['a b']",
             "callers.0.audiences.0: got a string: ",
@@ -137,20 +114,26 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "settings: api_keys.policy is not one of rate_limits.policies",
         ),
         ("[api_keys]\nprefix = 'A_B'", "api_keys.prefix: got a string: "),
-        ("[api_keys]\nmax_lifetime = '3651d'", "api_keys: max_lifetime must be from 1m to 3650d"),
+        (
+            "[api_keys]\nmax_lifetime = '3651d'",
+            "api_keys.max_lifetime: got a string: expected a duration from 1m to 3650d",
+        ),
         (
             "[second_factors]\nchallenge_lifetime = '11m'",
-            "second_factors: challenge_lifetime must be from 30s to 10m",
+            "second_factors.challenge_lifetime: got a string: expected a duration from 30s to 10m",
         ),
         (
             "[second_factors]\ntrusted_device_lifetime = '366d'",
-            "second_factors: trusted_device_lifetime must be at most 365d",
+            "second_factors.trusted_device_lifetime: got a string: expected a duration from 0s",
         ),
         (
             "[second_factors]\nrecent_login = '25h'",
-            "second_factors: recent_login must be from 1m to 24h",
+            "second_factors.recent_login: got a string: expected a duration from 1m to 24h",
         ),
-        ("[tokens]\nservice_lifetime = '1ms'", "tokens: access_lifetime, refresh_lifetime and"),
+        (
+            "[tokens]\nservice_lifetime = '1ms'",
+            "tokens.service_lifetime: got a string: expected a duration of at least 1s",
+        ),
         (
             "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\n" * 2,
             "settings: callers has duplicate identities: dns:a",
@@ -161,7 +144,7 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
         ),
         (
             "[rate_limits.policies.x]\nrequests = 1\nwindow = '1ms'",
-            "rate_limits.policies.x: window must be from 1s to 366d",
+            "rate_limits.policies.x.window: got a string: expected a duration from 1s to 366d",
         ),
         ("[permissions]\nuser = ['read all']", "permissions.user.0: got a string: "),
         ("[permissions]\n'' = ['read']", "permissions."),
@@ -170,8 +153,8 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "rate_limits.policies.authsvc.login.ip",
         ),
         ("[retention]\nsessions = '99999999999999d'", "retention.sessions: got a string: expected"),
-        ("[retention]\nsessions = '36501d'", "expected a duration of at most 36500d"),
-        ("[retention]\nsessions = 3153600001", "expected a duration of at most 36500d"),
+        ("[retention]\nsessions = '36501d'", "of at most 36500d"),
+        ("[retention]\nsessions = 30", "retention.sessions: got an integer: expected a duration"),
         ("[tls", "not TOML"),
     ],
 )

@@ -14,12 +14,12 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from authsvc.config import ConfigError, ProviderSettings, load
-from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity
 from authsvc.core.federation.states import PendingLogin
 from authsvc.core.lib.clock import SystemClock
 from authsvc.dev.provider import DevProvider
 from authsvc.dev.workspace import PROVIDER_CLIENT, REDIRECT_URI, Workspace
-from authsvc.errors import ProviderUnavailable, Unauthenticated
+from authsvc.errors import ProviderMisconfigured, Unauthenticated
 from authsvc.outbound.oidc import OpenIdConnect
 from tests.support.provider import json_client
 
@@ -78,7 +78,11 @@ async def test_user_can_claim_any_identity(address: str, http: aiohttp.ClientSes
     ):
         begun = login()
         back = await code(await page(oidc, begun), **form)
-        seen.append(await oidc.identify(back, begun.verifier, begun.nonce, REDIRECT_URI))
+        seen.append(
+            await oidc.identify(
+                AuthorizationAnswer(back, address), begun.verifier, begun.nonce, REDIRECT_URI
+            )
+        )
     assert seen[0] == seen[1]
     assert seen[0].email_verified
     assert seen[2] == ExternalIdentity("m", "mary@example.com", True, "Mary")
@@ -96,13 +100,17 @@ async def test_provider_enforces_pkce_redirect_and_secret(
     ):
         back = await code(await page(oidc, begun), email="ada@example.com")
         with pytest.raises(Unauthenticated):
-            await oidc.identify(back, verifier, begun.nonce, redirect_uri)
+            await oidc.identify(
+                AuthorizationAnswer(back, address), verifier, begun.nonce, redirect_uri
+            )
         with pytest.raises(Unauthenticated):
-            await oidc.identify(back, begun.verifier, begun.nonce, REDIRECT_URI)
+            await oidc.identify(
+                AuthorizationAnswer(back, address), begun.verifier, begun.nonce, REDIRECT_URI
+            )
     back = await code(await page(oidc, begun), email="ada@example.com")
-    with pytest.raises(ProviderUnavailable):
+    with pytest.raises(ProviderMisconfigured):
         await client(address, http, "another").identify(
-            back, begun.verifier, begun.nonce, REDIRECT_URI
+            AuthorizationAnswer(back, address), begun.verifier, begun.nonce, REDIRECT_URI
         )
 
 

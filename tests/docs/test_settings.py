@@ -1,14 +1,18 @@
 """The settings reference has every key, with its type and default, and examples are accepted."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from authsvc.config import load
+from authsvc.config import ConfigError, load
+from authsvc.config.loading import validate
+from authsvc.config.reference import rows
+from authsvc.config.text import example_text
+from tests.support import settings_pages
 from tests.support.documents import Page, page, pages
-from tests.support.settings_reference import Row, rows
 
 SETTINGS = page("docs/settings.md")
 EXAMPLES = [
@@ -25,20 +29,34 @@ client_ca_file = "ca.crt"
 _KEY = '[{"id": "a", "key": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}]'
 
 
-def documented() -> list[Row]:
-    """Return the reference's row for each key."""
-    header = ("key", "type", "default", "meaning")
-    return [
-        Row(key.strip("`"), kind, default) for key, kind, default, _ in SETTINGS.tables(*header)
+def test_pages_are_generated_from_the_settings() -> None:
+    assert settings_pages.REFERENCE.read_text() == settings_pages.reference()
+    assert settings_pages.EXAMPLE.read_text() == example_text()
+
+
+def test_page_has_a_table_for_every_section() -> None:
+    listed = [row[0].strip("`") for row in SETTINGS.tables("key", "type", "default", "meaning")]
+    assert listed == [row.key for row in rows()]
+
+
+def test_example_is_accepted_when_nothing_is_commented_out(tmp_path: Path) -> None:
+    text = settings_pages.EXAMPLE.read_text()
+    whole = tomllib.loads(re.sub(r"^#(?! |$)", "", text, flags=re.MULTILINE))
+    assert tomllib.loads(text) == {}
+    missing = [
+        "database.url: missing, and it has no default",
+        "secrets: missing, and it has no default",
+        "delivery.webhook.secrets: missing, and it has no default",
+        "oauth.providers.example.client_secret: missing, and it has no default",
     ]
-
-
-def test_every_key_is_documented_with_its_type_and_default() -> None:
-    assert documented() == rows()
-
-
-def test_every_key_is_explained() -> None:
-    assert [key for key, _, _, meaning in SETTINGS.tables("key", "type") if not meaning] == []
+    with pytest.raises(ConfigError) as caught:
+        validate(whole)
+    assert caught.value.problems == missing
+    whole["database"]["url"] = "postgresql://a@b/c"
+    whole["secrets"] = dict.fromkeys(("keyring", "peppers"), json.loads(_KEY))
+    whole["delivery"]["webhook"]["secrets"] = ["whsec_" + "A" * 32]
+    whole["oauth"]["providers"]["example"]["client_secret"] = "secret"
+    validate(whole)
 
 
 @pytest.mark.parametrize("document", pages(), ids=str)

@@ -1,16 +1,22 @@
 """Logins at GitHub, over real HTTP: what its answers mean, and what is asked."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity
 from authsvc.core.federation.states import PendingLogin
-from authsvc.errors import ProviderUnavailable, Unauthenticated
+from authsvc.errors import (
+    FailedPrecondition,
+    ProviderMisconfigured,
+    ProviderUnavailable,
+    Reason,
+    Unauthenticated,
+)
 from authsvc.outbound.github import GitHub
 from tests.support.provider import CLIENT_ID, REDIRECT, LocalProvider, json_client, saying
 
@@ -37,7 +43,9 @@ async def identify(
     github: GitHub, provider: LocalProvider, login: PendingLogin
 ) -> ExternalIdentity:
     code, _ = provider.log_in(await page(github, login))
-    return await github.identify(code, login.verifier, login.nonce, login.redirect_uri)
+    return await github.identify(
+        AuthorizationAnswer(code), login.verifier, login.nonce, login.redirect_uri
+    )
 
 
 async def test_authorization_url_contains_parameters(
@@ -131,28 +139,22 @@ async def test_code_works_once_with_its_verifier_and_redirect_uri(
     for verifier, redirect_uri in ((other.verifier, REDIRECT), (login.verifier, REDIRECT + "/")):
         code, _ = provider.log_in(await page(github, login))
         with pytest.raises(Unauthenticated):
-            await github.identify(code, verifier, login.nonce, redirect_uri)
+            await github.identify(AuthorizationAnswer(code), verifier, login.nonce, redirect_uri)
     code, _ = provider.log_in(await page(github, login))
-    await github.identify(code, login.verifier, login.nonce, REDIRECT)
+    await github.identify(AuthorizationAnswer(code), login.verifier, login.nonce, REDIRECT)
     with pytest.raises(Unauthenticated):
-        await github.identify(code, login.verifier, login.nonce, REDIRECT)
-
-
-async def not_found(_request: web.Request) -> web.Response:
-    return web.json_response({"message": "Not Found"}, status=404)
+        await github.identify(AuthorizationAnswer(code), login.verifier, login.nonce, REDIRECT)
 
 
 FAILING = {
     "token: error page": (TOKEN, saying("<html>", 502)),
     "token: server error": (TOKEN, saying("{}", 500)),
-    "token: fault of the settings": (TOKEN, saying('{"error": "incorrect_client_credentials"}')),
     "token: none": (TOKEN, saying("{}")),
     "token: no text": (TOKEN, saying('{"access_token": 7}')),
     "token: breaks the header": (TOKEN, saying('{"access_token": "a\\r\\nX-A: b"}')),
     "token: no Latin": (TOKEN, saying('{"access_token": "\\u0430"}')),
     "token: half a surrogate pair": (TOKEN, saying('{"access_token": "\\ud800"}')),
     "token: a list": (TOKEN, saying("[]")),
-    "user: not found": ("/api/user", not_found),
     "user: a list": ("/api/user", saying("[]")),
     "user: without id": ("/api/user", saying('{"name": "Ada"}')),
     "user: id is text": ("/api/user", saying('{"id": "1815"}')),
@@ -185,3 +187,73 @@ async def test_display_name_is_sanitized(
     assert len(name.encode()) == 255
     provider.user["name"] = ["no", "text"]
     assert (await identify(github, provider, login)).display_name == ""
+
+
+PERMANENT = {
+    "wrong secret": (TOKEN, saying('{"error": "incorrect_client_credentials"}')),
+    "wrong redirect URI": (TOKEN, saying('{"error": "redirect_uri_mismatch"}')),
+    "suspended": (TOKEN, saying('{"error": "application_suspended"}')),
+    "unknown client": (TOKEN, saying('{"error": "Not Found"}', 404)),
+    "user: not found": ("/api/user", saying('{"message": "Not Found"}', 404)),
+    "user: not authorized": ("/api/user", saying('{"message": "Bad credentials"}', 401)),
+}
+
+
+@pytest.mark.parametrize("case", PERMANENT)
+async def test_permanent_fault_is_told_apart(
+    case: str, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    path, handler = PERMANENT[case]
+    provider.answers[path] = handler
+    with pytest.raises(ProviderMisconfigured):
+        await identify(github, provider, login)
+
+
+async def test_user_without_any_verified_address_is_told_so(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.answers[TOKEN] = saying('{"error": "unverified_user_email"}')
+    with pytest.raises(FailedPrecondition) as error:
+        await identify(github, provider, login)
+    assert error.value.reason is Reason.EMAIL_NOT_VERIFIED
+
+
+@pytest.mark.parametrize("place", [0, 29, 30, 99, 100, 250])
+async def test_all_pages_of_addresses_are_read(
+    place: int, github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    provider.emails = [email(f"{n}@example.test", primary=False) for n in range(251)]
+    provider.emails[place] = email(ADA)
+    found = await identify(github, provider, login)
+    assert (found.email, found.email_verified) == (ADA, True)
+    assert provider.asked.count("/api/user/emails") == place // 100 + 1
+
+
+async def test_pages_of_addresses_are_bounded(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    page = [email("x@example.test", primary=False)]
+    link = f'<{provider.address}/api/elsewhere>; rel="next"'
+    provider.answers["/api/user/emails"] = saying(json.dumps(page), link=link)
+    assert (await identify(github, provider, login)).email == ""
+    assert provider.asked.count("/api/user/emails") == 10
+    assert "/api/elsewhere" not in provider.asked
+
+
+async def test_issuer_of_redirect_is_checked(
+    github: GitHub, provider: LocalProvider, login: PendingLogin
+) -> None:
+    """GitHub sends it without any metadata; older servers don't."""
+    for issuer in ("", f"{provider.address}/login/oauth"):
+        code, _ = provider.log_in(await page(github, login))
+        answer = AuthorizationAnswer(code, issuer)
+        found = await github.identify(answer, login.verifier, login.nonce, REDIRECT)
+        assert found.subject == "1815"
+    provider.asked.clear()
+    code, _ = provider.log_in(await page(github, login))
+    for issuer in ("https://evil.test", provider.address, f"{provider.address}/login/oauth/"):
+        with pytest.raises(Unauthenticated):
+            await github.identify(
+                AuthorizationAnswer(code, issuer), login.verifier, login.nonce, REDIRECT
+            )
+    assert provider.asked == []

@@ -130,8 +130,10 @@ FORGED: Mapping[str, Sign] = {
     "another algorithm": _other_algorithm,
     "cut": _cut,
     "changed": _changed,
-    "no kid": lambda provider, claims: jwt.encode(claims, provider.key.key, algorithm="ES256"),
-    "kid is empty": lambda provider, claims: provider.signed(claims, kid=""),
+    "no kid, key of another": lambda _provider, claims: jwt.encode(
+        claims, signing_key("forged").key, algorithm="ES256"
+    ),
+    "another kid": lambda provider, claims: provider.signed(claims, kid="another"),
     "crit": lambda provider, claims: provider.signed(claims, crit=["x"], x=1),
     "empty": lambda _provider, _claims: "",
     "dots": lambda _provider, _claims: "..",
@@ -169,9 +171,102 @@ async def test_key_is_used_only_for_its_declared_purpose(
     assert await client.refused()
 
 
-async def test_keys_with_duplicate_id_are_rejected(client: Client, provider: LocalProvider) -> None:
-    provider.keys = [public(provider.key), public(provider.key)]
+def _unsuitable(key: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return keys of the same kid that this one must not be mistaken for."""
+    rsa_key = rsa.generate_private_key(65_537, 2_048)
+    rsa_jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(rsa_key.public_key()))
+    kid = {"kid": key["kid"]}
+    return [
+        rsa_jwk | kid | {"alg": "RS256", "use": "sig"},
+        rsa_jwk | kid | {"alg": "RS384", "use": "sig"},
+        rsa_jwk | kid | {"alg": "PS256", "use": "sig"},
+        rsa_jwk | kid | {"alg": "RSA-OAEP", "use": "enc"},
+        dict(key) | {"alg": "ES256", "use": "enc"},
+        dict(key) | {"alg": "ECDH-ES", "use": None},
+        dict(key) | {"use": None, "key_ops": ["deriveBits"]},
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA", **kid},
+        {"kty": "OKP", "crv": "X25519", "x": "AA", **kid},
+        {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", **kid},
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", **kid},
+        {"kty": ["EC"], **kid},
+        kid,
+    ]
+
+
+KEYS: Mapping[str, Callable[[dict[str, Any]], list[dict[str, Any]]]] = {
+    "after others of its kid": lambda key: [*_unsuitable(key), key],
+    "before others of its kid": lambda key: [key, *_unsuitable(key)],
+    "twice": lambda key: [key, key],
+    "another one of its kid": lambda key: [public(signing_key(key["kid"])), key],
+    "without kid": lambda key: [_without(key, "kid")],
+    "without kid, beside others": lambda key: [
+        public(signing_key("other")),
+        _without(public(signing_key("x")), "kid"),
+        _without(key, "kid"),
+    ],
+    "without alg and use": lambda key: [_without(key, "alg", "use")],
+    "alg and use are null": lambda key: [key | {"alg": None, "use": None}],
+    "for verification": lambda key: [_without(key, "use") | {"key_ops": ["verify"]}],
+    "with a certificate": lambda key: [key | {"x5c": ["MII"], "x5t": "x", "issuer": "https://x"}],
+}
+
+
+def _without(key: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in key.items() if name not in names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names_key", [True, False])
+@pytest.mark.parametrize("case", KEYS)
+async def test_key_is_chosen_by_use_type_and_algorithm_then_kid(
+    case: str, names_key: bool, client: Client, provider: LocalProvider
+) -> None:
+    provider.keys = KEYS[case](public(provider.key))
+    if not names_key:
+        provider.sign = lambda claims: jwt.encode(claims, provider.key.key, algorithm="ES256")
+    assert await client.log_in() == ADA
+    provider.sign = lambda claims: jwt.encode(
+        claims,
+        signing_key("forged").key,
+        algorithm="ES256",
+        headers={"kid": provider.key.key_id} if names_key else {},
+    )
     assert await client.refused()
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "RS384", "PS256"])
+async def test_rsa_key_of_one_kid_for_several_algorithms_is_accepted(
+    algorithm: str, client: Client, provider: LocalProvider
+) -> None:
+    key = rsa.generate_private_key(65_537, 2_048)
+    jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": "rsa"}
+    provider.keys = [
+        jwk | {"alg": alg, "use": use}
+        for alg, use in (("RSA-OAEP", "enc"), ("RS256", "sig"), ("RS384", "sig"), ("PS256", "sig"))
+    ]
+    provider.sign = lambda claims: jwt.encode(
+        claims, key, algorithm=algorithm, headers={"kid": "rsa"}
+    )
+    assert await client.log_in() == ADA
+    provider.sign = lambda claims: jwt.encode(claims, key, algorithm="PS512")
+    assert await client.refused()
+
+
+async def test_new_key_under_the_old_kid_is_fetched(
+    client: Client, provider: LocalProvider
+) -> None:
+    assert await client.log_in() == ADA
+    provider.key = signing_key(str(provider.key.key_id))
+    provider.keys = [public(provider.key)]
+    assert await client.log_in() == ADA
+
+
+async def test_number_of_tried_keys_is_bounded(client: Client, provider: LocalProvider) -> None:
+    others = [_without(public(signing_key("x")), "kid") for _ in range(8)]
+    provider.keys = [*others, _without(public(provider.key), "kid")]
+    assert await client.refused()
+    provider.keys = [*others, public(provider.key)]
+    assert await client.log_in() == ADA
 
 
 async def test_symmetric_key_of_provider_is_not_accepted(

@@ -10,6 +10,7 @@ import pytest
 from authsvc.config import ConfigError, DeliverySettings
 from authsvc.core.messages.outbox import CODE_KINDS, Message, MessageKind
 from authsvc.core.messages.templates import MessageBody, template_context
+from authsvc.outbound.proxy import DIRECT
 from authsvc.outbound.rendering import TemplateRenderer
 from authsvc.outbound.transport import build_transport
 from tests.support.clock import FakeClock
@@ -174,7 +175,7 @@ def test_broken_template_is_rejected_at_start(
     (tmp_path / file).write_text(text)
     settings = DeliverySettings(channel="none", templates=tmp_path)
     with pytest.raises(ConfigError) as caught:
-        build_transport(settings, FakeClock())
+        build_transport(settings, DIRECT, FakeClock())
     assert any(
         line.startswith("delivery.templates: ") and re.search(problem, line)
         for line in caught.value.problems
@@ -202,4 +203,4 @@ def test_missing_folder_is_rejected_at_start(tmp_path: Path) -> None:
 )
 def test_misnamed_link_is_rejected_at_start(links: dict[str, str], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        build_transport(DeliverySettings(links=links), FakeClock())
+        build_transport(DeliverySettings(links=links), DIRECT, FakeClock())

@@ -23,6 +23,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from authsvc.config import WebhookSettings
 from authsvc.core.messages.delivery import NotDelivered
 from authsvc.models.ids import UserId
+from authsvc.outbound.proxy import DIRECT, ProxyRules
 from authsvc.outbound.webhook import WebhookChannel
 from tests.support.clock import FakeClock
 from tests.support.delivering import ADDRESS, CODE
@@ -82,18 +83,22 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 
 @asynccontextmanager
-async def _channel(endpoint: Endpoint, **changes: object) -> AsyncIterator[WebhookChannel]:
+async def _channel(
+    endpoint: Endpoint, proxies: ProxyRules = DIRECT, **changes: object
+) -> AsyncIterator[WebhookChannel]:
     settings = WebhookSettings.model_validate({"url": endpoint.url, "secrets": [_NEW]} | changes)
     # The verifying library compares with the real time.
-    channel = WebhookChannel(settings, FakeClock(datetime.now(UTC)))
+    channel = WebhookChannel(settings, proxies, FakeClock(datetime.now(UTC)))
     try:
         yield channel
     finally:
         await channel.close()
 
 
-async def _failure(endpoint: Endpoint, **changes: object) -> NotDelivered:
-    async with _channel(endpoint, **changes) as channel:
+async def _failure(
+    endpoint: Endpoint, proxies: ProxyRules = DIRECT, **changes: object
+) -> NotDelivered:
+    async with _channel(endpoint, proxies, **changes) as channel:
         with pytest.raises(NotDelivered) as caught:
             await channel.send(rendered())
     return caught.value
@@ -254,8 +259,8 @@ async def test_tls_requires_trusted_certificate(tmp_path: Path) -> None:
         files[name] = tmp_path / f"{name}.pem"
         issuer.cert_pem.write_to_path(str(files[name]))
     async with _serving(context) as endpoint:
-        for changes in ({}, {"ca_file": files["stranger"]}):
-            failure = await _failure(endpoint, **changes)
+        for ca_file in (None, files["stranger"]):
+            failure = await _failure(endpoint, ca_file=ca_file)
             assert (failure.error, failure.permanent) == ("tls", False)
         by_ip = Endpoint(endpoint.url.replace("localhost", "127.0.0.1"))
         assert (await _failure(by_ip, ca_file=files["authority"])).error == "tls"

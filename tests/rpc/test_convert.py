@@ -276,6 +276,7 @@ def test_retry_after_of_zero_differs_from_none(retry_after: float | None) -> Non
                 key="k",
                 limit=5,
                 remaining=2,
+                bound=rate_limit_service_pb2.RATE_LIMIT_BOUND_REQUESTS,
                 retry_after=None if retry_after is None else convert.duration(retry_after),
                 reset_after=Duration(seconds=1, nanos=500_000_000),
             )

@@ -116,8 +116,8 @@ async def world(live_settings: Settings, database_dsn: str) -> AsyncIterator[Wor
         yield World(connection, ahead, behind, registered.user_id)
 
 
-async def _refresh(replica: Parts, tokens: Tokens) -> Tokens:
-    return await replica.use.session_refresh.refresh(CALL, tokens.refresh_token, _CLIENT)
+async def _refresh(replica: Parts, tokens: Tokens, client: ClientContext = _CLIENT) -> Tokens:
+    return await replica.use.session_refresh.refresh(CALL, tokens.refresh_token, client)
 
 
 async def test_repeated_refresh_within_grace_gets_the_current_tokens(world: World) -> None:
@@ -133,7 +133,21 @@ async def test_theft_after_grace_is_noticed(world: World) -> None:
         tokens = await world.open(first)
         await _refresh(first, tokens)
         await world.pass_time(11 * _SECOND)
-        assert await outcome(_refresh(second, tokens)) == "REFRESH_TOKEN_REUSED"
+        stranger = ClientContext("192.0.2.1", "Browser/1", "laptop")
+        assert await outcome(_refresh(second, tokens, stranger)) == "REFRESH_TOKEN_REUSED"
+
+
+async def test_lost_answer_is_recovered_once_grace_is_over_by_the_databases_clock(
+    world: World,
+) -> None:
+    for first, second in world.both_ways:
+        tokens = await world.open(first)
+        lost = await _refresh(first, tokens)
+        await world.pass_time(11 * _SECOND)
+        recovered = await _refresh(second, tokens)
+        assert recovered.refresh_token != lost.refresh_token
+        assert (await _refresh(first, tokens)).refresh_token == recovered.refresh_token
+        assert await outcome(_refresh(first, lost)) == "REFRESH_TOKEN_REUSED"
 
 
 async def test_code_works_once_and_until_it_expires(world: World) -> None:

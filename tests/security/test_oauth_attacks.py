@@ -30,6 +30,7 @@ from tests.support.provider import (
     breaking_off,
     browse,
     saying,
+    serving,
 )
 from tests.support.service import Service, StartService
 
@@ -88,7 +89,7 @@ BODIES: Mapping[str, Handler] = {
     "surrogates": saying('{"id_token": "\\ud800", "access_token": "\\ud800", "id": "\\ud800"}'),
 }
 PATHS = {
-    "local": (DISCOVERY, "/jwks", "/token"),
+    "local": (DISCOVERY, "/jwks", "/token", "/userinfo"),
     "github": (GITHUB_TOKEN, "/api/user", "/api/user/emails"),
 }
 
@@ -97,6 +98,8 @@ PATHS = {
 async def test_hostile_provider_response_is_rejected_with_reason(
     case: str, service: Service, provider: LocalProvider, lines: io.StringIO
 ) -> None:
+    provider.claims["email"] = None
+    provider.user_info = {"sub": "ada", "email": "ada@example.test", "email_verified": True}
     before = await counted(service)
     for kind, paths in PATHS.items():
         for path in paths:
@@ -109,6 +112,7 @@ async def test_hostile_provider_response_is_rejected_with_reason(
             error = await failure(service.auth().CompleteOAuth(request))
             assert details_of(error).message in {
                 "The provider did not answer in time or gave an invalid answer.",
+                "The provider is not set up correctly; the service's log says what to mend.",
                 "The credentials are not valid.",
                 "The e-mail address is not verified.",
             }
@@ -125,7 +129,7 @@ async def _try_begin(service: Service, kind: str) -> pb.BeginOAuthResponse | Non
         return await service.auth().BeginOAuth(begin(kind))
     end = await outcome(service.auth().BeginOAuth(begin(kind)))
     if end != "OK":
-        assert end == "PROVIDER_UNAVAILABLE"
+        assert end in {"PROVIDER_UNAVAILABLE", "PROVIDER_MISCONFIGURED"}
         return None
     await service.fetch("DELETE FROM oauth_states")
     return await service.auth().BeginOAuth(begin(kind))
@@ -179,6 +183,58 @@ async def test_provider_cannot_impersonate_user_of_another(
     assert await outcome(service.auth().CompleteOAuth(request)) == "LINK_REQUIRES_LOGIN"
     rows = await service.fetch("SELECT provider, user_id::text FROM identities")
     assert [tuple(row) for row in rows] == [("github", victim.user_id)]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("names_itself", [True, False])
+async def test_mixed_up_provider_gets_no_code_of_another(
+    announced: bool,
+    names_itself: bool,
+    start_service: StartService,
+    live_settings: Settings,
+    provider: LocalProvider,
+    clock: FakeClock,
+    lines: io.StringIO,
+) -> None:
+    """A malicious provider sends its visitor on to an honest one (RFC 9207, section 1).
+
+    The user logs in there, and the code comes back with the state of the malicious provider's
+    login: it must not be sent to the malicious one, which could redeem it.
+    """
+    async with serving(LocalProvider(clock)) as evil:
+        evil.sends_issuer = provider.sends_issuer = announced
+        oauth = oauth_settings(provider)
+        providers = {"honest": provider.settings(), "evil": evil.settings()}
+        oauth = oauth.model_copy(update={"providers": providers})
+        settings = live_settings.model_copy(update={"oauth": oauth})
+        service = await start_service(settings, clock)
+        begun = await service.auth().BeginOAuth(begin("evil"))
+        code, state = await browse(begun.authorization_url.replace(evil.address, provider.address))
+        request = pb.CompleteOAuthRequest(state=state, code=code)
+        if names_itself:
+            request.iss = provider.address
+        end = await outcome(service.auth().CompleteOAuth(request))
+        received = "/token" in evil.asked
+        await service.app.stop()
+    if names_itself:
+        assert (end, received) == ("CREDENTIALS_INVALID", False)
+        assert "provider_mixed_up" in lines.getvalue()
+    elif announced:
+        # Somebody has cut it off.
+        assert (end, received) == ("FIELD_INVALID", False)
+        assert "provider_iss_missing" in lines.getvalue()
+    else:
+        # What can't be prevented if neither provider names itself: the reason for all this.
+        assert received
+
+
+async def test_honest_provider_that_names_itself_is_accepted(
+    service: Service, provider: LocalProvider
+) -> None:
+    provider.sends_issuer = True
+    request = await came_back(service)
+    assert request.iss == provider.address
+    assert await outcome(service.auth().CompleteOAuth(request)) == "OK"
 
 
 async def test_id_token_of_another_login_is_rejected(

@@ -1,8 +1,10 @@
 """Advancing a refresh counter: once or not at all, and its audit event likewise."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import replace
+from datetime import datetime
+from typing import Protocol
 
 import pytest
 
@@ -12,30 +14,43 @@ from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason
 from authsvc.store import refresh
 from authsvc.store import sessions as store
-from tests.support.sessions import CALL, CLIENT, DAY, World
+from authsvc.store.refresh import AdvanceTimes, PresentedToken
+from tests.support.sessions import CALL, CLIENT, DAY, SECOND, World
 
-Advance = Callable[[SessionId, int], Awaitable[bool]]
+_GRACE = 10 * SECOND
+
+
+class Advance(Protocol):
+    """Presents a token, and returns whether it advanced the session's counter."""
+
+    def __call__(
+        self, session_id: SessionId, counter: int, device_id: str = ""
+    ) -> Awaitable[bool]: ...
 
 
 @pytest.fixture(params=["alone", "with others"])
 def advance(request: pytest.FixtureRequest, world: World) -> Advance:
     """Advances a session's counter, by either statement."""
 
-    async def advance(session_id: SessionId, counter: int) -> bool:
+    async def advance(session_id: SessionId, counter: int, device_id: str = "") -> bool:
         now = world.clock.now()
         event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
         row = event_row(now, event)
+        token = PresentedToken(session_id, counter, device_id)
         async with world.database.connection() as connection:
             if request.param == "alone":
-                return bool(await refresh.advance(connection, session_id, counter, now + DAY, row))
-            other = SessionId(uuid7(now))
-            counters = {other: counter, session_id: counter}
+                return bool(await refresh.advance(connection, token, _times(now), row))
+            other = PresentedToken(SessionId(uuid7(now)), counter, device_id)
             found = await refresh.advance_many(
-                connection, counters, now + DAY, [event_row(now, event), row]
+                connection, [other, token], _times(now), [event_row(now, event), row]
             )
             return session_id in found
 
     return advance
+
+
+def _times(now: datetime) -> AdvanceTimes:
+    return AdvanceTimes(now + DAY, now - _GRACE)
 
 
 async def _opened(world: World) -> SessionId:
@@ -124,9 +139,9 @@ async def test_many_sessions_are_advanced_with_an_event_each(world: World) -> No
         for n in range(5)
     ]
     async with world.database.connection() as connection:
-        found = await refresh.advance_many(
-            connection, dict(zip(opened, [0, 0, 7, 0, 0], strict=True)), now + DAY, rows
-        )
+        presented = zip(opened, [0, 0, 7, 0, 0], strict=True)
+        tokens = [PresentedToken(session_id, counter, "") for session_id, counter in presented]
+        found = await refresh.advance_many(connection, tokens, _times(now), rows)
     assert set(found) == {*opened} - {opened[2]}
     assert {stored.session.refresh_counter for stored in found.values()} == {1}
     events = await world.events("session.refresh")
@@ -142,5 +157,52 @@ async def test_locked_session_does_not_hold_up_the_others(world: World) -> None:
     async with world.database.transaction() as holder:
         await holder.execute("SELECT 1 FROM sessions WHERE session_id = $1 FOR UPDATE", locked)
         async with world.database.connection() as connection:
-            found = await refresh.advance_many(connection, {locked: 0, free: 0}, now + DAY, rows)
+            tokens = [PresentedToken(session_id, 0, "") for session_id in (locked, free)]
+            found = await refresh.advance_many(connection, tokens, _times(now), rows)
     assert set(found) == {free}
+
+
+async def test_lost_answer_burns_the_lost_token(world: World, advance: Advance) -> None:
+    session_id = await _opened(world)
+    await advance(session_id, 0)
+    world.clock.advance(_GRACE)
+    assert await advance(session_id, 0, CLIENT.device_id)
+    row = await world.row(session_id)
+    assert (row["refresh_counter"], row["refresh_burned"]) == (2, 1)
+    assert row["refresh_time"] == world.clock.now()
+    assert not await advance(session_id, 1, CLIENT.device_id)
+    details = [event["detail"] for event in await world.events("session.refresh")]
+    assert details == ['{"note": "as given"}', '{"note": "as given", "lost_answer": true}']
+    # The next token that is used is an ordinary one again.
+    assert await advance(session_id, 2, CLIENT.device_id)
+    row = await world.row(session_id)
+    assert (row["refresh_counter"], row["refresh_burned"]) == (3, 0)
+
+
+@pytest.mark.parametrize("obstacle", ["grace", "device", "no device", "used", "grandparent"])
+async def test_only_own_device_recovers_a_lost_answer(
+    world: World, advance: Advance, obstacle: str
+) -> None:
+    session_id = await _opened(world)
+    if obstacle == "no device":
+        await world.execute("UPDATE sessions SET device_id = ''")
+    await advance(session_id, 0)
+    if obstacle in {"used", "grandparent"}:
+        await advance(session_id, 1)
+    world.clock.advance(_GRACE - SECOND if obstacle == "grace" else _GRACE)
+    if obstacle == "grandparent":
+        assert await advance(session_id, 1, CLIENT.device_id)
+    before = await world.row(session_id)
+    device_id = {"device": "laptop", "no device": ""}.get(obstacle, CLIENT.device_id)
+    assert not await advance(session_id, 0, device_id)
+    assert await world.row(session_id) == before
+
+
+async def test_parent_recovers_a_limited_number_of_times(world: World, advance: Advance) -> None:
+    session_id = await _opened(world)
+    await advance(session_id, 0)
+    outcomes = []
+    for _ in range(refresh.MAX_BURNED + 2):
+        world.clock.advance(_GRACE)
+        outcomes.append(await advance(session_id, 0, CLIENT.device_id))
+    assert outcomes == [True] * refresh.MAX_BURNED + [False] * 2

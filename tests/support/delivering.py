@@ -44,6 +44,9 @@ class TestChannel:
     tried: int = 0
     closed: bool = False
 
+    async def check(self) -> None:
+        pass
+
     async def send(self, rendered: RenderedMessage) -> None:
         self.tried += 1
         if self.before:

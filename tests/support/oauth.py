@@ -20,7 +20,7 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
-from authsvc.core.federation.providers import ExternalIdentity, Providers
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates
 from authsvc.core.lib.slices import Slices
 from authsvc.core.login.federated import OAuthLogin, OAuthOutcome
@@ -52,11 +52,11 @@ class ToldProvider:
         return f"https://provider.test/?{urlencode(query | {'state': state})}"
 
     async def identify(
-        self, code: str, verifier: str, nonce: str, redirect_uri: str
+        self, answer: AuthorizationAnswer, verifier: str, nonce: str, redirect_uri: str
     ) -> ExternalIdentity:
         self.asked.append((verifier, nonce, redirect_uri))
         await asyncio.sleep(0)
-        identity = self.codes.pop(code, None)
+        identity = self.codes.pop(answer.code, None)
         if identity is None:
             raise credentials_invalid()
         return identity
@@ -115,7 +115,7 @@ class Federated:
         code = secrets.token_hex(8)
         if identity is not None:
             self.told.codes[code] = identity
-        return await self.login.complete(CALL, state, code, CLIENT)
+        return await self.login.complete(CALL, state, AuthorizationAnswer(code), CLIENT)
 
     async def log_in(
         self, identity: ExternalIdentity | None = ADA, provider: str = "github", *, link: str = ""

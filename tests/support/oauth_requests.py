@@ -9,7 +9,7 @@ from authsvc.config import OAuthSettings
 from authsvc.v1 import account_service_pb2 as account_pb
 from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support.provider import REDIRECT, LocalProvider, browse
+from tests.support.provider import REDIRECT, LocalProvider, redirected
 from tests.support.service import Service
 
 CLIENT = ClientContext(ip="192.0.2.1", user_agent="Browser/1", device_id="phone")
@@ -36,9 +36,9 @@ async def came_back(
 ) -> auth_pb.CompleteOAuthRequest:
     """Start a login and log in at the provider; return the request that completes it."""
     begun = await service.auth().BeginOAuth(begin(provider, link))
-    code, state = await browse(begun.authorization_url)
-    assert state == begun.state
-    return auth_pb.CompleteOAuthRequest(state=state, code=code, client=CLIENT)
+    back = await redirected(begun.authorization_url)
+    assert back["state"] == begun.state
+    return auth_pb.CompleteOAuthRequest(**back, client=CLIENT)
 
 
 async def _complete(service: Service, _: Tokens) -> auth_pb.CompleteOAuthRequest:

@@ -5,7 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from authsvc.core.federation.providers import ExternalIdentity
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity
 from authsvc.core.federation.states import PendingLogin
 from authsvc.errors import Unauthenticated
 from authsvc.outbound.oidc import OpenIdConnect
@@ -19,10 +19,16 @@ class Client:
     """The service's side, and a browser."""
 
     def __init__(
-        self, provider: LocalProvider, http: aiohttp.ClientSession, clock: FakeClock
+        self,
+        provider: LocalProvider,
+        http: aiohttp.ClientSession,
+        clock: FakeClock,
+        **settings: Any,
     ) -> None:
         self.provider = provider
-        self.oidc = OpenIdConnect(provider.settings(), json_client(http), clock)
+        # What the redirect says about its issuer.
+        self.iss = ""
+        self.oidc = OpenIdConnect(provider.settings(**settings), json_client(http), clock)
 
     async def page(self, login: PendingLogin) -> str:
         return await self.oidc.authorization_url(
@@ -34,7 +40,9 @@ class Client:
         login = PendingLogin.new("local", REDIRECT, None)
         code, state = self.provider.log_in(await self.page(login), **claims)
         assert state == login.state
-        return await self.oidc.identify(code, login.verifier, login.nonce, REDIRECT)
+        return await self.oidc.identify(
+            AuthorizationAnswer(code, self.iss), login.verifier, login.nonce, REDIRECT
+        )
 
     async def refused(self, **claims: Any) -> bool:
         with pytest.raises(Unauthenticated):

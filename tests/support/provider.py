@@ -9,11 +9,11 @@ import hashlib
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qs, unquote_plus, urlencode, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote_plus, urlencode, urlsplit
 
 import aiohttp
 import jwt
@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from authsvc.config import ProviderSettings
 from authsvc.models.clock import Clock
 from authsvc.outbound.http import JsonClient, open_session
+from authsvc.outbound.proxy import DIRECT, ProxyRules
 from tests.support.clock import FakeClock
 
 CLIENT_ID = "authsvc at the provider"
@@ -51,8 +52,9 @@ def public(key: jwt.PyJWK) -> dict[str, Any]:
 class LocalProvider:
     """The provider; tests set its attributes to change its answers.
 
-    `user` and `emails` are GitHub's data on the user, `claims` override those of id_tokens; `sign`
-    makes an id_token from its claims, `answers` are handlers by path that override its own.
+    `user` and `emails` are GitHub's data on the user, `claims` override those of id_tokens, and
+    `user_info` is what its UserInfo says. Its `issuer` is its address by default. `sign` makes an
+    id_token from its claims, `answers` are handlers by path that override its own.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -61,6 +63,9 @@ class LocalProvider:
         self.key = signing_key("provider-1")
         self.keys: list[dict[str, Any]] = [public(self.key)]
         self.document: dict[str, Any] = {}
+        self.issuer = ""
+        self.sends_issuer = False
+        self.user_info: dict[str, Any] = {}
         self.claims: dict[str, Any] = {
             "sub": "ada",
             "email": "ada@example.test",
@@ -77,14 +82,14 @@ class LocalProvider:
 
     def settings(self, kind: Literal["github", "oidc"] = "oidc", **more: Any) -> ProviderSettings:
         """Return the settings for this provider."""
-        return ProviderSettings(
-            kind=kind,
-            client_id=CLIENT_ID,
-            client_secret=SecretStr(CLIENT_SECRET),
-            address=self.address,
-            api_address=f"{self.address}/api",
-            **more,
-        )
+        values: dict[str, Any] = {
+            "kind": kind,
+            "client_id": CLIENT_ID,
+            "client_secret": SecretStr(CLIENT_SECRET),
+            "address": self.address,
+            "api_address": f"{self.address}/api",
+        }
+        return ProviderSettings(**values | more)
 
     def log_in(self, authorization_url: str, **claims: Any) -> tuple[str, str]:
         """Log in as a user's browser would; return the code and the state that come back.
@@ -106,7 +111,7 @@ class LocalProvider:
         """Return an id_token; a claim that is None is left out."""
         now = int(self._clock.now().timestamp())
         claims = {
-            "iss": self.address,
+            "iss": self.issuer or self.address,
             "aud": CLIENT_ID,
             "iat": now,
             "exp": now + 300,
@@ -131,6 +136,7 @@ class LocalProvider:
             "/authorize": self._page,
             "/login/oauth/authorize": self._page,
             "/token": self._token,
+            "/userinfo": self._userinfo,
             "/login/oauth/access_token": self._github_token,
             "/api/user": self._github_user,
             "/api/user/emails": self._github_emails,
@@ -138,19 +144,26 @@ class LocalProvider:
         return await (own | self.answers).get(request.path, _nothing)(request)
 
     async def _discovery(self, _request: web.Request) -> web.Response:
-        document = {
-            "issuer": self.address,
+        document: dict[str, Any] = {
+            "issuer": self.issuer or self.address,
             "authorization_endpoint": f"{self.address}/authorize",
             "token_endpoint": f"{self.address}/token",
             "jwks_uri": f"{self.address}/jwks",
             "id_token_signing_alg_values_supported": ["ES256"],
         }
+        if self.user_info:
+            document["userinfo_endpoint"] = f"{self.address}/userinfo"
+        if self.sends_issuer:
+            document["authorization_response_iss_parameter_supported"] = True
         return web.json_response(document | self.document)
 
     async def _page(self, request: web.Request) -> web.Response:
         # As if the user were logged in there and had consented.
         code, state = self.log_in(f"{self.address}{request.path_qs}")
-        back = f"{request.query['redirect_uri']}?{urlencode({'code': code, 'state': state})}"
+        parameters = {"code": code, "state": state}
+        if self.sends_issuer:
+            parameters["iss"] = self.issuer or self.address
+        back = f"{request.query['redirect_uri']}?{urlencode(parameters)}"
         return web.Response(status=302, headers={"Location": back})
 
     async def _jwks(self, _request: web.Request) -> web.Response:
@@ -160,7 +173,12 @@ class LocalProvider:
         return _guarded(request, self.user)
 
     async def _github_emails(self, request: web.Request) -> web.Response:
-        return _guarded(request, self.emails)
+        size, page = int(request.query.get("per_page", 30)), int(request.query.get("page", 1))
+        first = (page - 1) * size
+        return _guarded(request, self.emails[first : first + size])
+
+    async def _userinfo(self, request: web.Request) -> web.Response:
+        return _guarded(request, self.user_info)
 
     async def _token(self, request: web.Request) -> web.Response:
         form = {name: str(value) for name, value in (await request.post()).items()}
@@ -202,14 +220,19 @@ def _guarded(request: web.Request, answer: Any) -> web.Response:
 
 async def browse(authorization_url: str) -> tuple[str, str]:
     """Follow the service's redirect as a browser; return the code and the state that come back."""
+    query = await redirected(authorization_url)
+    return query["code"], query["state"]
+
+
+async def redirected(authorization_url: str) -> Mapping[str, str]:
+    """Follow the service's redirect as a browser; return the parameters that come back."""
     async with (
         aiohttp.ClientSession() as browser,
         browser.get(authorization_url, allow_redirects=False) as response,
     ):
         back = urlsplit(response.headers["Location"])
     assert back.geturl().startswith(f"{REDIRECT}?")
-    query = parse_qs(back.query)
-    return query["code"][0], query["state"][0]
+    return dict(parse_qsl(back.query))
 
 
 def _client(request: web.Request, form: dict[str, str]) -> tuple[str, str]:
@@ -281,7 +304,18 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def json_client(
-    session: aiohttp.ClientSession, patience: float = 60, *, ca_file: Path | None = None
+    session: aiohttp.ClientSession,
+    patience: float = 60,
+    *,
+    ca_file: Path | None = None,
+    proxies: ProxyRules = DIRECT,
 ) -> JsonClient:
     """Return a client that waits longer than any test takes."""
-    return JsonClient(session=session, timeout=patience, max_bytes=MAX_BYTES, ca_file=ca_file)
+    return JsonClient(
+        provider="local",
+        session=session,
+        timeout=patience,
+        max_bytes=MAX_BYTES,
+        ca_file=ca_file,
+        proxies=proxies,
+    )

@@ -16,6 +16,7 @@ from authsvc.core.accounts.password_change import NewPassword
 from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.factors.proofs import PasskeyAssertion, SecondFactor, TotpCode
+from authsvc.core.federation.providers import AuthorizationAnswer
 from authsvc.core.retention.cleanup import Retention
 from authsvc.dev.authenticator import Authenticator
 from authsvc.errors import ServiceError
@@ -207,7 +208,7 @@ class Tries:
         use, client = self._parts.use, self._client()
         begun = await use.oauth_start.begin("local", REDIRECT, client, link)
         code, state = self._provider.log_in(begun.url)
-        completed = await use.oauth_login.complete(CALL, state, code, client)
+        completed = await use.oauth_login.complete(CALL, state, AuthorizationAnswer(code), client)
         self._logged_in(completed.outcome)
 
     async def try_create_key(self) -> None:

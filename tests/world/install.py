@@ -86,7 +86,9 @@ NEW_PGBOUNCER = Program(
     ),
     release="trixie",
 )
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER)
+# That of the machine's release may be too old for the manifests, and one from elsewhere in the way.
+KUBECTL = Program("kubectl", "usr/bin/kubectl", ("kubectl/trixie", "libc6"), release="trixie")
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL)
 
 
 class _Apt:

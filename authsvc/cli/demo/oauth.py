@@ -145,5 +145,5 @@ async def _log_in_at_provider(
     if back["state"] != [begun.state]:
         fail("the provider returned another state")
     return auth_service_pb2.CompleteOAuthRequest(
-        state=begun.state, code=back["code"][0], client=tour.client
+        state=begun.state, code=back["code"][0], iss=back["iss"][0], client=tour.client
     )

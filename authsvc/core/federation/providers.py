@@ -19,12 +19,14 @@ class ExternalIdentity:
     """A user as known to a provider; whatever the provider does not return is "".
 
     `subject` is the user's id there, and the only value that identifies a user (ASVS 6.8.1).
+    `missing` says for the log why the address is not verified, without any value.
     """
 
     subject: str
     email: str = field(default="", repr=False)
     email_verified: bool = False
     display_name: str = field(default="", repr=False)
+    missing: str = field(default="", compare=False)
 
     @classmethod
     def parse(
@@ -34,19 +36,29 @@ class ExternalIdentity:
 
         The subject has to be 1 to 256 bytes of printable text and is never altered. An unusable
         address becomes ""; a name is cleaned and truncated. An address counts as verified only if
-        the provider says `true`, not another value that merely means it.
+        the provider says `true` or, as Apple and Cognito do, "true".
         """
         if not isinstance(subject, str) or not subject or _clean(subject, _MAX_SUBJECT) != subject:
             return None
         address = (
             email if isinstance(email, str) and _clean(email, MAX_EMAIL_BYTES) == email else ""
         )
+        missing = _missing(email, address, email_verified)
         return cls(
             subject,
             address,
-            email_verified is True and bool(address),
+            not missing,
             _clean(display_name, _MAX_NAME) if isinstance(display_name, str) else "",
+            missing,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationAnswer:
+    """What a provider added to the redirect URI; `issuer` is "" without RFC 9207's `iss`."""
+
+    code: str = field(repr=False)
+    issuer: str = ""
 
 
 class Provider(Protocol):
@@ -59,17 +71,20 @@ class Provider(Protocol):
 
         Raises:
             ProviderUnavailable: The URL has to be looked up at the provider, and that failed.
+            ProviderMisconfigured: An operator has to mend something; the log says what.
         """
 
     async def identify(
-        self, code: str, verifier: str, nonce: str, redirect_uri: str
+        self, answer: AuthorizationAnswer, verifier: str, nonce: str, redirect_uri: str
     ) -> ExternalIdentity:
         """Return the user for whom the provider issued this code.
 
         Raises:
-            Unauthenticated: CREDENTIALS_INVALID: the provider rejected the code, or its response
-                can't be trusted.
+            FieldInvalid: The answer has no issuer, although this provider sends it.
+            Unauthenticated: CREDENTIALS_INVALID: the answer is another provider's, the provider
+                rejected the code, or its response can't be trusted.
             ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
+            ProviderMisconfigured: An operator has to mend something; the log says what.
         """
 
 
@@ -91,6 +106,19 @@ class Providers:
                 yield self._providers[name]
         except TimeoutError:
             raise ProviderUnavailable from None
+
+
+def _missing(email: object, address: str, verified: object) -> str:
+    """Return what keeps an address from being verified, or ""."""
+    if not address:
+        return "email is absent" if email in (None, "") else "email is not an address"
+    if verified is True or verified == "true":
+        return ""
+    if verified is None:
+        return "email_verified is absent"
+    return (
+        "email_verified is false" if verified in (False, "false") else "email_verified is neither"
+    )
 
 
 def _clean(text: str, max_bytes: int) -> str:

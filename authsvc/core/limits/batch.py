@@ -43,10 +43,14 @@ def parts(checks: Iterable[Check]) -> Iterator[list[Check]]:
 
 
 class Limit(NamedTuple):
-    """A policy in use: its rule for the database, and the highest cost it can grant at once."""
+    """A policy in use: its rule for the database, and the most it can grant at once.
+
+    That is the rule's burst if `is_burst`, else its requests.
+    """
 
     rule: store.Rule
     max_cost: int
+    is_burst: bool
 
 
 # Equal charges of a key, each a check of its own: their cost, and the indexes of the checks.
@@ -159,8 +163,8 @@ class Batch:
         """Note the results of the checks that some of `group_answers` are about."""
         checks, results, rejected = self._checks, self._results, self.rejected
         for limit, key, group, (granted, left, retry_us, reset_us) in answers:
-            policy, requests = limit.rule.policy, limit.rule.requests
-            cost = group[0]
+            rule, max_cost, is_burst = limit
+            policy, cost = rule.policy, group[0]
             reset_after = reset_us / _SECOND
             # First come, first served: each verdict shows what was left after its own charge.
             remaining = left + granted * cost
@@ -170,7 +174,9 @@ class Batch:
                     allowed, retry_after = True, 0.0
                 else:
                     allowed, retry_after = False, retry_us / _SECOND
-                values = (policy, key, allowed, requests, remaining, retry_after, reset_after)
+                values = (
+                    policy, key, allowed, max_cost, remaining, retry_after, reset_after, is_burst
+                )  # fmt: skip
                 # A named tuple's own constructor takes three times as long.
                 verdicts = (_new_tuple(Verdict, values),)
                 results[index] = _new_tuple(CheckResult, (allowed, verdicts))
@@ -305,8 +311,9 @@ def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:
         charge.policy,
         charge.key,
         allowed,
-        limit.rule.requests,
+        limit.max_cost,
         remaining,
         retry_after,
         reset_us / _SECOND,
+        limit.is_burst,
     )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
@@ -26,6 +26,8 @@ _MICROSECOND = timedelta(microseconds=1)
 
 Result = TypeVar("Result")
 _Outcome: TypeAlias = CheckResult | ServiceError | store.KeysHeld
+# Applies a function to a sequence, as a whole or to one part after another.
+_Apply: TypeAlias = Callable[[Callable[[Sequence[Any]], object], Sequence[Any]], Awaitable[None]]
 
 
 class RateLimiter:
@@ -177,7 +179,7 @@ class RateLimiter:
         return await self._decide_part(checks, self._limits, _at_once)
 
     async def _decide_part(
-        self, checks: Sequence[Check], limits: Mapping[str, Limit], apply: "_Apply"
+        self, checks: Sequence[Check], limits: Mapping[str, Limit], apply: _Apply
     ) -> list[_Outcome]:
         find = self._rejected.find if self._rejected else None
         batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
@@ -206,15 +208,6 @@ class RateLimiter:
                 raise policy_unknown(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
             raise ValueError("a check needs at least one charge, each with its own policy and key")
-
-
-class _Apply(Protocol):
-    """Applies a function to a sequence, as a whole or to one part after another."""
-
-    async def __call__(
-        self, function: Callable[[Sequence[Any]], object], items: Sequence[Any], /
-    ) -> None:
-        """Return when it has been applied to everything."""
 
 
 async def _at_once(function: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> None:
@@ -249,4 +242,5 @@ def _limit(policy: Policy) -> Limit:
     rule = store.Rule(
         policy.name, policy.algorithm.value, requests, window_us, burst, policy.durable
     )
-    return Limit(rule, min(requests, burst or requests))
+    is_burst = 0 < burst < requests
+    return Limit(rule, burst if is_burst else requests, is_burst)

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import structlog
+
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.reclaim import AccountReclaim
 from authsvc.core.federation.identities import Identities
-from authsvc.core.federation.providers import ExternalIdentity, Providers
+from authsvc.core.federation.providers import AuthorizationAnswer, ExternalIdentity, Providers
 from authsvc.core.federation.states import OAuthStates, PendingLogin
 from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
@@ -40,6 +42,8 @@ from authsvc.store.postgres.database import Connection, Database
 
 METHODS = ("fed",)  # RFC 8176 defines no method for a federated login
 _TRIES = 3
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,9 @@ class OAuthLogin:
         self._clock = clock
 
     async def complete(
-        self, call: Call, state: str, code: str, client: ClientContext
+        self, call: Call, state: str, answer: AuthorizationAnswer, client: ClientContext
     ) -> OAuthOutcome:
-        """Complete a login with the state and code that the provider's redirect carried.
+        """Complete a login with the state and the answer that the provider's redirect carried.
 
         The state is used up before the provider is called, so that nothing can be tried twice. The
         login works while too many failures lock the account: a provider's answer can't be guessed.
@@ -104,14 +108,16 @@ class OAuthLogin:
             FailedPrecondition: STATE_INVALID, also if the session to link from has ended;
                 EMAIL_NOT_VERIFIED; LINK_REQUIRES_LOGIN, also if the identity is another user's;
                 LIMIT_REACHED.
+            FieldInvalid: The answer has no issuer, although this provider sends it.
             Unauthenticated: CREDENTIALS_INVALID: refused by the provider, or a disabled account.
             ProviderUnavailable: The provider did not answer in time, or answered incorrectly.
+            ProviderMisconfigured: An operator has to mend something; the log says what.
             TooManyAttempts: Too many proofs from the client's network failed before.
         """
         pending = await self._states.claim(state)
         if pending.provider not in self._providers:
             raise state_invalid()
-        login = _Login(call, client, pending, await self._identify(call, pending, code, client))
+        login = _Login(call, client, pending, await self._identify(call, pending, answer, client))
         for _ in range(_TRIES - 1):
             try:
                 return await self._attempt(login)
@@ -121,12 +127,12 @@ class OAuthLogin:
         return await self._attempt(login)
 
     async def _identify(
-        self, call: Call, pending: PendingLogin, code: str, client: ClientContext
+        self, call: Call, pending: PendingLogin, answer: AuthorizationAnswer, client: ClientContext
     ) -> ExternalIdentity:
         try:
             async with self._providers.use(pending.provider) as provider:
                 return await provider.identify(
-                    code, pending.verifier, pending.nonce, pending.redirect_uri
+                    answer, pending.verifier, pending.nonce, pending.redirect_uri
                 )
         except Unauthenticated:
             detail = {"cause": "provider", "provider": pending.provider}
@@ -155,7 +161,7 @@ class OAuthLogin:
             linked = await identities.find_account(connection, pending.provider, external.subject)
         if linked is not None:
             return linked.email_canonical, self._log_in
-        return _verified_email(external).canonical, self._create_or_reclaim
+        return _verified_email(pending.provider, external).canonical, self._create_or_reclaim
 
     async def _log_in(
         self, connection: Connection, attempt: Attempt, login: _Login
@@ -271,18 +277,20 @@ class OAuthLogin:
         return Identity(login.pending.provider, external.subject, external.email, now, now)
 
 
-def _verified_email(external: ExternalIdentity) -> Email:
-    """Return the address that the provider verified.
+def _verified_email(provider: str, external: ExternalIdentity) -> Email:
+    """Return the address that the provider verified; if there is none, log what was missing.
 
     Raises:
         FailedPrecondition: EMAIL_NOT_VERIFIED: there is none, or it is not a valid address.
     """
-    if not external.email_verified:
-        raise email_not_verified()
-    try:
-        return parse_new_email(external.email)
-    except FieldInvalid:
-        raise email_not_verified() from None
+    missing = external.missing
+    if external.email_verified:
+        try:
+            return parse_new_email(external.email)
+        except FieldInvalid:
+            missing = "email is not an address"
+    log.warning("provider_email_not_verified", provider=provider, missing=missing)
+    raise email_not_verified()
 
 
 def _canonical(external: ExternalIdentity) -> str:

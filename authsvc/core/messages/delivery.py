@@ -25,6 +25,7 @@ from authsvc.models.clock import Clock
 from authsvc.store import outbox
 from authsvc.store.outbox import StoredMessage
 from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,9 @@ class Channel(Protocol):
 
     async def send(self, rendered: RenderedMessage) -> None:
         """Send the message within `limit`, or raise NotDelivered."""
+
+    async def check(self) -> None:
+        """Try within `limit` whether messages could be sent, or raise NotDelivered."""
 
     async def close(self) -> None:
         """Close open connections."""
@@ -118,8 +122,8 @@ class Deliverer:
             try:
                 full = await self._start_due()
                 await self._update_counts()
-            except StoreUnavailable:
-                log.warning("outbox_read_failed")
+            except StoreUnavailable as error:
+                log.warning("outbox_read_failed", cause=describe(error))
                 full = False
             if not full:
                 await self._wait_for_work()

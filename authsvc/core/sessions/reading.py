@@ -18,7 +18,7 @@ from authsvc.store.sessions import StoredSession
 
 # Rows per statement, and callers that may wait. Rows are read into objects without a pause, so
 # more would keep the event loop.
-_MAX_BATCH = 100
+_MAX_BATCH = 50
 _MAX_WAITING = 20_000
 
 Key = TypeVar("Key")

@@ -1,10 +1,12 @@
 """Owns the refresh of tokens: single use, retries within a grace window, detection of theft.
 
 The counter in the session's row decides. A token with the current counter advances it, in one
-statement, and gets the next token. The previous token, within the grace window, comes from an
-honest client whose reply was lost or that sent two requests at once: it gets the current pair and
-nothing changes. An older token has been used by two parties, one of whom is a thief, so the session
-ends (RFC 9700, 4.14.2; ASVS 10.4.5).
+statement, and gets the next token. The parent of the current token, within the grace window, comes
+from an honest client whose answer was lost or that sent two requests at once: it gets the current
+pair and nothing changes. After the window, from the session's own device, it comes from a client
+that never got the answer: in the same statement, it burns the lost token and gets the one after.
+Any other token, burned ones included, has been used by two parties, one of whom is a thief, so the
+session ends (RFC 9700, 4.14.2; ASVS 10.4.5; docs/decisions/0015).
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +20,11 @@ from authsvc.core.sessions.client_binding import ClientBinding
 from authsvc.core.sessions.ending import end_session
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.sessions.token_issuing import TokenIssuer
-from authsvc.errors import refresh_token_invalid, refresh_token_reused
+from authsvc.errors import (
+    refresh_token_invalid,
+    refresh_token_reused,
+    session_binding_mismatch,
+)
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
@@ -27,6 +33,7 @@ from authsvc.models.tokens import Tokens
 from authsvc.store import refresh
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Database
+from authsvc.store.refresh import AdvanceTimes, PresentedToken
 from authsvc.store.sessions import StoredSession
 
 # Rows per statement, which are read without a pause, and callers that may wait.
@@ -38,8 +45,7 @@ _MAX_WAITING = 20_000
 class _Advance:
     """A refresh token to use up, and the event that records it."""
 
-    session_id: SessionId
-    counter: int
+    token: PresentedToken
     event: AuditEvent
 
 
@@ -64,6 +70,7 @@ class SessionRefresh:
         self._binding = ClientBinding(sessions)
         self._idle_lifetime = tokens.refresh_lifetime
         self._grace = tokens.refresh_grace
+        self._recovers_lost_answers = tokens.refresh_lost_answer == "same_device"
         self._clock = clock
         self._advances = Batcher(
             run=self._advance_many, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING
@@ -74,7 +81,7 @@ class SessionRefresh:
 
         Raises:
             Unauthenticated: REFRESH_TOKEN_INVALID; REFRESH_TOKEN_REUSED: the session has been
-                ended.
+                ended; SESSION_BINDING_MISMATCH: it is bound to another client, and goes on.
         """
         session_id, counter = self._codec.decode(refresh_token)
         now = self._clock.now()
@@ -100,21 +107,20 @@ class SessionRefresh:
         client: ClientContext,
         now: datetime,
     ) -> Session | None:
+        device_id = client.device_id if self._recovers_lost_answers else ""
+        token = PresentedToken(session_id, counter, device_id)
         event = AuditEvent(AuditType.REFRESH, call, session_id=session_id, client=client)
-        stored = await self._advances.submit(_Advance(session_id, counter, event))
+        stored = await self._advances.submit(_Advance(token, event))
         if stored is None:
             # If another transaction has locked the session, this call alone waits for it.
             async with self._database.connection(session_id) as connection:
                 stored = await refresh.advance(
-                    connection,
-                    session_id,
-                    counter,
-                    now + self._idle_lifetime,
-                    event_row(now, event),
+                    connection, token, self._times(now), event_row(now, event)
                 )
         if stored is None:
             return None
-        log_event(replace(event, user_id=stored.session.user_id))
+        detail = {"lost_answer": True} if stored.refresh_burned else {}
+        log_event(replace(event, user_id=stored.session.user_id, detail=detail))
         # The cached copy still has the old expiry.
         self._cache.drop(session_id)
         return stored.session
@@ -123,18 +129,23 @@ class SessionRefresh:
         now = self._clock.now()
         first: dict[SessionId, _Advance] = {}
         for advance in asked:
-            first.setdefault(advance.session_id, advance)
+            first.setdefault(advance.token.session_id, advance)
         async with self._database.connection() as connection:
             stored = await refresh.advance_many(
                 connection,
-                {session_id: advance.counter for session_id, advance in first.items()},
-                now + self._idle_lifetime,
+                [advance.token for advance in first.values()],
+                self._times(now),
                 [event_row(now, advance.event) for advance in first.values()],
             )
         return [
-            stored.get(advance.session_id) if first[advance.session_id] is advance else None
+            stored.get(advance.token.session_id)
+            if first[advance.token.session_id] is advance
+            else None
             for advance in asked
         ]
+
+    def _times(self, now: datetime) -> AdvanceTimes:
+        return AdvanceTimes(now + self._idle_lifetime, now - self._grace)
 
     async def _repeat(
         self,
@@ -149,15 +160,19 @@ class SessionRefresh:
         if stored is None or stored.session.inactive_reason(now):
             raise refresh_token_invalid()
         session = stored.session
-        if counter >= session.refresh_counter:
-            # If current, the session is bound to another client. If in the future, the keys leaked
-            # or the database was restored, which does not mean that this session's token was
-            # stolen.
+        if counter > session.refresh_counter:
+            # The keys leaked or the database was restored, which does not mean that this session's
+            # token was stolen.
             raise refresh_token_invalid()
-        if counter < session.refresh_counter - 1 or now >= stored.refresh_time + self._grace:
+        is_current = counter == session.refresh_counter
+        may_repeat = self._may_repeat(stored, counter, client, now)
+        if not (is_current or may_repeat or self._may_recover(stored, counter, client)):
             await self._end(call, session_id, client, now)
             raise refresh_token_reused()
         if self._binding.mismatch(session.client, client):
+            raise session_binding_mismatch()
+        if not may_repeat:
+            # The session changed since the attempt to advance it: its user was enabled, perhaps.
             raise refresh_token_invalid()
         event = AuditEvent(
             AuditType.REFRESH, call, session.user_id, session_id, client, {"repeated": True}
@@ -165,6 +180,32 @@ class SessionRefresh:
         async with self._database.connection() as connection:
             await record_event(connection, now, event)
         return session
+
+    def _may_repeat(
+        self, stored: StoredSession, counter: int, client: ClientContext, now: datetime
+    ) -> bool:
+        """Return whether the token is the parent of the current one, within the grace window.
+
+        If an answer was lost before, the window is a later one, and open to the session's own
+        device only: others would have been noticed after the first.
+        """
+        return (
+            counter == stored.parent_counter
+            and now < stored.refresh_time + self._grace
+            and (stored.refresh_burned == 0 or self._is_own_device(stored, client))
+        )
+
+    def _may_recover(self, stored: StoredSession, counter: int, client: ClientContext) -> bool:
+        """Return whether the token may replace the current one, which was lost in an answer."""
+        return (
+            counter == stored.parent_counter
+            and stored.refresh_burned < refresh.MAX_BURNED
+            and self._is_own_device(stored, client)
+        )
+
+    def _is_own_device(self, stored: StoredSession, client: ClientContext) -> bool:
+        device_id = client.device_id if self._recovers_lost_answers else ""
+        return device_id != "" and device_id == stored.session.client.device_id
 
     async def _end(
         self, call: Call, session_id: SessionId, client: ClientContext, now: datetime

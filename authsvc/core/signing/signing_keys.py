@@ -25,6 +25,7 @@ from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store import signing_keys as store
 from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger(__name__)
 
@@ -170,8 +171,8 @@ class SigningKeys:
             self._woken.clear()
             try:
                 await self.maintain(_SYSTEM)
-            except StoreUnavailable:
-                log.warning("signing_key_maintenance_failed")
+            except StoreUnavailable as error:
+                log.warning("signing_key_maintenance_failed", cause=describe(error))
             try:
                 async with asyncio.timeout(_POLL.total_seconds()):
                     await self._woken.wait()

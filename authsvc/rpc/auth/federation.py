@@ -1,5 +1,6 @@
 """Owns the RPCs of AuthService for logins at external providers."""
 
+from authsvc.core.federation.providers import AuthorizationAnswer
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
@@ -29,7 +30,10 @@ class OAuthRpcs(Topic):
         result = await self._use.oauth_login.complete(
             current_call(),
             convert.text(request.state, "state", 256, required=True),
-            convert.text(request.code, "code", 2_048, required=True),
+            AuthorizationAnswer(
+                convert.text(request.code, "code", 4_096, required=True),
+                convert.text(request.iss, "iss", 2_048),
+            ),
             convert.client_context(request.client),
         )
         response = pb.CompleteOAuthResponse(new_user=result.new_user)

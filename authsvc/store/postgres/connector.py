@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
@@ -151,14 +152,16 @@ class Connector:
     async def connect(self) -> PoolConnection:
         """Return a new connection.
 
-        Raises the first host's failure: OSError (which includes TimeoutError and NotWritableError),
-        asyncpg.PostgresError, asyncpg.InterfaceError or asyncpg.InternalClientError.
+        Raises the first host's failure, with a note of where that is: OSError (which includes
+        TimeoutError and NotWritableError), asyncpg.PostgresError, asyncpg.InterfaceError or
+        asyncpg.InternalClientError.
         """
         failure: Exception | None = None
         for host in tuple(self._hosts):
             try:
                 connection = await self._connect(host)
             except FAILURES as error:
+                error.add_note(place(host))
                 failure = failure or error
                 continue
             self._hosts.remove(host)
@@ -205,6 +208,13 @@ class Connector:
         else:
             # What a session is told would hold for other clients, too.
             connection.begin = self._timeouts.begin(whole_transaction=newer)
+
+
+def place(url: str) -> str:
+    """Return the host and port, or the folder of the socket, of one of `DatabaseAddress.hosts`."""
+    query = parse_qs(urlsplit(url).query)
+    host, port = query.get("host", ["localhost"])[0], query.get("port", ["5432"])[0]
+    return host if host.startswith("/") else f"{host}:{port}"
 
 
 async def probe(connection: Connection) -> asyncpg.Record:

@@ -9,22 +9,28 @@ import asyncpg
 from authsvc.errors import ServiceError
 
 _TEXTS: Mapping[type[BaseException], str] = {
-    socket.gaierror: "the host's name can't be resolved",
-    ConnectionRefusedError: "the connection was refused; does a server listen there?",
-    FileNotFoundError: "no server listens on this socket",
-    TimeoutError: "no answer in time",
+    socket.gaierror: "the host's name can't be resolved{host}",
+    ConnectionRefusedError: "the connection was refused{host}; does a server listen there?",
+    FileNotFoundError: "no server listens on this socket{host}",
+    TimeoutError: "no answer in time{host}",
     asyncpg.ConnectionDoesNotExistError: "the server closed the connection",
 }
 
 
-def describe(error: BaseException | None) -> str:
-    """Return why the database can't be used: one line in words, never empty."""
+def describe(error: BaseException | None, *, host: bool = True) -> str:
+    """Return why the database can't be used: one line in words, never empty.
+
+    With `host`, it names the one that a connection failed to, of which `Connector` makes a note.
+    """
     if isinstance(error, ServiceError):
-        return error.message if error.__cause__ is None else describe(error.__cause__)
+        return error.message if error.__cause__ is None else describe(error.__cause__, host=host)
+    notes = getattr(error, "__notes__", ()) if host else ()
+    where = f" ({notes[0]})" if notes else ""
     for kind, text in _TEXTS.items():
         if isinstance(error, kind):
-            return text
-    return _one_line(_detail(error)) or f"unexpected failure ({type(error).__name__})"
+            return text.format(host=where)
+    detail = _one_line(_detail(error)) or f"unexpected failure ({type(error).__name__})"
+    return f"{detail}{where}"
 
 
 def _detail(error: BaseException | None) -> str:

@@ -99,7 +99,7 @@ def read_migrations(files: Iterable[tuple[str, bytes]]) -> Sequence[Migration]:
 
 
 def _log(line: str) -> None:
-    log.info("migration_waits", detail=line)
+    log.info("migration", detail=line)
 
 
 async def migrate(
@@ -114,9 +114,10 @@ async def migrate(
     A migration waits for each lock up to `lock_seconds`. It is tried again when others keep one for
     longer, for about a minute and a half, and `say` is called with a line about it each time.
 
-    Raises SchemaError if the applied migrations differ from this version's files or go beyond them,
-    or if a migration fails (earlier ones stay applied), and StoreUnavailable if the database can't
-    be used.
+    Migrations of a later version are left as they are, and `say` is called with a line about them.
+
+    Raises SchemaError if the applied migrations differ from this version's files, or if a migration
+    fails (earlier ones stay applied), and StoreUnavailable if the database can't be used.
     """
     expected = shipped() if migrations is None else migrations
     applied = []
@@ -161,12 +162,12 @@ async def _apply_patiently(
 ) -> int | None:
     for backoff in _BACKOFFS:
         try:
-            return await _apply_next(connection, expected, lock_seconds)
+            return await _apply_next(connection, expected, lock_seconds, say)
         except asyncpg.LockNotAvailableError:
             say(f"A migration waits for a lock that others hold; next try in {backoff:g} s.")
             await asyncio.sleep(backoff)
     try:
-        return await _apply_next(connection, expected, lock_seconds)
+        return await _apply_next(connection, expected, lock_seconds, say)
     except asyncpg.LockNotAvailableError as error:
         raise SchemaError(
             "Others keep a lock that a migration needs, so it was not applied. Run `authsvc "
@@ -177,17 +178,19 @@ async def _apply_patiently(
 async def check_schema(connection: Connection) -> None:
     """Raise SchemaError unless every migration of this version was applied, unchanged."""
     rows = await _rows(connection)
-    known = [row for row in rows if row["version"] <= len(shipped())]
-    _compare(known, shipped())
-    if len(known) < len(shipped()):
+    _compare(rows, shipped())
+    if len(rows) < len(shipped()):
         raise SchemaError(
-            f"The database has {len(known)} of {len(shipped())} migrations; "
+            f"The database has {len(rows)} of {len(shipped())} migrations; "
             "run `authsvc migrate` to apply the others."
         )
 
 
 async def _apply_next(
-    connection: Connection, expected: Sequence[Migration], lock_seconds: float
+    connection: Connection,
+    expected: Sequence[Migration],
+    lock_seconds: float,
+    say: Callable[[str], object],
 ) -> int | None:
     async with connection.transaction():
         # Waits for another migrator, which no call does.
@@ -196,7 +199,12 @@ async def _apply_next(
         await connection.execute(_CREATE_VERSIONS)
         rows = await connection.fetch(_SELECT_VERSIONS)
         _compare(rows, expected)
-        if len(rows) == len(expected):
+        if len(rows) > len(expected):
+            say(
+                f"The database has migration {rows[-1]['version']}, which is newer than this "
+                "version of authsvc. There is nothing to apply; this version can serve on it."
+            )
+        if len(rows) >= len(expected):
             return None
         migration = expected[len(rows)]
         try:
@@ -221,11 +229,6 @@ async def _rows(connection: Connection) -> list[asyncpg.Record]:
 
 
 def _compare(rows: Sequence[asyncpg.Record], expected: Sequence[Migration]) -> None:
-    if len(rows) > len(expected):
-        raise SchemaError(
-            f"The database has migration {rows[-1]['version']}, newer than this version of "
-            "authsvc; use the version that applied it."
-        )
     for row, migration in zip(rows, expected, strict=False):
         if row["version"] != migration.version:
             raise SchemaError(

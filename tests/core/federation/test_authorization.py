@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from authsvc.config import BruteForceSettings, RetentionSettings
+from authsvc.core.federation.providers import AuthorizationAnswer
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.retention.cleanup import Retention
 from authsvc.errors import ProviderUnavailable, ServiceError, TooManyAttempts
@@ -22,7 +23,7 @@ from tests.support.oauth import ADA, CLIENT, REDIRECT, Federated
 async def reason(federated: Federated, state: str, code: str = "code") -> str:
     """Complete a login with what a browser brings back; return the outcome."""
     try:
-        await federated.login.complete(CALL, state, code, CLIENT)
+        await federated.login.complete(CALL, state, AuthorizationAnswer(code), CLIENT)
     except ServiceError as error:
         return error.reason.value
     return "OK"
@@ -195,7 +196,7 @@ async def test_hanging_provider_times_out(
     monkeypatch.setattr(federated.told, "identify", hang)
     monkeypatch.setattr(federated.told, "authorization_url", hang)
     with pytest.raises(ProviderUnavailable):
-        await federated.login.complete(CALL, state, "code", CLIENT)
+        await federated.login.complete(CALL, state, AuthorizationAnswer("code"), CLIENT)
     with pytest.raises(ProviderUnavailable):
         await federated.begin()
     assert await pending(federated) == 0

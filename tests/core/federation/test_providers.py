@@ -35,11 +35,35 @@ def test_unusable_address_is_dropped_and_not_verified(email: object) -> None:
     assert _parse(email=email) == ExternalIdentity("ada", "", False, "Ada")
 
 
-@pytest.mark.parametrize("verified", [1, "true", "True", None, [True]])
-def test_address_is_verified_only_by_boolean_true(verified: object) -> None:
+@pytest.mark.parametrize("verified", [True, "true"])
+def test_address_is_verified_by_true_as_boolean_or_text(verified: object) -> None:
     found = _parse(email_verified=verified)
     assert found is not None
-    assert not found.email_verified
+    assert (found.email_verified, found.missing) == (True, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        ({"email_verified": 1}, "email_verified is neither"),
+        ({"email_verified": "True"}, "email_verified is neither"),
+        ({"email_verified": [True]}, "email_verified is neither"),
+        ({"email_verified": ""}, "email_verified is neither"),
+        ({"email_verified": False}, "email_verified is false"),
+        ({"email_verified": "false"}, "email_verified is false"),
+        ({"email_verified": None}, "email_verified is absent"),
+        ({"email": None}, "email is absent"),
+        ({"email": ""}, "email is absent"),
+        ({"email": 7}, "email is not an address"),
+    ],
+    ids=str,
+)
+def test_what_keeps_address_from_being_verified_is_named(
+    values: dict[str, object], missing: str
+) -> None:
+    found = _parse(**values)
+    assert found is not None
+    assert (found.email_verified, found.missing) == (False, missing)
 
 
 def test_display_name_is_cleaned_and_truncated() -> None:

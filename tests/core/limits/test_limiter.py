@@ -23,6 +23,7 @@ _POLICIES = {
         Policy("ten", 10, _HOUR),
         Policy("fast", 3, timedelta(seconds=1)),
         Policy("burst", 100, _HOUR, burst=3),
+        Policy("high_burst", 5, _HOUR, burst=6, algorithm=Algorithm.FIXED_WINDOW),
         Policy("sliding", 5, _HOUR, algorithm=Algorithm.SLIDING_WINDOW),
         Policy("fixed", 5, _HOUR, algorithm=Algorithm.FIXED_WINDOW),
     )
@@ -99,6 +100,28 @@ async def test_burst_is_allowed_at_once_and_no_more(database: Database, ticker: 
     ticker.advance(retry_after)
     results = await asyncio.gather(*(limiter.check([charge]) for _ in range(101)))
     assert _allowed(results) == [True] * 100 + [False]
+
+
+async def test_limit_is_what_remains_when_nothing_is_used(limiter: RateLimiter) -> None:
+    """A verdict whose remaining is measured by the burst names the burst as its limit."""
+    for policy, limit, is_burst in (
+        ("burst", 3, True),
+        ("high_burst", 5, False),
+        ("five", 5, False),
+    ):
+        charge = Charge(policy, "k")
+        unused = await limiter.get(policy, "k")
+        assert (unused.limit, unused.remaining, unused.is_burst) == (limit, limit, is_burst)
+        verdicts = [
+            *(await limiter.check([charge])).verdicts,
+            *(await limiter.check([charge, Charge("ten", policy)])).verdicts[:1],
+            *(await limiter.check_many([Check([charge])], Slices()))[0].verdicts,
+            await limiter.refund(policy, "k", 1),
+        ]
+        assert {(verdict.limit, verdict.is_burst) for verdict in verdicts} == {(limit, is_burst)}
+        left = [verdict.remaining for verdict in verdicts]
+        # What came through within the last second is not given back to the burst.
+        assert left == [limit - 1, limit - 2, limit - 3, limit - (3 if is_burst else 2)]
 
 
 @pytest.mark.parametrize("policy", ["five", "sliding", "fixed"])
@@ -212,7 +235,7 @@ async def test_reset_restores_full_limit(limiter: RateLimiter) -> None:
 async def test_get_charges_nothing(limiter: RateLimiter) -> None:
     for _ in range(3):
         verdict = await limiter.get("five", "k")
-        assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0)
+        assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0, False)
 
 
 async def test_unknown_policy_is_rejected_without_charge(limiter: RateLimiter) -> None:

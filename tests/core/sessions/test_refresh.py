@@ -22,7 +22,10 @@ _CODEC = RefreshTokenCodec(keyring().derive("refresh-token"))
 
 
 def _grace(duration: str) -> TokenSettings:
-    return TokenSettings.model_validate({"refresh_grace": duration})
+    """Return settings with this grace window, after which every replaced token is a stolen one."""
+    return TokenSettings.model_validate(
+        {"refresh_grace": duration, "refresh_lost_answer": "strict"}
+    )
 
 
 async def _reason(replica: Replica, token: str, client: ClientContext = CLIENT) -> Reason | None:
@@ -215,10 +218,11 @@ async def test_refresh_by_other_than_bound_client_is_rejected(
     replica = world.replica(ip_binding="exact", user_agent_binding=True, tokens=_grace("10s"))
     first = await world.open(replica)
     before = await world.row(first.session_id)
-    assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_INVALID
+    mismatch = Reason.SESSION_BINDING_MISMATCH
+    assert await _reason(replica, first.refresh_token, stranger) is mismatch
     assert await world.row(first.session_id) == before
     await replica.refresh(first.refresh_token)
-    assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_INVALID
+    assert await _reason(replica, first.refresh_token, stranger) is mismatch
     world.clock.advance(10)
     # An old token from another client is the typical reuse.
     assert await _reason(replica, first.refresh_token, stranger) is Reason.REFRESH_TOKEN_REUSED
@@ -273,7 +277,7 @@ async def test_current_token_from_another_client_never_ends_session(world: World
     tokens = await replica.refresh((await world.open(replica)).refresh_token)
     world.clock.advance(DAY)
     reason = await _reason(replica, tokens.refresh_token, ClientContext("198.51.100.1"))
-    assert reason is Reason.REFRESH_TOKEN_INVALID
+    assert reason is Reason.SESSION_BINDING_MISMATCH
     assert await _reason(replica, tokens.refresh_token) is None
 
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.rpc.error_details_pb2 import RetryInfo
+from pydantic import SecretStr
 
 from authsvc.config import Settings
 from authsvc.models.ids import FactorId
@@ -19,7 +20,9 @@ from authsvc.v1.account_service_pb2 import ConfirmTotpRequest, EnrollTotpRequest
 from authsvc.v1.common_pb2 import ClientContext
 from tests.support.accounts import EMAIL
 from tests.support.clock import FakeClock
+from tests.support.connect_proxy import proxying
 from tests.support.factors import App
+from tests.support.logs import caught
 from tests.support.oauth_requests import begin, came_back, oauth_settings
 from tests.support.passkeys import bearer
 from tests.support.probe import failure, outcome, reason_of, with_changes
@@ -236,6 +239,7 @@ async def test_invalid_fields_are_named(linked: Service, provider: LocalProvider
     for field, bad in {
         "state": pb.CompleteOAuthRequest(code="x"),
         "code": pb.CompleteOAuthRequest(state="x"),
+        "iss": pb.CompleteOAuthRequest(state="x", code="x", iss="x" * 2_049),
     }.items():
         error = await failure(end(bad))
         assert (reason_of(error), fields_of(error)) == ("FIELD_INVALID", [field])
@@ -255,6 +259,65 @@ async def test_login_starts_are_throttled(start_service: StartService, oauth: Se
     assert ends == ["OK", "OK", "TOO_MANY_ATTEMPTS"]
     error = await failure(service.auth().BeginOAuth(begin()))
     assert detail(error, RetryInfo).retry_delay.ToSeconds() > 60
+
+
+async def test_provider_with_wrong_secret_returns_provider_misconfigured(
+    linked: Service, provider: LocalProvider
+) -> None:
+    request = await came_back(linked)
+    provider.answers["/token"] = saying('{"error": "invalid_client"}', 401)
+    error = await failure(complete(linked, request))
+    assert (error.code(), reason_of(error)) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "PROVIDER_MISCONFIGURED",
+    )
+    assert await outcome(complete(linked, request)) == "STATE_INVALID"
+    del provider.answers["/token"]
+    assert await tries(linked) == "OK"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_missing_verification_of_address_is_logged(
+    kind: str, linked: Service, provider: LocalProvider
+) -> None:
+    provider.claims["email_verified"] = None
+    provider.emails = []
+    with caught() as lines:
+        assert await tries(linked, kind) == "EMAIL_NOT_VERIFIED"
+    logged = [json.loads(line) for line in lines.getvalue().splitlines()]
+    (event,) = (line for line in logged if line["event"] == "provider_email_not_verified")
+    missing = {"local": "email_verified is absent", "github": "email is absent"}[kind]
+    assert (event["provider"], event["missing"]) == (kind, missing)
+
+
+async def test_unmarked_address_counts_only_by_setting(
+    start_service: StartService, oauth: Settings, provider: LocalProvider, clock: FakeClock
+) -> None:
+    provider.claims["email_verified"] = None
+    trusted = {"local": provider.settings(trust_unmarked_email=True)}
+    service = await start_service(with_changes(oauth, "oauth", providers=trusted), clock)
+    assert (await complete(service, await came_back(service))).new_user
+
+
+@pytest.mark.parametrize("proxied", [True, False])
+async def test_proxy_of_environment_or_settings_is_used(
+    proxied: bool,
+    start_service: StartService,
+    oauth: Settings,
+    provider: LocalProvider,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with proxying() as proxy:
+        settings = oauth if proxied else with_changes(oauth, "outbound", proxy=SecretStr("none"))
+        # gRPC's client, which the test calls the service with, would use it as well.
+        with monkeypatch.context() as environment:
+            environment.setenv("http_proxy", proxy.address)
+            environment.setenv("no_proxy", "")
+            service = await start_service(settings)
+        assert await outcome(service.auth().BeginOAuth(begin())) == "OK"
+        await service.app.stop()
+    # What follows is sent over the same connection.
+    assert proxy.asked == ([f"GET {provider.address}{provider.asked[0]}"] if proxied else [])
 
 
 async def test_only_apps_can_log_users_in(linked: Service) -> None:

@@ -94,6 +94,7 @@ async def test_get_charges_nothing(service: Service) -> None:
         key="ada",
         allowed=True,
         limit=5,
+        bound=pb.RATE_LIMIT_BOUND_REQUESTS,
         remaining=5,
         retry_after=fresh.retry_after,
         reset_after=fresh.reset_after,

@@ -65,10 +65,13 @@ async def test_response_of_batch_is_written_in_slices() -> None:
 
 def test_compact_verdict_leaves_out_what_its_reader_knows() -> None:
     verdict = Verdict("api", "k", True, 10, 9, 0.0, 1.0)
-    for each in (verdict, verdict._replace(allowed=False, retry_after=2.5)):
+    for each in (verdict, verdict._replace(allowed=False, retry_after=2.5, is_burst=True)):
         whole = messages.fill_verdict(pb.RateLimitVerdict(), each)
         compact = messages.fill_verdict(pb.RateLimitVerdict(), each, compact=True)
         assert (whole.policy, whole.key) == ("api", "k")
+        assert pb.RateLimitBound.Name(whole.bound) == (
+            "RATE_LIMIT_BOUND_BURST" if each.is_burst else "RATE_LIMIT_BOUND_REQUESTS"
+        )
         assert whole.HasField("retry_after")
         assert compact.HasField("retry_after") != each.allowed
         whole.ClearField("policy")

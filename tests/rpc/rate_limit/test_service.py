@@ -122,7 +122,9 @@ async def test_burst_limits_cost_allowed_at_once(
 ) -> None:
     service = await start_service(with_policy(live_settings, requests=1_000, burst=3))
     answer = await check(service, ("own", "k", 3))
-    assert (answer.allowed, answer.verdicts[0].remaining) == (True, 0)
+    verdict = answer.verdicts[0]
+    assert (answer.allowed, verdict.remaining, verdict.limit) == (True, 0, 3)
+    assert verdict.bound == pb.RATE_LIMIT_BOUND_BURST
     never = await check(service, ("own", "other", 4))
     assert not never.allowed
     assert not never.verdicts[0].HasField("retry_after")

@@ -205,7 +205,7 @@ async def test_read_only_server_is_refused_and_ping_says_why(
     for refused in (database.ping(), Database.open(settings_for(database_dsn))):
         with pytest.raises(StoreUnavailable) as caught:
             await refused
-        assert describe(caught.value) == "the server is read-only"
+        assert describe(caught.value).startswith("the server is read-only")
 
 
 async def test_works_without_prepared_statements(database_dsn: str) -> None:

@@ -58,7 +58,8 @@ async def test_silent_server_is_an_outage_that_says_why(unheard: socket.socket) 
     address = f"postgresql://user@127.0.0.1:{port_of(unheard)}/none?connect_timeout=1"
     with pytest.raises(StoreUnavailable) as caught:
         await Database.open(settings_for(address, connect_timeout="1h"))
-    assert describe(caught.value) == "no answer in time"
+    assert describe(caught.value).startswith("no answer in time (127.0.0.1:")
+    assert describe(caught.value, host=False) == "no answer in time"
 
 
 async def test_refusal_of_server_says_why(database_dsn: str, own_server: EmbeddedPostgres) -> None:
@@ -72,7 +73,7 @@ async def test_refusal_of_server_says_why(database_dsn: str, own_server: Embedde
     ):
         with pytest.raises(StoreUnavailable) as caught:
             await Database.open(settings_for(address))
-        assert describe(caught.value) == why
+        assert describe(caught.value, host=False) == why
     await connection.close()
 
 

@@ -1,0 +1,177 @@
+"""Owns what `authsvc config check` does beyond the settings themselves: it uses what they name."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from structlog.testing import capture_logs
+
+from authsvc.app.addresses import IN_USE, why_unusable
+from authsvc.app.web_connections import WebTls
+from authsvc.config import ConfigError, DatabaseSettings, Settings
+from authsvc.core.lib.clock import SystemClock
+from authsvc.core.messages.delivery import NotDelivered
+from authsvc.errors import (
+    ProviderMisconfigured,
+    ProviderUnavailable,
+    ServerError,
+    ServiceError,
+)
+from authsvc.outbound.http import open_session
+from authsvc.outbound.providers import open_providers
+from authsvc.outbound.proxy import proxy_rules
+from authsvc.outbound.transport import build_transport
+from authsvc.rpc.tls import ServerCertificate
+from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.failures import describe
+from authsvc.store.postgres.migrator import SchemaError, check_schema
+
+_LOG_KEYS = frozenset({"event", "log_level"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of using one thing that the settings name; `problem` is None if it works."""
+
+    name: str
+    problem: str | None = None
+    detail: str = ""
+
+
+def check_files(settings: Settings) -> list[str]:
+    """Return a line for each file that can't be read, and for what is wrong with the messages."""
+    problems = [
+        f"{key}: {path}: {os.strerror(why)}"
+        for key, path in _files(settings, "")
+        if (why := _why_unreadable(path))
+    ]
+    try:
+        build_transport(settings.delivery, proxy_rules(settings.outbound), SystemClock())
+    except ConfigError as error:
+        # That a file is missing is not told twice.
+        told = {problem.partition(":")[0] for problem in problems}
+        problems += [line for line in error.problems if line.partition(":")[0] not in told]
+    return problems
+
+
+def _files(part: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Path) and name.endswith("_file"):
+            yield f"{prefix}{name}", value
+        inner = value if isinstance(value, dict) else {name: value}
+        before = f"{prefix}{name}." if isinstance(value, dict) else prefix
+        for key, section in inner.items():
+            if isinstance(section, BaseModel):
+                yield from _files(section, f"{before}{key}.")
+
+
+def _why_unreadable(path: Path) -> int:
+    try:
+        with path.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+async def check_deeply(settings: Settings) -> list[Finding]:
+    """Use everything that the settings name, and return what came of it, in their order."""
+    findings = [
+        _address("grpc.address", settings.grpc.address),
+        _address("http.address", settings.http.address),
+        _certificate("tls", lambda: ServerCertificate(settings.tls).served.leaf),
+    ]
+    if (tls := settings.http.tls) is not None:
+        findings.append(_certificate("http.tls", lambda: WebTls(tls)))
+    findings += await _databases(settings.database)
+    findings += await _delivery(settings)
+    return findings + await _providers(settings)
+
+
+def _address(name: str, address: str) -> Finding:
+    problem = why_unusable(address)
+    # By the service itself, most likely.
+    return Finding(name, None if problem == IN_USE else problem, address)
+
+
+def _certificate(name: str, use: Callable[[], object]) -> Finding:
+    try:
+        use()
+    except ServerError as error:
+        return Finding(name, str(error))
+    return Finding(name, detail="certificate, key and authorities fit one another")
+
+
+async def _databases(settings: DatabaseSettings) -> list[Finding]:
+    urls = {"database.url": settings.url, "database.listener_url": settings.listener_url}
+    return [await _database(name, settings, url) for name, url in urls.items() if url]
+
+
+async def _database(name: str, settings: DatabaseSettings, url: SecretStr) -> Finding:
+    try:
+        database = await Database.open(settings.model_copy(update={"url": url, "pool_min": 1}))
+        try:
+            async with database.connection() as connection:
+                await check_schema(connection)
+        finally:
+            await database.close()
+    except ServiceError as error:
+        return Finding(name, describe(error))
+    except SchemaError as error:
+        return Finding(name, str(error))
+    return Finding(name, detail="reachable, with this version's schema")
+
+
+async def _delivery(settings: Settings) -> list[Finding]:
+    transport = build_transport(settings.delivery, proxy_rules(settings.outbound), SystemClock())
+    if transport is None:
+        return [Finding("delivery", detail="messages are not sent")]
+    name = f"delivery.{transport.channel.name}"
+    try:
+        await transport.channel.check()
+    except NotDelivered as error:
+        cause = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""
+        return [Finding(name, f"messages could not be sent: {error.error}{cause}")]
+    finally:
+        await transport.channel.close()
+    return [Finding(name, detail="accepts connections")]
+
+
+async def _providers(settings: Settings) -> list[Finding]:
+    async with open_session() as http:
+        providers = open_providers(
+            settings.oauth, http, proxy_rules(settings.outbound), SystemClock()
+        )
+        findings = []
+        for name, provider in settings.oauth.providers.items():
+            key = f"oauth.providers.{name}"
+            if provider.kind == "github":
+                findings.append(
+                    Finding(key, detail="not asked, as GitHub describes itself nowhere")
+                )
+                continue
+            with capture_logs() as lines:
+                try:
+                    async with providers.use(name) as found:
+                        await found.authorization_url("state", "nonce", "challenge", "uri")
+                except (ProviderMisconfigured, ProviderUnavailable):
+                    findings.append(Finding(key, _why_unavailable(lines)))
+                else:
+                    findings.append(Finding(key, detail="describes itself"))
+    return findings
+
+
+def _why_unavailable(lines: list[MutableMapping[str, Any]]) -> str:
+    """Return the cause as the log has it, which is where it is told."""
+    told = [
+        " ".join(f"{key}={value}" for key, value in line.items() if key not in _LOG_KEYS)
+        for line in lines
+    ]
+    events = [str(line["event"]).replace("_", " ") for line in lines]
+    causes = "; ".join(f"{event} ({what})" for event, what in zip(events, told, strict=True))
+    return f"its description can't be used: {causes or 'no answer as it should be'}"
