@@ -52,7 +52,7 @@ def create(
     """
     settings = settings_of(config, secrets)
     try:
-        Permissions(settings.permissions).check_defined(role or ())
+        Permissions.of_settings(settings).check_defined(role or ())
     except FieldInvalid as error:
         fail(error.message)
     if password_stdin:

@@ -1,8 +1,9 @@
 """Owns the permissions that roles grant, and the narrowing of scopes."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Self
 
+from authsvc.config import Settings
 from authsvc.errors import FieldInvalid, quoted_names
 
 DEFAULT_ROLES: Final = ("user",)
@@ -13,6 +14,14 @@ class Permissions:
 
     def __init__(self, by_role: Mapping[str, Sequence[str]]) -> None:
         self._by_role = by_role
+
+    @classmethod
+    def of_settings(cls, settings: Settings) -> Self:
+        """Return the permissions in the settings; a role that needs a factor may grant none."""
+        without: dict[str, Sequence[str]] = dict.fromkeys(
+            settings.second_factors.required_for_roles, ()
+        )
+        return cls(without | settings.permissions)
 
     def of(self, roles: Iterable[str]) -> list[str]:
         """Return the permissions of users with these roles, without duplicates."""

@@ -55,7 +55,7 @@ STRONG = {
     "passlib, scrypt": (
         "$scrypt$ln=12,r=8,p=1$hZByjrGW8v6fc67VWuu99w$ver1vVjsJrjC0+zpeo8uJ5WJu3xJyC6yF88j5rbScqc"
     ),
-    "passlib, ldap_pbkdf2_sha1": "{PBKDF2}40000$4RwDQAjBmFNqLWVs7R3DmA$ONl/PlxEzzXxMJAhUQhLDOHCco4",
+    "passlib, ldap_pbkdf2_sha1": "{PBKDF2}40000$FQKAsDYGgNB6rxWiNIawlg$2DahlUZgR7GhEjHnFTG5NiBYUVw",
     "passlib, ldap_pbkdf2_sha256": (
         "{PBKDF2-SHA256}40000$VYrR.v8fI4SQMkaIkbIWQg$elnPRkGah/WqZ1zkFb0wtK/DVNACQdNQCC311SJeB3E"
     ),
