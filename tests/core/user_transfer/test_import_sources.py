@@ -306,7 +306,7 @@ _EXPORTED: list[Any] = [FIREBASE_USERS["users"], KRATOS, KEYCLOAK["users"], AUTH
 _USERS: list[dict[str, Any]] = [user for users in _EXPORTED for user in users]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_user_is_a_row_or_refused(data: st.DataObject) -> None:
     user = json.loads(json.dumps(data.draw(st.sampled_from(_USERS))))
