@@ -216,8 +216,13 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
             parts.clock.skew,
         )
     metrics.add_gauge(
+        "authsvc_callers_without_client_ip",
+        "Callers that have sent attempts to log in without client.ip since the start.",
+        lambda: float(len(parts.attempts.callers_without_ip)),
+    )
+    metrics.add_gauge(
         "authsvc_passkey_counter_alerts",
-        "Assertions rejected since the start because the passkey's counter did not increase.",
+        "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
     )
 

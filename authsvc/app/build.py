@@ -11,8 +11,11 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
+from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
+from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
@@ -64,6 +67,7 @@ class Parts:
     revocation_reader: RevocationReader
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
+    attempts: Attempts
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
@@ -149,6 +153,7 @@ class _Build(AccountBuild):
             revocation_reader=self.revocation_reader,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
+            attempts=self.attempts,
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
@@ -184,10 +189,13 @@ class _Build(AccountBuild):
             totp_enrollments=self.totp_enrollments,
             passkey_registration_start=self.passkey_registration_start,
             passkey_registration=self.passkey_registration,
+            passkey_signalling=self.passkey_signalling,
             identities=self.identities,
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            account_listing=AccountListing(self.database),
+            audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
@@ -236,6 +244,7 @@ class _Build(AccountBuild):
             permissions=self.permissions,
             settings=self.settings.imports,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     @cached_property

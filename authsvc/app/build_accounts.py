@@ -31,6 +31,7 @@ class AccountBuild(LoginBuild):
             codes=self.code_requests,
             tokens=self.registration_tokens,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     @cached_property
@@ -95,6 +96,7 @@ class AccountBuild(LoginBuild):
             outbox=self.outbox,
             recent_login=self.recent_login,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )
 
     # Second factors
@@ -107,6 +109,7 @@ class AccountBuild(LoginBuild):
             recent_login=self.recent_login,
             recovery_codes=self.recovery_codes,
             changes=self.factor_changes,
+            signals=self.passkey_signalling,
             outbox=self.outbox,
             clock=self.clock,
         )
@@ -141,6 +144,7 @@ class AccountBuild(LoginBuild):
             recent_login=self.recent_login,
             changes=self.factor_changes,
             recovery_codes=self.recovery_codes,
+            signals=self.passkey_signalling,
             max_factors=self.settings.second_factors.max_per_user,
             clock=self.clock,
         )

@@ -13,6 +13,7 @@ from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.factors.proofs import FactorProofs
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.relying_party import RelyingParty
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp import Totp
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
@@ -142,6 +143,10 @@ class LoginBuild(BaseBuild):
         return RelyingParty(self.settings.passkeys)
 
     @cached_property
+    def passkey_signalling(self) -> PasskeySignalling:
+        return PasskeySignalling(self.settings.passkeys.relying_party_id)
+
+    @cached_property
     def passkeys(self) -> Passkeys:
         return Passkeys(self.relying_party, self.clock)
 
@@ -217,4 +222,5 @@ class LoginBuild(BaseBuild):
             linked=self.identities,
             reclaim=self.account_reclaim,
             clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
         )

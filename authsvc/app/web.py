@@ -1,4 +1,4 @@
-"""Owns the HTTP port: public keys, discovery, metrics and Kubernetes probes.
+"""Owns the HTTP port: public keys, discovery, related origins, metrics and Kubernetes probes.
 
 It serves nothing secret, over plain HTTP unless `http.tls` is set.
 """
@@ -24,6 +24,8 @@ _MAX_LINE = 4_096
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Server": "authsvc"}
 _SILENT = logging.getLogger("authsvc.web.silent")
 _SILENT.disabled = True
+# Browsers ask at each use of a passkey at another domain.
+_RELATED_ORIGINS_CACHE = "public, max-age=3600"
 # How old the metrics may be: rendering them takes tens of milliseconds.
 _METRICS_SECONDS = 1.0
 
@@ -38,6 +40,7 @@ class Web:
     ) -> None:
         self._address = settings.http.address
         self._issuer = settings.tokens.issuer
+        self._related_origins = settings.passkeys.related_origins
         self._keys = keys
         self._clock = clock
         self._metrics = metrics
@@ -47,6 +50,7 @@ class Web:
         app = web.Application(client_max_size=1_024, middlewares=[_harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
+        app.router.add_get("/.well-known/webauthn", self._webauthn)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/livez", self._livez)
         app.router.add_get("/readyz", self._readyz)
@@ -124,6 +128,12 @@ class Web:
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": algorithms,
             }
+        )
+
+    async def _webauthn(self, _request: web.Request) -> web.Response:
+        """Return the pages of other domains that may use passkeys (WebAuthn, section 5.11)."""
+        return web.json_response(
+            {"origins": self._related_origins}, headers={"Cache-Control": _RELATED_ORIGINS_CACHE}
         )
 
     async def _get_metrics(self, request: web.Request) -> web.Response:

@@ -5,6 +5,7 @@ from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.emails import EmailSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -34,6 +35,7 @@ __all__ = [
     "ConfigError",
     "DatabaseSettings",
     "DeliverySettings",
+    "EmailSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",

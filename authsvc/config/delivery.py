@@ -61,6 +61,18 @@ class SmtpSettings(Section):
     sender: Annotated[str, _SENDER] = Field(
         max_length=320, description="The From address, such as `Example <login@example.com>`."
     )
+    hello_name: (
+        Annotated[
+            str,
+            Form(
+                r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-fIPv.:]{3,50}\]",
+                "a host name, or an address in brackets",
+            ),
+        ]
+        | None
+    ) = Field(
+        None, description="The name in EHLO; by default that of the machine, or else its address."
+    )
     timeout: Annotated[Duration, Between("1ms", "5m")] = Field(
         timedelta(seconds=30), description="For handing over one message."
     )

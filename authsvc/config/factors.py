@@ -14,6 +14,7 @@ from authsvc.config.types import (
     Form,
     Line,
     Origin,
+    PasskeyOrigin,
     RoleName,
     Section,
 )
@@ -58,10 +59,16 @@ class PasskeySettings(Section):
     relying_party_name: Line = Field(
         "authsvc", description="What authenticators call your product."
     )
-    origins: tuple[Origin, ...] = Field(
+    origins: tuple[PasskeyOrigin, ...] = Field(
         ("http://localhost:8080",),
         min_length=1,
-        description="Pages that may use passkeys, at that domain or below it.",
+        description="What may use passkeys: pages at that domain or below it, and Android apps.",
+    )
+    related_origins: tuple[Origin, ...] = Field(
+        (),
+        max_length=100,
+        description="At most 100 pages of other domains that may use the same passkeys; browsers"
+        " read them at `/.well-known/webauthn` of the domain.",
     )
     challenge_lifetime: Annotated[Duration, Between("30s", "10m")] = Field(
         timedelta(minutes=5), description="How long a passkey may take to answer."
@@ -69,10 +76,20 @@ class PasskeySettings(Section):
 
     @model_validator(mode="after")
     def _origins_are_of_the_domain(self) -> Self:
-        # WebAuthn Level 3, section 5.1.2: browsers reject all others.
+        # WebAuthn Level 3, sections 5.1.2 and 5.11: browsers reject pages of all other domains.
         domain = self.relying_party_id
         for origin in self.origins:
-            host = urlsplit(origin).hostname or ""
-            if host != domain and not host.endswith(f".{domain}"):
-                raise ValueError(f"origins must be at {domain} or a subdomain")
+            if not (origin.startswith("android:") or _is_at(origin, domain)):
+                raise ValueError(
+                    f"origins must be at {domain} or a subdomain;"
+                    " pages of other domains belong in related_origins"
+                )
+        for origin in self.related_origins:
+            if _is_at(origin, domain):
+                raise ValueError(f"{origin} is at {domain}: it belongs in origins")
         return self
+
+
+def _is_at(origin: str, domain: str) -> bool:
+    host = urlsplit(origin).hostname or ""
+    return host == domain or host.endswith(f".{domain}")

@@ -21,7 +21,8 @@ class SessionSettings(Section):
         "off",
         description=(
             "Whether a session works only from its own address (`exact`) or network (`subnet`:"
-            " /24 for IPv4, /64 for IPv6)."
+            " /24 for IPv4, /64 for IPv6), or from one of the other family that its user has logged"
+            " in from on the same device."
         ),
     )
     user_agent_binding: bool = Field(

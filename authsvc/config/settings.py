@@ -7,6 +7,7 @@ from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
+from authsvc.config.emails import EmailSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
@@ -39,6 +40,7 @@ class Settings(Section):
     secrets: SecretSettings
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
+    emails: EmailSettings = EmailSettings()
     passwords: PasswordSettings = PasswordSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     brute_force: BruteForceSettings = BruteForceSettings()

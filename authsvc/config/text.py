@@ -36,6 +36,7 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "delivery.folder": "/var/lib/authsvc/messages",
         "delivery.templates": "/etc/authsvc/templates",
         "delivery.smtp.host": "mail.example.com",
+        "hello_name": "auth.example.com",
         "sender": "Example <login@example.com>",
         "delivery.webhook.url": "https://hooks.example.com/authsvc",
         "delivery.links": {"verify_email": "https://www.example.com/verify#{code}"},

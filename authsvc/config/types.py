@@ -255,8 +255,21 @@ Domain = Annotated[str, Form(_DOMAIN, "a domain in lower case, such as example.c
 Origin = Annotated[
     str,
     Form(
-        rf"(?:https://{_DOMAIN}|http://localhost)(?::{_PORT})?",
-        'an origin as browsers send it, such as "https://example.com"',
+        rf"https://{_DOMAIN}(?::{_PORT})?",
+        'an https origin as browsers send it, such as "https://example.com"',
+    ),
+]
+# An Android app: the SHA-256 of its signing certificate in base64url, of whose 43 characters the
+# last holds only four bits. Android checks that an app belongs to the domain
+# (/.well-known/assetlinks.json).
+_APP = r"android:apk-key-hash:[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]"
+PasskeyOrigin = Annotated[
+    str,
+    Form(
+        rf"(?:https://{_DOMAIN}|http://localhost)(?::{_PORT})?|{_APP}",
+        'an origin as browsers send it, such as "https://example.com", or that of an Android app:'
+        " android:apk-key-hash: and the SHA-256 of the certificate that signs it, in base64url"
+        " without padding (43 characters)",
     ),
 ]
 

@@ -28,6 +28,7 @@ _VERIFIED = 0x04
 _BACKUP_ELIGIBLE = 0x08
 _BACKED_UP = 0x10
 _ATTESTED = 0x40
+_EXTENDED = 0x80
 
 
 @dataclass(slots=True)
@@ -52,17 +53,20 @@ class Credential:
 class Authenticator:
     """A device and its browser, on a page of `origin`.
 
-    If `synced`, its passkeys exist on other devices too, so their signature counters stay 0.
-    `present` and `verifies_user` are its claims about the user; `next_id` is the id of the next
-    passkey, random if None.
+    If `synced`, its passkeys exist on other devices too. `counts` says whether signature counters
+    increase: by default, only those of passkeys that are not synced. `present` and `verifies_user`
+    are its claims about the user; `next_id` is the id of the next passkey, random if None.
+    `extensions` are the outputs of extensions in its authenticator data.
     """
 
     def __init__(self, origin: str, *, synced: bool = False) -> None:
         self.origin = origin
         self.synced = synced
+        self.counts = not synced
         self.present = True
         self.verifies_user = True
         self.next_id: bytes | None = None
+        self.extensions: dict[str, Any] = {}
         self.credentials: list[Credential] = []
 
     def create(
@@ -82,7 +86,7 @@ class Authenticator:
         attestation = {
             "fmt": "none",
             "attStmt": {},
-            "authData": self._authenticator_data(credential, _ATTESTED) + attested,
+            "authData": self._authenticator_data(credential, attested),
         }
         return _public_key_credential(
             credential.credential_id,
@@ -103,7 +107,7 @@ class Authenticator:
         """
         options = json.loads(options_json)
         credential = self._find(options)
-        if not self.synced:
+        if self.counts:
             credential.sign_count += 1
         signed = self._client_data("webauthn.get", options, client_data)
         data = self._authenticator_data(credential)
@@ -128,11 +132,14 @@ class Authenticator:
                 return credential
         raise LookupError("no passkey matches the options")
 
-    def _authenticator_data(self, credential: Credential, flags: int = 0) -> bytes:
+    def _authenticator_data(self, credential: Credential, attested: bytes = b"") -> bytes:
+        flags = bool(attested) * _ATTESTED | bool(self.extensions) * _EXTENDED
         flags |= self.present * _PRESENT | self.verifies_user * _VERIFIED
         flags |= self.synced * (_BACKUP_ELIGIBLE | _BACKED_UP)
         relying_party = hashlib.sha256(credential.relying_party_id.encode()).digest()
-        return relying_party + bytes([flags]) + credential.sign_count.to_bytes(4, "big")
+        count = credential.sign_count.to_bytes(4, "big")
+        extensions = cbor2.dumps(self.extensions) if self.extensions else b""
+        return relying_party + bytes([flags]) + count + attested + extensions
 
     def _client_data(
         self, kind: str, options: Mapping[str, Any], overrides: Mapping[str, Any] | None

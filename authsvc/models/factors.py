@@ -37,6 +37,15 @@ class TotpEnrollment:
 
 
 @dataclass(frozen=True, slots=True)
+class PasskeySignals:
+    """The arguments of WebAuthn's signal methods as JSON; "" if there is nothing to signal."""
+
+    all_accepted_credentials: str = field(default="", repr=False)
+    current_user_details: str = field(default="", repr=False)
+    unknown_credential: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class MfaChallenge:
     """A login that still needs a second factor: any one of `methods`.
 

@@ -25,7 +25,11 @@ class MessageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message without its content; `last_error` is a word for why the last attempt failed."""
+    """A message without its content.
+
+    `last_error` says why the last attempt failed: a word and, if a mail server refused it, its code
+    and text without addresses, as in `recipient_refused: 550 5.1.1 No such user`.
+    """
 
     message_id: UUID
     kind: str

@@ -27,7 +27,8 @@ class Session:
     """A session without its secret; `csrf_hash` is the SHA-256 of its anti-forgery token.
 
     `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
-    are those of the user when the row was read.
+    are those of the user when the row was read. `other_ip` is an address of the other family than
+    the client's, from which the user had logged in on the same device.
     """
 
     session_id: SessionId
@@ -45,6 +46,7 @@ class Session:
     revoke_reason: RevokeReason | None
     user_status: UserStatus
     user_roles: tuple[str, ...]
+    other_ip: str | None = None
 
     def end_reason(self) -> InactiveReason | None:
         """Return why the session is over before its time; None if it isn't."""

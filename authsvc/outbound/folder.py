@@ -36,7 +36,7 @@ class FolderChannel:
         try:
             await asyncio.to_thread(self._write, path, rendered)
         except OSError as error:
-            raise NotDelivered("folder") from error
+            raise NotDelivered(error="folder") from error
         log.info(
             "message_in_folder",
             kind=rendered.message.kind.value,
@@ -50,7 +50,7 @@ class FolderChannel:
         folder = self._folder.absolute()
         nearest = next(part for part in (folder, *folder.parents) if part.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise NotDelivered("folder")
+            raise NotDelivered(error="folder")
 
     async def close(self) -> None:
         """Do nothing, as nothing is open."""

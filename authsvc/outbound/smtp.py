@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 import ssl
+from collections.abc import Iterable
 from contextlib import suppress
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -11,6 +12,8 @@ from email.message import EmailMessage
 from email.policy import SMTP as MAIL_POLICY
 from email.policy import SMTPUTF8 as MAIL_POLICY_UTF8
 from email.utils import format_datetime, parseaddr
+from ipaddress import IPv6Address, ip_address
+from typing import Literal
 
 import idna
 from aiosmtplib import (
@@ -18,14 +21,18 @@ from aiosmtplib import (
     SMTPAuthenticationError,
     SMTPDataError,
     SMTPException,
+    SMTPHeloError,
     SMTPNotSupported,
     SMTPRecipientRefused,
     SMTPRecipientsRefused,
+    SMTPResponse,
     SMTPResponseException,
 )
+from aiosmtplib.typing import Default
 
 from authsvc.config import SmtpSettings
 from authsvc.core.messages.delivery import NotDelivered
+from authsvc.core.messages.outbox import Message
 from authsvc.core.messages.templates import RenderedMessage
 
 _QUIT_SECONDS = 1.0
@@ -33,6 +40,8 @@ _QUIT_SECONDS = 1.0
 _LOGIN_REQUIRED = frozenset({530, 534, 535, 538})
 # RFC 6532 section 3.2: the characters of an unquoted local part, and all beyond ASCII.
 _INTERNATIONAL_LOCAL = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\]\\]+")
+# RFC 5322 section 3.2.3: what needs no quotes but for its dots.
+_DOTTED_LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")
 # The first match counts; a server without STARTTLS or AUTH raises SMTPException.
 _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
     (SMTPNotSupported, "smtputf8_unsupported", True),
@@ -43,6 +52,45 @@ _FAILURES: tuple[tuple[type[Exception], str, bool], ...] = (
     (MessageError, "malformed", True),
     (ValueError, "malformed", True),
 )
+
+
+# What servers accept in EHLO: a name with a dot that can be one on the Internet.
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_PUBLIC_NAME = re.compile(
+    rf"(?!localhost\.)(?:{_LABEL}\.)+(?!(?:localdomain|[0-9]+)\Z){_LABEL}",
+    re.ASCII | re.IGNORECASE,
+)
+# Servers that don't know EHLO answer so, and may know HELO (RFC 5321, 3.2).
+_COMMAND_UNKNOWN = frozenset({500, 502})
+_MAX_REPLY = 200
+
+
+# Stands for the address, which is known only once the connection is open.
+_BY_ADDRESS = "[address]"
+
+
+class _HelloRefused(SMTPResponseException):
+    """The server refuses the name in EHLO."""
+
+
+class _Client(SMTP):
+    """Introduces itself by the name that it is given, or by its own address if told so."""
+
+    async def ehlo(
+        self,
+        *,
+        hostname: str | None = None,
+        timeout: float | Literal[Default.token] | None = Default.token,  # noqa: ASYNC109 - overrides
+    ) -> SMTPResponse:
+        """Send EHLO; a refusal of the name is not followed by HELO, which would hide it."""
+        if self.local_hostname == _BY_ADDRESS:
+            self.local_hostname = address_literal(self.get_transport_info("sockname")[0])
+        try:
+            return await super().ehlo(hostname=hostname, timeout=timeout)
+        except SMTPHeloError as error:
+            if error.code in _COMMAND_UNKNOWN:
+                raise
+            raise _HelloRefused(error.code, error.message) from error
 
 
 class SmtpChannel:
@@ -62,8 +110,9 @@ class SmtpChannel:
 
         Raises:
             NotDelivered: The server could not be reached or trusted, or rejected the message. A
-                permanent rejection (5xx, RFC 5321 section 4.2.1) is not retried; a rejected login
-                or sender is retried, as it may be accepted once the settings are corrected.
+                permanent rejection (5xx, RFC 5321 section 4.2.1) of the recipient or the message is
+                not retried; that of the login, the sender or the name in EHLO is, as it may be
+                accepted once the settings are corrected.
         """
         client = self._client()
         try:
@@ -74,7 +123,7 @@ class SmtpChannel:
                 await client.send_message(message, sender=self._sender[1], recipients=[recipient])
         except Exception as error:
             client.close()
-            raise _not_delivered(error) from error
+            raise self._not_delivered(error, rendered.message) from error
         except BaseException:
             client.close()
             raise
@@ -88,7 +137,7 @@ class SmtpChannel:
                 await client.connect()
         except Exception as error:
             client.close()
-            raise _not_delivered(error) from error
+            raise self._not_delivered(error) from error
         await _quit(client)
 
     async def close(self) -> None:
@@ -96,11 +145,10 @@ class SmtpChannel:
 
     def _client(self) -> SMTP:
         settings = self._settings
-        return SMTP(
+        return _Client(
             hostname=settings.host,
             port=settings.port,
-            # Otherwise it is looked up in DNS, which blocks the event loop.
-            local_hostname=socket.gethostname(),
+            local_hostname=settings.hello_name or hello_name(socket.gethostname()) or _BY_ADDRESS,
             username=settings.username or None,
             password=settings.password.get_secret_value() if settings.password else None,
             timeout=self.limit.total_seconds(),
@@ -109,6 +157,13 @@ class SmtpChannel:
             start_tls=settings.tls == "starttls",
             tls_context=self._context,
         )
+
+    def _not_delivered(self, error: Exception, message: Message | None = None) -> NotDelivered:
+        password = self._settings.password
+        hidden = [self._settings.username, password.get_secret_value() if password else ""]
+        if message is not None:
+            hidden += [message.address.rpartition("@")[0], message.code]
+        return _not_delivered(error, hidden)
 
 
 async def _quit(client: SMTP) -> None:
@@ -120,10 +175,15 @@ async def _quit(client: SMTP) -> None:
 
 
 def envelope_address(address: str) -> str:
-    """Return the address with its domain in ASCII, which every server accepts (RFC 5891)."""
+    """Return the address with its domain in ASCII, which every server accepts (RFC 5891).
+
+    A local part with dots in a row or at its ends has to be quoted (RFC 5321, 4.1.2).
+    """
     local, _, domain = address.rpartition("@")
     if not local or not address.isprintable():
         raise ValueError("not an address")
+    if _DOTTED_LOCAL.fullmatch(local) and "" in local.split("."):
+        local = f'"{local}"'
     return f"{local}@{domain if domain.isascii() else idna.encode(domain, uts46=True).decode()}"
 
 
@@ -161,24 +221,53 @@ def _address(address: str) -> Address:
     return Address(username=local, domain=domain)
 
 
-def _not_delivered(error: Exception) -> NotDelivered:
+def hello_name(host_name: str) -> str:
+    """Return the name of this machine if mail servers accept it, else "".
+
+    Many refuse a name without a dot (RFC 5321, 4.1.1.1), which those of containers lack.
+    """
+    return host_name if _PUBLIC_NAME.fullmatch(host_name) else ""
+
+
+def address_literal(ip: str) -> str:
+    """Return an address as EHLO takes it in place of a name (RFC 5321, 4.1.3)."""
+    address = ip_address(ip.partition("%")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return f"[IPv6:{address}]"
+    return f"[{getattr(address, 'ipv4_mapped', None) or address}]"
+
+
+def shown_reply(code: int, text: str, hidden: Iterable[str]) -> str:
+    """Return what a server answered, on one line, without e-mail addresses and what is hidden."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    line = re.sub(r"\S*@\S*", "<address>", line)
+    for secret in filter(None, hidden):
+        line = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "<hidden>", line, flags=re.IGNORECASE)
+    return f"{code} {' '.join(line.split())}"[:_MAX_REPLY].rstrip()
+
+
+def _not_delivered(error: Exception, hidden: Iterable[str]) -> NotDelivered:
     if isinstance(error, SMTPRecipientsRefused):
         error = error.recipients[0]
     if isinstance(error, SMTPResponseException):
-        return _rejection(error)
+        return _rejection(error, shown_reply(error.code, error.message, hidden))
     cause = error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
     for kind, failure, permanent in _FAILURES:
         if isinstance(cause, kind):
-            return NotDelivered(failure, permanent=permanent)
+            return NotDelivered(error=failure, permanent=permanent)
     raise error
 
 
-def _rejection(error: SMTPResponseException) -> NotDelivered:
-    if isinstance(error, SMTPAuthenticationError) or error.code in _LOGIN_REQUIRED:
-        return NotDelivered("login")
+def _rejection(error: SMTPResponseException, reply: str) -> NotDelivered:
     permanent = 500 <= error.code < 600
+    if isinstance(error, SMTPAuthenticationError) or error.code in _LOGIN_REQUIRED:
+        return NotDelivered(error="login", reply=reply)
+    if isinstance(error, _HelloRefused):
+        return NotDelivered(error="hello_refused" if permanent else "hello_deferred", reply=reply)
     if isinstance(error, SMTPRecipientRefused):
-        return NotDelivered("recipient_refused", permanent=permanent)
+        word = "recipient_refused" if permanent else "recipient_deferred"
+        return NotDelivered(error=word, reply=reply, permanent=permanent)
     if isinstance(error, SMTPDataError):
-        return NotDelivered("message_refused", permanent=permanent)
-    return NotDelivered("refused")
+        word = "message_refused" if permanent else "message_deferred"
+        return NotDelivered(error=word, reply=reply, permanent=permanent)
+    return NotDelivered(error="refused" if permanent else "deferred", reply=reply)

@@ -80,15 +80,15 @@ class WebhookChannel:
                 response.close()
                 return response.status, response.headers.get("retry-after", "")
         except TimeoutError as error:
-            raise NotDelivered("timeout") from error
+            raise NotDelivered(error="timeout") from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise NotDelivered("tls") from error
+            raise NotDelivered(error="tls") from error
         except aiohttp.ClientHttpProxyError as error:
-            raise NotDelivered(f"proxy_status_{error.status}") from error
+            raise NotDelivered(error=f"proxy_status_{error.status}") from error
         except aiohttp.ClientProxyConnectionError as error:
-            raise NotDelivered("proxy") from error
+            raise NotDelivered(error="proxy") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NotDelivered("connection") from error
+            raise NotDelivered(error="connection") from error
 
     async def close(self) -> None:
         """Close the session."""
@@ -148,4 +148,4 @@ def _check(status: int, retry_after: str) -> None:
     permanent = 400 <= status < 500 and status not in _TEMPORARY
     # The other form, a date, is ignored: the usual delays grow by themselves.
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
-    raise NotDelivered(f"status_{status}", permanent=permanent, retry_after=seconds)
+    raise NotDelivered(error=f"status_{status}", permanent=permanent, retry_after=seconds)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 from uuid import UUID
 
@@ -30,6 +30,13 @@ _MAX_CREDENTIAL = 16_384
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
+_V6 = r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
+_ZONE, _PORT = r"(?:%[!-$&-Z\\^-~]+)?", r"(?::[0-9]{1,5})"
+_IP = re.compile(
+    rf"(?P<v4>[0-9.]+){_PORT}?|(?P<v6>{_V6}){_ZONE}|\[(?P<enclosed>{_V6}){_ZONE}\]{_PORT}?",
+    re.ASCII,
+)
+_MAX_IP = 80
 _NO_CLIENT = ClientContext()
 
 
@@ -123,9 +130,6 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
 
 
 def _ip(value: str, field: str) -> str:
-    # A zone (fe80::1%eth0) names an interface of another machine, which means nothing here.
-    if len(value) > 45 or "%" in value:
-        raise FieldInvalid(field, "must be an IPv4 or IPv6 address")
     try:
         return _canonical_ip(value)
     except ValueError:
@@ -134,8 +138,19 @@ def _ip(value: str, field: str) -> str:
 
 @lru_cache(4_096)
 def _canonical_ip(value: str) -> str:
-    """Return an address as Python writes it; parsing it takes 8 to 14 µs."""
-    return str(ip_address(value))
+    """Return an address as Python writes it; parsing it takes 8 to 14 µs.
+
+    Gateways append the port, enclose IPv6 addresses in brackets, and keep the zone (RFC 4007),
+    which names an interface of another machine and means nothing here. A mapped IPv4 address (RFC
+    4291, 2.5.5.2) is how a dual-stack socket shows an IPv4 client.
+    """
+    match = _IP.fullmatch(value)
+    if match is None or len(value) > _MAX_IP:
+        raise ValueError("not an address")
+    if match["v4"]:
+        return str(IPv4Address(match["v4"]))
+    address = IPv6Address(match["enclosed"] or match["v6"])
+    return str(address.ipv4_mapped or address)
 
 
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:

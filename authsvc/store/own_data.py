@@ -88,12 +88,13 @@ LARGE: Mapping[str, str] = MappingProxyType(
     {
         "session": """
             SELECT session_id, create_time, last_use_time, authentication_time, refresh_time,
-                idle_expire_time, absolute_expire_time, host(ip) AS ip, user_agent, device_id,
-                authentication_methods, refresh_counter, revoke_time, revoke_reason, end_time
+                idle_expire_time, absolute_expire_time, host(ip) AS ip,
+                host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
+                refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
         "factor": """
             SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,
-                last_step, sign_count, transports
+                last_step, sign_count, transports, backup_eligible
             FROM factors WHERE user_id = $1 AND factor_id > $2 ORDER BY factor_id LIMIT $3""",
         "one_time_code": """
             SELECT code_id, purpose, email_canonical, attempts, create_time, expire_time, use_time
@@ -107,8 +108,8 @@ LARGE: Mapping[str, str] = MappingProxyType(
                 expire_time, end_time, last_error
             FROM outbox WHERE user_id = $1 AND message_id > $2 ORDER BY message_id LIMIT $3""",
         "challenge": """
-            SELECT challenge_id, kind AS challenge_kind, methods, factor_id, attempts, create_time,
-                expire_time
+            SELECT challenge_id, kind AS challenge_kind, methods, factor_id, conditional, attempts,
+                create_time, expire_time
             FROM challenges
             WHERE user_id = $1 AND challenge_id > $2 ORDER BY challenge_id LIMIT $3""",
     }

@@ -20,6 +20,7 @@ class Passkey:
     credential_id: bytes
     public_key: bytes = field(repr=False)
     transports: tuple[str, ...]
+    backup_eligible: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,17 @@ class NewPasskey:
     name: str
     sign_count: int
     create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationChallenge:
+    """A challenge for the user's next passkey.
+
+    `conditional` if the browser may create the passkey without a gesture of the user.
+    """
+
+    challenge: bytes = field(repr=False)
+    conditional: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +59,8 @@ class LoginChallenge:
 
 _INSERT = """
 INSERT INTO factors (factor_id, user_id, kind, name, create_time, confirm_time,
-                     credential_id, public_key, sign_count, transports)
-VALUES ($1, $2, 'passkey', $3, $4, $4, $5, $6, $7, $8)
+                     credential_id, public_key, sign_count, transports, backup_eligible)
+VALUES ($1, $2, 'passkey', $3, $4, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (credential_id) DO NOTHING
 RETURNING factor_id
 """
@@ -70,11 +82,12 @@ async def insert(connection: Connection, new: NewPasskey) -> bool:
         passkey.public_key,
         new.sign_count,
         passkey.transports,
+        passkey.backup_eligible,
     )
     return inserted is not None
 
 
-_COLUMNS = "factor_id, user_id, credential_id, public_key, transports"
+_COLUMNS = "factor_id, user_id, credential_id, public_key, transports, backup_eligible"
 _LIST = f"""
 SELECT {_COLUMNS} FROM factors
 WHERE user_id = $1 AND kind = 'passkey' AND confirm_time IS NOT NULL ORDER BY factor_id
@@ -140,6 +153,25 @@ async def advance(
     has locked the user's row, as callers that remove a passkey do.
     """
     return await connection.fetchval(_ADVANCE, factor_id, sign_count, now) is not None
+
+
+# As section 7.2 has it, the count of an accepted assertion is stored even if it is lower.
+_RESET = """
+UPDATE factors SET sign_count = $2, last_use_time = $3
+WHERE factor_id = $1 AND backup_eligible
+RETURNING factor_id
+"""
+
+
+async def reset(
+    connection: Connection, factor_id: FactorId, sign_count: int, now: datetime
+) -> bool:
+    """Record a use of a backup-eligible passkey whose counter did not increase.
+
+    Change nothing and return False if the passkey is bound to one device, or was removed. The
+    caller has locked the user's row.
+    """
+    return await connection.fetchval(_RESET, factor_id, sign_count, now) is not None
 
 
 _EXIST = """
@@ -208,8 +240,9 @@ _REPLACE_REGISTRATION = """
 WITH replaced AS (
     DELETE FROM challenges WHERE user_id = $2 AND kind = 'passkey_registration'
 )
-INSERT INTO challenges (challenge_id, kind, user_id, passkey, create_time, expire_time)
-VALUES ($1, 'passkey_registration', $2, $3, $4, $5)
+INSERT INTO challenges
+    (challenge_id, kind, user_id, passkey, conditional, create_time, expire_time)
+VALUES ($1, 'passkey_registration', $2, $3, $4, $5, $6)
 """
 
 
@@ -217,7 +250,7 @@ async def replace_registration(
     connection: Connection,
     challenge_id: UUID,
     user_id: UserId,
-    challenge: bytes,
+    challenge: RegistrationChallenge,
     now: datetime,
     expire_time: datetime,
 ) -> None:
@@ -226,25 +259,29 @@ async def replace_registration(
     The caller has locked the user's row.
     """
     await connection.execute(
-        _REPLACE_REGISTRATION, challenge_id, user_id, challenge, now, expire_time
+        _REPLACE_REGISTRATION,
+        challenge_id,
+        user_id,
+        challenge.challenge,
+        challenge.conditional,
+        now,
+        expire_time,
     )
 
 
 _CLAIM_REGISTRATION = """
 DELETE FROM challenges
 WHERE challenge_id = $1 AND user_id = $2 AND kind = 'passkey_registration' AND expire_time > $3
-RETURNING passkey
+RETURNING passkey, conditional
 """
 
 
 async def claim_registration(
     connection: Connection, challenge_id: UUID, user_id: UserId, now: datetime
-) -> bytes | None:
+) -> RegistrationChallenge | None:
     """Use up the user's challenge; return None if it is another user's, was used or has expired."""
-    challenge: bytes | None = await connection.fetchval(
-        _CLAIM_REGISTRATION, challenge_id, user_id, now
-    )
-    return challenge
+    row = await connection.fetchrow(_CLAIM_REGISTRATION, challenge_id, user_id, now)
+    return None if row is None else RegistrationChallenge(row["passkey"], row["conditional"])
 
 
 def _login_challenge(row: asyncpg.Record) -> LoginChallenge:
@@ -258,4 +295,5 @@ def _passkey(row: asyncpg.Record) -> Passkey:
         row["credential_id"],
         row["public_key"],
         tuple(row["transports"] or ()),
+        row["backup_eligible"],
     )

@@ -24,8 +24,12 @@ WITH surplus AS (
     INSERT INTO sessions (
         session_id, user_id, create_time, last_use_time, authentication_time, refresh_time,
         idle_expire_time, absolute_expire_time, ip, user_agent, device_id, authentication_methods,
-        token_hash, csrf_hash, refresh_counter
-    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        token_hash, csrf_hash, refresh_counter, other_ip
+    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, (
+        SELECT ip FROM sessions
+        WHERE device_id = $8 AND $8 <> '' AND family(ip) <> family($6) AND user_id = $2
+            AND revoke_time IS NULL AND idle_expire_time > $3
+        ORDER BY session_id DESC LIMIT 1))
 ), recorded AS (
     INSERT INTO {audit.TARGET}
     SELECT $15, $3, $16, $17, $18, $2, $1, $6, $7, $19::jsonb || jsonb_build_object(
@@ -39,6 +43,9 @@ async def open_session(
     connection: Connection, session: Session, token_hash: bytes, keep: int, event: AuditRow
 ) -> list[SessionId]:
     """Insert a session and end all but the `keep` newest active others; return their ids.
+
+    Its `other_ip` is the address of the newest active session of the same device that was opened
+    over the other family of addresses.
 
     The ended sessions are announced as revoked and listed in the event's detail; the event's time,
     user, session and client are those of the new session. The caller has locked the user's row

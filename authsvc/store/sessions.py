@@ -23,7 +23,8 @@ COLUMNS = """
     s.session_id, s.user_id, s.create_time, s.last_use_time, s.authentication_time,
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
-    u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned
+    u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned,
+    host(s.other_ip) AS other_ip
 """
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
@@ -211,5 +212,6 @@ def stored_session(row: asyncpg.Record) -> StoredSession:
         revoke_reason=None if reason is None else RevokeReason(reason),
         user_status=UserStatus(row["status"]),
         user_roles=tuple(row["roles"]),
+        other_ip=row["other_ip"],
     )
     return StoredSession(session, row["token_hash"], row["refresh_time"], row["refresh_burned"])

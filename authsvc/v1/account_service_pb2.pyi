@@ -145,18 +145,24 @@ class UpdateAccountResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> Global___Account:
         """The account."""
+
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser if the user has passkeys: the user's details."""
 
     def __init__(
         self,
         *,
         account: Global___Account | None = ...,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "passkey_signals", b"passkey_signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,18 +323,24 @@ class ConfirmEmailChangeResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACCOUNT_FIELD_NUMBER: _builtins.int
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def account(self) -> Global___Account:
         """The account."""
+
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser if the user has passkeys: the user's details."""
 
     def __init__(
         self,
         *,
         account: Global___Account | None = ...,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "passkey_signals", b"passkey_signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -401,21 +413,29 @@ class ListFactorsResponse(_message.Message):
 
     FACTORS_FIELD_NUMBER: _builtins.int
     RECOVERY_CODES_LEFT_FIELD_NUMBER: _builtins.int
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
     recovery_codes_left: _builtins.int
     """How many recovery codes are left."""
     @_builtins.property
     def factors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Factor]:
         """The enrolled factors, oldest first."""
 
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser, best after each login: all accepted passkeys and
+        the user's details.
+        """
+
     def __init__(
         self,
         *,
         factors: _abc.Iterable[Global___Factor] | None = ...,
         recovery_codes_left: _builtins.int = ...,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factors", b"factors", "recovery_codes_left", b"recovery_codes_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factors", b"factors", "passkey_signals", b"passkey_signals", "recovery_codes_left", b"recovery_codes_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,12 +551,22 @@ class BeginPasskeyRegistrationRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CONDITIONAL_FIELD_NUMBER: _builtins.int
+    conditional: _builtins.bool
+    """Whether the browser may create the passkey without a gesture of the user:
+    it is then called with mediation "conditional" right after a login with
+    the password that it had saved. Only such a registration accepts a passkey
+    whose user was not present. The passkey becomes a second factor like any
+    other, so show the recovery codes and tell the user.
+    """
     def __init__(
         self,
+        *,
+        conditional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditional", b"conditional"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +636,7 @@ class FinishPasskeyRegistrationResponse(_message.Message):
 
     FACTOR_FIELD_NUMBER: _builtins.int
     RECOVERY_CODES_FIELD_NUMBER: _builtins.int
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def factor(self) -> Global___Factor:
         """The passkey."""
@@ -616,15 +647,20 @@ class FinishPasskeyRegistrationResponse(_message.Message):
         once.
         """
 
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser: all accepted passkeys and the user's details."""
+
     def __init__(
         self,
         *,
         factor: Global___Factor | None = ...,
         recovery_codes: _abc.Iterable[_builtins.str] | None = ...,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "recovery_codes", b"recovery_codes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["factor", b"factor", "passkey_signals", b"passkey_signals", "recovery_codes", b"recovery_codes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -658,16 +694,63 @@ class RemoveFactorResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser: the passkey that is no longer known, if it was
+        one, all accepted passkeys, and the user's details.
+        """
+
     def __init__(
         self,
+        *,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveFactorResponse: _TypeAlias = RemoveFactorResponse  # noqa: Y015
+
+@_typing.final
+class PasskeySignals(_message.Message):
+    """What to tell the browser, so that the user's devices show no passkeys that
+    are gone and no outdated names: arguments of methods of PublicKeyCredential
+    (WebAuthn Level 3, section 5.1.10) as JSON. Pass each that is not empty to
+    its method, if the browser has it, in a page that may use the passkeys, and
+    only for the user who is logged in there.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_ACCEPTED_CREDENTIALS_JSON_FIELD_NUMBER: _builtins.int
+    CURRENT_USER_DETAILS_JSON_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CREDENTIAL_JSON_FIELD_NUMBER: _builtins.int
+    all_accepted_credentials_json: _builtins.str
+    """For signalAllAcceptedCredentials: the ids of all passkeys of the user.
+    Devices hide or delete the user's other passkeys, so don't pass on an old
+    answer.
+    """
+    current_user_details_json: _builtins.str
+    """For signalCurrentUserDetails: the e-mail address and the display name."""
+    unknown_credential_json: _builtins.str
+    """For signalUnknownCredential: the id of the passkey that was removed."""
+    def __init__(
+        self,
+        *,
+        all_accepted_credentials_json: _builtins.str = ...,
+        current_user_details_json: _builtins.str = ...,
+        unknown_credential_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_accepted_credentials_json", b"all_accepted_credentials_json", "current_user_details_json", b"current_user_details_json", "unknown_credential_json", b"unknown_credential_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PasskeySignals: _TypeAlias = PasskeySignals  # noqa: Y015
 
 @_typing.final
 class GenerateRecoveryCodesRequest(_message.Message):
@@ -1227,12 +1310,19 @@ class DeleteAccountResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passkey_signals(self) -> Global___PasskeySignals:
+        """What to tell the browser: that no passkey of the user is accepted."""
+
     def __init__(
         self,
+        *,
+        passkey_signals: Global___PasskeySignals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

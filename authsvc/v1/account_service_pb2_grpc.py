@@ -227,7 +227,7 @@ class AccountServiceServicer:
         """Starts the registration of a passkey and cancels one that is pending.
         Requires a verified address and a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED.
+        LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,8 +236,10 @@ class AccountServiceServicer:
     def FinishPasskeyRegistration(self, request, context):
         """Completes the registration of a passkey and notifies the user. The
         browser's response is accepted once; a passkey that any user has
-        registered already is rejected. Requires a verified address and a recent
-        login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        registered already is rejected. If the call fails, the device may hold a
+        passkey that is not accepted: pass on the signals of ListFactors, so that
+        the device forgets it. Requires a verified address and a recent login.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
         EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
         FIELD_INVALID.
         """

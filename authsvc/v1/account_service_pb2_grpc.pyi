@@ -85,13 +85,15 @@ class AccountServiceStub:
     """Starts the registration of a passkey and cancels one that is pending.
     Requires a verified address and a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED.
+    LIMIT_REACHED, FIELD_INVALID.
     """
     FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
     """Completes the registration of a passkey and notifies the user. The
     browser's response is accepted once; a passkey that any user has
-    registered already is rejected. Requires a verified address and a recent
-    login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    registered already is rejected. If the call fails, the device may hold a
+    passkey that is not accepted: pass on the signals of ListFactors, so that
+    the device forgets it. Requires a verified address and a recent login.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
     EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
     FIELD_INVALID.
     """
@@ -207,13 +209,15 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Starts the registration of a passkey and cancels one that is pending.
     Requires a verified address and a recent login. Roles: app. Reasons:
     BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED.
+    LIMIT_REACHED, FIELD_INVALID.
     """
     FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Completes the registration of a passkey and notifies the user. The
     browser's response is accepted once; a passkey that any user has
-    registered already is rejected. Requires a verified address and a recent
-    login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+    registered already is rejected. If the call fails, the device may hold a
+    passkey that is not accepted: pass on the signals of ListFactors, so that
+    the device forgets it. Requires a verified address and a recent login.
+    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
     EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
     FIELD_INVALID.
     """
@@ -380,7 +384,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts the registration of a passkey and cancels one that is pending.
         Requires a verified address and a recent login. Roles: app. Reasons:
         BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED.
+        LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -391,8 +395,10 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.FinishPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.FinishPasskeyRegistrationResponse]]:
         """Completes the registration of a passkey and notifies the user. The
         browser's response is accepted once; a passkey that any user has
-        registered already is rejected. Requires a verified address and a recent
-        login. Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
+        registered already is rejected. If the call fails, the device may hold a
+        passkey that is not accepted: pass on the signals of ListFactors, so that
+        the device forgets it. Requires a verified address and a recent login.
+        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
         EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
         FIELD_INVALID.
         """

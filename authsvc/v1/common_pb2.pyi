@@ -164,8 +164,10 @@ class ClientContext(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     ip: _builtins.str
     """The end user's IPv4 or IPv6 address in text form, such as "203.0.113.7" or
-    "2001:db8::1". Empty if unknown: limits per address and the binding of
-    sessions to addresses then do not apply.
+    "2001:db8::1", or as gateways write it: "203.0.113.7:49152",
+    "[2001:db8::1]:443", "fe80::1%eth0" (port and zone are ignored). Empty if
+    unknown: limits per address and the binding of sessions to addresses then
+    do not apply, so guesses are limited by account alone.
     """
     user_agent: _builtins.str
     """The end user's User-Agent header; at most 1024 bytes. May be empty."""

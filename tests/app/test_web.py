@@ -32,6 +32,7 @@ from tests.support.service import Service, StartService, detail
 PATHS = (
     "/.well-known/jwks.json",
     "/.well-known/openid-configuration",
+    "/.well-known/webauthn",
     "/metrics",
     "/livez",
     "/readyz",
@@ -106,6 +107,22 @@ async def test_discovery_document_points_to_keys(
     assert found["issuer"] == issuer
     assert found["jwks_uri"] == "https://login.example.test/.well-known/jwks.json"
     assert found["id_token_signing_alg_values_supported"] == ["ES256"]
+
+
+async def test_related_origins_are_served(
+    http: aiohttp.ClientSession, start_service: StartService, live_settings: Settings
+) -> None:
+    related = ["https://shop.example", "https://shop.example.de:8443"]
+    settings = with_changes(live_settings, "passkeys", related_origins=related)
+    answer = await Browser(http, await start_service(settings))("/.well-known/webauthn")
+    assert (answer.status, json.loads(answer.text)) == (200, {"origins": related})
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.headers["Cache-Control"] == "public, max-age=3600"
+
+
+async def test_no_origins_are_related_by_default(get: Browser) -> None:
+    answer = await get("/.well-known/webauthn")
+    assert (answer.status, json.loads(answer.text)) == (200, {"origins": []})
 
 
 # Metrics

@@ -22,7 +22,7 @@ _MINUTES = timedelta(minutes=10)
 
 
 async def _refuse(_: RenderedMessage) -> None:
-    raise NotDelivered("recipient_refused", permanent=True)
+    raise NotDelivered(error="recipient_refused", permanent=True)
 
 
 class _Outbox:

@@ -9,7 +9,13 @@ import pytest
 import trustme
 
 from authsvc.core.messages.delivery import NotDelivered
-from authsvc.outbound.smtp import SmtpChannel
+from authsvc.outbound.smtp import (
+    SmtpChannel,
+    address_literal,
+    envelope_address,
+    hello_name,
+    shown_reply,
+)
 from tests.support.delivering import ADDRESS, CODE
 from tests.support.mail_server import PASSWORD, USERNAME, MailServer, mail_server, settings_for
 from tests.support.ports import port_of
@@ -110,12 +116,14 @@ async def test_rejected_login_is_temporary_failure(
     ("step", "answer", "failure"),
     [
         ("rcpt", "550 5.1.1 No such user", ("recipient_refused", True)),
-        ("rcpt", "450 4.2.1 Come back later", ("recipient_refused", False)),
+        ("rcpt", "450 4.2.1 Come back later", ("recipient_deferred", False)),
         ("rcpt", "530 5.7.0 Authentication required", ("login", False)),
+        ("hello", "550 5.7.1 Bad name", ("hello_refused", False)),
+        ("hello", "421 4.3.2 Too busy", ("hello_deferred", False)),
         ("sender", "553 5.7.1 Not yours to use", ("refused", False)),
-        ("sender", "451 4.3.0 Disk full", ("refused", False)),
+        ("sender", "451 4.3.0 Disk full", ("deferred", False)),
         ("data", "554 5.7.1 Looks like spam", ("message_refused", True)),
-        ("data", "451 4.3.0 Later", ("message_refused", False)),
+        ("data", "451 4.3.0 Later", ("message_deferred", False)),
     ],
 )
 async def test_smtp_error_codes_are_classified(
@@ -127,6 +135,96 @@ async def test_smtp_error_codes_are_classified(
             await _failure(SmtpChannel(settings_for(server, mail_authority, tmp_path))) == failure
         )
     assert server.envelopes == []
+
+
+@pytest.mark.parametrize("tls", ["starttls", "off"])
+async def test_server_that_refuses_names_without_a_dot_accepts_an_address(
+    mail_authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: str
+) -> None:
+    """Machines in containers have names such as `authsvc-7d9f`."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "authsvc-7d9f")
+    async with mail_server(mail_authority if tls == "starttls" else None) as server:
+        server.hello = "strict"
+        settings = settings_for(server, mail_authority, tmp_path, tls=tls)
+        await SmtpChannel(settings).send(rendered())
+        assert set(server.hellos) <= {"[127.0.0.1]", "[IPv6:::1]"}
+        assert len(server.envelopes) == 1
+        named = settings_for(server, mail_authority, tmp_path, tls=tls, hello_name="auth.shop.test")
+        await SmtpChannel(named).send(rendered())
+        assert server.hellos[-1] == "auth.shop.test"
+
+
+@pytest.mark.parametrize("tls", ["starttls", "off"])
+async def test_refused_name_is_shown_with_the_servers_reply(
+    mail_authority: trustme.CA, tmp_path: Path, tls: str
+) -> None:
+    async with mail_server(mail_authority if tls == "starttls" else None) as server:
+        server.hello = "strict"
+        settings = settings_for(server, mail_authority, tmp_path, tls=tls, hello_name="authsvc")
+        with pytest.raises(NotDelivered) as caught:
+            await SmtpChannel(settings).send(rendered())
+    assert caught.value.explanation == (
+        "hello_refused: 504 5.5.2 <authsvc>: Helo command rejected: need fully-qualified hostname"
+    )
+    assert not caught.value.permanent
+
+
+async def test_server_that_knows_no_ehlo_is_greeted_by_helo(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    async with mail_server() as server:
+        server.hello = "502 5.5.1 Unknown command"
+        settings = settings_for(server, mail_authority, tmp_path, tls="off", hello_name="a.test")
+        assert await _failure(SmtpChannel(settings)) == ("refused", False)
+    assert server.hellos == ["a.test", "a.test"]
+
+
+@pytest.mark.parametrize(
+    ("host_name", "name"),
+    [
+        ("mail.example.com", "mail.example.com"),
+        ("Auth.Shop.test", "Auth.Shop.test"),
+        *((name, "") for name in ("authsvc", "localhost", "localhost.localdomain", "", "10.0.0.1")),
+        *((name, "") for name in ("my_host.example.com", "-a.example.com", "a..b", "bücher.test")),
+    ],
+)
+def test_name_of_the_machine_is_used_if_servers_accept_it(host_name: str, name: str) -> None:
+    assert hello_name(host_name) == name
+
+
+@pytest.mark.parametrize(
+    ("ip", "literal"),
+    [
+        ("192.0.2.1", "[192.0.2.1]"),
+        ("::ffff:192.0.2.1", "[192.0.2.1]"),
+        ("2001:db8::1", "[IPv6:2001:db8::1]"),
+        ("fe80::1%eth0", "[IPv6:fe80::1]"),
+    ],
+)
+def test_address_literal_has_the_form_of_its_family(ip: str, literal: str) -> None:
+    assert address_literal(ip) == literal
+
+
+async def test_reply_is_shown_without_addresses_and_secrets(
+    mail_authority: trustme.CA, tmp_path: Path
+) -> None:
+    local = ADDRESS.partition("@")[0]
+    async with mail_server(mail_authority, login=True) as server:
+        server.rcpt = (
+            f"550 5.1.1 <{ADDRESS}>: {local.upper()} (code {CODE}) unknown; {PASSWORD} x@y"
+        )
+        settings = settings_for(server, mail_authority, tmp_path, **_LOGIN)
+        with pytest.raises(NotDelivered) as caught:
+            await SmtpChannel(settings).send(rendered())
+    assert caught.value.explanation == (
+        "recipient_refused: 550 5.1.1 <address> <hidden> (code <hidden>) unknown; <hidden>"
+        " <address>"
+    )
+
+
+def test_reply_is_one_short_line() -> None:
+    assert shown_reply(550, "No\r\nsuch\x1b[31m \u202euser", ()) == "550 No such [31m user"
+    assert len(shown_reply(550, "x" * 10_000, ())) == 200
 
 
 async def test_unreachable_server_is_temporary_failure(
@@ -183,6 +281,8 @@ async def test_cancelled_delivery_leaves_no_connection(
         ("Ada+Tag@Example.TEST", "Ada+Tag@Example.TEST"),
         ("jörg@bücher.test", "jörg@xn--bcher-kva.test"),
         ('"a b"@example.test', '"a b"@example.test'),
+        ("ada@intranet", "ada@intranet"),
+        ("ada@corp.local", "ada@corp.local"),
     ],
 )
 async def test_addresses_in_any_script_are_supported(
@@ -194,6 +294,20 @@ async def test_addresses_in_any_script_are_supported(
     assert envelope.rcpt_tos == [recipient]
     assert f"\r\nTo: {recipient}\r\n".encode() in (envelope.original_content or b"")
     assert ("SMTPUTF8" in envelope.mail_options) == (not recipient.isascii())
+
+
+@pytest.mark.parametrize("local", ["ada..l", "ada."])
+async def test_local_part_with_extra_dots_is_quoted(
+    mail_authority: trustme.CA, tmp_path: Path, local: str
+) -> None:
+    """The server parses addresses strictly, and removes the quotes itself."""
+    address = f"{local}@example.test"
+    assert envelope_address(address) == f'"{local}"@example.test'
+    async with mail_server(mail_authority) as server:
+        await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(rendered(address))
+    (envelope,) = server.envelopes
+    assert envelope.rcpt_tos == [address]
+    assert f'\r\nTo: "{local}"@example.test\r\n'.encode() in (envelope.original_content or b"")
 
 
 @pytest.mark.slow

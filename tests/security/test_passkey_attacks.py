@@ -214,22 +214,69 @@ async def test_non_increasing_counter_raises_alert(free: Service, device: Authen
             assert await outcome(login(free, device)) == end
         assert ("passkey_counter_alert" in log.getvalue()) == (end != "OK")
     # And one that stops counting.
-    device.synced, credential.sign_count = True, 0
+    device.counts, credential.sign_count = False, 0
     assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
-    device.synced, credential.sign_count = False, 6
+    # Whoever has a copy of the key can also claim that the passkey is meant to be copied.
+    device.synced = True
+    assert await outcome(login(free, device)) == "CREDENTIALS_INVALID"
+    device.synced, device.counts, credential.sign_count = False, True, 6
     assert await outcome(login(free, device)) == "OK"
 
     rows = await free.fetch(
         "SELECT user_id, detail FROM audit_events WHERE type = 'factor.counter_alert'"
     )
-    assert len(rows) == 3
+    assert len(rows) == 4
+    assert [json.loads(row["detail"])["accepted"] for row in rows] == [False] * 4
     assert {str(row["user_id"]) for row in rows} == {tokens.user_id}
-    assert free.app._parts.passkeys.counter_alerts == 3
+    assert free.app._parts.passkeys.counter_alerts == 4
     (counter,) = await free.fetch("SELECT sign_count FROM factors")
     assert counter["sign_count"] == 7
 
 
-async def test_same_counter_value_is_accepted_once(free: Service, device: Authenticator) -> None:
+@pytest.mark.parametrize("claims_backup", [True, False])
+async def test_non_increasing_counter_of_backup_eligible_passkey_raises_alert(
+    free: Service, claims_backup: bool
+) -> None:
+    device = Authenticator(ORIGIN, synced=True)
+    device.counts = True
+    tokens = await new_holder(free, EMAIL, device)
+    (credential,) = device.credentials
+    # What was said at registration counts.
+    device.synced = claims_backup
+    alerted = []
+    for count in (5, 4, 5, 5, 2):
+        credential.sign_count = count - 1
+        with caught() as log:
+            assert (await login(free, device)).user_id == tokens.user_id
+        alerted.append("passkey_counter_alert" in log.getvalue())
+    assert alerted == [False, True, False, True, True]
+    # Moved to a device that doesn't count.
+    device.counts, credential.sign_count = False, 0
+    for _ in range(2):
+        assert await outcome(login(free, device)) == "OK"
+
+    rows = await free.fetch(
+        "SELECT user_id, detail FROM audit_events WHERE type = 'factor.counter_alert'"
+    )
+    assert {str(row["user_id"]) for row in rows} == {tokens.user_id}
+    assert [json.loads(row["detail"])["accepted"] for row in rows] == [True] * 4
+    assert free.app._parts.passkeys.counter_alerts == 4
+
+
+async def test_removed_backup_eligible_passkey_is_rejected(free: Service) -> None:
+    device = Authenticator(ORIGIN, synced=True)
+    await new_holder(free, EMAIL, device)
+    begun = await begin_login(free)
+    assertion = device.get(begun.options_json)
+    await free.fetch("DELETE FROM factors")
+    call = finish_login(free, begun.challenge_id, assertion)
+    assert await outcome(call) == "CREDENTIALS_INVALID"
+
+
+@pytest.mark.parametrize("synced", [False, True])
+async def test_same_counter_value_raises_alert_for_all_but_one(free: Service, synced: bool) -> None:
+    device = Authenticator(ORIGIN, synced=synced)
+    device.counts = True
     await new_holder(free, EMAIL, device)
     (credential,) = device.credentials
     calls = []
@@ -239,7 +286,7 @@ async def test_same_counter_value_is_accepted_once(free: Service, device: Authen
         assertion = device.get(begun.options_json)
         calls.append(finish_login(free, begun.challenge_id, assertion))
     ends = Counter(await asyncio.gather(*map(outcome, calls)))
-    assert ends == {"OK": 1, "CREDENTIALS_INVALID": 19}
+    assert ends == ({"OK": 20} if synced else {"OK": 1, "CREDENTIALS_INVALID": 19})
     (alerts,) = await free.fetch(
         "SELECT count(*) FROM audit_events WHERE type = 'factor.counter_alert'"
     )

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -11,15 +12,18 @@ from authsvc.config import PasskeySettings
 from authsvc.core.factors.relying_party import RelyingParty, parse_assertion
 from authsvc.dev.authenticator import Authenticator, decode, encode
 from authsvc.models.ids import UserId
+from authsvc.models.users import User, UserStatus
 from tests.support.passkeys import ORIGIN
 
 PARTY = RelyingParty(PasskeySettings())
 CHALLENGE = b"c" * 32
-USER = UserId(uuid4())
+USER = User(
+    UserId(uuid4()), "ada@example.test", "", (), UserStatus.ACTIVE, datetime(2026, 1, 1, tzinfo=UTC)
+)
 
 
 def creation_options() -> str:
-    return PARTY.creation_options(CHALLENGE, USER, "ada@example.test", [])
+    return PARTY.creation_options(CHALLENGE, USER, [])
 
 
 def request_options() -> str:

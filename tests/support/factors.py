@@ -16,6 +16,7 @@ from authsvc.core.factors.changes import FactorChanges
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.proofs import FactorProofs, RecoveryCode, SecondFactor, TotpCode
 from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.outbox import Outbox
@@ -91,6 +92,7 @@ class Secured:
             recent_login=recent,
             recovery_codes=self.recovery_codes,
             changes=changes,
+            signals=PasskeySignalling("localhost"),
             outbox=self.outbox,
             clock=clock,
         )

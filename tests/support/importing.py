@@ -29,6 +29,7 @@ class Importer:
     hasher: PasswordHasher
     clock: FakeClock
     settings: ImportSettings = field(default_factory=ImportSettings)
+    directory_domains: bool = False
     failures: list[RowFailure] = field(default_factory=list)
 
     async def run(
@@ -52,6 +53,7 @@ class Importer:
             permissions=ROLES,
             settings=self.settings,
             clock=self.clock,
+            directory_domains=self.directory_domains,
         )
         return await work.run(CLI, parts(), options, self.failures.append)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import trustme
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from authsvc.config import SmtpSettings
 from tests.support.ports import port_of
@@ -29,11 +29,13 @@ class MailServer:
     """What the server received, and what it answers; 250 accepts.
 
     `delay` is how many seconds each command of a mail takes. `accepted` is called when it has
-    received a mail, `before_answer` before it answers. `hang`: it accepts connections and sends
+    received a mail, `before_answer` before it answers. `hello` answers every name in EHLO and HELO;
+    "strict" refuses one without a dot, as many servers do. `hang`: it accepts connections and sends
     nothing. `drops`: it closes the connection instead of answering QUIT.
     """
 
     port: int = 0
+    hello: str = "250 OK"
     rcpt: str = "250 OK"
     sender: str = "250 OK"
     data: str = "250 OK"
@@ -45,6 +47,7 @@ class MailServer:
     envelopes: list[Envelope] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    hellos: list[str] = field(default_factory=list)
 
     @property
     def mails(self) -> list[EmailMessage]:
@@ -54,6 +57,26 @@ class MailServer:
         ]
 
     # aiosmtpd calls the following methods by these names.
+
+    async def handle_EHLO(
+        self, _s: Any, session: Session, _e: Any, hostname: str, answer: list[str]
+    ) -> list[str]:
+        refusal = self._refusal(hostname)
+        if refusal:
+            return [refusal]
+        session.host_name = hostname
+        return answer
+
+    async def handle_HELO(self, _s: Any, session: Session, _e: Any, hostname: str) -> str:
+        session.host_name = hostname
+        return self._refusal(hostname) or "250 OK"
+
+    def _refusal(self, hostname: str) -> str:
+        self.hellos.append(hostname)
+        if self.hello == "strict":
+            text = f"504 5.5.2 <{hostname}>: Helo command rejected: need fully-qualified hostname"
+            return "" if "." in hostname or ":" in hostname else text
+        return "" if self.hello.startswith("250") else self.hello
 
     async def handle_MAIL(
         self, _s: Any, _e: Any, envelope: Envelope, address: str, options: list[str]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import cbor2
 from soft_webauthn import SoftWebauthnDevice
 
 from authsvc.dev.authenticator import Authenticator, decode, encode
@@ -55,6 +56,43 @@ def _as_json(credential: dict[str, Any]) -> dict[str, Any]:
 Device: TypeAlias = SoftDevice | Authenticator
 
 
+_CERTIFICATES = [bytes([number]) * 1_000 for number in range(3)]
+_SIGNED = {"alg": -7, "sig": bytes(72)}
+_TPM = {
+    "ver": "2.0",
+    "alg": -65_535,
+    "x5c": _CERTIFICATES,
+    "sig": bytes(256),
+    "certInfo": bytes(161),
+    "pubArea": bytes(310),
+}
+# Attestation statements of every registered format (and one of none) in form, without a valid
+# signature.
+STATEMENTS: dict[str, tuple[str, Any]] = {
+    "none": ("none", {}),
+    "self": ("packed", _SIGNED),
+    "packed": ("packed", _SIGNED | {"x5c": _CERTIFICATES}),
+    "tpm": ("tpm", _TPM),
+    "android-key": ("android-key", _SIGNED | {"x5c": _CERTIFICATES}),
+    "android-safetynet": ("android-safetynet", {"ver": "222", "response": bytes(5_000)}),
+    "fido-u2f": ("fido-u2f", {"sig": bytes(72), "x5c": _CERTIFICATES[:1]}),
+    "apple": ("apple", {"x5c": _CERTIFICATES}),
+    "compound": (
+        "compound",
+        [{"fmt": "tpm", "attStmt": _TPM}, {"fmt": "packed", "attStmt": _SIGNED}],
+    ),
+    "unregistered": ("future-format", {"ver": 1, "proof": [b"x", {"a": None}]}),
+}
+
+
+def state(credential: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a new passkey with the attestation statement of this name."""
+    attestation = cbor2.loads(decode(credential["response"]["attestationObject"]))
+    attestation["fmt"], attestation["attStmt"] = STATEMENTS[name]
+    stated = encode(cbor2.dumps(attestation))
+    return credential | {"response": credential["response"] | {"attestationObject": stated}}
+
+
 def text(credential: Credential) -> str:
     """Return a credential as it is sent to the service."""
     return credential if isinstance(credential, str) else json.dumps(credential)
@@ -65,10 +103,12 @@ def bearer(tokens: Tokens) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {tokens.access_token}"),)
 
 
-async def begin_registration(service: Service, tokens: Tokens) -> BeginPasskeyRegistrationResponse:
+async def begin_registration(
+    service: Service, tokens: Tokens, *, conditional: bool = False
+) -> BeginPasskeyRegistrationResponse:
     """Request the options to create a passkey."""
     return await service.account().BeginPasskeyRegistration(
-        BeginPasskeyRegistrationRequest(), metadata=bearer(tokens)
+        BeginPasskeyRegistrationRequest(conditional=conditional), metadata=bearer(tokens)
     )
 
 

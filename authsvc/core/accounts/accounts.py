@@ -70,7 +70,7 @@ class Registered:
 class Accounts:
     """Creates, reads, renames, disables and enables accounts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the last are parts
         self,
         *,
         database: Database,
@@ -81,6 +81,7 @@ class Accounts:
         codes: CodeRequests,
         tokens: RegistrationTokens,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
@@ -90,6 +91,7 @@ class Accounts:
         self._codes = codes
         self._tokens = tokens
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def register(self, call: Call, registration: Registration) -> Registered:
         """Create an account and a code to verify its address; the user is not logged in.
@@ -155,7 +157,7 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
@@ -171,14 +173,14 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
         self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
     ) -> Registered:
-        email = parse_new_email(registration.email)
+        email = parse_new_email(registration.email, directory_domains=self._directory_domains)
         await self._hasher.run(
             partial(
                 self._policy.check,
@@ -253,7 +255,7 @@ class Accounts:
         return user_id
 
 
-def _key(account: UserId | str) -> UserId | str:
+def account_key(account: UserId | str) -> UserId | str:
     """Return the id or, if `account` contains an at sign, the canonical form of the address."""
     if isinstance(account, UUID):
         return account

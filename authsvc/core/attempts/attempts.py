@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
+import structlog
 from cachetools import TTLCache
 
 from authsvc.core.attempts.brute_force import BruteForce, ChargeReceipt
@@ -29,6 +30,8 @@ from authsvc.models.users import UserStatus
 from authsvc.store import users
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.users import Credential, LoginSubject
+
+log = structlog.get_logger(__name__)
 
 # A throttled account and address is recorded once in so many seconds; so many pairs are cached.
 _THROTTLED_PERIOD = 60.0
@@ -113,6 +116,8 @@ class Attempts:
         self._database = database
         self._brute_force = brute_force
         self._clock = clock
+        # The callers that have sent attempts without their user's ip.
+        self.callers_without_ip: set[str] = set()
         self._throttled: TTLCache[tuple[str, str | None], bool] = TTLCache(
             _MAX_THROTTLED, _THROTTLED_PERIOD, lambda: clock.now().timestamp()
         )
@@ -144,6 +149,8 @@ class Attempts:
         Raises:
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
         """
+        if client.ip is None:
+            self._note_missing_ip(call.caller)
         device = device_hash(client)
         async with self._database.connection() as connection:
             subject = await users.find_login_subject(
@@ -185,6 +192,16 @@ class Attempts:
                 self._give_back_later(attempt, receipt)
             raise
         await receipt.refund()
+
+    def _note_missing_ip(self, caller: str) -> None:
+        if caller not in self.callers_without_ip:
+            self.callers_without_ip.add(caller)
+            log.warning(
+                "client_ip_missing",
+                caller=caller,
+                effect="guesses at its users' accounts are limited by account alone",
+                remedy="send client.ip",
+            )
 
     async def forgive(self, attempt: Attempt) -> None:
         """Let the attempt's user log in next, in spite of what was charged to the account so far.

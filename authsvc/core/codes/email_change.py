@@ -36,6 +36,7 @@ class EmailChange:
         outbox: Outbox,
         recent_login: RecentLogin,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._codes = codes
@@ -44,6 +45,7 @@ class EmailChange:
         self._outbox = outbox
         self._recent_login = recent_login
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def request(
         self,
@@ -66,7 +68,7 @@ class EmailChange:
                 IP.
         """
         self._recent_login.require(claims)
-        new = parse_new_email(new_email, _FIELD)
+        new = parse_new_email(new_email, _FIELD, directory_domains=self._directory_domains)
         own = await self._own(claims)
         if new.canonical == own.email_canonical:
             raise FieldInvalid(_FIELD, "is already the account's address")

@@ -7,15 +7,16 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.changes import FactorChange, FactorChanges
 from authsvc.core.factors.recovery_codes import RecoveryCodes
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
-from authsvc.models.factors import Factor, FactorKind
+from authsvc.models.factors import Factor, FactorKind, PasskeySignals
 from authsvc.models.ids import FactorId, UserId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
-from authsvc.store import factors, users
+from authsvc.store import factors, passkeys, users
 from authsvc.store import recovery_codes as store
 from authsvc.store.postgres.database import Connection, Database
 
@@ -31,6 +32,7 @@ class Factors:
         recent_login: RecentLogin,
         recovery_codes: RecoveryCodes,
         changes: FactorChanges,
+        signals: PasskeySignalling,
         outbox: Outbox,
         clock: Clock,
     ) -> None:
@@ -39,6 +41,7 @@ class Factors:
         self._recent_login = recent_login
         self._recovery_codes = recovery_codes
         self._changes = changes
+        self._signals = signals
         self._outbox = outbox
         self._clock = clock
 
@@ -48,8 +51,19 @@ class Factors:
             found = await factors.list_confirmed(connection, user_id)
             return found, await store.count(connection, user_id)
 
-    async def remove(self, call: Call, claims: Claims, factor_id: FactorId) -> None:
+    async def signals(self, user_id: UserId) -> PasskeySignals:
+        """Return what to tell the browser about the user's passkeys."""
+        async with self._database.connection() as connection:
+            own = await passkeys.list_of_user(connection, user_id)
+            user = await users.get(connection, user_id)
+        if user is None:
+            return self._signals.deleted_account(user_id)
+        return self._signals.passkeys(user, [one.credential_id for one in own])
+
+    async def remove(self, call: Call, claims: Claims, factor_id: FactorId) -> PasskeySignals:
         """Remove one of the user's factors; with the last one, delete the recovery codes.
+
+        Return what to tell the browser about the user's passkeys.
 
         Raises:
             NotFound: FACTOR_NOT_FOUND.
@@ -61,6 +75,7 @@ class Factors:
         user_id = claims.subject
         async with self._database.transaction(user_id) as connection:
             user = await self._lock(connection, claims)
+            own = await passkeys.list_of_user(connection, user_id)
             removed = await factors.remove(connection, factor_id, user_id)
             if removed is None:
                 raise factor_not_found()
@@ -72,6 +87,11 @@ class Factors:
                 connection, user_id
             ):
                 raise last_credential()
+        return self._signals.passkeys(
+            user,
+            [one.credential_id for one in own if one.factor_id != factor_id],
+            removed=next((one.credential_id for one in own if one.factor_id == factor_id), None),
+        )
 
     async def generate_recovery_codes(self, call: Call, claims: Claims) -> Sequence[str]:
         """Replace the user's recovery codes with ten new ones and return these.

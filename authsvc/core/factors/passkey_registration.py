@@ -9,16 +9,17 @@ from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.factors.changes import FactorChange, FactorChanges, lock_user_for_new_factor
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.relying_party import CHALLENGE_BYTES, Created, RelyingParty, descriptor
+from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.lib.ids import uuid7
 from authsvc.errors import credentials_invalid, state_invalid
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
-from authsvc.models.factors import Factor, FactorKind
+from authsvc.models.factors import Factor, FactorKind, PasskeySignals
 from authsvc.models.ids import FactorId
 from authsvc.models.tokens import Claims
 from authsvc.models.users import LockedUser
 from authsvc.store import passkeys as store
-from authsvc.store.passkeys import NewPasskey, Passkey
+from authsvc.store.passkeys import NewPasskey, Passkey, RegistrationChallenge
 from authsvc.store.postgres.database import Connection, Database
 
 
@@ -36,6 +37,7 @@ class RegisteredPasskey:
 
     factor: Factor
     recovery_codes: list[str] = field(repr=False)
+    signals: PasskeySignals
 
 
 class PasskeyRegistrationStart:
@@ -56,8 +58,10 @@ class PasskeyRegistrationStart:
         self._max_factors = max_factors
         self._clock = clock
 
-    async def begin(self, claims: Claims) -> CreationRequest:
+    async def begin(self, claims: Claims, *, conditional: bool = False) -> CreationRequest:
         """Return the request for the user's device; it replaces an earlier one.
+
+        If `conditional`, the browser may create the passkey without a gesture of the user.
 
         Raises:
             Unauthenticated: BEARER_INVALID: the user is disabled or deleted.
@@ -67,16 +71,17 @@ class PasskeyRegistrationStart:
         now = self._clock.now()
         expire_time = now + self._relying_party.challenge_lifetime
         challenge_id, challenge = uuid4(), secrets.token_bytes(CHALLENGE_BYTES)
+        stored = RegistrationChallenge(challenge, conditional)
         async with self._database.transaction(claims.subject) as connection:
             user = await lock_user_for_new_factor(
                 connection, claims, self._recent_login, self._max_factors
             )
             passkeys = await store.list_of_user(connection, user.user_id)
             await store.replace_registration(
-                connection, challenge_id, user.user_id, challenge, now, expire_time
+                connection, challenge_id, user.user_id, stored, now, expire_time
             )
         known = [descriptor(passkey.credential_id, passkey.transports) for passkey in passkeys]
-        options = self._relying_party.creation_options(challenge, user.user_id, user.email, known)
+        options = self._relying_party.creation_options(challenge, user, known)
         return CreationRequest(challenge_id, options)
 
 
@@ -91,6 +96,7 @@ class PasskeyRegistration:
         recent_login: RecentLogin,
         changes: FactorChanges,
         recovery_codes: RecoveryCodes,
+        signals: PasskeySignalling,
         max_factors: int,
         clock: Clock,
     ) -> None:
@@ -99,6 +105,7 @@ class PasskeyRegistration:
         self._recent_login = recent_login
         self._recovery_codes = recovery_codes
         self._changes = changes
+        self._signals = signals
         self._max_factors = max_factors
         self._clock = clock
 
@@ -121,7 +128,9 @@ class PasskeyRegistration:
             )
         if challenge is None:
             raise state_invalid()
-        created = self._relying_party.check_attestation(credential_json, challenge)
+        created = self._relying_party.check_attestation(
+            credential_json, challenge.challenge, require_presence=not challenge.conditional
+        )
         if created is None:
             raise credentials_invalid()
         async with self._database.transaction(claims.subject) as connection:
@@ -146,6 +155,7 @@ class PasskeyRegistration:
             created.credential_id,
             created.public_key,
             created.transports,
+            created.backup_eligible,
         )
         if not await store.insert(connection, NewPasskey(passkey, name, created.sign_count, now)):
             raise credentials_invalid()
@@ -153,4 +163,6 @@ class PasskeyRegistration:
         change = FactorChange(call, user_id, user.email, factor.factor_id, factor.kind)
         await self._changes.added(connection, change)
         codes = await self._recovery_codes.ensure(connection, user_id)
-        return RegisteredPasskey(factor, codes)
+        own = await store.list_of_user(connection, user_id)
+        signals = self._signals.passkeys(user, [one.credential_id for one in own])
+        return RegisteredPasskey(factor, codes, signals)

@@ -32,7 +32,14 @@ class PasskeyProof:
 
 
 class Passkeys:
-    """Verifies passkeys. `counter_alerts` counts assertions whose counter did not increase."""
+    """Verifies passkeys. `counter_alerts` counts assertions whose counter did not increase.
+
+    Such an assertion is a sign that the key was copied (WebAuthn Level 3, section 6.1.1). A passkey
+    that is bound to one device must not exist twice, so it is rejected. One that is eligible for
+    backup is meant to, and the devices that hold it count separately or not at all: rejecting it
+    would lock out its user, so it only raises the alert. What counts is what the authenticator said
+    at registration, as whoever has a copy of the key can claim anything later.
+    """
 
     def __init__(self, relying_party: RelyingParty, clock: Clock) -> None:
         self._relying_party = relying_party
@@ -82,8 +89,8 @@ class Passkeys:
 
         The passkey has to be that of `user_id` or, without one, of the user whom the assertion
         names. The caller has already used up the challenge. Runs in the caller's transaction, in
-        which the user's row stays locked. It has to commit even if the result is None: a counter
-        that did not increase has been recorded (WebAuthn Level 3, section 6.1.1).
+        which the user's row stays locked. It has to commit even if the result is None, as an alert
+        may have been recorded.
         """
         assertion = parse_assertion(assertion_json)
         if assertion is None:
@@ -102,23 +109,37 @@ class Passkeys:
             return None
         now = self._clock.now()
         if not await store.advance(connection, passkey.factor_id, signed.sign_count, now):
-            await self._alert(connection, call, client, passkey)
-            return None
-        methods = ("swk" if signed.synced else "hwk", "user")
+            accepted = await store.reset(connection, passkey.factor_id, signed.sign_count, now)
+            await self._alert(connection, call, client, passkey, accepted=accepted)
+            if not accepted:
+                return None
+        synced = signed.backup_eligible or passkey.backup_eligible
+        methods = ("swk" if synced else "hwk", "user")
         return PasskeyProof(passkey.user_id, passkey.factor_id, signed.user_verified, methods)
 
     async def _alert(
-        self, connection: Connection, call: Call, client: ClientContext, passkey: Passkey
+        self,
+        connection: Connection,
+        call: Call,
+        client: ClientContext,
+        passkey: Passkey,
+        *,
+        accepted: bool,
     ) -> None:
         self.counter_alerts += 1
         factor_id = str(passkey.factor_id)
-        log.warning("passkey_counter_alert", user_id=str(passkey.user_id), factor_id=factor_id)
+        log.warning(
+            "passkey_counter_alert",
+            user_id=str(passkey.user_id),
+            factor_id=factor_id,
+            accepted=accepted,
+        )
         event = AuditEvent(
             AuditType.FACTOR_COUNTER_ALERT,
             call,
             passkey.user_id,
             client=client,
-            detail={"factor": factor_id},
+            detail={"factor": factor_id, "accepted": accepted},
         )
         await record_event(connection, self._clock.now(), event)
 

@@ -1,14 +1,20 @@
 """Owns the relying party's part of WebAuthn: the options, and the checks of the responses.
 
 py_webauthn does most of it. The checks that it leaves to its caller are here (WebAuthn Level 3,
-sections 7.1 and 7.2): embedding in pages of other origins, unusual key sizes, unrequested
-attestation. Its parsers raise more than their own errors, so a response that makes them raise
-anything is invalid.
+sections 7.1 and 7.2): embedding in pages of other origins, unusual key sizes. Its parsers raise
+more than their own errors, so a response that makes them raise anything is invalid.
+
+Attestation is neither requested nor evaluated: nothing here depends on who made an authenticator.
+Some browsers and authenticators send it all the same, in formats that the library can't read or
+can't verify without certificates. The statement is dropped, as a browser should have done (section
+5.1.3); its sender could have dropped it, too, so verifying it would protect nobody.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -26,8 +32,8 @@ from webauthn.helpers import (
     decode_credential_public_key,
     decoded_public_key_to_cryptography,
     encode_cbor,
-    parse_attestation_object,
     parse_authentication_credential_json,
+    parse_cbor,
     parse_client_data_json,
     parse_registration_credential_json,
 )
@@ -45,7 +51,8 @@ from webauthn.helpers.structs import (
 )
 
 from authsvc.config import PasskeySettings
-from authsvc.models.ids import UserId
+from authsvc.core.factors.signals import shown_name
+from authsvc.models.users import User
 
 CHALLENGE_BYTES = 32
 # WebAuthn Level 3, section 4: "Credential ID".
@@ -55,9 +62,8 @@ _ALGORITHMS = [
     Algorithm.EDDSA,
     Algorithm.RSASSA_PKCS1_v1_5_SHA_256,
 ]
-# No attestation is requested, so browsers send none, or self attestation. All others contain
-# certificates, on which nothing here depends.
-_FORMATS = {AttestationFormat.NONE, AttestationFormat.PACKED}
+# The identifier of an attestation statement format (RFC 8809, section 2.1), registered yet or not.
+_FORMAT = re.compile(r"[!#-\[\]-~]{1,32}")
 _RSA_BITS = range(2_048, 4_097)
 
 Assertion: TypeAlias = AuthenticationCredential
@@ -69,12 +75,12 @@ log = structlog.get_logger(__name__)
 class Signed:
     """The content of a valid assertion.
 
-    `synced` if the authenticator says that the key can be on several of the user's devices.
+    `backup_eligible` if the authenticator says that the key can be on several devices.
     """
 
     sign_count: int
     user_verified: bool
-    synced: bool
+    backup_eligible: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class Created:
     public_key: bytes = field(repr=False)
     sign_count: int
     transports: tuple[str, ...]
+    backup_eligible: bool
 
 
 class RelyingParty:
@@ -93,7 +100,7 @@ class RelyingParty:
     def __init__(self, settings: PasskeySettings) -> None:
         self._id = settings.relying_party_id
         self._name = settings.relying_party_name
-        self._origins = list(settings.origins)
+        self._origins = [*settings.origins, *settings.related_origins]
         self.challenge_lifetime = settings.challenge_lifetime
         self._timeout = int(settings.challenge_lifetime.total_seconds() * 1_000)
         self._decoy_key = _new_key()
@@ -101,8 +108,7 @@ class RelyingParty:
     def creation_options(
         self,
         challenge: bytes,
-        user_id: UserId,
-        email: str,
+        user: User,
         exclude: Sequence[PublicKeyCredentialDescriptor],
     ) -> str:
         """Return PublicKeyCredentialCreationOptions as JSON.
@@ -112,8 +118,9 @@ class RelyingParty:
         options = generate_registration_options(
             rp_id=self._id,
             rp_name=self._name,
-            user_id=user_id.bytes,
-            user_name=email,
+            user_id=user.user_id.bytes,
+            user_name=user.email,
+            user_display_name=shown_name(user),
             challenge=challenge,
             timeout=self._timeout,
             authenticator_selection=AuthenticatorSelectionCriteria(
@@ -145,10 +152,17 @@ class RelyingParty:
         )
         return options_to_json(options)
 
-    def check_attestation(self, credential_json: str, challenge: bytes) -> Created | None:
-        """Return the new passkey, or None if this is no valid response to the challenge."""
+    def check_attestation(
+        self, credential_json: str, challenge: bytes, *, require_presence: bool = True
+    ) -> Created | None:
+        """Return the new passkey, or None if this is no valid response to the challenge.
+
+        The user has to have been present, except if the passkey was created conditionally (section
+        7.1, step 15).
+        """
         try:
-            return self._attested(parse_registration_credential_json(credential_json), challenge)
+            credential = parse_registration_credential_json(_load(credential_json))
+            return self._attested(credential, challenge, require_presence=require_presence)
         except Exception as error:  # noqa: BLE001 - see the module's docstring
             _log_rejection("attestation", error)
             return None
@@ -182,21 +196,22 @@ class RelyingParty:
             return None
         if public_key is None:
             return None
-        synced = verified.credential_device_type is CredentialDeviceType.MULTI_DEVICE
-        return Signed(verified.new_sign_count, verified.user_verified, synced)
+        eligible = verified.credential_device_type is CredentialDeviceType.MULTI_DEVICE
+        return Signed(verified.new_sign_count, verified.user_verified, eligible)
 
-    def _attested(self, credential: RegistrationCredential, challenge: bytes) -> Created:
+    def _attested(
+        self, credential: RegistrationCredential, challenge: bytes, *, require_presence: bool
+    ) -> Created:
         response = credential.response
         _reject_embedded(response.client_data_json)
-        attestation = parse_attestation_object(response.attestation_object)
-        if attestation.fmt not in _FORMATS or attestation.att_stmt.x5c is not None:
-            raise ValueError("attestation of an unrequested kind")
+        response.attestation_object = _without_statement(response.attestation_object)
         verified = verify_registration_response(
             credential=credential,
             expected_challenge=challenge,
             expected_rp_id=self._id,
             expected_origin=self._origins,
             supported_pub_key_algs=_ALGORITHMS,
+            require_user_presence=require_presence,
         )
         if verified.credential_id != credential.raw_id:
             raise ValueError("the id is not the created credential's")
@@ -209,13 +224,14 @@ class RelyingParty:
             verified.credential_public_key,
             verified.sign_count,
             tuple(transports),
+            verified.credential_device_type is CredentialDeviceType.MULTI_DEVICE,
         )
 
 
 def parse_assertion(assertion_json: str) -> Assertion | None:
     """Return a parsed PublicKeyCredential with an assertion, or None if it is invalid."""
     try:
-        assertion = parse_authentication_credential_json(assertion_json)
+        assertion = parse_authentication_credential_json(_load(assertion_json))
     except Exception as error:  # noqa: BLE001 - see the module's docstring
         _log_rejection("assertion", error)
         return None
@@ -229,6 +245,30 @@ def descriptor(
     return PublicKeyCredentialDescriptor(
         credential_id, transports=[AuthenticatorTransport(name) for name in transports]
     )
+
+
+def _load(credential_json: str) -> Any:
+    """Return a PublicKeyCredential for py_webauthn, which rejects unknown attachments.
+
+    They would have to be ignored (WebAuthn Level 3, section 2.1.1), and nothing here reads them.
+    """
+    credential = json.loads(credential_json)
+    if isinstance(credential, dict):
+        credential.pop("authenticatorAttachment", None)
+    return credential
+
+
+def _without_statement(attestation_object: bytes) -> bytes:
+    """Return an attestation object of any format as one of the format "none"."""
+    attestation = parse_cbor(attestation_object)
+    format_, statement = attestation["fmt"], attestation["attStmt"]
+    # A compound statement is a list of others.
+    if not _FORMAT.fullmatch(format_) or not isinstance(statement, dict | list):
+        raise ValueError("this is no attestation statement")
+    if format_ == AttestationFormat.NONE and statement:
+        raise ValueError("a statement without a format")
+    none = {"fmt": AttestationFormat.NONE.value, "attStmt": {}}
+    return encode_cbor(none | {"authData": attestation["authData"]})
 
 
 def _reject_embedded(client_data_json: bytes) -> None:

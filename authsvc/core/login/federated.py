@@ -75,7 +75,7 @@ class _StaleDecision(StoreUnavailable):
 class OAuthLogin:
     """Logs in users who logged in at an external provider."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but the last are parts
         self,
         *,
         database: Database,
@@ -86,6 +86,7 @@ class OAuthLogin:
         linked: Identities,
         reclaim: AccountReclaim,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._states = states
@@ -95,6 +96,7 @@ class OAuthLogin:
         self._linked = linked
         self._reclaim = reclaim
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def complete(
         self, call: Call, state: str, answer: AuthorizationAnswer, client: ClientContext
@@ -161,7 +163,8 @@ class OAuthLogin:
             linked = await identities.find_account(connection, pending.provider, external.subject)
         if linked is not None:
             return linked.email_canonical, self._log_in
-        return _verified_email(pending.provider, external).canonical, self._create_or_reclaim
+        email = _verified_email(pending.provider, external, self._directory_domains)
+        return email.canonical, self._create_or_reclaim
 
     async def _log_in(
         self, connection: Connection, attempt: Attempt, login: _Login
@@ -277,7 +280,7 @@ class OAuthLogin:
         return Identity(login.pending.provider, external.subject, external.email, now, now)
 
 
-def _verified_email(provider: str, external: ExternalIdentity) -> Email:
+def _verified_email(provider: str, external: ExternalIdentity, directory_domains: bool) -> Email:
     """Return the address that the provider verified; if there is none, log what was missing.
 
     Raises:
@@ -286,7 +289,7 @@ def _verified_email(provider: str, external: ExternalIdentity) -> Email:
     missing = external.missing
     if external.email_verified:
         try:
-            return parse_new_email(external.email)
+            return parse_new_email(external.email, directory_domains=directory_domains)
         except FieldInvalid:
             missing = "email is not an address"
     log.warning("provider_email_not_verified", provider=provider, missing=missing)

@@ -37,17 +37,23 @@ _LONGEST_EXPONENT = 32
 
 
 class NotDelivered(Exception):
-    """A message was not sent: `error` says why in a word and never quotes a server's response.
+    """A message was not sent: `error` says why in a word, `reply` is what the other side answered.
 
-    `permanent` means that a retry is pointless; `retry_after` is the delay in seconds that the
-    other side asked for.
+    The reply is for operators, and quotes neither the recipient nor a secret. `permanent` means
+    that a retry is pointless; `retry_after` is the delay in seconds that the other side asked for.
     """
 
     def __init__(
-        self, error: str, *, permanent: bool = False, retry_after: float | None = None
+        self,
+        *,
+        error: str,
+        reply: str = "",
+        permanent: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(error)
         self.error = error
+        self.explanation = f"{error}: {reply}" if reply else error
         self.permanent = permanent
         self.retry_after = retry_after
 
@@ -202,11 +208,11 @@ class Deliverer:
             await self._failed(stored, failure)
         except SealError:
             # The key may be missing only here; another replica or the next start may have it.
-            await self._failed(stored, NotDelivered("unreadable"))
+            await self._failed(stored, NotDelivered(error="unreadable"))
         except Exception as error:  # noqa: BLE001 - this message waits, the others proceed
             # Only the type is logged, as the text may quote the message.
             log.error("message_rendering_failed", kind=stored.kind, error=type(error).__name__)  # noqa: TRY400
-            await self._failed(stored, NotDelivered("internal"))
+            await self._failed(stored, NotDelivered(error="internal"))
         else:
             async with self._database.connection() as connection:
                 await outbox.mark_sent(connection, stored.message_id, self._clock.now())
@@ -226,15 +232,15 @@ class Deliverer:
 
     async def _failed(self, stored: StoredMessage, failure: NotDelivered) -> None:
         if failure.permanent:
-            await self._abandon(stored, failure.error)
+            await self._abandon(stored, failure.explanation)
             return
         next_time = self._clock.now() + self._pause(stored.attempts, failure.retry_after)
         async with self._database.connection() as connection:
             # Once expired, it is claimed one last time, to be abandoned.
             await outbox.postpone(
-                connection, stored, min(next_time, stored.expire_time), failure.error
+                connection, stored, min(next_time, stored.expire_time), failure.explanation
             )
-        self._record_outcome("retried", stored, error=failure.error)
+        self._record_outcome("retried", stored, error=failure.explanation)
 
     def _pause(self, attempts: int, retry_after: float | None) -> timedelta:
         """Return how long to wait: exponential backoff with jitter."""
@@ -244,17 +250,19 @@ class Deliverer:
         pause = doubled * random.uniform(0.5, 1)  # noqa: S311 - no secret
         return timedelta(seconds=max(pause, min(retry_after or 0.0, longest)))
 
-    async def _abandon(self, stored: StoredMessage, error: str) -> None:
+    async def _abandon(self, stored: StoredMessage, explanation: str) -> None:
         now = self._clock.now()
+        # Audit events are kept for good, so only the word goes into them, not what a server said.
+        error = explanation.partition(":")[0]
         detail = {"message_id": str(stored.message_id), "kind": stored.kind, "error": error}
         event = AuditEvent(
             AuditType.MESSAGE_ABANDON, _SYSTEM, user_id=stored.user_id, detail=detail
         )
         async with self._database.transaction() as connection:
-            if not await outbox.abandon(connection, stored, now, error):
+            if not await outbox.abandon(connection, stored, now, explanation):
                 return
             await record_event(connection, now, event)
-        self._record_outcome("abandoned", stored, error=error)
+        self._record_outcome("abandoned", stored, error=explanation)
 
     def _record_outcome(self, outcome: str, stored: StoredMessage, **more: str) -> None:
         self._count(outcome)

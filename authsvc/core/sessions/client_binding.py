@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from authsvc.config import SessionSettings
 from authsvc.models.calls import ClientContext
+from authsvc.models.sessions import Session
 from authsvc.models.tokens import InactiveReason
 
 _SUBNET_HOST_BITS = {4: 8, 6: 64}
@@ -13,7 +14,9 @@ class ClientBinding:
     """Decides whether a session may be used by the client of a request.
 
     A session opened without an address (or user agent) is not bound to one; one that is bound can't
-    be used without it.
+    be used without it. A dual-stack client changes between IPv4 and IPv6, so a session is bound to
+    an address of each family, once the user has logged in over both on the same device. The second
+    address is never learned from use: a thief could come over the family that isn't known yet.
     """
 
     def __init__(self, settings: SessionSettings) -> None:
@@ -22,17 +25,27 @@ class ClientBinding:
         self._binds_user_agent = settings.user_agent_binding
         self.is_on = self._binds_ip or self._binds_user_agent
 
-    def mismatch(self, opened: ClientContext, used: ClientContext) -> InactiveReason | None:
-        """Return why client `used` can't use a session of client `opened`, or None if it can.
+    def mismatch(self, session: Session, used: ClientContext) -> InactiveReason | None:
+        """Return why client `used` can't use a session, or None if it can.
 
         Addresses match if they are equal or, with the setting `subnet`, in the same /24 (IPv4) or
         /64 (IPv6). An IPv4-mapped IPv6 address counts as the IPv4 address (RFC 4291, 2.5.5.2).
         """
-        if self._binds_ip and opened.ip and not self._is_same_network(opened.ip, used.ip):
+        opened = session.client
+        if (
+            self._binds_ip
+            and opened.ip
+            and not self._is_known(opened.ip, session.other_ip, used.ip)
+        ):
             return InactiveReason.IP_MISMATCH
         if self._binds_user_agent and opened.user_agent not in {"", used.user_agent}:
             return InactiveReason.USER_AGENT_MISMATCH
         return None
+
+    def _is_known(self, opened: str, other: str | None, used: str | None) -> bool:
+        return self._is_same_network(opened, used) or (
+            other is not None and self._is_same_network(other, used)
+        )
 
     def _is_same_network(self, opened: str, used: str | None) -> bool:
         if opened == used:

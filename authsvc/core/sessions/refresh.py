@@ -97,7 +97,7 @@ class SessionRefresh:
             return True
         # A session's binding never changes, so it can be read before the advance.
         stored = await self._find(session_id)
-        return stored is not None and not self._binding.mismatch(stored.session.client, client)
+        return stored is not None and not self._binding.mismatch(stored.session, client)
 
     async def _advance(
         self,
@@ -169,7 +169,7 @@ class SessionRefresh:
         if not (is_current or may_repeat or self._may_recover(stored, counter, client)):
             await self._end(call, session_id, client, now)
             raise refresh_token_reused()
-        if self._binding.mismatch(session.client, client):
+        if self._binding.mismatch(session, client):
             raise session_binding_mismatch()
         if not may_repeat:
             # The session changed since the attempt to advance it: its user was enabled, perhaps.

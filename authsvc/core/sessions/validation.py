@@ -195,7 +195,7 @@ class SessionValidation:
         return SessionResult(active=True, session=session, csrf_valid=csrf_valid, memo=entry.memo)
 
     def _mismatch(self, session: Session, client: ClientContext) -> InactiveReason | None:
-        return self._binding.mismatch(session.client, client) if self._binding.is_on else None
+        return self._binding.mismatch(session, client) if self._binding.is_on else None
 
     def _note_use(self, entry: CachedSession, now: datetime) -> None:
         self._last_use.note(entry.session.session_id, now)

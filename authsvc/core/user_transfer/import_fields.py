@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.lib.emails import Email, is_of_a_directory, parse_email
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters, HashRefused, firebase_hash
 from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.hashing import PasswordHash
@@ -67,13 +67,14 @@ class RowParser:
 
     `take_over` converts a hash to its stored form; `firebase` applies to rows without their own
     parameters; `permissions` knows the roles; `now` is the current time, after which no account can
-    have been created.
+    have been created. `directory_domains` accepts addresses of private networks.
     """
 
     take_over: TakeOver
     firebase: FirebaseParameters | None
     permissions: Permissions
     now: datetime
+    directory_domains: bool = False
 
     def parse(self, values: Mapping[str, Any]) -> ImportedUser:
         """Return the user that a row describes.
@@ -86,7 +87,7 @@ class RowParser:
         if unknown := [name for name in values if name not in FIELDS]:
             raise FieldInvalid("", f"has unknown fields: {quoted_names(unknown)}")
         return ImportedUser(
-            email=_email(values),
+            email=self._email(values),
             display_name=_text(values, "display_name", _MAX_DISPLAY_NAME),
             verified=_boolean(values, "email_verified"),
             roles=self._roles(values),
@@ -95,6 +96,21 @@ class RowParser:
             create_time=self._create_time(values),
             user_id=_user_id(values),
         )
+
+    def _email(self, values: Mapping[str, Any]) -> Email:
+        text = _text(values, "email", _MAX_TEXT)
+        if not text:
+            raise FieldInvalid("email", "is missing")
+        try:
+            email = parse_email(text)
+        except FieldInvalid:
+            # The library's message may show the address.
+            raise FieldInvalid("email", "is not an e-mail address") from None
+        if is_of_a_directory(email) and not self.directory_domains:
+            raise FieldInvalid(
+                "email", "has the domain of a private network; set emails.directory_domains"
+            )
+        return email
 
     def _password(self, values: Mapping[str, Any]) -> PasswordHash | ForeignHash | None:
         text = _text(values, "password_hash", _MAX_TEXT)
@@ -193,17 +209,6 @@ def _base64(text: object) -> bytes:
 
 def _refuse_base64() -> bytes:
     raise FieldInvalid("firebase", "has a key or separator that is not base64")
-
-
-def _email(values: Mapping[str, Any]) -> Email:
-    text = _text(values, "email", _MAX_TEXT)
-    if not text:
-        raise FieldInvalid("email", "is missing")
-    try:
-        return parse_email(text)
-    except FieldInvalid:
-        # The library's message may show the address.
-        raise FieldInvalid("email", "is not an e-mail address") from None
 
 
 def _text(values: Mapping[str, Any], name: str, max_bytes: int) -> str:

@@ -72,12 +72,14 @@ class UserImport:
         permissions: Permissions,
         settings: ImportSettings,
         clock: Clock,
+        directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
         self._permissions = permissions
         self.settings = settings
         self._clock = clock
+        self._directory_domains = directory_domains
 
     async def run(
         self,
@@ -111,6 +113,7 @@ class UserImport:
             options.firebase,
             self._permissions,
             self._clock.now(),
+            self._directory_domains,
         )
         reader = RowReader(self.settings.max_row_bytes, options.file_format)
         size = count = 0

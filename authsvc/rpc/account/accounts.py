@@ -1,7 +1,7 @@
 """Owns the RPCs of AccountService about the account itself."""
 
 from authsvc.rpc import Context
-from authsvc.rpc.account.messages import account_message, display_name
+from authsvc.rpc.account.messages import account_message, display_name, passkey_signals
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
@@ -24,4 +24,7 @@ class AccountRpcs(Topic):
         user = await self._use.accounts.rename(
             current_call(), current_claims(), display_name(request.display_name)
         )
-        return pb.UpdateAccountResponse(account=account_message(user))
+        return pb.UpdateAccountResponse(
+            account=account_message(user),
+            passkey_signals=passkey_signals(self._use.passkey_signalling.changed_details(user)),
+        )

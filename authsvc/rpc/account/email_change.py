@@ -1,7 +1,7 @@
 """Owns the RPCs of AccountService that change the user's e-mail address."""
 
 from authsvc.rpc import Context, convert
-from authsvc.rpc.account.messages import account_message
+from authsvc.rpc.account.messages import account_message, passkey_signals
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import delivery, returned_code
 from authsvc.rpc.topic import Topic
@@ -36,4 +36,7 @@ class EmailChangeRpcs(Topic):
             convert.code(request.code),
             convert.client_context(request.client),
         )
-        return pb.ConfirmEmailChangeResponse(account=account_message(user))
+        return pb.ConfirmEmailChangeResponse(
+            account=account_message(user),
+            passkey_signals=passkey_signals(self._use.passkey_signalling.changed_details(user)),
+        )

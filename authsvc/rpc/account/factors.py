@@ -3,6 +3,7 @@
 from authsvc.models.factors import Factor
 from authsvc.models.ids import FactorId
 from authsvc.rpc import Context, convert
+from authsvc.rpc.account.messages import passkey_signals
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.login_messages import enrollment_message
 from authsvc.rpc.topic import Topic
@@ -16,9 +17,12 @@ class FactorRpcs(Topic):
         self, _request: pb.ListFactorsRequest, _context: Context
     ) -> pb.ListFactorsResponse:
         """Return the user's active factors."""
-        found, recovery_codes_left = await self._use.factors.list(current_claims().subject)
+        user_id = current_claims().subject
+        found, recovery_codes_left = await self._use.factors.list(user_id)
         return pb.ListFactorsResponse(
-            factors=map(factor_message, found), recovery_codes_left=recovery_codes_left
+            factors=map(factor_message, found),
+            recovery_codes_left=recovery_codes_left,
+            passkey_signals=passkey_signals(await self._use.factors.signals(user_id)),
         )
 
     async def EnrollTotp(
@@ -47,8 +51,8 @@ class FactorRpcs(Topic):
     ) -> pb.RemoveFactorResponse:
         """Remove a factor."""
         factor_id = _factor_id(request.factor_id)
-        await self._use.factors.remove(current_call(), current_claims(), factor_id)
-        return pb.RemoveFactorResponse()
+        signals = await self._use.factors.remove(current_call(), current_claims(), factor_id)
+        return pb.RemoveFactorResponse(passkey_signals=passkey_signals(signals))
 
     async def GenerateRecoveryCodes(
         self, _request: pb.GenerateRecoveryCodesRequest, _context: Context

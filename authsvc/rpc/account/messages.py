@@ -1,8 +1,9 @@
-"""Owns the message of an account, and the validation of its display name."""
+"""Owns the messages of an account and of signals, and the validation of its display name."""
 
 import unicodedata
 
 from authsvc.errors import FieldInvalid
+from authsvc.models.factors import PasskeySignals
 from authsvc.models.users import User
 from authsvc.rpc import convert
 from authsvc.v1 import account_service_pb2 as pb
@@ -18,6 +19,15 @@ def display_name(value: str, field: str = "display_name") -> str:
     if any(unicodedata.category(character) in _UNPRINTABLE for character in value):
         raise FieldInvalid(field, "must not contain control characters or line breaks")
     return value
+
+
+def passkey_signals(signals: PasskeySignals) -> pb.PasskeySignals:
+    """Return what to tell the browser about the user's passkeys, as a message."""
+    return pb.PasskeySignals(
+        all_accepted_credentials_json=signals.all_accepted_credentials,
+        current_user_details_json=signals.current_user_details,
+        unknown_credential_json=signals.unknown_credential,
+    )
 
 
 def account_message(user: User) -> pb.Account:

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from authsvc.models.audit import SecurityEvent
 from authsvc.rpc import Context, convert
+from authsvc.rpc.account.messages import passkey_signals
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
@@ -48,8 +49,10 @@ class DataRpcs(Topic):
         self, _request: pb.DeleteAccountRequest, _context: Context
     ) -> pb.DeleteAccountResponse:
         """Erase the account."""
-        await self._use.account_deletion.delete(current_call(), current_claims())
-        return pb.DeleteAccountResponse()
+        claims = current_claims()
+        await self._use.account_deletion.delete(current_call(), claims)
+        signals = self._use.passkey_signalling.deleted_account(claims.subject)
+        return pb.DeleteAccountResponse(passkey_signals=passkey_signals(signals))
 
 
 def _event_message(event: SecurityEvent) -> pb.SecurityEvent:

@@ -1,6 +1,7 @@
 """Owns the RPCs of AccountService that register passkeys."""
 
 from authsvc.rpc import Context, convert
+from authsvc.rpc.account.messages import passkey_signals
 from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
@@ -10,10 +11,12 @@ class PasskeyRegistrationRpcs(Topic):
     """The registration of a user's own passkeys."""
 
     async def BeginPasskeyRegistration(
-        self, _request: pb.BeginPasskeyRegistrationRequest, _context: Context
+        self, request: pb.BeginPasskeyRegistrationRequest, _context: Context
     ) -> pb.BeginPasskeyRegistrationResponse:
         """Return the options for creating a passkey on the user's device."""
-        begun = await self._use.passkey_registration_start.begin(current_claims())
+        begun = await self._use.passkey_registration_start.begin(
+            current_claims(), conditional=request.conditional
+        )
         return pb.BeginPasskeyRegistrationResponse(
             challenge_id=str(begun.challenge_id), options_json=begun.options
         )
@@ -38,4 +41,5 @@ class PasskeyRegistrationRpcs(Topic):
                 create_time=convert.timestamp(factor.create_time),
             ),
             recovery_codes=registered.recovery_codes,
+            passkey_signals=passkey_signals(registered.signals),
         )

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from authsvc.config import BruteForceSettings, PolicySettings
 from authsvc.core.attempts.attempts import Attempts, Cause
@@ -340,3 +342,15 @@ async def test_known_device_is_stranger_once_its_smaller_half_is_used_up(
     assert await service.login(device=PHONE) == "OK"
     assert await service.login(WRONG, device=PHONE) == "CREDENTIALS_INVALID"
     assert await service.login(device=PHONE) == "OK"
+
+
+async def test_caller_that_sends_no_ip_is_warned_of_once(limited: Service) -> None:
+    callers = (CALL, CALL, replace(CALL, caller="spiffe://authsvc.dev/other"))
+    with capture_logs() as logs:
+        await limited.log_in(CALL, EMAIL, PASSWORD, ClientContext(IP))
+        assert limited.attempts.callers_without_ip == set()
+        for call in callers:
+            await limited.log_in(call, EMAIL, PASSWORD, ClientContext())
+    assert limited.attempts.callers_without_ip == {call.caller for call in callers}
+    warned = [line["caller"] for line in logs if line["event"] == "client_ip_missing"]
+    assert warned == [CALL.caller, "spiffe://authsvc.dev/other"]

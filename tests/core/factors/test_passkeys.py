@@ -1,25 +1,19 @@
 """The relying party's options for passkeys, and the responses that it accepts."""
 
-import hashlib
 import json
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import cbor2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
-from webauthn import verify_registration_response
 
 from authsvc.config import PasskeySettings
-from authsvc.dev.authenticator import Authenticator, Credential, decode, encode
+from authsvc.core.factors.relying_party import RelyingParty, parse_assertion
+from authsvc.dev.authenticator import Authenticator, Credential, encode
 from tests.support.ceremonies import (
     CHALLENGE,
     PARTY,
@@ -31,7 +25,9 @@ from tests.support.ceremonies import (
     with_attestation,
     with_key,
 )
-from tests.support.passkeys import ORIGIN, SoftDevice
+from tests.support.passkeys import ORIGIN, STATEMENTS, SoftDevice, state
+
+APP = "android:apk-key-hash:-sYXRdwJA3hvue3mKpYrOZ9zSPC7b4mbgzJmdZEDO5w"
 
 
 def _number(value: int, size: int | None = None) -> bytes:
@@ -48,6 +44,10 @@ def _ec_key(curve: ec.EllipticCurve, algorithm: int, name: int) -> dict[int, Any
         -2: _number(numbers.x, size),
         -3: _number(numbers.y, size),
     }
+
+
+def _drop(name: str, attestation: dict[str, Any]) -> None:
+    del attestation[name]
 
 
 def _rsa_key(bits: int, algorithm: int = -257) -> dict[int, Any]:
@@ -93,29 +93,79 @@ def test_other_keys_are_rejected(key: Callable[[], dict[int, Any]]) -> None:
     assert not is_taken(with_key(key()))
 
 
-def test_attestation_must_be_none_or_self() -> None:
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_attestation_of_every_format_is_accepted_as_none(name: str) -> None:
+    credential = Authenticator(ORIGIN, synced=True).create(creation_options())
+    plain = PARTY.check_attestation(json.dumps(credential), CHALLENGE)
+    stated = PARTY.check_attestation(json.dumps(state(credential, name)), CHALLENGE)
+    assert plain is not None
+    assert plain.backup_eligible
+    assert stated == plain
+
+
+def test_malformed_attestation_is_rejected() -> None:
     assert is_taken(with_attestation(lambda _: None))
     for change in (
-        {"fmt": "fido-u2f"},
-        {"fmt": "tpm"},
         {"fmt": ["none"]},
         {"fmt": None},
+        {"fmt": ""},
+        {"fmt": b"none"},
+        {"fmt": "pack\ned"},
+        {"fmt": "p" * 33},
+        {"fmt": "packed", "attStmt": None},
+        {"fmt": "packed", "attStmt": b"x"},
         {"attStmt": {"sig": b"x"}},
-        {"fmt": "packed", "attStmt": {"alg": -7, "sig": b"x"}},
+        {"attStmt": {"unknown": b"x"}},
         {"authData": b""},
         {"authData": "x"},
     ):
         assert not is_taken(with_attestation(partial(update, change))), change
+    for name in ("fmt", "attStmt", "authData"):
+        assert not is_taken(with_attestation(partial(_drop, name))), name
 
 
-def test_unrequested_attestation_formats_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    def verify(**_: Any) -> bool:
-        return True
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_statement_exempts_from_no_other_check(name: str) -> None:
+    for changed in ({"origin": "https://evil.test"}, {"challenge": "AAAA"}, {"crossOrigin": True}):
+        credential = Authenticator(ORIGIN).create(creation_options(), client_data=changed)
+        assert not is_taken(state(credential, name)), changed
+    device = Authenticator(ORIGIN)
+    device.present = False
+    assert not is_taken(state(device.create(creation_options()), name))
+    key = with_key(_ec_key(ec.SECP384R1(), -7, 2))
+    assert not is_taken(state(key, name))
 
-    place = verify_registration_response.__module__
-    monkeypatch.setattr(f"{place}.verify_android_safetynet", verify)
-    stated = {"fmt": "android-safetynet", "attStmt": {"ver": "1", "response": b"x"}}
-    assert not is_taken(with_attestation(partial(update, stated)))
+
+def test_presence_is_optional_only_for_conditional_creation() -> None:
+    device = Authenticator(ORIGIN)
+    device.present = device.verifies_user = False
+    created = json.dumps(device.create(creation_options()))
+    assert PARTY.check_attestation(created, CHALLENGE) is None
+    assert PARTY.check_attestation(created, CHALLENGE, require_presence=False) is not None
+
+
+def test_what_the_service_does_not_know_is_ignored() -> None:
+    device = Authenticator(ORIGIN)
+    device.extensions = {"credProtect": 2, "hmac-secret": True, "future": {"a": [1, b"x"]}}
+    more = {"androidPackageName": "test.example", "futureMember": [{"a": None}], "topOrigin": None}
+    unknown = {
+        "authenticatorAttachment": "implant",
+        "clientExtensionResults": {"credProps": {"rk": True}, "future": {"a": [1]}},
+        "futureMember": 1,
+    }
+    created = device.create(creation_options(), client_data=more) | unknown
+    created["response"] |= {
+        "transports": ["internal", "telepathy", 7, ["usb"]],
+        "publicKeyAlgorithm": -7,
+        "publicKey": "AAAA",
+        "futureMember": {},
+    }
+    taken = PARTY.check_attestation(json.dumps(created), CHALLENGE)
+    assert taken is not None
+    assert taken.transports == ("internal",)
+    signed = device.get(request_options(), client_data=more) | unknown
+    signed["response"] |= {"futureMember": {}}
+    assert is_signed(signed, taken.public_key)
 
 
 def test_credential_id_must_match_and_be_short() -> None:
@@ -130,69 +180,6 @@ def test_credential_id_must_match_and_be_short() -> None:
         assert is_taken(device.create(creation_options())) is taken
 
 
-def test_self_attestation_statement_is_verified() -> None:
-    for wrong in (0, 1):
-        device = Authenticator(ORIGIN)
-        credential = device.create(creation_options())
-        attestation = cbor2.loads(decode(credential["response"]["attestationObject"]))
-        said = hashlib.sha256(decode(credential["response"]["clientDataJSON"])).digest()
-        signature = device.credentials[0].private_key.sign(
-            attestation["authData"] + said + b"x" * wrong, ec.ECDSA(hashes.SHA256())
-        )
-        attestation |= {"fmt": "packed", "attStmt": {"alg": -7, "sig": signature}}
-        credential["response"]["attestationObject"] = encode(cbor2.dumps(attestation))
-        assert is_taken(credential) is not bool(wrong)
-
-
-def test_attestation_certificates_are_rejected() -> None:
-    device = Authenticator(ORIGIN)
-    device.verifies_user = False
-    maker = ec.generate_private_key(ec.SECP256R1())
-    certificate = _certificate(maker)
-    for fmt in ("fido-u2f", "packed"):
-        credential = device.create(creation_options())
-        attestation = cbor2.loads(decode(credential["response"]["attestationObject"]))
-        data, raw_id = attestation["authData"], decode(credential["rawId"])
-        said = hashlib.sha256(decode(credential["response"]["clientDataJSON"])).digest()
-        key = device.credentials[-1].public_key()
-        u2f = b"\0" + data[:32] + said + raw_id + b"\x04" + key[-2] + key[-3]
-        signed = u2f if fmt == "fido-u2f" else data + said
-        statement: dict[str, Any] = {
-            "sig": maker.sign(signed, ec.ECDSA(hashes.SHA256())),
-            "x5c": [certificate],
-        }
-        if fmt == "packed":
-            statement["alg"] = -7
-        attestation |= {"fmt": fmt, "attStmt": statement}
-        credential["response"]["attestationObject"] = encode(cbor2.dumps(attestation))
-        # It is valid, just not accepted.
-        verify_registration_response(
-            credential=credential,
-            expected_challenge=CHALLENGE,
-            expected_rp_id="localhost",
-            expected_origin=ORIGIN,
-        )
-        assert not is_taken(credential)
-
-
-def _certificate(maker: ec.EllipticCurvePrivateKey) -> bytes:
-    """Return a self-signed certificate of an authenticator vendor, in DER."""
-    texts = {
-        NameOID.COUNTRY_NAME: "SE",
-        NameOID.ORGANIZATION_NAME: "Maker",
-        NameOID.ORGANIZATIONAL_UNIT_NAME: "Authenticator Attestation",
-        NameOID.COMMON_NAME: "Key",
-    }
-    name = x509.Name([x509.NameAttribute(oid, text) for oid, text in texts.items()])
-    builder = x509.CertificateBuilder(name, name, maker.public_key(), x509.random_serial_number())
-    start = datetime(2020, 1, 1, tzinfo=UTC)
-    builder = builder.not_valid_before(start).not_valid_after(start.replace(year=2120))
-    builder = builder.add_extension(
-        x509.BasicConstraints(ca=False, path_length=None), critical=True
-    )
-    return builder.sign(maker, hashes.SHA256()).public_bytes(Encoding.DER)
-
-
 def test_independent_authenticator_is_accepted() -> None:
     device = SoftDevice()
     created = PARTY.check_attestation(json.dumps(device.create(creation_options())), CHALLENGE)
@@ -202,9 +189,33 @@ def test_independent_authenticator_is_accepted() -> None:
     assert not is_signed(assertion, created.public_key, verified=True)
 
 
+def test_responses_from_apps_and_related_origins_are_accepted() -> None:
+    related = "https://shop.example"
+    party = RelyingParty(PasskeySettings(origins=(ORIGIN, APP), related_origins=(related,)))
+    for origin, accepted in (
+        (ORIGIN, True),
+        (APP, True),
+        (related, True),
+        (APP[:-1] + "8", False),
+        (APP.upper(), False),
+        ("https://login.shop.example", False),
+        ("http://shop.example", False),
+    ):
+        device = Authenticator(origin)
+        created = party.check_attestation(json.dumps(device.create(creation_options())), CHALLENGE)
+        assert (created is not None) is accepted, origin
+        assertion = parse_assertion(json.dumps(device.get(request_options())))
+        assert assertion is not None
+        key = cbor2.dumps(device.credentials[0].public_key())
+        signed = party.check_assertion(assertion, CHALLENGE, key, require_verification=True)
+        assert (signed is not None) is accepted, origin
+
+
 @pytest.mark.parametrize(
     ("origins", "domain"),
     [
+        ((APP,), "example.com"),
+        (("https://example.com", APP), "example.com"),
         (("https://example.com",), "example.com"),
         (("https://login.example.com:8443", "https://example.com"), "example.com"),
         (("https://xn--bcher-kva.example",), "xn--bcher-kva.example"),
@@ -236,11 +247,42 @@ def test_origins_of_domain_are_accepted(origins: tuple[str, ...], domain: str) -
         ("", "localhost"),
         ("https://example.com", ".com"),
         ("https://example.com", "example.com."),
+        ("android:apk-key-hash:", "example.com"),
+        (APP[:-1], "example.com"),
+        (f"{APP}=", "example.com"),
+        # Not the encoding of 32 bytes: the last two bits are not 0.
+        (f"{APP[:-1]}9", "example.com"),
+        (APP.replace("-", "+"), "example.com"),
+        (f"{APP}\n", "example.com"),
+        ("android:apk-key-hash:" + ":".join(["A1"] * 32), "example.com"),
+        ("ios:bundle-id:test.example", "example.com"),
     ],
 )
 def test_other_origins_are_rejected(origin: str, domain: str) -> None:
     with pytest.raises(ValidationError):
         PasskeySettings(origins=(origin,), relying_party_id=domain)
+
+
+def test_bad_origin_of_app_says_what_is_expected() -> None:
+    with pytest.raises(ValidationError, match=r"SHA-256 of the certificate.*43 characters"):
+        PasskeySettings(origins=("android:apk-key-hash:A1:B2",))
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        ("https://localhost",),
+        ("https://login.localhost:8443",),
+        ("http://shop.example",),
+        ("https://shop.example/",),
+        ("https://*.shop.example",),
+        (APP,),
+        tuple(f"https://shop{number}.example" for number in range(101)),
+    ],
+)
+def test_related_origins_are_pages_of_other_domains(origins: tuple[str, ...]) -> None:
+    with pytest.raises(ValidationError):
+        PasskeySettings(related_origins=origins)
 
 
 def test_credential_repr_hides_key() -> None:

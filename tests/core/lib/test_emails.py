@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authsvc.core.lib.emails import Email, parse_email, parse_new_email
+from authsvc.core.lib.emails import Email, is_of_a_directory, parse_email, parse_new_email
 from authsvc.errors import FieldInvalid, Reason
 
 # 254 bytes: as long as an address can be (RFC 5321, 4.5.3.1.3, without the angle brackets).
@@ -79,8 +79,30 @@ def test_distinct_addresses_stay_distinct(one: str, other: str) -> None:
         "alice@example..com",
         "alice@-example.com",
         "alice@example.com.",
-        "alice..wonder@example.com",
         ".alice@example.com",
+        "..@example.com",
+        f"{'a.' * 40}@example.com",
+        f"{'a' * 60}{'.' * 5}@example.com",
+        "al\u2025ce@example.com",
+        "al\u2026ce@example.com",
+        "älice..wonder@example.com",
+        "alice@local",
+        "alice@arpa",
+        "alice@x.arpa",
+        "alice@1",
+        "alice@-x",
+        "alice@x-",
+        "alice@x_y",
+        "alice@xn--x",
+        "alice@x..local",
+        "alice@.local",
+        "alice@corp.local.",
+        "alice@corp\u3002local",
+        "alice@\uff49ntranet",
+        "alice@intranet\n",
+        "alice@bücher",
+        "alice@" + "x" * 64,
+        "alice@x.onion",
         "alice@bob@example.com",
         "alice@[192.0.2.1]",
         "alice@192.0.2.1",
@@ -216,3 +238,48 @@ def test_new_addresses_compared_as_equal_differ_in_case_only(character: str) -> 
     assert unicodedata.normalize("NFC", email.canonical.lower()) == lower.replace(
         "\u03c2", "\u03c3"
     )
+
+
+_DIRECTORY = ["intranet", "corp-7", "corp.local", "7.corp.local", "home.arpa", "nas.home.arpa"]
+
+
+@pytest.mark.parametrize("domain", _DIRECTORY)
+def test_domains_of_private_networks_are_for_new_accounts_by_a_setting_only(domain: str) -> None:
+    text = f"Alice.W@{domain.upper()}"
+    expected = Email(text, f"alice.w@{domain}")
+    # Accounts that have such an address are found by it, whatever the setting says.
+    assert parse_email(text) == expected
+    assert is_of_a_directory(expected)
+    assert parse_new_email(text, directory_domains=True) == expected
+    with pytest.raises(FieldInvalid, match="private network") as caught:
+        parse_new_email(text, "new_email")
+    assert (caught.value.reason, caught.value.violations[0].field) == (
+        Reason.EMAIL_INVALID,
+        "new_email",
+    )
+    assert parse_email(expected.canonical) == Email(expected.canonical, expected.canonical)
+
+
+@pytest.mark.parametrize(
+    "domain", ["example.com", "intranet.test", "local.example.com", "a.internal"]
+)
+def test_other_domains_need_no_setting(domain: str) -> None:
+    assert not is_of_a_directory(parse_email(f"alice@{domain}"))
+    assert parse_new_email(f"alice@{domain}") == parse_email(f"alice@{domain}")
+
+
+@pytest.mark.parametrize("local", ["alice..wonder", "alice.", "alice..", "a...b..c."])
+def test_dots_are_kept_and_new_accounts_have_none_to_spare(local: str) -> None:
+    text = f"{local.upper()}@example.com"
+    email = parse_email(text)
+    assert email == Email(text, f"{local}@example.com")
+    assert parse_email(email.canonical).canonical == email.canonical
+    for directory_domains in (False, True):
+        with pytest.raises(FieldInvalid, match="two periods"):
+            parse_new_email(text, directory_domains=directory_domains)
+
+
+def test_addresses_that_differ_in_dots_stay_distinct() -> None:
+    locals_ = ("alice.w", "alice..w", "alice...w", "alice.w.", "alice.w..", "alicew")
+    canonical = [parse_email(f"{local}@example.com").canonical for local in locals_]
+    assert len(set(canonical)) == len(canonical)

@@ -1,6 +1,7 @@
 """Delivery of messages: never lost, never sent twice without need, abandoned visibly."""
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -75,7 +76,7 @@ async def test_row_with_tampered_address_is_not_sent(mail: Mail, deliverer: Deli
 
 async def test_failed_delivery_is_retried_with_growing_delay(mail: Mail, clock: FakeClock) -> None:
     async def fail(_: RenderedMessage) -> None:
-        raise NotDelivered("connection")
+        raise NotDelivered(error="connection")
 
     mail.channel.before = fail
     deliverer = mail.deliverer(first_retry="4s", longest_retry="60s")
@@ -103,7 +104,7 @@ async def test_requested_retry_delay_is_bounded(
     mail: Mail, clock: FakeClock, asked: float, given: float
 ) -> None:
     async def fail(_: RenderedMessage) -> None:
-        raise NotDelivered("busy", retry_after=asked)
+        raise NotDelivered(error="busy", retry_after=asked)
 
     mail.channel.before = fail
     await mail.write()
@@ -114,16 +115,18 @@ async def test_requested_retry_delay_is_bounded(
 
 async def test_permanent_failure_is_abandoned_at_once_and_recorded(mail: Mail) -> None:
     async def refuse(_: RenderedMessage) -> None:
-        raise NotDelivered("recipient_refused", permanent=True)
+        raise NotDelivered(error="recipient_refused", reply="550 No such user", permanent=True)
 
     mail.channel.before = refuse
     await mail.write_code()
     deliverer = mail.deliverer()
     with capture_logs() as logs:
         await deliverer.deliver_due()
-    assert await mail.states() == [("abandoned", "recipient_refused")]
+    assert await mail.states() == [("abandoned", "recipient_refused: 550 No such user")]
     (event,) = await mail.rows("SELECT type, detail FROM audit_events")
     assert event["type"] == "message.abandon"
+    # What a server says is not kept for good.
+    assert json.loads(event["detail"])["error"] == "recipient_refused"
     written = f"{event['detail']} {logs}"
     assert "recipient_refused" in written
     assert "login_code" in written
@@ -134,7 +137,7 @@ async def test_message_is_abandoned_with_cause_after_max_age(
     mail: Mail, clock: FakeClock, deliverer: Deliverer
 ) -> None:
     async def fail(_: RenderedMessage) -> None:
-        raise NotDelivered("connection")
+        raise NotDelivered(error="connection")
 
     mail.channel.before = fail
     await mail.write()
@@ -168,7 +171,7 @@ async def test_messages_without_channel_wait_until_expiry(mail: Mail, clock: Fak
 
 async def test_pending_and_abandoned_messages_are_counted(mail: Mail) -> None:
     async def refuse(_: RenderedMessage) -> None:
-        raise NotDelivered("recipient_refused", permanent=True)
+        raise NotDelivered(error="recipient_refused", permanent=True)
 
     await mail.write()
     await mail.deliverer(TestChannel(before=refuse)).deliver_due()

@@ -104,7 +104,7 @@ async def test_late_failure_does_not_undo_work_of_another_replica(
     async def stick_then_fail(_: RenderedMessage) -> None:
         is_stuck.set()
         await go_on.wait()
-        raise NotDelivered("connection", permanent=permanent)
+        raise NotDelivered(error="connection", permanent=permanent)
 
     stuck = mail.deliverer(TestChannel(before=stick_then_fail))
     late = asyncio.create_task(stuck.deliver_due())
@@ -112,7 +112,7 @@ async def test_late_failure_does_not_undo_work_of_another_replica(
     clock.advance(_LEASE)
 
     async def fail(_: RenderedMessage) -> None:
-        raise NotDelivered("timeout")
+        raise NotDelivered(error="timeout")
 
     await mail.deliverer(TestChannel(before=fail)).deliver_due()
     go_on.set()

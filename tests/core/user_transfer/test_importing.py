@@ -369,3 +369,34 @@ async def test_file_size_and_rows_are_limited(importer: Importer, limit: str) ->
     with pytest.raises(ServiceError) as refused:
         await importer.read(b"{}\n" * 6_000, ImportOptions())
     assert refused.value.reason is Reason.LIMIT_REACHED
+
+
+async def test_addresses_of_private_networks_are_imported_by_a_setting_only(
+    importer: Importer,
+) -> None:
+    emails = ("Ada@intranet", "ada@Corp.local", "ada@home.arpa")
+    rows = [{"email": email} for email in emails]
+    assert await importer.run(*rows) == (0, 0, 3)
+    reasons = {failure.description for failure in importer.failures}
+    assert reasons == {"has the domain of a private network; set emails.directory_domains"}
+    importer.directory_domains = True
+    assert await importer.run(*rows) == (3, 0, 0)
+    # They are the same accounts in any spelling.
+    assert await importer.run(*({"email": email.swapcase()} for email in emails)) == (0, 3, 0)
+    stored = await importer.fetch("SELECT email, email_canonical FROM users ORDER BY user_id")
+    assert {(row["email"], row["email_canonical"]) for row in stored} == {
+        (email, email.lower()) for email in emails
+    }
+
+
+async def test_local_parts_with_extra_dots_are_imported_as_accounts_of_their_own(
+    importer: Importer,
+) -> None:
+    locals_ = ("ada.l", "ada..l", "ada.l.", "adal")
+    assert await importer.run(*({"email": f"{local}@example.com"} for local in locals_)) == (
+        4,
+        0,
+        0,
+    )
+    assert await importer.run({"email": "ADA..L@example.com"}) == (0, 1, 0)
+    assert await importer.run({"email": ".ada@example.com"}) == (0, 0, 1)

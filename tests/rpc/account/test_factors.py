@@ -27,6 +27,10 @@ class Owner:
     async def list(self) -> pb.ListFactorsResponse:
         return await self._account.ListFactors(pb.ListFactorsRequest(), metadata=self.metadata)
 
+    async def has_none(self) -> bool:
+        found = await self.list()
+        return not found.factors and not found.recovery_codes_left
+
     async def enroll(self, name: str = "") -> TotpEnrollment:
         request = pb.EnrollTotpRequest(name=name)
         return (await self._account.EnrollTotp(request, metadata=self.metadata)).enrollment
@@ -48,13 +52,13 @@ class Owner:
 @pytest.mark.fast
 async def test_factor_lifecycle(timed: Service, clock: FakeClock) -> None:
     ada = Owner(timed, await timed.proved_session())
-    assert await ada.list() == pb.ListFactorsResponse()
+    assert await ada.has_none()
     assert await outcome(ada.generate()) == "FACTOR_NOT_FOUND"
     enrollment = await ada.enroll("Phone 📱")
     app = pyotp.parse_uri(enrollment.otpauth_uri)
     assert isinstance(app, pyotp.TOTP)
     assert app.secret == enrollment.secret
-    assert await ada.list() == pb.ListFactorsResponse()
+    assert await ada.has_none()
     codes = (await ada.confirm(enrollment.factor_id, app.at(clock.now()))).recovery_codes
     assert len(codes) == 10
     (factor,) = (await ada.list()).factors
@@ -65,7 +69,7 @@ async def test_factor_lifecycle(timed: Service, clock: FakeClock) -> None:
     assert (await ada.list()).recovery_codes_left == 10
     assert set((await ada.generate()).recovery_codes).isdisjoint(codes)
     await ada.remove(factor.factor_id)
-    assert await ada.list() == pb.ListFactorsResponse()
+    assert await ada.has_none()
     assert await outcome(ada.remove(factor.factor_id)) == "FACTOR_NOT_FOUND"
 
 
@@ -92,7 +96,7 @@ async def test_factors_are_accessible_only_to_their_user(timed: Service, clock: 
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.NOT_FOUND, "FACTOR_NOT_FOUND")
     await ada.confirm(enrollment.factor_id, code)
     assert await outcome(eve.remove(enrollment.factor_id)) == "FACTOR_NOT_FOUND"
-    assert await eve.list() == pb.ListFactorsResponse()
+    assert await eve.has_none()
 
 
 async def test_changes_require_recent_login(timed: Service, clock: FakeClock) -> None:
@@ -107,7 +111,7 @@ async def test_changes_require_recent_login(timed: Service, clock: FakeClock) ->
         ada.generate(),
     ):
         assert await outcome(call) == "REAUTHENTICATION_REQUIRED"
-    assert await ada.list() == pb.ListFactorsResponse()
+    assert await ada.has_none()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,9 +10,11 @@ import pytest
 from authsvc.config import Settings
 from authsvc.dev.authenticator import Authenticator, decode, encode
 from authsvc.v1.account_service_pb2 import (
+    DeleteAccountRequest,
     GetAccountRequest,
     ListFactorsRequest,
     RemoveFactorRequest,
+    UpdateAccountRequest,
 )
 from authsvc.v1.auth_service_pb2 import LoginRequest
 from tests.support.accounts import EMAIL, PASSWORD
@@ -20,12 +22,14 @@ from tests.support.clock import FakeClock
 from tests.support.passkeys import (
     NOBODY,
     ORIGIN,
+    STATEMENTS,
     SoftDevice,
     bearer,
     begin_registration,
     finish_registration,
     login,
     register,
+    state,
 )
 from tests.support.probe import failure, outcome, reason_of, with_changes
 from tests.support.service import Service, StartService
@@ -77,6 +81,116 @@ async def test_registration_returns_creation_options(service: Service) -> None:
     ]
     assert options["authenticatorSelection"]["residentKey"] == "required"
     assert options["attestation"] == "none"
+
+
+async def test_passkeys_with_attestation_of_every_format_log_in(service: Service) -> None:
+    tokens = await service.proved_session()
+    names = [name for name in STATEMENTS if name != "none"]
+    devices = [Authenticator(ORIGIN) for _ in names]
+    for name, device in zip(names, devices, strict=True):
+        begun = await begin_registration(service, tokens)
+        credential = state(device.create(begun.options_json), name)
+        await finish_registration(service, tokens, begun.challenge_id, credential, name)
+    for device in devices:
+        assert (await login(service, device)).user_id == tokens.user_id
+
+
+async def test_user_may_be_absent_only_if_challenge_is_conditional(service: Service) -> None:
+    tokens = await service.proved_session()
+    device = Authenticator(ORIGIN, synced=True)
+    plain = await begin_registration(service, tokens)
+    conditional = await begin_registration(service, tokens, conditional=True)
+    # An answer to another challenge than the one it is sent with, too.
+    ends = []
+    for asked, sent in ((conditional, plain), (plain, conditional), (plain, plain)):
+        begun = await begin_registration(service, tokens, conditional=sent is conditional)
+        options = json.loads(begun.options_json)
+        if asked is not sent:
+            options["challenge"] = json.loads(asked.options_json)["challenge"]
+        device.present = device.verifies_user = False
+        credential = device.create(json.dumps(options))
+        call = finish_registration(service, tokens, begun.challenge_id, credential)
+        ends.append(await outcome(call))
+    assert ends == ["CREDENTIALS_INVALID"] * 3
+    assert await service.fetch("SELECT FROM factors") == []
+
+    device.credentials.clear()
+    begun = await begin_registration(service, tokens, conditional=True)
+    credential = device.create(begun.options_json)
+    calls = (
+        outcome(finish_registration(service, tokens, begun.challenge_id, credential))
+        for _ in range(20)
+    )
+    assert Counter(await asyncio.gather(*calls)) == {"OK": 1, "STATE_INVALID": 19}
+    # To log in, the user has to be there.
+    assert await outcome(login(service, device)) == "CREDENTIALS_INVALID"
+    device.present = device.verifies_user = True
+    assert (await login(service, device)).user_id == tokens.user_id
+
+
+async def test_later_plain_challenge_replaces_conditional_one(service: Service) -> None:
+    tokens = await service.proved_session()
+    first = await begin_registration(service, tokens, conditional=True)
+    second = await begin_registration(service, tokens)
+    device = Authenticator(ORIGIN)
+    device.present = False
+    for begun, end in ((first, "STATE_INVALID"), (second, "CREDENTIALS_INVALID")):
+        credential = device.create(begun.options_json)
+        call = finish_registration(service, tokens, begun.challenge_id, credential)
+        assert await outcome(call) == end
+
+
+async def test_answers_tell_browser_which_passkeys_are_accepted(service: Service) -> None:
+    tokens = await service.proved_session()
+    metadata = bearer(tokens)
+    handle = encode(UUID(tokens.user_id).bytes)
+    devices = [Authenticator(ORIGIN) for _ in range(2)]
+    registered = [await register(service, tokens, device) for device in devices]
+    first, second = (encode(device.credentials[0].credential_id) for device in devices)
+    listed = await service.account().ListFactors(ListFactorsRequest(), metadata=metadata)
+    for signals, ids in (
+        (registered[0].passkey_signals, [first]),
+        (registered[1].passkey_signals, [first, second]),
+        (listed.passkey_signals, [first, second]),
+    ):
+        assert json.loads(signals.all_accepted_credentials_json) == {
+            "rpId": "localhost",
+            "userId": handle,
+            "allAcceptedCredentialIds": ids,
+        }
+        assert json.loads(signals.current_user_details_json)["userId"] == handle
+        assert signals.unknown_credential_json == ""
+
+    removal = RemoveFactorRequest(factor_id=registered[0].factor.factor_id)
+    removed = await service.account().RemoveFactor(removal, metadata=metadata)
+    signals = removed.passkey_signals
+    accepted = json.loads(signals.all_accepted_credentials_json)
+    assert accepted["allAcceptedCredentialIds"] == [second]
+    unknown = json.loads(signals.unknown_credential_json)
+    assert unknown == {"rpId": "localhost", "credentialId": first}
+
+    deleted = await service.account().DeleteAccount(DeleteAccountRequest(), metadata=metadata)
+    assert json.loads(deleted.passkey_signals.all_accepted_credentials_json) == {
+        "rpId": "localhost",
+        "userId": handle,
+        "allAcceptedCredentialIds": [],
+    }
+
+
+async def test_answers_tell_browser_current_name_and_address(service: Service) -> None:
+    tokens = await service.proved_session()
+    details = {"rpId": "localhost", "userId": encode(UUID(tokens.user_id).bytes)}
+    for name in ("Ada Löv", ""):
+        renamed = await service.account().UpdateAccount(
+            UpdateAccountRequest(display_name=name), metadata=bearer(tokens)
+        )
+        found = json.loads(renamed.passkey_signals.current_user_details_json)
+        shown = {"name": EMAIL, "displayName": name or EMAIL}
+        assert found == details | shown
+        # A browser that gets a partial list would hide the other passkeys.
+        assert renamed.passkey_signals.all_accepted_credentials_json == ""
+        options = json.loads((await begin_registration(service, tokens)).options_json)
+        assert options["user"] == {"id": details["userId"]} | shown
 
 
 async def test_registration_requires_recent_login(timed: Service, clock: FakeClock) -> None:

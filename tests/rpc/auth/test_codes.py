@@ -1,5 +1,6 @@
 """One-time codes from a calling service's side: requested, sent or returned, and used."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
@@ -179,8 +180,10 @@ async def test_user_changes_address(portal: Service) -> None:
 
     assert await outcome(confirmed()) == "CODE_INVALID"
     confirm.code = await sent(portal, MessageKind.CHANGE_EMAIL)
-    account = (await confirmed()).account
+    changed = await confirmed()
+    account = changed.account
     assert (account.user_id, account.email) == (tokens.user_id, NEW_EMAIL)
+    assert json.loads(changed.passkey_signals.current_user_details_json)["name"] == NEW_EMAIL
     assert account.HasField("email_verify_time")
     # The session stays active, and the next login is with the new address.
     assert await portal.judge_token(tokens.access_token, strict=True) == ""

@@ -70,6 +70,22 @@ async def test_weak_password_reports_each_broken_rule(service: Service) -> None:
     assert not any("hunter2" in text for text in texts)
 
 
+async def test_address_of_a_private_network_is_accepted_by_a_setting(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    closed = await start_service(live_settings)
+    request = pb.RegisterRequest(email="Ada@corp.local", password=PASSWORD)
+    assert reason_of(await failure(closed.auth().Register(request))) == "EMAIL_INVALID"
+    unknown = pb.LoginRequest(email="ada@corp.local", password=PASSWORD)
+    assert await outcome(closed.auth().Login(unknown)) == "CREDENTIALS_INVALID"
+    open_to_all = await start_service(with_changes(live_settings, "emails", directory_domains=True))
+    user_id = await open_to_all.register("Ada@corp.local")
+    # The setting is about new accounts only.
+    assert (await closed.login("ada@CORP.LOCAL")).user_id == user_id
+    again = pb.RegisterRequest(email="ADA@Corp.Local", password=PASSWORD)
+    assert await outcome(open_to_all.auth().Register(again)) == "EMAIL_TAKEN"
+
+
 async def test_invalid_address_is_rejected(service: Service) -> None:
     error = await failure(
         service.auth().Register(pb.RegisterRequest(email="ada@", password=PASSWORD))
