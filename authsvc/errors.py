@@ -21,10 +21,15 @@ ServiceError
 ServerError is for the operator: the service can't start listening.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+# Of names in a message, how many are shown, and how many characters of each.
+_MAX_NAMES = 8
+_MAX_NAME = 40
 
 
 class Reason(StrEnum):
@@ -223,6 +228,23 @@ def bearer_invalid() -> Unauthenticated:
 def user_not_found() -> NotFound:
     """Return the error for an unknown user id."""
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
+
+
+def quoted_names(names: Collection[str]) -> str:
+    """Return the first of `names` that somebody sent for a message: each quoted, cut and escaped.
+
+    What looks like an address or a hash is not shown, as it may be a value in the wrong place.
+    """
+    found = [_quoted(name) for name in list(names)[:_MAX_NAMES]]
+    if len(names) > _MAX_NAMES:
+        found.append(f"and {len(names) - _MAX_NAMES} more")
+    return ", ".join(found)
+
+
+def _quoted(name: str) -> str:
+    if "@" in name or "$" in name:
+        return "one that looks like a value"
+    return json.dumps(name if len(name) <= _MAX_NAME else name[:_MAX_NAME] + "…")
 
 
 def email_not_found() -> NotFound:

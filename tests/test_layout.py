@@ -32,7 +32,7 @@ _TESTED_ELSEWHERE: Mapping[str, str] = {
     "login/passkey": "tests/rpc/auth/test_passkeys.py",
     "messages/stored_messages": "tests/cli/test_messages.py",
     "messages/templates": "tests/outbound/test_templates.py",
-    "passwords/foreign_schemes": "tests/core/passwords/test_foreign_hashes.py",
+    "passwords/foreign_schemes": "tests/core/passwords/test_foreign_forms.py",
     "sessions/cache": "tests/core/revocations/test_cache.py",
     "sessions/reading": "tests/core/sessions/test_use.py",
     "sessions/token_issuing": "tests/core/sessions/test_opening.py",

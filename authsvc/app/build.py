@@ -241,6 +241,7 @@ class _Build(AccountBuild):
         return UserImport(
             database=self.database,
             hasher=self.hasher,
+            permissions=self.permissions,
             settings=self.settings.imports,
             clock=self.clock,
             directory_domains=self.settings.emails.directory_domains,

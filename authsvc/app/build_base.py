@@ -123,7 +123,7 @@ class BaseBuild:
 
     @cached_property
     def permissions(self) -> Permissions:
-        return Permissions(self.settings.permissions)
+        return Permissions.of_settings(self.settings)
 
     @cached_property
     def access_tokens(self) -> AccessTokens:

@@ -7,12 +7,13 @@ import typer
 
 from authsvc.cli.calls import cli_call
 from authsvc.cli.groups import Commands
-from authsvc.cli.output import ConfigOption, SecretsOption
+from authsvc.cli.output import ConfigOption, SecretsOption, fail, settings_of
 from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
 from authsvc.cli.users_list import list_users, show_user
 from authsvc.cli.work import with_use_cases
-from authsvc.core.roles.permissions import DEFAULT_ROLES
+from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
+from authsvc.errors import FieldInvalid
 
 app = Commands(help="List, create, disable, enable, import and export accounts.")
 app.command("list")(list_users)
@@ -45,8 +46,12 @@ def create(
 
     A user with a role that requires a second factor can't log in until the address is verified.
     """
+    try:
+        Permissions.of_settings(settings_of(config, secrets)).check_defined(role or ())
+    except FieldInvalid as error:
+        fail(error.message)
     if password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
     else:
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     user_id = with_use_cases(

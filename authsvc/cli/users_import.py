@@ -36,6 +36,13 @@ FirebaseOption = Annotated[
         help="A file with the password hash parameters from the Firebase console.",
     ),
 ]
+WeakOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-weak-hashes",
+        help="Accept password hashes that are cheap to guess, and wrap them in Argon2id.",
+    ),
+]
 ErrorsOption = Annotated[
     Path | None,
     typer.Option("--errors", help="Write the errors of invalid rows to this file, as JSON Lines."),
@@ -51,29 +58,34 @@ def import_users(
         bool, typer.Option("--dry-run", help="Store nothing, only show the result.")
     ] = False,
     firebase_config: FirebaseOption = None,
+    accept_weak_hashes: WeakOption = False,
     errors: ErrorsOption = None,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
     """Import users from another system with their password hashes.
 
-    The file is JSON Lines, or CSV with a header line, in UTF-8. Its fields: email, the only
-    required one; display_name; email_verified and disabled (true or false); roles (a list; in CSV
-    separated by spaces); create_time (such as 2024-05-01T12:00:00Z); user_id (a UUID);
-    password_hash; pepper_id for hashes from `users export`; salt and, in JSON, firebase for
-    Firebase hashes.
+    The file is JSON Lines, JSON, or CSV with a header line (with commas, semicolons or tabs), in
+    UTF-8. Its fields: email, the only required one; display_name; email_verified and disabled (true
+    or false); roles (a list of roles that are defined; in CSV separated by spaces); create_time
+    (such as 2024-05-01T12:00:00Z); user_id (a UUID); password_hash; pepper_id for hashes from
+    `users export`; salt and, in JSON, firebase for Firebase hashes.
+
+    Exports of Firebase, Auth0, Keycloak, Kratos and Django are taken as they are.
 
     A password hash is one of: Argon2 ($argon2id$…), bcrypt ($2b$…), scrypt ($scrypt$…), PBKDF2
-    ($pbkdf2-sha256$…), Django's variants of these, or Firebase's with its salt. It is verified as
-    in the other system and replaced at the user's first login. Hashes that take more than about a
-    second or 256 MiB to verify are rejected.
+    ($pbkdf2-sha256$…), Firebase's with its salt, or what Werkzeug, Spring, LDAP servers, ASP.NET
+    Identity, WordPress, Django, Laravel, Symfony, Devise or passlib made of these. It is verified
+    as in the other system and replaced at the user's first login. Hashes that take more than about
+    a second or 256 MiB to verify are rejected, and so are weak ones (without a salt, or with less
+    than 10 ms of CPU a guess) without --accept-weak-hashes, which takes about 20 ms for each.
 
     A row whose address already has an account is skipped, so a file can be imported again. Exit
     codes: 0 if all rows were valid, 3 if some were not, 1 if the file as a whole could not be
     imported.
     """
     settings = settings_of(config, secrets)
-    options = ImportOptions(file_format, _firebase(firebase_config), dry_run)
+    options = ImportOptions(file_format, _firebase(firebase_config), accept_weak_hashes, dry_run)
 
     async def main(stream: BinaryIO, failures: _Failures) -> ImportCounts:
         async with open_parts(settings) as parts:
@@ -83,7 +95,7 @@ def import_users(
                         cli_call(), _parts(stream, progress), options, failures.note, progress.count
                     )
                 except ServiceError:
-                    progress.print_counts()
+                    progress.print_counts_so_far()
                     raise
 
     with _open_input(file) as stream, _open_errors(errors) as errors_stream:
@@ -136,10 +148,12 @@ class _Progress:
         self._counts = counts
         if self._bar is None and _rows(counts) >= self._next_line:
             self._next_line = _rows(counts) + _ROWS_PER_LINE
-            self.print_counts()
+            self.print_counts_so_far()
 
-    def print_counts(self) -> None:
-        """Print the counts so far in a line."""
+    def print_counts_so_far(self) -> None:
+        """Print the counts in a line, unless there are none."""
+        if not _rows(self._counts):
+            return
         print(f"{_rows(self._counts)} rows: {_summary(self._counts)}", file=sys.stderr)
 
 
@@ -199,9 +213,9 @@ def _firebase(file: Path | None) -> FirebaseParameters | None:
     if file is None:
         return None
     try:
-        return firebase_parameters_of(file.read_text())
+        return firebase_parameters_of(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        fail(f"{file}: {getattr(error, 'strerror', None) or 'is not text'}")
+        fail(f"{file}: {getattr(error, 'strerror', None) or 'is not text in UTF-8'}")
     except FieldInvalid as error:
         fail(f"{file}: {error.message}")
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\"g\n\x12ImportUsersRequest\x12\x12\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\"q\n\x0e\x46irebaseScrypt\x12\x1e\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\"\x83\x01\n\x12ImportUsersRequest\x12\x12\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x03\x80\x01\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"q\n\x0e\x46irebaseScrypt\x12\x1e\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,14 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\200\001\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\200\001\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=46
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=149
-  _globals['_FIREBASESCRYPT']._serialized_start=151
-  _globals['_FIREBASESCRYPT']._serialized_end=264
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=267
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=402
-  _globals['_IMPORTFAILURE']._serialized_start=404
-  _globals['_IMPORTFAILURE']._serialized_end=469
-  _globals['_ADMINSERVICE']._serialized_start=471
-  _globals['_ADMINSERVICE']._serialized_end=567
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=47
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=178
+  _globals['_FIREBASESCRYPT']._serialized_start=180
+  _globals['_FIREBASESCRYPT']._serialized_end=293
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=296
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=431
+  _globals['_IMPORTFAILURE']._serialized_start=433
+  _globals['_IMPORTFAILURE']._serialized_end=498
+  _globals['_ADMINSERVICE']._serialized_start=500
+  _globals['_ADMINSERVICE']._serialized_end=596
 # @@protoc_insertion_point(module_scope)

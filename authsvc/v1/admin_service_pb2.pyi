@@ -27,15 +27,21 @@ class ImportUsersRequest(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     FIREBASE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    ACCEPT_WEAK_HASHES_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """The next bytes of the file, JSON Lines or CSV in UTF-8, split at any byte;
-    at most 60 KiB per message. `authsvc users import --help` lists the
-    fields.
+    """The next bytes of the file, JSON Lines, JSON or CSV in UTF-8, split at any
+    byte; at most 60 KiB per message. `authsvc users import --help` lists the
+    fields, and the systems whose exports are taken as they are.
     """
     dry_run: _builtins.bool
     """Stores nothing and returns what an import would, except that an address
     that occurs twice in the file counts as new both times. In the first
     message only.
+    """
+    accept_weak_hashes: _builtins.bool
+    """Accepts password hashes that have no salt or take less than 10 ms of CPU a
+    guess, and stores them wrapped in Argon2id, which takes about 20 ms each.
+    Without it, their rows are invalid. In the first message only.
     """
     @_builtins.property
     def firebase(self) -> Global___FirebaseScrypt:
@@ -49,10 +55,11 @@ class ImportUsersRequest(_message.Message):
         chunk: _builtins.bytes = ...,
         firebase: Global___FirebaseScrypt | None = ...,
         dry_run: _builtins.bool = ...,
+        accept_weak_hashes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["firebase", b"firebase"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dry_run", b"dry_run", "firebase", b"firebase"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_weak_hashes", b"accept_weak_hashes", "chunk", b"chunk", "dry_run", b"dry_run", "firebase", b"firebase"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,11 +11,12 @@ import pytest
 
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command, plain
+from tests.core.passwords.test_foreign_forms import WEAK
 from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 
 pytestmark = pytest.mark.slow
 
-HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(4)).decode()
+HASH = bcrypt.hashpw(b"hunter2", bcrypt.gensalt(8)).decode()
 ROW = {"email": "ada@example.test", "display_name": "Ada", "password_hash": HASH}
 FIREBASE_CONSOLE = f"""hash_config {{
   algorithm: SCRYPT,
@@ -60,7 +61,7 @@ def test_failed_rows_are_named_and_set_exit_code(command: Command, tmp_path: Pat
     assert result.stderr.splitlines() == [
         "line 2: email is not an e-mail address",
         "line 3: is not valid JSON from character 2 on",
-        "line 4: shoe is not a field of a row",
+        'line 4: has unknown fields: "shoe"',
     ]
 
 
@@ -83,7 +84,9 @@ def test_dry_run_stores_nothing(command: Command, tmp_path: Path) -> None:
     assert exported(command) == []
 
 
-def test_file_can_come_from_stdin(command: Command) -> None:
+def test_file_can_come_from_stdin(command: Command, workspace: Workspace) -> None:
+    with workspace.config.open("a") as stream:
+        stream.write("\n[permissions]\nadmin = []\n")
     result = command("users", "import", "-", input="email,roles\nada@example.test,user admin\n")
     assert result.stdout == "1 imported, 0 skipped, 0 failed\n"
     (row,) = exported(command)
@@ -95,6 +98,52 @@ def test_format_can_be_specified(command: Command, tmp_path: Path) -> None:
     assert command("users", "import", file, "--format", "jsonl").exit_code == 3
     assert command("users", "import", file, "--format", "csv").exit_code == 0
     assert command("users", "import", file, "--format", "xml").exit_code == 2
+
+
+def test_weak_hashes_are_wrapped_if_asked_for(command: Command, tmp_path: Path) -> None:
+    weak = {"email": "ada@example.test", "password_hash": WEAK["passlib, ldap_sha1"]}
+    file = written(tmp_path / "u.jsonl", weak)
+    refused = command("users", "import", file)
+    assert refused.exit_code == 3
+    assert "accept_weak_hashes" in refused.stderr
+    assert command("users", "import", file, "--accept-weak-hashes").exit_code == 0
+    (row,) = exported(command)
+    assert row["password_hash"].startswith("wrapped:$digest-sha1$i=1,s=suffix$$AAAA")
+    assert row["pepper_id"]
+
+
+def test_undefined_role_is_named(command: Command, tmp_path: Path) -> None:
+    file = written(tmp_path / "u.jsonl", {"email": "ada@example.test", "roles": ["editr"]})
+    result = command("users", "import", file)
+    assert (result.exit_code, result.stderr) == (
+        3,
+        'line 1: roles has roles that are not defined: "editr"\n',
+    )
+    password = "Analytical-Engine-1843\n"
+    arguments = ["users", "create", "a@x.test", "--role", "editr", "--password-stdin"]
+    result = command(*arguments, input=password)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        'error: roles: has roles that are not defined: "editr"\n',
+    )
+    arguments[4] = "user"
+    assert command(*arguments, input="\ufeff" + password.replace("\n", "\r\n")).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["disable", "enable"])
+def test_unknown_address_is_told_from_unknown_id(command: Command, name: str) -> None:
+    result = command("users", name, "nobody@example.test")
+    assert (result.exit_code, result.stderr) == (1, "error: No user has this address.\n")
+    for unknown in ("018f0000-0000-7000-8000-000000000001", "nobody"):
+        result = command("users", name, unknown)
+        assert (result.exit_code, result.stderr) == (1, "error: No user has this id.\n")
+
+
+def test_export_of_keycloak_without_users_is_one_line(command: Command, tmp_path: Path) -> None:
+    result = command("users", "import", written(tmp_path / "realm.json", {"realm": "r"}))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: This export of a Keycloak realm has no users")
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -109,7 +158,8 @@ def test_firebase_parameters_are_accepted_in_console_format(
         "mem_cost": 14,
     }
     text = json.dumps(parameters) if as_json else FIREBASE_CONSOLE
-    config = written(tmp_path / "firebase", text)
+    # Editors on Windows begin a file with a byte order mark.
+    config = written(tmp_path / "firebase", "\ufeff" + text)
     file = written(tmp_path / "u.jsonl", FIREBASE_ROW)
     assert command("users", "import", file).exit_code == 3
     result = command("users", "import", file, "--firebase-config", config)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from authsvc.core.user_transfer.import_rows import Row, RowFailure, RowReader
 from authsvc.core.user_transfer.importing import ImportOptions
 from authsvc.errors import FieldInvalid, ServiceError
+from tests.core.passwords.test_foreign_forms import STRONG
 from tests.core.passwords.test_foreign_hashes import BEYOND, HASHES, MALFORMED
 from tests.support.accounts import PASSWORD, Service, unlimited
 from tests.support.importing import Importer
@@ -121,7 +122,8 @@ async def imported(replicas: Replicas, **row: Any) -> Service:
     """Return a service with one imported user."""
     service = await replicas.start(unlimited())
     importer = Importer(service.database, service.hasher, service.clock)
-    assert await importer.run({"email": "ada@example.test"} | row) == (1, 0, 0)
+    row = {"email": "ada@example.test"} | row
+    assert await importer.run(row, accept_weak_hashes=True) == (1, 0, 0)
     return service
 
 
@@ -161,7 +163,7 @@ async def test_rejected_imported_user_gets_same_response_as_unknown_one(
 async def test_guesses_at_imported_password_are_counted(replicas: Replicas) -> None:
     service = await replicas.start(unlimited(max_consecutive_failures=6))
     importer = Importer(service.database, service.hasher, service.clock)
-    await importer.run({"email": "ada@example.test", "password_hash": HASHES["bcrypt 2b"]})
+    await importer.run({"email": "ada@example.test", "password_hash": STRONG["Laravel, bcrypt"]})
     for _ in range(3):
         assert await service.login(email="ada@example.test") == "CREDENTIALS_INVALID"
     assert await service.login(RAW, email="ada@example.test") == "CREDENTIALS_INVALID"
@@ -170,7 +172,7 @@ async def test_guesses_at_imported_password_are_counted(replicas: Replicas) -> N
 async def test_too_costly_stored_hash_matches_nothing(
     replicas: Replicas,
 ) -> None:
-    service = await imported(replicas, password_hash=HASHES["bcrypt 2b"])
+    service = await imported(replicas, password_hash=STRONG["Laravel, bcrypt"])
     for text in BEYOND.values():
         async with service.database.connection() as connection:
             await connection.execute("UPDATE users SET password_hash = $1", "foreign:" + text)

@@ -10,12 +10,15 @@ import pytest
 
 from authsvc.config import ImportSettings
 from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.import_rows import RowFailure
 from authsvc.core.user_transfer.importing import ImportCounts, ImportOptions, UserImport
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CLI, PEPPERS, cheap_passwords
 from tests.support.clock import FakeClock
+
+ROLES = Permissions(dict.fromkeys(("admin", "a", "b"), ()))
 
 
 @dataclass
@@ -29,9 +32,12 @@ class Importer:
     directory_domains: bool = False
     failures: list[RowFailure] = field(default_factory=list)
 
-    async def run(self, *rows: object, dry_run: bool = False) -> tuple[int, int, int]:
+    async def run(
+        self, *rows: object, dry_run: bool = False, accept_weak_hashes: bool = False
+    ) -> tuple[int, int, int]:
         """Import rows, with bytes and text as they are; return (imported, skipped, failed)."""
-        counts = await self.read(b"".join(map(line, rows)), ImportOptions(dry_run=dry_run))
+        options = ImportOptions(accept_weak_hashes=accept_weak_hashes, dry_run=dry_run)
+        counts = await self.read(b"".join(map(line, rows)), options)
         return counts.imported, counts.skipped, counts.failed
 
     async def read(self, data: bytes, options: ImportOptions) -> ImportCounts:
@@ -44,6 +50,7 @@ class Importer:
         work = UserImport(
             database=self.database,
             hasher=self.hasher,
+            permissions=ROLES,
             settings=self.settings,
             clock=self.clock,
             directory_domains=self.directory_domains,

@@ -24,7 +24,7 @@ async def importing(tour: Tour) -> None:
         {"email": email, "email_verified": True, "password_hash": hashes[name]}
         for name, email in emails.items()
     ]
-    too_costly = hashes["bcrypt"].replace("$2b$06$", "$2b$31$")
+    too_costly = hashes["bcrypt"].replace("$2b$08$", "$2b$31$")
     rows.append({"email": new_email("eve"), "password_hash": too_costly})
     file = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     answer = await _send(tour, file)
@@ -55,7 +55,7 @@ def _hashes() -> dict[str, str]:
     scrypt = hashlib.scrypt(password, salt=salt, n=2**14, r=8, p=1)
     pbkdf2 = hashlib.pbkdf2_hmac("sha256", password, salt, 100_000)
     return {
-        "bcrypt": bcrypt.hashpw(password, bcrypt.gensalt(6)).decode(),
+        "bcrypt": bcrypt.hashpw(password, bcrypt.gensalt(8)).decode(),
         "scrypt": f"$scrypt$ln=14,r=8,p=1${_base64(salt)}${_base64(scrypt)}",
         "pbkdf2": f"$pbkdf2-sha256$i=100000,l=32${_base64(salt)}${_base64(pbkdf2)}",
     }

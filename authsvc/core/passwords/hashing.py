@@ -1,7 +1,9 @@
 """Owns the hashing of passwords: the scheme and the peppers.
 
 Scheme v1: NFKC, UTF-8, HMAC-SHA256 keyed with the pepper, Argon2id of the 32 bytes of the MAC.
-Hashes from other systems are verified by `foreign_hashes` until they first match.
+Hashes from other systems are verified as there until they first match. The weak ones among them are
+wrapped: what is stored is the old hash's parameters, and v1 of its digest (after a tag, as no
+password contains a NUL) in place of the password.
 """
 
 import hashlib
@@ -19,9 +21,10 @@ from argon2.exceptions import HashingError, InvalidHashError, VerificationError
 from argon2.low_level import ARGON2_VERSION, Type
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import argon2id, foreign_hashes
+from authsvc.core.passwords import argon2id, foreign_forms
 from authsvc.core.passwords.argon2id import SALT_BYTES, Library
 from authsvc.core.passwords.foreign_hashes import HashRefused
+from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.pool import HashPool
 from authsvc.errors import FieldInvalid, Overloaded
 
@@ -29,6 +32,8 @@ MAX_PASSWORD_BYTES = 1024
 
 _SCHEME = "v1"
 _FOREIGN = "foreign:"
+_WRAPPED = "wrapped:"
+_WRAPPED_TAG = b"wrapped\0"
 _HASH_BYTES = 32
 # A change of password works on passwords three times, within the time limit of one call.
 _MAX_SECONDS = 3.0
@@ -43,7 +48,8 @@ class PasswordHash:
     """A stored password: the scheme's version and a PHC string, such as `v1$argon2id$v=19$…`.
 
     `pepper_id` names the pepper that it was made with. It is None if the hash comes from another
-    system; `phc` is then `foreign:` followed by a text that `foreign_hashes.parse` accepts.
+    system; `phc` is then `foreign:` followed by a text that `foreign_forms.parse` accepts. That of
+    a wrapped hash is `wrapped:`, such a text with zeros for its digest, a space, and a PHC string.
     """
 
     phc: str = field(repr=False)
@@ -164,8 +170,9 @@ class PasswordHasher:
 
         None, a corrupt hash and a hash whose pepper is gone never match, and take as long as a hash
         with the current parameters. A hash with older parameters takes its own time until its
-        user's next login; one from another system, if it doesn't match, its own time plus that of a
-        current hash. To that extent, timing reveals which passwords were never used here.
+        user's next login; one from another system, if it doesn't match or is wrapped, its own time
+        plus that of a current hash. To that extent, timing reveals which passwords were never used
+        here.
 
         Raises:
             FieldInvalid: It is not a valid password.
@@ -177,7 +184,7 @@ class PasswordHasher:
         return await self.run(
             lambda: self._verify(stored, password, normalized),
             memory_kib=memory_kib,
-            slow=memory_kib > current_kib or (stored is not None and stored.pepper_id is None),
+            slow=memory_kib > current_kib or (stored is not None and _is_foreign(stored)),
         )
 
     async def run(
@@ -195,29 +202,63 @@ class PasswordHasher:
         except (HashingError, MemoryError) as error:
             raise Overloaded("There is not enough memory to hash the password.") from error
 
-    def take_over(self, text: str, pepper_id: str | None) -> PasswordHash:
+    def take_over(
+        self, text: str, pepper_id: str | None, *, accept_weak: bool = False
+    ) -> PasswordHash | ForeignHash:
         """Return a hash as it is stored: one from another system, or our own with its pepper's id.
 
+        With `accept_weak`, a weak hash from another system is returned as such, to be wrapped
+        (see `wrap`).
+
         Raises:
-            HashRefused: Its format is unknown, it costs too much, or its pepper is not in the
-                settings.
+            HashRefused: Its format is unknown, it costs too much or is weak, or its pepper is not
+                in the settings.
         """
-        if not text.startswith(_SCHEME + "$"):
-            if pepper_id is not None:
-                raise HashRefused("has a pepper id but was not made by this service")
-            return PasswordHash(_FOREIGN + foreign_hashes.parse(text).text, None)
-        if pepper_id not in self._peppers:
-            raise HashRefused("was made with a pepper that is not in the settings")
-        phc = text.removeprefix(_SCHEME)
-        if not phc.startswith("$argon2id$"):
-            raise HashRefused("has an unknown format or is malformed")
-        if not self._has_current_parameters(phc):
-            foreign_hashes.parse(phc)
-        return PasswordHash(text, pepper_id)
+        if text.startswith((_SCHEME + "$", _WRAPPED)):
+            return self._take_over_own(text, pepper_id)
+        if pepper_id is not None:
+            raise HashRefused("has a pepper id but was not made by this service")
+        foreign = foreign_forms.parse(text)
+        if not foreign.weak:
+            return PasswordHash(_FOREIGN + foreign.text, None)
+        if not accept_weak:
+            raise HashRefused(
+                "is weak (without a salt, or with less than 10 ms of CPU a guess);"
+                " accept_weak_hashes accepts it, wrapped in Argon2id"
+            )
+        return foreign
+
+    async def wrap(self, weak: ForeignHash) -> PasswordHash:
+        """Return a weak hash from another system as it is stored: within an Argon2id hash.
+
+        Raises:
+            Overloaded: Too many passwords are waiting, or memory is short.
+        """
+        return await self.run(
+            lambda: PasswordHash(
+                f"{_WRAPPED}{weak.parameters} {self._phc(_WRAPPED_TAG + weak.digest)}",
+                self._newest_pepper_id,
+            ),
+            memory_kib=self._parameters.memory_cost,
+            # Leaves a thread to those who log in.
+            slow=True,
+        )
 
     def close(self) -> None:
         """Stop the threads after their current hash; cancel whatever still waits."""
         self._pool.close()
+
+    def _take_over_own(self, text: str, pepper_id: str | None) -> PasswordHash:
+        if pepper_id not in self._peppers:
+            raise HashRefused("was made with a pepper that is not in the settings")
+        parameters, phc = _parts(text)
+        if parameters is not None:
+            foreign_forms.parse(parameters)
+        if not phc.startswith("$argon2id$"):
+            raise HashRefused("has an unknown format or is malformed")
+        if not self._has_current_parameters(phc):
+            foreign_forms.parse(phc)
+        return PasswordHash(text, pepper_id)
 
     def _memory_kib(self, stored: PasswordHash | None) -> int:
         """Return the memory that a comparison with a stored hash takes; 0 if it can't match."""
@@ -225,47 +266,53 @@ class PasswordHasher:
             return 0
         try:
             if stored.pepper_id is None:
-                return foreign_hashes.parse(stored.portable).memory_kib
-            return extract_parameters(stored.phc.removeprefix(_SCHEME)).memory_cost
+                return foreign_forms.parse(stored.portable).memory_kib
+            parameters, phc = _parts(stored.phc)
+            inner = 0 if parameters is None else foreign_forms.parse(parameters).memory_kib
+            return max(inner, extract_parameters(phc).memory_cost)
         except (HashRefused, ValueError):
             return 0
 
     def _hash(self, normalized: str) -> PasswordHash:
-        mac = _mac(self._peppers[self._newest_pepper_id], normalized)
+        return PasswordHash(_SCHEME + self._phc(normalized.encode()), self._newest_pepper_id)
+
+    def _phc(self, secret: bytes) -> str:
         salt = os.urandom(SALT_BYTES)
+        mac = _mac(self._peppers[self._newest_pepper_id], secret)
         digest = argon2id.compute(mac, salt, self._parameters, self._library)
-        phc = argon2id.encode(self._parameters, salt, digest)
-        return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
+        return argon2id.encode(self._parameters, salt, digest)
 
     def _verify(self, stored: PasswordHash | None, password: str, normalized: str) -> Verification:
         if stored is not None:
             try:
                 if stored.pepper_id is not None:
-                    return self._compare(stored, normalized)
-                if _matches_foreign(stored.phc, password):
+                    return self._compare(stored, password, normalized)
+                if _matches_foreign(stored.portable, password):
                     return Verification(matches=True, rehash=True)
             except _Unusable as fault:
                 log.warning("password_hash_unusable", cause=str(fault), pepper_id=stored.pepper_id)
-        self._compare(self._dummy, normalized)
+        self._compare(self._dummy, password, normalized)
         return Verification(matches=False, rehash=False)
 
-    def _compare(self, stored: PasswordHash, normalized: str) -> Verification:
-        if not stored.phc.startswith(_SCHEME + "$"):
+    def _compare(self, stored: PasswordHash, password: str, normalized: str) -> Verification:
+        if not stored.phc.startswith((_SCHEME + "$", _WRAPPED)):
             raise _Unusable("its scheme is unknown")
         if stored.pepper_id not in self._peppers:
             raise _Unusable("its pepper is not in the settings")
-        phc = stored.phc.removeprefix(_SCHEME)
-        mac = _mac(self._peppers[stored.pepper_id], normalized)
+        parameters, phc = _parts(stored.phc)
+        secret = normalized.encode()
+        if parameters is not None:
+            secret = _WRAPPED_TAG + _foreign(parameters, lambda old: old.compute(password.encode()))
         try:
-            matches = argon2id.verify(phc, mac, self._library)
+            matches = argon2id.verify(
+                phc, _mac(self._peppers[stored.pepper_id], secret), self._library
+            )
         except VerificationError as error:
             raise _Unusable(str(error)) from None
         if not matches:
             return Verification(matches=False, rehash=False)
-        newest = stored.pepper_id == self._newest_pepper_id
-        return Verification(
-            matches=True, rehash=not newest or not self._has_current_parameters(phc)
-        )
+        current = stored.pepper_id == self._newest_pepper_id and self._has_current_parameters(phc)
+        return Verification(matches=True, rehash=parameters is not None or not current)
 
     def _has_current_parameters(self, phc: str) -> bool:
         try:
@@ -279,12 +326,28 @@ class PasswordHasher:
         return PasswordHash(_SCHEME + phc, self._newest_pepper_id)
 
 
+def _is_foreign(stored: PasswordHash) -> bool:
+    return stored.pepper_id is None or stored.phc.startswith(_WRAPPED)
+
+
+def _parts(phc: str) -> tuple[str | None, str]:
+    """Return the parameters of the old hash, None if there is none within, and the PHC string."""
+    if phc.startswith(_WRAPPED):
+        parameters, _, wrapping = phc.removeprefix(_WRAPPED).partition(" ")
+        return parameters, wrapping
+    return None, phc.removeprefix(_SCHEME)
+
+
 def _matches_foreign(text: str, password: str) -> bool:
+    return _foreign(text, lambda old: old.matches(password.encode()))
+
+
+def _foreign(text: str, work: Callable[[ForeignHash], Result]) -> Result:
     try:
-        return foreign_hashes.parse(text.removeprefix(_FOREIGN)).matches(password.encode())
-    except (HashRefused, VerificationError, ValueError) as error:
+        return work(foreign_forms.parse(text))
+    except (HashRefused, ValueError) as error:
         raise _Unusable(str(error)) from None
 
 
-def _mac(pepper: bytes, normalized: str) -> bytes:
-    return hmac.digest(pepper, normalized.encode(), hashlib.sha256)
+def _mac(pepper: bytes, secret: bytes) -> bytes:
+    return hmac.digest(pepper, secret, hashlib.sha256)

@@ -1,6 +1,7 @@
 """Owns the fields of an imported row: each is parsed into its type or rejected.
 
-Error descriptions never show a value, as their readers need not see personal data.
+Error descriptions never show a value, as their readers need not see personal data; the names of
+unknown fields and roles are shown.
 """
 
 import binascii
@@ -15,13 +16,15 @@ from uuid import UUID
 
 from authsvc.core.lib.emails import Email, is_of_a_directory, parse_email
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters, HashRefused, firebase_hash
+from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.hashing import PasswordHash
-from authsvc.core.roles.permissions import DEFAULT_ROLES
+from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
 from authsvc.core.user_transfer.import_rows import FIELDS
-from authsvc.errors import FieldInvalid
+from authsvc.core.user_transfer.import_sources import as_row
+from authsvc.errors import FieldInvalid, quoted_names
 from authsvc.models.ids import UserId
 
-TakeOver = Callable[[str, str | None], PasswordHash]
+TakeOver = Callable[[str, str | None], PasswordHash | ForeignHash]
 
 _MAX_ROLES = 32
 _MAX_DISPLAY_NAME = 256
@@ -34,8 +37,8 @@ _ROLE = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _TIME = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
 )
-# The unknown field names that may be shown: anything else may be a misplaced value.
-_SHOWN = re.compile(r"[a-zA-Z][a-zA-Z_]{0,31}", re.ASCII)
+# What Django stores for a user who has no password.
+_UNUSABLE = "!"
 _FIREBASE = ("base64_signer_key", "base64_salt_separator", "rounds", "mem_cost")
 _FIREBASE_LINE = re.compile(r"(\w+):\s*([^\s,{}]*)", re.ASCII)
 _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -43,13 +46,16 @@ _INTEGER = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class ImportedUser:
-    """A user as described by a row; `user_id` and `create_time` are None if not given."""
+    """A user as described by a row; `user_id` and `create_time` are None if not given.
+
+    `password` is a `ForeignHash` if it is weak and has to be wrapped before it is stored.
+    """
 
     email: Email = field(repr=False)
     display_name: str = field(repr=False)
     verified: bool
     roles: tuple[str, ...]
-    password: PasswordHash | None
+    password: PasswordHash | ForeignHash | None
     disabled: bool
     create_time: datetime | None
     user_id: UserId | None
@@ -60,12 +66,13 @@ class RowParser:
     """Parses rows into users.
 
     `take_over` converts a hash to its stored form; `firebase` applies to rows without their own
-    parameters; `now` is the current time, after which no account can have been created.
-    `directory_domains` accepts addresses of private networks.
+    parameters; `permissions` knows the roles; `now` is the current time, after which no account can
+    have been created. `directory_domains` accepts addresses of private networks.
     """
 
     take_over: TakeOver
     firebase: FirebaseParameters | None
+    permissions: Permissions
     now: datetime
     directory_domains: bool = False
 
@@ -74,16 +81,16 @@ class RowParser:
 
         Raises:
             FieldInvalid: A field is invalid or unknown.
+            StepNeeded: The file as a whole can't be imported as it is.
         """
-        for name in values:
-            if name not in FIELDS:
-                shown = name if _SHOWN.fullmatch(name) else ""
-                raise FieldInvalid(shown, "is not a field of a row")
+        values = as_row(values, has_firebase_parameters=self.firebase is not None)
+        if unknown := [name for name in values if name not in FIELDS]:
+            raise FieldInvalid("", f"has unknown fields: {quoted_names(unknown)}")
         return ImportedUser(
             email=self._email(values),
             display_name=_text(values, "display_name", _MAX_DISPLAY_NAME),
             verified=_boolean(values, "email_verified"),
-            roles=_roles(values),
+            roles=self._roles(values),
             password=self._password(values),
             disabled=_boolean(values, "disabled"),
             create_time=self._create_time(values),
@@ -105,12 +112,12 @@ class RowParser:
             )
         return email
 
-    def _password(self, values: Mapping[str, Any]) -> PasswordHash | None:
+    def _password(self, values: Mapping[str, Any]) -> PasswordHash | ForeignHash | None:
         text = _text(values, "password_hash", _MAX_TEXT)
         pepper_id = _text(values, "pepper_id", _MAX_TEXT) or None
         salt = _text(values, "salt", _MAX_TEXT)
         of_firebase = bool(salt) or values.get("firebase") is not None
-        if not text:
+        if not text or text.startswith(_UNUSABLE):
             if pepper_id or of_firebase:
                 raise FieldInvalid("password_hash", "is missing")
             return None
@@ -129,6 +136,17 @@ class RowParser:
         if self.firebase is None:
             raise FieldInvalid("salt", "needs the parameters of the Firebase project")
         return self.firebase
+
+    def _roles(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        roles = values.get("roles")
+        if roles is None:
+            return DEFAULT_ROLES
+        if not isinstance(roles, list) or len(roles) > _MAX_ROLES:
+            raise FieldInvalid("roles", f"is not a list of at most {_MAX_ROLES} names")
+        if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in roles):
+            raise FieldInvalid("roles", "contains an invalid role name")
+        self.permissions.check_defined(roles)
+        return tuple(dict.fromkeys(roles))
 
     def _create_time(self, values: Mapping[str, Any]) -> datetime | None:
         text = _text(values, "create_time", _MAX_TEXT)
@@ -169,6 +187,7 @@ def firebase_parameters_of(text: str) -> FirebaseParameters:
     Raises:
         FieldInvalid: As for `firebase_parameters`.
     """
+    text = text.removeprefix("\ufeff")
     try:
         values: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -181,7 +200,9 @@ def firebase_parameters_of(text: str) -> FirebaseParameters:
 
 def _base64(text: object) -> bytes:
     try:
-        return b64decode(text, validate=True) if isinstance(text, str) else _refuse_base64()
+        if not isinstance(text, str):
+            return _refuse_base64()
+        return b64decode(text.removeprefix("\ufeff").strip(), validate=True)
     except (binascii.Error, ValueError):
         return _refuse_base64()
 
@@ -221,17 +242,6 @@ def _boolean(values: Mapping[str, Any], name: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise FieldInvalid(name, "is neither true nor false")
     return bool(value)
-
-
-def _roles(values: Mapping[str, Any]) -> tuple[str, ...]:
-    roles = values.get("roles")
-    if roles is None:
-        return DEFAULT_ROLES
-    if not isinstance(roles, list) or len(roles) > _MAX_ROLES:
-        raise FieldInvalid("roles", f"is not a list of at most {_MAX_ROLES} names")
-    if not all(isinstance(role, str) and _ROLE.fullmatch(role) for role in roles):
-        raise FieldInvalid("roles", "contains an invalid role name")
-    return tuple(dict.fromkeys(roles))
 
 
 def _user_id(values: Mapping[str, Any]) -> UserId | None:

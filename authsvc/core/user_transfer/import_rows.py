@@ -1,21 +1,23 @@
 """Owns the reading of user files: bytes in, rows out, and never more than one row in memory.
 
 A file is UTF-8, with or without a byte order mark, and its lines end with LF or CRLF. Blank lines
-are ignored. There are two formats, told apart by the first character:
+are ignored. There are three formats, told apart by how they begin:
 
 - JSON Lines: one object per line, which starts with a brace.
-- CSV (RFC 4180): commas, double quotes, field names in the first line, in any order. An empty field
-  counts as missing; roles are separated by spaces or semicolons.
+- JSON: an array of objects, or an export as `import_documents` describes.
+- CSV (RFC 4180): commas, semicolons or tabs, double quotes, field names in the first line, in any
+  order. An empty field counts as missing; roles are separated by spaces or semicolons.
 
-The fields of a row, all but the first optional:
+The users in exports of other systems are described in `import_sources`. The fields of all other
+rows, all but the first optional:
 
 | field          | value                                                                         |
 |----------------|-------------------------------------------------------------------------------|
 | email          | the address; an account that already has it is left unchanged                 |
 | display_name   | at most 256 bytes                                                             |
 | email_verified | true or false                                                                 |
-| roles          | a list of names; default: user                                                |
-| password_hash  | a hash in one of the forms of `foreign_hashes`; default: no password          |
+| roles          | a list of names, each of a role that is defined; default: user                |
+| password_hash  | a hash in one of the forms of `foreign_forms`; default: no password           |
 | pepper_id      | for hashes exported by this service: the pepper of that hash                  |
 | salt           | for Firebase: the salt; it and password_hash are in base64                    |
 | firebase       | for Firebase, in JSON: base64_signer_key, base64_salt_separator, rounds and   |
@@ -34,7 +36,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from authsvc.errors import FieldInvalid
+from authsvc.core.user_transfer.import_documents import Documents
+from authsvc.errors import FieldInvalid, quoted_names
 
 FIELDS = frozenset(
     {
@@ -47,6 +50,37 @@ _COLUMNS = FIELDS - {"firebase"}
 _BOM = b"\xef\xbb\xbf"
 _BOMS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SPACE = b" \t\r\n"
+# How a document begins; its first lines are not rows by themselves.
+_DOCUMENT = re.compile(
+    rb"""\[ | \{[ \t\r]*\n
+        | \{\s* (?:"id"\s*:\s*"[^"]{0,64}"\s*,\s*)? "(?:users|realm)"\s*:
+        | \{\s* "identities"\s*:\s*\[\s*\{\s* "(?:id|created_at|credentials|schema_id)"\s*: """,
+    re.VERBOSE,
+)
+_DOCUMENT_HEAD_BYTES = 256
+# Files that are something else, by how they begin, and what to do with them.
+_DUMP = (
+    "The file is a dump of a database; export the table of users as CSV instead, or from Kratos"
+    " with GET /admin/identities?include_credential=password."
+)
+_LDIF = (
+    "The file is LDIF; export mail and userPassword as CSV, with the columns email and"
+    " password_hash."
+)
+_OTHER_FILES = [
+    (re.compile(pattern, re.IGNORECASE), step)
+    for pattern, step in (
+        (rb"PK\x03\x04", "The file is a spreadsheet or an archive; save it as CSV, or unpack it."),
+        (rb"\x1f\x8b", "The file is compressed; unpack it with gunzip."),
+        (rb"PGDMP|--|/\*|SET\s|INSERT\s|CREATE\s|COPY\s", _DUMP),
+        (rb"dn:|version:\s*1", _LDIF),
+        (rb"<", "The file is XML; export the users as JSON or CSV."),
+    )
+]
+# Firebase's command line writes this many columns or more, without their names.
+_FIREBASE_COLUMNS = 26
+_EXCEL_DELIMITER = re.compile(r"sep=([,;\t])", re.ASCII)
+_DELIMITERS = (",", ";", "\t")
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -55,6 +89,7 @@ class Format(StrEnum):
 
     AUTO = "auto"
     JSONL = "jsonl"
+    JSON = "json"
     CSV = "csv"
 
 
@@ -86,7 +121,7 @@ class RowReader:
         self._format = file_format
         self._head = b""
         self._line = 1
-        self._records: _Records | None = None
+        self._records: _Records | Documents | None = None
         self._read: Callable[[str], Mapping[str, Any] | None] = _read_json
 
     def feed(self, data: bytes) -> Iterator[Row | RowFailure]:
@@ -109,7 +144,7 @@ class RowReader:
         for line, record in (*self._records.feed(data), *self._records.end()):
             yield from self._row(line, record)
         if self._records.is_open:
-            yield RowFailure(self._records.start, "", "has a quote that is never closed")
+            yield RowFailure(self._records.start, "", self._records.unfinished)
 
     def _begin(self, data: bytes, *, last: bool) -> bytes:
         """Detect the file's format; return the bytes to parse once it is known."""
@@ -125,12 +160,33 @@ class RowReader:
         # Non-empty from now on, so that a byte order mark counts only at the very beginning.
         self._head = b"" if text else b"   "
         if text:
-            is_json = self._format is Format.JSONL or (
-                self._format is Format.AUTO and text.startswith(b"{")
-            )
-            self._read = _read_json if is_json else _CsvRows().read
-            self._records = _Records(self._max_row_bytes, self._line, quoted=not is_json)
+            if not last and self._is_undecided(text):
+                self._head = text
+                return b""
+            self._read, self._records = self._reader_of(text)
         return text
+
+    def _is_undecided(self, text: bytes) -> bool:
+        """Return whether the format shows only in what follows."""
+        return (
+            self._format is Format.AUTO and len(text) < _DOCUMENT_HEAD_BYTES and b"\n" not in text
+        )
+
+    def _reader_of(
+        self, text: bytes
+    ) -> tuple[Callable[[str], Mapping[str, Any] | None], "_Records | Documents"]:
+        found = self._format
+        if found is Format.AUTO:
+            for pattern, step in _OTHER_FILES:
+                if pattern.match(text):
+                    raise FieldInvalid("", step)
+            found = Format.JSONL if text.startswith(b"{") else Format.CSV
+            found = Format.JSON if _DOCUMENT.match(text) else found
+        if found is Format.JSON:
+            return _read_json, Documents(self._max_row_bytes, self._line)
+        is_csv = found is Format.CSV
+        records = _Records(self._max_row_bytes, self._line, quoted=is_csv)
+        return _CsvRows().read if is_csv else _read_json, records
 
     def _row(self, line: int, record: bytes | None) -> Iterator[Row | RowFailure]:
         if record is None:
@@ -157,6 +213,8 @@ class _Records:
     Everything up to the closing quote is one record, however long: resuming at the next line would
     turn what somebody wrote into a field into rows.
     """
+
+    unfinished = "has a quote that is never closed"
 
     def __init__(self, max_bytes: int, line: int, *, quoted: bool) -> None:
         self._max_bytes = max_bytes
@@ -232,9 +290,16 @@ class _CsvRows:
 
     def __init__(self) -> None:
         self._names: Sequence[str] = ()
+        self._delimiter = ""
 
     def read(self, text: str) -> Mapping[str, Any] | None:
-        cells = _cells(text)
+        if not self._delimiter:
+            # Names contain none of these, so the first that occurs separates them.
+            self._delimiter = next((one for one in _DELIMITERS if one in text), ",")
+            if match := _EXCEL_DELIMITER.fullmatch(text):
+                self._delimiter = match[1]
+                return None
+        cells = _cells(text, self._delimiter)
         if cells is None:
             return None
         if not self._names:
@@ -247,9 +312,10 @@ class _CsvRows:
         }
 
 
-def _cells(text: str) -> list[str] | None:
+def _cells(text: str, delimiter: str) -> list[str] | None:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
+        rows = [row for row in reader if row]
     except csv.Error:
         raise _Malformed("is not valid CSV") from None
     if len(rows) > 1:
@@ -259,12 +325,19 @@ def _cells(text: str) -> list[str] | None:
 
 def _names(cells: Sequence[str]) -> Sequence[str]:
     names = [cell.strip().lower() for cell in cells]
-    for number, name in enumerate(names, 1):
-        if name not in _COLUMNS:
-            # Its text is not shown: if the line of names is missing, it is an address or a hash.
-            raise FieldInvalid("", f"Column {number} of the first line is not the name of a field.")
-    if len(set(names)) != len(names) or "email" not in names:
-        raise FieldInvalid("", "The first line has a duplicate field or lacks email.")
+    if "email" not in names:
+        # Its text is not shown: if the line of names is missing, it is an address or a hash.
+        if len(names) >= _FIREBASE_COLUMNS:
+            raise FieldInvalid(
+                "", "The first line names no fields: export JSON (firebase auth:export users.json)."
+            )
+        raise FieldInvalid("", "The first line does not name the fields, as it lacks email.")
+    if unknown := [cell for cell, name in zip(cells, names, strict=True) if name not in _COLUMNS]:
+        raise FieldInvalid(
+            "", f"The first line has names that are not of fields: {quoted_names(unknown)}"
+        )
+    if len(set(names)) != len(names):
+        raise FieldInvalid("", "The first line names a field twice.")
     return names
 
 

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from authsvc.config import ImportSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.passwords.foreign_hashes import FirebaseParameters
-from authsvc.core.passwords.hashing import PasswordHasher
+from authsvc.core.passwords.foreign_schemes import ForeignHash
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.user_transfer.import_fields import ImportedUser, RowParser
 from authsvc.core.user_transfer.import_rows import Format, Row, RowFailure, RowReader
-from authsvc.errors import FieldInvalid, limit_reached
+from authsvc.core.user_transfer.import_sources import StepNeeded
+from authsvc.errors import FieldInvalid, Overloaded, limit_reached
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -26,17 +30,21 @@ BATCH_ROWS = 500
 # of a millisecond.
 _ROWS_IN_A_TURN = 8
 _BYTES_IN_A_TURN = 4_096
+# How often a hash is tried to be wrapped while logins are using all of the pool.
+_WRAP_TRIES = 60
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
     """How a file is read: `firebase` applies to rows without their own parameters.
 
-    With `dry_run`, nothing is stored.
+    `accept_weak_hashes` accepts hashes that are cheap to guess, and wraps them in Argon2id. With
+    `dry_run`, nothing is stored.
     """
 
     file_format: Format = Format.AUTO
     firebase: FirebaseParameters | None = None
+    accept_weak_hashes: bool = False
     dry_run: bool = False
 
 
@@ -61,12 +69,14 @@ class UserImport:
         *,
         database: Database,
         hasher: PasswordHasher,
+        permissions: Permissions,
         settings: ImportSettings,
         clock: Clock,
         directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
+        self._permissions = permissions
         self.settings = settings
         self._clock = clock
         self._directory_domains = directory_domains
@@ -87,9 +97,11 @@ class UserImport:
         Raises:
             FieldInvalid: The file as a whole is invalid.
             FailedPrecondition: LIMIT_REACHED: too many rows or bytes; those before are imported.
+            Overloaded: Weak hashes could not be wrapped for a while, as logins use all of the pool.
         """
         work = _Import(
             database=self._database,
+            hasher=self._hasher,
             clock=self._clock,
             call=call,
             options=options,
@@ -97,7 +109,11 @@ class UserImport:
             on_batch=on_batch,
         )
         parser = RowParser(
-            self._hasher.take_over, options.firebase, self._clock.now(), self._directory_domains
+            partial(self._hasher.take_over, accept_weak=options.accept_weak_hashes),
+            options.firebase,
+            self._permissions,
+            self._clock.now(),
+            self._directory_domains,
         )
         reader = RowReader(self.settings.max_row_bytes, options.file_format)
         size = count = 0
@@ -132,6 +148,7 @@ class _Import:
         self,
         *,
         database: Database,
+        hasher: PasswordHasher,
         clock: Clock,
         call: Call,
         options: ImportOptions,
@@ -139,6 +156,7 @@ class _Import:
         on_batch: Callable[[ImportCounts], None],
     ) -> None:
         self._database = database
+        self._hasher = hasher
         self._clock = clock
         self._call = call
         self._options = options
@@ -155,6 +173,8 @@ class _Import:
             return
         try:
             user = parser.parse(row.values)
+        except StepNeeded:
+            raise
         except FieldInvalid as error:
             (violation,) = error.violations
             self._fail(RowFailure(row.line, violation.field, violation.description))
@@ -171,6 +191,9 @@ class _Import:
     async def flush(self) -> None:
         """Store the batch."""
         if self._batch:
+            if not self._options.dry_run:
+                # Before the transaction, so that no connection waits for it.
+                await self._wrap_new()
             work = self._compare if self._options.dry_run else self._store
             async with self._database.transaction() as connection:
                 failures = await work(connection)
@@ -180,9 +203,37 @@ class _Import:
             self._ids.clear()
         self._on_batch(self.counts)
 
+    async def _wrap_new(self) -> None:
+        """Wrap the weak hashes of the batch, but for those whose address has an account."""
+        weak = {
+            address: user.password
+            for address, (_, user) in self._batch.items()
+            if isinstance(user.password, ForeignHash)
+        }
+        if not weak:
+            return
+        async with self._database.connection() as connection:
+            present = await user_transfer.find_addresses(connection, list(weak))
+        for address in weak.keys() - present:
+            line, user = self._batch[address]
+            wrapped = await self._wrap(weak[address])
+            self._batch[address] = (line, replace(user, password=wrapped))
+
+    async def _wrap(self, weak: ForeignHash) -> PasswordHash:
+        for _ in range(_WRAP_TRIES):
+            try:
+                return await self._hasher.wrap(weak)
+            except Overloaded as error:
+                await asyncio.sleep(error.retry_after)
+        raise Overloaded("Too many passwords are being hashed to wrap those of the import.")
+
     async def _store(self, connection: Connection) -> Sequence[RowFailure]:
         now = self._clock.now()
-        rows = [_stored(user, now) for _, user in self._batch.values()]
+        rows = [
+            _stored(user, user.password, now)
+            for _, user in self._batch.values()
+            if not isinstance(user.password, ForeignHash)
+        ]
         inserted = await user_transfer.insert_new(connection, rows, now)
         left = [address for address in self._batch if address not in inserted]
         present = await user_transfer.find_addresses(connection, left) if left else set()
@@ -213,14 +264,14 @@ class _Import:
         self._on_failure(failure)
 
 
-def _stored(user: ImportedUser, now: datetime) -> UserRow:
+def _stored(user: ImportedUser, password: PasswordHash | None, now: datetime) -> UserRow:
     return UserRow(
         user_id=user.user_id or UserId(uuid7(now)),
         email=user.email.address,
         email_canonical=user.email.canonical,
         display_name=user.display_name,
-        phc=user.password.phc if user.password else None,
-        pepper_id=user.password.pepper_id if user.password else None,
+        phc=password.phc if password else None,
+        pepper_id=password.pepper_id if password else None,
         roles=user.roles,
         status=UserStatus.DISABLED if user.disabled else UserStatus.ACTIVE,
         create_time=user.create_time or now,

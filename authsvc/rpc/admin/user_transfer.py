@@ -67,7 +67,7 @@ class UserTransferRpcs(Topic):
     ) -> AsyncIterator[bytes]:
         yield first.chunk
         while (request := await self._next(requests)) is not None:
-            if request.HasField("firebase") or request.dry_run:
+            if request.HasField("firebase") or request.dry_run or request.accept_weak_hashes:
                 raise FieldInvalid("", "Only the first message may specify how to read the file.")
             yield request.chunk
 
@@ -84,8 +84,12 @@ class UserTransferRpcs(Topic):
 
 
 def _options(request: pb.ImportUsersRequest) -> ImportOptions:
-    if not request.HasField("firebase"):
-        return ImportOptions(dry_run=request.dry_run)
-    names = (field.name for field in pb.FirebaseScrypt.DESCRIPTOR.fields)
-    parameters = {name: getattr(request.firebase, name) for name in names}
-    return ImportOptions(firebase=firebase_parameters(parameters), dry_run=request.dry_run)
+    firebase = None
+    if request.HasField("firebase"):
+        names = (field.name for field in pb.FirebaseScrypt.DESCRIPTOR.fields)
+        firebase = firebase_parameters({name: getattr(request.firebase, name) for name in names})
+    return ImportOptions(
+        firebase=firebase,
+        accept_weak_hashes=request.accept_weak_hashes,
+        dry_run=request.dry_run,
+    )

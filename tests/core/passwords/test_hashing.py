@@ -14,8 +14,9 @@ from pydantic import SecretStr, ValidationError
 from structlog.testing import capture_logs
 
 from authsvc.config import KeySettings, PasswordSettings
-from authsvc.core.passwords import argon2id, foreign_hashes
+from authsvc.core.passwords import argon2id, foreign_forms
 from authsvc.core.passwords.argon2id import Library
+from authsvc.core.passwords.foreign_schemes import ForeignHash
 from authsvc.core.passwords.hashing import (
     PasswordHash,
     PasswordHasher,
@@ -317,9 +318,27 @@ DIGEST = "ZGlnZXN0ZGlnZXN0ZGlnZXN0ZGlnZXN0ZGlnZXN0ISE"
 async def test_hash_of_another_system_is_slow(
     hasher: PasswordHasher, jobs: list[tuple[int, bool]], text: str, memory_kib: int
 ) -> None:
-    stored = hasher.take_over(text, None)
+    stored = PasswordHash("foreign:" + text, None)
     assert await hasher.verify(stored, PASSWORD) == NO_MATCH
     assert jobs == [(memory_kib, True)]
+
+
+@pytest.mark.parametrize(
+    ("text", "memory_kib"),
+    [
+        (f"$pbkdf2-sha256$i=1000${SALT}${DIGEST}", 19_456),
+        # Little work, but more memory than the hash that wraps it: 128 * r * (N + p + 2) bytes.
+        (f"$argon2id$v=19$m=19999,t=1,p=1${SALT}${DIGEST}", 19_999),
+    ],
+)
+async def test_memory_of_a_wrapped_hash_is_that_of_the_larger_one(
+    hasher: PasswordHasher, jobs: list[tuple[int, bool]], text: str, memory_kib: int
+) -> None:
+    weak = hasher.take_over(text, None, accept_weak=True)
+    assert isinstance(weak, ForeignHash)
+    stored = await hasher.wrap(weak)
+    assert await hasher.verify(stored, PASSWORD) == NO_MATCH
+    assert jobs == [(19_456, True), (memory_kib, True)]
 
 
 async def test_lack_of_memory_is_overloaded(
@@ -389,6 +408,6 @@ def test_memory_of_all_hashes_fits_the_largest_one() -> None:
         PasswordSettings(argon2_memory_kib=300_000)
     PasswordSettings(argon2_memory_kib=300_000, hash_memory_mib=293)
     # The costliest hash that an import accepts.
-    assert foreign_hashes.parse(f"$scrypt$ln=15,r=64,p=1${SALT}${DIGEST}").memory_kib <= 272 * 1024
+    assert foreign_forms.parse(f"$scrypt$ln=15,r=64,p=1${SALT}${DIGEST}").memory_kib <= 272 * 1024
     with pytest.raises(ValidationError):
         PasswordSettings(hash_memory_mib=271)

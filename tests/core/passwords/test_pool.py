@@ -20,7 +20,8 @@ from authsvc.errors import Overloaded
 REQUEST: ContextVar[str] = ContextVar("request")
 PEPPER = KeySettings(id="p1", key=SecretStr("A" * 43 + "="))
 MAC_OF = {
-    hashing._mac(PEPPER.key_bytes(), password): password for password in ("a", "b", "c", "d", "e")
+    hashing._mac(PEPPER.key_bytes(), password.encode()): password
+    for password in ("a", "b", "c", "d", "e")
 }
 
 

@@ -11,10 +11,11 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import ImportOptions, UserImport
 from authsvc.store.postgres.database import Database
+from tests.core.passwords.test_foreign_forms import STRONG
 from tests.core.passwords.test_foreign_hashes import HASHES
 from tests.support.accounts import CLI, PASSWORD, PEPPERS, cheap_passwords, key
 from tests.support.clock import FakeClock
-from tests.support.importing import Importer
+from tests.support.importing import ROLES, Importer
 
 
 @pytest.mark.slow
@@ -29,7 +30,7 @@ async def test_export_can_be_imported_unchanged(importer: Importer) -> None:
         {"email": "Ünï@exämple.test", "display_name": 'Ä "quoted"\n\u2028name', "roles": []},
         {"email": "off@x.test", "disabled": True, "email_verified": True, "roles": ["a", "b"]},
     ]
-    assert await importer.run(*rows, *more) == (len(rows) + 2, 0, 0)
+    assert await importer.run(*rows, *more, accept_weak_hashes=True) == (len(rows) + 2, 0, 0)
     before = await importer.fetch("SELECT * FROM users ORDER BY user_id")
     exported = await importer.export()
     assert len(exported) == len(rows) + 2
@@ -41,7 +42,7 @@ async def test_export_can_be_imported_unchanged(importer: Importer) -> None:
 
 
 async def test_export_without_passwords_contains_none(importer: Importer) -> None:
-    await importer.run({"email": "a@x.test", "password_hash": HASHES["bcrypt 2b"]})
+    await importer.run({"email": "a@x.test", "password_hash": STRONG["Django, bcrypt"]})
     assert "password_hash" in str(await importer.export())
     (row,) = await importer.export(with_passwords=False)
     assert not {"password_hash", "pepper_id"} & row.keys()
@@ -90,13 +91,14 @@ async def _peak_of_import(importer: Importer, rows: int) -> int:
         for start in range(0, rows, 100):
             yield b"".join(
                 b'{"email": "u%d-%d@example.test", "password_hash": "%s"}\n'
-                % (rows, n, HASHES["bcrypt 2b"].encode())
+                % (rows, n, STRONG["Django, bcrypt"].encode())
                 for n in range(start, start + 100)
             )
 
     work = UserImport(
         database=importer.database,
         hasher=importer.hasher,
+        permissions=ROLES,
         settings=importer.settings,
         clock=importer.clock,
     )

@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from authsvc.core.passwords.foreign_schemes import ForeignHash
+from authsvc.core.passwords.hashing import PasswordHash
 from authsvc.core.user_transfer.import_fields import firebase_parameters_of
 from authsvc.core.user_transfer.import_rows import RowFailure
 from authsvc.core.user_transfer.importing import BATCH_ROWS, ImportOptions
-from authsvc.errors import FieldInvalid, Reason, ServiceError
-from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT, HASHES
+from authsvc.errors import FieldInvalid, Overloaded, Reason, ServiceError
+from tests.core.passwords.test_foreign_forms import STRONG, WEAK
+from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 from tests.support.accounts import PASSWORD
 from tests.support.importing import Importer
 
 ADA = "Ada+tag@Example.Test"
 ID = "018f0000-0000-7000-8000-000000000001"
 OTHER_ID = "018f0000-0000-7000-8000-000000000002"
-BCRYPT = HASHES["bcrypt 2b"]
+BCRYPT = STRONG["Django, bcrypt"].removeprefix("bcrypt$")
 
 
 async def test_every_field_is_stored(importer: Importer) -> None:
@@ -106,15 +109,20 @@ WRONG: dict[str, tuple[str, Any]] = {
     "role of spaces": ("roles", {"roles": ["a b"]}),
     "role in capitals": ("roles", {"roles": ["Admin"]}),
     "role with line break": ("roles", {"roles": ["admin\n"]}),
+    "role that is not defined": ("roles", {"roles": ["user", "editor"]}),
     "role as number": ("roles", {"roles": [1]}),
     "many roles": ("roles", {"roles": ["a"] * 33}),
     "no hash": ("password_hash", {"password_hash": PASSWORD}),
-    "costly hash": ("password_hash", {"password_hash": BCRYPT.replace("$04$", "$31$")}),
+    "costly hash": ("password_hash", {"password_hash": BCRYPT.replace("$08$", "$31$")}),
     "hash with NUL": ("password_hash", {"password_hash": BCRYPT + "\0"}),
     "hash as number": ("password_hash", {"password_hash": 5}),
+    "weak hash": ("password_hash", {"password_hash": WEAK["passlib, ldap_salted_sha1"]}),
     "pepper without hash": ("password_hash", {"pepper_id": "p1"}),
     "pepper of a foreign hash": ("password_hash", {"password_hash": BCRYPT, "pepper_id": "p1"}),
-    "own hash without pepper": ("password_hash", {"password_hash": "v1" + HASHES["argon2id"]}),
+    "own hash without pepper": (
+        "password_hash",
+        {"password_hash": "v1" + STRONG["passlib, argon2"]},
+    ),
     "salt without hash": ("password_hash", {"salt": FIREBASE_SALT}),
     "salt without parameters": ("salt", {"password_hash": FIREBASE_HASH, "salt": FIREBASE_SALT}),
     "parameters that are none": (
@@ -131,8 +139,9 @@ WRONG: dict[str, tuple[str, Any]] = {
     "id that is none": ("user_id", {"user_id": "1"}),
     "id in capitals": ("user_id", {"user_id": ID.upper()}),
     "id in braces": ("user_id", {"user_id": "{" + ID + "}"}),
-    "unknown field": ("shoe", {"shoe": 44}),
-    "unknown field that is a secret": ("", {"hunter2-Analytical": True}),
+    "unknown field": ("", {"shoe": 44}),
+    "address as a field": ("", {"hunter2@example.test": True}),
+    "hash as a field": ("", {"$2b$hunter2": True}),
 }
 
 
@@ -153,6 +162,61 @@ async def test_invalid_row_reports_field_but_not_value(
         if isinstance(value, str) and len(value) > 3:
             assert value not in said
     assert "hunter2" not in said
+
+
+async def test_names_of_unknown_fields_and_roles_are_shown(importer: Importer) -> None:
+    row = {"email": ADA, "phone": 1, "Ärger\n": 2, "ada@x.test": 3, "y" * 50: 4}
+    await importer.run(row, {"email": ADA, "roles": ["user", "editor", "editor"]})
+    assert importer.failures == [
+        RowFailure(
+            1,
+            "",
+            'has unknown fields: "phone", "\\u00c4rger\\n", one that looks like a value, "'
+            + "y" * 40
+            + '\\u2026"',
+        ),
+        RowFailure(2, "roles", 'has roles that are not defined: "editor"'),
+    ]
+
+
+async def test_weak_hashes_of_accounts_that_exist_are_not_wrapped(importer: Importer) -> None:
+    text = WEAK["passlib, ldap_salted_sha1"]
+    rows = [{"email": f"u{n}@x.test", "password_hash": text} for n in range(3)]
+    assert await importer.run(*rows, dry_run=True, accept_weak_hashes=True) == (3, 0, 0)
+    assert await importer.run(rows[0], accept_weak_hashes=True) == (1, 0, 0)
+    wrapped: list[ForeignHash] = []
+    wrap = importer.hasher.wrap
+
+    async def observed(weak: ForeignHash) -> PasswordHash:
+        wrapped.append(weak)
+        return await wrap(weak)
+
+    importer.hasher.wrap = observed  # type: ignore[method-assign]
+    assert await importer.run(*rows, accept_weak_hashes=True) == (2, 1, 0)
+    assert len(wrapped) == 2
+    stored = await importer.fetch("SELECT password_hash FROM users")
+    assert all(row["password_hash"].startswith("wrapped:") for row in stored)
+    assert text[-20:] not in str([dict(row) for row in stored])
+
+
+async def test_import_waits_while_logins_use_the_whole_pool(importer: Importer) -> None:
+    refusals = iter([Overloaded(retry_after=0), Overloaded(retry_after=0)])
+    wrap = importer.hasher.wrap
+
+    async def busy(weak: ForeignHash) -> PasswordHash:
+        for refusal in refusals:
+            raise refusal
+        return await wrap(weak)
+
+    importer.hasher.wrap = busy  # type: ignore[method-assign]
+    row = {"email": ADA, "password_hash": WEAK["passlib, ldap_salted_sha1"]}
+    assert await importer.run(row, accept_weak_hashes=True) == (1, 0, 0)
+
+
+async def test_unusable_password_of_django_is_none(importer: Importer) -> None:
+    assert await importer.run({"email": ADA, "password_hash": "!tjZuNtj1ig9MIQza1K"}) == (1, 0, 0)
+    (stored,) = await importer.fetch("SELECT password_hash FROM users")
+    assert stored["password_hash"] is None
 
 
 @pytest.mark.parametrize("address", ["a(b@example.test", "a@b_c.test", "a@b@c.test", "Ada"])

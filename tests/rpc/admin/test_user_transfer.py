@@ -14,6 +14,8 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from authsvc.config import Settings
 from authsvc.v1.admin_service_pb2 import FirebaseScrypt, ImportUsersRequest, ImportUsersResponse
+from tests.core.passwords.test_foreign_forms import PASSWORD as OLD_PASSWORD
+from tests.core.passwords.test_foreign_forms import WEAK
 from tests.core.passwords.test_foreign_hashes import FIREBASE, FIREBASE_HASH, FIREBASE_SALT
 from tests.support.databases import until
 from tests.support.probe import failure, outcome, reason_of, with_changes
@@ -28,7 +30,7 @@ def row(name: str, **more: Any) -> bytes:
 
 
 def hashed(password: str = PASSWORD) -> str:
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(8)).decode()
 
 
 def cut(data: bytes, size: int = 1_000) -> list[ImportUsersRequest]:
@@ -88,7 +90,7 @@ async def test_imported_users_log_in_with_existing_passwords(service: Service) -
 async def test_repeated_import_changes_nothing(service: Service) -> None:
     await service.register("ada@example.test")
     before = await service.fetch("SELECT * FROM users")
-    data = row("ada", password_hash=hashed(), roles=["admin"]) + row("bob")
+    data = row("ada", password_hash=hashed(), roles=[]) + row("bob")
     assert counts(await send(service, cut(data))) == (1, 1, 0)
     assert counts(await send(service, cut(data))) == (0, 2, 0)
     after = await service.fetch("SELECT * FROM users WHERE email LIKE 'ada@%'")
@@ -138,6 +140,31 @@ async def test_firebase_parameters_are_sent_with_file(service: Service) -> None:
     assert await outcome(send_whole(service, first)) == "FIELD_INVALID"
 
 
+async def test_weak_hashes_are_accepted_only_if_asked_for(service: Service) -> None:
+    weak = WEAK["passlib, ldap_salted_sha1"]
+    data = row("ada", password_hash=weak, email_verified=True)
+    response = await send(service, cut(data))
+    assert counts(response) == (0, 0, 1)
+    assert "accept_weak_hashes" in response.failures[0].description
+    request = ImportUsersRequest(chunk=data, accept_weak_hashes=True)
+    assert counts(await send(service, [request])) == (1, 0, 0)
+    (stored,) = await service.fetch("SELECT password_hash, pepper_id FROM users")
+    assert stored["password_hash"].startswith("wrapped:$digest-sha1$")
+    assert weak[-20:] not in stored["password_hash"]
+    assert stored["pepper_id"] is not None
+    await service.login("ada@example.test", OLD_PASSWORD)
+    (stored,) = await service.fetch("SELECT password_hash FROM users")
+    assert stored["password_hash"].startswith("v1$argon2id$")
+    assert counts(await send(service, [request])) == (0, 1, 0)
+
+
+async def test_undefined_roles_are_named(service: Service) -> None:
+    response = await send(service, cut(row("ada", roles=["user", "editr", "b-" + "x" * 30])))
+    assert counts(response) == (0, 0, 1)
+    assert response.failures[0].field == "roles"
+    assert '"editr", "b-xxx' in response.failures[0].description
+
+
 async def test_dry_run_stores_nothing(service: Service) -> None:
     await service.register("ada@example.test")
     request = ImportUsersRequest(chunk=row("ada") + row("bob") + b"{}\n", dry_run=True)
@@ -146,7 +173,7 @@ async def test_dry_run_stores_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"not,fields\n", b"[]", b"\xff\xfee\0", b"hunter2,ada@example.test\n"]
+    "data", [b"not,fields\n", b'{"realm": "r"}', b"\xff\xfee\0", b"hunter2,ada@example.test\n"]
 )
 async def test_invalid_file_is_rejected(service: Service, data: bytes) -> None:
     error = await failure(send_whole(service, ImportUsersRequest(chunk=data)))
