@@ -225,6 +225,11 @@ def user_not_found() -> NotFound:
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
 
 
+def email_not_found() -> NotFound:
+    """Return the error, for operators only, for an address that no account has."""
+    return NotFound(Reason.USER_NOT_FOUND, "No user has this address.")
+
+
 def session_not_found() -> NotFound:
     """Return the error for an unknown session id."""
     return NotFound(Reason.SESSION_NOT_FOUND, "No session has this id.")

@@ -11,9 +11,11 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
+from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
@@ -192,6 +194,8 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            account_listing=AccountListing(self.database),
+            audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),

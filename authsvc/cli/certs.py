@@ -9,14 +9,12 @@ from typing import Annotated
 
 import typer
 
+from authsvc.cli.groups import Commands
 from authsvc.cli.output import DEVELOPMENT, JsonOption, emit, fail
 from authsvc.dev import certificates
 from authsvc.dev.certificates import CertificateError, Issued
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Manage a development CA and the certificates it issues.",
-)
+app = Commands(help="Manage a development CA and the certificates it issues.")
 
 FolderOption = Annotated[
     Path, typer.Option("--folder", "-f", help="The folder of the CA and its certificates.")

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from authsvc.cli.config_check import check_deeply, check_files
+from authsvc.cli.groups import Commands
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, loaded_from, run
 from authsvc.config.schema import settings_schema
 from authsvc.config.text import example_text, settings_text
 
-app = typer.Typer(help="Check, show and describe the settings.", no_args_is_help=True)
+app = Commands(help="Check, show and describe the settings.")
 
 
 @app.command()

@@ -1,21 +1,15 @@
 """Owns `authsvc keys`: shows, rotates and revokes the keys that sign access tokens."""
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
-from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
-from authsvc.config import Settings
-from authsvc.core.signing.signing_keys import SigningKeys
+from authsvc.cli.groups import Commands
+from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail
+from authsvc.cli.work import with_use_cases
 
-Result = TypeVar("Result")
-
-app = typer.Typer(
-    help="Show, rotate and revoke the keys that sign access tokens.", no_args_is_help=True
-)
+app = Commands(help="Show, rotate and revoke the keys that sign access tokens.")
 
 
 @app.command("list")
@@ -27,7 +21,7 @@ def list_keys(
     prepared: published, signs next. active: signs. retired: only verifies, until its last token has
     expired. revoked: neither signs nor verifies.
     """
-    infos = _with_keys(settings_of(config, secrets), lambda keys: keys.list())
+    infos = with_use_cases(config, secrets, lambda use: use.signing_keys.list())
     rows = [
         {
             "key_id": info.key_id,
@@ -44,7 +38,7 @@ def list_keys(
 @app.command()
 def rotate(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Start signing with a new key; tokens signed before stay valid until they expire."""
-    key_id = _with_keys(settings_of(config, secrets), lambda keys: keys.rotate(cli_call()))
+    key_id = with_use_cases(config, secrets, lambda use: use.signing_keys.rotate(cli_call()))
     print(f"{key_id} is now the signing key.")
 
 
@@ -58,14 +52,6 @@ def revoke(
 
     For a compromised key. If it is the active one, a new key replaces it.
     """
-    if not _with_keys(settings_of(config, secrets), lambda keys: keys.revoke(cli_call(), key_id)):
+    if not with_use_cases(config, secrets, lambda use: use.signing_keys.revoke(cli_call(), key_id)):
         fail(f"no key has the id {key_id}, or it is already revoked")
     print(f"{key_id} is revoked.")
-
-
-def _with_keys(settings: Settings, work: Callable[[SigningKeys], Awaitable[Result]]) -> Result:
-    async def main() -> Result:
-        async with open_parts(settings) as parts:
-            return await work(parts.use.signing_keys)
-
-    return run(main)

@@ -7,19 +7,19 @@ import typer
 
 from authsvc import __version__
 from authsvc import log as logs
-from authsvc.cli import certs, config, keys, messages, passwords, users
+from authsvc.cli import audit, certs, config, keys, messages, passwords, ratelimit, sessions, users
+from authsvc.cli.call import call
 from authsvc.cli.demo import demo
 from authsvc.cli.dev import dev
+from authsvc.cli.groups import Commands
 from authsvc.cli.health import health
 from authsvc.cli.migrate import migrate
 from authsvc.cli.serve import serve
 from authsvc.config import LogSettings
 
-app = typer.Typer(
+app = Commands(
     name="authsvc",
     help="Authentication, sessions and rate limits in one gRPC service.",
-    no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -49,11 +49,15 @@ app.command()(dev)
 app.command()(serve)
 app.command()(migrate)
 app.command()(health)
+app.command()(call)
 app.command()(demo)
 app.add_typer(config.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(certs.app, name="certs")
 app.add_typer(users.app, name="users")
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(ratelimit.app, name="ratelimit")
+app.add_typer(audit.app, name="audit")
 app.add_typer(passwords.app, name="passwords")
 app.add_typer(messages.app, name="messages")
 

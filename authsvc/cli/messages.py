@@ -8,11 +8,12 @@ import typer
 
 from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
+from authsvc.cli.groups import Commands
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail, run, settings_of
 from authsvc.core.messages.stored_messages import NotRetried
 from authsvc.models.messages import MessageRecord, MessageState
 
-app = typer.Typer(help="List messages to users and retry abandoned ones.", no_args_is_help=True)
+app = Commands(help="List messages to users and retry abandoned ones.")
 
 
 @app.command("list")

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from authsvc.cli.groups import Commands
 from authsvc.cli.output import JsonOption, fail
 from authsvc.config import PasswordSettings
 from authsvc.config.types import Duration
@@ -26,7 +27,7 @@ _STEPS = 6
 _SHORTEST, _LONGEST = timedelta(milliseconds=1), timedelta(seconds=10)
 _KIB_PER_MIB = 1024
 
-app = typer.Typer(help="Measure what hashing passwords costs here.", no_args_is_help=True)
+app = Commands(help="Measure what hashing passwords costs here.")
 
 
 @app.callback()

@@ -9,7 +9,7 @@ import structlog
 
 from authsvc import log as logs
 from authsvc.app.application import Application
-from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
+from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of, sources_of
 from authsvc.config import ConfigError, Settings, load
 
 log = structlog.get_logger("authsvc.serve")
@@ -26,6 +26,7 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     at once on SIGHUP; certificates reload by themselves. Invalid settings are logged and not
     applied.
     """
+    config, secrets = sources_of(config, secrets)
     settings = settings_of(config, secrets)
     logs.configure(settings.log)
     run(lambda: _serve(settings, config, secrets))
@@ -34,7 +35,12 @@ def serve(config: ConfigOption = None, secrets: SecretsOption = None) -> None:
 async def _serve(settings: Settings, config: Path | None, secrets: Path | None) -> None:
     signals = Signals()
     app = await Application.start(settings)
-    log.info("serving", grpc=app.grpc_address, http=app.http_address)
+    log.info(
+        "serving",
+        grpc=app.grpc_address,
+        http=app.http_address,
+        settings=str(config) if config else "environment",
+    )
     await serve_until_signal(app, signals, config, secrets)
 
 

@@ -1,28 +1,24 @@
-"""Owns `authsvc users`: creates, disables, enables, imports and exports accounts."""
+"""Owns `authsvc users`: lists, creates, disables, enables, imports and exports accounts."""
 
-import re
 import sys
-from collections.abc import Awaitable, Callable
-from inspect import getdoc
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
-from authsvc.cli.output import ConfigOption, SecretsOption, run, settings_of
+from authsvc.cli.groups import Commands
+from authsvc.cli.output import ConfigOption, SecretsOption
 from authsvc.cli.users_export import export_users
 from authsvc.cli.users_import import import_users
-from authsvc.config import Settings
-from authsvc.core.accounts.accounts import Accounts
+from authsvc.cli.users_list import list_users, show_user
+from authsvc.cli.work import with_use_cases
 from authsvc.core.roles.permissions import DEFAULT_ROLES
 
-Result = TypeVar("Result")
-
-app = typer.Typer(help="Create, disable, enable, import and export accounts.", no_args_is_help=True)
-for _name, _command in (("import", import_users), ("export", export_users)):
-    # Typer would keep the line breaks of the source.
-    app.command(_name, help=re.sub(r"(?<!\n)\n(?!\n)", " ", getdoc(_command) or ""))(_command)
+app = Commands(help="List, create, disable, enable, import and export accounts.")
+app.command("list")(list_users)
+app.command("show")(show_user)
+app.command("import")(import_users)
+app.command("export")(export_users)
 
 UserArgument = Annotated[str, typer.Argument(help="The user's e-mail address or id.")]
 
@@ -49,14 +45,14 @@ def create(
 
     A user with a role that requires a second factor can't log in until the address is verified.
     """
-    settings = settings_of(config, secrets)
     if password_stdin:
-        password = sys.stdin.readline().rstrip("\n")
+        password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    user_id = _with_accounts(
-        settings,
-        lambda accounts: accounts.create_user(
+    user_id = with_use_cases(
+        config,
+        secrets,
+        lambda use: use.accounts.create_user(
             cli_call(),
             email,
             password,
@@ -71,22 +67,12 @@ def create(
 @app.command()
 def disable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Disable an account: its sessions end at once and it can't be logged in to."""
-    _with_accounts(
-        settings_of(config, secrets), lambda accounts: accounts.disable(cli_call(), user)
-    )
+    with_use_cases(config, secrets, lambda use: use.accounts.disable(cli_call(), user))
     print(f"{user} is disabled and its sessions have ended.")
 
 
 @app.command()
 def enable(user: UserArgument, config: ConfigOption = None, secrets: SecretsOption = None) -> None:
     """Enable an account again."""
-    _with_accounts(settings_of(config, secrets), lambda accounts: accounts.enable(cli_call(), user))
+    with_use_cases(config, secrets, lambda use: use.accounts.enable(cli_call(), user))
     print(f"{user} is enabled.")
-
-
-def _with_accounts(settings: Settings, work: Callable[[Accounts], Awaitable[Result]]) -> Result:
-    async def main() -> Result:
-        async with open_parts(settings) as parts:
-            return await work(parts.use.accounts)
-
-    return run(main)

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.factors.own_factors import Factors
@@ -93,6 +95,8 @@ class UseCases:
     rate_limiter: RateLimiter
 
     # Operation
+    account_listing: AccountListing
+    audit_listing: AuditListing
     stored_messages: StoredMessages
     user_import: UserImport
     user_export: UserExport

@@ -1,8 +1,11 @@
-"""Owns the insertion of audit events."""
+"""Owns the rows of audit_events: their insertion, and the reading of all of them by page."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+import asyncpg
 
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
@@ -16,6 +19,11 @@ _INSERT = f"""
 INSERT INTO {TARGET}
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """  # noqa: S608 - made of constants
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_LAST_ID = UUID(int=(1 << 128) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +54,51 @@ async def insert(connection: Connection, row: AuditRow) -> None:
         row.client.ip,
         row.client.user_agent,
         row.detail,
+    )
+
+
+_COLUMNS = """
+    event_id, occur_time, type, caller, request_id, user_id, session_id, host(ip) AS ip, user_agent,
+    detail
+"""
+# Ids ascend with time, and only they have an index over all users.
+_LIST_BEFORE = f"""
+SELECT {_COLUMNS} FROM audit_events WHERE event_id < $1 ORDER BY event_id DESC LIMIT $2
+"""  # noqa: S608 - made of constants
+
+
+async def list_before(
+    connection: Connection, before: UUID | None, limit: int
+) -> Sequence[AuditRow]:
+    """Return the newest `limit` events, or the newest before one, in ascending order."""
+    rows = await connection.fetch(_LIST_BEFORE, before or _LAST_ID, limit)
+    return [_row(record) for record in reversed(rows)]
+
+
+# The condition on the time lets PostgreSQL skip partitions, the one on the ids use the index.
+_LIST_SINCE = f"""
+SELECT {_COLUMNS} FROM audit_events
+WHERE occur_time >= $1 AND event_id > $2 ORDER BY event_id LIMIT $3
+"""  # noqa: S608 - made of constants
+
+
+async def list_since(
+    connection: Connection, oldest: datetime, after: UUID | None, limit: int
+) -> Sequence[AuditRow]:
+    """Return up to `limit` events since `oldest`, or those of them that follow `after`."""
+    first = UUID(int=((oldest - _EPOCH) // _MILLISECOND - 1) << 80)
+    rows = await connection.fetch(_LIST_SINCE, oldest, after or first, limit)
+    return [_row(record) for record in rows]
+
+
+def _row(record: asyncpg.Record) -> AuditRow:
+    return AuditRow(
+        event_id=record["event_id"],
+        occur_time=record["occur_time"],
+        type=record["type"],
+        call=Call(record["request_id"], record["caller"]),
+        user_id=record["user_id"],
+        session_id=record["session_id"],
+        client=ClientContext(record["ip"], record["user_agent"]),
+        detail=record["detail"],
     )

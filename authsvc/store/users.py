@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -41,6 +42,7 @@ class Credential:
     pepper_id: str | None
 
 
+_FIRST_ID = UUID(int=0)
 _COLUMNS = """
     user_id, email, display_name, roles, status, create_time, email_verify_time, has_second_factor
 """
@@ -92,6 +94,28 @@ async def get(connection: Connection, user_id: UserId) -> User | None:
     return None if row is None else User(**_fields(row))
 
 
+_FIND = f"""
+SELECT {_COLUMNS} FROM users WHERE user_id = $1 OR email_canonical = $2
+"""  # noqa: S608 - made of constants
+
+
+async def find(connection: Connection, account: UserId | str) -> User | None:
+    """Return the account with this id or canonical address, active or not."""
+    row = await connection.fetchrow(_FIND, *_id_or_address(account))
+    return None if row is None else User(**_fields(row))
+
+
+_LIST = f"""
+SELECT {_COLUMNS} FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2
+"""  # noqa: S608 - made of constants
+
+
+async def list_after(connection: Connection, after: UserId | None, limit: int) -> list[User]:
+    """Return up to `limit` accounts in the order of their ids, those after `after`."""
+    rows = await connection.fetch(_LIST, after or _FIRST_ID, limit)
+    return [User(**_fields(row)) for row in rows]
+
+
 # The weaker lock still lets others insert rows that refer to the user. A deletion conflicts with
 # those inserts, so it takes the stronger lock at once: upgrading later could deadlock.
 _LOCK = f"{_GET} FOR NO KEY UPDATE"
@@ -126,8 +150,7 @@ async def set_status(
 
     Returns its id, or None if there is no such account.
     """
-    user_id, email = (None, account) if isinstance(account, str) else (account, None)
-    found = await connection.fetchval(_SET_STATUS, user_id, email, status, now)
+    found = await connection.fetchval(_SET_STATUS, *_id_or_address(account), status, now)
     return None if found is None else UserId(found)
 
 
@@ -315,6 +338,10 @@ def credential_from(row: asyncpg.Record | None) -> Credential | None:
     if row is None:
         return None
     return Credential(UserId(row["user_id"]), row["password_hash"], row["pepper_id"])
+
+
+def _id_or_address(account: UserId | str) -> tuple[UserId | None, str | None]:
+    return (None, account) if isinstance(account, str) else (account, None)
 
 
 def _fields(row: asyncpg.Record) -> dict[str, Any]:

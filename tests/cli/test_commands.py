@@ -29,9 +29,39 @@ def _commands() -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", _commands(), ids=" ".join)
 def test_every_command_has_help(arguments: list[str]) -> None:
-    result = CliRunner().invoke(app, [*arguments, "--help"])
+    result = CliRunner().invoke(app, [*arguments, "-h"])
     assert result.exit_code == 0
     assert "Usage:" in plain(result.output)
+    assert result.output == CliRunner().invoke(app, [*arguments, "--help"]).output
+    # What takes no value shows no type.
+    assert "<bool>" not in plain(result.output)
+
+
+def test_shell_completes_commands_and_rpcs() -> None:
+    def complete(words: str) -> list[str]:
+        environment = {
+            "_AUTHSVC_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        result = CliRunner().invoke(app, [], env=environment, prog_name="authsvc")
+        return result.stdout.split()
+
+    assert complete("authsvc rate") == ["ratelimit"]
+    assert complete("authsvc call RateLimitService/C") == ["RateLimitService/CheckRateLimit"]
+
+
+def test_settings_that_nobody_named_are_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AUTHSVC_CONFIG", "AUTHSVC_SECRETS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for arguments in (["serve"], ["users", "list"]):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert "neither --config nor AUTHSVC_CONFIG is set" in result.stderr
+        assert str(tmp_path / ".authsvc" / "config.toml") in result.stderr
 
 
 def test_version_is_printed() -> None:

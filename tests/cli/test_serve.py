@@ -28,6 +28,8 @@ def test_dev_runs_demo_and_drains(tmp_path: Path, start: Callable[..., Process])
         tour = start("demo", "--state", state, "--target", target)
         assert tour.end() == 0, tour.output
         assert "That is authsvc." in tour.output
+        assert "⊘" in tour.output
+        assert "✗" not in tour.output
         service.send(signal.SIGTERM)
         assert service.end() == 0, service.output
 

@@ -4,9 +4,10 @@ import importlib
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 
-from authsvc.cli.demo.tour import Tour, new_client
+from authsvc.cli.demo.tour import Tour, failure, new_client
 from authsvc.cli.output import DEVELOPMENT, fail, run
 
 # In the order of the tour: modules of this package, each with a function of the same name. They are
@@ -50,7 +51,10 @@ def demo(
             for name in chapters or _CHAPTERS:
                 tour.client = new_client()
                 chapter = importlib.import_module(f"authsvc.cli.demo.{name}")
-                await getattr(chapter, name)(tour)
+                try:
+                    await getattr(chapter, name)(tour)
+                except grpc.aio.AioRpcError as error:
+                    tour.fail(f"the chapter {name}", failure(error))
         finally:
             await tour.close()
         tour.end("That is authsvc.")

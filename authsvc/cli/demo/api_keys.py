@@ -32,22 +32,26 @@ async def api_keys(tour: Tour) -> None:
     answer = await _validate(tour, created.api_key, "read")
     tour.say("it reads as the user", answer.user_id)
     answer = await _validate(tour, created.api_key, "write")
-    tour.say("it tries to write", inactive(answer.inactive_reason), good=False)
+    tour.answer("it tries to write", inactive(answer.inactive_reason), accepted=answer.active)
     typo = created.api_key[:-1] + ("0" if created.api_key[-1] != "0" else "1")
     answer = await _validate(tour, typo, "read")
-    tour.say("one wrong character", inactive(answer.inactive_reason), good=False)
+    tour.answer("one wrong character", inactive(answer.inactive_reason), accepted=answer.active)
     uses = 0
     while answer.inactive_reason != INACTIVE_REASON_RATE_LIMITED and uses < 100:
         answer = await _validate(tour, created.api_key, "read")
         uses += answer.active
     wait = f"{answer.retry_after.ToMilliseconds() / 1_000:.0f} s"
-    tour.say(f"after {uses} more uses its own limit is reached; retry after", wait, good=False)
+    tour.answer(
+        f"after {uses} more uses its own limit is reached; retry after",
+        wait,
+        accepted=answer.active,
+    )
 
     tour.title("She revokes it")
     revoke = pb.RevokeApiKeyRequest(key_id=created.key.key_id)
     await account.RevokeApiKey(revoke, metadata=bearer(tokens))
     answer = await _validate(tour, created.api_key, "read")
-    tour.say("the job tries again", inactive(answer.inactive_reason), good=False)
+    tour.answer("the job tries again", inactive(answer.inactive_reason), accepted=answer.active)
     listed = await account.ListApiKeys(pb.ListApiKeysRequest(), metadata=bearer(tokens))
     for key in listed.keys:
         tour.say(key.name, f"revoked {key.revoke_time.ToJsonString()}")

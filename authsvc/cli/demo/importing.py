@@ -30,7 +30,7 @@ async def importing(tour: Tour) -> None:
     answer = await _send(tour, file)
     tour.say(", ".join(emails), f"{answer.imported_count} imported")
     for failure in answer.failures:
-        tour.say(f"line {failure.line}, {failure.field}", failure.description, good=False)
+        tour.answer(f"line {failure.line}, {failure.field}", failure.description, accepted=False)
     answer = await _send(tour, file)
     tour.say("the same file again", f"{answer.skipped_count} skipped: they already have accounts")
 

@@ -51,14 +51,14 @@ async def _login(tour: Tour) -> common_pb2.Tokens:
 
 async def _validate(tour: Tour, tokens: common_pb2.Tokens) -> None:
     tour.title("A gateway validates her access token")
-    for what, token in (
-        ("her access token", tokens.access_token),
-        ("a forged one", tokens.access_token[:-8] + "AAAAAAAA"),
-        ("her refresh token instead", tokens.refresh_token),
+    for what, token, expected in (
+        ("her access token", tokens.access_token, True),
+        ("a forged one", tokens.access_token[:-8] + "AAAAAAAA", False),
+        ("her refresh token instead", tokens.refresh_token, False),
     ):
         request = auth_service_pb2.ValidateTokenRequest(access_token=token)
         answer = await tour.auth("edge").ValidateToken(request)
-        tour.say(what, _activity(answer), good=answer.active)
+        tour.answer(what, _activity(answer), accepted=answer.active, expected=expected)
     jwks = await tour.auth().GetJwks(auth_service_pb2.GetJwksRequest())
     key_id = jwt.get_unverified_header(tokens.access_token)["kid"]
     key = jwt.PyJWKSet.from_json(jwks.jwks_json)[key_id]
@@ -95,7 +95,7 @@ async def _refresh(tour: Tour, first: common_pb2.Tokens) -> None:
     answer = await tour.auth("edge").ValidateToken(
         auth_service_pb2.ValidateTokenRequest(access_token=latest.access_token, strict=True)
     )
-    tour.say("and its access token", _activity(answer), good=answer.active)
+    tour.answer("and its access token", _activity(answer), accepted=answer.active)
 
 
 async def _sessions(tour: Tour) -> None:
@@ -115,7 +115,7 @@ async def _sessions(tour: Tour) -> None:
     )
     request.strict = True
     answer = await tour.sessions("edge").ValidateSession(request)
-    tour.say("after it is revoked", _activity(answer), good=answer.active)
+    tour.answer("after it is revoked", _activity(answer), accepted=answer.active)
 
 
 async def _limits(tour: Tour) -> None:
@@ -126,15 +126,15 @@ async def _limits(tour: Tour) -> None:
     answers = [await limits.CheckRateLimit(request) for _ in range(6)]
     for number, answer in enumerate(answers, start=1):
         verdict = answer.verdicts[0]
-        wait = f", retry after {verdict.retry_after.ToTimedelta().total_seconds():.0f} s"
-        text = f"{verdict.remaining} left" if answer.allowed else f"rejected{wait}"
-        tour.say(f"check {number}", text, good=answer.allowed)
+        wait = f"retry after {verdict.retry_after.ToTimedelta().total_seconds():.0f} s"
+        text = f"{verdict.remaining} left" if answer.allowed else wait
+        tour.answer(f"check {number}", text, accepted=answer.allowed, expected=number <= 5)
     api = rate_limit_service_pb2.Charge(policy="api", key=secrets.token_hex(8))
     both = await limits.CheckRateLimit(
         rate_limit_service_pb2.CheckRateLimitRequest(charges=[login, api])
     )
-    text = f"rejected, and “api” still has all of its {both.verdicts[1].remaining}"
-    tour.say("two charges at once, all or none", text, good=both.allowed)
+    text = f"“api” still has all of its {both.verdicts[1].remaining}"
+    tour.answer("two charges at once, all or none", text, accepted=both.allowed)
 
 
 def _activity(

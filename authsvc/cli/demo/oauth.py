@@ -26,11 +26,11 @@ async def oauth(tour: Tour) -> None:
     folder = tour.messages.parent
     secret = Workspace(folder).provider_secret
     if not _exists(secret):
-        tour.say("skipped", f"{folder}/config.toml is too old to configure it", good=False)
+        tour.skip(f"{folder}/config.toml is too old to configure it")
         return
     async with _provider(secret) as problem:
         if problem or (problem := await _problem_of_service(tour)):
-            tour.say("skipped", problem, good=False)
+            tour.skip(problem)
             return
         tour.say("running", "users are who they claim to be")
         await _first_login(tour)

@@ -16,12 +16,14 @@ async def service_tokens(tour: Tour) -> None:
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
             raise
-        tour.say("skipped", "the settings are too old to allow it", good=False)
+        tour.skip("the settings are too old to allow it")
         return
     answer = await _validate(tour, own.access_token, tour.thumbprint())
     tour.say("billing gets it with the certificate of", answer.claims.subject)
     answer = await _validate(tour, own.access_token, tour.thumbprint("edge"))
-    tour.say("with another certificate", inactive(answer.inactive_reason), good=False)
+    tour.answer(
+        "with another certificate", inactive(answer.inactive_reason), accepted=answer.active
+    )
     await tour.rejected(
         "a token for an audience that the settings don't allow",
         tour.auth().IssueServiceToken(pb.IssueServiceTokenRequest(audience="payroll")),
@@ -52,7 +54,7 @@ async def service_tokens(tour: Tour) -> None:
         ("the exchanged token", narrow, "billing"),
     ):
         answer = await _validate(tour, token, audience=audience)
-        tour.say(name, inactive(answer.inactive_reason), good=False)
+        tour.answer(name, inactive(answer.inactive_reason), accepted=answer.active)
 
 
 async def _validate(

@@ -3,9 +3,10 @@
 import secrets
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
+import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from google.rpc import error_details_pb2
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
     from authsvc.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 _TIMEOUT = 10.0
+# Codes by which nothing was refused: something went wrong.
+_FAULTS = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.UNKNOWN,
+}
 
 
 class Tour:
@@ -73,7 +83,9 @@ class Tour:
                 path.with_suffix(".key").read_bytes(),
                 path.with_suffix(".crt").read_bytes(),
             )
-            self._channels[client] = grpc.aio.secure_channel(self.target, credentials)
+            self._channels[client] = grpc.aio.secure_channel(
+                self.target, credentials, [("grpc.enable_http_proxy", 0)]
+            )
         return self._channels[client]
 
     def thumbprint(self, client: str = "app") -> bytes:
@@ -105,10 +117,31 @@ class Tour:
         """Print the title of a scene."""
         self._console.print(f"\n[bold]{text}[/]")
 
-    def say(self, what: str, outcome: object, *, good: bool = True) -> None:
+    def say(self, what: str, outcome: object) -> None:
         """Print a step and its outcome."""
-        mark = "[green]✓[/]" if good else "[yellow]✗[/]"
-        self._console.print(f"  {mark} {what}: [cyan]{outcome}[/]")
+        self._print("[green]✓[/]", what, outcome)
+
+    def answer(self, what: str, outcome: object, *, accepted: bool, expected: bool = False) -> None:
+        """Print whether the service accepted something; end the tour if it should not have.
+
+        What was refused as it should be has a mark of its own.
+        """
+        if accepted != expected:
+            wanted = "accepted" if expected else "refused"
+            self.fail(what, f"{outcome}; it should have been {wanted}")
+        elif accepted:
+            self.say(what, outcome)
+        else:
+            self._print("[green]⊘[/]", what, outcome, " refused, as it should be")
+
+    def skip(self, reason: str) -> None:
+        """Print why the chapter is skipped."""
+        self._print("[yellow]–[/]", "skipped", reason)
+
+    def fail(self, what: str, problem: str) -> NoReturn:
+        """Print what went wrong, and end the tour."""
+        self._print("[bold red]✗[/]", what, problem)
+        raise typer.Exit(1)
 
     def end(self, text: str) -> None:
         """Print the closing line."""
@@ -119,9 +152,16 @@ class Tour:
         try:
             await call
         except grpc.aio.AioRpcError as error:
-            self.say(what, f"{error.code().name} {_reason(error)}", good=False)
+            if error.code() in _FAULTS:
+                self.fail(what, failure(error))
+            self.answer(what, failure(error), accepted=False)
         else:
-            fail(f"{what}: should have been rejected, but succeeded")
+            self.fail(what, "succeeded; it should have been refused")
+
+    def _print(self, mark: str, what: str, outcome: object, remark: str = "") -> None:
+        self._console.print(
+            f"  {mark} {what}: [cyan]{outcome}[/]{remark and f' [dim]·{remark}[/]'}"
+        )
 
     async def register(
         self, email: str, password: str, name: str = ""
@@ -193,6 +233,11 @@ def bearer(tokens: common_pb2.Tokens) -> tuple[tuple[str, str], ...]:
 def inactive(reason: common_pb2.InactiveReason.ValueType) -> str:
     """Return the name of a reason why a token or key is not active."""
     return common_pb2.InactiveReason.Name(reason).removeprefix("INACTIVE_REASON_")
+
+
+def failure(error: grpc.aio.AioRpcError) -> str:
+    """Return the code of a failed call, and its reason."""
+    return f"{error.code().name} {_reason(error)}"
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -16,7 +16,12 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import DEFAULT_ROLES
 from authsvc.core.sessions.ending import SessionEnding
-from authsvc.errors import bearer_invalid, email_taken, user_not_found
+from authsvc.errors import (
+    bearer_invalid,
+    email_not_found,
+    email_taken,
+    user_not_found,
+)
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
@@ -152,7 +157,7 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             user_id = await self._set_status(connection, call, key, UserStatus.DISABLED)
             await self._sessions.revoke_in(connection, call, user_id, RevokeReason.USER_DISABLED)
@@ -168,7 +173,7 @@ class Accounts:
             NotFound: USER_NOT_FOUND.
             FieldInvalid: EMAIL_INVALID.
         """
-        key = _key(account)
+        key = account_key(account)
         async with self._database.transaction(key) as connection:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
@@ -243,14 +248,14 @@ class Accounts:
         now = self._clock.now()
         user_id = await users.set_status(connection, key, status, now)
         if user_id is None:
-            raise user_not_found()
+            raise email_not_found() if isinstance(key, str) else user_not_found()
         active = status is UserStatus.ACTIVE
         event_type = AuditType.USER_ENABLE if active else AuditType.USER_DISABLE
         await record_event(connection, now, AuditEvent(event_type, call, user_id))
         return user_id
 
 
-def _key(account: UserId | str) -> UserId | str:
+def account_key(account: UserId | str) -> UserId | str:
     """Return the id or, if `account` contains an at sign, the canonical form of the address."""
     if isinstance(account, UUID):
         return account

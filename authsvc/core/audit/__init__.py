@@ -1,4 +1,4 @@
 """Owns audit events: their types, and how they are stored and logged.
 
-Entry points: `AuditEvent` and `record_event`.
+Entry points: `AuditEvent`, `record_event` and `AuditListing`.
 """

@@ -47,10 +47,14 @@ class SessionListing:
         """
         size = paging.page_size(page_size)
         before = SessionId(paging.parse_page_token(user_id, page_token)) if page_token else None
-        async with self._database.connection() as connection:
-            found = await store.list_active(
-                connection, user_id, self._clock.now(), before, size + 1
-            )
+        found = await self.list_before(user_id, before, size + 1)
         return Page(
             *paging.cut(found, size, lambda last: paging.page_token(user_id, last.session_id))
         )
+
+    async def list_before(
+        self, user_id: UserId, before: SessionId | None, limit: int
+    ) -> Sequence[Session]:
+        """Return up to `limit` active sessions of a user, newest first, older than `before`."""
+        async with self._database.connection() as connection:
+            return await store.list_active(connection, user_id, self._clock.now(), before, limit)
