@@ -136,7 +136,7 @@ async def _delivery(settings: Settings) -> list[Finding]:
         await transport.channel.check()
     except NotDelivered as error:
         cause = f": {error.__cause__}" if isinstance(error.__cause__, OSError) else ""
-        return [Finding(name, f"messages could not be sent: {error.error}{cause}")]
+        return [Finding(name, f"messages could not be sent: {error.explanation}{cause}")]
     finally:
         await transport.channel.close()
     return [Finding(name, detail="accepts connections")]

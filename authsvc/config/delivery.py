@@ -71,7 +71,11 @@ class SmtpSettings(Section):
         ]
         | None
     ) = Field(
-        None, description="The name in EHLO; by default that of the machine, or else its address."
+        None,
+        description=(
+            "The name by which the server is greeted (EHLO), such as `auth.example.com`; by default"
+            " the machine's if it has a dot, or else its address."
+        ),
     )
     timeout: Annotated[Duration, Between("1ms", "5m")] = Field(
         timedelta(seconds=30), description="For handing over one message."

