@@ -28,7 +28,7 @@ psql: $(VENV)/.run ## Open psql on the database of the running service (PSQL_ARG
 ##@ Testing
 
 # Bytecode is cached whatever the environment says: collecting the tests takes half as long.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(VENV)/.dev ## Run all tests that need only Python (PYTEST_ARGS="tests/core -k refresh" runs some)
 	$(PYTEST) $(PYTEST_ARGS)

@@ -8,6 +8,7 @@ from tests.support.clock import FakeClock
 pytest_plugins = [
     "tests.support.selection",
     "tests.support.timeouts",
+    "tests.support.workers",
     "tests.support.postgres",
     "tests.support.databases",
     "tests.support.ports",

@@ -51,7 +51,10 @@ async def open_channel(
     """
     if not server_name and _is_local(target):
         server_name = await _name_in_certificate(target, deadline)
-    options = [("grpc.ssl_target_name_override", server_name)] if server_name else []
+    # A proxy for outbound requests, which gRPC's client would use too, is not for calls within.
+    options: list[tuple[str, str | int]] = [("grpc.enable_http_proxy", 0)]
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     return grpc.aio.secure_channel(target, credentials, options)
 
 

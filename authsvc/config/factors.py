@@ -67,8 +67,8 @@ class PasskeySettings(Section):
     related_origins: tuple[Origin, ...] = Field(
         (),
         max_length=100,
-        description="Pages of other domains that may use the same passkeys; browsers read them at"
-        " `/.well-known/webauthn` of the domain.",
+        description="At most 100 pages of other domains that may use the same passkeys; browsers"
+        " read them at `/.well-known/webauthn` of the domain.",
     )
     challenge_lifetime: Annotated[Duration, Between("30s", "10m")] = Field(
         timedelta(minutes=5), description="How long a passkey may take to answer."
@@ -76,7 +76,7 @@ class PasskeySettings(Section):
 
     @model_validator(mode="after")
     def _origins_are_of_the_domain(self) -> Self:
-        # WebAuthn Level 3, section 5.1.2: browsers reject all others.
+        # WebAuthn Level 3, sections 5.1.2 and 5.11: browsers reject pages of all other domains.
         domain = self.relying_party_id
         for origin in self.origins:
             if not (origin.startswith("android:") or _is_at(origin, domain)):

@@ -35,7 +35,7 @@ class ProviderSettings(Section):
     client_secret: SecretStr = Field(description="From the provider.")
     address: Address = Field(
         "https://github.com",
-        description="Its base address; for `oidc` it must be set, to exactly the issuer.",
+        description="Its base address; for `oidc` it must be set, to the issuer.",
     )
     api_address: Address = Field("https://api.github.com", description="The API of GitHub.")
     scopes: tuple[Scope, ...] = Field(

@@ -1,5 +1,7 @@
 """Owns the choice of the transport for messages, by the settings."""
 
+import functools
+
 from authsvc.config import ConfigError, DeliverySettings
 from authsvc.core.messages.delivery import Channel, Transport
 from authsvc.core.messages.outbox import CODE_KINDS, MessageKind
@@ -19,7 +21,7 @@ def build_transport(
     Raises:
         ConfigError: A template, a link or a CA file is invalid.
     """
-    renderer = TemplateRenderer(settings.templates)
+    renderer = TemplateRenderer(settings.templates) if settings.templates else _shipped()
     problems = _misnamed_links(settings)
     if problems:
         raise ConfigError(problems)
@@ -30,6 +32,12 @@ def build_transport(
         reason = error.strerror or type(error).__name__
         raise ConfigError([f"delivery.{settings.channel}.ca_file: {reason}"]) from None
     return Transport(channel, renderer) if channel else None
+
+
+@functools.cache
+def _shipped() -> TemplateRenderer:
+    # They are part of the code. Testing them takes a tenth of a second, once in a process.
+    return TemplateRenderer()
 
 
 def _channel(settings: DeliverySettings, proxies: ProxyRules, clock: Clock) -> Channel | None:

@@ -45,11 +45,16 @@ def listens(found: socket.socket) -> bool:
 
 def _for_each(local: int | str, act: Callable[[socket.socket], None]) -> None:
     """Act on all sockets bound to `local`, but those that are closed or reset meanwhile."""
-    for entry in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-        with suppress(OSError), duplicate(int(entry)) as found:
+    for number in descriptors():
+        with suppress(OSError), duplicate(number) as found:
             name = found.getsockname()
             if local == (name[1] if isinstance(name, tuple) else name):
                 act(found)
+
+
+def descriptors() -> list[int]:
+    """Return the numbers of all open files of this process; some may be closed in the meantime."""
+    return [int(name) for name in os.listdir(_OPEN)]  # noqa: PTH208 - only the names
 
 
 def duplicate(number: int) -> socket.socket:

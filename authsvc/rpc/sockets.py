@@ -20,9 +20,8 @@ from pathlib import Path
 # The same functions that the package grpcio-channelz builds on.
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # it is not described
 
-from authsvc.rpc.descriptors import duplicate, peer_of
+from authsvc.rpc.descriptors import descriptors, duplicate, peer_of
 
-_OPEN = Path("/proc/self/fd")
 # The offset of `tcpi_bytes_received`, a 64-bit integer, in `struct tcp_info` (linux/tcp.h).
 _RECEIVED_OFFSET = 128
 _RECEIVED_SIZE = _RECEIVED_OFFSET + 8
@@ -55,13 +54,12 @@ class Sockets:
     @staticmethod
     def are_visible() -> bool:
         """Return whether the system shows a process its sockets, as Linux does."""
-        return _OPEN.is_dir() and hasattr(socket, "TCP_INFO")
+        return Path("/proc/self/fd").is_dir() and hasattr(socket, "TCP_INFO")
 
     def connections(self) -> list[Socket]:
         """Return all open connections, including those in their handshake."""
         known = {}
-        for name in os.listdir(_OPEN):  # noqa: PTH208 - only the names
-            descriptor = int(name)
+        for descriptor in descriptors():
             try:
                 status = os.fstat(descriptor)
             except OSError:

@@ -90,7 +90,7 @@ LARGE: Mapping[str, str] = MappingProxyType(
             SELECT session_id, create_time, last_use_time, authentication_time, refresh_time,
                 idle_expire_time, absolute_expire_time, host(ip) AS ip,
                 host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
-                refresh_counter, revoke_time, revoke_reason, end_time
+                refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
         "factor": """
             SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,

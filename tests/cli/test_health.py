@@ -15,6 +15,7 @@ from authsvc.cli.health import health_status
 from authsvc.cli.main import app
 from authsvc.config import Settings
 from tests.support.certificates import Authority, Certificate, channel_credentials
+from tests.support.connect_proxy import proxying
 from tests.support.probe import ProbeServer, StartProbe, identity_of, with_changes
 
 SERVER_ONLY = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
@@ -55,6 +56,22 @@ async def test_ordinary_certificate_is_enough(
     for host in ("127.0.0.1", "localhost"):
         target = f"{host}:{probe.server.port}"
         assert await health_status(target, "", credentials_of(authority), DEADLINE) == "SERVING"
+
+
+async def test_proxy_for_outbound_requests_is_not_used(
+    start_probe: StartProbe,
+    settings: Settings,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe = await serve(authority.server(), start_probe, settings)
+    async with proxying() as proxy:
+        for name in ("https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, proxy.address)
+        monkeypatch.setenv("no_proxy", "")
+        target = f"127.0.0.1:{probe.server.port}"
+        assert await health_status(target, "", credentials_of(authority), DEADLINE) == "SERVING"
+        assert proxy.asked == []
 
 
 async def test_unix_socket_can_be_asked(

@@ -124,7 +124,7 @@ _KILLED = Key("toy/code", "is_adult", "boundary", "age >= ADULT", "age > ADULT")
 _GONE = Key("toy/code", "is_adult", "boundary", "age > CHILD", "age >= CHILD")
 
 
-@pytest.mark.slow
+@pytest.mark.world
 def test_unnoticed_mutants_are_listed_as_survivors(toy: Toy) -> None:
     done = toy.run()
     assert done.returncode == 1, done.stdout + done.stderr

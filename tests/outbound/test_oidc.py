@@ -402,6 +402,9 @@ async def test_address_comes_from_user_info_if_id_token_has_none(
     assert "/userinfo" not in provider.asked
     provider.claims |= {"email": None, "email_verified": True, "name": None}
     assert await client.log_in() == replace(ADA, email="other@example.test")
+    # As Cognito writes it.
+    provider.user_info = USER_INFO | {"email_verified": "true"}
+    assert await client.log_in() == ADA
     # Whether it is verified comes from the same source.
     provider.user_info = {"sub": "ada", "email": "other@example.test"}
     found = await client.log_in()

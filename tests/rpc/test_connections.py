@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import Any
@@ -12,11 +12,16 @@ import pytest
 from cryptography import x509
 
 from authsvc.config import CallerSettings, Settings
+from authsvc.metrics import Metrics
 from authsvc.models.calls import Role
+from authsvc.rpc.callers import Callers
+from authsvc.rpc.connections import Connections
+from authsvc.rpc.sockets import Socket, Sockets
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from tests.support import logs
 from tests.support.certificates import Authority, Certificate
+from tests.support.clock import FakeClock
 from tests.support.http2 import CONTINUATION, HEADERS, PING, Connection, tls_context
 from tests.support.probe import (
     STRANGER,
@@ -306,6 +311,46 @@ async def test_callers_with_role_may_send_as_much_as_they_want(
     await flood(connection, 320_000)
     assert await outcome(probe.login()) == "OK"
     assert ended(probe, "flood") == 0
+
+
+class OneConnection(Sockets):
+    """A server's only connection; a test says how much it has received."""
+
+    def __init__(self, certificate: bytes) -> None:
+        super().__init__(server_id=0, port=0)
+        self._certificates = [("ipv4:192.0.2.1:443", certificate)]
+        self.bytes = 0
+        self.is_open = True
+
+    def connections(self) -> list[Socket]:
+        return [Socket(0, (0, 0), "ipv4:192.0.2.1:443")]
+
+    def certificates(self) -> Iterator[tuple[str, bytes]]:
+        yield from self._certificates
+        self._certificates.clear()
+
+    def received(self, connection: Socket) -> int:  # noqa: ARG002 - there is only one
+        return self.bytes
+
+    def end(self, connection: Socket) -> bool:  # noqa: ARG002
+        self.is_open = False
+        return True
+
+
+@pytest.mark.parametrize("role", [None, Role.APP])
+def test_suspect_with_a_new_role_is_spared_before_the_next_full_look(
+    role: Role | None, settings: Settings, clock: FakeClock, authority: Authority
+) -> None:
+    callers = Callers((), clock)
+    connections = Connections(settings.grpc, callers, Metrics())
+    certificate = authority.caller(identity_of(STRANGER)).certificate
+    connections._sockets = sockets = OneConnection(certificate)
+    connections._look(0.0, complete=True)
+    if role:
+        callers.replace([CallerSettings(identity=identity_of(STRANGER), roles={role})])
+    sockets.bytes = 1_000_000
+    connections._look(0.01, complete=False)
+    assert sockets.is_open == bool(role)
 
 
 async def test_calls_over_ipv6_are_recognized(start_probe: StartProbe, settings: Settings) -> None:

@@ -349,22 +349,25 @@ async def test_hostile_values_are_rejected_without_side_effects(attack: Attack) 
     service = attack.service
     assert await attack.send(attack.valid().SerializeToString()) == "OK"
     messages = dict(attack.variants())
+    before = await stored(service)
     ends = await attack.send_all(messages)
     wrong = {name: end for name, end in ends.items() if not attack.is_fine(messages[name], end)}
     assert wrong == {}
     rejected = {name: messages[name] for name, end in ends.items() if end != "OK"}
     assert rejected
 
-    before = await stored(service)
-    again = await attack.send_all(rejected)
-    after = await stored(service)
-    assert "OK" not in again.values()
-    if attack.method in NOTING:
-        before, after = (
-            {name: rows for name, (rows, _) in held.items() if name not in NOTES}
-            for held in (before, after)
-        )
-    assert after == before
+    if await stored(service) != before:
+        # It may have been what was accepted, so what was rejected is sent once more alone.
+        before = await stored(service)
+        again = await attack.send_all(rejected)
+        after = await stored(service)
+        assert "OK" not in again.values()
+        if attack.method in NOTING:
+            before, after = (
+                {name: rows for name, (rows, _) in held.items() if name not in NOTES}
+                for held in (before, after)
+            )
+        assert after == before
 
     survivor = await service.new_session("survivor@example.test")
     assert await service.judge_token(survivor.access_token, strict=True) == ""

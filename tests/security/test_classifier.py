@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 import pytest_asyncio
 
 from authsvc.config import PasswordSettings
@@ -96,6 +97,7 @@ def accuracy(one: Sequence[float], other: Sequence[float]) -> float:
     return statistics.fmean(hits)
 
 
+@pytest.mark.world
 async def test_login_time_reveals_nothing_about_account(service: Service) -> None:
     await measure(service, 10)
     samples = await measure(service, LOGINS)

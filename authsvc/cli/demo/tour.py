@@ -83,7 +83,9 @@ class Tour:
                 path.with_suffix(".key").read_bytes(),
                 path.with_suffix(".crt").read_bytes(),
             )
-            self._channels[client] = grpc.aio.secure_channel(self.target, credentials)
+            self._channels[client] = grpc.aio.secure_channel(
+                self.target, credentials, [("grpc.enable_http_proxy", 0)]
+            )
         return self._channels[client]
 
     def thumbprint(self, client: str = "app") -> bytes:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol, Self
 
+import structlog
+
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
 from authsvc.errors import ProviderUnavailable
 
 _MAX_SUBJECT = 256
 _MAX_NAME = 256
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Providers:
             async with asyncio.timeout(self._timeout):
                 yield self._providers[name]
         except TimeoutError:
+            log.warning("provider_failed", provider=name, error="timeout")
             raise ProviderUnavailable from None
 
 

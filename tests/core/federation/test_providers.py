@@ -1,6 +1,7 @@
 """Providers: how their answers are parsed, their timeout, and which of them are known."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any, cast
 
@@ -8,6 +9,7 @@ import pytest
 
 from authsvc.core.federation.providers import ExternalIdentity, Provider, Providers
 from authsvc.errors import ProviderUnavailable
+from tests.support.logs import caught
 
 
 def _parse(subject: object = "ada", **values: Any) -> ExternalIdentity | None:
@@ -75,9 +77,11 @@ def test_display_name_is_cleaned_and_truncated() -> None:
 
 async def test_slow_provider_is_unavailable() -> None:
     providers = Providers({"slow": cast("Provider", object())}, timedelta(0))
-    with pytest.raises(ProviderUnavailable):
+    with caught() as lines, pytest.raises(ProviderUnavailable):
         async with providers.use("slow"):
             await asyncio.Event().wait()
+    event = json.loads(lines.getvalue())
+    assert (event["event"], event["provider"]) == ("provider_failed", "slow")
 
 
 def test_only_configured_providers_are_known() -> None:
