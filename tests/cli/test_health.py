@@ -142,7 +142,7 @@ async def test_certificate_with_invalid_extensions_is_explained(
     async def presented(*_: object) -> bytes:
         return der
 
-    monkeypatch.setattr("authsvc.cli.health.presented_certificate", presented)
+    monkeypatch.setattr("authsvc.cli.connection.presented_certificate", presented)
     with pytest.raises(typer.Exit):
         await health_status("127.0.0.1:1", "", credentials_of(authority), DEADLINE)
     assert "invalid extensions" in capsys.readouterr().err
