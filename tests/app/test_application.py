@@ -1,5 +1,8 @@
 """The start of the service: what is reported before everything is open."""
 
+import asyncio
+import socket
+
 import aiohttp
 import pytest
 
@@ -36,3 +39,23 @@ async def test_not_ready_before_grpc_listens(
         session.get(f"http://127.0.0.1:{service.app.http_port}/readyz") as response,
     ):
         assert response.status == 200
+
+
+async def test_address_without_a_host_is_every_interface(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    everywhere = {"address": ":0"}
+    service = await start_service(
+        live_settings.model_copy(
+            update={
+                "grpc": live_settings.grpc.model_copy(update=everywhere),
+                "http": live_settings.http.model_copy(update=everywhere),
+            }
+        )
+    )
+    for host in ("127.0.0.1", "::1"):
+        _, writer = await asyncio.open_connection(host, service.app.grpc_port)
+        writer.close()
+    # Each family has a port of its own, as none was asked for.
+    listeners = service.app.web._listener.sockets
+    assert {each.family for each in listeners} == {socket.AF_INET, socket.AF_INET6}

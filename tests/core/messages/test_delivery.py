@@ -1,5 +1,6 @@
 """Delivery of messages: never lost, never sent twice without need, abandoned visibly."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -40,6 +41,19 @@ async def test_message_goes_to_stored_address(mail: Mail, deliverer: Deliverer) 
     assert (row["state"], row["sealed_content"]) == ("sent", b"")
     await deliverer.deliver_due()
     assert mail.channel.tried == 1
+
+
+async def test_unreadable_outbox_is_logged_with_its_cause(deliverer: Deliverer, mail: Mail) -> None:
+    await mail.database.close()
+    with capture_logs() as logs:
+        work = asyncio.create_task(deliverer.run())
+        async with asyncio.timeout(30):
+            while not logs:  # noqa: ASYNC110 - nothing signals it
+                await asyncio.sleep(0.01)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    assert logs[0]["event"] == "outbox_read_failed"
+    assert logs[0]["cause"]
 
 
 async def test_rolled_back_message_is_not_sent(mail: Mail, deliverer: Deliverer) -> None:

@@ -191,6 +191,8 @@ async def test_background_refresh_handles_gaps_and_survives_outage(
         for failures in (1, 2):
             keys.on_gap()
             await until(partial(_said, logs, failures))
+        failed = [line for line in logs if line["event"] == "signing_key_maintenance_failed"]
+        assert all(line["cause"] for line in failed)
         assert not work.done()
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
