@@ -1,7 +1,7 @@
 """Owns the code generated from protos/: proves that authsvc/v1 is current, or renews it.
 
-The generator has an environment of its own, .venv/protos: the generated code runs with older versions
-of grpcio and protobuf than the service's.
+The generator has an environment of its own, .venv/protos: the generated code runs with older
+versions of grpcio and protobuf than the service's.
 """
 
 import filecmp
