@@ -57,7 +57,7 @@ async def test_stubs_call_the_service(
     runtime: Tool, service: Service, authority: Authority, tmp_path: Path
 ) -> None:
     package = tmp_path / "authsvc"
-    shutil.copytree(*authsvc.v1.__path__, package / "v1")
+    shutil.copytree(authsvc.v1.__path__[0], package / "v1")
     (package / "__init__.py").touch()
     app = authority.caller(identity_of(Role.APP))
     contents = {"ca.crt": authority.certificate, "app.crt": app.certificate, "app.key": app.key}
@@ -74,7 +74,7 @@ async def test_stubs_call_the_service(
     output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     user_id, reason, secret, versions = output.decode().splitlines()
-    assert UUID(user_id)
+    assert str(UUID(user_id)) == user_id
     assert (reason, secret) == ("CREDENTIALS_INVALID", "True")
     if runtime is OLD_RUNTIME:
         assert versions == "1.74.0 6.31.1"
