@@ -116,7 +116,8 @@ def test_java_compiles(generate: Any) -> None:
     (folder / "pom.xml").write_text(
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
         "<groupId>test</groupId><artifactId>client</artifactId><version>1</version><properties>"
-        "<maven.compiler.release>17</maven.compiler.release>"
+        "<maven.compiler.source>17</maven.compiler.source>"
+        "<maven.compiler.target>17</maven.compiler.target>"
         "<project.build.sourceEncoding>UTF-8</project.build.sourceEncoding></properties>"
         f"<dependencies>{dependencies}</dependencies>"
         "<build><sourceDirectory>authsvc</sourceDirectory></build></project>"
