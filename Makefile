@@ -60,7 +60,7 @@ bench: $(VENV)/.dev ## Measure the service against a bare echo server and print 
 
 ##@ Checking and formatting
 
-check: $(VENV)/.dev ## Check format, lint, types, imports, dead code, spelling, protos, generated code
+check: $(VENV)/.dev $(VENV)/.protos ## Check format, lint, types, imports, dead code, spelling, protos, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -87,7 +87,7 @@ hooks: $(VENV)/.dev ## Install the pre-commit hooks
 
 ##@ Generated files and releases
 
-protos: $(VENV)/.dev ## Generate authsvc/v1 from protos/
+protos: $(VENV)/.dev $(VENV)/.protos ## Generate authsvc/v1 from protos/
 	$(BIN)/python -m tests.support.generated --write
 
 settings: $(VENV)/.dev ## Generate the tables of docs/settings.md and docs/settings.example.toml
@@ -97,11 +97,12 @@ baseline: $(VENV)/.dev ## Record the protos as released: later changes must not 
 	$(BIN)/buf build protos --exclude-source-info -o protos/baseline.json
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 lock: $(VENV)/.dev ## Lock the dependencies of pyproject.toml (UPGRADE=--upgrade takes newer versions)
-	$(BIN)/$(LOCK) $(UPGRADE) -o deploy/requirements.lock
-	$(BIN)/$(LOCK) $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
-	$(BIN)/$(LOCK) $(UPGRADE) --extra embedded --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) -o deploy/requirements.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded -c deploy/requirements.lock -o deploy/requirements-embedded.lock
+	$(BIN)/$(LOCK) pyproject.toml $(UPGRADE) --extra embedded --extra dev -c deploy/requirements-embedded.lock -o deploy/requirements-dev.lock
+	$(BIN)/$(LOCK) --group protos $(UPGRADE) -o deploy/requirements-protos.lock
 
 release: $(VENV)/.dev ## Release VERSION=1.2.3: changelog, packages, SBOM, tag (DRY_RUN=1 only says what)
 	@test -n "$(VERSION)" || { echo "error: name the version: make release VERSION=1.2.3"; exit 1; }
@@ -127,3 +128,12 @@ $(VENV)/.dev: $(BIN)/python deploy/requirements-dev.lock pyproject.toml
 	@echo "Installing dependencies for development: about a minute, plus the time to download them, the first time only …"
 	@$(INSTALL) deploy/requirements-dev.lock
 	@touch $@ $(VENV)/.run
+
+# The generator has an environment of its own: what it generates has to run with older versions of
+# grpcio and protobuf than the service's.
+$(VENV)/.protos: $(BIN)/python deploy/requirements-protos.lock
+	@echo "Installing the generator of authsvc/v1 …"
+	@$(BIN)/python -m venv --clear --without-pip $(VENV)/protos
+	@$(BIN)/python -m pip --python $(VENV)/protos/bin/python install --quiet --compile \
+		--disable-pip-version-check --require-hashes -r deploy/requirements-protos.lock
+	@touch $@

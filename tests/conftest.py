@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.support.ports",
     "tests.support.sessions",
     "tests.support.logins",
+    "tests.support.logs",
     "tests.support.importing",
     "tests.support.probe",
     "tests.support.service",

@@ -1,10 +1,8 @@
 """The contract as a whole: protos, access table, reasons and code say the same."""
 
 import contextlib
-import importlib
-import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, MethodDe
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-import authsvc.v1
 from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
@@ -36,6 +33,7 @@ from authsvc.models.tokens import InactiveReason
 from authsvc.rpc.access import ACCESS
 from authsvc.rpc.status import CODES, to_status
 from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
+from tests.support.api import OWN, fields, is_secret, methods_of
 from tests.support.certificates import Authority
 from tests.support.probe import STRANGER, outcome
 from tests.support.service import Service
@@ -45,24 +43,6 @@ NAMELESS = "nameless"
 CALLERS = [*(role.value for role in Role), STRANGER, NAMELESS]
 
 
-def modules() -> Iterator[Any]:
-    """Yield every module of messages in authsvc.v1."""
-    for module in pkgutil.iter_modules(authsvc.v1.__path__):
-        if module.name.endswith("_pb2"):
-            yield importlib.import_module(f"authsvc.v1.{module.name}")
-
-
-def methods_of(*files: Any) -> dict[str, MethodDescriptor]:
-    """Return the RPCs of `files` by their full names."""
-    return {
-        f"/{service.full_name}/{method.name}": method
-        for file in files
-        for service in file.DESCRIPTOR.services_by_name.values()
-        for method in service.methods
-    }
-
-
-OWN = methods_of(*modules())
 SERVED = OWN | methods_of(health_pb2, reflection_pb2)
 SERVED |= {
     name.replace("v1alpha", "v1"): method for name, method in SERVED.items() if "v1alpha" in name
@@ -257,12 +237,6 @@ def test_reasons_are_documented_with_code_and_details(reason: Reason) -> None:
     assert mentioned == sent - {"ErrorInfo", "RequestInfo"}
 
 
-def fields() -> Iterator[FieldDescriptor]:
-    for module in modules():
-        for message in module.DESCRIPTOR.message_types_by_name.values():
-            yield from message.fields
-
-
 SECRET = re.compile(r"password|token|secret|code|assertion")
 HARMLESS = {"page_token", "next_page_token", "token_id"}
 ALSO_SECRET = {"api_key", "base64_signer_key", "chunk", "credential_json", "otpauth_uri", "state"}
@@ -276,4 +250,4 @@ def test_secret_fields_are_marked(field: str) -> None:
         and found.name not in HARMLESS
         and found.cpp_type == FieldDescriptor.CPPTYPE_STRING
     )
-    assert found.GetOptions().debug_redact == (secret or found.name in ALSO_SECRET)
+    assert is_secret(found) == (secret or found.name in ALSO_SECRET)

@@ -5,7 +5,7 @@ import warnings
 
 from authsvc.v1 import account_service_pb2 as authsvc_dot_v1_dot_account__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in authsvc/v1/account_service_pb2_grpc.py depends on'
+        + f' but the generated code in authsvc/v1/account_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class AccountServiceStub:
+class AccountServiceStub(object):
     """A user's own account. Every call acts for the user whose access token it
     carries in the metadata `authorization: Bearer <access token>`: a service
     can't act on an account without that user's token.
@@ -139,7 +139,7 @@ class AccountServiceStub:
                 _registered_method=True)
 
 
-class AccountServiceServicer:
+class AccountServiceServicer(object):
     """A user's own account. Every call acts for the user whose access token it
     carries in the metadata `authorization: Bearer <access token>`: a service
     can't act on an account without that user's token.
@@ -452,7 +452,7 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class AccountService:
+class AccountService(object):
     """A user's own account. Every call acts for the user whose access token it
     carries in the metadata `authorization: Bearer <access token>`: a service
     can't act on an account without that user's token.

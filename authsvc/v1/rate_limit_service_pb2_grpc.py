@@ -5,7 +5,7 @@ import warnings
 
 from authsvc.v1 import rate_limit_service_pb2 as authsvc_dot_v1_dot_rate__limit__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in authsvc/v1/rate_limit_service_pb2_grpc.py depends on'
+        + f' but the generated code in authsvc/v1/rate_limit_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class RateLimitServiceStub:
+class RateLimitServiceStub(object):
     """Rate limits shared by all replicas; each check is decided and charged in one
     step, by the database's clock.
     """
@@ -68,7 +68,7 @@ class RateLimitServiceStub:
                 _registered_method=True)
 
 
-class RateLimitServiceServicer:
+class RateLimitServiceServicer(object):
     """Rate limits shared by all replicas; each check is decided and charged in one
     step, by the database's clock.
     """
@@ -163,7 +163,7 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class RateLimitService:
+class RateLimitService(object):
     """Rate limits shared by all replicas; each check is decided and charged in one
     step, by the database's clock.
     """

@@ -5,7 +5,7 @@ import warnings
 
 from authsvc.v1 import session_service_pb2 as authsvc_dot_v1_dot_session__service__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.74.0'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in authsvc/v1/session_service_pb2_grpc.py depends on'
+        + f' but the generated code in authsvc/v1/session_service_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class SessionServiceStub:
+class SessionServiceStub(object):
     """Sessions: created by a login or by a service that authenticated the user
     itself, validated at the edge, listed and revoked.
     """
@@ -73,7 +73,7 @@ class SessionServiceStub:
                 _registered_method=True)
 
 
-class SessionServiceServicer:
+class SessionServiceServicer(object):
     """Sessions: created by a login or by a service that authenticated the user
     itself, validated at the edge, listed and revoked.
     """
@@ -183,7 +183,7 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class SessionService:
+class SessionService(object):
     """Sessions: created by a login or by a service that authenticated the user
     itself, validated at the edge, listed and revoked.
     """

@@ -5,6 +5,7 @@ RPC only needs a valid request.
 """
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -31,8 +33,10 @@ from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
+from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
 from tests.support.codes import unlimited_codes
+from tests.support.leaks import forms, leaks
 from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registration, register
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
@@ -245,6 +249,7 @@ class Attack:
         self, service: Service, tokens: Tokens, method: str, made: Message | None = None
     ) -> None:
         self._made = made
+        self.answers: list[Message] = []
         self.service = service
         self.tokens = tokens
         self.method = method
@@ -283,13 +288,19 @@ class Attack:
 
         kind = "unary_stream" if METHODS[self.method].server_streaming else "unary_unary"
 
-        async def call() -> list[Message]:
+        async def call() -> None:
             rpc = self.service.clients.raw(self._caller, self.method, kind)
             answer = rpc(message, metadata=self._metadata)
             raw = [await answer] if kind == "unary_unary" else [part async for part in answer]
-            return [self._output.FromString(part) for part in raw]
+            self.answers = [self._output.FromString(part) for part in raw]
 
         return await outcome(call())
+
+    async def send_valid(self) -> list[Message]:
+        """Make a valid call; return its messages."""
+        request = self.valid()
+        assert await self.send(request.SerializeToString()) == "OK"
+        return [request, *self.answers]
 
     async def send_all(self, messages: Mapping[str, bytes]) -> dict[str, str]:
         """Send many messages; return the outcome of each call, by name."""
@@ -324,6 +335,7 @@ async def stored(service: Service) -> dict[str, Any]:
 @pytest_asyncio.fixture
 async def attack(
     request: pytest.FixtureRequest,
+    lines: io.StringIO,
     start_service: StartService,
     live_settings: Settings,
     clock: FakeClock,
@@ -345,9 +357,11 @@ async def attack(
 
 
 @pytest.mark.parametrize("attack", METHODS, indirect=True)
-async def test_hostile_values_are_rejected_without_side_effects(attack: Attack) -> None:
+async def test_hostile_values_are_rejected_without_side_effects(
+    attack: Attack, lines: io.StringIO
+) -> None:
     service = attack.service
-    assert await attack.send(attack.valid().SerializeToString()) == "OK"
+    await judge_valid_call(attack, lines)
     messages = dict(attack.variants())
     before = await stored(service)
     ends = await attack.send_all(messages)
@@ -371,6 +385,22 @@ async def test_hostile_values_are_rejected_without_side_effects(attack: Attack) 
 
     survivor = await service.new_session("survivor@example.test")
     assert await service.judge_token(survivor.access_token, strict=True) == ""
+
+
+async def judge_valid_call(attack: Attack, lines: io.StringIO) -> None:
+    """Nothing marked as a secret is logged, and a repetition changes nothing if it is allowed."""
+    level = METHODS[attack.method].GetOptions().idempotency_level
+    before = await stored(attack.service)
+    messages = await attack.send_valid()
+    after = await stored(attack.service)
+    secrets = {name: forms(value) for each in messages for name, value in secrets_in(each)}
+    assert leaks(lines.getvalue(), secrets) == set()
+    assert '"call"' in lines.getvalue()
+    if level == MethodOptions.NO_SIDE_EFFECTS:
+        assert after == before
+    elif level == MethodOptions.IDEMPOTENT:
+        await attack.send_valid()
+        assert await stored(attack.service) == after
 
 
 def test_documented_reasons_are_read_from_protos() -> None:

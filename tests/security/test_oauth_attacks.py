@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,15 +10,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from authsvc import log
 from authsvc.config import Settings
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import UnlinkIdentityRequest
 from authsvc.v1.session_service_pb2 import RevokeUserSessionsRequest
-from tests.security.test_secrets import dump, leaks
+from tests.security.test_secrets import dump
 from tests.support.accounts import EMAIL
 from tests.support.clock import FakeClock
-from tests.support.logs import caught
+from tests.support.leaks import leaks
 from tests.support.oauth_requests import begin, came_back, oauth_settings
 from tests.support.passkeys import bearer
 from tests.support.probe import details_of, failure, outcome
@@ -37,14 +36,6 @@ from tests.support.service import Service, StartService
 DISCOVERY = "/.well-known/openid-configuration"
 GITHUB_TOKEN = "/login/oauth/access_token"
 MARK = "what-the-provider-says-0815"
-
-
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """The service's log at level debug, unmasked."""
-    monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
-    with caught() as stream:
-        yield stream
 
 
 @pytest_asyncio.fixture

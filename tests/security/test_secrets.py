@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -17,40 +17,13 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from authsvc import log
 from authsvc.config import KeySettings, SecretSettings, Settings
 from authsvc.core.lib.sealing import Keyring
 from tests.support.accounts import EMAIL
 from tests.support.clock import FakeClock
+from tests.support.leaks import forms, leaks
 from tests.support.life import PASSWORD, WEAK, WRONG, Life, call_everything
-from tests.support.logs import caught
 from tests.support.service import Service, StartService
-
-# This many consecutive characters of a secret are a leak.
-WINDOW = 12
-
-
-def forms(raw: bytes) -> Iterator[str]:
-    """Yield the text forms of these bytes."""
-    yield raw.decode("latin-1")
-    yield raw.hex()
-    yield base64.b64encode(raw).decode()
-    yield base64.urlsafe_b64encode(raw).decode()
-
-
-def windows(text: str) -> set[str]:
-    folded = text.casefold()
-    return {folded[at : at + WINDOW] for at in range(len(folded) - WINDOW + 1)}
-
-
-def leaks(written: str, secrets: Mapping[str, Iterable[str]]) -> set[str]:
-    """Return the names of the secrets of which any part is in the text, in any form."""
-    found = windows(written)
-    return {
-        name
-        for name, texts in secrets.items()
-        if any(not windows(text).isdisjoint(found) for text in texts)
-    }
 
 
 def of_token(token: str) -> Iterator[str]:
@@ -64,14 +37,6 @@ def of_token(token: str) -> Iterator[str]:
     # A refresh token starts with the session's id, which is public.
     raw = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
     yield (raw if len(raw) < 40 else raw[-20:]).hex()
-
-
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """The service's log at level debug, unmasked."""
-    monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
-    with caught() as stream:
-        yield stream
 
 
 @pytest.fixture

@@ -1,4 +1,8 @@
-"""Owns the code generated from protos/: proves that authsvc/v1 is current, or renews it."""
+"""Owns the code generated from protos/: proves that authsvc/v1 is current, or renews it.
+
+The generator has an environment of its own, .venv/protos: the generated code runs with older
+versions of grpcio and protobuf than the service's.
+"""
 
 import filecmp
 import shutil
@@ -10,15 +14,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROTOS = ROOT / "protos"
 GENERATED = ROOT / "authsvc" / "v1"
+_TOOLS = ROOT / ".venv" / "protos" / "bin"
 
 
 def generate(target: Path) -> None:
     """Generate messages, stubs and their types below `target`."""
-    scripts = Path(sys.executable).parent
     command = [
-        *(sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}"),
-        f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
-        f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
+        *(str(_TOOLS / "python"), "-m", "grpc_tools.protoc", f"-I{PROTOS}"),
+        f"--plugin=protoc-gen-mypy={_TOOLS / 'protoc-gen-mypy'}",
+        f"--plugin=protoc-gen-mypy_grpc={_TOOLS / 'protoc-gen-mypy_grpc'}",
         *(f"--{kind}_out={target}" for kind in ("python", "grpc_python")),
         *(f"--{kind}_out=quiet:{target}" for kind in ("mypy", "mypy_grpc")),
         *(str(path) for path in sorted(PROTOS.rglob("*.proto"))),

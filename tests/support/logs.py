@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import structlog
 
 from authsvc import log
@@ -23,3 +24,11 @@ def caught() -> Iterator[io.StringIO]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """The service's log at level debug, unmasked."""
+    monkeypatch.setattr(log, "redact", lambda _logger, _method, event: event)
+    with caught() as stream:
+        yield stream

@@ -1,5 +1,7 @@
 """Owns the programs that the tests of the world run: Debian's packages, unpacked into .venv/world.
 
+What comes from the registries of other languages is in `tools.py`, and is installed here too.
+
 Nothing is installed into the system, and no privilege is needed: apt runs on folders of its own
 with the machine's package sources. A program that is there already is left alone.
 """
@@ -14,12 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / ".venv" / "world"
+from tests.world.place import FOLDER, WorldError
+from tests.world.tools import TOOLS
+
 _SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
-
-
-class WorldError(Exception):
-    """A program can't be installed or is not there; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,13 @@ NEW_PGBOUNCER = Program(
 )
 # That of the machine's release may be too old for the manifests, and one from elsewhere in the way.
 KUBECTL = Program("kubectl", "usr/bin/kubectl", ("kubectl/trixie", "libc6"), release="trixie")
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL)
+# Debian 12's is of version 3.21.
+PROTOC = Program(
+    "protoc-debian",
+    "usr/bin/protoc",
+    ("protobuf-compiler", "libprotobuf-dev", "libprotobuf32", "libprotoc32"),
+)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC)
 
 
 class _Apt:
@@ -165,6 +171,8 @@ def main() -> None:
     try:
         for program in PROGRAMS:
             install(program)
+        for tool in TOOLS:
+            tool.install()
     except WorldError as error:
         sys.exit(f"error: {error}")
 

@@ -1,0 +1,129 @@
+"""Owns the tools of other languages: generators and libraries, by name from their registries.
+
+Each is installed into .venv/world by the client of its registry, which has to be on the PATH.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from tests.world.place import FOLDER, WorldError
+
+_MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
+_MACHINE = {"x86_64": "linux-x86_64", "aarch64": "linux-aarch_64"}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What `client`, such as npm, installs by `arguments`, in which {folder} is its own folder.
+
+    One that is `renewed` has no version of its own, so it is installed anew each time.
+    """
+
+    name: str
+    client: str
+    arguments: Sequence[str]
+    programs: str = "bin"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    renewed: bool = False
+
+    @cached_property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+    @property
+    def bin(self) -> Path:
+        """The folder of its programs."""
+        return self.folder / self.programs
+
+    @property
+    def _note(self) -> Path:
+        return self.folder / "installed.txt"
+
+    def install(self) -> None:
+        """Install it unless it is there; raises WorldError."""
+        wanted = "\n".join(self.arguments)
+        if not self.renewed and self._note.is_file() and self._note.read_text() == wanted:
+            return
+        client = shutil.which(self.client)
+        if client is None:
+            raise WorldError(f"{self.name} is installed by {self.client}, which is not on the PATH")
+        print(f"Installing {self.name} …", flush=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        done = subprocess.run(
+            [client, *(each.format(folder=self.folder) for each in self.arguments)],
+            env=os.environ | {k: v.format(folder=self.folder) for k, v in self.environment.items()},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise WorldError(f"{self.name}: {self.client} failed:\n{done.stdout}{done.stderr}")
+        for program in self.bin.glob("*.exe"):
+            # Maven Central has them under the name of the artifact and of the machine.
+            program.chmod(0o755)
+            program.rename(program.with_name(self.name))
+        self._note.write_text(wanted)
+
+
+def _go(name: str, module: str) -> Tool:
+    return Tool(name, "go", ["install", module], environment={"GOBIN": "{folder}/bin"})
+
+
+def _maven(name: str, artifact: str) -> Tool:
+    machine = _MACHINE.get(platform.machine(), "linux-x86_64")
+    return Tool(
+        name,
+        "mvn",
+        [
+            *("-q", "-B", _MAVEN_COPY, f"-Dartifact={artifact}:exe:{machine}"),
+            "-DoutputDirectory={folder}/bin",
+        ],
+    )
+
+
+def _cargo(crate: str) -> Tool:
+    return Tool(crate.partition("@")[0], "cargo", ["install", "--locked", "--root={folder}", crate])
+
+
+def _runtime(name: str, *packages: str, renewed: bool = False) -> Tool:
+    """Packages of Python by themselves, in the folder `bin`."""
+    arguments = ["-m", "pip", "install", "--quiet", "--target={folder}/bin", *packages]
+    return Tool(name, sys.executable, arguments, renewed=renewed)
+
+
+# The oldest protoc that the protos promise to compile with. That of Debian is in `install.py`.
+OLD_PROTOC = _maven("protoc", "com.google.protobuf:protoc:3.15.0")
+GO = _go("protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12")
+GO_GRPC = _go("protoc-gen-go-grpc", "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2")
+GRPCURL = _go("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4")
+JAVA = _maven("protoc-gen-grpc-java", "io.grpc:protoc-gen-grpc-java:1.76.0")
+TYPESCRIPT = Tool(
+    "typescript",
+    "npm",
+    [
+        *("install", "--prefix={folder}", "--no-audit", "--no-fund", "--ignore-scripts"),
+        *("ts-proto@2.18.0", "@bufbuild/protobuf@2", "@grpc/grpc-js@1.14.7"),
+        *("typescript@7.0.2", "@types/node@26"),
+    ],
+    programs="node_modules/.bin",
+)
+RUST = _cargo("protoc-gen-prost@0.5.0")
+RUST_GRPC = _cargo("protoc-gen-tonic@0.5.0")
+OLD_RUNTIME = _runtime(
+    "python-oldest", "grpcio==1.74.0", "protobuf==6.31.1", "googleapis-common-protos"
+)
+NEW_RUNTIME = _runtime(
+    "python-newest", "grpcio", "protobuf", "googleapis-common-protos", renewed=True
+)
+TOOLS = (
+    *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
+    *(OLD_RUNTIME, NEW_RUNTIME),
+)
