@@ -6,6 +6,7 @@ import pytest
 
 from authsvc.core.sessions.validation import SessionCheck
 from authsvc.errors import StoreUnavailable
+from authsvc.models.calls import ClientContext
 from authsvc.models.revocations import Revocation
 from authsvc.models.tokens import InactiveReason, Tokens
 from tests.support.sessions import CALL, DAY, SECOND, HeldDatabase, Replica, World
@@ -209,7 +210,7 @@ async def test_local_revocation_evicts_immediately(world: World) -> None:
             await replica.validate(tokens.session_token)
             world.clock.advance(DAY)
             with pytest.raises(Exception, match="already used"):
-                await replica.refresh(tokens.refresh_token)
+                await replica.refresh(tokens.refresh_token, ClientContext())
         result = await replica.validate(tokens.session_token)
         assert result.reason is InactiveReason.SESSION_REVOKED
 
