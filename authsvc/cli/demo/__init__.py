@@ -7,9 +7,9 @@ from typing import Annotated
 import grpc
 import typer
 
+from authsvc.cli.connection import target_of
 from authsvc.cli.demo.tour import Tour, failure, new_client
 from authsvc.cli.output import DEVELOPMENT, fail, run
-from authsvc.dev.ports import addresses, dialled
 
 # In the order of the tour: modules of this package, each with a function of the same name. They are
 # imported when they run, so that other commands start faster.
@@ -52,7 +52,7 @@ def demo(
         fail(f"no certificates in {certs}; start the service first with: make run")
 
     async def walk() -> None:
-        tour = Tour(certs, target or dialled(addresses(folder)["grpc"]))
+        tour = Tour(certs, target or target_of(folder))
         try:
             await tour.check_health()
             for name in chapters or _CHAPTERS:
