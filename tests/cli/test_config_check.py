@@ -123,7 +123,8 @@ async def test_mail_server_is_connected_to(settings: Settings, tmp_path: Path) -
         smtp = settings_for(server, authority, tmp_path, username="mail", password="wrong")
         wrong = _with(settings, "delivery", channel="smtp", smtp=smtp)
         assert await _problems(wrong) == {
-            "delivery.smtp": "messages could not be sent: login",
+            "delivery.smtp": "messages could not be sent: login: 535 5.7.8 Authentication"
+            " credentials invalid",
         }
         stranger = settings_for(server, trustme.CA(), tmp_path)
         distrusted = _with(settings, "delivery", channel="smtp", smtp=stranger)

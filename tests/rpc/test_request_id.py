@@ -9,10 +9,13 @@ import pytest_asyncio
 
 from authsvc.config import Settings
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest
+from authsvc.v1.common_pb2 import ClientContext
 from tests.support.accounts import EMAIL, PASSWORD, WRONG
 from tests.support.logs import caught
 from tests.support.probe import failure, request_id_of
 from tests.support.service import Service, StartService
+
+CLIENT = ClientContext(ip="192.0.2.1")
 
 
 @pytest.fixture
@@ -48,7 +51,8 @@ async def test_successful_call_is_traceable_by_request_id(
 ) -> None:
     await logging_service.register()
     call = logging_service.auth().Login(
-        LoginRequest(email=EMAIL, password=PASSWORD), metadata=[("x-request-id", "from-the-edge")]
+        LoginRequest(email=EMAIL, password=PASSWORD, client=CLIENT),
+        metadata=[("x-request-id", "from-the-edge")],
     )
     await call
     assert dict(await call.trailing_metadata())["x-request-id"] == "from-the-edge"
@@ -60,7 +64,7 @@ async def test_successful_call_is_traceable_by_request_id(
 async def test_failed_call_is_traceable_by_request_id(
     logging_service: Service, lines: io.StringIO
 ) -> None:
-    request = LoginRequest(email=EMAIL, password=WRONG)
+    request = LoginRequest(email=EMAIL, password=WRONG, client=CLIENT)
     request_id = request_id_of(await failure(logging_service.auth().Login(request)))
     assert await audited(logging_service, request_id) == ["user.login_failure"]
     assert events_of(lines, request_id) == ["user.login_failure", "call_failed"]

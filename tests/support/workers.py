@@ -1,10 +1,20 @@
-"""Owns how tests use the machine: how many processes run them, and what is garbage-collected."""
+"""Owns how tests use the machine: their processes, signals, and what is garbage-collected."""
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Let started processes be interrupted, even if a shell has put the tests into the background.
+
+    SIGINT is ignored there, and what is ignored is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

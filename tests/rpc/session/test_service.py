@@ -220,7 +220,7 @@ BAD_CREATES: dict[str, dict[str, Any]] = {
     "user_id": {"user_id": NOBODY.replace("-", "")},
     "authentication_methods": {"authentication_methods": []},
     "authentication_methods[1]": {"authentication_methods": ["pwd", "PWD"]},
-    "client.ip": {"client": ClientContext(ip="fe80::1%eth0")},
+    "client.ip": {"client": ClientContext(ip="nowhere")},
 }
 
 
