@@ -51,6 +51,7 @@ from webauthn.helpers.structs import (
 )
 
 from authsvc.config import PasskeySettings
+from authsvc.core.factors.cbor_screening import reject_tags, reject_tags_in_authenticator_data
 from authsvc.core.factors.signals import shown_name
 from authsvc.models.users import User
 
@@ -182,6 +183,7 @@ class RelyingParty:
         """
         try:
             _reject_embedded(assertion.response.client_data_json)
+            reject_tags_in_authenticator_data(assertion.response.authenticator_data)
             verified = verify_authentication_response(
                 credential=assertion,
                 expected_challenge=challenge,
@@ -260,7 +262,9 @@ def _load(credential_json: str) -> Any:
 
 def _without_statement(attestation_object: bytes) -> bytes:
     """Return an attestation object of any format as one of the format "none"."""
+    reject_tags(attestation_object)
     attestation = parse_cbor(attestation_object)
+    reject_tags_in_authenticator_data(attestation["authData"])
     format_, statement = attestation["fmt"], attestation["attStmt"]
     # A compound statement is a list of others.
     if not _FORMAT.fullmatch(format_) or not isinstance(statement, dict | list):

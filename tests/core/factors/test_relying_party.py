@@ -1,6 +1,9 @@
 """Passkey responses that break careless parsers are rejected without an internal error."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cbor2
@@ -150,3 +153,52 @@ def test_deep_cbor_is_rejected(raw: bytes) -> None:
     for deep in (raw * 3_000, raw * 3_000 + b"\x01"):
         _put(credential, "response.attestationObject", encode(deep))
         assert not is_taken(credential)
+
+
+def _costly(name: str) -> bytes:
+    """Return extensions with a pattern that takes seconds to compile, once for each name."""
+    return cbor2.dumps({"x": cbor2.CBORTag(35, f"(?i){name}" + "[\x01-\U0010ffffa]" * 600)})
+
+
+@contextmanager
+def _soon() -> Iterator[None]:
+    before = time.thread_time()
+    yield
+    assert time.thread_time() - before < 0.5
+
+
+def test_no_regular_expression_of_a_client_is_compiled() -> None:
+    statement = cbor2.dumps({"fmt": "packed", "authData": b""})
+    statement = b"\xa3" + statement[1:] + cbor2.dumps("attStmt") + _costly("statement")
+    credential = Authenticator(ORIGIN).create(creation_options())
+    _put(credential, "response.attestationObject", encode(statement))
+    with _soon():
+        assert not is_taken(credential)
+        assert not is_taken(with_attestation(_append_extensions))
+
+
+def _append_extensions(attestation: dict[str, Any]) -> None:
+    data = attestation["authData"]
+    attestation["authData"] = data[:32] + bytes([data[32] | 0x80]) + data[33:] + _costly("key")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        # A float, which is longer once it is encoded again: the extensions begin in the string.
+        b"\xf9\x00\x00" + b"\x40\x40\x40" + b"\x59%c%c",
+    ],
+)
+def test_no_regular_expression_of_an_assertion_is_compiled(key: bytes) -> None:
+    assertion, public_key = assertions()
+    data = decode(assertion["response"]["authenticatorData"])
+    costly = _costly(f"assertion{key.hex()}")
+    size = len(costly)
+    hidden = key and key % (size >> 8, size & 255)
+    credential = bytes(16) + b"\0\0" if key else b""
+    flags = bytes([0xC5 if key else 0x85])
+    changed = data[:32] + flags + data[33:37] + credential + hidden + costly
+    _put(assertion, "response.authenticatorData", encode(changed))
+    with _soon():
+        assert not is_signed(assertion, public_key)
