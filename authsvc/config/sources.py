@@ -52,6 +52,11 @@ class Source:
         """Add the value of a key, of which `place` has the text."""
         try:
             value = _decode(text, schema)
+            # Half a character, from bytes that are not UTF-8 or from an escape of JSON.
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            self.problems.append(f"{place}: not text in UTF-8")
+            return
         except ValueError as error:
             self.problems.append(f"{place}: {error}")
             return
@@ -79,7 +84,8 @@ def read_file(path: Path) -> Source:
         source.problems.append(f"settings file {path}: {error.strerror}")
     except UnicodeDecodeError:
         source.problems.append(f"settings file {path}: not TOML: not text in UTF-8")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: numbers may be too long, and tables nested too deeply.
         source.problems.append(f"settings file {path}: not TOML: {error}")
     else:
         source.values = values
@@ -106,7 +112,7 @@ def read_environment(variables: Mapping[str, str]) -> Source:
         if schema is None:
             source.problems.append(f"environment variable {name}: no such setting")
         else:
-            found.append((keys, name, value.strip(), schema))
+            found.append((keys, name, _bare(value), schema))
     # A key of a table takes precedence over the table as a whole.
     for keys, name, text, schema in sorted(found, key=lambda each: len(each[0])):
         place = f"environment variable {name}"
@@ -140,7 +146,7 @@ def read_folder(folder: Path) -> Source:
             source.problems.append(f"{'.'.join(keys)}: no such setting")
             continue
         try:
-            text = file.read_text(encoding="utf-8-sig").strip()
+            text = _bare(file.read_text(encoding="utf-8"))
         except OSError as error:
             source.problems.append(f"secrets file {file}: {error.strerror}")
         except UnicodeDecodeError:
@@ -159,6 +165,11 @@ def overridden(weaker: Source, stronger: Source) -> list[str]:
         if keys in stronger.places
     }
     return [f"{place} is overridden by {other}" for place, other in sorted(pairs)]
+
+
+def _bare(text: str) -> str:
+    """Return a value without the byte-order mark, the blanks and the line ends around it."""
+    return text.strip().strip("\ufeff").strip()
 
 
 def _decode(text: str, schema: Schema) -> Any:

@@ -7,6 +7,7 @@ library.
 import argparse
 import errno
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -52,7 +53,9 @@ def problems(listened: Mapping[str, str]) -> list[str]:
     found = []
     for name, address in listened.items():
         host, _, port = address.rpartition(":")
-        if address.startswith("unix:") or not port.isdigit() or port == "0":
+        # What is no address, the service reports; port 0 is always free.
+        is_port = re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 65_536
+        if address.startswith("unix:") or not is_port:
             continue
         if not _is_taken(host.strip("[]"), int(port)):
             continue
@@ -75,6 +78,9 @@ def _is_taken(host: str, port: int) -> bool:
     except OSError as error:
         # Anything else is for the service to report.
         return error.errno == errno.EADDRINUSE
+    except UnicodeError:
+        # No name of a host.
+        return False
     return False
 
 
@@ -115,7 +121,7 @@ def _inodes(port: int) -> Iterator[str]:
 def _settings(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         # What is wrong with it, the service reports.
         return {}
 

@@ -11,6 +11,7 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from authsvc.dev import certificates
 from authsvc.dev.ports import DEFAULTS, addresses, dialled, free
@@ -83,7 +84,10 @@ class Workspace:
         self.secrets = folder / "secrets"
 
     def prepare(self) -> None:
-        """Create certificates, secrets and settings that are missing."""
+        """Create certificates, secrets and settings that are missing.
+
+        Raises WorkspaceError if there are settings that aren't text.
+        """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         certificates.init(self.certificates)
@@ -96,7 +100,7 @@ class Workspace:
         if not self.config.exists():
             write_private(self.config, self._default_config())
         # Settings of a provider that consist only of its secret would be invalid.
-        in_settings = "[oauth.providers.local]" in self.config.read_text()
+        in_settings = "[oauth.providers.local]" in self._config_text()
         if in_settings and not self.provider_secret.exists():
             write_private(self.provider_secret, secrets.token_urlsafe())
 
@@ -109,15 +113,17 @@ class Workspace:
         """Write where `grpc` and `http` listen into the settings; None leaves it as it is.
 
         The issuer follows, unless somebody chose another. Raises WorkspaceError if the settings are
-        written in a way that can't be changed line by line.
+        not TOML, or written in a way that can't be changed line by line.
         """
         before = addresses(self.folder)
-        text = self.config.read_text(encoding="utf-8-sig")
+        text = self._config_text()
+        self._parsed(text)
         for name, address in given.items():
             if address is not None:
                 text = _set(text, name, "address", free(address))
         write_private(self.config, text)
-        issuer = tomllib.loads(text).get("tokens", {}).get("issuer")
+        tokens = self._parsed(text).get("tokens")
+        issuer = tokens.get("issuer") if isinstance(tokens, dict) else None
         after = addresses(self.folder)
         if issuer == _issuer(before["http"]) and after["http"] != before["http"]:
             write_private(self.config, _set(text, "tokens", "issuer", _issuer(after["http"])))
@@ -125,6 +131,18 @@ class Workspace:
     def set_database(self, url: str) -> None:
         """Store the database's URL for the other commands."""
         write_private(self.secrets / "database__url", url)
+
+    def _config_text(self) -> str:
+        try:
+            return self.config.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            raise WorkspaceError(f"{self.config}: not TOML: not text in UTF-8") from None
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        try:
+            return tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise WorkspaceError(f"{self.config}: not TOML: {error}") from None
 
     def _default_config(self) -> str:
         callers = "".join(
@@ -166,7 +184,7 @@ def _set(text: str, table: str, key: str, value: str) -> str:
         expected = tomllib.loads(text)
         expected[table] = expected.get(table, {}) | {key: value}
         done = tomllib.loads(changed) == expected
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, TypeError):
         done = False
     if not done:
         raise WorkspaceError(f"config.toml can't be changed: set {table}.{key} = {value} by hand")

@@ -114,6 +114,7 @@ MISTAKES = [
     (["AuthService/Login", '{"client": 5}'], "client must be a JSON object"),
     (["AuthService/Register", '{"delivery": "RETURN"}'], "did you mean DELIVERY_RETURN?"),
     (["AuthService/Login", "email=x"], "the request is not JSON"),
+    (["AuthService/Login", f'{{"email": {"1" * 5_000}}}'], "a number with too many digits"),
     (["AuthService/Login", "{} {}"], "takes one request; 2 were given"),
     (["AuthService/Login", "{}", "--as", "nobody"], "use admin, app, edge, issuer, observer"),
     (["AuthService/Login", "{}", "--target", "127.0.0.1:1"], "127.0.0.1:1 does not answer"),

@@ -47,6 +47,39 @@ def test_file_in_another_encoding_is_named(config: Path, secrets: Path) -> None:
     assert _problems(config, secrets) == [f"settings file {config}: not TOML: not text in UTF-8"]
 
 
+@pytest.mark.parametrize("value", ["\ufeff{}\r\n", " {}\ufeff", "\r\n\ufeff {}"])
+def test_marks_and_blanks_around_a_variable_or_a_secret_do_no_harm(
+    config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("AUTHSVC_TOKENS__ISSUER", value.format("https://issuer.test"))
+    (secrets / "tokens__audience").write_text(value.format("shop"), encoding="utf-8")
+    tokens = load(config, secrets_dir=secrets).tokens
+    assert (tokens.issuer, tokens.audience) == ("https://issuer.test", "shop")
+
+
+@pytest.mark.parametrize("value", ["1" * 5_000, "[" * 9_000])
+def test_values_that_no_parser_takes_are_a_problem(config: Path, secrets: Path, value: str) -> None:
+    config.write_text(f"a = {value}")
+    (problem,) = _problems(config, secrets)
+    assert problem.startswith(f"settings file {config}: not TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DELIVERY__PRODUCT", "Sh\udcffp"),
+        ("DELIVERY__LINKS", '{"verify_email": "\\ud800"}'),
+        ("DELIVERY__LINKS", '{"\\ud800": ""}'),
+    ],
+)
+def test_halves_of_characters_name_their_source(
+    config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"AUTHSVC_{name}", value)
+    expected = [f"environment variable AUTHSVC_{name}: not text in UTF-8"]
+    assert _problems(config, secrets) == expected
+
+
 def test_quotes_of_an_env_file_are_left_out_except_of_secrets(
     config: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,14 @@ def test_all_interfaces_are_reached_by_loopback(address: str, expected: str) -> 
     assert dialled(address) == expected
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1:²", "a..b:80", f"{'a' * 70}.test:80", f"127.0.0.1:{'9' * 30}", "127.0.0.1:99999"],
+)
+def test_what_is_no_address_is_left_to_the_service(address: str) -> None:
+    assert problems({"grpc": address}) == []
+
+
 def test_port_zero_becomes_a_free_one() -> None:
     host, _, port = free("127.0.0.1:0").rpartition(":")
     assert (host, port == "0") == ("127.0.0.1", False)

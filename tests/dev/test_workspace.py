@@ -65,12 +65,39 @@ def test_other_settings_of_an_older_folder_stay(workspace: Workspace, text: str)
     assert after == before
 
 
-@pytest.mark.parametrize("text", ["grpc.address = ':1'", "grpc = {address = ':1'}", "[grpc"])
+@pytest.mark.parametrize(
+    "text", ["grpc.address = ':1'", "grpc = {address = ':1'}", "grpc = 5", "[[grpc]]"]
+)
 def test_settings_in_another_form_are_left_alone(workspace: Workspace, text: str) -> None:
     workspace.config.write_text(text)
     with pytest.raises(WorkspaceError, match=r"set grpc.address = 127.0.0.1:9443 by hand"):
         workspace.set_addresses({"grpc": "127.0.0.1:9443", "http": None})
     assert workspace.config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", [b"[grpc", b"\xff", b"a = " + b"1" * 5_000, b"a = " + b"[" * 9_000]
+)
+@pytest.mark.parametrize("address", ["127.0.0.1:9443", None])
+def test_settings_that_are_not_toml_are_named(
+    workspace: Workspace, text: bytes, address: str | None
+) -> None:
+    workspace.config.write_bytes(text)
+    with pytest.raises(WorkspaceError, match=r"config\.toml: not TOML: "):
+        workspace.set_addresses({"grpc": address, "http": None})
+    assert workspace.config.read_bytes() == text
+
+
+def test_settings_that_are_no_text_are_named(workspace: Workspace) -> None:
+    workspace.config.write_bytes(b"\xff")
+    with pytest.raises(WorkspaceError, match="not text in UTF-8"):
+        workspace.prepare()
+
+
+def test_sections_of_another_type_are_left_to_the_check(workspace: Workspace) -> None:
+    workspace.config.write_text("tokens = 5\n")
+    workspace.set_addresses({"grpc": None, "http": None})
+    assert workspace.config.read_text() == "tokens = 5\n"
 
 
 def test_new_settings_are_valid(workspace: Workspace) -> None:

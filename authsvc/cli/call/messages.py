@@ -54,6 +54,8 @@ def _values(text: str) -> Iterator[Any]:
             fail(f"the request is not JSON: {error.msg}, line {error.lineno} column {error.colno}")
         except RecursionError:
             fail("the request is not JSON: it is nested too deeply")
+        except ValueError:
+            fail("the request has a number with too many digits")
         yield value
         text = text[end:].lstrip()
 
