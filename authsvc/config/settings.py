@@ -68,6 +68,12 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _addresses_differ(self) -> "Settings":
+        if self.grpc.address == self.http.address and not self.grpc.address.endswith(":0"):
+            raise ValueError("grpc.address and http.address are the same")
+        return self
+
+    @model_validator(mode="after")
     def _policy_of_api_keys_exists(self) -> "Settings":
         if self.api_keys.policy not in {None, *self.rate_limits.all_policies()}:
             raise ValueError("api_keys.policy is not one of rate_limits.policies")

@@ -51,6 +51,8 @@ def free(address: str) -> str:
 def problems(listened: Mapping[str, str]) -> list[str]:
     """Return a line for each address that is taken: by whom, and what to do about it."""
     found = []
+    if len(set(listened.values())) < len(listened) and not listened["grpc"].endswith(":0"):
+        found.append("gRPC and HTTP need different addresses: choose another for one of them")
     for name, address in listened.items():
         host, _, port = address.rpartition(":")
         # What is no address, the service reports; port 0 is always free.

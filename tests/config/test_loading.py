@@ -156,6 +156,7 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
         ("[retention]\nsessions = '36501d'", "of at most 36500d"),
         ("[retention]\nsessions = 30", "retention.sessions: got an integer: expected a duration"),
         ("[tls", "not TOML"),
+        ("[grpc]\naddress = '127.0.0.1:8081'\n[http]\naddress = '127.0.0.1:8081'", "are the same"),
     ],
 )
 def test_error_names_key_and_expected_value(

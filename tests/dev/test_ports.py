@@ -76,6 +76,13 @@ def test_taken_port_names_its_process_and_the_way_out(taken: str) -> None:
     assert problems({"grpc": "unix:/run/a", "http": free("127.0.0.1:0")}) == []
 
 
+def test_both_ports_need_addresses_of_their_own() -> None:
+    address = free("127.0.0.1:0")
+    (line,) = problems({"grpc": address, "http": address})
+    assert "different addresses" in line
+    assert problems(dict.fromkeys(("grpc", "http"), "127.0.0.1:0")) == []
+
+
 def test_script_needs_nothing_installed(taken: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(f'[http]\naddress = "{taken}"\n')
     command = [sys.executable, "-I", "-S", ports.__file__, "--state", str(tmp_path)]
