@@ -38,7 +38,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist workst
 test: $(VENV)/.dev ## Run all tests that need only Python (PYTEST_ARGS="tests/core -k refresh" runs some)
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.dev ## Run the tests not marked slow, in less than a minute, and name the slowest
+test-fast: $(VENV)/.dev ## Run the tests not marked slow, in about a minute, and name the slowest
 	$(PYTEST) -m "not slow" --durations=5 --durations-min=1 $(PYTEST_ARGS)
 
 test-world: $(VENV)/.dev ## Run the tests that need more than Python, such as PgBouncer, or take long (up to 40 min)
