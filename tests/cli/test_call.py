@@ -1,7 +1,9 @@
 """`authsvc call`: against the whole service, as its users type it."""
 
 import asyncio
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from authsvc.cli.main import app
 from authsvc.dev.workspace import Workspace
 from authsvc.v1 import auth_service_pb2
 from tests.support.accounts import EMAIL, PASSWORD
+from tests.support.logs import caught
 from tests.support.probe import identity_of
 from tests.support.service import Service
 
@@ -39,8 +42,17 @@ class Shell:
         return result.stderr
 
 
+@pytest.fixture
+def log_lines() -> Iterator[io.StringIO]:
+    """The log, kept apart: else the service would write it to where the command's output is read."""
+    with caught() as stream:
+        yield stream
+
+
 @pytest_asyncio.fixture
-async def shell(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+async def shell(
+    log_lines: io.StringIO, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Shell:
     clients = tmp_path / ".authsvc" / "certs" / "clients"
     clients.mkdir(parents=True)
     authority = service.clients.authority
