@@ -11,6 +11,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from authsvc.cli.call.methods import did_you_mean, near
 from authsvc.cli.output import fail
+from authsvc.v1 import options_pb2
 
 _MASK = "********"
 
@@ -131,7 +132,4 @@ def _own_type(field: FieldDescriptor) -> Descriptor | None:
 
 def _is_secret(field: FieldDescriptor) -> bool:
     """Return whether the protos mark a field as a secret."""
-    return any(
-        option.name in {"debug_redact", "secret"} and marked
-        for option, marked in field.GetOptions().ListFields()
-    )
+    return bool(field.GetOptions().Extensions[options_pb2.secret])
