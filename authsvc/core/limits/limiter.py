@@ -91,8 +91,10 @@ class RateLimiter:
         Nothing is taken if a policy is unknown.
         """
         limits = self._limits
-        for policy in {charge[0] for check in checks for charge in check[0]}.difference(limits):
-            raise policy_unknown(policy)
+        for charges, _ in checks:
+            # A single charge needs no more than this.
+            if len(charges) != 1 or charges[0].policy not in limits:
+                self._validate(charges)
         results: list[_Outcome] = []
         for part in parts(checks):
             results += await self._decide_part(part, limits, slices.run)

@@ -260,6 +260,9 @@ async def test_check_rejects_empty_or_duplicate_charges(
 ) -> None:
     with pytest.raises(ValueError, match="a check needs"):
         await limiter.check(charges)
+    with pytest.raises(ValueError, match="a check needs"):
+        await limiter.check_many([Check([Charge("five", "k")]), Check(charges)], Slices())
+    assert (await limiter.get("five", "k")).remaining == 5
 
 
 async def test_policies_can_be_replaced(limiter: RateLimiter) -> None:
