@@ -44,7 +44,7 @@ class Shell:
 
 @pytest.fixture
 def log_lines() -> Iterator[io.StringIO]:
-    """The log, kept apart: else the service would write it to where the command's output is read."""
+    """The log, kept apart: the service would write it to where the output of commands is read."""
     with caught() as stream:
         yield stream
 
