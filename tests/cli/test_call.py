@@ -1,7 +1,6 @@
 """`authsvc call`: against the whole service, as its users type it."""
 
 import asyncio
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,17 +41,15 @@ class Shell:
         return result.stderr
 
 
-@pytest.fixture
-def log_lines() -> Iterator[io.StringIO]:
+@pytest.fixture(autouse=True)
+def log_apart() -> Iterator[None]:
     """The log, kept apart: the service would write it to where the output of commands is read."""
-    with caught() as stream:
-        yield stream
+    with caught():
+        yield
 
 
 @pytest_asyncio.fixture
-async def shell(
-    log_lines: io.StringIO, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Shell:
+async def shell(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     clients = tmp_path / ".authsvc" / "certs" / "clients"
     clients.mkdir(parents=True)
     authority = service.clients.authority
