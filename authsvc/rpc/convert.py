@@ -12,9 +12,11 @@ from math import ceil
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
+from authsvc.core.lib.request_receipts import CreateRequest
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
@@ -85,6 +87,17 @@ def token(value: str, field: str) -> str:
     if not value:
         raise FieldInvalid(field, "must not be empty")
     return value
+
+
+def create_request(request_id: str, message: Message) -> CreateRequest | None:
+    """Return what tells a create request apart from all others, or None if it has no id."""
+    if not request_id:
+        return None
+    parsed = uuid(request_id, "request_id")
+    if not parsed.int:
+        raise FieldInvalid("request_id", "must not be the nil UUID")
+    content = message.SerializeToString(deterministic=True)
+    return CreateRequest(parsed, message.DESCRIPTOR.full_name.encode() + b"\0" + content)
 
 
 def thumbprint(value: bytes, field: str) -> bytes:

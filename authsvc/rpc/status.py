@@ -60,6 +60,9 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
+        Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
+        Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
+        Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

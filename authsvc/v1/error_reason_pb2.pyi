@@ -157,6 +157,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 50
+    """INVALID_ARGUMENT. Another request had this `request_id` within the last
+    day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+    new request, and repeat it only together with the very same request.
+    """
+    ERROR_REASON_PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 51
+    """FAILED_PRECONDITION. The password is right, but an operator decided that
+    it has to be changed, so nobody is logged in. Don't retry; ask the user to
+    set a new password, with RequestPasswordReset and ResetPassword.
+    """
+    ERROR_REASON_USER_DISABLED: _ErrorReason.ValueType  # 52
+    """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+    disabled user. For operators only. Don't retry before EnableUser.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -302,5 +316,19 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 50
+"""INVALID_ARGUMENT. Another request had this `request_id` within the last
+day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+new request, and repeat it only together with the very same request.
+"""
+ERROR_REASON_PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 51
+"""FAILED_PRECONDITION. The password is right, but an operator decided that
+it has to be changed, so nobody is logged in. Don't retry; ask the user to
+set a new password, with RequestPasswordReset and ResetPassword.
+"""
+ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 52
+"""FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+disabled user. For operators only. Don't retry before EnableUser.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
