@@ -22,10 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xd0\x04\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.authsvc.v1.UserStatus\x12&\n\x06origin\x18\x06 \x01(\x0e\x32\x16.authsvc.v1.UserOrigin\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verify_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0chas_password\x18\x0b \x01(\x08\x12 \n\x18password_change_required\x18\x0c \x01(\x08\x12\x15\n\rfailed_logins\x18\r \x01(\x05\x12\x1c\n\x14\x66\x61iled_device_logins\x18\x0e \x01(\x05\x12#\n\x04lock\x18\x0f \x01(\x0b\x32\x15.authsvc.v1.LoginLock\x12*\n\x0b\x64\x65vice_lock\x18\x10 \x01(\x0b\x32\x15.authsvc.v1.LoginLock\x12\x14\n\x0c\x66\x61\x63tor_kinds\x18\x11 \x03(\t\x12\x11\n\tproviders\x18\x12 \x03(\t\"<\n\tLoginLock\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x0eGetUserRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x06\n\x04user\"1\n\x0fGetUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"\x9d\x03\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0c\x65mail_prefix\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.authsvc.v1.UserStatus\x12\x15\n\x08verified\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08provider\x18\x07 \x01(\t\x12\x34\n\x10\x66rom_create_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11until_create_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14\x66rom_last_login_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15until_last_login_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_verified\"M\n\x11ListUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.authsvc.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x11\x43reateUserRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x16\n\x08password\x18\x02 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x16\n\x0e\x65mail_verified\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"4\n\x12\x43reateUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"\x92\x01\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x16\n\x0e\x65mail_verified\x18\x04 \x01(\x08\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"4\n\x12UpdateUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"5\n\x13SetUserRolesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"6\n\x14SetUserRolesResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"%\n\x12\x44isableUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"5\n\x13\x44isableUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"$\n\x11\x45nableUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"4\n\x12\x45nableUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"$\n\x11UnlockUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"4\n\x12UnlockUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"T\n\x19StartPasswordResetRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x14.authsvc.v1.Delivery\"a\n\x1aStartPasswordResetResponse\x12\x12\n\x04\x63ode\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x1cRequirePasswordChangeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rkeep_sessions\x18\x02 \x01(\x08\"6\n\x1dRequirePasswordChangeResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"$\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"K\n\x12\x45xportUsersRequest\x12\x1f\n\x17include_password_hashes\x18\x01 \x01(\x08\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\"E\n\x13\x45xportUsersResponse\x12\x18\n\njson_lines\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12\x14\n\x0cresume_token\x18\x02 \x01(\t*[\n\nUserStatus\x12\x1b\n\x17USER_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_STATUS_ACTIVE\x10\x01\x12\x18\n\x14USER_STATUS_DISABLED\x10\x02*\x90\x01\n\nUserOrigin\x12\x1b\n\x17USER_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14USER_ORIGIN_REGISTER\x10\x01\x12\x19\n\x15USER_ORIGIN_FEDERATED\x10\x02\x12\x16\n\x12USER_ORIGIN_IMPORT\x10\x03\x12\x18\n\x14USER_ORIGIN_OPERATOR\x10\x04\x32\xc1\x08\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x12G\n\x07GetUser\x12\x1a.authsvc.v1.GetUserRequest\x1a\x1b.authsvc.v1.GetUserResponse\"\x03\x90\x02\x01\x12M\n\tListUsers\x12\x1c.authsvc.v1.ListUsersRequest\x1a\x1d.authsvc.v1.ListUsersResponse\"\x03\x90\x02\x01\x12K\n\nCreateUser\x12\x1d.authsvc.v1.CreateUserRequest\x1a\x1e.authsvc.v1.CreateUserResponse\x12K\n\nUpdateUser\x12\x1d.authsvc.v1.UpdateUserRequest\x1a\x1e.authsvc.v1.UpdateUserResponse\x12Q\n\x0cSetUserRoles\x12\x1f.authsvc.v1.SetUserRolesRequest\x1a .authsvc.v1.SetUserRolesResponse\x12N\n\x0b\x44isableUser\x12\x1e.authsvc.v1.DisableUserRequest\x1a\x1f.authsvc.v1.DisableUserResponse\x12K\n\nEnableUser\x12\x1d.authsvc.v1.EnableUserRequest\x1a\x1e.authsvc.v1.EnableUserResponse\x12K\n\nUnlockUser\x12\x1d.authsvc.v1.UnlockUserRequest\x1a\x1e.authsvc.v1.UnlockUserResponse\x12\x63\n\x12StartPasswordReset\x12%.authsvc.v1.StartPasswordResetRequest\x1a&.authsvc.v1.StartPasswordResetResponse\x12l\n\x15RequirePasswordChange\x12(.authsvc.v1.RequirePasswordChangeRequest\x1a).authsvc.v1.RequirePasswordChangeResponse\x12K\n\nDeleteUser\x12\x1d.authsvc.v1.DeleteUserRequest\x1a\x1e.authsvc.v1.DeleteUserResponse\x12P\n\x0b\x45xportUsers\x12\x1e.authsvc.v1.ExportUsersRequest\x1a\x1f.authsvc.v1.ExportUsersResponse0\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +40,80 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\310\347\030\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=73
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=205
-  _globals['_FIREBASESCRYPT']._serialized_start=207
-  _globals['_FIREBASESCRYPT']._serialized_end=321
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=324
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=459
-  _globals['_IMPORTFAILURE']._serialized_start=461
-  _globals['_IMPORTFAILURE']._serialized_end=526
-  _globals['_ADMINSERVICE']._serialized_start=528
-  _globals['_ADMINSERVICE']._serialized_end=624
+  _globals['_CREATEUSERREQUEST'].fields_by_name['password']._loaded_options = None
+  _globals['_CREATEUSERREQUEST'].fields_by_name['password']._serialized_options = b'\310\347\030\001'
+  _globals['_STARTPASSWORDRESETRESPONSE'].fields_by_name['code']._loaded_options = None
+  _globals['_STARTPASSWORDRESETRESPONSE'].fields_by_name['code']._serialized_options = b'\310\347\030\001'
+  _globals['_EXPORTUSERSRESPONSE'].fields_by_name['json_lines']._loaded_options = None
+  _globals['_EXPORTUSERSRESPONSE'].fields_by_name['json_lines']._serialized_options = b'\310\347\030\001'
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\220\002\001'
+  _globals['_USERSTATUS']._serialized_start=3194
+  _globals['_USERSTATUS']._serialized_end=3285
+  _globals['_USERORIGIN']._serialized_start=3288
+  _globals['_USERORIGIN']._serialized_end=3432
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=165
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=297
+  _globals['_FIREBASESCRYPT']._serialized_start=299
+  _globals['_FIREBASESCRYPT']._serialized_end=413
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=416
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=551
+  _globals['_IMPORTFAILURE']._serialized_start=553
+  _globals['_IMPORTFAILURE']._serialized_end=618
+  _globals['_USER']._serialized_start=621
+  _globals['_USER']._serialized_end=1213
+  _globals['_LOGINLOCK']._serialized_start=1215
+  _globals['_LOGINLOCK']._serialized_end=1275
+  _globals['_GETUSERREQUEST']._serialized_start=1277
+  _globals['_GETUSERREQUEST']._serialized_end=1337
+  _globals['_GETUSERRESPONSE']._serialized_start=1339
+  _globals['_GETUSERRESPONSE']._serialized_end=1388
+  _globals['_LISTUSERSREQUEST']._serialized_start=1391
+  _globals['_LISTUSERSREQUEST']._serialized_end=1804
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1806
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1883
+  _globals['_CREATEUSERREQUEST']._serialized_start=1886
+  _globals['_CREATEUSERREQUEST']._serialized_end=2025
+  _globals['_CREATEUSERRESPONSE']._serialized_start=2027
+  _globals['_CREATEUSERRESPONSE']._serialized_end=2079
+  _globals['_UPDATEUSERREQUEST']._serialized_start=2082
+  _globals['_UPDATEUSERREQUEST']._serialized_end=2228
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=2230
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=2282
+  _globals['_SETUSERROLESREQUEST']._serialized_start=2284
+  _globals['_SETUSERROLESREQUEST']._serialized_end=2337
+  _globals['_SETUSERROLESRESPONSE']._serialized_start=2339
+  _globals['_SETUSERROLESRESPONSE']._serialized_end=2393
+  _globals['_DISABLEUSERREQUEST']._serialized_start=2395
+  _globals['_DISABLEUSERREQUEST']._serialized_end=2432
+  _globals['_DISABLEUSERRESPONSE']._serialized_start=2434
+  _globals['_DISABLEUSERRESPONSE']._serialized_end=2487
+  _globals['_ENABLEUSERREQUEST']._serialized_start=2489
+  _globals['_ENABLEUSERREQUEST']._serialized_end=2525
+  _globals['_ENABLEUSERRESPONSE']._serialized_start=2527
+  _globals['_ENABLEUSERRESPONSE']._serialized_end=2579
+  _globals['_UNLOCKUSERREQUEST']._serialized_start=2581
+  _globals['_UNLOCKUSERREQUEST']._serialized_end=2617
+  _globals['_UNLOCKUSERRESPONSE']._serialized_start=2619
+  _globals['_UNLOCKUSERRESPONSE']._serialized_end=2671
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_start=2673
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_end=2757
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_start=2759
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_end=2856
+  _globals['_REQUIREPASSWORDCHANGEREQUEST']._serialized_start=2858
+  _globals['_REQUIREPASSWORDCHANGEREQUEST']._serialized_end=2928
+  _globals['_REQUIREPASSWORDCHANGERESPONSE']._serialized_start=2930
+  _globals['_REQUIREPASSWORDCHANGERESPONSE']._serialized_end=2984
+  _globals['_DELETEUSERREQUEST']._serialized_start=2986
+  _globals['_DELETEUSERREQUEST']._serialized_end=3022
+  _globals['_DELETEUSERRESPONSE']._serialized_start=3024
+  _globals['_DELETEUSERRESPONSE']._serialized_end=3044
+  _globals['_EXPORTUSERSREQUEST']._serialized_start=3046
+  _globals['_EXPORTUSERSREQUEST']._serialized_end=3121
+  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3123
+  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3192
+  _globals['_ADMINSERVICE']._serialized_start=3435
+  _globals['_ADMINSERVICE']._serialized_end=4524
 # @@protoc_insertion_point(module_scope)

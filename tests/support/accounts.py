@@ -28,6 +28,7 @@ from authsvc.core.factors.challenges import SecondFactors
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.factors.relying_party import RelyingParty
 from authsvc.core.factors.totp import Totp
+from authsvc.core.lib.request_receipts import RequestReceipts
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.login.password import PasswordLogin
@@ -178,6 +179,8 @@ class Service:
             brute_force=brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,
+            permissions=Permissions({"user": ("read",), "editor": ("write",)}),
+            receipts=RequestReceipts(self.database, KEYRING, self.clock),
             clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)
