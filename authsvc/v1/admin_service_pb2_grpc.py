@@ -237,7 +237,7 @@ class AdminServiceServicer(object):
     def ExportUsers(self, request, context):
         """Streams all users in order of their ids, in the format that ImportUsers
         reads. Second factors, identities and sessions are not included. Users
-        created or deleted meanwhile may or may not be. At most 4 exports run at
+        created or deleted meanwhile may or may not be. At most 16 exports run at
         once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -116,7 +116,7 @@ class AdminServiceStub:
     ExportUsers: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.ExportUsersRequest, _admin_service_pb2.ExportUsersResponse]
     """Streams all users in order of their ids, in the format that ImportUsers
     reads. Second factors, identities and sessions are not included. Users
-    created or deleted meanwhile may or may not be. At most 4 exports run at
+    created or deleted meanwhile may or may not be. At most 16 exports run at
     once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
     """
 
@@ -208,7 +208,7 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ExportUsers: _aio.UnaryStreamMultiCallable[_admin_service_pb2.ExportUsersRequest, _admin_service_pb2.ExportUsersResponse]  # type: ignore[assignment]
     """Streams all users in order of their ids, in the format that ImportUsers
     reads. Second factors, identities and sessions are not included. Users
-    created or deleted meanwhile may or may not be. At most 4 exports run at
+    created or deleted meanwhile may or may not be. At most 16 exports run at
     once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
     """
 
@@ -375,7 +375,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.ExportUsersResponse], _abc.AsyncIterator[_admin_service_pb2.ExportUsersResponse]]:
         """Streams all users in order of their ids, in the format that ImportUsers
         reads. Second factors, identities and sessions are not included. Users
-        created or deleted meanwhile may or may not be. At most 4 exports run at
+        created or deleted meanwhile may or may not be. At most 16 exports run at
         once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
         """
 

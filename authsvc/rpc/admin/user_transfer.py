@@ -19,7 +19,7 @@ from authsvc.v1 import admin_service_pb2 as pb
 
 _MAX_FAILURES = 1_000
 # A slow reader occupies one of these, but no connection to the database.
-_MAX_EXPORTS = 4
+_MAX_EXPORTS = 16
 _MAX_CHUNK = 60 * 1_024
 _ID_BYTES = 16
 
