@@ -97,12 +97,8 @@ async def test_user_is_shown_with_all_that_operators_need(service: Service) -> N
     tokens = await service.proved_session(device_id="phone")
     await give_everything(service, tokens.user_id)
     shown = await get(service, tokens.user_id)
-    assert (shown.email, list(shown.roles), shown.status) == (
-        EMAIL,
-        ["user"],
-        pb.USER_STATUS_ACTIVE,
-    )
-    assert shown.origin == pb.USER_ORIGIN_REGISTER
+    assert (shown.email, list(shown.roles)) == (EMAIL, ["user"])
+    assert (shown.status, shown.origin) == (pb.USER_STATUS_ACTIVE, pb.USER_ORIGIN_REGISTER)
     assert shown.HasField("create_time")
     assert shown.HasField("update_time")
     assert shown.HasField("email_verify_time")
