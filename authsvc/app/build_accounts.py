@@ -13,11 +13,11 @@ from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
-from authsvc.core.lib.request_receipts import RequestReceipts
 
 
 class AccountBuild(LoginBuild):

@@ -15,8 +15,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from authsvc.core.audit.request_receipts import CreateRequest
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
-from authsvc.core.lib.request_receipts import CreateRequest
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext

@@ -1017,25 +1017,25 @@ class ExportUsersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCLUDE_PASSWORD_HASHES_FIELD_NUMBER: _builtins.int
-    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     include_password_hashes: _builtins.bool
     """Includes the password hashes, so that the users can log in as before where
     the file is imported; hashes made by this service work only with the same
     pepper. With them, the file is as secret as the database.
     """
-    resume_token: _builtins.str
-    """The resume_token of the last message received, to go on after an
+    page_token: _builtins.str
+    """The next_page_token of the last message received, to go on after an
     interrupted export; empty to begin.
     """
     def __init__(
         self,
         *,
         include_password_hashes: _builtins.bool = ...,
-        resume_token: _builtins.str = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1047,23 +1047,23 @@ class ExportUsersResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    JSON_LINES_FIELD_NUMBER: _builtins.int
-    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
-    json_lines: _builtins.bytes
+    CHUNK_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
     """Whole lines, each a user as a JSON object; at most 60 KiB, unless one line
-    is longer. Empty in the last message if there are no more users.
+    is longer. Empty if there are no more users.
     """
-    resume_token: _builtins.str
+    next_page_token: _builtins.str
     """Goes on after the last line of this message; see ExportUsersRequest."""
     def __init__(
         self,
         *,
-        json_lines: _builtins.bytes = ...,
-        resume_token: _builtins.str = ...,
+        chunk: _builtins.bytes = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_lines", b"json_lines", "resume_token", b"resume_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

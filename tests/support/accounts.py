@@ -22,13 +22,13 @@ from authsvc.core.accounts.accounts import Accounts, Registration
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.one_time_codes import OneTimeCodes
 from authsvc.core.codes.requests import CodeLimits, CodeRequests
 from authsvc.core.factors.challenges import SecondFactors
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.factors.relying_party import RelyingParty
 from authsvc.core.factors.totp import Totp
-from authsvc.core.lib.request_receipts import RequestReceipts
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.login.password import PasswordLogin

@@ -72,6 +72,6 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AdminService/DeleteUser": lambda tokens: pb.DeleteUserRequest(user_id=tokens.user_id),
     # After the last user, as ids of users are in the log too.
     "AdminService/ExportUsers": lambda _: pb.ExportUsersRequest(
-        include_password_hashes=True, resume_token=base64url.encode(b"\xff" * 16)
+        include_password_hashes=True, page_token=base64url.encode(b"\xff" * 16)
     ),
 }

@@ -8,11 +8,11 @@ from uuid import UUID
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.request_receipts import CreateRequest, RequestReceipts
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
-from authsvc.core.lib.request_receipts import CreateRequest, RequestReceipts
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions

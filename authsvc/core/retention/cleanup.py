@@ -12,7 +12,7 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
-from authsvc.core.lib.request_receipts import RECEIPT_LIFETIME
+from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,

@@ -64,7 +64,7 @@ class UserTransferRpcs(Topic):
         self, request: pb.ExportUsersRequest, _context: Context
     ) -> AsyncIterator[pb.ExportUsersResponse]:
         """Stream all users, or go on with an earlier stream."""
-        after = _resumed(request.resume_token) if request.resume_token else None
+        after = _resumed(request.page_token) if request.page_token else None
         chunk, last = bytearray(), after
         with self._export_slot():
             async with aclosing(
@@ -123,7 +123,7 @@ class UserTransferRpcs(Topic):
 
 def _exported(chunk: bytearray, last: UserId | None) -> pb.ExportUsersResponse:
     token = base64url.encode(last.bytes) if last else ""
-    return pb.ExportUsersResponse(json_lines=bytes(chunk), resume_token=token)
+    return pb.ExportUsersResponse(chunk=bytes(chunk), next_page_token=token)
 
 
 def _resumed(token: str) -> UserId:
@@ -133,7 +133,7 @@ def _resumed(token: str) -> UserId:
     except ValueError:
         content = b""
     if len(content) != _ID_BYTES:
-        raise FieldInvalid("resume_token", "Not a token of an export.")
+        raise FieldInvalid("page_token", "Not a token of an export.")
     return UserId(UUID(bytes=content))
 
 

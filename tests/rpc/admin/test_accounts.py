@@ -601,7 +601,7 @@ async def export(service: Service, **options: Any) -> list[pb.ExportUsersRespons
 
 
 def users_in(parts: list[pb.ExportUsersResponse]) -> list[dict[str, Any]]:
-    return [json.loads(line) for part in parts for line in part.json_lines.splitlines()]
+    return [json.loads(line) for part in parts for line in part.chunk.splitlines()]
 
 
 async def test_export_is_resumed_where_it_was_interrupted(service: Service) -> None:
@@ -612,17 +612,17 @@ async def test_export_is_resumed_where_it_was_interrupted(service: Service) -> N
     )
     parts = await export(service)
     assert len(parts) > 2
-    assert max(len(part.json_lines) for part in parts) <= 60 * 1_024
+    assert max(len(part.chunk) for part in parts) <= 60 * 1_024
     everybody = users_in(parts)
     assert len({user["user_id"] for user in everybody}) == 1_500
-    rest = await export(service, resume_token=parts[0].resume_token)
+    rest = await export(service, page_token=parts[0].next_page_token)
     assert users_in(parts[:1]) + users_in(rest) == everybody
-    assert users_in(await export(service, resume_token=parts[-1].resume_token)) == []
+    assert users_in(await export(service, page_token=parts[-1].next_page_token)) == []
     details = [event["detail"] for event in await events(service, "users.export")]
     assert details[0] == {"with_passwords": False}
     assert details[1] == {"with_passwords": False, "resumed": True}
     for token in ("x", "AAAA", "?"):
-        assert await outcome(export(service, resume_token=token)) == "FIELD_INVALID"
+        assert await outcome(export(service, page_token=token)) == "FIELD_INVALID"
 
 
 async def test_hashes_are_exported_only_if_asked_for(service: Service) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from authsvc.config import RetentionSettings
-from authsvc.core.lib.request_receipts import CreateRequest, RequestReceipts
+from authsvc.core.audit.request_receipts import CreateRequest, RequestReceipts
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.retention.cleanup import Retention
 from authsvc.errors import FieldInvalid, Reason
