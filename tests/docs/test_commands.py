@@ -49,7 +49,7 @@ def test_shell_blocks_use_existing_options(document: Page) -> None:
             if (candidate := f"authsvc {' '.join(words[:length])}") in COMMANDS
         )
         params = COMMANDS[name].params
-    known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
+        known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", line)) <= known, line
 
 
