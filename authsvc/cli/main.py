@@ -1,7 +1,7 @@
 """Owns the `authsvc` command as a whole: its subcommands and what they share."""
 
 import io
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -12,7 +12,7 @@ from authsvc.config import LogSettings
 
 
 class _Root(ImportingGroup):
-    modules = {
+    modules: ClassVar = {
         "dev": "authsvc.cli.dev",
         "serve": "authsvc.cli.serve",
         "migrate": "authsvc.cli.migrate",
