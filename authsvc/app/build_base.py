@@ -11,6 +11,7 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter, policies_from
@@ -18,7 +19,6 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
@@ -33,7 +33,7 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
-from authsvc.store import api_keys, sessions
+from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 
@@ -74,9 +74,10 @@ class BaseBuild:
         return Doorbell(self.database, self.settings.database)
 
     @cached_property
-    def revocation_reader(self) -> RevocationReader:
-        reader = RevocationReader(
+    def revocation_reader(self) -> LogFollower[Revocation]:
+        reader = LogFollower(
             database=self.database,
+            source=revocations.LOG,
             staleness=self.settings.sessions.cache_staleness,
             on_event=self.on_revocation,
             on_gap=self._on_gap,
