@@ -20,7 +20,9 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
@@ -149,7 +151,11 @@ class BaseBuild:
 
     @cached_property
     def token_issuer(self) -> TokenIssuer:
-        return TokenIssuer(self.access_tokens, self.refresh_codec)
+        return TokenIssuer(self.access_tokens, self.refresh_codec, self.session_cookies)
+
+    @cached_property
+    def session_cookies(self) -> SessionCookies:
+        return SessionCookies(self.settings.sessions.cookie, self.clock)
 
     @cached_property
     def session_opening(self) -> SessionOpening:
@@ -190,6 +196,15 @@ class BaseBuild:
             database=self.database,
             cache=self.session_cache,
             codec=self.refresh_codec,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def bulk_session_ending(self) -> BulkSessionEnding:
+        return BulkSessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            slices=self.slices,
             clock=self.clock,
         )
 
