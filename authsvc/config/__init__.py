@@ -7,6 +7,7 @@ from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -38,6 +39,7 @@ __all__ = [
     "DatabaseSettings",
     "DeliverySettings",
     "EmailSettings",
+    "EncryptionSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",

@@ -70,6 +70,7 @@ class AuditType(StrEnum):
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    KEY_RESEAL = "key.reseal"
 
 
 @dataclass(frozen=True, slots=True)
