@@ -30,6 +30,8 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -64,6 +66,8 @@ class UseCases:
     session_refresh: SessionRefresh
     session_ending: SessionEnding
     session_listing: SessionListing
+    session_keys: SessionKeys
+    turn_credentials: TurnCredentials
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens

@@ -5,7 +5,7 @@ Parsers take the value and the field's path, and raise FieldInvalid with that pa
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
@@ -27,6 +27,9 @@ MAX_BATCH = 1_000
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -177,6 +180,13 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
 def timestamp(time: datetime) -> Timestamp:
     """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def timedelta_of(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, cut to whole microseconds."""
+    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a valid duration that is not negative")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:

@@ -157,6 +157,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 60
+    """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+    Don't retry; the user has to log in again. Metadata: `cause`, which is
+    "CSRF_TOKEN" or the InactiveReason without its prefix.
+    """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION. The service's settings don't provide for this; the
+    message says which to change. Don't retry before that. Metadata: `setting`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -302,5 +311,14 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 60
+"""UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+Don't retry; the user has to log in again. Metadata: `cause`, which is
+"CSRF_TOKEN" or the InactiveReason without its prefix.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION. The service's settings don't provide for this; the
+message says which to change. Don't retry before that. Metadata: `setting`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
