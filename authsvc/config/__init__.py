@@ -27,6 +27,7 @@ from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.settings import Settings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import KeySettings, Section
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "SmtpSettings",
     "TlsSettings",
     "TokenSettings",
+    "TurnSettings",
     "WebhookSettings",
     "load",
     "load_with_notes",

@@ -13,7 +13,15 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.store import (
+    challenges,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    rate_limits,
+    retention,
+    session_keys,
+)
 from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -66,6 +74,7 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "session_keys": (session_keys.delete_expired, now),
             "one_time_codes": (one_time_codes.delete_expired, now),
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
