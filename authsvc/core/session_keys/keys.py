@@ -145,7 +145,7 @@ class SessionKeys:
                 proof.client,
                 {
                     "key_id": str(key.key_id),
-                    "kind": key.public_key.kind,
+                    "kind": key.public_key.kind.value,
                     "purpose": key.purpose,
                     "expire_time": key.expire_time.isoformat(),
                 },
