@@ -4,13 +4,14 @@ ServiceError
 ├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED,
 │                         REQUEST_ID_REUSED: the request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
-│                         SESSION_BINDING_MISMATCH
+│                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED,
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
 │                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
@@ -45,6 +46,7 @@ class Reason(StrEnum):
     SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    IMPERSONATION_NOT_ALLOWED = "IMPERSONATION_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
     USER_NOT_FOUND = "USER_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
@@ -65,6 +67,8 @@ class Reason(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    SESSION_INVALID = "SESSION_INVALID"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
@@ -128,6 +132,10 @@ class CallerNotAllowed(ServiceError):
 
     def __init__(self, message: str = "The caller is not allowed to do this.") -> None:
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
+
+
+class PermissionDenied(ServiceError):
+    """The caller may do this, but not to this user or not in this session."""
 
 
 class AlreadyExists(ServiceError):
@@ -224,9 +232,21 @@ def session_binding_mismatch() -> Unauthenticated:
     )
 
 
+def session_invalid(cause: str) -> Unauthenticated:
+    """Return the error for a session that is not active, or a CSRF token that isn't its."""
+    return Unauthenticated(
+        Reason.SESSION_INVALID, "The session or its CSRF token is not valid.", {"cause": cause}
+    )
+
+
 def bearer_invalid() -> Unauthenticated:
     """Return the error for a call without an active access token of its user."""
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
+
+
+def impersonation_not_allowed(message: str) -> PermissionDenied:
+    """Return the error for a user or a call that must not be impersonated; `message` says which."""
+    return PermissionDenied(Reason.IMPERSONATION_NOT_ALLOWED, message)
 
 
 def user_not_found() -> NotFound:
@@ -332,6 +352,11 @@ def key_not_found() -> NotFound:
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
 
 
+def signing_key_not_found() -> NotFound:
+    """Return the error for an unknown signing key's id."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No signing key has this id.")
+
+
 def factor_not_found() -> NotFound:
     """Return the error for a factor's id that is not one of the user's."""
     return NotFound(Reason.FACTOR_NOT_FOUND, "No factor has this id.")
@@ -357,3 +382,8 @@ def limit_reached(limit: int) -> FailedPrecondition:
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
     )
+
+
+def not_configured(setting: str, message: str) -> FailedPrecondition:
+    """Return the error for a call that the settings don't provide for."""
+    return FailedPrecondition(Reason.NOT_CONFIGURED, message, {"setting": setting})

@@ -26,9 +26,13 @@ from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -40,10 +44,6 @@ _IP = re.compile(
 )
 _MAX_IP = 80
 _NO_CLIENT = ClientContext()
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The limits of a Timestamp (timestamp.proto).
-_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
-_NANOS = 1_000_000_000
 
 
 def text(value: str, field: str, max_bytes: int, *, required: bool = False) -> str:
@@ -175,11 +175,15 @@ def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]
     if not 1 <= len(values) <= 8:
         raise FieldInvalid(field, "must have 1 to 8 items")
     for index, value in enumerate(values):
-        if not _METHOD.fullmatch(value):
-            raise FieldInvalid(
-                f"{field}[{index}]", "must be 1 to 32 lower-case letters, digits and hyphens"
-            )
+        authentication_method(value, f"{field}[{index}]")
     return tuple(dict.fromkeys(values))
+
+
+def authentication_method(value: str, field: str) -> str:
+    """Return an RFC 8176 value."""
+    if not _METHOD.fullmatch(value):
+        raise FieldInvalid(field, "must be 1 to 32 lower-case letters, digits and hyphens")
+    return value
 
 
 def scopes(values: Sequence[str], field: str) -> Sequence[str]:
@@ -191,16 +195,29 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
     return values
 
 
-def time(message: Timestamp, field: str) -> datetime:
-    """Return the time in a message, to the microsecond."""
-    if not (_MIN_SECONDS <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
-        raise FieldInvalid(field, "must be a time in the years 1 to 9999")
-    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
-
-
 def timestamp(time: datetime) -> Timestamp:
     """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def time(message: Message, field: str) -> datetime | None:
+    """Return the time in a field of a request, in whole microseconds, or None if it isn't set."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not 0 <= value.nanos < 1_000_000_000:
+        raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
+    try:
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    except OverflowError:
+        raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
+
+
+def timedelta_of(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, cut to whole microseconds."""
+    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a valid duration that is not negative")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:
@@ -252,11 +269,14 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
         access_token=tokens.access_token,
         access_token_expire_time=timestamp(tokens.access_token_expire_time),
         refresh_token=tokens.refresh_token,
-        refresh_token_expire_time=timestamp(tokens.refresh_token_expire_time),
+        refresh_token_expire_time=(
+            timestamp(tokens.refresh_token_expire_time) if tokens.refresh_token else None
+        ),
         session_id=str(tokens.session_id),
         session_token=tokens.session_token,
         csrf_token=tokens.csrf_token,
         user_id=str(tokens.user_id),
+        set_cookie=tokens.set_cookie,
     )
 
 
@@ -273,6 +293,7 @@ def session_message(session: Session) -> session_service_pb2.Session:
         user_agent=session.client.user_agent,
         device_id=session.client.device_id,
         authentication_methods=session.authentication_methods,
+        impersonator=session.impersonator or "",
     )
     if session.revoke_time is not None and session.revoke_reason is not None:
         message.revoke_time.CopyFrom(timestamp(session.revoke_time))

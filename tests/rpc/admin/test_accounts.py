@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -567,7 +568,7 @@ async def test_deletion_beside_everything_else_ends_cleanly(service: Service) ->
         email = f"user{number}@example.test"
         tokens = await service.new_session(email)
         user_id, admin = tokens.user_id, service.admin()
-        calls = [
+        calls: list[Awaitable[object]] = [
             service.login(email),
             service.refresh(tokens.refresh_token),
             set_roles(service, user_id, "editor"),
