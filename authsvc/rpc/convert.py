@@ -123,13 +123,19 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
     if not (ip or user_agent or device_id):
         return _NO_CLIENT
     return ClientContext(
-        ip=_ip(ip, f"{field}.ip") if ip else None,
+        ip=ip_address(ip, f"{field}.ip") if ip else None,
         user_agent=text(user_agent, f"{field}.user_agent", 1024),
         device_id=text(device_id, f"{field}.device_id", 256),
     )
 
 
-def _ip(value: str, field: str) -> str:
+def client_ip(message: common_pb2.ClientContext) -> str | None:
+    """Return the IP address of the end user's client in canonical form, or None without one."""
+    return ip_address(message.ip, "client.ip") if message.ip else None
+
+
+def ip_address(value: str, field: str) -> str:
+    """Return an IP address in canonical form."""
     try:
         return _canonical_ip(value)
     except ValueError:

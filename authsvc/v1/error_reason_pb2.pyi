@@ -157,6 +157,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 42
+    """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+    operator, or by the service for a while because too many requests from
+    there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+    until an operator lifts it. Don't retry before that.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -302,5 +308,11 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 42
+"""PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+operator, or by the service for a while because too many requests from
+there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+until an operator lifts it. Don't retry before that.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

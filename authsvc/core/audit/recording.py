@@ -68,6 +68,8 @@ class AuditType(StrEnum):
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)

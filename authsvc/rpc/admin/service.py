@@ -1,8 +1,9 @@
 """Owns the handler of AdminService, composed of its topics."""
 
+from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
 from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 
-class AdminHandler(UserTransferRpcs, rpc.AdminServiceServicer):
+class AdminHandler(UserTransferRpcs, IpBlockRpcs, rpc.AdminServiceServicer):
     """Administration by operators."""
