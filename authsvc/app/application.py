@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -131,9 +132,9 @@ class Application:
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
-            authenticate_bearer=parts.use.token_validation.bearer,
             admit_address=parts.use.screening.admit,
             note_refusal=parts.use.screening.note_refusal,
+            authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
         )

@@ -21,8 +21,9 @@ from authsvc.cli.work import with_use_cases
 from authsvc.config import durations
 from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
-from authsvc.models.ip_blocks import BlockRequest, IpBlock, Network
-from authsvc.rpc.admin.ip_blocks import check_duration, line, network
+from authsvc.models.ip_blocks import BlockRequest, IpBlock
+from authsvc.rpc import convert
+from authsvc.rpc.admin.ip_blocks import check_duration, line
 
 app = Commands(help="Block addresses and networks, lift blocks, and list them.")
 
@@ -123,9 +124,9 @@ def list_blocks(
         emit_page(rows, limit, as_json=as_json, title="Blocks", key="network")
 
 
-def _network(text: str) -> Network:
+def _network(text: str) -> str:
     try:
-        return network(text, "network")
+        return convert.network(text, "network")
     except FieldInvalid as error:
         fail(f"{text}: {error.violations[0].description}")
 

@@ -4,6 +4,7 @@ from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.emails import EmailSettings
@@ -35,6 +36,7 @@ __all__ = [
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
     "EmailSettings",

@@ -28,12 +28,12 @@ class IpBlock:
 
 @dataclass(frozen=True, slots=True)
 class BlockRequest:
-    """A block to make; without a `duration` it lasts until it is lifted.
+    """A block of a `network`, in CIDR notation; without a `duration` it lasts until it is lifted.
 
     `confirm_wide` confirms that a network of unusual size is meant.
     """
 
-    network: Network
+    network: str
     reason: str
     duration: timedelta | None = None
     confirm_wide: bool = False

@@ -20,6 +20,7 @@ from authsvc.errors import (
     ServiceError,
     TooManyAttempts,
     bearer_invalid,
+    impersonation_not_allowed,
 )
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
@@ -47,7 +48,8 @@ _OK = grpc.StatusCode.OK.name
 class InterceptorDeps:
     """What the pipelines of all RPCs share.
 
-    `authenticate_bearer` returns the claims of a user's access token, or raises BEARER_INVALID.
+    `authenticate_bearer` returns the claims of a user's access token, whose only actor may be an
+    impersonator, or raises BEARER_INVALID.
     `admit_address` raises IP_BLOCKED for a user's address that is blocked, and `note_refusal` gets
     those that exceeded a limit.
     """
@@ -164,7 +166,9 @@ class _RpcPipeline:
         access = self._access
         self._admit(call, context)
         if access.bearer:
-            call.claims = await self._deps.authenticate_bearer(call.bearer())
+            call.claims = claims = await self._deps.authenticate_bearer(call.bearer())
+            if claims.actors and not access.impersonated:
+                raise impersonation_not_allowed("An impersonated session must not do this.")
         request = messages
         if self._reads_one:
             message = await context.read()

@@ -7,11 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 from authsvc.config import BlockSettings, BruteForceSettings, RateLimitSettings
+from authsvc.core.lib.networks import parse_network
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter, policies_from
-from authsvc.core.limits.networks import parse_network
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.core.limits.screening import Screening
 from authsvc.core.limits.violations import Violations

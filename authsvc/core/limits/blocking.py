@@ -1,6 +1,7 @@
 """Owns the blocks that operators make, lift and list."""
 
 from collections.abc import Sequence
+from ipaddress import ip_network
 
 from authsvc.config import BlockSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
@@ -9,7 +10,7 @@ from authsvc.core.limits.violations import Violations
 from authsvc.errors import FieldInvalid, limit_reached
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
-from authsvc.models.ip_blocks import BlockRequest, IpBlock, Network, Unblocked
+from authsvc.models.ip_blocks import BlockRequest, IpBlock, Unblocked
 from authsvc.store import ip_blocks as store
 from authsvc.store.postgres.database import Database
 
@@ -47,7 +48,7 @@ class IpBlocking:
                 blocked.
             FailedPrecondition: LIMIT_REACHED.
         """
-        network = request.network
+        network = ip_network(request.network)
         if network.prefixlen < _WIDE[network.version] and not request.confirm_wide:
             raise FieldInvalid(
                 "network", f"has {network.num_addresses} addresses; confirm_wide if it is meant"
@@ -58,7 +59,7 @@ class IpBlocking:
             raise limit_reached(self._max_blocks)
         now = self._clock.now()
         block = IpBlock(
-            network=str(network),
+            network=request.network,
             reason=request.reason,
             blocked_by=call.caller,
             automatic=False,
@@ -72,25 +73,24 @@ class IpBlocking:
             await record_event(connection, now, AuditEvent(AuditType.IP_BLOCK, call, detail=detail))
         return block
 
-    async def unblock(self, call: Call, network: Network) -> Unblocked:
+    async def unblock(self, call: Call, network: str) -> Unblocked:
         """Lift the block of this very network, if there is one, and forget its violations."""
-        now, name = self._clock.now(), str(network)
+        now = self._clock.now()
         async with self._database.transaction() as connection:
-            was_blocked = await store.end(connection, name, now)
+            was_blocked = await store.end(connection, network, now)
             if was_blocked:
-                event = AuditEvent(AuditType.IP_UNBLOCK, call, detail={"network": name})
+                event = AuditEvent(AuditType.IP_UNBLOCK, call, detail={"network": network})
                 await record_event(connection, now, event)
-            remaining = await store.covering(connection, name, now)
-        await self._violations.forgive(name)
+            remaining = await store.covering(connection, network, now)
+        await self._violations.forgive(network)
         return Unblocked(was_blocked, remaining)
 
-    async def list_after(self, after: Network | None, limit: int) -> Sequence[IpBlock]:
+    async def list_after(self, after: str | None, limit: int) -> Sequence[IpBlock]:
         """Return up to `limit` blocks, each before those of networks that it contains."""
         async with self._database.connection() as connection:
-            name = None if after is None else str(after)
-            return await store.list_after(connection, self._clock.now(), name, limit)
+            return await store.list_after(connection, self._clock.now(), after, limit)
 
-    async def covering(self, part: Network) -> Sequence[IpBlock]:
+    async def covering(self, part: str) -> Sequence[IpBlock]:
         """Return the blocks of a network, or an address, and of those that contain it."""
         async with self._database.connection() as connection:
-            return await store.covering(connection, str(part), self._clock.now())
+            return await store.covering(connection, part, self._clock.now())

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from authsvc.config import BruteForceSettings
 from authsvc.core.limits.ip_blocks import IpBlocks
 from authsvc.models.ip_blocks import Network
-
-_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 def client_network(ip: str | None, settings: BruteForceSettings) -> str | None:
@@ -24,21 +22,6 @@ def _network(ip: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
         address = address.ipv4_mapped
     prefix = ipv4_prefix if address.version == 4 else ipv6_prefix
     return str(ip_network((address, prefix), strict=False))
-
-
-def parse_network(text: str) -> Network:
-    """Return a network in CIDR notation, or an address as the network of it alone.
-
-    Mapped IPv4 (RFC 4291, 2.5.5.2) becomes IPv4.
-
-    Raises:
-        ValueError: It is neither, or bits beyond the prefix are set.
-    """
-    network = ip_network(text)
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        first = int(network.network_address) & 0xFFFF_FFFF
-        return IPv4Network((IPv4Address(first), network.prefixlen - 96))
-    return network
 
 
 class Networks:

@@ -6,9 +6,9 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from authsvc.core.lib import base64url, paging
-from authsvc.core.limits.networks import parse_network
+from authsvc.core.lib.networks import parse_network
 from authsvc.errors import FieldInvalid
-from authsvc.models.ip_blocks import BlockRequest, IpBlock, Network
+from authsvc.models.ip_blocks import BlockRequest, IpBlock
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.topic import Topic
@@ -16,8 +16,6 @@ from authsvc.v1 import admin_service_pb2 as pb
 
 MAX_REASON = 256
 _LONGEST = timedelta(days=3_660)
-# `ipaddress` alone would also take prefixes in other forms.
-_NETWORK = re.compile(r"[0-9A-Fa-f:.]{1,45}(/[0-9]{1,3})?", re.ASCII)
 # No control characters: a reason is one line of a table.
 _LINE = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*")
 
@@ -30,7 +28,7 @@ class IpBlockRpcs(Topic):
         block = await self._use.ip_blocking.block(
             current_call(),
             BlockRequest(
-                network=network(request.network, "network"),
+                network=convert.network(request.network, "network"),
                 reason=line(request.reason, "reason"),
                 duration=_duration(request.duration) if request.HasField("duration") else None,
                 confirm_wide=request.confirm_wide,
@@ -43,7 +41,7 @@ class IpBlockRpcs(Topic):
     ) -> pb.UnblockIpResponse:
         """Lift the block of an address or a network."""
         unblocked = await self._use.ip_blocking.unblock(
-            current_call(), network(request.network, "network")
+            current_call(), convert.network(request.network, "network")
         )
         return pb.UnblockIpResponse(
             was_blocked=unblocked.was_blocked,
@@ -59,24 +57,13 @@ class IpBlockRpcs(Topic):
         if request.covering:
             if after is not None:
                 raise FieldInvalid("page_token", "can't be used with covering")
-            found = await self._use.ip_blocking.covering(network(request.covering, "covering"))
+            found = await self._use.ip_blocking.covering(
+                convert.network(request.covering, "covering")
+            )
             return pb.ListIpBlocksResponse(blocks=map(_message, found))
         found = await self._use.ip_blocking.list_after(after, size + 1)
         page, next_page_token = paging.cut(found, size, _token_after)
         return pb.ListIpBlocksResponse(blocks=map(_message, page), next_page_token=next_page_token)
-
-
-def network(value: str, field: str) -> Network:
-    """Return an address, as a network of its own, or a network."""
-    invalid = FieldInvalid(
-        field, "must be an IP address or a network without bits beyond its prefix"
-    )
-    if not _NETWORK.fullmatch(value):
-        raise invalid
-    try:
-        return parse_network(value)
-    except ValueError:
-        raise invalid from None
 
 
 def line(value: str, field: str) -> str:
@@ -101,7 +88,7 @@ def _duration(message: Duration) -> timedelta:
         raise FieldInvalid("duration", "must be a valid duration") from None
 
 
-def _after(token: str) -> Network:
+def _after(token: str) -> str:
     try:
         return parse_network(base64url.decode(token).decode("ascii"))
     except ValueError:

@@ -77,7 +77,7 @@ def test_families_are_apart() -> None:
 
 
 def test_block_of_a_hundred_thousand_takes_little_memory() -> None:
-    chosen = random.Random(7)  # noqa: S311 - no secret
+    chosen = random.Random(7)
     numbers = sorted(chosen.sample(range(1 << 32), 100_000))
     blocks = IpBlocks()
     for number in numbers:
