@@ -41,6 +41,9 @@ _IP = re.compile(
 )
 _MAX_IP = 80
 _MAX_NETWORK = 64
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 _NO_CLIENT = ClientContext()
 
 
@@ -208,12 +211,19 @@ def time(message: Message, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
-    if not 0 <= value.nanos < 1_000_000_000:
+    if not 0 <= value.nanos < _NANOS:
         raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
     try:
         return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
     except OverflowError:
         raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
+
+
+def interval(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a valid duration that is not negative")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:

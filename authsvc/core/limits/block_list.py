@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import structlog
 
+from authsvc.core.lib.clock import elapsed
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.limits.ip_blocks import IpBlocks
 from authsvc.core.limits.networks import Networks
@@ -25,7 +26,8 @@ _PAGE = 1_000
 _MAX_ADDED = 20_000
 _ADDED_SHARE = 16
 _BACKOFF = 1.0
-_FOREVER = float("inf")
+# A read takes a few milliseconds.
+_CATCH_UP_STEP = 0.003
 
 
 class BlockList:
@@ -82,6 +84,13 @@ class BlockList:
             async with self._database.connection() as connection:
                 end = await store.end_of(connection, address, now)
         return max(end - now.timestamp(), 0.0)
+
+    async def catch_up(self) -> None:
+        """Wait until everything that has been committed so far is in memory, if it is in use."""
+        committed = elapsed()
+        self.ring()
+        while self.is_fresh() and elapsed() - self.age() < committed:  # noqa: ASYNC110 - rare
+            await asyncio.sleep(_CATCH_UP_STEP)
 
     def add(self, network: str, end: float) -> None:
         """Let a network count as blocked, which is about to be stored, unless it is already."""

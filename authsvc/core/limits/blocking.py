@@ -19,7 +19,10 @@ _WIDE = {4: 8, 6: 16}
 
 
 class IpBlocking:
-    """Makes, lifts and lists blocks; every replica knows of a change within a second."""
+    """Makes, lifts and lists blocks.
+
+    This replica knows of a change when it is acknowledged, and every other within a second.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class IpBlocking:
         async with self._database.transaction() as connection:
             await store.put(connection, block)
             await record_event(connection, now, AuditEvent(AuditType.IP_BLOCK, call, detail=detail))
+        await self._blocks.catch_up()
         return block
 
     async def unblock(self, call: Call, network: str) -> Unblocked:
@@ -83,6 +87,7 @@ class IpBlocking:
                 await record_event(connection, now, event)
             remaining = await store.covering(connection, network, now)
         await self._violations.forgive(network)
+        await self._blocks.catch_up()
         return Unblocked(was_blocked, remaining)
 
     async def list_after(self, after: str | None, limit: int) -> Sequence[IpBlock]:

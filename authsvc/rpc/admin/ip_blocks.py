@@ -82,10 +82,7 @@ def check_duration(duration: timedelta) -> timedelta:
 
 
 def _duration(message: Duration) -> timedelta:
-    try:
-        return check_duration(message.ToTimedelta())
-    except (ValueError, OverflowError):
-        raise FieldInvalid("duration", "must be a valid duration") from None
+    return check_duration(convert.interval(message, "duration"))
 
 
 def _after(token: str) -> str:

@@ -1,4 +1,4 @@
-"""Blocks that operators make and lift: what they contain, and that every replica learns of them."""
+"""Blocks that operators make and lift: what is refused, what is lifted, and what is listed."""
 
 from datetime import timedelta
 from ipaddress import ip_network
@@ -6,9 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from authsvc.config import BlockSettings
-from authsvc.core.limits import block_list
 from authsvc.errors import FailedPrecondition, FieldInvalid, Reason
-from authsvc.store import ip_blocks as store
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.screening import OPERATOR, Replica
@@ -17,35 +15,6 @@ IP, HOUR = "203.0.113.7", timedelta(hours=1)
 _EVENTS = """
 SELECT type, caller, detail::json ->> 'network' AS network FROM audit_events ORDER BY event_id
 """
-
-
-async def test_blocks_and_their_ends_are_known_everywhere(
-    database: Database, clock: FakeClock
-) -> None:
-    here, there = Replica(database, clock), Replica(database, clock)
-    async with there.following():
-        await here.block("203.0.113.0/24", HOUR)
-        await there.knows(IP, blocked=True)
-        assert await there.screen(IP) == "IP_BLOCKED"
-        assert (await here.unblock("203.0.113.0/24")).was_blocked
-        await there.knows(IP, blocked=False)
-        assert await there.screen(IP) == ""
-        await here.block("203.0.113.0/24", HOUR)
-        await there.knows(IP, blocked=True)
-
-
-async def test_block_that_is_committed_late_is_not_missed(
-    database: Database, clock: FakeClock
-) -> None:
-    here, there = Replica(database, clock), Replica(database, clock)
-    made = await here.block("192.0.2.1")
-    async with there.following():
-        async with database.transaction() as connection:
-            await store.end(connection, made.network, clock.now())
-            await here.block(IP)
-            await there.knows(IP, blocked=True)
-            assert await there.screen("192.0.2.1") == "IP_BLOCKED"
-        await there.knows("192.0.2.1", blocked=False)
 
 
 async def test_unblocking_tells_what_still_applies(database: Database, clock: FakeClock) -> None:
@@ -140,25 +109,6 @@ async def test_number_of_blocks_is_bounded(database: Database, clock: FakeClock)
         with pytest.raises(FailedPrecondition) as raised:
             await replica.block("192.0.2.1")
         assert raised.value.reason is Reason.LIMIT_REACHED
-
-
-async def test_blocks_are_read_in_pages_and_again_when_many_were_added(
-    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(block_list, "_PAGE", 3)
-    monkeypatch.setattr(block_list, "_MAX_ADDED", 5)
-    here, there = Replica(database, clock), Replica(database, clock)
-    ips = [f"192.0.2.{n}" for n in range(20)]
-    for ip in (*ips[:10], "2001:db8::1", "2001:db8::2"):
-        await here.block(ip, HOUR)
-    async with there.following():
-        assert len(there.blocks) == 12
-        for ip in ips[10:]:
-            await here.block(ip, HOUR)
-        for ip in (*ips, "2001:db8::1", "2001:db8::2"):
-            await there.knows(ip, blocked=True)
-        assert len(there.blocks) == 22
-        assert there.blocks._blocks.added <= 5
 
 
 async def test_pages_of_the_list_follow_one_another(database: Database, clock: FakeClock) -> None:
