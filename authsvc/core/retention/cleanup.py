@@ -15,6 +15,7 @@ from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,
+    ip_blocks,
     oauth_states,
     one_time_codes,
     outbox,
@@ -79,6 +80,7 @@ class Retention:
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
