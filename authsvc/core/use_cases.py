@@ -23,7 +23,9 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -107,6 +109,8 @@ class UseCases:
     api_keys: ApiKeys
     api_key_validation: ApiKeyValidation
     rate_limiter: RateLimiter
+    screening: Screening
+    ip_blocking: IpBlocking
 
     # Operation
     account_listing: AccountListing

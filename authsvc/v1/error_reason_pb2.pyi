@@ -173,6 +173,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
     disabled user. For operators only. Don't retry before EnableUser.
     """
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 42
+    """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+    operator, or by the service for a while because too many requests from
+    there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+    until an operator lifts it. Don't retry before that.
+    """
     ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
     """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
     the call is not one for an impersonated session: it would change how the
@@ -348,6 +354,12 @@ set a new password, with RequestPasswordReset and ResetPassword.
 ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 52
 """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
 disabled user. For operators only. Don't retry before EnableUser.
+"""
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 42
+"""PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+operator, or by the service for a while because too many requests from
+there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+until an operator lifts it. Don't retry before that.
 """
 ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
 """PERMISSION_DENIED. The user has a role that is not to be impersonated, or

@@ -16,6 +16,7 @@ from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,
+    ip_blocks,
     oauth_states,
     one_time_codes,
     outbox,
@@ -82,6 +83,7 @@ class Retention:
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
             "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),

@@ -2,6 +2,7 @@
 
 from authsvc.rpc.admin.accounts import AccountRpcs
 from authsvc.rpc.admin.impersonation import ImpersonationRpcs
+from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
 from authsvc.rpc.admin.sessions import SessionRpcs
 from authsvc.rpc.admin.signing import SigningKeyRpcs
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
@@ -11,6 +12,7 @@ from authsvc.v1 import admin_service_pb2_grpc as rpc
 class AdminHandler(
     AccountRpcs,
     UserTransferRpcs,
+    IpBlockRpcs,
     SessionRpcs,
     ImpersonationRpcs,
     SigningKeyRpcs,
