@@ -11,7 +11,6 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
@@ -199,6 +198,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -213,7 +213,7 @@ class _Build(AccountBuild):
             rate_limiter=self.rate_limiter,
             screening=self.screening,
             ip_blocking=self.ip_blocking,
-            account_listing=AccountListing(self.database),
+            account_listing=self.account_listing,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.administration import UserAdministration
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
 from authsvc.core.accounts.impersonation import Impersonation
@@ -89,6 +90,7 @@ class UseCases:
     account_deletion: AccountDeletion
     password_change: PasswordChange
     password_reset: PasswordReset
+    user_administration: UserAdministration
 
     # One-time codes
     code_requests: CodeRequests

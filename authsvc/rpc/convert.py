@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from authsvc.core.audit.request_receipts import CreateRequest
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
 from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
@@ -30,9 +31,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
-# The limits of a Duration (duration.proto).
-_MAX_SECONDS = 315_576_000_000
-_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -95,6 +93,17 @@ def token(value: str, field: str) -> str:
     if not value:
         raise FieldInvalid(field, "must not be empty")
     return value
+
+
+def create_request(request_id: str, message: Message) -> CreateRequest | None:
+    """Return what tells a create request apart from all others, or None if it has no id."""
+    if not request_id:
+        return None
+    parsed = uuid(request_id, "request_id")
+    if not parsed.int:
+        raise FieldInvalid("request_id", "must not be the nil UUID")
+    content = message.SerializeToString(deterministic=True)
+    return CreateRequest(parsed, message.DESCRIPTOR.full_name.encode() + b"\0" + content)
 
 
 def thumbprint(value: bytes, field: str) -> bytes:

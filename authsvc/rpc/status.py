@@ -65,6 +65,9 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.IP_BLOCKED: StatusCode.PERMISSION_DENIED,
+        Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
+        Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
+        Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

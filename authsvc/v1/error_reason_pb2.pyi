@@ -159,7 +159,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
-    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 42
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 41
     """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
     operator, or by the service for a while because too many requests from
     there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
@@ -178,6 +178,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 39
     """FAILED_PRECONDITION. The service's settings don't provide for this; the
     message says which to change. Don't retry before that. Metadata: `setting`.
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
+    """INVALID_ARGUMENT. Another request had this `request_id` within the last
+    day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+    new request, and repeat it only together with the very same request.
+    """
+    ERROR_REASON_PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION. The password is right, but an operator decided that
+    it has to be changed, so nobody is logged in. Don't retry; ask the user to
+    set a new password, with RequestPasswordReset and ResetPassword.
+    """
+    ERROR_REASON_USER_DISABLED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+    disabled user. For operators only. Don't retry before EnableUser.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -327,7 +341,7 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
 """
-ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 42
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 41
 """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
 operator, or by the service for a while because too many requests from
 there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
@@ -346,5 +360,19 @@ Don't retry; the user has to log in again. Metadata: `cause`, which is
 ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 39
 """FAILED_PRECONDITION. The service's settings don't provide for this; the
 message says which to change. Don't retry before that. Metadata: `setting`.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
+"""INVALID_ARGUMENT. Another request had this `request_id` within the last
+day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+new request, and repeat it only together with the very same request.
+"""
+ERROR_REASON_PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION. The password is right, but an operator decided that
+it has to be changed, so nobody is logged in. Don't retry; ask the user to
+set a new password, with RequestPasswordReset and ResetPassword.
+"""
+ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+disabled user. For operators only. Don't retry before EnableUser.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

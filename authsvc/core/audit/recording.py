@@ -33,6 +33,9 @@ class AuditType(StrEnum):
     USER_CREATE = "user.create"
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
+    USER_ROLES_SET = "user.roles_set"
+    USER_UNLOCK = "user.unlock"
+    PASSWORD_CHANGE_REQUIRE = "user.password_change_require"  # noqa: S105 - an event's name
     SESSION_CREATE = "session.create"
     IMPERSONATE = "session.impersonate"
     REVOKE_ALL = "session.revoke_all"
