@@ -19,6 +19,7 @@ from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import Deliverer
@@ -65,6 +66,7 @@ class Parts:
     clock: Clock
     doorbell: Doorbell
     revocation_reader: RevocationReader
+    definitions: Definitions
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -99,7 +101,9 @@ async def open_parts(
                 http=http,
             )
             try:
-                yield build.parts()
+                parts = build.parts()
+                await parts.definitions.refresh()
+                yield parts
             finally:
                 await build.doorbell.close()
     finally:
@@ -151,6 +155,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             attempts=self.attempts,
@@ -194,6 +199,8 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             account_listing=AccountListing(self.database),
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,

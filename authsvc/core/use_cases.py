@@ -22,6 +22,7 @@ from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.policies import Policies
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -30,6 +31,7 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -93,6 +95,8 @@ class UseCases:
     api_keys: ApiKeys
     api_key_validation: ApiKeyValidation
     rate_limiter: RateLimiter
+    policies: Policies
+    role_definitions: RoleDefinitions
 
     # Operation
     account_listing: AccountListing

@@ -1,7 +1,7 @@
 """Owns the domain value of a session, and the reasons for which one is revoked."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from authsvc.models.calls import ClientContext
@@ -28,7 +28,8 @@ class Session:
 
     `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
     are those of the user when the row was read. `other_ip` is an address of the other family than
-    the client's, from which the user had logged in on the same device.
+    the client's, from which the user had logged in on the same device. `idle_lifetime` is how long
+    it lasts without being used, if the user's roles said so when it was opened.
     """
 
     session_id: SessionId
@@ -47,6 +48,7 @@ class Session:
     user_status: UserStatus
     user_roles: tuple[str, ...]
     other_ip: str | None = None
+    idle_lifetime: timedelta | None = None
 
     def end_reason(self) -> InactiveReason | None:
         """Return why the session is over before its time; None if it isn't."""

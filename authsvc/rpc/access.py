@@ -82,6 +82,14 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, long_lived=True),
         "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
         "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, long_lived=True),
+        "/authsvc.v1.AdminService/PutPolicy": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DeletePolicy": Access(_ADMIN),
+        "/authsvc.v1.AdminService/PutPolicyOverride": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DeletePolicyOverride": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ListPolicyOverrides": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/PutRole": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ListRoles": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/DeleteRole": Access(_ADMIN),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(
@@ -98,7 +106,7 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.RateLimitService/GetRateLimit": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.RateLimitService/RefundRateLimit": Access(_APP),
         "/authsvc.v1.RateLimitService/ResetRateLimit": Access(_APP),
-        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE, read_only=True),
+        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE | _ADMIN, read_only=True),
         "/grpc.health.v1.Health/Check": Access(any_certificate=True, read_only=True),
         "/grpc.health.v1.Health/List": Access(any_certificate=True, read_only=True),
         "/grpc.health.v1.Health/Watch": Access(

@@ -18,6 +18,7 @@ class Channel(StrEnum):
 
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
+    DEFINITIONS = "authsvc_definitions"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

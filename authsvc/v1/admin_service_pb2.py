@@ -22,10 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from authsvc.v1 import rate_limit_service_pb2 as authsvc_dot_v1_dot_rate__limit__service__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a#authsvc/v1/rate_limit_service.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xe4\x01\n\x0ePolicyOverride\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12*\n\x06\x65\x66\x66\x65\x63t\x18\x03 \x01(\x0e\x32\x1a.authsvc.v1.OverrideEffect\x12\x10\n\x08requests\x18\x04 \x01(\x03\x12)\n\x06window\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x06 \x01(\x03\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04note\x18\x08 \x01(\t\"6\n\x10PutPolicyRequest\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Policy\"H\n\x11PutPolicyResponse\x12\"\n\x06policy\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Policy\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"#\n\x13\x44\x65letePolicyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65letePolicyResponse\"H\n\x18PutPolicyOverrideRequest\x12,\n\x08override\x18\x01 \x01(\x0b\x32\x1a.authsvc.v1.PolicyOverride\"I\n\x19PutPolicyOverrideResponse\x12,\n\x08override\x18\x01 \x01(\x0b\x32\x1a.authsvc.v1.PolicyOverride\":\n\x1b\x44\x65letePolicyOverrideRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x1e\n\x1c\x44\x65letePolicyOverrideResponse\"S\n\x1aListPolicyOverridesRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"e\n\x1bListPolicyOverridesResponse\x12-\n\toverrides\x18\x01 \x03(\x0b\x32\x1a.authsvc.v1.PolicyOverride\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x02\n\x08UserRole\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bpermissions\x18\x02 \x03(\t\x12\x1e\n\x16requires_second_factor\x18\x03 \x01(\x08\x12\x30\n\ridle_lifetime\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11\x61\x62solute_lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x38\n\x15\x61\x63\x63\x65ss_token_lifetime\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\ndefined_in\x18\x07 \x01(\x0e\x32\x15.authsvc.v1.DefinedIn\"4\n\x0ePutRoleRequest\x12\"\n\x04role\x18\x01 \x01(\x0b\x32\x14.authsvc.v1.UserRole\"F\n\x0fPutRoleResponse\x12\"\n\x04role\x18\x01 \x01(\x0b\x32\x14.authsvc.v1.UserRole\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"9\n\x10ListRolesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x11ListRolesResponse\x12#\n\x05roles\x18\x01 \x03(\x0b\x32\x14.authsvc.v1.UserRole\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x11\x44\x65leteRoleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x12\x44\x65leteRoleResponse\x12\x12\n\nuser_count\x18\x01 \x01(\x03*\x83\x01\n\x0eOverrideEffect\x12\x1f\n\x1bOVERRIDE_EFFECT_UNSPECIFIED\x10\x00\x12\x19\n\x15OVERRIDE_EFFECT_ALLOW\x10\x01\x12\x18\n\x14OVERRIDE_EFFECT_DENY\x10\x02\x12\x1b\n\x17OVERRIDE_EFFECT_NUMBERS\x10\x03\x32\xa6\x06\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x12M\n\tPutPolicy\x12\x1c.authsvc.v1.PutPolicyRequest\x1a\x1d.authsvc.v1.PutPolicyResponse\"\x03\x90\x02\x02\x12Q\n\x0c\x44\x65letePolicy\x12\x1f.authsvc.v1.DeletePolicyRequest\x1a .authsvc.v1.DeletePolicyResponse\x12\x65\n\x11PutPolicyOverride\x12$.authsvc.v1.PutPolicyOverrideRequest\x1a%.authsvc.v1.PutPolicyOverrideResponse\"\x03\x90\x02\x02\x12i\n\x14\x44\x65letePolicyOverride\x12\'.authsvc.v1.DeletePolicyOverrideRequest\x1a(.authsvc.v1.DeletePolicyOverrideResponse\x12k\n\x13ListPolicyOverrides\x12&.authsvc.v1.ListPolicyOverridesRequest\x1a\'.authsvc.v1.ListPolicyOverridesResponse\"\x03\x90\x02\x01\x12G\n\x07PutRole\x12\x1a.authsvc.v1.PutRoleRequest\x1a\x1b.authsvc.v1.PutRoleResponse\"\x03\x90\x02\x02\x12M\n\tListRoles\x12\x1c.authsvc.v1.ListRolesRequest\x1a\x1d.authsvc.v1.ListRolesResponse\"\x03\x90\x02\x01\x12K\n\nDeleteRole\x12\x1d.authsvc.v1.DeleteRoleRequest\x1a\x1e.authsvc.v1.DeleteRoleResponseBR\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +41,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\310\347\030\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=73
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=205
-  _globals['_FIREBASESCRYPT']._serialized_start=207
-  _globals['_FIREBASESCRYPT']._serialized_end=321
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=324
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=459
-  _globals['_IMPORTFAILURE']._serialized_start=461
-  _globals['_IMPORTFAILURE']._serialized_end=526
-  _globals['_ADMINSERVICE']._serialized_start=528
-  _globals['_ADMINSERVICE']._serialized_end=624
+  _globals['_ADMINSERVICE'].methods_by_name['PutPolicy']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['PutPolicy']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['PutPolicyOverride']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['PutPolicyOverride']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListPolicyOverrides']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListPolicyOverrides']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['PutRole']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['PutRole']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListRoles']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListRoles']._serialized_options = b'\220\002\001'
+  _globals['_OVERRIDEEFFECT']._serialized_start=2137
+  _globals['_OVERRIDEEFFECT']._serialized_end=2268
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=200
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=332
+  _globals['_FIREBASESCRYPT']._serialized_start=334
+  _globals['_FIREBASESCRYPT']._serialized_end=448
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=451
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=586
+  _globals['_IMPORTFAILURE']._serialized_start=588
+  _globals['_IMPORTFAILURE']._serialized_end=653
+  _globals['_POLICYOVERRIDE']._serialized_start=656
+  _globals['_POLICYOVERRIDE']._serialized_end=884
+  _globals['_PUTPOLICYREQUEST']._serialized_start=886
+  _globals['_PUTPOLICYREQUEST']._serialized_end=940
+  _globals['_PUTPOLICYRESPONSE']._serialized_start=942
+  _globals['_PUTPOLICYRESPONSE']._serialized_end=1014
+  _globals['_DELETEPOLICYREQUEST']._serialized_start=1016
+  _globals['_DELETEPOLICYREQUEST']._serialized_end=1051
+  _globals['_DELETEPOLICYRESPONSE']._serialized_start=1053
+  _globals['_DELETEPOLICYRESPONSE']._serialized_end=1075
+  _globals['_PUTPOLICYOVERRIDEREQUEST']._serialized_start=1077
+  _globals['_PUTPOLICYOVERRIDEREQUEST']._serialized_end=1149
+  _globals['_PUTPOLICYOVERRIDERESPONSE']._serialized_start=1151
+  _globals['_PUTPOLICYOVERRIDERESPONSE']._serialized_end=1224
+  _globals['_DELETEPOLICYOVERRIDEREQUEST']._serialized_start=1226
+  _globals['_DELETEPOLICYOVERRIDEREQUEST']._serialized_end=1284
+  _globals['_DELETEPOLICYOVERRIDERESPONSE']._serialized_start=1286
+  _globals['_DELETEPOLICYOVERRIDERESPONSE']._serialized_end=1316
+  _globals['_LISTPOLICYOVERRIDESREQUEST']._serialized_start=1318
+  _globals['_LISTPOLICYOVERRIDESREQUEST']._serialized_end=1401
+  _globals['_LISTPOLICYOVERRIDESRESPONSE']._serialized_start=1403
+  _globals['_LISTPOLICYOVERRIDESRESPONSE']._serialized_end=1504
+  _globals['_USERROLE']._serialized_start=1507
+  _globals['_USERROLE']._serialized_end=1789
+  _globals['_PUTROLEREQUEST']._serialized_start=1791
+  _globals['_PUTROLEREQUEST']._serialized_end=1843
+  _globals['_PUTROLERESPONSE']._serialized_start=1845
+  _globals['_PUTROLERESPONSE']._serialized_end=1915
+  _globals['_LISTROLESREQUEST']._serialized_start=1917
+  _globals['_LISTROLESREQUEST']._serialized_end=1974
+  _globals['_LISTROLESRESPONSE']._serialized_start=1976
+  _globals['_LISTROLESRESPONSE']._serialized_end=2057
+  _globals['_DELETEROLEREQUEST']._serialized_start=2059
+  _globals['_DELETEROLEREQUEST']._serialized_end=2092
+  _globals['_DELETEROLERESPONSE']._serialized_start=2094
+  _globals['_DELETEROLERESPONSE']._serialized_end=2134
+  _globals['_ADMINSERVICE']._serialized_start=2271
+  _globals['_ADMINSERVICE']._serialized_end=3077
 # @@protoc_insertion_point(module_scope)

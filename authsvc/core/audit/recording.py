@@ -68,6 +68,12 @@ class AuditType(StrEnum):
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    POLICY_PUT = "policy.put"
+    POLICY_DELETE = "policy.delete"
+    POLICY_OVERRIDE_PUT = "policy.override_put"
+    POLICY_OVERRIDE_DELETE = "policy.override_delete"
+    ROLE_PUT = "role.put"
+    ROLE_DELETE = "role.delete"
 
 
 @dataclass(frozen=True, slots=True)

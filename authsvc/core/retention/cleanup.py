@@ -13,7 +13,15 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.store import (
+    challenges,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    policies,
+    rate_limits,
+    retention,
+)
 from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -71,6 +79,7 @@ class Retention:
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
             "rate_limits": (_delete_idle_limits, now),
+            "policy_overrides": (policies.delete_expired, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }

@@ -23,8 +23,8 @@ CREATE TABLE policies (
     update_time  timestamptz NOT NULL
 );
 
--- What holds for one key in place of the policy's numbers, whether the policy is in here or in the
--- settings.
+-- What holds for one key in place of the policy's numbers, wherever the policy is defined. A window
+-- of 1 is the policy's own.
 CREATE TABLE policy_overrides (
     policy       text COLLATE "C" NOT NULL,
     key          text COLLATE "C" NOT NULL,
@@ -32,7 +32,7 @@ CREATE TABLE policy_overrides (
     requests     bigint NOT NULL CHECK (requests >= 0),
     window_us    bigint NOT NULL CHECK (window_us > 0),
     burst        bigint NOT NULL CHECK (burst >= 0),
-    -- Infinity: until it is deleted.
+    -- The end of the year 9999: until it is deleted.
     expire_time  timestamptz NOT NULL,
     note         text NOT NULL,
     update_time  timestamptz NOT NULL,
@@ -44,14 +44,15 @@ CREATE TABLE roles (
     name                    text COLLATE "C" PRIMARY KEY,
     permissions             text[] NOT NULL,
     requires_second_factor  boolean NOT NULL,
-    -- NULL: as for users without the role.
+    -- At most; NULL: as the settings say.
     idle_lifetime           interval,
     absolute_lifetime       interval,
     access_lifetime         interval,
     update_time             timestamptz NOT NULL
 );
 
--- How long the session lasts without being used; NULL: as the settings say.
+-- How long the session lasts without being used, if that is shorter than the settings say. It has
+-- no days, which may have 23 hours.
 ALTER TABLE sessions ADD COLUMN idle_lifetime interval;
 
 -- Decides on `count` equal charges at `now_us`, takes as many as fit, and returns the new state.
