@@ -1,6 +1,6 @@
 """Owns the rows of policies that are defined at run time, and of overrides for keys."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from authsvc.models.definitions import DefinedIn
@@ -10,7 +10,6 @@ from authsvc.store.postgres.connector import Connection
 _MICROSECOND = timedelta(microseconds=1)
 # Where there is no window: nothing is counted, or the policy's own holds.
 _NO_WINDOW = _MICROSECOND
-_NEVER = datetime.max.replace(tzinfo=UTC)
 
 _PUT = """
 INSERT INTO policies (name, algorithm, requests, window_us, burst, durable, unlimited, shadow,
@@ -90,7 +89,7 @@ async def put_override(connection: Connection, override: Override, now: datetime
         override.requests,
         (override.window or _NO_WINDOW) // _MICROSECOND,
         override.burst,
-        override.expire_time or _NEVER,
+        override.expire_time,
         override.note,
         now,
     )
@@ -114,7 +113,8 @@ async def delete_overrides(connection: Connection, policy: str) -> None:
 
 _COUNT = """
 SELECT (SELECT count(*) FROM policies) AS policies,
-    (SELECT count(*) FROM policy_overrides WHERE expire_time > $1) AS overrides
+    (SELECT count(*) FROM policy_overrides
+        WHERE expire_time IS NULL OR expire_time > $1) AS overrides
 """
 
 
@@ -128,7 +128,8 @@ async def count(connection: Connection, now: datetime) -> tuple[int, int]:
 _LIST_OVERRIDES = """
 SELECT policy, key, effect, requests, window_us, burst, expire_time, note
 FROM policy_overrides
-WHERE (policy, key) > ($1, $2) AND expire_time > $3 AND ($4::text IS NULL OR policy = $4)
+WHERE (policy, key) > ($1, $2) AND (expire_time IS NULL OR expire_time > $3)
+    AND ($4::text IS NULL OR policy = $4)
 ORDER BY policy, key LIMIT $5
 """
 
@@ -167,6 +168,6 @@ def _override(row: Any) -> Override:
         requests=row["requests"],
         window=None if window == _NO_WINDOW else window,
         burst=row["burst"],
-        expire_time=None if row["expire_time"] == _NEVER else row["expire_time"],
+        expire_time=row["expire_time"],
         note=row["note"],
     )

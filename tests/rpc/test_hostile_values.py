@@ -31,7 +31,14 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    code_requests,
+    definition_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -79,6 +86,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -217,6 +225,7 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,

@@ -32,8 +32,8 @@ CREATE TABLE policy_overrides (
     requests     bigint NOT NULL CHECK (requests >= 0),
     window_us    bigint NOT NULL CHECK (window_us > 0),
     burst        bigint NOT NULL CHECK (burst >= 0),
-    -- The end of the year 9999: until it is deleted.
-    expire_time  timestamptz NOT NULL,
+    -- NULL: it holds until it is deleted.
+    expire_time  timestamptz,
     note         text NOT NULL,
     update_time  timestamptz NOT NULL,
     PRIMARY KEY (policy, key)
