@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -115,6 +116,7 @@ class Application:
         self._parts = parts = await self._stack.enter_async_context(
             open_parts(self._settings, self._clock)
         )
+        await parts.use.key_usage.check()
         await parts.use.signing_keys.load()
         await parts.hasher.choose_library()
         metrics = Metrics()
@@ -127,7 +129,7 @@ class Application:
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
-            authenticate_bearer=parts.use.token_validation.bearer,
+            authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
         )

@@ -21,6 +21,7 @@ from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
@@ -29,7 +30,8 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -38,6 +40,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -65,8 +68,8 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
-    revocation_reader: RevocationReader
     definitions: Definitions
+    revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -178,6 +181,9 @@ class _Build(AccountBuild):
             session_refresh=self.session_refresh,
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
+            session_cookies=self.session_cookies,
+            bulk_session_ending=self.bulk_session_ending,
+            impersonation=self.impersonation,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -208,6 +214,8 @@ class _Build(AccountBuild):
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            resealing=Resealing(self.database, self.keyring, self.clock),
+            key_usage=self.key_usage,
         )
 
     @cached_property
@@ -262,6 +270,15 @@ class _Build(AccountBuild):
             settings=self.settings.retention,
             sessions=self.settings.sessions,
             clock=self.clock,
+        )
+
+    @cached_property
+    def key_usage(self) -> KeyUsage:
+        return KeyUsage(
+            database=self.database,
+            keyring=self.keyring,
+            pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
+            missing_keys=self.settings.encryption.missing_keys,
         )
 
     @cached_property

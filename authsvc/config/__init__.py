@@ -3,9 +3,11 @@
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -33,9 +35,11 @@ __all__ = [
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
     "EmailSettings",
+    "EncryptionSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",

@@ -8,6 +8,7 @@ from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
@@ -38,6 +39,7 @@ class Settings(Section):
     )
     database: DatabaseSettings
     secrets: SecretSettings
+    encryption: EncryptionSettings = EncryptionSettings()
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
     emails: EmailSettings = EmailSettings()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
 from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
@@ -32,6 +33,10 @@ from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.roles.role_definitions import RoleDefinitions
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -66,6 +71,9 @@ class UseCases:
     session_refresh: SessionRefresh
     session_ending: SessionEnding
     session_listing: SessionListing
+    session_cookies: SessionCookies
+    bulk_session_ending: BulkSessionEnding
+    impersonation: Impersonation
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens
@@ -106,3 +114,5 @@ class UseCases:
     user_export: UserExport
     retention: Retention
     unverified_accounts: UnverifiedAccounts
+    resealing: Resealing
+    key_usage: KeyUsage

@@ -125,7 +125,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Detail: google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
-    """NOT_FOUND. The user has no API key with this id. Don't retry."""
+    """NOT_FOUND. The user has no API key with this id, or there is no signing
+    key with this id. Don't retry.
+    """
     ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
     """NOT_FOUND. The user has no factor with this id. Don't retry."""
     ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
@@ -167,6 +169,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OVERRIDE_NOT_FOUND: _ErrorReason.ValueType  # 39
     """NOT_FOUND. The key has no override of this policy. Don't retry."""
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 60
+    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+    the call is not one for an impersonated session: it would change how the
+    user logs in, or export or delete the account. Don't retry.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -281,7 +288,9 @@ ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
 Detail: google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
-"""NOT_FOUND. The user has no API key with this id. Don't retry."""
+"""NOT_FOUND. The user has no API key with this id, or there is no signing
+key with this id. Don't retry.
+"""
 ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
 """NOT_FOUND. The user has no factor with this id. Don't retry."""
 ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
@@ -323,4 +332,9 @@ ERROR_REASON_ROLE_NOT_FOUND: ErrorReason.ValueType  # 38
 """
 ERROR_REASON_OVERRIDE_NOT_FOUND: ErrorReason.ValueType  # 39
 """NOT_FOUND. The key has no override of this policy. Don't retry."""
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 60
+"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+the call is not one for an impersonated session: it would change how the
+user logs in, or export or delete the account. Don't retry.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -89,6 +89,7 @@ class AccessTokens:
         lifetime = capped(
             self._permissions.lifetimes(session.user_roles).access_token, self._lifetime
         )
+        impersonator = session.impersonator
         token = self.sign(
             {
                 "sub": str(session.user_id),
@@ -98,6 +99,7 @@ class AccessTokens:
                 "scope": " ".join(permissions),
                 "amr": list(session.authentication_methods),
                 "auth_time": int(session.authentication_time.timestamp()),
+                **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
             min(self._clock.now() + lifetime, session.absolute_expire_time),

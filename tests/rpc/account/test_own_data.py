@@ -43,7 +43,7 @@ UNREAD = {
     "users": {"password_hash", "pepper_id"},
     "devices": {"device_hash", "user_id"},
     "sessions": {"token_hash", "csrf_hash", "user_id"},
-    "recovery_codes": {"code_hash", "user_id"},
+    "recovery_codes": {"code_hash", "key_id", "user_id"},
     "oauth_states": {"state_hash", "sealed_verifier"},
     "factors": {"sealed_seed", "public_key", "credential_id", "user_id"},
     # The networks are those of whoever tried the code.
