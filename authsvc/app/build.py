@@ -18,6 +18,7 @@ from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
@@ -71,6 +72,7 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
+    definitions: Definitions
     revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
@@ -108,7 +110,9 @@ async def open_parts(
                 http=http,
             )
             try:
-                yield build.parts()
+                parts = build.parts()
+                await parts.definitions.refresh()
+                yield parts
             finally:
                 await build.doorbell.close()
     finally:
@@ -160,6 +164,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             attempts=self.attempts,
@@ -214,6 +219,8 @@ class _Build(AccountBuild):
             screening=self.screening,
             ip_blocking=self.ip_blocking,
             account_listing=self.account_listing,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,

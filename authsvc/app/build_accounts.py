@@ -145,7 +145,7 @@ class AccountBuild(LoginBuild):
     def factors(self) -> Factors:
         return Factors(
             database=self.database,
-            settings=self.settings.second_factors,
+            permissions=self.permissions,
             recent_login=self.recent_login,
             recovery_codes=self.recovery_codes,
             changes=self.factor_changes,

@@ -141,8 +141,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     in. Add another way to log in first; don't retry before that.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 27
-    """FAILED_PRECONDITION. The user has the maximum number of these. Remove one
-    first; don't retry before that. Metadata: `limit`.
+    """FAILED_PRECONDITION. The user, or the service, has the maximum number of
+    these. Remove one first; don't retry before that. Metadata: `limit`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
     """UNAVAILABLE. The provider did not answer in time or gave an invalid
@@ -159,6 +159,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_DEFINED_IN_SETTINGS: _ErrorReason.ValueType  # 45
+    """FAILED_PRECONDITION. The settings define a policy or role of this name, and
+    they win: it can only be changed there. Don't retry. Metadata: `name`.
+    """
+    ERROR_REASON_ROLE_NOT_FOUND: _ErrorReason.ValueType  # 46
+    """NOT_FOUND. No role has this name; see ListRoles. Don't retry. Metadata:
+    `role`.
+    """
+    ERROR_REASON_OVERRIDE_NOT_FOUND: _ErrorReason.ValueType  # 47
+    """NOT_FOUND. The key has no override of this policy. Don't retry."""
     ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 41
     """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
     operator, or by the service for a while because too many requests from
@@ -323,8 +333,8 @@ ERROR_REASON_LAST_CREDENTIAL: ErrorReason.ValueType  # 26
 in. Add another way to log in first; don't retry before that.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
-"""FAILED_PRECONDITION. The user has the maximum number of these. Remove one
-first; don't retry before that. Metadata: `limit`.
+"""FAILED_PRECONDITION. The user, or the service, has the maximum number of
+these. Remove one first; don't retry before that. Metadata: `limit`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
 """UNAVAILABLE. The provider did not answer in time or gave an invalid
@@ -341,6 +351,16 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
 """
+ERROR_REASON_DEFINED_IN_SETTINGS: ErrorReason.ValueType  # 45
+"""FAILED_PRECONDITION. The settings define a policy or role of this name, and
+they win: it can only be changed there. Don't retry. Metadata: `name`.
+"""
+ERROR_REASON_ROLE_NOT_FOUND: ErrorReason.ValueType  # 46
+"""NOT_FOUND. No role has this name; see ListRoles. Don't retry. Metadata:
+`role`.
+"""
+ERROR_REASON_OVERRIDE_NOT_FOUND: ErrorReason.ValueType  # 47
+"""NOT_FOUND. The key has no override of this policy. Don't retry."""
 ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 41
 """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
 operator, or by the service for a while because too many requests from

@@ -35,6 +35,7 @@ from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.support import (
     admin_requests,
     code_requests,
+    definition_requests,
     factor_requests,
     hostile,
     oauth_requests,
@@ -88,6 +89,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -272,6 +274,7 @@ async def _rotated_key(service: Service, _: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,

@@ -139,10 +139,11 @@ class Service:
             database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
         )
         await keys.load()
+        self.permissions = Permissions({"user": ("read",)}, self.factor_settings.required_for_roles)
         self.access_tokens = AccessTokens(
             keys=keys,
             settings=tokens,
-            permissions=Permissions({"user": ("read",)}),
+            permissions=self.permissions,
             clock=self.clock,
         )
         self.sessions = build_sessions(
@@ -152,6 +153,7 @@ class Service:
             ring=KEYRING,
             settings=SessionSettings(max_per_user=1_000),
             tokens=tokens,
+            permissions=self.permissions,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         brute_force = BruteForce(self.database, self.limits, KEYRING)
@@ -188,7 +190,11 @@ class Service:
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(
-            settings=self.factor_settings, totp=self.totp, passkeys=self.passkeys, clock=self.clock
+            settings=self.factor_settings,
+            permissions=self.permissions,
+            totp=self.totp,
+            passkeys=self.passkeys,
+            clock=self.clock,
         )
         self.completion = LoginCompletion(
             sessions=self.sessions.opening,

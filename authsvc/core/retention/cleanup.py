@@ -20,6 +20,7 @@ from authsvc.store import (
     oauth_states,
     one_time_codes,
     outbox,
+    policies,
     rate_limits,
     request_receipts,
     retention,
@@ -85,6 +86,7 @@ class Retention:
             "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
             "rate_limits": (_delete_idle_limits, now),
+            "policy_overrides": (policies.delete_expired, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }
