@@ -24,6 +24,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
@@ -73,6 +74,7 @@ class Parts:
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -159,6 +161,7 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
