@@ -26,7 +26,9 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
-from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention import addresses, unverified_accounts
+from authsvc.core.retention.addresses import AddressTruncation
+from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.revocations.reader import RevocationReader
@@ -275,9 +277,21 @@ class _Build(AccountBuild):
 
     @cached_property
     def retention(self) -> Retention:
+        truncation = AddressTruncation(
+            database=self.database,
+            settings=self.settings.retention,
+            sessions=self.settings.sessions,
+            clock=self.clock,
+        )
         return Retention(
             database=self.database,
             settings=self.settings.retention,
             clock=self.clock,
-            others={"unverified_accounts": self.unverified_accounts.remove},
+            others={
+                unverified_accounts.KIND: Step(
+                    self.unverified_accounts.remove, self.unverified_accounts.plan
+                ),
+                addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
+                addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
+            },
         )

@@ -14,6 +14,7 @@ from authsvc.cli.dev import dev
 from authsvc.cli.groups import Commands
 from authsvc.cli.health import health
 from authsvc.cli.migrate import migrate
+from authsvc.cli.retention import app as retention_app
 from authsvc.cli.serve import serve
 from authsvc.config import LogSettings
 
@@ -60,6 +61,7 @@ app.add_typer(ratelimit.app, name="ratelimit")
 app.add_typer(audit.app, name="audit")
 app.add_typer(passwords.app, name="passwords")
 app.add_typer(messages.app, name="messages")
+app.add_typer(retention_app, name="retention")
 
 
 def main() -> None:
