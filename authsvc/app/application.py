@@ -286,6 +286,22 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
     )
+    if (breached := parts.breached_passwords) is not None:
+        metrics.add_gauge(
+            "authsvc_breached_password_requests",
+            "Requests to the service of breached passwords since the start.",
+            lambda: float(breached.requests),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_password_failures",
+            "Requests of these that had no valid answer in time.",
+            lambda: float(breached.failures),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_passwords_refused",
+            "New passwords refused since the start because they were breached.",
+            lambda: float(breached.refusals),
+        )
 
 
 def _measure_reload(reload: Reload, metrics: Metrics) -> None:

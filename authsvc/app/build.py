@@ -27,8 +27,11 @@ from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
-from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention import addresses, unverified_accounts
+from authsvc.core.retention.addresses import AddressTruncation
+from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
@@ -82,6 +85,7 @@ class Parts:
     passkeys: Passkeys
     block_list: BlockList
     violations: Violations
+    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -173,6 +177,7 @@ class _Build(AccountBuild):
             passkeys=self.passkeys,
             block_list=self.block_list,
             violations=self.violations,
+            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
@@ -319,9 +324,21 @@ class _Build(AccountBuild):
 
     @cached_property
     def retention(self) -> Retention:
+        truncation = AddressTruncation(
+            database=self.database,
+            settings=self.settings.retention,
+            sessions=self.settings.sessions,
+            clock=self.clock,
+        )
         return Retention(
             database=self.database,
             settings=self.settings.retention,
             clock=self.clock,
-            others={"unverified_accounts": self.unverified_accounts.remove},
+            others={
+                unverified_accounts.KIND: Step(
+                    self.unverified_accounts.remove, self.unverified_accounts.plan
+                ),
+                addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
+                addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
+            },
         )

@@ -22,6 +22,8 @@ from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
@@ -42,6 +44,8 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
+from authsvc.outbound.breached_passwords import open_ranges
+from authsvc.outbound.proxy import proxy_rules
 from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
@@ -314,8 +318,15 @@ class BaseBuild:
         return RecentLogin(self.settings.second_factors.recent_login, self.clock)
 
     @cached_property
-    def password_policy(self) -> PasswordPolicy:
-        return PasswordPolicy(self.settings.passwords.preset)
+    def password_acceptance(self) -> PasswordAcceptance:
+        policy = PasswordPolicy(self.settings.passwords.preset)
+        return PasswordAcceptance(policy, self.hasher, self.breached_passwords)
+
+    @cached_property
+    def breached_passwords(self) -> BreachedPasswords | None:
+        settings = self.settings.passwords.breached
+        ranges = open_ranges(settings, self.http, proxy_rules(self.settings.outbound))
+        return None if ranges is None else BreachedPasswords(ranges, settings, self.clock)
 
     # API keys
 

@@ -145,9 +145,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     these. Remove one first; don't retry before that. Metadata: `limit`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
-    """UNAVAILABLE. The provider did not answer in time or gave an invalid
-    answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
-    beginning after the delay.
+    """UNAVAILABLE. The identity provider, or the service of breached passwords,
+    did not answer in time or gave an invalid answer. Detail:
+    google.rpc.RetryInfo. Don't retry a login; start again from the beginning
+    after the delay. A new password may be sent again then.
     """
     ERROR_REASON_SERVICE_STOPPING: _ErrorReason.ValueType  # 29
     """UNAVAILABLE. This replica is shutting down; the call did not take effect,
@@ -337,9 +338,10 @@ ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
 these. Remove one first; don't retry before that. Metadata: `limit`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
-"""UNAVAILABLE. The provider did not answer in time or gave an invalid
-answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
-beginning after the delay.
+"""UNAVAILABLE. The identity provider, or the service of breached passwords,
+did not answer in time or gave an invalid answer. Detail:
+google.rpc.RetryInfo. Don't retry a login; start again from the beginning
+after the delay. A new password may be sent again then.
 """
 ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
 """UNAVAILABLE. This replica is shutting down; the call did not take effect,
