@@ -35,7 +35,7 @@ def _refusal(jwk: object) -> str:
 def test_canonical_form_has_only_required_members_in_order(name: str) -> None:
     key = _KEYS[name]
     dressed = {"use": "enc", "key_ops": [], "ext": True, "kid": "x", "alg": "ECDH-ES"} | dict(
-        reversed(key.items())
+        reversed(list(key.items()))
     )
     parsed = parse_jwk(json.dumps(dressed, indent=2), "public_jwk").text
     assert parsed == json.dumps(key, sort_keys=True, separators=(",", ":"))
@@ -103,7 +103,7 @@ def test_rsa_modulus_has_2048_to_4096_bits(bits: int) -> None:
 def test_rsa_modulus_of_2048_and_4096_bits_is_accepted() -> None:
     for bits in (2_048, 4_096):
         n = b64(((1 << (bits - 1)) | 1).to_bytes(bits // 8))
-        assert parse_jwk(json.dumps({**rsa_key(), "n": n}), "public_jwk")
+        assert n in parse_jwk(json.dumps({**rsa_key(), "n": n}), "public_jwk").text
 
 
 def test_rsa_key_has_one_form_and_one_exponent() -> None:
