@@ -68,7 +68,7 @@ class AuditType(StrEnum):
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     SESSION_KEY_ISSUE = "session_key.issue"
-    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
+    TURN_CREDENTIALS_CREATE = "turn_credentials.create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
