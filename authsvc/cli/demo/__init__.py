@@ -24,6 +24,7 @@ _CHAPTERS = (
     "service_tokens",
     "account",
     "importing",
+    "screening",
 )  # fmt: skip
 
 
