@@ -30,6 +30,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)

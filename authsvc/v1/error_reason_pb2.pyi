@@ -165,10 +165,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
     until an operator lifts it. Don't retry before that.
     """
-    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 60
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
     """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
     the call is not one for an impersonated session: it would change how the
     user logs in, or export or delete the account. Don't retry.
+    """
+    ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 38
+    """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+    Don't retry; the user has to log in again. Metadata: `cause`, which is
+    "CSRF_TOKEN" or the InactiveReason without its prefix.
+    """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. The service's settings don't provide for this; the
+    message says which to change. Don't retry before that. Metadata: `setting`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -324,9 +333,18 @@ operator, or by the service for a while because too many requests from
 there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
 until an operator lifts it. Don't retry before that.
 """
-ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 60
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
 """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
 the call is not one for an impersonated session: it would change how the
 user logs in, or export or delete the account. Don't retry.
+"""
+ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 38
+"""UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+Don't retry; the user has to log in again. Metadata: `cause`, which is
+"CSRF_TOKEN" or the InactiveReason without its prefix.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. The service's settings don't provide for this; the
+message says which to change. Don't retry before that. Metadata: `setting`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

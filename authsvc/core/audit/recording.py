@@ -64,12 +64,15 @@ class AuditType(StrEnum):
     IDENTITY_UNLINK = "identity.unlink"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
+    SESSION_KEY_ISSUE = "session_key.issue"
+    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    KEY_RESEAL = "key.reseal"
     IP_BLOCK = "ip.block"
     IP_UNBLOCK = "ip.unblock"
 
