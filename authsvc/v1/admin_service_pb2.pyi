@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from authsvc.v1 import common_pb2 as _common_pb2
+from authsvc.v1 import rate_limit_service_pb2 as _rate_limit_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -110,6 +111,34 @@ SIGNING_KEY_STATE_RETIRED: SigningKeyState.ValueType  # 3
 SIGNING_KEY_STATE_REVOKED: SigningKeyState.ValueType  # 4
 """Neither signs nor verifies."""
 Global___SigningKeyState: _TypeAlias = SigningKeyState  # noqa: Y015
+
+class _OverrideEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverrideEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverrideEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERRIDE_EFFECT_UNSPECIFIED: _OverrideEffect.ValueType  # 0
+    """Rejected."""
+    OVERRIDE_EFFECT_ALLOW: _OverrideEffect.ValueType  # 1
+    """Everything is allowed, and nothing is counted."""
+    OVERRIDE_EFFECT_DENY: _OverrideEffect.ValueType  # 2
+    """Nothing is allowed."""
+    OVERRIDE_EFFECT_NUMBERS: _OverrideEffect.ValueType  # 3
+    """The override's numbers hold."""
+
+class OverrideEffect(_OverrideEffect, metaclass=_OverrideEffectEnumTypeWrapper):
+    """What an override does."""
+
+OVERRIDE_EFFECT_UNSPECIFIED: OverrideEffect.ValueType  # 0
+"""Rejected."""
+OVERRIDE_EFFECT_ALLOW: OverrideEffect.ValueType  # 1
+"""Everything is allowed, and nothing is counted."""
+OVERRIDE_EFFECT_DENY: OverrideEffect.ValueType  # 2
+"""Nothing is allowed."""
+OVERRIDE_EFFECT_NUMBERS: OverrideEffect.ValueType  # 3
+"""The override's numbers hold."""
+Global___OverrideEffect: _TypeAlias = OverrideEffect  # noqa: Y015
 
 @_typing.final
 class ImportUsersRequest(_message.Message):
@@ -1455,6 +1484,521 @@ class RevokeSigningKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa: Y015
+
+@_typing.final
+class PolicyOverride(_message.Message):
+    """What holds for one key in place of its policy's numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy's name. Required."""
+    key: _builtins.str
+    """The key, 1 to 512 bytes without NUL. Required."""
+    effect: Global___OverrideEffect.ValueType
+    """What it does. Required."""
+    requests: _builtins.int
+    """With the effect NUMBERS, the amount allowed within a window, 1 to
+    1,000,000,000; otherwise 0.
+    """
+    burst: _builtins.int
+    """With the effect NUMBERS, the amount allowed within any one second, at most
+    1,000,000,000; 0 means no such limit. Otherwise 0.
+    """
+    note: _builtins.str
+    """Why, for operators; at most 256 bytes."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """With the effect NUMBERS, the window's length, 1 second to 366 days, in
+        whole microseconds; absent for the policy's, and otherwise.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; absent if it holds until it is deleted. Must be in the
+        future.
+        """
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        key: _builtins.str = ...,
+        effect: Global___OverrideEffect.ValueType = ...,
+        requests: _builtins.int = ...,
+        window: _duration_pb2.Duration | None = ...,
+        burst: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "effect", b"effect", "expire_time", b"expire_time", "key", b"key", "note", b"note", "policy", b"policy", "requests", b"requests", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyOverride: _TypeAlias = PolicyOverride  # noqa: Y015
+
+@_typing.final
+class PutPolicyRequest(_message.Message):
+    """A policy to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _rate_limit_service_pb2.Policy:
+        """The policy. Required; names that start with "authsvc." are reserved."""
+
+    def __init__(
+        self,
+        *,
+        policy: _rate_limit_service_pb2.Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyRequest: _TypeAlias = PutPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PutPolicyResponse(_message.Message):
+    """The stored policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """Whether there was none of this name."""
+    @_builtins.property
+    def policy(self) -> _rate_limit_service_pb2.Policy:
+        """The policy, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        policy: _rate_limit_service_pb2.Policy | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyResponse: _TypeAlias = PutPolicyResponse  # noqa: Y015
+
+@_typing.final
+class DeletePolicyRequest(_message.Message):
+    """A policy to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The policy's name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyRequest: _TypeAlias = DeletePolicyRequest  # noqa: Y015
+
+@_typing.final
+class DeletePolicyResponse(_message.Message):
+    """The policy is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyResponse: _TypeAlias = DeletePolicyResponse  # noqa: Y015
+
+@_typing.final
+class PutPolicyOverrideRequest(_message.Message):
+    """An override to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> Global___PolicyOverride:
+        """The override. Required."""
+
+    def __init__(
+        self,
+        *,
+        override: Global___PolicyOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyOverrideRequest: _TypeAlias = PutPolicyOverrideRequest  # noqa: Y015
+
+@_typing.final
+class PutPolicyOverrideResponse(_message.Message):
+    """The stored override."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> Global___PolicyOverride:
+        """The override, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        override: Global___PolicyOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyOverrideResponse: _TypeAlias = PutPolicyOverrideResponse  # noqa: Y015
+
+@_typing.final
+class DeletePolicyOverrideRequest(_message.Message):
+    """An override to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy's name. Required."""
+    key: _builtins.str
+    """The key, 1 to 512 bytes without NUL. Required."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyOverrideRequest: _TypeAlias = DeletePolicyOverrideRequest  # noqa: Y015
+
+@_typing.final
+class DeletePolicyOverrideResponse(_message.Message):
+    """The override is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyOverrideResponse: _TypeAlias = DeletePolicyOverrideResponse  # noqa: Y015
+
+@_typing.final
+class ListPolicyOverridesRequest(_message.Message):
+    """A request for overrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy whose overrides to list; empty for those of all policies."""
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyOverridesRequest: _TypeAlias = ListPolicyOverridesRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyOverridesResponse(_message.Message):
+    """A page of overrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyOverride]:
+        """The overrides in force, ordered by policy and key."""
+
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[Global___PolicyOverride] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyOverridesResponse: _TypeAlias = ListPolicyOverridesResponse  # noqa: Y015
+
+@_typing.final
+class UserRole(_message.Message):
+    """A role of users: what it grants, and what it demands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    REQUIRES_SECOND_FACTOR_FIELD_NUMBER: _builtins.int
+    IDLE_LIFETIME_FIELD_NUMBER: _builtins.int
+    ABSOLUTE_LIFETIME_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_LIFETIME_FIELD_NUMBER: _builtins.int
+    DEFINED_IN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The role's name: a lower-case letter and up to 31 of a-z, 0-9, "_", "-"."""
+    requires_second_factor: _builtins.bool
+    """Whether its users have to enroll a second factor, and give it at a login."""
+    defined_in: _common_pb2.DefinedIn.ValueType
+    """Where the role is defined; ignored in requests."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permissions that it grants, at most 64, each 1 to 64 printable ASCII
+        characters without blanks, quotation marks and backslashes.
+        """
+
+    @_builtins.property
+    def idle_lifetime(self) -> _duration_pb2.Duration:
+        """How long their sessions last at most without being used, 1 second to 36500
+        days; absent: as the settings say. The shortest of a user's roles and the
+        settings counts, here and below.
+        """
+
+    @_builtins.property
+    def absolute_lifetime(self) -> _duration_pb2.Duration:
+        """How long their sessions last at most, however much they are used; absent:
+        as the settings say.
+        """
+
+    @_builtins.property
+    def access_token_lifetime(self) -> _duration_pb2.Duration:
+        """How long their access tokens are valid at most; absent: as the settings
+        say.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        requires_second_factor: _builtins.bool = ...,
+        idle_lifetime: _duration_pb2.Duration | None = ...,
+        absolute_lifetime: _duration_pb2.Duration | None = ...,
+        access_token_lifetime: _duration_pb2.Duration | None = ...,
+        defined_in: _common_pb2.DefinedIn.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["absolute_lifetime", b"absolute_lifetime", "access_token_lifetime", b"access_token_lifetime", "idle_lifetime", b"idle_lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_lifetime", b"absolute_lifetime", "access_token_lifetime", b"access_token_lifetime", "defined_in", b"defined_in", "idle_lifetime", b"idle_lifetime", "name", b"name", "permissions", b"permissions", "requires_second_factor", b"requires_second_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserRole: _TypeAlias = UserRole  # noqa: Y015
+
+@_typing.final
+class PutRoleRequest(_message.Message):
+    """A role to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def role(self) -> Global___UserRole:
+        """The role. Required."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___UserRole | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRoleRequest: _TypeAlias = PutRoleRequest  # noqa: Y015
+
+@_typing.final
+class PutRoleResponse(_message.Message):
+    """The stored role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """Whether there was none of this name."""
+    @_builtins.property
+    def role(self) -> Global___UserRole:
+        """The role, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___UserRole | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRoleResponse: _TypeAlias = PutRoleResponse  # noqa: Y015
+
+@_typing.final
+class ListRolesRequest(_message.Message):
+    """A request for the roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesRequest: _TypeAlias = ListRolesRequest  # noqa: Y015
+
+@_typing.final
+class ListRolesResponse(_message.Message):
+    """A page of roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRole]:
+        """The roles, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[Global___UserRole] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesResponse: _TypeAlias = ListRolesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRoleRequest(_message.Message):
+    """A role to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The role's name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleRequest: _TypeAlias = DeleteRoleRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRoleResponse(_message.Message):
+    """The role is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_COUNT_FIELD_NUMBER: _builtins.int
+    user_count: _builtins.int
+    """How many users have its name."""
+    def __init__(
+        self,
+        *,
+        user_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_count", b"user_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleResponse: _TypeAlias = DeleteRoleResponse  # noqa: Y015
 
 @_typing.final
 class IpBlock(_message.Message):

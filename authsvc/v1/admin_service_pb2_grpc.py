@@ -140,6 +140,46 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
                 _registered_method=True)
+        self.PutPolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+                _registered_method=True)
+        self.PutPolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyOverrides = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListPolicyOverrides',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+                _registered_method=True)
+        self.PutRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListRoles',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeleteRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -372,6 +412,83 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutPolicy(self, request, context):
+        """Creates a rate-limit policy, or replaces all fields of the one of this
+        name. Every replica uses it within a second. What keys have used is kept,
+        unless `durable` changes. At most 1000 policies. Policies are listed by
+        RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+        DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicy(self, request, context):
+        """Deletes a rate-limit policy and its overrides. Checks that name it then
+        fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+        POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicyOverride(self, request, context):
+        """Sets what holds for one key in place of its policy's numbers, wherever the
+        policy is defined, or replaces all fields of such an override. Every
+        replica uses it within a second. What the key has used is kept. At most
+        10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+        LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicyOverride(self, request, context):
+        """Deletes an override: its policy's numbers hold for the key again. Roles:
+        admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyOverrides(self, request, context):
+        """Lists the overrides in force, ordered by policy and key. Roles: admin.
+        Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRole(self, request, context):
+        """Creates a role of users, or replaces all fields of the one of this name.
+        Every replica uses it within a second. Permissions that it loses are
+        missing from tokens at once, also from those issued before; those that it
+        gains are in new tokens only. A second factor is required at the next
+        login. Lifetimes of sessions hold for sessions opened from then on, those
+        of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+        FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRole(self, request, context):
+        """Deletes a role. Users who have it keep its name, which grants and demands
+        nothing; a role that is created later with this name is theirs. Roles:
+        admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -479,6 +596,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeSigningKey,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.SerializeToString,
+            ),
+            'PutPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.SerializeToString,
+            ),
+            'PutPolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.SerializeToString,
+            ),
+            'DeletePolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.SerializeToString,
+            ),
+            'ListPolicyOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyOverrides,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.SerializeToString,
+            ),
+            'PutRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'DeleteRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1049,6 +1206,222 @@ class AdminService(object):
             '/authsvc.v1.AdminService/RevokeSigningKey',
             authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListPolicyOverrides',
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutRole',
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListRoles',
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeleteRole',
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -175,6 +175,51 @@ class AdminServiceStub:
     the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
     FIELD_INVALID.
     """
+    PutPolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]
+    """Creates a rate-limit policy, or replaces all fields of the one of this
+    name. Every replica uses it within a second. What keys have used is kept,
+    unless `durable` changes. At most 1000 policies. Policies are listed by
+    RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+    DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    DeletePolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyRequest, _admin_service_pb2.DeletePolicyResponse]
+    """Deletes a rate-limit policy and its overrides. Checks that name it then
+    fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+    POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+    """
+    PutPolicyOverride: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyOverrideRequest, _admin_service_pb2.PutPolicyOverrideResponse]
+    """Sets what holds for one key in place of its policy's numbers, wherever the
+    policy is defined, or replaces all fields of such an override. Every
+    replica uses it within a second. What the key has used is kept. At most
+    10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+    LIMIT_REACHED.
+    """
+    DeletePolicyOverride: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyOverrideRequest, _admin_service_pb2.DeletePolicyOverrideResponse]
+    """Deletes an override: its policy's numbers hold for the key again. Roles:
+    admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+    """
+    ListPolicyOverrides: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListPolicyOverridesRequest, _admin_service_pb2.ListPolicyOverridesResponse]
+    """Lists the overrides in force, ordered by policy and key. Roles: admin.
+    Reasons: FIELD_INVALID.
+    """
+    PutRole: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutRoleRequest, _admin_service_pb2.PutRoleResponse]
+    """Creates a role of users, or replaces all fields of the one of this name.
+    Every replica uses it within a second. Permissions that it loses are
+    missing from tokens at once, also from those issued before; those that it
+    gains are in new tokens only. A second factor is required at the next
+    login. Lifetimes of sessions hold for sessions opened from then on, those
+    of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+    FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    ListRoles: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRolesRequest, _admin_service_pb2.ListRolesResponse]
+    """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+    FIELD_INVALID.
+    """
+    DeleteRole: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteRoleRequest, _admin_service_pb2.DeleteRoleResponse]
+    """Deletes a role. Users who have it keep its name, which grants and demands
+    nothing; a role that is created later with this name is theirs. Roles:
+    admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -322,6 +367,51 @@ class AdminServiceAsyncStub(AdminServiceStub):
     prepared key or a new one takes over. Can't be undone. Succeeds even if
     the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
     FIELD_INVALID.
+    """
+    PutPolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]  # type: ignore[assignment]
+    """Creates a rate-limit policy, or replaces all fields of the one of this
+    name. Every replica uses it within a second. What keys have used is kept,
+    unless `durable` changes. At most 1000 policies. Policies are listed by
+    RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+    DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    DeletePolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyRequest, _admin_service_pb2.DeletePolicyResponse]  # type: ignore[assignment]
+    """Deletes a rate-limit policy and its overrides. Checks that name it then
+    fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+    POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+    """
+    PutPolicyOverride: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyOverrideRequest, _admin_service_pb2.PutPolicyOverrideResponse]  # type: ignore[assignment]
+    """Sets what holds for one key in place of its policy's numbers, wherever the
+    policy is defined, or replaces all fields of such an override. Every
+    replica uses it within a second. What the key has used is kept. At most
+    10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+    LIMIT_REACHED.
+    """
+    DeletePolicyOverride: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyOverrideRequest, _admin_service_pb2.DeletePolicyOverrideResponse]  # type: ignore[assignment]
+    """Deletes an override: its policy's numbers hold for the key again. Roles:
+    admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+    """
+    ListPolicyOverrides: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListPolicyOverridesRequest, _admin_service_pb2.ListPolicyOverridesResponse]  # type: ignore[assignment]
+    """Lists the overrides in force, ordered by policy and key. Roles: admin.
+    Reasons: FIELD_INVALID.
+    """
+    PutRole: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutRoleRequest, _admin_service_pb2.PutRoleResponse]  # type: ignore[assignment]
+    """Creates a role of users, or replaces all fields of the one of this name.
+    Every replica uses it within a second. Permissions that it loses are
+    missing from tokens at once, also from those issued before; those that it
+    gains are in new tokens only. A second factor is required at the next
+    login. Lifetimes of sessions hold for sessions opened from then on, those
+    of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+    FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    ListRoles: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRolesRequest, _admin_service_pb2.ListRolesResponse]  # type: ignore[assignment]
+    """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+    FIELD_INVALID.
+    """
+    DeleteRole: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteRoleRequest, _admin_service_pb2.DeleteRoleResponse]  # type: ignore[assignment]
+    """Deletes a role. Users who have it keep its name, which grants and demands
+    nothing; a role that is created later with this name is theirs. Roles:
+    admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -593,6 +683,99 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         prepared key or a new one takes over. Can't be undone. Succeeds even if
         the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
         FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def PutPolicy(
+        self,
+        request: _admin_service_pb2.PutPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutPolicyResponse, _abc.Awaitable[_admin_service_pb2.PutPolicyResponse]]:
+        """Creates a rate-limit policy, or replaces all fields of the one of this
+        name. Every replica uses it within a second. What keys have used is kept,
+        unless `durable` changes. At most 1000 policies. Policies are listed by
+        RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+        DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePolicy(
+        self,
+        request: _admin_service_pb2.DeletePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeletePolicyResponse, _abc.Awaitable[_admin_service_pb2.DeletePolicyResponse]]:
+        """Deletes a rate-limit policy and its overrides. Checks that name it then
+        fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+        POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+        """
+
+    @_abc_1.abstractmethod
+    def PutPolicyOverride(
+        self,
+        request: _admin_service_pb2.PutPolicyOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutPolicyOverrideResponse, _abc.Awaitable[_admin_service_pb2.PutPolicyOverrideResponse]]:
+        """Sets what holds for one key in place of its policy's numbers, wherever the
+        policy is defined, or replaces all fields of such an override. Every
+        replica uses it within a second. What the key has used is kept. At most
+        10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+        LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePolicyOverride(
+        self,
+        request: _admin_service_pb2.DeletePolicyOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeletePolicyOverrideResponse, _abc.Awaitable[_admin_service_pb2.DeletePolicyOverrideResponse]]:
+        """Deletes an override: its policy's numbers hold for the key again. Roles:
+        admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicyOverrides(
+        self,
+        request: _admin_service_pb2.ListPolicyOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListPolicyOverridesResponse, _abc.Awaitable[_admin_service_pb2.ListPolicyOverridesResponse]]:
+        """Lists the overrides in force, ordered by policy and key. Roles: admin.
+        Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def PutRole(
+        self,
+        request: _admin_service_pb2.PutRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutRoleResponse, _abc.Awaitable[_admin_service_pb2.PutRoleResponse]]:
+        """Creates a role of users, or replaces all fields of the one of this name.
+        Every replica uses it within a second. Permissions that it loses are
+        missing from tokens at once, also from those issued before; those that it
+        gains are in new tokens only. A second factor is required at the next
+        login. Lifetimes of sessions hold for sessions opened from then on, those
+        of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+        FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRoles(
+        self,
+        request: _admin_service_pb2.ListRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListRolesResponse, _abc.Awaitable[_admin_service_pb2.ListRolesResponse]]:
+        """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRole(
+        self,
+        request: _admin_service_pb2.DeleteRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeleteRoleResponse, _abc.Awaitable[_admin_service_pb2.DeleteRoleResponse]]:
+        """Deletes a role. Users who have it keep its name, which grants and demands
+        nothing; a role that is created later with this name is theirs. Roles:
+        admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

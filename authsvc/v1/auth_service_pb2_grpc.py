@@ -150,7 +150,7 @@ class AuthServiceServicer(object):
         """Creates an account with an e-mail address and a password and sends a code
         for VerifyEmail to the address. It does not log the user in. Roles: app.
         Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,7 +286,8 @@ class AuthServiceServicer(object):
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
         PASSWORD_WEAK,
-        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,6 +26,7 @@ _CHAPTERS = (
     "account",
     "importing",
     "administration",
+    "screening",
 )  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 A token bound to a certificate is active only with that certificate (RFC 8705); a service's own
 token has no session.
 
+A token never has more than the roles of its user grant now: what they have lost since it was issued
+is left out of its claims.
+
 A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
 issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
 which only limits refreshing: a token issued for an hour is valid for that hour. Of its roles, and
@@ -11,10 +14,11 @@ what they granted, only those count that its user still has.
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid, impersonation_not_allowed
@@ -52,14 +56,24 @@ class TokenValidation:
     """Validates access tokens."""
 
     def __init__(
-        self, access_tokens: AccessTokens, sessions: SessionValidation, slices: Slices
+        self,
+        *,
+        access_tokens: AccessTokens,
+        sessions: SessionValidation,
+        permissions: Permissions,
+        slices: Slices,
     ) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
+        self._permissions = permissions
         self._slices = slices
 
     async def validate(self, check: TokenCheck) -> TokenResult:
-        """Validate an access token; with `strict`, its session is read from the database."""
+        """Validate an access token; with `strict`, its session and roles are read again.
+
+        Raises:
+            StoreUnavailable: Something had to be read and could not be.
+        """
         claims = await self._access_tokens.verify_with_new_keys(
             check.access_token, check.audience, strict=check.strict
         )
@@ -69,13 +83,17 @@ class TokenValidation:
         if bound_to and not hmac.compare_digest(bound_to, check.certificate_thumbprint):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
         if isinstance(claims, Claims):
+            if check.strict or not self._permissions.is_fresh():
+                await self._permissions.refresh()
             session = None if check.strict else self._sessions.find_cached(claims.session_id)
             if session is None:
                 session = await self._sessions.find(claims.session_id, strict=check.strict)
-            result = self._with_session(claims, session)
-            if result.claims is None:
-                return result
-            claims = result.claims
+                if session is None:
+                    return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
+                reason = session.end_reason()
+                if reason is not None:
+                    return _INACTIVE[reason]
+            claims = self._narrowed(claims, session)
         if check.required_scopes:
             missing = self._access_tokens.require_scopes(claims, check.required_scopes)
             if missing is not None:
@@ -85,6 +103,8 @@ class TokenValidation:
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
         """Validate several access tokens, presented without certificates, in order."""
         outcomes = await self._access_tokens.verify_many(tokens, audience, self._slices)
+        if not self._permissions.is_fresh():
+            await self._permissions.refresh()
         results = await self._slices.map(self._validate_without_read, outcomes)
         missing = [
             claims
@@ -129,15 +149,29 @@ class TokenValidation:
         if outcome.certificate_thumbprint or not isinstance(outcome, Claims):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
         session = self._sessions.find_cached(outcome.session_id)
-        return None if session is None else self._with_session(outcome, session)
+        if session is None:
+            return None
+        return TokenResult(active=True, claims=self._narrowed(outcome, session))
 
     def _with_session(self, claims: Claims, session: Session | None) -> TokenResult:
-        """Return the result for a token of this session, None if that is unknown."""
         if session is None:
             return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
         reason = session.end_reason()
         if reason is not None:
             return _INACTIVE[reason]
-        # The roles may have been taken away since the token was issued.
-        narrowed = self._access_tokens.narrow(claims, session.user_roles)
-        return TokenResult(active=True, claims=narrowed)
+        return TokenResult(active=True, claims=self._narrowed(claims, session))
+
+    def _narrowed(self, claims: Claims, session: Session) -> Claims:
+        """Return the claims without the roles and permissions that the user no longer has."""
+        roles = session.user_roles
+        granted = self._permissions.granted(roles)
+        if granted.issuperset(claims.permissions) and (
+            claims.roles == roles or set(roles).issuperset(claims.roles)
+        ):
+            return claims
+        return replace(
+            claims,
+            roles=tuple(role for role in claims.roles if role in roles),
+            permissions=tuple(name for name in claims.permissions if name in granted),
+            scopes=tuple(name for name in claims.scopes if name in granted),
+        )

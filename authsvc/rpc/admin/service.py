@@ -3,6 +3,8 @@
 from authsvc.rpc.admin.accounts import AccountRpcs
 from authsvc.rpc.admin.impersonation import ImpersonationRpcs
 from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
+from authsvc.rpc.admin.policies import PolicyRpcs
+from authsvc.rpc.admin.roles import RoleRpcs
 from authsvc.rpc.admin.sessions import SessionRpcs
 from authsvc.rpc.admin.signing import SigningKeyRpcs
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
@@ -16,6 +18,8 @@ class AdminHandler(
     SessionRpcs,
     ImpersonationRpcs,
     SigningKeyRpcs,
+    PolicyRpcs,
+    RoleRpcs,
     rpc.AdminServiceServicer,
 ):
     """Administration by operators."""
