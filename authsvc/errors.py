@@ -10,7 +10,7 @@ ServiceError
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -64,6 +64,7 @@ class Reason(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    LOGIN_FROZEN = "LOGIN_FROZEN"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
@@ -332,4 +333,11 @@ def limit_reached(limit: int) -> FailedPrecondition:
     """Return the error for exceeding a maximum of `limit`."""
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
+    )
+
+
+def login_frozen(method: str) -> FailedPrecondition:
+    """Return the error for a login that an operator has frozen."""
+    return FailedPrecondition(
+        Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
     )

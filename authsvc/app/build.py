@@ -18,6 +18,9 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
@@ -168,6 +171,7 @@ class _Build(AccountBuild):
             oauth_start=self.oauth_start,
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
+            login_freezes=self.login_freezes,
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -201,6 +205,9 @@ class _Build(AccountBuild):
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            detections=self.detections,
+            incident_steps=self.incident_steps,
+            evidence_export=EvidenceExport(self.database, self.signing_keys),
         )
 
     @cached_property
@@ -264,4 +271,19 @@ class _Build(AccountBuild):
             settings=self.settings.retention,
             clock=self.clock,
             others={"unverified_accounts": self.unverified_accounts.remove},
+        )
+
+    @cached_property
+    def detections(self) -> Detections:
+        return Detections(
+            database=self.database,
+            settings=self.settings.detections,
+            networks=self.settings.brute_force,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def incident_steps(self) -> IncidentSteps:
+        return IncidentSteps(
+            database=self.database, signing_keys=self.signing_keys, clock=self.clock
         )

@@ -7,7 +7,18 @@ import typer
 
 from authsvc import __version__
 from authsvc import log as logs
-from authsvc.cli import audit, certs, config, keys, messages, passwords, ratelimit, sessions, users
+from authsvc.cli import (
+    audit,
+    certs,
+    config,
+    incident,
+    keys,
+    messages,
+    passwords,
+    ratelimit,
+    sessions,
+    users,
+)
 from authsvc.cli.call import call
 from authsvc.cli.demo import demo
 from authsvc.cli.dev import dev
@@ -58,6 +69,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(ratelimit.app, name="ratelimit")
 app.add_typer(audit.app, name="audit")
+app.add_typer(incident.app, name="incident")
 app.add_typer(passwords.app, name="passwords")
 app.add_typer(messages.app, name="messages")
 

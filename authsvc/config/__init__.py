@@ -5,6 +5,7 @@ from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.detections import DetectionSettings, DetectionsSettings
 from authsvc.config.emails import EmailSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
@@ -35,6 +36,8 @@ __all__ = [
     "ConfigError",
     "DatabaseSettings",
     "DeliverySettings",
+    "DetectionSettings",
+    "DetectionsSettings",
     "EmailSettings",
     "GrpcSettings",
     "HttpSettings",

@@ -7,6 +7,7 @@ from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
+from authsvc.config.detections import DetectionsSettings
 from authsvc.config.emails import EmailSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
@@ -53,6 +54,7 @@ class Settings(Section):
     api_keys: ApiKeySettings = ApiKeySettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
+    detections: DetectionsSettings = DetectionsSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,

@@ -11,6 +11,7 @@ from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
@@ -20,6 +21,9 @@ from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.login.code import CodeLogin
@@ -57,6 +61,7 @@ class UseCases:
     oauth_start: OAuthStart
     oauth_login: OAuthLogin
     mfa_verification: MfaVerification
+    login_freezes: LoginFreezes
 
     # Sessions and tokens
     session_opening: SessionOpening
@@ -102,3 +107,6 @@ class UseCases:
     user_export: UserExport
     retention: Retention
     unverified_accounts: UnverifiedAccounts
+    detections: Detections
+    incident_steps: IncidentSteps
+    evidence_export: EvidenceExport

@@ -59,6 +59,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }

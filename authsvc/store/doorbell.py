@@ -18,6 +18,7 @@ class Channel(StrEnum):
 
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
+    LOGIN_FREEZES = "authsvc_login_freezes"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

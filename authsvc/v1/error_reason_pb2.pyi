@@ -157,6 +157,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_LOGIN_FROZEN: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+    while, for all clients or for a network that holds `client.ip`. Existing
+    sessions go on. Don't retry; tell the user to come back later. Metadata:
+    `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+    `issued`, `registration` or `password_reset`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -302,5 +309,12 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_LOGIN_FROZEN: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+while, for all clients or for a network that holds `client.ip`. Existing
+sessions go on. Don't retry; tell the user to come back later. Metadata:
+`method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+`issued`, `registration` or `password_reset`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -68,6 +68,14 @@ class AuditType(StrEnum):
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    DETECTION_RAISE = "detection.raise"
+    INCIDENT_FREEZE = "incident.freeze"
+    INCIDENT_UNFREEZE = "incident.unfreeze"
+    INCIDENT_END_SESSIONS = "incident.end_sessions"
+    INCIDENT_ROTATE_KEY = "incident.rotate_key"
+    INCIDENT_REVOKE_KEY = "incident.revoke_key"
+    INCIDENT_REQUIRE_PASSWORD_CHANGE = "incident.require_password_change"  # noqa: S105 - an event's name
+    INCIDENT_EXPORT = "incident.export"
 
 
 @dataclass(frozen=True, slots=True)

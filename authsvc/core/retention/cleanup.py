@@ -13,7 +13,16 @@ import structlog
 
 from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.store import (
+    challenges,
+    detections,
+    login_freezes,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    rate_limits,
+    retention,
+)
 from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -70,6 +79,8 @@ class Retention:
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "detections": (detections.delete_ended, now),
+            "login_freezes": (login_freezes.delete_ended, now),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
