@@ -6,6 +6,7 @@ ServiceError
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
 │                         SESSION_BINDING_MISMATCH
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    IMPERSONATION_NOT_ALLOWED = "IMPERSONATION_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
     USER_NOT_FOUND = "USER_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
@@ -125,6 +127,10 @@ class CallerNotAllowed(ServiceError):
 
     def __init__(self, message: str = "The caller is not allowed to do this.") -> None:
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
+
+
+class PermissionDenied(ServiceError):
+    """The caller may do this, but not to this user or not in this session."""
 
 
 class AlreadyExists(ServiceError):
@@ -226,6 +232,11 @@ def bearer_invalid() -> Unauthenticated:
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
 
 
+def impersonation_not_allowed(message: str) -> PermissionDenied:
+    """Return the error for a user or a call that must not be impersonated; `message` says which."""
+    return PermissionDenied(Reason.IMPERSONATION_NOT_ALLOWED, message)
+
+
 def user_not_found() -> NotFound:
     """Return the error for an unknown user id."""
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
@@ -307,6 +318,11 @@ def redirect_not_allowed(field: str = "redirect_uri") -> FieldInvalid:
 def key_not_found() -> NotFound:
     """Return the error for an API key's id that is not one of the user's."""
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
+
+
+def signing_key_not_found() -> NotFound:
+    """Return the error for an unknown signing key's id."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No signing key has this id.")
 
 
 def factor_not_found() -> NotFound:

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -129,7 +130,7 @@ class Application:
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
-            authenticate_bearer=parts.use.token_validation.bearer,
+            authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
         )

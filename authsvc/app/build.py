@@ -23,6 +23,7 @@ from authsvc.core.incidents.evidence import EvidenceExport
 from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
@@ -31,7 +32,6 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -40,6 +40,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -67,7 +68,7 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
-    revocation_reader: RevocationReader
+    revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -177,6 +178,9 @@ class _Build(AccountBuild):
             session_refresh=self.session_refresh,
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
+            session_cookies=self.session_cookies,
+            bulk_session_ending=self.bulk_session_ending,
+            impersonation=self.impersonation,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -285,5 +289,8 @@ class _Build(AccountBuild):
     @cached_property
     def incident_steps(self) -> IncidentSteps:
         return IncidentSteps(
-            database=self.database, signing_keys=self.signing_keys, clock=self.clock
+            database=self.database,
+            sessions=self.bulk_session_ending,
+            signing_keys=self.signing_keys,
+            clock=self.clock,
         )

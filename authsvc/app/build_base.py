@@ -12,6 +12,7 @@ from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.limiter import RateLimiter, policies_from
@@ -19,9 +20,10 @@ from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
@@ -34,7 +36,7 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
-from authsvc.store import api_keys, sessions
+from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 
@@ -75,9 +77,10 @@ class BaseBuild:
         return Doorbell(self.database, self.settings.database)
 
     @cached_property
-    def revocation_reader(self) -> RevocationReader:
-        reader = RevocationReader(
+    def revocation_reader(self) -> LogFollower[Revocation]:
+        reader = LogFollower(
             database=self.database,
+            source=revocations.LOG,
             staleness=self.settings.sessions.cache_staleness,
             on_event=self.on_revocation,
             on_gap=self._on_gap,
@@ -149,7 +152,11 @@ class BaseBuild:
 
     @cached_property
     def token_issuer(self) -> TokenIssuer:
-        return TokenIssuer(self.access_tokens, self.refresh_codec)
+        return TokenIssuer(self.access_tokens, self.refresh_codec, self.session_cookies)
+
+    @cached_property
+    def session_cookies(self) -> SessionCookies:
+        return SessionCookies(self.settings.sessions.cookie, self.clock)
 
     @cached_property
     def session_opening(self) -> SessionOpening:
@@ -190,6 +197,15 @@ class BaseBuild:
             database=self.database,
             cache=self.session_cache,
             codec=self.refresh_codec,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def bulk_session_ending(self) -> BulkSessionEnding:
+        return BulkSessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            slices=self.slices,
             clock=self.clock,
         )
 

@@ -1,23 +1,23 @@
 """Owns `authsvc incident`: the steps that an operator takes in an incident."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
 from authsvc.cli.calls import cli_call
+from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
 from authsvc.cli.incident_evidence import export
 from authsvc.cli.incident_options import (
     DryRunOption,
     ReasonOption,
-    YesOption,
     conclude,
-    confirm,
     duration_of,
+    network_of,
     reason_of,
     time_of,
 )
@@ -32,6 +32,7 @@ from authsvc.cli.output import (
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
 from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod
+from authsvc.models.sessions import SessionSelection
 from authsvc.models.signing import KeyState, SigningKeyInfo
 
 app = Commands(help="See what was detected, and take the steps of an incident.")
@@ -39,7 +40,6 @@ app.command("export")(export)
 
 _LONGEST_FREEZE = timedelta(days=30)
 _HOUR = timedelta(hours=1)
-_MAPPED = IPv6Network("::ffff:0:0/96")
 
 
 @app.command()
@@ -114,7 +114,7 @@ def freeze(
     if everything == bool(methods or network):
         fail("name what to freeze with --method or --network, or else --everything")
     wanted, chosen = reason_of(reason), tuple(dict.fromkeys(methods or ()))
-    duration, subnet = duration_of(length, "--for", _LONGEST_FREEZE), _network(network)
+    duration, subnet = duration_of(length, "--for", _LONGEST_FREEZE), network_of(network)
     what = _what(chosen, subnet)
 
     def count(use: UseCases) -> Any:
@@ -184,6 +184,69 @@ def unfreeze(
     _list_freezes(rows, "Lifted", as_json=as_json)
 
 
+@app.command("end-sessions")
+def end_sessions(
+    *,
+    reason: ReasonOption,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="End all sessions of all users.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Opened since then: a time, or how long ago, such as 2h."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Opened before then: as for --since.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", help="Opened from this address or network.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="Whose user logged in with it (RFC 8176): pwd, otp, fed.")
+    ] = "",
+    users: Annotated[
+        list[str] | None,
+        typer.Option("--user", help="Of this user (repeatable): an e-mail address or id."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """End the sessions that meet all criteria, on every replica within a second.
+
+    If it is interrupted, what has ended stays ended, and the same command ends the rest.
+    """
+    wanted, now = reason_of(reason), datetime.now(UTC)
+    criteria = SessionSelection(
+        created_after=time_of(since, "--since", now) if since else None,
+        created_before=time_of(until, "--until", now) if until else None,
+        network=network_of(network),
+        authentication_method=method,
+    )
+    if everything == bool(criteria != SessionSelection() or users):
+        fail("say which sessions to end, or else --everything")
+
+    async def select(use: UseCases) -> tuple[SessionSelection, int]:
+        found = [(await use.account_listing.find(user)).user_id for user in users or ()]
+        selection = replace(criteria, user_ids=found)
+        return selection, await use.bulk_session_ending.count(selection)
+
+    selection, count = with_use_cases(config, secrets, select)
+    if dry_run:
+        text = f"Would end the selected sessions: {count}."
+        conclude({"session_count": count}, text, as_json=as_json)
+        return
+    confirm(f"End the selected sessions: {count}?", yes=yes)
+    ended = with_use_cases(
+        config,
+        secrets,
+        lambda use: use.incident_steps.end_sessions(cli_call(), selection, wanted),
+    )
+    conclude({"session_count": ended}, f"Ended sessions: {ended}.", as_json=as_json)
+
+
 @app.command("rotate-key")
 def rotate_key(
     reason: ReasonOption,
@@ -249,18 +312,6 @@ def _key(infos: Sequence[SigningKeyInfo], key_id: str | None) -> SigningKeyInfo:
     if not found:
         fail(f"no key has the id {key_id}" if key_id else "no key is active: start the service")
     return found[0]
-
-
-def _network(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        network = ip_network(text if "/" in text else str(ip_address(text)))
-    except ValueError as error:
-        fail(f"--network: {error}")
-    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-        fail("--network: give an IPv4 network as such, not mapped to IPv6")
-    return str(network)
 
 
 def _what(methods: Sequence[LoginMethod], network: str | None) -> str:

@@ -1,6 +1,5 @@
-"""Owns what the commands of an incident have in common: options, confirmation, times."""
+"""Owns what the commands of an incident have in common: options, times, networks."""
 
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ import typer
 
 from authsvc.cli.output import emit_one, fail
 from authsvc.config import durations
+from authsvc.core.lib.networks import parse_network
 
 _MAX_REASON = 200
 
@@ -18,7 +18,6 @@ ReasonOption = Annotated[
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Only show what would happen, and to how many.")
 ]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before doing it.")]
 
 
 def reason_of(text: str) -> str:
@@ -27,16 +26,6 @@ def reason_of(text: str) -> str:
     if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
         fail(f"--reason: write one line of up to {_MAX_REASON} characters")
     return reason
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Return if the operator agrees; end the command otherwise."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        fail("nobody can be asked here: add --yes to do it, or --dry-run to see what it would do")
-    if not typer.confirm(question, err=True):
-        fail("nothing was done")
 
 
 def conclude(row: Mapping[str, Any], text: str, *, as_json: bool) -> None:
@@ -70,3 +59,13 @@ def time_of(text: str, option: str, now: datetime) -> datetime:
                 f"{option}: expected a time such as 2026-01-31T12:00:00Z, or a duration such as 2h"
             )
     return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def network_of(text: str | None) -> str | None:
+    """Return a network, or an address as a network of one; end the command if it is neither."""
+    if text is None:
+        return None
+    try:
+        return parse_network(text)
+    except ValueError:
+        fail("--network: expected an address or a network without bits beyond its prefix")

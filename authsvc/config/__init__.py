@@ -3,6 +3,7 @@
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.detections import DetectionSettings, DetectionsSettings
@@ -34,6 +35,7 @@ __all__ = [
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
     "DetectionSettings",

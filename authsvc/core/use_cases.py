@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
 from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
@@ -34,6 +35,8 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -69,6 +72,9 @@ class UseCases:
     session_refresh: SessionRefresh
     session_ending: SessionEnding
     session_listing: SessionListing
+    session_cookies: SessionCookies
+    bulk_session_ending: BulkSessionEnding
+    impersonation: Impersonation
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens

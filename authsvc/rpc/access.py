@@ -15,15 +15,18 @@ class Access:
     """What the interceptor needs to know about an RPC.
 
     A caller needs any one of `roles`, or, with `any_certificate`, just a certificate signed by our
-    authority. A `bearer` RPC requires an access token of the user it acts for. A `read_only` RPC
-    changes nothing, so its success is logged at debug level only. The request of a `batch` RPC may
-    have up to `max_batch_message_bytes`. A `long_lived` stream has no time limit once its request
-    has been read; its handler limits the number of streams, and how long one may be idle.
+    authority. A `bearer` RPC requires an access token of the user it acts for. It refuses that of
+    an impersonated session unless it is marked `impersonated`: such an RPC doesn't change how the
+    user logs in, and doesn't export or delete the account. A `read_only` RPC changes nothing, so
+    its success is logged at debug level only. The request of a `batch` RPC may have up to
+    `max_batch_message_bytes`. A `long_lived` stream has no time limit once its request has been
+    read; its handler limits the number of streams, and how long one may be idle.
     """
 
     roles: frozenset[Role] = frozenset()
     any_certificate: bool = False
     bearer: bool = False
+    impersonated: bool = False
     read_only: bool = False
     batch: bool = False
     long_lived: bool = False
@@ -61,27 +64,42 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AuthService/IssueServiceToken": Access(_ANY_ROLE),
         "/authsvc.v1.AuthService/ValidateApiKey": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.AuthService/GetJwks": Access(_ANY_ROLE, read_only=True),
-        "/authsvc.v1.AccountService/GetAccount": Access(_APP, bearer=True, read_only=True),
-        "/authsvc.v1.AccountService/UpdateAccount": Access(_APP, bearer=True),
+        "/authsvc.v1.AccountService/GetAccount": Access(
+            _APP, bearer=True, impersonated=True, read_only=True
+        ),
+        "/authsvc.v1.AccountService/UpdateAccount": Access(_APP, bearer=True, impersonated=True),
         "/authsvc.v1.AccountService/ChangePassword": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/RequestEmailChange": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ConfirmEmailChange": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListFactors": Access(_APP, bearer=True, read_only=True),
+        "/authsvc.v1.AccountService/ListFactors": Access(
+            _APP, bearer=True, impersonated=True, read_only=True
+        ),
         "/authsvc.v1.AccountService/EnrollTotp": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/ConfirmTotp": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/BeginPasskeyRegistration": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/FinishPasskeyRegistration": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/RemoveFactor": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/GenerateRecoveryCodes": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListIdentities": Access(_APP, bearer=True, read_only=True),
+        "/authsvc.v1.AccountService/ListIdentities": Access(
+            _APP, bearer=True, impersonated=True, read_only=True
+        ),
         "/authsvc.v1.AccountService/UnlinkIdentity": Access(_APP, bearer=True),
         "/authsvc.v1.AccountService/CreateApiKey": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListApiKeys": Access(_APP, bearer=True, read_only=True),
+        "/authsvc.v1.AccountService/ListApiKeys": Access(
+            _APP, bearer=True, impersonated=True, read_only=True
+        ),
         "/authsvc.v1.AccountService/RevokeApiKey": Access(_APP, bearer=True),
-        "/authsvc.v1.AccountService/ListSecurityEvents": Access(_APP, bearer=True, read_only=True),
+        "/authsvc.v1.AccountService/ListSecurityEvents": Access(
+            _APP, bearer=True, impersonated=True, read_only=True
+        ),
         "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, long_lived=True),
         "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
         "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, long_lived=True),
+        "/authsvc.v1.AdminService/RevokeAllSessions": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ImpersonateUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ListSigningKeys": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/RotateSigningKey": Access(_ADMIN),
+        "/authsvc.v1.AdminService/RevokeSigningKey": Access(_ADMIN),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(

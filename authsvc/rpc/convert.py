@@ -5,13 +5,14 @@ Parsers take the value and the field's path, and raise FieldInvalid with that pa
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
@@ -24,6 +25,7 @@ from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
@@ -158,11 +160,15 @@ def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]
     if not 1 <= len(values) <= 8:
         raise FieldInvalid(field, "must have 1 to 8 items")
     for index, value in enumerate(values):
-        if not _METHOD.fullmatch(value):
-            raise FieldInvalid(
-                f"{field}[{index}]", "must be 1 to 32 lower-case letters, digits and hyphens"
-            )
+        authentication_method(value, f"{field}[{index}]")
     return tuple(dict.fromkeys(values))
+
+
+def authentication_method(value: str, field: str) -> str:
+    """Return an RFC 8176 value."""
+    if not _METHOD.fullmatch(value):
+        raise FieldInvalid(field, "must be 1 to 32 lower-case letters, digits and hyphens")
+    return value
 
 
 def scopes(values: Sequence[str], field: str) -> Sequence[str]:
@@ -177,6 +183,19 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
 def timestamp(time: datetime) -> Timestamp:
     """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def time(message: Message, field: str) -> datetime | None:
+    """Return the time in a field of a request, in whole microseconds, or None if it isn't set."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not 0 <= value.nanos < 1_000_000_000:
+        raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
+    try:
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    except OverflowError:
+        raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
 
 
 def duration(seconds: float) -> Duration:
@@ -228,11 +247,14 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
         access_token=tokens.access_token,
         access_token_expire_time=timestamp(tokens.access_token_expire_time),
         refresh_token=tokens.refresh_token,
-        refresh_token_expire_time=timestamp(tokens.refresh_token_expire_time),
+        refresh_token_expire_time=(
+            timestamp(tokens.refresh_token_expire_time) if tokens.refresh_token else None
+        ),
         session_id=str(tokens.session_id),
         session_token=tokens.session_token,
         csrf_token=tokens.csrf_token,
         user_id=str(tokens.user_id),
+        set_cookie=tokens.set_cookie,
     )
 
 
@@ -249,6 +271,7 @@ def session_message(session: Session) -> session_service_pb2.Session:
         user_agent=session.client.user_agent,
         device_id=session.client.device_id,
         authentication_methods=session.authentication_methods,
+        impersonator=session.impersonator or "",
     )
     if session.revoke_time is not None and session.revoke_reason is not None:
         message.revoke_time.CopyFrom(timestamp(session.revoke_time))

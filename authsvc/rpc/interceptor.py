@@ -14,7 +14,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
-from authsvc.errors import FieldInvalid, Reason, ServiceError, bearer_invalid
+from authsvc.errors import (
+    FieldInvalid,
+    Reason,
+    ServiceError,
+    bearer_invalid,
+    impersonation_not_allowed,
+)
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
@@ -40,7 +46,8 @@ _OK = grpc.StatusCode.OK.name
 class InterceptorDeps:
     """What the pipelines of all RPCs share.
 
-    `authenticate_bearer` returns the claims of a user's access token, or raises BEARER_INVALID.
+    `authenticate_bearer` returns the claims of a user's access token, whose only actor may be an
+    impersonator, or raises BEARER_INVALID.
     """
 
     settings: GrpcSettings
@@ -147,7 +154,9 @@ class _RpcPipeline:
         access = self._access
         self._admit(call, context)
         if access.bearer:
-            call.claims = await self._deps.authenticate_bearer(call.bearer())
+            call.claims = claims = await self._deps.authenticate_bearer(call.bearer())
+            if claims.actors and not access.impersonated:
+                raise impersonation_not_allowed("An impersonated session must not do this.")
         request = messages
         if self._reads_one:
             message = await context.read()

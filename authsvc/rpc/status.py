@@ -39,6 +39,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.SESSION_BINDING_MISMATCH: StatusCode.UNAUTHENTICATED,
         Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
+        Reason.IMPERSONATION_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
         Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,
         Reason.USER_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.SESSION_NOT_FOUND: StatusCode.NOT_FOUND,

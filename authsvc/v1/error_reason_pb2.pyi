@@ -125,7 +125,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Detail: google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
-    """NOT_FOUND. The user has no API key with this id. Don't retry."""
+    """NOT_FOUND. The user has no API key with this id, or there is no signing
+    key with this id. Don't retry.
+    """
     ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
     """NOT_FOUND. The user has no factor with this id. Don't retry."""
     ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
@@ -163,6 +165,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     sessions go on. Don't retry; tell the user to come back later. Metadata:
     `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
     `issued`, `registration` or `password_reset`.
+    """
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 60
+    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+    the call is not one for an impersonated session: it would change how the
+    user logs in, or export or delete the account. Don't retry.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -278,7 +285,9 @@ ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
 Detail: google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
-"""NOT_FOUND. The user has no API key with this id. Don't retry."""
+"""NOT_FOUND. The user has no API key with this id, or there is no signing
+key with this id. Don't retry.
+"""
 ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
 """NOT_FOUND. The user has no factor with this id. Don't retry."""
 ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
@@ -316,5 +325,10 @@ while, for all clients or for a network that holds `client.ip`. Existing
 sessions go on. Don't retry; tell the user to come back later. Metadata:
 `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
 `issued`, `registration` or `password_reset`.
+"""
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 60
+"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+the call is not one for an impersonated session: it would change how the
+user logs in, or export or delete the account. Don't retry.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

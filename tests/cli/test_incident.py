@@ -17,6 +17,7 @@ REASON = ("--reason", "drill")
 STEPS = (
     ("freeze", "--method", "password"),
     ("unfreeze", "--everything"),
+    ("end-sessions", "--everything"),
     ("rotate-key",),
     ("revoke-key", "active"),
 )
@@ -120,7 +121,10 @@ def test_step_without_a_terminal_or_a_reason_does_nothing(
         (("freeze",), "name what to freeze"),
         (("freeze", "--everything", "--method", "code"), "name what to freeze"),
         (("freeze", "--network", "198.51.100.1/24"), "--network: "),
-        (("freeze", "--network", "::ffff:198.51.100.0/120"), "--network: "),
+        (("end-sessions",), "say which sessions"),
+        (("end-sessions", "--everything", "--method", "pwd"), "say which sessions"),
+        (("end-sessions", "--since", "soon"), "--since: "),
+        (("end-sessions", "--user", "nobody@example.test"), "No user has"),
         (("freeze", "--network", "nowhere"), "--network: "),
         (("freeze", "--method", "code", "--for", "soon"), "--for: "),
         (("freeze", "--method", "code", "--for", "31d"), "--for: "),

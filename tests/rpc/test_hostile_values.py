@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.config import ImportSettings, Settings
 from authsvc.core.api_keys.key_text import new_api_key
@@ -136,6 +137,19 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
         ),
         dry_run=False,
     ),
+    "AdminService/RevokeAllSessions": lambda tokens: admin_pb.RevokeAllSessionsRequest(
+        created_before_time=Timestamp(seconds=2_000_000_000),
+        created_after_time=Timestamp(seconds=1_000_000_000),
+        network="192.0.2.0/24",
+        authentication_method="pwd",
+        user_ids=[tokens.user_id],
+        dry_run=True,
+    ),
+    "AdminService/ImpersonateUser": lambda tokens: admin_pb.ImpersonateUserRequest(
+        user_id=tokens.user_id, reason="case 4711", client=CLIENT
+    ),
+    "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
+    "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -214,6 +228,11 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
     return account_pb.RevokeApiKeyRequest(key_id=created.key.key_id)
 
 
+async def _rotated_key(service: Service, _: Tokens) -> Message:
+    response = await service.admin().RotateSigningKey(admin_pb.RotateSigningKeyRequest())
+    return admin_pb.RevokeSigningKeyRequest(key_id=response.active_key.key_id)
+
+
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
@@ -226,6 +245,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,
     "AuthService/VerifyMfa": factor_requests.verify,
     "AccountService/RevokeApiKey": _made_key,
+    "AdminService/RevokeSigningKey": _rotated_key,
 }
 
 

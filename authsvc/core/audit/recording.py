@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -34,6 +34,8 @@ class AuditType(StrEnum):
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
     SESSION_CREATE = "session.create"
+    IMPERSONATE = "session.impersonate"
+    REVOKE_ALL = "session.revoke_all"
     REFRESH = "session.refresh"
     REFRESH_REUSE = "session.refresh_reuse"
     LOGOUT = "session.logout"
@@ -83,7 +85,8 @@ class AuditEvent:
     """One event: what happened, who called, which user and session, and from which client.
 
     `detail` holds what is specific to the type. It never contains a secret, nor an address or name
-    that was typed in: people type passwords into the wrong field.
+    that was typed in: people type passwords into the wrong field. The one exception is the reason
+    that an operator has to give for an impersonation.
     """
 
     type: AuditType
@@ -99,7 +102,9 @@ async def record_event(connection: Connection, now: datetime, event: AuditEvent)
 
     The log line is written before the transaction ends; the stored event is authoritative.
     """
-    await audit.insert(connection, event_row(now, event))
+    impersonator = await audit.insert(connection, event_row(now, event))
+    if impersonator is not None:
+        event = replace(event, detail={**event.detail, "impersonator": impersonator})
     log_event(event)
 
 

@@ -6,11 +6,13 @@ from uuid import UUID
 
 from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.errors import limit_reached
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod
+from authsvc.models.sessions import SessionSelection
 from authsvc.store import incidents as store
 from authsvc.store import login_freezes
 from authsvc.store.postgres.database import Connection, Database
@@ -24,8 +26,16 @@ _TYPES = [type_.value for type_ in AuditType if type_.value.startswith(("inciden
 class IncidentSteps:
     """Takes the steps. `call` names the operator, `reason` is a line of text."""
 
-    def __init__(self, *, database: Database, signing_keys: SigningKeys, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        sessions: BulkSessionEnding,
+        signing_keys: SigningKeys,
+        clock: Clock,
+    ) -> None:
         self._database = database
+        self._sessions = sessions
         self._signing_keys = signing_keys
         self._clock = clock
 
@@ -89,6 +99,14 @@ class IncidentSteps:
             return await store.count_logins(
                 connection, methods or tuple(LoginMethod), network, since
             )
+
+    async def end_sessions(self, call: Call, selection: SessionSelection, reason: str) -> int:
+        """End the selected sessions; return how many were active."""
+        count = await self._sessions.end(call, selection)
+        await self.record(
+            AuditType.INCIDENT_END_SESSIONS, call, {"count": count, "reason": reason}
+        )
+        return count
 
     async def rotate_key(self, call: Call, reason: str) -> str:
         """Sign with another key from now on; return its id."""
