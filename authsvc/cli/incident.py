@@ -202,7 +202,8 @@ def end_sessions(
         str | None, typer.Option("--network", help="Opened from this address or network.")
     ] = None,
     method: Annotated[
-        str, typer.Option("--method", help="Whose user logged in with it (RFC 8176): pwd, otp, fed.")
+        str,
+        typer.Option("--method", help="Whose user logged in with it (RFC 8176): pwd, otp, fed."),
     ] = "",
     users: Annotated[
         list[str] | None,

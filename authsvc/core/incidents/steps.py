@@ -103,9 +103,7 @@ class IncidentSteps:
     async def end_sessions(self, call: Call, selection: SessionSelection, reason: str) -> int:
         """End the selected sessions; return how many were active."""
         count = await self._sessions.end(call, selection)
-        await self.record(
-            AuditType.INCIDENT_END_SESSIONS, call, {"count": count, "reason": reason}
-        )
+        await self.record(AuditType.INCIDENT_END_SESSIONS, call, {"count": count, "reason": reason})
         return count
 
     async def rotate_key(self, call: Call, reason: str) -> str:
