@@ -4,14 +4,15 @@ ServiceError
 ├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
 │                         request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
-│                         SESSION_BINDING_MISMATCH
+│                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
 ├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, LOGIN_FROZEN
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
+│                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -67,6 +68,8 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     LOGIN_FROZEN = "LOGIN_FROZEN"
+    SESSION_INVALID = "SESSION_INVALID"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     INTERNAL = "INTERNAL"
 
@@ -227,6 +230,13 @@ def session_binding_mismatch() -> Unauthenticated:
     )
 
 
+def session_invalid(cause: str) -> Unauthenticated:
+    """Return the error for a session that is not active, or a CSRF token that isn't its."""
+    return Unauthenticated(
+        Reason.SESSION_INVALID, "The session or its CSRF token is not valid.", {"cause": cause}
+    )
+
+
 def bearer_invalid() -> Unauthenticated:
     """Return the error for a call without an active access token of its user."""
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
@@ -357,3 +367,8 @@ def login_frozen(method: str) -> FailedPrecondition:
     return FailedPrecondition(
         Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
     )
+
+
+def not_configured(setting: str, message: str) -> FailedPrecondition:
+    """Return the error for a call that the settings don't provide for."""
+    return FailedPrecondition(Reason.NOT_CONFIGURED, message, {"setting": setting})

@@ -117,6 +117,7 @@ class Application:
         self._parts = parts = await self._stack.enter_async_context(
             open_parts(self._settings, self._clock)
         )
+        await parts.use.key_usage.check()
         await parts.use.signing_keys.load()
         await parts.hasher.choose_library()
         metrics = Metrics()

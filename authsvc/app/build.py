@@ -32,6 +32,11 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.statements import Statements
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -181,6 +186,8 @@ class _Build(AccountBuild):
             session_cookies=self.session_cookies,
             bulk_session_ending=self.bulk_session_ending,
             impersonation=self.impersonation,
+            session_keys=self.session_keys,
+            turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -212,6 +219,8 @@ class _Build(AccountBuild):
             detections=self.detections,
             incident_steps=self.incident_steps,
             evidence_export=EvidenceExport(self.database, self.signing_keys),
+            resealing=Resealing(self.database, self.keyring, self.clock),
+            key_usage=self.key_usage,
         )
 
     @cached_property
@@ -223,6 +232,29 @@ class _Build(AccountBuild):
             issuer=self.token_issuer,
             sessions=self.settings.sessions,
             tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(
+            database=self.database,
+            validation=self.session_validation,
+            statements=Statements(self.signing_keys, self.settings.tokens, self.clock),
+            brute_force=self.brute_force,
+            sessions=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+            slices=self.slices,
+        )
+
+    @cached_property
+    def turn_credentials(self) -> TurnCredentials:
+        return TurnCredentials(
+            database=self.database,
+            validation=self.session_validation,
+            brute_force=self.brute_force,
+            settings=self.settings.turn,
             clock=self.clock,
         )
 
@@ -266,6 +298,15 @@ class _Build(AccountBuild):
             settings=self.settings.retention,
             sessions=self.settings.sessions,
             clock=self.clock,
+        )
+
+    @cached_property
+    def key_usage(self) -> KeyUsage:
+        return KeyUsage(
+            database=self.database,
+            keyring=self.keyring,
+            pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
+            missing_keys=self.settings.encryption.missing_keys,
         )
 
     @cached_property

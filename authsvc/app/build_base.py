@@ -64,7 +64,7 @@ class BaseBuild:
 
     @cached_property
     def keyring(self) -> Keyring:
-        return Keyring(self.settings.secrets.keyring)
+        return Keyring(self.settings.secrets.keyring, self.settings.encryption.algorithm)
 
     @cached_property
     def outbox(self) -> Outbox:

@@ -8,6 +8,7 @@ from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.detections import DetectionSettings, DetectionsSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -27,6 +28,7 @@ from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.settings import Settings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import KeySettings, Section
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "DetectionSettings",
     "DetectionsSettings",
     "EmailSettings",
+    "EncryptionSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",
@@ -64,6 +67,7 @@ __all__ = [
     "SmtpSettings",
     "TlsSettings",
     "TokenSettings",
+    "TurnSettings",
     "WebhookSettings",
     "load",
     "load_with_notes",

@@ -9,6 +9,7 @@ from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
 from authsvc.config.detections import DetectionsSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
@@ -21,7 +22,9 @@ from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import PermissionName, RoleName, Section
+from authsvc.models.session_keys import STATEMENT_AUDIENCE
 
 
 def _shipped_permissions() -> dict[str, tuple[str, ...]]:
@@ -39,6 +42,7 @@ class Settings(Section):
     )
     database: DatabaseSettings
     secrets: SecretSettings
+    encryption: EncryptionSettings = EncryptionSettings()
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
     emails: EmailSettings = EmailSettings()
@@ -52,6 +56,7 @@ class Settings(Section):
     oauth: OAuthSettings = OAuthSettings()
     outbound: OutboundSettings = OutboundSettings()
     api_keys: ApiKeySettings = ApiKeySettings()
+    turn: TurnSettings = TurnSettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
     detections: DetectionsSettings = DetectionsSettings()
@@ -67,6 +72,13 @@ class Settings(Section):
         repeated = sorted({name for name in identities if identities.count(name) > 1})
         if repeated:
             raise ValueError(f"callers has duplicate identities: {', '.join(repeated)}")
+        return self
+
+    @model_validator(mode="after")
+    def _audience_of_statements_is_reserved(self) -> "Settings":
+        audiences = {self.tokens.audience}.union(*(caller.audiences for caller in self.callers))
+        if STATEMENT_AUDIENCE in audiences:
+            raise ValueError(f'the audience "{STATEMENT_AUDIENCE}" is reserved')
         return self
 
     @model_validator(mode="after")

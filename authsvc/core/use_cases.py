@@ -35,6 +35,10 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
@@ -75,6 +79,8 @@ class UseCases:
     session_cookies: SessionCookies
     bulk_session_ending: BulkSessionEnding
     impersonation: Impersonation
+    session_keys: SessionKeys
+    turn_credentials: TurnCredentials
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens
@@ -116,3 +122,5 @@ class UseCases:
     detections: Detections
     incident_steps: IncidentSteps
     evidence_export: EvidenceExport
+    resealing: Resealing
+    key_usage: KeyUsage

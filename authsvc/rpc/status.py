@@ -61,6 +61,8 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
+        Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }

@@ -94,6 +94,11 @@ LARGE: Mapping[str, str] = MappingProxyType(
                 host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
                 refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time, impersonator
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
+        "session_key": """
+            SELECT session_key_id, session_id, purpose, k.kind AS session_key_kind, public_key,
+                k.create_time, k.expire_time
+            FROM session_keys k JOIN sessions USING (session_id)
+            WHERE user_id = $1 AND session_key_id > $2 ORDER BY session_key_id LIMIT $3""",
         "factor": """
             SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,
                 last_step, sign_count, transports, backup_eligible

@@ -159,17 +159,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
+    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+    the call is not one for an impersonated session: it would change how the
+    user logs in, or export or delete the account. Don't retry.
+    """
+    ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 38
+    """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+    Don't retry; the user has to log in again. Metadata: `cause`, which is
+    "CSRF_TOKEN" or the InactiveReason without its prefix.
+    """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. The service's settings don't provide for this; the
+    message says which to change. Don't retry before that. Metadata: `setting`.
+    """
     ERROR_REASON_LOGIN_FROZEN: _ErrorReason.ValueType  # 40
     """FAILED_PRECONDITION. An operator has frozen logins of this kind for a
     while, for all clients or for a network that holds `client.ip`. Existing
     sessions go on. Don't retry; tell the user to come back later. Metadata:
     `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
     `issued`, `registration` or `password_reset`.
-    """
-    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 60
-    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
-    the call is not one for an impersonated session: it would change how the
-    user logs in, or export or delete the account. Don't retry.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -319,16 +328,25 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
 """
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
+"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+the call is not one for an impersonated session: it would change how the
+user logs in, or export or delete the account. Don't retry.
+"""
+ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 38
+"""UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+Don't retry; the user has to log in again. Metadata: `cause`, which is
+"CSRF_TOKEN" or the InactiveReason without its prefix.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. The service's settings don't provide for this; the
+message says which to change. Don't retry before that. Metadata: `setting`.
+"""
 ERROR_REASON_LOGIN_FROZEN: ErrorReason.ValueType  # 40
 """FAILED_PRECONDITION. An operator has frozen logins of this kind for a
 while, for all clients or for a network that holds `client.ip`. Existing
 sessions go on. Don't retry; tell the user to come back later. Metadata:
 `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
 `issued`, `registration` or `password_reset`.
-"""
-ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 60
-"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
-the call is not one for an impersonated session: it would change how the
-user logs in, or export or delete the account. Don't retry.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -42,6 +42,7 @@ from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registrati
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
 from tests.support.service import Service, StartService
+from tests.support.session_keys import new_jwk
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
@@ -168,6 +169,23 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
         user_id=tokens.user_id, except_session_id=tokens.session_id
+    ),
+    "SessionService/IssueSessionKey": lambda tokens: session_pb.IssueSessionKeyRequest(
+        session_token=tokens.session_token,
+        public_jwk=new_jwk(),
+        purpose="chat",
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
+    "SessionService/GetSessionKeys": lambda tokens: session_pb.GetSessionKeysRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/CreateTurnCredentials": lambda tokens: session_pb.CreateTurnCredentialsRequest(
+        session_token=tokens.session_token,
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
     ),
     "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
         charges=[_charge(tokens), _charge(tokens)]

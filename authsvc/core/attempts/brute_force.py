@@ -27,6 +27,8 @@ _REGISTRATION_ADDRESS = "authsvc.register.address"
 _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
 _API_KEY_USER = "authsvc.api_key.user"
+_SESSION_KEY_USER = "authsvc.session_key.user"
+_TURN_USER = "authsvc.turn.user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,22 @@ class BruteForce:
         """
         return await self._take([self._charge(_API_KEY_USER, str(user_id))], "api_key")
 
+    async def charge_session_key(self, user_id: UserId) -> ChargeReceipt:
+        """Charge the attestation of a key to its user, which costs a signature and an event.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_SESSION_KEY_USER, str(user_id))], "session_key")
+
+    async def charge_turn(self, user_id: UserId) -> ChargeReceipt:
+        """Charge credentials for TURN servers to their user, like `charge_session_key`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_TURN_USER, str(user_id))], "turn")
+
     async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
         network = self.network(client)
         if network is not None:
@@ -230,5 +248,7 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
             _OAUTH_IP: settings.oauth_logins_per_ip,
             _API_KEY_USER: settings.api_keys_per_user,
+            _SESSION_KEY_USER: settings.session_keys_per_user,
+            _TURN_USER: settings.turn_credentials_per_user,
         }
     )

@@ -64,6 +64,8 @@ class AuditType(StrEnum):
     IDENTITY_UNLINK = "identity.unlink"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
+    SESSION_KEY_ISSUE = "session_key.issue"
+    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
@@ -78,6 +80,7 @@ class AuditType(StrEnum):
     INCIDENT_REVOKE_KEY = "incident.revoke_key"
     INCIDENT_REQUIRE_PASSWORD_CHANGE = "incident.require_password_change"  # noqa: S105 - an event's name
     INCIDENT_EXPORT = "incident.export"
+    KEY_RESEAL = "key.reseal"
 
 
 @dataclass(frozen=True, slots=True)

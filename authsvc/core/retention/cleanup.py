@@ -22,6 +22,7 @@ from authsvc.store import (
     outbox,
     rate_limits,
     retention,
+    session_keys,
 )
 from authsvc.store.postgres.database import Connection, Database
 
@@ -75,6 +76,7 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "session_keys": (session_keys.delete_expired, now),
             "one_time_codes": (one_time_codes.delete_expired, now),
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),

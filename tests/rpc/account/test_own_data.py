@@ -34,6 +34,7 @@ TABLES = {
     "factor": "factors",
     "one_time_code": "one_time_codes",
     "api_key": "api_keys",
+    "session_key": "session_keys",
     "message": "outbox",
     "challenge": "challenges",
     "audit_event": "audit_events",
@@ -43,7 +44,7 @@ UNREAD = {
     "users": {"password_hash", "pepper_id"},
     "devices": {"device_hash", "user_id"},
     "sessions": {"token_hash", "csrf_hash", "user_id"},
-    "recovery_codes": {"code_hash", "user_id"},
+    "recovery_codes": {"code_hash", "key_id", "user_id"},
     "oauth_states": {"state_hash", "sealed_verifier"},
     "factors": {"sealed_seed", "public_key", "credential_id", "user_id"},
     # The networks are those of whoever tried the code.
