@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
+from tests.cli.test_operating import open_sessions
 
 PASSWORD = "Correct-Horse-42-Staple"
 REASON = ("--reason", "drill")
@@ -79,6 +81,20 @@ def test_freeze_is_shown_extended_and_lifted(ready: Command) -> None:
     ]
     assert {event["by"] for event in status["events"]} == {f"cli:{getpass.getuser()}"}
     assert {event["detail"]["reason"] for event in status["events"]} == {"drill"}
+
+
+def test_sessions_are_ended_by_selection(ready: Command, workspace: Workspace) -> None:
+    [ada] = json.loads(ready("users", "list", "--json").stdout)
+    open_sessions(workspace, ada["user_id"], 3)
+    elsewhere = ("end-sessions", "--network", "198.51.100.0/24", *REASON)
+    here = ("end-sessions", "--network", "192.0.2.0/24", "--since", "1h", *REASON)
+    assert run(ready, *elsewhere, "--dry-run")["session_count"] == 0
+    assert run(ready, *here, "--dry-run")["session_count"] == 3
+    assert run(ready, *elsewhere, "--yes")["session_count"] == 0
+    assert len(json.loads(ready("sessions", "list", ada["user_id"], "--json").stdout)) == 3
+    assert run(ready, *here, "--user", "ada@example.test", "--yes")["session_count"] == 3
+    assert json.loads(ready("sessions", "list", ada["user_id"], "--json").stdout) == []
+    assert [event["detail"]["count"] for event in events(ready)] == [0, 3]
 
 
 def test_keys_are_rotated_and_revoked(ready: Command) -> None:

@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from authsvc.core.attempts import freezes as module
 from authsvc.core.attempts.freezes import LoginFreezes
+from authsvc.core.lib.clock import elapsed
 from authsvc.errors import FailedPrecondition, StoreUnavailable
 from authsvc.models.calls import ClientContext
-from authsvc.models.incidents import LoginMethod
+from authsvc.models.incidents import LoginFreeze, LoginMethod
 from authsvc.store import login_freezes as store
-from authsvc.store.postgres.database import Database
+from authsvc.store.postgres.database import Connection, Database
 from tests.support.databases import opened, until
 from tests.support.jobs import running
 
@@ -122,8 +122,8 @@ async def test_what_may_be_outdated_is_read_again_before_anybody_gets_in(
     freezes = LoginFreezes(database)
     assert await refused(freezes, HERE) == set()
     await freeze(database, PASSWORD)
-    now = module.elapsed()
-    monkeypatch.setattr(module, "elapsed", lambda: now + 2.0)
+    now = elapsed()
+    monkeypatch.setattr("authsvc.core.attempts.freezes.elapsed", lambda: now + 2.0)
     assert await refused(freezes, HERE) == {PASSWORD}
 
 
@@ -139,8 +139,8 @@ async def test_nobody_gets_in_while_freezes_cannot_be_read(
             "CREATE VIEW login_freezes AS SELECT * FROM gone"
             " WHERE (SELECT require_primary('ffffffff'))"
         )
-    now = module.elapsed()
-    monkeypatch.setattr(module, "elapsed", lambda: now + 2.0)
+    now = elapsed()
+    monkeypatch.setattr("authsvc.core.attempts.freezes.elapsed", lambda: now + 2.0)
     with pytest.raises(StoreUnavailable):
         await freezes.require_open(PASSWORD, HERE)
 
@@ -151,10 +151,10 @@ async def test_concurrent_logins_share_the_read(
     reads = 0
     list_all = store.list_all
 
-    async def counted(connection: object) -> object:
+    async def counted(connection: Connection) -> list[LoginFreeze]:
         nonlocal reads
         reads += 1
-        return await list_all(connection)  # type: ignore[arg-type] - passed on
+        return await list_all(connection)
 
     monkeypatch.setattr(store, "list_all", counted)
     freezes = LoginFreezes(database)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from uuid import uuid4
 
 import pytest
@@ -11,12 +12,12 @@ from structlog.testing import capture_logs
 
 from authsvc.config import BruteForceSettings, DetectionsSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
-from authsvc.core.incidents import detections
 from authsvc.core.incidents.detections import ADMINISTRATIVE, Detections
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.incidents import Detection, DetectionName
 from authsvc.store import detections as store
+from authsvc.store.incidents import first_id
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.databases import opened
@@ -30,26 +31,44 @@ THRESHOLD = 4
 
 
 def event(
-    type_: AuditType, *, ip: str | None = IP, user: bool = True, call: Call = CALL, **detail: object
+    type_: AuditType,
+    *,
+    ip: str | None = IP,
+    user: bool = True,
+    call: Call = CALL,
+    detail: Detail = MappingProxyType({}),
 ) -> AuditEvent:
     """Return an event of a user of its own, or of nobody."""
     user_id = UserId(uuid4()) if user else None
-    typed: Detail = detail  # type: ignore[assignment] - tests pass what events may hold
-    return AuditEvent(type_, call, user_id, client=ClientContext(ip), detail=typed)
+    return AuditEvent(type_, call, user_id, client=ClientContext(ip), detail=detail)
 
 
-def times(count: int, type_: AuditType, **more: object) -> list[AuditEvent]:
-    return [event(type_, **more) for _ in range(count)]  # type: ignore[arg-type] - as above
+def times(
+    count: int,
+    type_: AuditType,
+    *,
+    ip: str | None = IP,
+    user: bool = True,
+    call: Call = CALL,
+    detail: Detail = MappingProxyType({}),
+) -> list[AuditEvent]:
+    return [event(type_, ip=ip, user=user, call=call, detail=detail) for _ in range(count)]
 
 
+NEW: Detail = {"new_device": True}
 # What one more of raises the detection, by how many there are.
 ATTACKS: dict[DetectionName, Callable[[int], Sequence[AuditEvent]]] = {
     DetectionName.PASSWORD_SPRAYING: lambda n: [
-        *times(n // 2, AuditType.LOGIN_FAILURE, cause="password"),
+        *times(n // 2, AuditType.LOGIN_FAILURE, detail={"cause": "password"}),
         *times(n - n // 2, AuditType.LOGIN_THROTTLED),
     ],
     DetectionName.CREDENTIAL_STUFFING: lambda n: [
-        event(AuditType.LOGIN_FAILURE, ip=f"2001:db8:{number:x}::1", user=False, cause="unknown")
+        event(
+            AuditType.LOGIN_FAILURE,
+            ip=f"2001:db8:{number:x}::1",
+            user=False,
+            detail={"cause": "unknown"},
+        )
         for number in range(n)
     ],
     DetectionName.MASS_PASSWORD_RESET: lambda n: [
@@ -57,7 +76,7 @@ ATTACKS: dict[DetectionName, Callable[[int], Sequence[AuditEvent]]] = {
         *times(1, AuditType.PASSWORD_RESET_REQUEST, user=False),
     ],
     DetectionName.REFRESH_REUSE: lambda n: times(n, AuditType.REFRESH_REUSE),
-    DetectionName.NEW_DEVICES: lambda n: times(n, AuditType.LOGIN, new_device=True),
+    DetectionName.NEW_DEVICES: lambda n: times(n, AuditType.LOGIN, detail=NEW),
     DetectionName.ADMIN_VOLUME: lambda n: times(n, AuditType.USER_DISABLE, call=ADMIN, ip=None),
     DetectionName.KEY_COMPROMISE: lambda n: times(n, AuditType.KEY_REVOKE, user=False),
 }
@@ -78,7 +97,7 @@ HARMLESS: dict[DetectionName, Sequence[AuditEvent]] = {
     DetectionName.REFRESH_REUSE: [event(AuditType.REFRESH_REUSE)] * 20,
     DetectionName.NEW_DEVICES: [
         *times(20, AuditType.LOGIN),
-        *[event(AuditType.LOGIN, new_device=True)] * 20,
+        *[event(AuditType.LOGIN, detail=NEW)] * 20,
     ],
     DetectionName.ADMIN_VOLUME: [
         *times(20, AuditType.KEY_ROTATE, call=SYSTEM),
@@ -292,7 +311,7 @@ async def test_counting_reads_no_more_than_the_window_by_its_index(
             *(store._COUNT_SPRAYED, store._COUNT_NEW_DEVICES, store._COUNT_LOGINS),
             *(store._COUNT_RESETS, store._COUNT_REUSES, store._COUNT_CALLERS, store._COUNT_KEYS),
         ):
-            arguments: list[object] = [store.first_id(window.start), window.start]
+            arguments: list[object] = [first_id(window.start), window.start]
             if "$3" in statement:
                 arguments.append(THRESHOLD)
             if "$5" in statement:
@@ -321,7 +340,7 @@ async def test_background_job_looks_until_it_is_cancelled(
     await watched.happen(ATTACKS[DetectionName.REFRESH_REUSE](THRESHOLD))
     found = asyncio.Event()
     watched.detections.on_raise(lambda _: found.set())
-    monkeypatch.setattr(detections.random, "uniform", lambda *_: 0.001)
+    monkeypatch.setattr("random.uniform", lambda *_: 0.001)
     job = asyncio.create_task(watched.detections.run())
     try:
         async with asyncio.timeout(30):
