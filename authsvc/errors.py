@@ -6,6 +6,7 @@ ServiceError
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
 │                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── IpBlocked             IP_BLOCKED, with the time until the block ends, if it does
 ├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
@@ -71,6 +72,7 @@ class Reason(StrEnum):
     SESSION_INVALID = "SESSION_INVALID"
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
+    IP_BLOCKED = "IP_BLOCKED"
     INTERNAL = "INTERNAL"
 
 
@@ -132,6 +134,16 @@ class CallerNotAllowed(ServiceError):
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
 
 
+class IpBlocked(ServiceError):
+    """The user's address is blocked, for `retry_after` seconds or, if None, without a known end."""
+
+    retry_after: float | None
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(Reason.IP_BLOCKED, "The client's IP address is blocked.")
+        self.retry_after = retry_after
+
+
 class PermissionDenied(ServiceError):
     """The caller may do this, but not to this user or not in this session."""
 
@@ -149,15 +161,20 @@ class FailedPrecondition(ServiceError):
 
 
 class TooManyAttempts(ServiceError):
-    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds."""
+    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds.
+
+    `ip` is the user's address if a limit of its network was exceeded, which counts as a violation.
+    """
 
     retry_after: float
     subject: str
+    ip: str | None
 
-    def __init__(self, retry_after: float, subject: str = "login") -> None:
+    def __init__(self, retry_after: float, subject: str = "login", ip: str | None = None) -> None:
         super().__init__(Reason.TOO_MANY_ATTEMPTS, "Too many attempts; try again later.")
         self.retry_after = retry_after
         self.subject = subject
+        self.ip = ip
 
 
 class Overloaded(ServiceError):

@@ -25,6 +25,8 @@ from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -80,6 +82,8 @@ class Parts:
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    block_list: BlockList
+    violations: Violations
 
 
 @asynccontextmanager
@@ -166,6 +170,8 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            block_list=self.block_list,
+            violations=self.violations,
         )
 
     def use_cases(self) -> UseCases:
@@ -209,6 +215,8 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            screening=self.screening,
+            ip_blocking=self.ip_blocking,
             account_listing=AccountListing(self.database),
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,

@@ -1,6 +1,7 @@
 """Owns the settings: one module for each section, and one loader for all."""
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.cookies import CookieSettings
@@ -33,6 +34,7 @@ from authsvc.config.types import KeySettings, Section
 
 __all__ = [
     "ApiKeySettings",
+    "BlockSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",

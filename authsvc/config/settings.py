@@ -3,6 +3,7 @@
 from pydantic import Field, model_validator
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
@@ -49,6 +50,7 @@ class Settings(Section):
     passwords: PasswordSettings = PasswordSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     brute_force: BruteForceSettings = BruteForceSettings()
+    blocks: BlockSettings = BlockSettings()
     codes: CodeSettings = CodeSettings()
     delivery: DeliverySettings = DeliverySettings()
     second_factors: SecondFactorSettings = SecondFactorSettings()

@@ -26,7 +26,9 @@ from authsvc.core.incidents.detections import Detections
 from authsvc.core.incidents.evidence import EvidenceExport
 from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -110,6 +112,8 @@ class UseCases:
     api_keys: ApiKeys
     api_key_validation: ApiKeyValidation
     rate_limiter: RateLimiter
+    screening: Screening
+    ip_blocking: IpBlocking
 
     # Operation
     account_listing: AccountListing

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
+from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
@@ -42,6 +43,10 @@ _IP = re.compile(
     re.ASCII,
 )
 _MAX_IP = 80
+_MAX_NETWORK = 64
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 _NO_CLIENT = ClientContext()
 
 
@@ -128,13 +133,19 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
     if not (ip or user_agent or device_id):
         return _NO_CLIENT
     return ClientContext(
-        ip=_ip(ip, f"{field}.ip") if ip else None,
+        ip=ip_address(ip, f"{field}.ip") if ip else None,
         user_agent=text(user_agent, f"{field}.user_agent", 1024),
         device_id=text(device_id, f"{field}.device_id", 256),
     )
 
 
-def _ip(value: str, field: str) -> str:
+def client_ip(message: common_pb2.ClientContext) -> str | None:
+    """Return the IP address of the end user's client in canonical form, or None without one."""
+    return ip_address(message.ip, "client.ip") if message.ip else None
+
+
+def ip_address(value: str, field: str) -> str:
+    """Return an IP address in canonical form."""
     try:
         return _canonical_ip(value)
     except ValueError:
@@ -156,6 +167,16 @@ def _canonical_ip(value: str) -> str:
         return str(IPv4Address(match["v4"]))
     address = IPv6Address(match["enclosed"] or match["v6"])
     return str(address.ipv4_mapped or address)
+
+
+def network(value: str, field: str) -> str:
+    """Return a network in CIDR notation; an address is the network of it alone."""
+    try:
+        return parse_network(text(value, field, _MAX_NETWORK, required=True))
+    except ValueError:
+        raise FieldInvalid(
+            field, "must be an address or a network without bits beyond its prefix"
+        ) from None
 
 
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:
@@ -193,7 +214,7 @@ def time(message: Message, field: str) -> datetime | None:
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)
-    if not 0 <= value.nanos < 1_000_000_000:
+    if not 0 <= value.nanos < _NANOS:
         raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
     try:
         return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
@@ -201,8 +222,8 @@ def time(message: Message, field: str) -> datetime | None:
         raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
 
 
-def timedelta_of(message: Duration, field: str) -> timedelta:
-    """Return a duration that is not negative, cut to whole microseconds."""
+def interval(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, in whole microseconds."""
     if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
         raise FieldInvalid(field, "must be a valid duration that is not negative")
     return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)

@@ -17,6 +17,7 @@ from grpc import StatusCode
 
 from authsvc.errors import (
     FieldInvalid,
+    IpBlocked,
     Overloaded,
     ProviderUnavailable,
     Reason,
@@ -64,6 +65,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
+        Reason.IP_BLOCKED: StatusCode.PERMISSION_DENIED,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )
@@ -98,6 +100,8 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(_retry(error.retry_after))
             violation = QuotaFailure.Violation(subject=error.subject, description=error.message)
             details.append(QuotaFailure(violations=[violation]))
+        case IpBlocked(retry_after=float() as seconds):
+            details.append(_retry(seconds))
         case Overloaded():
             details.append(_retry(error.retry_after))
         case StoreUnavailable() | ProviderUnavailable() | ServiceStopping():

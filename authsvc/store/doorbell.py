@@ -19,6 +19,7 @@ class Channel(StrEnum):
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
     LOGIN_FREEZES = "authsvc_login_freezes"
+    IP_BLOCKS = "authsvc_ip_blocks"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

@@ -6,6 +6,7 @@ isort:skip_file
 from authsvc.v1 import common_pb2 as _common_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -557,3 +558,226 @@ class RevokeSigningKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa: Y015
+
+@_typing.final
+class IpBlock(_message.Message):
+    """The block of an address or a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The network in CIDR notation, such as "192.0.2.1/32" or "2001:db8::/32"."""
+    reason: _builtins.str
+    """Why, for operators."""
+    blocked_by: _builtins.str
+    """Who blocked it: the identity of the calling service, "cli:" and the user of
+    a command, or "system" for the service itself.
+    """
+    automatic: _builtins.bool
+    """Whether the service blocked it because of too many violations."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was blocked."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the block ends by itself. Absent if it lasts until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        blocked_by: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "blocked_by", b"blocked_by", "create_time", b"create_time", "expire_time", b"expire_time", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpBlock: _TypeAlias = IpBlock  # noqa: Y015
+
+@_typing.final
+class BlockIpRequest(_message.Message):
+    """A network to block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONFIRM_WIDE_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """An address, which is blocked alone, or a network in CIDR notation without
+    bits beyond its prefix. An IPv6 client usually has a whole /64. Mapped IPv4
+    (::ffff:192.0.2.1) is IPv4. Required.
+    """
+    reason: _builtins.str
+    """Why, for operators: up to 256 bytes on one line."""
+    confirm_wide: _builtins.bool
+    """Confirms that a network wider than a /8 of IPv4 or a /16 of IPv6 is meant,
+    such as all addresses.
+    """
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long, from one second to 3660 days. Absent: until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        confirm_wide: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_wide", b"confirm_wide", "duration", b"duration", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpRequest: _TypeAlias = BlockIpRequest  # noqa: Y015
+
+@_typing.final
+class BlockIpResponse(_message.Message):
+    """The network is blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def block(self) -> Global___IpBlock:
+        """The block."""
+
+    def __init__(
+        self,
+        *,
+        block: Global___IpBlock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpResponse: _TypeAlias = BlockIpResponse  # noqa: Y015
+
+@_typing.final
+class UnblockIpRequest(_message.Message):
+    """A network to unblock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The address or network, exactly as it was blocked. Required."""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpRequest: _TypeAlias = UnblockIpRequest  # noqa: Y015
+
+@_typing.final
+class UnblockIpResponse(_message.Message):
+    """The network has no block of its own now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_BLOCKED_FIELD_NUMBER: _builtins.int
+    REMAINING_BLOCKS_FIELD_NUMBER: _builtins.int
+    was_blocked: _builtins.bool
+    """Whether it had one."""
+    @_builtins.property
+    def remaining_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks of other networks that contain it and still apply."""
+
+    def __init__(
+        self,
+        *,
+        was_blocked: _builtins.bool = ...,
+        remaining_blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining_blocks", b"remaining_blocks", "was_blocked", b"was_blocked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpResponse: _TypeAlias = UnblockIpResponse  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksRequest(_message.Message):
+    """A request for blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COVERING_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    covering: _builtins.str
+    """Lists only the blocks that apply to this address or the whole of this
+    network, all of them on one page.
+    """
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        covering: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covering", b"covering", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksRequest: _TypeAlias = ListIpBlocksRequest  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksResponse(_message.Message):
+    """A page of blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks."""
+
+    def __init__(
+        self,
+        *,
+        blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksResponse: _TypeAlias = ListIpBlocksResponse  # noqa: Y015

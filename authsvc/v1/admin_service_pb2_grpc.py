@@ -40,6 +40,21 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
                 _registered_method=True)
+        self.BlockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/BlockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+                _registered_method=True)
+        self.UnblockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/UnblockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+                _registered_method=True)
+        self.ListIpBlocks = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListIpBlocks',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
+                _registered_method=True)
         self.RevokeAllSessions = channel.unary_unary(
                 '/authsvc.v1.AdminService/RevokeAllSessions',
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.SerializeToString,
@@ -80,6 +95,35 @@ class AdminServiceServicer(object):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BlockIp(self, request, context):
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockIp(self, request, context):
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIpBlocks(self, request, context):
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,6 +196,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
             ),
+            'BlockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.SerializeToString,
+            ),
+            'UnblockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.SerializeToString,
+            ),
+            'ListIpBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIpBlocks,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.SerializeToString,
+            ),
             'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeAllSessions,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.FromString,
@@ -206,6 +265,87 @@ class AdminService(object):
             '/authsvc.v1.AdminService/ImportUsers',
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BlockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/BlockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/UnblockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIpBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListIpBlocks',
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,23 @@ class AdminServiceStub:
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
     """
+    BlockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+    """
     RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]
     """Ends the sessions that meet all of the given criteria, whoever they belong
     to, or with dry_run only counts them. Every session opened before the call
@@ -97,6 +114,23 @@ class AdminServiceAsyncStub(AdminServiceStub):
     provided that each message follows the previous one within 30 seconds
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+    """
+    BlockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]  # type: ignore[assignment]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]  # type: ignore[assignment]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]  # type: ignore[assignment]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
     """
     RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
     """Ends the sessions that meet all of the given criteria, whoever they belong
@@ -155,6 +189,41 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def BlockIp(
+        self,
+        request: _admin_service_pb2.BlockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.BlockIpResponse, _abc.Awaitable[_admin_service_pb2.BlockIpResponse]]:
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def UnblockIp(
+        self,
+        request: _admin_service_pb2.UnblockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UnblockIpResponse, _abc.Awaitable[_admin_service_pb2.UnblockIpResponse]]:
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIpBlocks(
+        self,
+        request: _admin_service_pb2.ListIpBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListIpBlocksResponse, _abc.Awaitable[_admin_service_pb2.ListIpBlocksResponse]]:
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -159,6 +159,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 42
+    """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+    operator, or by the service for a while because too many requests from
+    there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+    until an operator lifts it. Don't retry before that.
+    """
     ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
     """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
     the call is not one for an impersonated session: it would change how the
@@ -327,6 +333,12 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 42
+"""PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+operator, or by the service for a while because too many requests from
+there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+until an operator lifts it. Don't retry before that.
 """
 ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
 """PERMISSION_DENIED. The user has a role that is not to be impersonated, or

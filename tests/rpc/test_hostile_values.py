@@ -196,6 +196,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),

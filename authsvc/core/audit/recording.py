@@ -81,6 +81,8 @@ class AuditType(StrEnum):
     INCIDENT_REQUIRE_PASSWORD_CHANGE = "incident.require_password_change"  # noqa: S105 - an event's name
     INCIDENT_EXPORT = "incident.export"
     KEY_RESEAL = "key.reseal"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,
     detections,
+    ip_blocks,
     login_freezes,
     oauth_states,
     one_time_codes,
@@ -83,6 +84,7 @@ class Retention:
             "messages": (outbox.delete_ended, now - settings.messages),
             "detections": (detections.delete_ended, now),
             "login_freezes": (login_freezes.delete_ended, now),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),

@@ -1,6 +1,7 @@
 """Owns the handler of AdminService, composed of its topics."""
 
 from authsvc.rpc.admin.impersonation import ImpersonationRpcs
+from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
 from authsvc.rpc.admin.sessions import SessionRpcs
 from authsvc.rpc.admin.signing import SigningKeyRpcs
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
@@ -9,6 +10,7 @@ from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 class AdminHandler(
     UserTransferRpcs,
+    IpBlockRpcs,
     SessionRpcs,
     ImpersonationRpcs,
     SigningKeyRpcs,

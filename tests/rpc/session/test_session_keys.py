@@ -235,7 +235,7 @@ async def test_causes_are_told_apart(timed: Service, clock: FakeClock) -> None:
         assert error.code() == grpc.StatusCode.UNAUTHENTICATED
         info = detail(error, ErrorInfo)
         assert info.reason == "SESSION_INVALID"
-        return info.metadata["cause"]
+        return str(info.metadata["cause"])
 
     assert await cause(tokens, csrf_token=other.csrf_token) == "CSRF_TOKEN"
     assert await cause(tokens, csrf_token="x") == "CSRF_TOKEN"
