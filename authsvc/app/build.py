@@ -226,7 +226,7 @@ class _Build(AccountBuild):
             unverified_accounts=self.unverified_accounts,
             detections=self.detections,
             incident_steps=self.incident_steps,
-            evidence_export=EvidenceExport(self.database, self.signing_keys),
+            evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
         )

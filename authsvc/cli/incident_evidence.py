@@ -36,7 +36,7 @@ def export(
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Export the evidence of a time span: events, sessions, keys, freezes and settings.
+    """Export the evidence of a time span: events, sessions, keys, freezes, blocks and settings.
 
     Each kind is a file of JSON lines that only you can read. SHA256SUMS has the checksums of all;
     the audit event of the export has the checksum of SHA256SUMS. No secrets are exported.

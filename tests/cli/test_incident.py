@@ -161,14 +161,17 @@ def test_invalid_arguments_are_refused_in_one_line(
 def test_evidence_is_complete_private_and_verifiable(ready: Command, tmp_path: Path) -> None:
     folder = tmp_path / "evidence"
     run(ready, "freeze", "--method", "code", *REASON, "--yes")
+    assert ready("blocks", "add", "203.0.113.0/24").exit_code == 0
     plan = run(ready, "export", str(folder), "--since", "1h", *REASON, "--dry-run")
     assert not folder.exists()
     made = run(ready, "export", str(folder), "--since", "1h", *REASON)
     assert made["rows"] == plan["rows"]
+    assert (made["rows"]["ip_blocks"], made["rows"]["login_freezes"]) == (1, 1)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     files = {path.name: path for path in folder.iterdir()}
     assert set(files) == {
         *("events.jsonl", "sessions.jsonl", "signing_keys.jsonl", "login_freezes.jsonl"),
+        "ip_blocks.jsonl",
         *("settings.toml", "manifest.json", "SHA256SUMS"),
     }
     assert {stat.S_IMODE(path.stat().st_mode) for path in files.values()} == {0o600}

@@ -27,21 +27,24 @@ from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
 
-# Events of what is done to other people's accounts, or to the service.
+# Events of what is done to other people's accounts, or to the service: those of these kinds, and
+# more whose kind is shared with what users do themselves.
+_ADMINISTRATIVE_KINDS = ("users.", "key.", "ip.", "policy.", "role.")
+_ADMINISTRATIVE_TOO = {
+    AuditType.USER_CREATE,
+    AuditType.USER_DISABLE,
+    AuditType.USER_ENABLE,
+    AuditType.IMPERSONATE,
+    AuditType.REVOKE_ALL,
+    AuditType.MESSAGE_RETRY,
+}
 ADMINISTRATIVE = frozenset(
-    {
-        AuditType.USER_CREATE,
-        AuditType.USER_DISABLE,
-        AuditType.USER_ENABLE,
-        AuditType.USERS_IMPORT,
-        AuditType.USERS_EXPORT,
-        AuditType.KEY_ROTATE,
-        AuditType.KEY_REVOKE,
-        AuditType.MESSAGE_RETRY,
-    }
+    type_
+    for type_ in AuditType
+    if type_.value.startswith(_ADMINISTRATIVE_KINDS) or type_ in _ADMINISTRATIVE_TOO
 )
 _BY_NETWORK = {DetectionName.PASSWORD_SPRAYING, DetectionName.NEW_DEVICES}
-# The service itself rotates keys and removes accounts.
+# The service itself rotates keys and blocks addresses.
 _SYSTEM = "system"
 
 _Look: TypeAlias = Callable[[Connection, Window, int], Awaitable[Sequence[Count]]]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.store import incidents as store
 from authsvc.store import login_freezes
@@ -23,9 +24,12 @@ _Page: TypeAlias = Callable[
 class EvidenceExport:
     """Reads the evidence, a page at a time; no secret, hash or sealed key is part of it."""
 
-    def __init__(self, database: Database, signing_keys: SigningKeys) -> None:
+    def __init__(
+        self, database: Database, signing_keys: SigningKeys, ip_blocking: IpBlocking
+    ) -> None:
         self._database = database
         self._signing_keys = signing_keys
+        self._ip_blocking = ip_blocking
 
     def of(self, since: datetime, until: datetime) -> Mapping[str, AsyncIterator[Row]]:
         """Return the rows of each kind: those of the time span, or all if they have none."""
@@ -34,6 +38,7 @@ class EvidenceExport:
             "sessions": self._paged(store.list_sessions_between, "session_id", since, until),
             "signing_keys": self._keys(),
             "login_freezes": self._freezes(),
+            "ip_blocks": self._blocks(),
         }
 
     async def _paged(
@@ -61,3 +66,10 @@ class EvidenceExport:
             freezes = await login_freezes.list_all(connection)
         for freeze in freezes:
             yield asdict(freeze)
+
+    async def _blocks(self) -> AsyncIterator[Row]:
+        after: str | None = None
+        while blocks := await self._ip_blocking.list_after(after, _BATCH):
+            for block in blocks:
+                yield asdict(block)
+            after = blocks[-1].network
