@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -578,7 +577,7 @@ async def test_deletion_beside_everything_else_ends_cleanly(service: Service) ->
         email = f"user{number}@example.test"
         tokens = await service.new_session(email)
         user_id, admin = tokens.user_id, service.admin()
-        calls: list[Awaitable[object]] = [
+        calls: list[Any] = [
             service.login(email),
             service.refresh(tokens.refresh_token),
             set_roles(service, user_id, "editor"),
