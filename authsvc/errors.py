@@ -16,7 +16,8 @@ ServiceError
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
 ├── ProviderMisconfigured PROVIDER_MISCONFIGURED
-└── ServiceStopping       SERVICE_STOPPING
+├── ServiceStopping       SERVICE_STOPPING
+└── CursorTooOld          CURSOR_TOO_OLD
 
 ServerError is for the operator: the service can't start listening.
 """
@@ -65,6 +66,7 @@ class Reason(StrEnum):
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
+    CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
     INTERNAL = "INTERNAL"
 
 
@@ -189,6 +191,13 @@ class ServiceStopping(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(Reason.SERVICE_STOPPING, "This replica is stopping; call another.")
+
+
+class CursorTooOld(ServiceError):
+    """The cursor can't be continued; begin without one."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CURSOR_TOO_OLD, "The cursor can't be continued; begin anew.")
 
 
 class ServerError(Exception):

@@ -34,6 +34,7 @@ _ADMIN = frozenset({Role.ADMIN})
 _ISSUER = frozenset({Role.ISSUER})
 _OBSERVER = frozenset({Role.OBSERVER})
 _APP_OR_EDGE = frozenset({Role.APP, Role.EDGE})
+_ADMIN_OR_OBSERVER = frozenset({Role.ADMIN, Role.OBSERVER})
 _ANY_ROLE = frozenset(Role)
 
 ACCESS: Mapping[str, Access] = MappingProxyType(
@@ -82,6 +83,10 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AccountService/ExportData": Access(_APP, bearer=True, long_lived=True),
         "/authsvc.v1.AccountService/DeleteAccount": Access(_APP, bearer=True),
         "/authsvc.v1.AdminService/ImportUsers": Access(_ADMIN, long_lived=True),
+        "/authsvc.v1.AdminService/ListAuditEvents": Access(_ADMIN_OR_OBSERVER, read_only=True),
+        "/authsvc.v1.AdminService/WatchAuditEvents": Access(
+            _ADMIN_OR_OBSERVER, read_only=True, long_lived=True
+        ),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(

@@ -5,7 +5,7 @@ Parsers take the value and the field's path, and raise FieldInvalid with that pa
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
@@ -27,6 +27,10 @@ MAX_BATCH = 1_000
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The limits of a Timestamp (timestamp.proto).
+_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
+_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -172,6 +176,13 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
     for index, value in enumerate(values):
         text(value, f"{field}[{index}]", 128, required=True)
     return values
+
+
+def time(message: Timestamp, field: str) -> datetime:
+    """Return the time in a message, to the microsecond."""
+    if not (_MIN_SECONDS <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a time in the years 1 to 9999")
+    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def timestamp(time: datetime) -> Timestamp:

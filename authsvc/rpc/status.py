@@ -60,6 +60,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
+        Reason.CURSOR_TOO_OLD: StatusCode.OUT_OF_RANGE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"{\n\x10\x41uditEventFilter\x12\r\n\x05types\x18\x01 \x03(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x0f\n\x07network\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\xda\x01\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12.\n\noccur_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0e\n\x06\x63\x61ller\x18\x04 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\n\n\x02ip\x18\x08 \x01(\t\x12\x12\n\nuser_agent\x18\t \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\n \x01(\t\"\xcb\x01\n\x16ListAuditEventsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.AuditEventFilter\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"Z\n\x17ListAuditEventsResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.authsvc.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x17WatchAuditEventsRequest\x12,\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.AuditEventFilter\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x88\x01\n\x18WatchAuditEventsResponse\x12&\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x16.authsvc.v1.AuditEvent\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x34\n\x10known_until_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa7\x02\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x12_\n\x0fListAuditEvents\x12\".authsvc.v1.ListAuditEventsRequest\x1a#.authsvc.v1.ListAuditEventsResponse\"\x03\x90\x02\x01\x12\x64\n\x10WatchAuditEvents\x12#.authsvc.v1.WatchAuditEventsRequest\x1a$.authsvc.v1.WatchAuditEventsResponse\"\x03\x90\x02\x01\x30\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +38,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\310\347\030\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=73
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=205
-  _globals['_FIREBASESCRYPT']._serialized_start=207
-  _globals['_FIREBASESCRYPT']._serialized_end=321
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=324
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=459
-  _globals['_IMPORTFAILURE']._serialized_start=461
-  _globals['_IMPORTFAILURE']._serialized_end=526
-  _globals['_ADMINSERVICE']._serialized_start=528
-  _globals['_ADMINSERVICE']._serialized_end=624
+  _globals['_ADMINSERVICE'].methods_by_name['ListAuditEvents']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListAuditEvents']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['WatchAuditEvents']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['WatchAuditEvents']._serialized_options = b'\220\002\001'
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=106
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=238
+  _globals['_FIREBASESCRYPT']._serialized_start=240
+  _globals['_FIREBASESCRYPT']._serialized_end=354
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=357
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=492
+  _globals['_IMPORTFAILURE']._serialized_start=494
+  _globals['_IMPORTFAILURE']._serialized_end=559
+  _globals['_AUDITEVENTFILTER']._serialized_start=561
+  _globals['_AUDITEVENTFILTER']._serialized_end=684
+  _globals['_AUDITEVENT']._serialized_start=687
+  _globals['_AUDITEVENT']._serialized_end=905
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=908
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1111
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1113
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1203
+  _globals['_WATCHAUDITEVENTSREQUEST']._serialized_start=1205
+  _globals['_WATCHAUDITEVENTSREQUEST']._serialized_end=1292
+  _globals['_WATCHAUDITEVENTSRESPONSE']._serialized_start=1295
+  _globals['_WATCHAUDITEVENTSRESPONSE']._serialized_end=1431
+  _globals['_ADMINSERVICE']._serialized_start=1434
+  _globals['_ADMINSERVICE']._serialized_end=1729
 # @@protoc_insertion_point(module_scope)

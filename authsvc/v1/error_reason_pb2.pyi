@@ -157,6 +157,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 70
+    """OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
+    has crashed or failed over since. Don't retry with it; begin without a
+    cursor, and list what happened in between.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -302,5 +307,10 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 70
+"""OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
+has crashed or failed over since. Don't retry with it; begin without a
+cursor, and list what happened in between.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
