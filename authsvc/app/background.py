@@ -39,6 +39,7 @@ def background_jobs(
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),
+        Job("audit-watch", parts.use.audit_watch.run),
         Job("retention", parts.use.retention.run),
         Job("detections", parts.use.detections.run),
         Job("delivery", deliverer.run),

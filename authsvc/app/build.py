@@ -15,6 +15,7 @@ from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.listing import AuditListing
+from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.incidents.detections import Detections
@@ -231,6 +232,7 @@ class _Build(AccountBuild):
             policies=self.policies,
             role_definitions=self.role_definitions,
             audit_listing=AuditListing(self.database, self.clock),
+            audit_watch=AuditWatch(self.database, self.clock, self.settings.retention.audit_events),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
