@@ -29,6 +29,7 @@ class _Root(ImportingGroup):
         "audit": "authsvc.cli.audit",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",
+        "retention": "authsvc.cli.retention",
     }
 
 

@@ -25,6 +25,7 @@ _CHAPTERS = (
     "session_keys",
     "account",
     "importing",
+    "administration",
     "screening",
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
 """Owns rate limits and blocked addresses: policies, decisions, violations, and screening.
 
-Entry classes: `RateLimiter`, `Screening` and `IpBlocking`.
+Entry classes: `RateLimiter`, `Policies`, `Screening` and `IpBlocking`.
 """
