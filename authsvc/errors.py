@@ -14,7 +14,8 @@ ServiceError
 │                         OVERRIDE_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
 │                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
-│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS,
+│                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -72,6 +73,7 @@ class Reason(StrEnum):
     OVERRIDE_NOT_FOUND = "OVERRIDE_NOT_FOUND"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    LOGIN_FROZEN = "LOGIN_FROZEN"
     SESSION_INVALID = "SESSION_INVALID"
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
@@ -421,6 +423,13 @@ def limit_reached(limit: int) -> FailedPrecondition:
     """Return the error for exceeding a maximum of `limit`."""
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
+    )
+
+
+def login_frozen(method: str) -> FailedPrecondition:
+    """Return the error for a login that an operator has frozen."""
+    return FailedPrecondition(
+        Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
     )
 
 

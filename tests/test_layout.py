@@ -27,6 +27,8 @@ _TESTED_ELSEWHERE: Mapping[str, str] = {
     "factors/proofs": "tests/core/login/test_second_factor.py",
     "factors/totp_enrollment": "tests/core/factors/test_totp.py",
     "federation/states": "tests/core/federation/test_authorization.py",
+    "incidents/evidence": "tests/cli/test_incident.py",
+    "incidents/steps": "tests/cli/test_incident.py",
     "lib/memo": "tests/core/sessions/test_validation_cached.py",
     "limits/batch": "tests/core/limits/test_limiter.py",
     "login/completion": "tests/core/login/test_second_factor.py",

@@ -22,6 +22,7 @@ from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.models.incidents import DetectionName, LoginMethod
 from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger("authsvc.service")
@@ -126,6 +127,7 @@ class Application:
         metrics = Metrics()
         _measure(parts, metrics)
         _measure_reload(self._reload, metrics)
+        _measure_incidents(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         self.web = Web(
             settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
@@ -302,6 +304,31 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
             "New passwords refused since the start because they were breached.",
             lambda: float(breached.refusals),
         )
+
+
+def _measure_incidents(parts: Parts, metrics: Metrics) -> None:
+    detections = metrics.add_counter(
+        "authsvc_detections", "Detections that this replica raised.", ("detection",)
+    )
+    for name in DetectionName:
+        # From the start, so that the first one is an increase.
+        detections.labels(name.value)
+    parts.use.detections.on_raise(lambda name: detections.labels(name.value).inc())
+    metrics.add_gauge(
+        "authsvc_detections_age_seconds",
+        "Time since some replica last looked for incidents.",
+        parts.use.detections.age,
+    )
+    freezes = parts.use.login_freezes
+    refusals = metrics.add_counter(
+        "authsvc_logins_frozen", "Logins refused because they were frozen.", ("method",)
+    )
+    for method in LoginMethod:
+        refusals.labels(method.value)
+    freezes.on_refusal(lambda method: refusals.labels(method.value).inc())
+    metrics.add_gauge(
+        "authsvc_login_freezes", "Freezes of logins in force.", lambda: float(freezes.in_force)
+    )
 
 
 def _measure_reload(reload: Reload, metrics: Metrics) -> None:

@@ -32,6 +32,7 @@ def background_jobs(
     return (
         Job("revocation-reader", parts.revocation_reader.run),
         Job("doorbell", parts.doorbell.run),
+        Job("login-freezes", parts.use.login_freezes.run),
         Job("ip-blocks", parts.block_list.run),
         Job("violations", parts.violations.run),
         Job("definitions", parts.definitions.run),
@@ -39,6 +40,7 @@ def background_jobs(
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),
         Job("retention", parts.use.retention.run),
+        Job("detections", parts.use.detections.run),
         Job("delivery", deliverer.run),
         Job("health", watch_health),
         Job("certificate", watch_certificate),

@@ -17,6 +17,9 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
@@ -189,6 +192,7 @@ class _Build(AccountBuild):
             oauth_start=self.oauth_start,
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
+            login_freezes=self.login_freezes,
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -232,6 +236,9 @@ class _Build(AccountBuild):
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            detections=self.detections,
+            incident_steps=self.incident_steps,
+            evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
         )
@@ -341,4 +348,22 @@ class _Build(AccountBuild):
                 addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
                 addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
             },
+        )
+
+    @cached_property
+    def detections(self) -> Detections:
+        return Detections(
+            database=self.database,
+            settings=self.settings.detections,
+            networks=self.settings.brute_force,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def incident_steps(self) -> IncidentSteps:
+        return IncidentSteps(
+            database=self.database,
+            sessions=self.bulk_session_ending,
+            signing_keys=self.signing_keys,
+            clock=self.clock,
         )

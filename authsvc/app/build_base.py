@@ -8,6 +8,7 @@ from authsvc.config import Settings
 from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.definitions import Definitions
@@ -312,6 +313,12 @@ class BaseBuild:
     @cached_property
     def attempts(self) -> Attempts:
         return Attempts(self.database, self.brute_force, self.clock)
+
+    @cached_property
+    def login_freezes(self) -> LoginFreezes:
+        freezes = LoginFreezes(self.database)
+        self.doorbell.answer(Channel.LOGIN_FREEZES, freezes.ring)
+        return freezes
 
     @cached_property
     def recent_login(self) -> RecentLogin:

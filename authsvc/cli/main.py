@@ -27,6 +27,7 @@ class _Root(ImportingGroup):
         "ratelimit": "authsvc.cli.ratelimit",
         "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
+        "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",
         "retention": "authsvc.cli.retention",

@@ -13,6 +13,7 @@ from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
@@ -22,6 +23,9 @@ from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
@@ -69,6 +73,7 @@ class UseCases:
     oauth_start: OAuthStart
     oauth_login: OAuthLogin
     mfa_verification: MfaVerification
+    login_freezes: LoginFreezes
 
     # Sessions and tokens
     session_opening: SessionOpening
@@ -124,5 +129,8 @@ class UseCases:
     user_export: UserExport
     retention: Retention
     unverified_accounts: UnverifiedAccounts
+    detections: Detections
+    incident_steps: IncidentSteps
+    evidence_export: EvidenceExport
     resealing: Resealing
     key_usage: KeyUsage

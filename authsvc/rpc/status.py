@@ -64,6 +64,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.OVERRIDE_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
         Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,

@@ -18,6 +18,7 @@ class Channel(StrEnum):
 
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
+    LOGIN_FREEZES = "authsvc_login_freezes"
     IP_BLOCKS = "authsvc_ip_blocks"
     DEFINITIONS = "authsvc_definitions"
 

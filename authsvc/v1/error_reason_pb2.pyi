@@ -204,6 +204,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
     disabled user. For operators only. Don't retry before EnableUser.
     """
+    ERROR_REASON_LOGIN_FROZEN: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+    while, for all clients or for a network that holds `client.ip`. Existing
+    sessions go on. Don't retry; tell the user to come back later. Metadata:
+    `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+    `issued`, `registration` or `password_reset`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -396,5 +403,12 @@ set a new password, with RequestPasswordReset and ResetPassword.
 ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 44
 """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
 disabled user. For operators only. Don't retry before EnableUser.
+"""
+ERROR_REASON_LOGIN_FROZEN: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+while, for all clients or for a network that holds `client.ip`. Existing
+sessions go on. Don't retry; tell the user to come back later. Metadata:
+`method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+`issued`, `registration` or `password_reset`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

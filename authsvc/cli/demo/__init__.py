@@ -27,6 +27,7 @@ _CHAPTERS = (
     "importing",
     "administration",
     "screening",
+    "incident",
 )  # fmt: skip
 
 

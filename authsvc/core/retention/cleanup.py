@@ -18,7 +18,9 @@ from authsvc.models.clock import Clock
 from authsvc.models.retention import Plan
 from authsvc.store import (
     challenges,
+    detections,
     ip_blocks,
+    login_freezes,
     oauth_states,
     one_time_codes,
     outbox,
@@ -125,6 +127,8 @@ class Retention:
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "detections": (detections.delete_ended, now),
+            "login_freezes": (login_freezes.delete_ended, now),
             "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
             "rate_limits": (_delete_idle_limits, now),
