@@ -11,7 +11,6 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
@@ -23,6 +22,8 @@ from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -32,6 +33,9 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.statements import Statements
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -76,6 +80,8 @@ class Parts:
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    block_list: BlockList
+    violations: Violations
 
 
 @asynccontextmanager
@@ -165,6 +171,8 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            block_list=self.block_list,
+            violations=self.violations,
         )
 
     def use_cases(self) -> UseCases:
@@ -184,6 +192,8 @@ class _Build(AccountBuild):
             session_cookies=self.session_cookies,
             bulk_session_ending=self.bulk_session_ending,
             impersonation=self.impersonation,
+            session_keys=self.session_keys,
+            turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -193,6 +203,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -207,7 +218,9 @@ class _Build(AccountBuild):
             rate_limiter=self.rate_limiter,
             policies=self.policies,
             role_definitions=self.role_definitions,
-            account_listing=AccountListing(self.database),
+            screening=self.screening,
+            ip_blocking=self.ip_blocking,
+            account_listing=self.account_listing,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
@@ -227,6 +240,29 @@ class _Build(AccountBuild):
             issuer=self.token_issuer,
             sessions=self.settings.sessions,
             tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(
+            database=self.database,
+            validation=self.session_validation,
+            statements=Statements(self.signing_keys, self.settings.tokens, self.clock),
+            brute_force=self.brute_force,
+            sessions=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+            slices=self.slices,
+        )
+
+    @cached_property
+    def turn_credentials(self) -> TurnCredentials:
+        return TurnCredentials(
+            database=self.database,
+            validation=self.session_validation,
+            brute_force=self.brute_force,
+            settings=self.settings.turn,
             clock=self.clock,
         )
 

@@ -15,8 +15,12 @@ from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter, policies_from
 from authsvc.core.limits.policies import Policies
+from authsvc.core.limits.screening import Screening
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
@@ -254,6 +258,46 @@ class BaseBuild:
             permissions=self.permissions,
             definitions=self.definitions,
             tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def block_list(self) -> BlockList:
+        blocks = BlockList(
+            database=self.database,
+            allowed=self.settings.blocks.allowed_networks(),
+            clock=self.clock,
+        )
+        self.doorbell.answer(Channel.IP_BLOCKS, blocks.ring)
+        return blocks
+
+    @cached_property
+    def violations(self) -> Violations:
+        return Violations(
+            database=self.database,
+            blocks=self.block_list,
+            settings=self.settings.blocks,
+            networks=self.settings.brute_force,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def screening(self) -> Screening:
+        return Screening(
+            blocks=self.block_list,
+            violations=self.violations,
+            limiter=self.rate_limiter,
+            networks=self.settings.brute_force,
+        )
+
+    @cached_property
+    def ip_blocking(self) -> IpBlocking:
+        return IpBlocking(
+            database=self.database,
+            blocks=self.block_list,
+            violations=self.violations,
+            settings=self.settings.blocks,
             clock=self.clock,
         )
 

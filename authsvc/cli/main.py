@@ -27,6 +27,7 @@ class _Root(ImportingGroup):
         "ratelimit": "authsvc.cli.ratelimit",
         "policies": "authsvc.cli.policies",
         "roles": "authsvc.cli.roles",
+        "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",

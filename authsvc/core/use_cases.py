@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.administration import UserAdministration
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
 from authsvc.core.accounts.impersonation import Impersonation
@@ -22,8 +23,10 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.limits.policies import Policies
+from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -35,6 +38,8 @@ from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
@@ -74,6 +79,8 @@ class UseCases:
     session_cookies: SessionCookies
     bulk_session_ending: BulkSessionEnding
     impersonation: Impersonation
+    session_keys: SessionKeys
+    turn_credentials: TurnCredentials
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens
@@ -85,6 +92,7 @@ class UseCases:
     account_deletion: AccountDeletion
     password_change: PasswordChange
     password_reset: PasswordReset
+    user_administration: UserAdministration
 
     # One-time codes
     code_requests: CodeRequests
@@ -105,6 +113,8 @@ class UseCases:
     rate_limiter: RateLimiter
     policies: Policies
     role_definitions: RoleDefinitions
+    screening: Screening
+    ip_blocking: IpBlocking
 
     # Operation
     account_listing: AccountListing

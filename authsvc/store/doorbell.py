@@ -19,6 +19,7 @@ class Channel(StrEnum):
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
     DEFINITIONS = "authsvc_definitions"
+    IP_BLOCKS = "authsvc_ip_blocks"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

@@ -60,9 +60,9 @@ class AuthServiceStub:
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
@@ -209,9 +209,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
@@ -379,9 +379,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

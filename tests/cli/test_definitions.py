@@ -67,5 +67,5 @@ def test_roles_are_put_listed_and_deleted(command: Command) -> None:
     assert "--idle" in fails(command, "roles", "put", "editor", "--idle", "10ms")
     assert "NAME" in fails(command, "roles", "put", "Editor")
     assert "nothing was done" in fails(command, "roles", "delete", "editor", input="\n")
-    assert rows(command, "roles", "delete", "editor", "--yes")== {"user_count": 0}
+    assert rows(command, "roles", "delete", "editor", "--yes") == {"user_count": 0}
     fails(command, "roles", "delete", "editor", "--yes")

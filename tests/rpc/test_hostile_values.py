@@ -33,6 +33,7 @@ from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
 from tests.support import (
+    admin_requests,
     code_requests,
     definition_requests,
     factor_requests,
@@ -49,6 +50,7 @@ from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registrati
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
 from tests.support.service import Service, StartService
+from tests.support.session_keys import new_jwk
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
@@ -158,6 +160,7 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
     "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -177,6 +180,23 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
         user_id=tokens.user_id, except_session_id=tokens.session_id
     ),
+    "SessionService/IssueSessionKey": lambda tokens: session_pb.IssueSessionKeyRequest(
+        session_token=tokens.session_token,
+        public_jwk=new_jwk(),
+        purpose="chat",
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
+    "SessionService/GetSessionKeys": lambda tokens: session_pb.GetSessionKeysRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/CreateTurnCredentials": lambda tokens: session_pb.CreateTurnCredentialsRequest(
+        session_token=tokens.session_token,
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
     "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
         charges=[_charge(tokens), _charge(tokens)]
     ),
@@ -186,6 +206,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),

@@ -22,8 +22,10 @@ _CHAPTERS = (
     "oauth",
     "api_keys",
     "service_tokens",
+    "session_keys",
     "account",
     "importing",
+    "administration",
 )  # fmt: skip
 
 

@@ -33,6 +33,9 @@ class AuditType(StrEnum):
     USER_CREATE = "user.create"
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
+    USER_ROLES_SET = "user.roles_set"
+    USER_UNLOCK = "user.unlock"
+    PASSWORD_CHANGE_REQUIRE = "user.password_change_require"  # noqa: S105 - an event's name
     SESSION_CREATE = "session.create"
     IMPERSONATE = "session.impersonate"
     REVOKE_ALL = "session.revoke_all"
@@ -64,6 +67,8 @@ class AuditType(StrEnum):
     IDENTITY_UNLINK = "identity.unlink"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
+    SESSION_KEY_ISSUE = "session_key.issue"
+    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
@@ -77,6 +82,8 @@ class AuditType(StrEnum):
     ROLE_PUT = "role.put"
     ROLE_DELETE = "role.delete"
     KEY_RESEAL = "key.reseal"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,19 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
+from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,
+    ip_blocks,
     oauth_states,
     one_time_codes,
     outbox,
     policies,
     rate_limits,
+    request_receipts,
     retention,
+    session_keys,
 )
 from authsvc.store.postgres.database import Connection, Database
 
@@ -74,10 +78,13 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "session_keys": (session_keys.delete_expired, now),
             "one_time_codes": (one_time_codes.delete_expired, now),
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
+            "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
             "rate_limits": (_delete_idle_limits, now),
             "policy_overrides": (policies.delete_expired, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),

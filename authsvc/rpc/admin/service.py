@@ -1,6 +1,8 @@
 """Owns the handler of AdminService, composed of its topics."""
 
+from authsvc.rpc.admin.accounts import AccountRpcs
 from authsvc.rpc.admin.impersonation import ImpersonationRpcs
+from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
 from authsvc.rpc.admin.policies import PolicyRpcs
 from authsvc.rpc.admin.roles import RoleRpcs
 from authsvc.rpc.admin.sessions import SessionRpcs
@@ -10,7 +12,9 @@ from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 
 class AdminHandler(
+    AccountRpcs,
     UserTransferRpcs,
+    IpBlockRpcs,
     SessionRpcs,
     ImpersonationRpcs,
     SigningKeyRpcs,

@@ -12,6 +12,7 @@ from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.batch import Check
 from authsvc.errors import FieldInvalid
 from authsvc.models.definitions import DefinedIn
+from authsvc.models.ip_blocks import Screened, ScreenReason
 from authsvc.models.limits import (
     MAX_REQUESTS,
     OWN_PREFIX,
@@ -167,6 +168,16 @@ async def batch_response(
     return response
 
 
+def screen_response(screened: Screened) -> pb.ScreenRequestResponse:
+    """Return the decision on a request as a message."""
+    if screened.reason is None:
+        return pb.ScreenRequestResponse(allowed=True)
+    response = pb.ScreenRequestResponse(reason=_SCREEN_REASON[screened.reason])
+    if screened.retry_after is not None:
+        fill_duration(response.retry_after, screened.retry_after)
+    return response
+
+
 def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
     """Return policies as messages."""
     return [policy_message(policy) for policy in policies]
@@ -236,6 +247,9 @@ def window_of(value: timedelta | None, field: str, *, is_counted: bool) -> timed
     return between(value, field, _MIN_WINDOW, _MAX_WINDOW)
 
 
+_SCREEN_REASON = {
+    reason: pb.ScreenReason.Value(f"SCREEN_REASON_{reason.name}") for reason in ScreenReason
+}
 _ALGORITHM = {
     algorithm: pb.RateLimitAlgorithm.Value(f"RATE_LIMIT_ALGORITHM_{algorithm.name}")
     for algorithm in Algorithm
