@@ -1,16 +1,19 @@
 """Owns the errors: every failure that a caller can get, and its reason. It is independent of gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
-│                         request is invalid
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED,
+│                         REQUEST_ID_REUSED: the request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
 │                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── IpBlocked             IP_BLOCKED, with the time until the block ends, if it does
+├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -44,6 +47,7 @@ class Reason(StrEnum):
     SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    IMPERSONATION_NOT_ALLOWED = "IMPERSONATION_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
     USER_NOT_FOUND = "USER_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
@@ -67,6 +71,10 @@ class Reason(StrEnum):
     SESSION_INVALID = "SESSION_INVALID"
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
+    IP_BLOCKED = "IP_BLOCKED"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
+    USER_DISABLED = "USER_DISABLED"
     INTERNAL = "INTERNAL"
 
 
@@ -128,6 +136,20 @@ class CallerNotAllowed(ServiceError):
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
 
 
+class IpBlocked(ServiceError):
+    """The user's address is blocked, for `retry_after` seconds or, if None, without a known end."""
+
+    retry_after: float | None
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(Reason.IP_BLOCKED, "The client's IP address is blocked.")
+        self.retry_after = retry_after
+
+
+class PermissionDenied(ServiceError):
+    """The caller may do this, but not to this user or not in this session."""
+
+
 class AlreadyExists(ServiceError):
     """The object to create already exists."""
 
@@ -141,15 +163,20 @@ class FailedPrecondition(ServiceError):
 
 
 class TooManyAttempts(ServiceError):
-    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds."""
+    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds.
+
+    `ip` is the user's address if a limit of its network was exceeded, which counts as a violation.
+    """
 
     retry_after: float
     subject: str
+    ip: str | None
 
-    def __init__(self, retry_after: float, subject: str = "login") -> None:
+    def __init__(self, retry_after: float, subject: str = "login", ip: str | None = None) -> None:
         super().__init__(Reason.TOO_MANY_ATTEMPTS, "Too many attempts; try again later.")
         self.retry_after = retry_after
         self.subject = subject
+        self.ip = ip
 
 
 class Overloaded(ServiceError):
@@ -234,9 +261,34 @@ def bearer_invalid() -> Unauthenticated:
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
 
 
+def impersonation_not_allowed(message: str) -> PermissionDenied:
+    """Return the error for a user or a call that must not be impersonated; `message` says which."""
+    return PermissionDenied(Reason.IMPERSONATION_NOT_ALLOWED, message)
+
+
 def user_not_found() -> NotFound:
     """Return the error for an unknown user id."""
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
+
+
+def user_disabled() -> FailedPrecondition:
+    """Return the error, for operators only, for what a disabled account can't have."""
+    return FailedPrecondition(Reason.USER_DISABLED, "The account is disabled; enable it first.")
+
+
+def password_change_required() -> FailedPrecondition:
+    """Return the error for a login with a right password that has to be changed first."""
+    return FailedPrecondition(
+        Reason.PASSWORD_CHANGE_REQUIRED,
+        "This password can't be used any more; set a new one with a code for a password reset.",
+    )
+
+
+def request_id_reused() -> FieldInvalid:
+    """Return the error for a request with the id of another one."""
+    return FieldInvalid(
+        "request_id", "was used for another request", reason=Reason.REQUEST_ID_REUSED
+    )
 
 
 def quoted_names(names: Collection[str]) -> str:
@@ -315,6 +367,11 @@ def redirect_not_allowed(field: str = "redirect_uri") -> FieldInvalid:
 def key_not_found() -> NotFound:
     """Return the error for an API key's id that is not one of the user's."""
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
+
+
+def signing_key_not_found() -> NotFound:
+    """Return the error for an unknown signing key's id."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No signing key has this id.")
 
 
 def factor_not_found() -> NotFound:

@@ -11,7 +11,6 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
@@ -20,7 +19,10 @@ from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -28,7 +30,8 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
 from authsvc.core.session_keys.statements import Statements
 from authsvc.core.session_keys.turn import TurnCredentials
@@ -40,6 +43,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -67,13 +71,15 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
-    revocation_reader: RevocationReader
+    revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    block_list: BlockList
+    violations: Violations
 
 
 @asynccontextmanager
@@ -160,6 +166,8 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            block_list=self.block_list,
+            violations=self.violations,
         )
 
     def use_cases(self) -> UseCases:
@@ -176,6 +184,9 @@ class _Build(AccountBuild):
             session_refresh=self.session_refresh,
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
+            session_cookies=self.session_cookies,
+            bulk_session_ending=self.bulk_session_ending,
+            impersonation=self.impersonation,
             session_keys=self.session_keys,
             turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,
@@ -187,6 +198,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -199,13 +211,17 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
-            account_listing=AccountListing(self.database),
+            screening=self.screening,
+            ip_blocking=self.ip_blocking,
+            account_listing=self.account_listing,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            resealing=Resealing(self.database, self.keyring, self.clock),
+            key_usage=self.key_usage,
         )
 
     @cached_property
@@ -283,6 +299,15 @@ class _Build(AccountBuild):
             settings=self.settings.retention,
             sessions=self.settings.sessions,
             clock=self.clock,
+        )
+
+    @cached_property
+    def key_usage(self) -> KeyUsage:
+        return KeyUsage(
+            database=self.database,
+            keyring=self.keyring,
+            pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
+            missing_keys=self.settings.encryption.missing_keys,
         )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Owns `authsvc keys`: shows, rotates and revokes the keys that sign access tokens."""
+"""Owns `authsvc keys`: the keys that sign access tokens, and those that protect what is stored."""
 
 from typing import Annotated
 
@@ -6,10 +6,14 @@ import typer
 
 from authsvc.cli.calls import cli_call
 from authsvc.cli.groups import Commands
+from authsvc.cli.keys_at_rest import generate, reseal, status
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, fail
 from authsvc.cli.work import with_use_cases
 
-app = Commands(help="Show, rotate and revoke the keys that sign access tokens.")
+app = Commands(help="Manage the keys that sign access tokens, and those that protect secrets.")
+app.command("generate")(generate)
+app.command("status")(status)
+app.command("reseal")(reseal)
 
 
 @app.command("list")
@@ -53,5 +57,5 @@ def revoke(
     For a compromised key. If it is the active one, a new key replaces it.
     """
     if not with_use_cases(config, secrets, lambda use: use.signing_keys.revoke(cli_call(), key_id)):
-        fail(f"no key has the id {key_id}, or it is already revoked")
+        fail(f"{key_id} is already revoked")
     print(f"{key_id} is revoked.")

@@ -25,6 +25,7 @@ class _Root(ImportingGroup):
         "users": "authsvc.cli.users",
         "sessions": "authsvc.cli.sessions",
         "ratelimit": "authsvc.cli.ratelimit",
+        "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",

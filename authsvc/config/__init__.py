@@ -1,11 +1,14 @@
 """Owns the settings: one module for each section, and one loader for all."""
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -30,13 +33,16 @@ from authsvc.config.types import KeySettings, Section
 
 __all__ = [
     "ApiKeySettings",
+    "BlockSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
     "EmailSettings",
+    "EncryptionSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",

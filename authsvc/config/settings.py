@@ -3,11 +3,13 @@
 from pydantic import Field, model_validator
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
@@ -40,12 +42,14 @@ class Settings(Section):
     )
     database: DatabaseSettings
     secrets: SecretSettings
+    encryption: EncryptionSettings = EncryptionSettings()
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
     emails: EmailSettings = EmailSettings()
     passwords: PasswordSettings = PasswordSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     brute_force: BruteForceSettings = BruteForceSettings()
+    blocks: BlockSettings = BlockSettings()
     codes: CodeSettings = CodeSettings()
     delivery: DeliverySettings = DeliverySettings()
     second_factors: SecondFactorSettings = SecondFactorSettings()

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.administration import UserAdministration
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
 from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
@@ -21,7 +23,9 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -30,8 +34,12 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
 from authsvc.core.session_keys.turn import TurnCredentials
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -66,6 +74,9 @@ class UseCases:
     session_refresh: SessionRefresh
     session_ending: SessionEnding
     session_listing: SessionListing
+    session_cookies: SessionCookies
+    bulk_session_ending: BulkSessionEnding
+    impersonation: Impersonation
     session_keys: SessionKeys
     turn_credentials: TurnCredentials
     token_validation: TokenValidation
@@ -79,6 +90,7 @@ class UseCases:
     account_deletion: AccountDeletion
     password_change: PasswordChange
     password_reset: PasswordReset
+    user_administration: UserAdministration
 
     # One-time codes
     code_requests: CodeRequests
@@ -97,6 +109,8 @@ class UseCases:
     api_keys: ApiKeys
     api_key_validation: ApiKeyValidation
     rate_limiter: RateLimiter
+    screening: Screening
+    ip_blocking: IpBlocking
 
     # Operation
     account_listing: AccountListing
@@ -106,3 +120,5 @@ class UseCases:
     user_export: UserExport
     retention: Retention
     unverified_accounts: UnverifiedAccounts
+    resealing: Resealing
+    key_usage: KeyUsage

@@ -22,10 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xd0\x04\n\x04User\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.authsvc.v1.UserStatus\x12&\n\x06origin\x18\x06 \x01(\x0e\x32\x16.authsvc.v1.UserOrigin\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0flast_login_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verify_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0chas_password\x18\x0b \x01(\x08\x12 \n\x18password_change_required\x18\x0c \x01(\x08\x12\x15\n\rfailed_logins\x18\r \x01(\x05\x12\x1c\n\x14\x66\x61iled_device_logins\x18\x0e \x01(\x05\x12#\n\x04lock\x18\x0f \x01(\x0b\x32\x15.authsvc.v1.LoginLock\x12*\n\x0b\x64\x65vice_lock\x18\x10 \x01(\x0b\x32\x15.authsvc.v1.LoginLock\x12\x14\n\x0c\x66\x61\x63tor_kinds\x18\x11 \x03(\t\x12\x11\n\tproviders\x18\x12 \x03(\t\"<\n\tLoginLock\x12/\n\x0b\x65xpire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x0eGetUserRequest\x12\x11\n\x07user_id\x18\x01 \x01(\tH\x00\x12\x0f\n\x05\x65mail\x18\x02 \x01(\tH\x00\x42\x06\n\x04user\"1\n\x0fGetUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"\x9d\x03\n\x10ListUsersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x14\n\x0c\x65mail_prefix\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12&\n\x06status\x18\x05 \x01(\x0e\x32\x16.authsvc.v1.UserStatus\x12\x15\n\x08verified\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08provider\x18\x07 \x01(\t\x12\x34\n\x10\x66rom_create_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11until_create_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14\x66rom_last_login_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15until_last_login_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0b\n\t_verified\"M\n\x11ListUsersResponse\x12\x1f\n\x05users\x18\x01 \x03(\x0b\x32\x10.authsvc.v1.User\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x11\x43reateUserRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x16\n\x08password\x18\x02 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x16\n\x0e\x65mail_verified\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"4\n\x12\x43reateUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"\x92\x01\n\x11UpdateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x16\n\x0e\x65mail_verified\x18\x04 \x01(\x08\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"4\n\x12UpdateUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"5\n\x13SetUserRolesRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\r\n\x05roles\x18\x02 \x03(\t\"6\n\x14SetUserRolesResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"%\n\x12\x44isableUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"5\n\x13\x44isableUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"$\n\x11\x45nableUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"4\n\x12\x45nableUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"$\n\x11UnlockUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"4\n\x12UnlockUserResponse\x12\x1e\n\x04user\x18\x01 \x01(\x0b\x32\x10.authsvc.v1.User\"T\n\x19StartPasswordResetRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12&\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x14.authsvc.v1.Delivery\"a\n\x1aStartPasswordResetResponse\x12\x12\n\x04\x63ode\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x1cRequirePasswordChangeRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x15\n\rkeep_sessions\x18\x02 \x01(\x08\"6\n\x1dRequirePasswordChangeResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"$\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\"\x14\n\x12\x44\x65leteUserResponse\"I\n\x12\x45xportUsersRequest\x12\x1f\n\x17include_password_hashes\x18\x01 \x01(\x08\x12\x12\n\npage_token\x18\x02 \x01(\t\"C\n\x13\x45xportUsersResponse\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x02\n\x18RevokeAllSessionsRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x37\n\x13\x63reated_before_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reated_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07network\x18\x04 \x01(\t\x12\x1d\n\x15\x61uthentication_method\x18\x05 \x01(\t\x12\x10\n\x08user_ids\x18\x06 \x03(\t\x12\x19\n\x11impersonated_only\x18\x07 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\"2\n\x19RevokeAllSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x03\"d\n\x16ImpersonateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"=\n\x17ImpersonateUserResponse\x12\"\n\x06tokens\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Tokens\"\xd2\x02\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.authsvc.v1.SigningKeyState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\ractivate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x16ListSigningKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x17ListSigningKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.authsvc.v1.SigningKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17RotateSigningKeyRequest\x12\x15\n\ractive_key_id\x18\x01 \x01(\t\"F\n\x18RotateSigningKeyResponse\x12*\n\nactive_key\x18\x01 \x01(\x0b\x32\x16.authsvc.v1.SigningKey\")\n\x17RevokeSigningKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x18RevokeSigningKeyResponse\x12*\n\nactive_key\x18\x01 \x01(\x0b\x32\x16.authsvc.v1.SigningKey\"\xb3\x01\n\x07IpBlock\x12\x0f\n\x07network\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nblocked_by\x18\x05 \x01(\t\x12\x11\n\tautomatic\x18\x06 \x01(\x08\"t\n\x0e\x42lockIpRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x63onfirm_wide\x18\x04 \x01(\x08\"5\n\x0f\x42lockIpResponse\x12\"\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.IpBlock\"#\n\x10UnblockIpRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"W\n\x11UnblockIpResponse\x12\x13\n\x0bwas_blocked\x18\x01 \x01(\x08\x12-\n\x10remaining_blocks\x18\x02 \x03(\x0b\x32\x13.authsvc.v1.IpBlock\"N\n\x13ListIpBlocksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x63overing\x18\x03 \x01(\t\"T\n\x14ListIpBlocksResponse\x12#\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x13.authsvc.v1.IpBlock\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*[\n\nUserStatus\x12\x1b\n\x17USER_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12USER_STATUS_ACTIVE\x10\x01\x12\x18\n\x14USER_STATUS_DISABLED\x10\x02*\x90\x01\n\nUserOrigin\x12\x1b\n\x17USER_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14USER_ORIGIN_REGISTER\x10\x01\x12\x19\n\x15USER_ORIGIN_FEDERATED\x10\x02\x12\x16\n\x12USER_ORIGIN_IMPORT\x10\x03\x12\x18\n\x14USER_ORIGIN_OPERATOR\x10\x04*\xb0\x01\n\x0fSigningKeyState\x12!\n\x1dSIGNING_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSIGNING_KEY_STATE_PREPARED\x10\x01\x12\x1c\n\x18SIGNING_KEY_STATE_ACTIVE\x10\x02\x12\x1d\n\x19SIGNING_KEY_STATE_RETIRED\x10\x03\x12\x1d\n\x19SIGNING_KEY_STATE_REVOKED\x10\x04\x32\x93\x0e\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x12G\n\x07GetUser\x12\x1a.authsvc.v1.GetUserRequest\x1a\x1b.authsvc.v1.GetUserResponse\"\x03\x90\x02\x01\x12M\n\tListUsers\x12\x1c.authsvc.v1.ListUsersRequest\x1a\x1d.authsvc.v1.ListUsersResponse\"\x03\x90\x02\x01\x12K\n\nCreateUser\x12\x1d.authsvc.v1.CreateUserRequest\x1a\x1e.authsvc.v1.CreateUserResponse\x12K\n\nUpdateUser\x12\x1d.authsvc.v1.UpdateUserRequest\x1a\x1e.authsvc.v1.UpdateUserResponse\x12Q\n\x0cSetUserRoles\x12\x1f.authsvc.v1.SetUserRolesRequest\x1a .authsvc.v1.SetUserRolesResponse\x12N\n\x0b\x44isableUser\x12\x1e.authsvc.v1.DisableUserRequest\x1a\x1f.authsvc.v1.DisableUserResponse\x12K\n\nEnableUser\x12\x1d.authsvc.v1.EnableUserRequest\x1a\x1e.authsvc.v1.EnableUserResponse\x12K\n\nUnlockUser\x12\x1d.authsvc.v1.UnlockUserRequest\x1a\x1e.authsvc.v1.UnlockUserResponse\x12\x63\n\x12StartPasswordReset\x12%.authsvc.v1.StartPasswordResetRequest\x1a&.authsvc.v1.StartPasswordResetResponse\x12l\n\x15RequirePasswordChange\x12(.authsvc.v1.RequirePasswordChangeRequest\x1a).authsvc.v1.RequirePasswordChangeResponse\x12K\n\nDeleteUser\x12\x1d.authsvc.v1.DeleteUserRequest\x1a\x1e.authsvc.v1.DeleteUserResponse\x12P\n\x0b\x45xportUsers\x12\x1e.authsvc.v1.ExportUsersRequest\x1a\x1f.authsvc.v1.ExportUsersResponse0\x01\x12\x42\n\x07\x42lockIp\x12\x1a.authsvc.v1.BlockIpRequest\x1a\x1b.authsvc.v1.BlockIpResponse\x12M\n\tUnblockIp\x12\x1c.authsvc.v1.UnblockIpRequest\x1a\x1d.authsvc.v1.UnblockIpResponse\"\x03\x90\x02\x02\x12V\n\x0cListIpBlocks\x12\x1f.authsvc.v1.ListIpBlocksRequest\x1a .authsvc.v1.ListIpBlocksResponse\"\x03\x90\x02\x01\x12\x65\n\x11RevokeAllSessions\x12$.authsvc.v1.RevokeAllSessionsRequest\x1a%.authsvc.v1.RevokeAllSessionsResponse\"\x03\x90\x02\x02\x12Z\n\x0fImpersonateUser\x12\".authsvc.v1.ImpersonateUserRequest\x1a#.authsvc.v1.ImpersonateUserResponse\x12_\n\x0fListSigningKeys\x12\".authsvc.v1.ListSigningKeysRequest\x1a#.authsvc.v1.ListSigningKeysResponse\"\x03\x90\x02\x01\x12]\n\x10RotateSigningKey\x12#.authsvc.v1.RotateSigningKeyRequest\x1a$.authsvc.v1.RotateSigningKeyResponse\x12\x62\n\x10RevokeSigningKey\x12#.authsvc.v1.RevokeSigningKeyRequest\x1a$.authsvc.v1.RevokeSigningKeyResponse\"\x03\x90\x02\x02\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +41,128 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\310\347\030\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=73
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=205
-  _globals['_FIREBASESCRYPT']._serialized_start=207
-  _globals['_FIREBASESCRYPT']._serialized_end=321
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=324
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=459
-  _globals['_IMPORTFAILURE']._serialized_start=461
-  _globals['_IMPORTFAILURE']._serialized_end=526
-  _globals['_ADMINSERVICE']._serialized_start=528
-  _globals['_ADMINSERVICE']._serialized_end=624
+  _globals['_CREATEUSERREQUEST'].fields_by_name['password']._loaded_options = None
+  _globals['_CREATEUSERREQUEST'].fields_by_name['password']._serialized_options = b'\310\347\030\001'
+  _globals['_STARTPASSWORDRESETRESPONSE'].fields_by_name['code']._loaded_options = None
+  _globals['_STARTPASSWORDRESETRESPONSE'].fields_by_name['code']._serialized_options = b'\310\347\030\001'
+  _globals['_EXPORTUSERSRESPONSE'].fields_by_name['chunk']._loaded_options = None
+  _globals['_EXPORTUSERSRESPONSE'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['GetUser']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListUsers']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['UnblockIp']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['UnblockIp']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListIpBlocks']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListIpBlocks']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeAllSessions']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeAllSessions']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListSigningKeys']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListSigningKeys']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeSigningKey']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeSigningKey']._serialized_options = b'\220\002\002'
+  _globals['_USERSTATUS']._serialized_start=5084
+  _globals['_USERSTATUS']._serialized_end=5175
+  _globals['_USERORIGIN']._serialized_start=5178
+  _globals['_USERORIGIN']._serialized_end=5322
+  _globals['_SIGNINGKEYSTATE']._serialized_start=5325
+  _globals['_SIGNINGKEYSTATE']._serialized_end=5501
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=197
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=329
+  _globals['_FIREBASESCRYPT']._serialized_start=331
+  _globals['_FIREBASESCRYPT']._serialized_end=445
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=448
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=583
+  _globals['_IMPORTFAILURE']._serialized_start=585
+  _globals['_IMPORTFAILURE']._serialized_end=650
+  _globals['_USER']._serialized_start=653
+  _globals['_USER']._serialized_end=1245
+  _globals['_LOGINLOCK']._serialized_start=1247
+  _globals['_LOGINLOCK']._serialized_end=1307
+  _globals['_GETUSERREQUEST']._serialized_start=1309
+  _globals['_GETUSERREQUEST']._serialized_end=1369
+  _globals['_GETUSERRESPONSE']._serialized_start=1371
+  _globals['_GETUSERRESPONSE']._serialized_end=1420
+  _globals['_LISTUSERSREQUEST']._serialized_start=1423
+  _globals['_LISTUSERSREQUEST']._serialized_end=1836
+  _globals['_LISTUSERSRESPONSE']._serialized_start=1838
+  _globals['_LISTUSERSRESPONSE']._serialized_end=1915
+  _globals['_CREATEUSERREQUEST']._serialized_start=1918
+  _globals['_CREATEUSERREQUEST']._serialized_end=2057
+  _globals['_CREATEUSERRESPONSE']._serialized_start=2059
+  _globals['_CREATEUSERRESPONSE']._serialized_end=2111
+  _globals['_UPDATEUSERREQUEST']._serialized_start=2114
+  _globals['_UPDATEUSERREQUEST']._serialized_end=2260
+  _globals['_UPDATEUSERRESPONSE']._serialized_start=2262
+  _globals['_UPDATEUSERRESPONSE']._serialized_end=2314
+  _globals['_SETUSERROLESREQUEST']._serialized_start=2316
+  _globals['_SETUSERROLESREQUEST']._serialized_end=2369
+  _globals['_SETUSERROLESRESPONSE']._serialized_start=2371
+  _globals['_SETUSERROLESRESPONSE']._serialized_end=2425
+  _globals['_DISABLEUSERREQUEST']._serialized_start=2427
+  _globals['_DISABLEUSERREQUEST']._serialized_end=2464
+  _globals['_DISABLEUSERRESPONSE']._serialized_start=2466
+  _globals['_DISABLEUSERRESPONSE']._serialized_end=2519
+  _globals['_ENABLEUSERREQUEST']._serialized_start=2521
+  _globals['_ENABLEUSERREQUEST']._serialized_end=2557
+  _globals['_ENABLEUSERRESPONSE']._serialized_start=2559
+  _globals['_ENABLEUSERRESPONSE']._serialized_end=2611
+  _globals['_UNLOCKUSERREQUEST']._serialized_start=2613
+  _globals['_UNLOCKUSERREQUEST']._serialized_end=2649
+  _globals['_UNLOCKUSERRESPONSE']._serialized_start=2651
+  _globals['_UNLOCKUSERRESPONSE']._serialized_end=2703
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_start=2705
+  _globals['_STARTPASSWORDRESETREQUEST']._serialized_end=2789
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_start=2791
+  _globals['_STARTPASSWORDRESETRESPONSE']._serialized_end=2888
+  _globals['_REQUIREPASSWORDCHANGEREQUEST']._serialized_start=2890
+  _globals['_REQUIREPASSWORDCHANGEREQUEST']._serialized_end=2960
+  _globals['_REQUIREPASSWORDCHANGERESPONSE']._serialized_start=2962
+  _globals['_REQUIREPASSWORDCHANGERESPONSE']._serialized_end=3016
+  _globals['_DELETEUSERREQUEST']._serialized_start=3018
+  _globals['_DELETEUSERREQUEST']._serialized_end=3054
+  _globals['_DELETEUSERRESPONSE']._serialized_start=3056
+  _globals['_DELETEUSERRESPONSE']._serialized_end=3076
+  _globals['_EXPORTUSERSREQUEST']._serialized_start=3078
+  _globals['_EXPORTUSERSREQUEST']._serialized_end=3151
+  _globals['_EXPORTUSERSRESPONSE']._serialized_start=3153
+  _globals['_EXPORTUSERSRESPONSE']._serialized_end=3220
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=3223
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=3485
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=3487
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=3537
+  _globals['_IMPERSONATEUSERREQUEST']._serialized_start=3539
+  _globals['_IMPERSONATEUSERREQUEST']._serialized_end=3639
+  _globals['_IMPERSONATEUSERRESPONSE']._serialized_start=3641
+  _globals['_IMPERSONATEUSERRESPONSE']._serialized_end=3702
+  _globals['_SIGNINGKEY']._serialized_start=3705
+  _globals['_SIGNINGKEY']._serialized_end=4043
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=4045
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=4108
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=4110
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=4198
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=4200
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=4248
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=4250
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=4320
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_start=4322
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_end=4363
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_start=4365
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_end=4435
+  _globals['_IPBLOCK']._serialized_start=4438
+  _globals['_IPBLOCK']._serialized_end=4617
+  _globals['_BLOCKIPREQUEST']._serialized_start=4619
+  _globals['_BLOCKIPREQUEST']._serialized_end=4735
+  _globals['_BLOCKIPRESPONSE']._serialized_start=4737
+  _globals['_BLOCKIPRESPONSE']._serialized_end=4790
+  _globals['_UNBLOCKIPREQUEST']._serialized_start=4792
+  _globals['_UNBLOCKIPREQUEST']._serialized_end=4827
+  _globals['_UNBLOCKIPRESPONSE']._serialized_start=4829
+  _globals['_UNBLOCKIPRESPONSE']._serialized_end=4916
+  _globals['_LISTIPBLOCKSREQUEST']._serialized_start=4918
+  _globals['_LISTIPBLOCKSREQUEST']._serialized_end=4996
+  _globals['_LISTIPBLOCKSRESPONSE']._serialized_start=4998
+  _globals['_LISTIPBLOCKSRESPONSE']._serialized_end=5082
+  _globals['_ADMINSERVICE']._serialized_start=5504
+  _globals['_ADMINSERVICE']._serialized_end=7315
 # @@protoc_insertion_point(module_scope)

@@ -60,9 +60,9 @@ class AuthServiceStub:
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
@@ -99,8 +99,8 @@ class AuthServiceStub:
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider, then continues like Login. A new
@@ -209,9 +209,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
@@ -248,8 +248,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider, then continues like Login. A new
@@ -379,9 +379,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -454,8 +454,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -88,6 +88,7 @@ class Session(_message.Message):
     AUTHENTICATION_METHODS_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    IMPERSONATOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's public id, a UUID."""
     user_id: _builtins.str
@@ -100,6 +101,10 @@ class Session(_message.Message):
     """The device that it was created on. May be empty."""
     revoke_reason: Global___RevokeReason.ValueType
     """Why it was ended."""
+    impersonator: _builtins.str
+    """The identity of the service that opened the session in the user's name
+    with ImpersonateUser. Empty if the user logged in.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -139,10 +144,11 @@ class Session(_message.Message):
         authentication_methods: _abc.Iterable[_builtins.str] | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_reason: Global___RevokeReason.ValueType = ...,
+        impersonator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "create_time", b"create_time", "idle_expire_time", b"idle_expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "device_id", b"device_id", "idle_expire_time", b"idle_expire_time", "ip", b"ip", "last_use_time", b"last_use_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "session_id", b"session_id", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "device_id", b"device_id", "idle_expire_time", b"idle_expire_time", "impersonator", b"impersonator", "ip", b"ip", "last_use_time", b"last_use_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "session_id", b"session_id", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,12 +477,19 @@ class RevokeSessionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CLEAR_COOKIE_FIELD_NUMBER: _builtins.int
+    clear_cookie: _builtins.str
+    """A Set-Cookie header that removes the session's cookie; send it only if the
+    session was that of the browser. Empty without the setting sessions.cookie.
+    """
     def __init__(
         self,
+        *,
+        clear_cookie: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
 from authsvc.config import ImportSettings, Settings, TurnSettings
@@ -32,7 +33,14 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    admin_requests,
+    code_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -139,6 +147,20 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
         ),
         dry_run=False,
     ),
+    "AdminService/RevokeAllSessions": lambda tokens: admin_pb.RevokeAllSessionsRequest(
+        created_before_time=Timestamp(seconds=2_000_000_000),
+        created_after_time=Timestamp(seconds=1_000_000_000),
+        network="192.0.2.0/24",
+        authentication_method="pwd",
+        user_ids=[tokens.user_id],
+        dry_run=True,
+    ),
+    "AdminService/ImpersonateUser": lambda tokens: admin_pb.ImpersonateUserRequest(
+        user_id=tokens.user_id, reason="case 4711", client=CLIENT
+    ),
+    "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
+    "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -184,6 +206,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),
@@ -234,6 +266,11 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
     return account_pb.RevokeApiKeyRequest(key_id=created.key.key_id)
 
 
+async def _rotated_key(service: Service, _: Tokens) -> Message:
+    response = await service.admin().RotateSigningKey(admin_pb.RotateSigningKeyRequest())
+    return admin_pb.RevokeSigningKeyRequest(key_id=response.active_key.key_id)
+
+
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
@@ -246,6 +283,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,
     "AuthService/VerifyMfa": factor_requests.verify,
     "AccountService/RevokeApiKey": _made_key,
+    "AdminService/RevokeSigningKey": _rotated_key,
 }
 
 

@@ -22,6 +22,7 @@ from authsvc.core.accounts.accounts import Accounts, Registration
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.one_time_codes import OneTimeCodes
 from authsvc.core.codes.requests import CodeLimits, CodeRequests
 from authsvc.core.factors.challenges import SecondFactors
@@ -179,6 +180,8 @@ class Service:
             brute_force=brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,
+            permissions=Permissions({"user": ("read",), "editor": ("write",)}),
+            receipts=RequestReceipts(self.database, KEYRING, self.clock),
             clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)

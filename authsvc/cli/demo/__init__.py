@@ -25,6 +25,7 @@ _CHAPTERS = (
     "session_keys",
     "account",
     "importing",
+    "administration",
 )  # fmt: skip
 
 

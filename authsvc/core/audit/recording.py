@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -33,7 +33,12 @@ class AuditType(StrEnum):
     USER_CREATE = "user.create"
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
+    USER_ROLES_SET = "user.roles_set"
+    USER_UNLOCK = "user.unlock"
+    PASSWORD_CHANGE_REQUIRE = "user.password_change_require"  # noqa: S105 - an event's name
     SESSION_CREATE = "session.create"
+    IMPERSONATE = "session.impersonate"
+    REVOKE_ALL = "session.revoke_all"
     REFRESH = "session.refresh"
     REFRESH_REUSE = "session.refresh_reuse"
     LOGOUT = "session.logout"
@@ -70,6 +75,9 @@ class AuditType(StrEnum):
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    KEY_RESEAL = "key.reseal"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,8 @@ class AuditEvent:
     """One event: what happened, who called, which user and session, and from which client.
 
     `detail` holds what is specific to the type. It never contains a secret, nor an address or name
-    that was typed in: people type passwords into the wrong field.
+    that was typed in: people type passwords into the wrong field. The one exception is the reason
+    that an operator has to give for an impersonation.
     """
 
     type: AuditType
@@ -93,7 +102,9 @@ async def record_event(connection: Connection, now: datetime, event: AuditEvent)
 
     The log line is written before the transaction ends; the stored event is authoritative.
     """
-    await audit.insert(connection, event_row(now, event))
+    impersonator = await audit.insert(connection, event_row(now, event))
+    if impersonator is not None:
+        event = replace(event, detail={**event.detail, "impersonator": impersonator})
     log_event(event)
 
 

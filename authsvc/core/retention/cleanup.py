@@ -12,13 +12,16 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
+from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
 from authsvc.store import (
     challenges,
+    ip_blocks,
     oauth_states,
     one_time_codes,
     outbox,
     rate_limits,
+    request_receipts,
     retention,
     session_keys,
 )
@@ -79,6 +82,8 @@ class Retention:
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
+            "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
             "rate_limits": (_delete_idle_limits, now),
             "audit_months": (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),

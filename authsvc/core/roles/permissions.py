@@ -32,12 +32,14 @@ class Permissions:
         """Check that each of `roles` is a role of the settings, or the one that all users get.
 
         Raises:
-            FieldInvalid: Some are not; their names are shown.
+            FieldInvalid: Some are not; their names are shown, and those that are.
         """
         known = {*DEFAULT_ROLES, *self._by_role}
         if undefined := list(dict.fromkeys(role for role in roles if role not in known)):
             raise FieldInvalid(
-                "roles", f"has roles that are not defined: {quoted_names(undefined)}"
+                "roles",
+                f"has roles that are not defined: {quoted_names(undefined)}; "
+                f"those defined are: {quoted_names(sorted(known))}",
             )
 
 

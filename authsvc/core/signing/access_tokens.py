@@ -7,7 +7,7 @@ accept any `typ`, a missing or fractional `exp`, and duplicate members, and read
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, cast
 
@@ -85,6 +85,7 @@ class AccessTokens:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
         permissions = self._permissions.of(session.user_roles)
+        impersonator = session.impersonator
         token = self.sign(
             {
                 "sub": str(session.user_id),
@@ -94,6 +95,7 @@ class AccessTokens:
                 "scope": " ".join(permissions),
                 "amr": list(session.authentication_methods),
                 "auth_time": int(session.authentication_time.timestamp()),
+                **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
             min(self._clock.now() + self._lifetime, session.absolute_expire_time),
@@ -190,6 +192,22 @@ class AccessTokens:
         """Return SCOPE_MISSING unless the token has all `scopes`."""
         missing = not set(scopes).issubset(claims.scopes)
         return InactiveReason.SCOPE_MISSING if missing else None
+
+    def narrow(self, claims: Claims, roles: Sequence[str]) -> Claims:
+        """Return the claims of a token of a user who has only these roles by now.
+
+        What the token says beyond them is left out, so it can do no more than a new token could.
+        """
+        if claims.roles == roles or set(claims.roles).issubset(roles):
+            return claims
+        kept = tuple(role for role in claims.roles if role in roles)
+        granted = frozenset(self._permissions.of(kept))
+        return replace(
+            claims,
+            roles=kept,
+            permissions=tuple(name for name in claims.permissions if name in granted),
+            scopes=tuple(name for name in claims.scopes if name in granted),
+        )
 
     def _examine(self, token: str, audience: str | None) -> _Outcome:
         entry = self._verified.get(token)

@@ -20,11 +20,9 @@ class ApiKeyRpcs(Topic):
         new_key = NewApiKey(
             name=convert.label(request.name, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
-            lifetime=(
-                convert.timedelta_of(request.lifetime, "lifetime")
-                if request.HasField("lifetime")
-                else None
-            ),
+            lifetime=convert.interval(request.lifetime, "lifetime")
+            if request.HasField("lifetime")
+            else None,
             policy=policy_name(request.policy, "policy") if request.policy else "",
         )
         created = await self._use.api_keys.create(current_call(), current_claims(), new_key)

@@ -72,7 +72,7 @@ class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
         await self._use.session_ending.revoke(
             current_call(), convert.session_id(request.session_id)
         )
-        return pb.RevokeSessionResponse()
+        return pb.RevokeSessionResponse(clear_cookie=self._use.session_cookies.removal())
 
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context

@@ -33,7 +33,7 @@ class SessionKeyRpcs(Topic):
         wanted = NewSessionKey(
             public_key=_public_key(request),
             purpose=_purpose(request.purpose),
-            ttl=convert.timedelta_of(request.ttl, "ttl") if request.HasField("ttl") else None,
+            ttl=convert.interval(request.ttl, "ttl") if request.HasField("ttl") else None,
         )
         issued = await self._use.session_keys.issue(current_call(), _proof(request), wanted)
         return pb.IssueSessionKeyResponse(session_key=_message(issued))
@@ -60,7 +60,7 @@ class SessionKeyRpcs(Topic):
         made = await self._use.turn_credentials.create(
             current_call(),
             _proof(request),
-            convert.timedelta_of(request.ttl, "ttl") if request.HasField("ttl") else None,
+            convert.interval(request.ttl, "ttl") if request.HasField("ttl") else None,
         )
         return pb.CreateTurnCredentialsResponse(
             username=made.username,
