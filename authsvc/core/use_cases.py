@@ -32,11 +32,11 @@ from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.refresh import SessionRefresh
+from authsvc.core.sessions.token_issuing import SessionCookies
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.service_tokens import ServiceTokens

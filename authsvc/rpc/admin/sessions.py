@@ -1,6 +1,6 @@
 """Owns the RPC of AdminService that ends the sessions of many users."""
 
-from authsvc.core.lib.networks import parse_network
+from authsvc.core.limits.networks import parse_network
 from authsvc.errors import FieldInvalid
 from authsvc.models.sessions import SessionSelection
 from authsvc.rpc import Context, convert
@@ -55,7 +55,7 @@ def _selection(request: pb.RevokeAllSessionsRequest) -> SessionSelection:
 
 def _network(value: str) -> str:
     try:
-        return parse_network(convert.text(value, "network", _MAX_NETWORK))
+        return str(parse_network(convert.text(value, "network", _MAX_NETWORK)))
     except ValueError:
         raise FieldInvalid(
             "network", "must be an address or a network without bits beyond its prefix"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsvc.core.lib.networks import parse_network
+from authsvc.core.limits.networks import parse_network
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from authsvc.core.lib.networks import parse_network
     ],
 )
 def test_addresses_and_networks_are_read(text: str, network: str) -> None:
-    assert parse_network(text) == network
+    assert str(parse_network(text)) == network
 
 
 @pytest.mark.parametrize(
