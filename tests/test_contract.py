@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
+    IpBlocked,
     Overloaded,
     ProviderMisconfigured,
     ProviderUnavailable,
@@ -25,6 +26,7 @@ from authsvc.errors import (
     StoreUnavailable,
     TooManyAttempts,
     redirect_not_allowed,
+    request_id_reused,
 )
 from authsvc.models.calls import Role
 from authsvc.models.limits import Algorithm
@@ -227,9 +229,11 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.PASSWORD_WEAK: FieldInvalid.weak_password("password", ["too short"]),
     Reason.EMAIL_INVALID: FieldInvalid("email", "is none", reason=Reason.EMAIL_INVALID),
     Reason.TOO_MANY_ATTEMPTS: TooManyAttempts(1),
+    Reason.IP_BLOCKED: IpBlocked(1.0),
     Reason.OVERLOADED: Overloaded(),
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
+    Reason.REQUEST_ID_REUSED: request_id_reused(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
     Reason.PROVIDER_MISCONFIGURED: ProviderMisconfigured(),
     Reason.SERVICE_STOPPING: ServiceStopping(),

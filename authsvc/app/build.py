@@ -11,24 +11,37 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
-from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention import addresses, unverified_accounts
+from authsvc.core.retention.addresses import AddressTruncation
+from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
+from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.statements import Statements
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -37,6 +50,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -64,13 +78,17 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
-    revocation_reader: RevocationReader
+    definitions: Definitions
+    revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    block_list: BlockList
+    violations: Violations
+    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -99,7 +117,9 @@ async def open_parts(
                 http=http,
             )
             try:
-                yield build.parts()
+                parts = build.parts()
+                await parts.definitions.refresh()
+                yield parts
             finally:
                 await build.doorbell.close()
     finally:
@@ -151,12 +171,16 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             attempts=self.attempts,
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            block_list=self.block_list,
+            violations=self.violations,
+            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
@@ -168,6 +192,7 @@ class _Build(AccountBuild):
             oauth_start=self.oauth_start,
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
+            login_freezes=self.login_freezes,
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -176,6 +201,8 @@ class _Build(AccountBuild):
             session_cookies=self.session_cookies,
             bulk_session_ending=self.bulk_session_ending,
             impersonation=self.impersonation,
+            session_keys=self.session_keys,
+            turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -185,6 +212,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -197,13 +225,22 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
-            account_listing=AccountListing(self.database),
+            screening=self.screening,
+            ip_blocking=self.ip_blocking,
+            account_listing=self.account_listing,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            detections=self.detections,
+            incident_steps=self.incident_steps,
+            evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
+            resealing=Resealing(self.database, self.keyring, self.clock),
+            key_usage=self.key_usage,
         )
 
     @cached_property
@@ -215,6 +252,29 @@ class _Build(AccountBuild):
             issuer=self.token_issuer,
             sessions=self.settings.sessions,
             tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(
+            database=self.database,
+            validation=self.session_validation,
+            statements=Statements(self.signing_keys, self.settings.tokens, self.clock),
+            brute_force=self.brute_force,
+            sessions=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+            slices=self.slices,
+        )
+
+    @cached_property
+    def turn_credentials(self) -> TurnCredentials:
+        return TurnCredentials(
+            database=self.database,
+            validation=self.session_validation,
+            brute_force=self.brute_force,
+            settings=self.settings.turn,
             clock=self.clock,
         )
 
@@ -261,10 +321,49 @@ class _Build(AccountBuild):
         )
 
     @cached_property
+    def key_usage(self) -> KeyUsage:
+        return KeyUsage(
+            database=self.database,
+            keyring=self.keyring,
+            pepper_ids=[pepper.id for pepper in self.settings.secrets.peppers],
+            missing_keys=self.settings.encryption.missing_keys,
+        )
+
+    @cached_property
     def retention(self) -> Retention:
+        truncation = AddressTruncation(
+            database=self.database,
+            settings=self.settings.retention,
+            sessions=self.settings.sessions,
+            clock=self.clock,
+        )
         return Retention(
             database=self.database,
             settings=self.settings.retention,
             clock=self.clock,
-            others={"unverified_accounts": self.unverified_accounts.remove},
+            others={
+                unverified_accounts.KIND: Step(
+                    self.unverified_accounts.remove, self.unverified_accounts.plan
+                ),
+                addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
+                addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
+            },
+        )
+
+    @cached_property
+    def detections(self) -> Detections:
+        return Detections(
+            database=self.database,
+            settings=self.settings.detections,
+            networks=self.settings.brute_force,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def incident_steps(self) -> IncidentSteps:
+        return IncidentSteps(
+            database=self.database,
+            sessions=self.bulk_session_ending,
+            signing_keys=self.signing_keys,
+            clock=self.clock,
         )

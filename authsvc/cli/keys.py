@@ -1,4 +1,4 @@
-"""Owns `authsvc keys`: shows, rotates and revokes the keys that sign access tokens."""
+"""Owns `authsvc keys`: the keys that sign access tokens, and those that protect what is stored."""
 
 from typing import Annotated
 
@@ -7,11 +7,15 @@ import typer
 from authsvc.cli.calls import cli_call
 from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
+from authsvc.cli.keys_at_rest import generate, reseal, status
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, emit_one
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
 
-app = Commands(help="Show, rotate and revoke the keys that sign access tokens.")
+app = Commands(help="Manage the keys that sign access tokens, and those that protect secrets.")
+app.command("generate")(generate)
+app.command("status")(status)
+app.command("reseal")(reseal)
 
 
 @app.command("list")

@@ -25,9 +25,12 @@ class _Root(ImportingGroup):
         "users": "authsvc.cli.users",
         "sessions": "authsvc.cli.sessions",
         "ratelimit": "authsvc.cli.ratelimit",
+        "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
+        "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",
+        "retention": "authsvc.cli.retention",
     }
 
 

@@ -16,7 +16,7 @@ from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit_one, fail
 from authsvc.cli.work import with_use_cases
 from authsvc.config import durations
-from authsvc.core.limits.networks import parse_network
+from authsvc.core.lib.networks import parse_network
 from authsvc.core.use_cases import UseCases
 from authsvc.models.ids import UserId
 from authsvc.models.sessions import SessionSelection
@@ -149,6 +149,6 @@ def _network(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        return str(parse_network(text))
+        return parse_network(text)
     except ValueError:
         fail("--network: expected an address or a network without bits beyond its prefix")

@@ -18,6 +18,9 @@ class SessionSettings(Section):
     max_per_user: int = Field(
         5, ge=1, le=1_000, description="Active sessions of a user; a new one ends the oldest."
     )
+    max_keys: int = Field(
+        16, ge=1, le=1_000, description="Live session keys of one session (IssueSessionKey)."
+    )
     ip_binding: Literal["off", "subnet", "exact"] = Field(
         "off",
         description=(

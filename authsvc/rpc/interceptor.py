@@ -18,6 +18,7 @@ from authsvc.errors import (
     FieldInvalid,
     Reason,
     ServiceError,
+    TooManyAttempts,
     bearer_invalid,
     impersonation_not_allowed,
 )
@@ -28,6 +29,7 @@ from authsvc.rpc.call_context import CALL, CallContext
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers, rejected
 from authsvc.rpc.connections import Connections
+from authsvc.rpc.convert import client_ip
 from authsvc.rpc.load import Load
 from authsvc.rpc.status import CODES, to_status
 
@@ -48,6 +50,8 @@ class InterceptorDeps:
 
     `authenticate_bearer` returns the claims of a user's access token, whose only actor may be an
     impersonator, or raises BEARER_INVALID.
+    `admit_address` raises IP_BLOCKED for a user's address that is blocked, and `note_refusal` gets
+    those that exceeded a limit.
     """
 
     settings: GrpcSettings
@@ -57,6 +61,8 @@ class InterceptorDeps:
     connections: Connections
     log: CallLog
     authenticate_bearer: Callable[[str], Awaitable[Claims]]
+    admit_address: Callable[[str], Awaitable[None]]
+    note_refusal: Callable[[str], Awaitable[None]]
     tls_1_3_only: bool
 
 
@@ -131,7 +137,13 @@ class _RpcPipeline:
         call = CALL.get()
         try:
             request = await self._enter(call, messages, context)
-            response = self._serialize(await self._handle(request, context))
+            try:
+                answer = await self._handle(request, context)
+            except TooManyAttempts as refusal:
+                if refusal.ip is not None:
+                    await self._deps.note_refusal(refusal.ip)
+                raise
+            response = self._serialize(answer)
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, call, context)
         self._end(call)
@@ -163,6 +175,8 @@ class _RpcPipeline:
             if message is grpc.aio.EOF:
                 raise FieldInvalid("", "The request message is missing.")
             request = self._parse(cast("bytes", message))
+        if access.screened and (ip := client_ip(request.client)) is not None:
+            await self._deps.admit_address(ip)
         if access.long_lived:
             call.pool.let_last(call)
         return request

@@ -67,7 +67,8 @@ SMALL: Mapping[str, str] = MappingProxyType(
         "user": """
             SELECT user_id, email, email_canonical, display_name, roles, status, origin,
                 failed_logins, failed_device_logins, create_time, update_time, last_login_time,
-                email_verify_time, has_second_factor, password_hash IS NOT NULL AS has_password
+                email_verify_time, has_second_factor, password_hash IS NOT NULL AS has_password,
+                password_change_required
             FROM users WHERE user_id = $1""",
         "device": """
             SELECT last_use_time, trust_expire_time FROM devices
@@ -94,6 +95,11 @@ LARGE: Mapping[str, str] = MappingProxyType(
                 host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
                 refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time, impersonator
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
+        "session_key": """
+            SELECT session_key_id, session_id, purpose, k.kind AS session_key_kind, public_key,
+                k.create_time, k.expire_time
+            FROM session_keys k JOIN sessions USING (session_id)
+            WHERE user_id = $1 AND session_key_id > $2 ORDER BY session_key_id LIMIT $3""",
         "factor": """
             SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,
                 last_step, sign_count, transports, backup_eligible

@@ -21,8 +21,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
 
-from authsvc.config import ImportSettings, Settings
+from authsvc.config import ImportSettings, Settings, TurnSettings
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
@@ -32,7 +33,15 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    admin_requests,
+    code_requests,
+    definition_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -42,6 +51,7 @@ from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registrati
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
 from tests.support.service import Service, StartService
+from tests.support.session_keys import new_jwk
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
@@ -62,6 +72,7 @@ NOTING = {
     "/authsvc.v1.AuthService/VerifyMfa",
     "/authsvc.v1.AccountService/ChangePassword",
     "/authsvc.v1.AccountService/CreateApiKey",
+    "/authsvc.v1.SessionService/IssueSessionKey",
 }
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
@@ -80,6 +91,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -150,6 +162,7 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
     "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -169,6 +182,23 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
         user_id=tokens.user_id, except_session_id=tokens.session_id
     ),
+    "SessionService/IssueSessionKey": lambda tokens: session_pb.IssueSessionKeyRequest(
+        session_token=tokens.session_token,
+        public_jwk=new_jwk(),
+        purpose="chat",
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
+    "SessionService/GetSessionKeys": lambda tokens: session_pb.GetSessionKeysRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/CreateTurnCredentials": lambda tokens: session_pb.CreateTurnCredentialsRequest(
+        session_token=tokens.session_token,
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
     "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
         charges=[_charge(tokens), _charge(tokens)]
     ),
@@ -178,6 +208,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),
@@ -236,6 +276,7 @@ async def _rotated_key(service: Service, _: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
@@ -371,6 +412,7 @@ async def attack(
         "codes": unlimited_codes(),
         "oauth": oauth_requests.oauth_settings(provider),
         "imports": ImportSettings(max_parallel=AT_ONCE),
+        "turn": TurnSettings(uris=("turn:127.0.0.1",), secrets=(SecretStr("shared-with-turn"),)),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()

@@ -1,6 +1,5 @@
 """Owns the RPC of AdminService that ends the sessions of many users."""
 
-from authsvc.core.limits.networks import parse_network
 from authsvc.errors import FieldInvalid
 from authsvc.models.sessions import SessionSelection
 from authsvc.rpc import Context, convert
@@ -9,7 +8,6 @@ from authsvc.rpc.topic import Topic
 from authsvc.v1 import admin_service_pb2 as pb
 
 _MAX_USERS = 1_000
-_MAX_NETWORK = 64
 
 
 class SessionRpcs(Topic):
@@ -34,7 +32,7 @@ def _selection(request: pb.RevokeAllSessionsRequest) -> SessionSelection:
     selection = SessionSelection(
         created_before=convert.time(request, "created_before_time"),
         created_after=convert.time(request, "created_after_time"),
-        network=_network(request.network) if request.network else None,
+        network=convert.network(request.network, "network") if request.network else None,
         authentication_method=(
             convert.authentication_method(request.authentication_method, "authentication_method")
             if request.authentication_method
@@ -51,12 +49,3 @@ def _selection(request: pb.RevokeAllSessionsRequest) -> SessionSelection:
     if selection.is_everything and not request.all:
         raise FieldInvalid("", "A criterion is required, or `all`.")
     return selection
-
-
-def _network(value: str) -> str:
-    try:
-        return str(parse_network(convert.text(value, "network", _MAX_NETWORK)))
-    except ValueError:
-        raise FieldInvalid(
-            "network", "must be an address or a network without bits beyond its prefix"
-        ) from None
