@@ -46,11 +46,11 @@ from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
 from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.refresh import SessionRefresh
+from authsvc.core.sessions.token_issuing import SessionCookies
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.service_tokens import ServiceTokens
