@@ -4,13 +4,15 @@ ServiceError
 ├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
 │                         request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
-│                         SESSION_BINDING_MISMATCH
+│                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── IpBlocked             IP_BLOCKED, with the time until the block ends, if it does
+├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
 │                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -44,6 +46,7 @@ class Reason(StrEnum):
     SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    IMPERSONATION_NOT_ALLOWED = "IMPERSONATION_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
     USER_NOT_FOUND = "USER_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
@@ -64,7 +67,10 @@ class Reason(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    SESSION_INVALID = "SESSION_INVALID"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
+    IP_BLOCKED = "IP_BLOCKED"
     INTERNAL = "INTERNAL"
 
 
@@ -126,6 +132,20 @@ class CallerNotAllowed(ServiceError):
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
 
 
+class IpBlocked(ServiceError):
+    """The user's address is blocked, for `retry_after` seconds or, if None, without a known end."""
+
+    retry_after: float | None
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(Reason.IP_BLOCKED, "The client's IP address is blocked.")
+        self.retry_after = retry_after
+
+
+class PermissionDenied(ServiceError):
+    """The caller may do this, but not to this user or not in this session."""
+
+
 class AlreadyExists(ServiceError):
     """The object to create already exists."""
 
@@ -139,15 +159,20 @@ class FailedPrecondition(ServiceError):
 
 
 class TooManyAttempts(ServiceError):
-    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds."""
+    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds.
+
+    `ip` is the user's address if a limit of its network was exceeded, which counts as a violation.
+    """
 
     retry_after: float
     subject: str
+    ip: str | None
 
-    def __init__(self, retry_after: float, subject: str = "login") -> None:
+    def __init__(self, retry_after: float, subject: str = "login", ip: str | None = None) -> None:
         super().__init__(Reason.TOO_MANY_ATTEMPTS, "Too many attempts; try again later.")
         self.retry_after = retry_after
         self.subject = subject
+        self.ip = ip
 
 
 class Overloaded(ServiceError):
@@ -220,9 +245,21 @@ def session_binding_mismatch() -> Unauthenticated:
     )
 
 
+def session_invalid(cause: str) -> Unauthenticated:
+    """Return the error for a session that is not active, or a CSRF token that isn't its."""
+    return Unauthenticated(
+        Reason.SESSION_INVALID, "The session or its CSRF token is not valid.", {"cause": cause}
+    )
+
+
 def bearer_invalid() -> Unauthenticated:
     """Return the error for a call without an active access token of its user."""
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
+
+
+def impersonation_not_allowed(message: str) -> PermissionDenied:
+    """Return the error for a user or a call that must not be impersonated; `message` says which."""
+    return PermissionDenied(Reason.IMPERSONATION_NOT_ALLOWED, message)
 
 
 def user_not_found() -> NotFound:
@@ -308,6 +345,11 @@ def key_not_found() -> NotFound:
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
 
 
+def signing_key_not_found() -> NotFound:
+    """Return the error for an unknown signing key's id."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No signing key has this id.")
+
+
 def factor_not_found() -> NotFound:
     """Return the error for a factor's id that is not one of the user's."""
     return NotFound(Reason.FACTOR_NOT_FOUND, "No factor has this id.")
@@ -333,3 +375,8 @@ def limit_reached(limit: int) -> FailedPrecondition:
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
     )
+
+
+def not_configured(setting: str, message: str) -> FailedPrecondition:
+    """Return the error for a call that the settings don't provide for."""
+    return FailedPrecondition(Reason.NOT_CONFIGURED, message, {"setting": setting})

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -104,6 +105,10 @@ class Application:
         )
         self._parts.brute_force.replace_settings(settings.brute_force)
         self._parts.code_limits.replace_settings(settings.codes, settings.brute_force)
+        self._parts.block_list.replace_allowed(settings.blocks.allowed_networks())
+        self._parts.violations.replace_settings(settings.blocks, settings.brute_force)
+        self._parts.use.screening.replace_settings(settings.brute_force)
+        self._parts.use.ip_blocking.replace_settings(settings.blocks)
         self.server.replace_callers(settings.callers)
         return self._reload.to(settings)
 
@@ -128,10 +133,13 @@ class Application:
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
-            authenticate_bearer=parts.use.token_validation.bearer,
+            admit_address=parts.use.screening.admit,
+            note_refusal=parts.use.screening.note_refusal,
+            authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
         )
+        self._stack.push_async_callback(parts.violations.flush)
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
         background = Background(
@@ -220,6 +228,36 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "authsvc_doorbell_up",
         "1 while notifications of other replicas are received, otherwise 0: then only polling.",
         lambda: float(parts.doorbell.is_listening),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_blocks",
+        "Blocks of addresses in this replica's memory, some of which may have ended.",
+        lambda: float(len(parts.block_list)),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_blocks_fresh",
+        "1 while blocks are read in time and asked for in memory, otherwise 0.",
+        lambda: float(parts.block_list.is_fresh()),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_violations",
+        "Refusals by address that this replica has counted since the start.",
+        lambda: float(parts.violations.noted),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_blocks_made",
+        "Blocks that this replica has made since the start, because of violations.",
+        lambda: float(parts.violations.blocked),
+    )
+    metrics.add_gauge(
+        "authsvc_requests_blocked",
+        "Requests since the start that were refused because their address is blocked.",
+        lambda: float(parts.use.screening.blocked),
+    )
+    metrics.add_gauge(
+        "authsvc_screened_requests_limited",
+        "Screened requests since the start that exceeded their policy.",
+        lambda: float(parts.use.screening.limited),
     )
     if isinstance(parts.clock, DatabaseClock):
         metrics.add_gauge(

@@ -32,6 +32,8 @@ def background_jobs(
     return (
         Job("revocation-reader", parts.revocation_reader.run),
         Job("doorbell", parts.doorbell.run),
+        Job("ip-blocks", parts.block_list.run),
+        Job("violations", parts.violations.run),
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),

@@ -20,7 +20,10 @@ from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
@@ -31,9 +34,11 @@ from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.statements import Statements
+from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -42,6 +47,7 @@ from authsvc.core.user_transfer.exporting import UserExport
 from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
+from authsvc.models.revocations import Revocation
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -69,7 +75,7 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
-    revocation_reader: RevocationReader
+    revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
     attempts: Attempts
@@ -77,6 +83,8 @@ class Parts:
     code_limits: CodeLimits
     passkeys: Passkeys
     breached_passwords: BreachedPasswords | None
+    block_list: BlockList
+    violations: Violations
 
 
 @asynccontextmanager
@@ -164,6 +172,8 @@ class _Build(AccountBuild):
             code_limits=self.code_limits,
             passkeys=self.passkeys,
             breached_passwords=self.breached_passwords,
+            block_list=self.block_list,
+            violations=self.violations,
         )
 
     def use_cases(self) -> UseCases:
@@ -180,6 +190,11 @@ class _Build(AccountBuild):
             session_refresh=self.session_refresh,
             session_ending=self.session_ending,
             session_listing=SessionListing(self.database, self.clock),
+            session_cookies=self.session_cookies,
+            bulk_session_ending=self.bulk_session_ending,
+            impersonation=self.impersonation,
+            session_keys=self.session_keys,
+            turn_credentials=self.turn_credentials,
             token_validation=self.token_validation,
             slices=self.slices,
             service_tokens=self.service_tokens,
@@ -201,6 +216,8 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            screening=self.screening,
+            ip_blocking=self.ip_blocking,
             account_listing=AccountListing(self.database),
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
@@ -221,6 +238,29 @@ class _Build(AccountBuild):
             issuer=self.token_issuer,
             sessions=self.settings.sessions,
             tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def session_keys(self) -> SessionKeys:
+        return SessionKeys(
+            database=self.database,
+            validation=self.session_validation,
+            statements=Statements(self.signing_keys, self.settings.tokens, self.clock),
+            brute_force=self.brute_force,
+            sessions=self.settings.sessions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+            slices=self.slices,
+        )
+
+    @cached_property
+    def turn_credentials(self) -> TurnCredentials:
+        return TurnCredentials(
+            database=self.database,
+            validation=self.session_validation,
+            brute_force=self.brute_force,
+            settings=self.settings.turn,
             clock=self.clock,
         )
 

@@ -6,6 +6,7 @@ from authsvc.app.build_logins import LoginBuild
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
 from authsvc.core.accounts.owner_proofs import OwnerProofs
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
@@ -37,6 +38,15 @@ class AccountBuild(LoginBuild):
     @cached_property
     def registration_tokens(self) -> RegistrationTokens:
         return RegistrationTokens(self.keyring, self.clock)
+
+    @cached_property
+    def impersonation(self) -> Impersonation:
+        return Impersonation(
+            database=self.database,
+            issuer=self.token_issuer,
+            settings=self.settings.sessions,
+            clock=self.clock,
+        )
 
     @cached_property
     def account_deletion(self) -> AccountDeletion:

@@ -11,18 +11,24 @@ from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.last_use import LastUse
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.limits.screening import Screening
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
@@ -37,7 +43,7 @@ from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
 from authsvc.outbound.breached_passwords import open_ranges
 from authsvc.outbound.proxy import proxy_rules
-from authsvc.store import api_keys, sessions
+from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
 
@@ -78,9 +84,10 @@ class BaseBuild:
         return Doorbell(self.database, self.settings.database)
 
     @cached_property
-    def revocation_reader(self) -> RevocationReader:
-        reader = RevocationReader(
+    def revocation_reader(self) -> LogFollower[Revocation]:
+        reader = LogFollower(
             database=self.database,
+            source=revocations.LOG,
             staleness=self.settings.sessions.cache_staleness,
             on_event=self.on_revocation,
             on_gap=self._on_gap,
@@ -152,7 +159,11 @@ class BaseBuild:
 
     @cached_property
     def token_issuer(self) -> TokenIssuer:
-        return TokenIssuer(self.access_tokens, self.refresh_codec)
+        return TokenIssuer(self.access_tokens, self.refresh_codec, self.session_cookies)
+
+    @cached_property
+    def session_cookies(self) -> SessionCookies:
+        return SessionCookies(self.settings.sessions.cookie, self.clock)
 
     @cached_property
     def session_opening(self) -> SessionOpening:
@@ -196,6 +207,15 @@ class BaseBuild:
             clock=self.clock,
         )
 
+    @cached_property
+    def bulk_session_ending(self) -> BulkSessionEnding:
+        return BulkSessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
     # Limits and attempts
 
     @cached_property
@@ -206,6 +226,46 @@ class BaseBuild:
             database=self.database,
             policies=policies,
             rejected_cache_size=limits.rejected_cache_size,
+        )
+
+    @cached_property
+    def block_list(self) -> BlockList:
+        blocks = BlockList(
+            database=self.database,
+            allowed=self.settings.blocks.allowed_networks(),
+            clock=self.clock,
+        )
+        self.doorbell.answer(Channel.IP_BLOCKS, blocks.ring)
+        return blocks
+
+    @cached_property
+    def violations(self) -> Violations:
+        return Violations(
+            database=self.database,
+            blocks=self.block_list,
+            settings=self.settings.blocks,
+            networks=self.settings.brute_force,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def screening(self) -> Screening:
+        return Screening(
+            blocks=self.block_list,
+            violations=self.violations,
+            limiter=self.rate_limiter,
+            networks=self.settings.brute_force,
+        )
+
+    @cached_property
+    def ip_blocking(self) -> IpBlocking:
+        return IpBlocking(
+            database=self.database,
+            blocks=self.block_list,
+            violations=self.violations,
+            settings=self.settings.blocks,
+            clock=self.clock,
         )
 
     @cached_property

@@ -1,9 +1,10 @@
 """Owns what all commands have in common: how help shows flags, and that -h asks for it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from importlib import import_module
 from inspect import getdoc
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -14,9 +15,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Commands(typer.Typer):
     """A group of commands; without arguments, it prints its help."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, cls: "type[TyperGroup] | None" = None, **options: Any) -> None:
         super().__init__(
-            cls=_Group,
+            cls=cls or _Group,
             no_args_is_help=True,
             context_settings={"help_option_names": ["--help", "-h"]},
             **options,
@@ -41,6 +42,54 @@ class _Command(TyperCommand):
 class _Group(TyperGroup):
     def get_params(self, ctx: Any) -> Any:
         return _with_plain_flags(super().get_params(ctx))
+
+
+class ImportingGroup(_Group):
+    """A group that imports each command when it is used.
+
+    So the service, which is one of them, has no other command in its memory. `modules` maps the
+    name of each command to its module, which holds a group `app` or a function of that name.
+    """
+
+    modules: ClassVar[Mapping[str, str]]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _ImportedCommands(self.modules)
+
+
+class _ImportedCommands(MutableMapping[str, Any]):
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = modules
+        self._imported: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._imported:
+            self._imported[name] = _import_command(name, self._modules[name])
+        return self._imported[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._imported[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        raise NotImplementedError
+
+
+def _import_command(name: str, module_name: str) -> Any:
+    module = import_module(module_name)
+    if hasattr(module, "app"):
+        command: Any = typer.main.get_group(module.app)
+        command.name = name
+        return command
+    alone = Commands(add_completion=False)
+    alone.command(name)(getattr(module, name))
+    return typer.main.get_command(alone)
 
 
 def _with_plain_flags(params: Any) -> Any:

@@ -57,5 +57,5 @@ def revoke(
     For a compromised key. If it is the active one, a new key replaces it.
     """
     if not with_use_cases(config, secrets, lambda use: use.signing_keys.revoke(cli_call(), key_id)):
-        fail(f"no key has the id {key_id}, or it is already revoked")
+        fail(f"{key_id} is already revoked")
     print(f"{key_id} is revoked.")

@@ -1,28 +1,44 @@
 """Owns the `authsvc` command as a whole: its subcommands and what they share."""
 
 import io
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from authsvc import __version__
 from authsvc import log as logs
-from authsvc.cli import audit, certs, config, keys, messages, passwords, ratelimit, sessions, users
-from authsvc.cli.call import call
-from authsvc.cli.demo import demo
-from authsvc.cli.dev import dev
-from authsvc.cli.groups import Commands
-from authsvc.cli.health import health
-from authsvc.cli.migrate import migrate
-from authsvc.cli.retention import app as retention_app
-from authsvc.cli.serve import serve
+from authsvc.cli.groups import Commands, ImportingGroup
 from authsvc.config import LogSettings
+
+
+class _Root(ImportingGroup):
+    modules: ClassVar = {
+        "dev": "authsvc.cli.dev",
+        "serve": "authsvc.cli.serve",
+        "migrate": "authsvc.cli.migrate",
+        "health": "authsvc.cli.health",
+        "call": "authsvc.cli.call",
+        "demo": "authsvc.cli.demo",
+        "config": "authsvc.cli.config",
+        "keys": "authsvc.cli.keys",
+        "certs": "authsvc.cli.certs",
+        "users": "authsvc.cli.users",
+        "sessions": "authsvc.cli.sessions",
+        "ratelimit": "authsvc.cli.ratelimit",
+        "blocks": "authsvc.cli.blocks",
+        "audit": "authsvc.cli.audit",
+        "passwords": "authsvc.cli.passwords",
+        "messages": "authsvc.cli.messages",
+        "retention": "authsvc.cli.retention",
+    }
+
 
 app = Commands(
     name="authsvc",
     help="Authentication, sessions and rate limits in one gRPC service.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    cls=_Root,
 )
 
 
@@ -44,24 +60,6 @@ def _root(
     """Authentication, sessions and rate limits over mutual TLS."""
     # A command prints its own output; what the service would log is not printed.
     logs.configure(LogSettings(level="error"), io.StringIO())
-
-
-app.command()(dev)
-app.command()(serve)
-app.command()(migrate)
-app.command()(health)
-app.command()(call)
-app.command()(demo)
-app.add_typer(config.app, name="config")
-app.add_typer(keys.app, name="keys")
-app.add_typer(certs.app, name="certs")
-app.add_typer(users.app, name="users")
-app.add_typer(sessions.app, name="sessions")
-app.add_typer(ratelimit.app, name="ratelimit")
-app.add_typer(audit.app, name="audit")
-app.add_typer(passwords.app, name="passwords")
-app.add_typer(messages.app, name="messages")
-app.add_typer(retention_app, name="retention")
 
 
 def main() -> None:

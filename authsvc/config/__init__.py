@@ -1,8 +1,10 @@
 """Owns the settings: one module for each section, and one loader for all."""
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
 from authsvc.config.emails import EmailSettings
@@ -26,15 +28,18 @@ from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.settings import Settings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import KeySettings, Section
 
 __all__ = [
     "ApiKeySettings",
+    "BlockSettings",
     "BreachedPasswordSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
     "EmailSettings",
@@ -62,6 +67,7 @@ __all__ = [
     "SmtpSettings",
     "TlsSettings",
     "TokenSettings",
+    "TurnSettings",
     "WebhookSettings",
     "load",
     "load_with_notes",

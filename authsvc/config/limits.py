@@ -106,6 +106,14 @@ class BruteForceSettings(Section):
         PolicySettings(requests=50, window=timedelta(days=1)),
         description="API keys that one user creates, revoked ones included.",
     )
+    session_keys_per_user: PolicySettings = Field(
+        PolicySettings(requests=300, window=timedelta(hours=1)),
+        description="Session keys that one user has attested, repeated ones included.",
+    )
+    turn_credentials_per_user: PolicySettings = Field(
+        PolicySettings(requests=300, window=timedelta(hours=1)),
+        description="Credentials for TURN servers that one user gets.",
+    )
     max_consecutive_failures: int = Field(
         100,
         ge=2,

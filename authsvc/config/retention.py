@@ -27,6 +27,10 @@ class RetentionSettings(Section):
     unverified_accounts: Annotated[Duration, Between("1d")] | None = Field(
         None, description="Accounts that nobody ever verified: see below."
     )
+    # Replicas must have read that a block was lifted before its row is gone.
+    ip_blocks: Annotated[Duration, Between("5m")] = Field(
+        timedelta(days=1), description="Ended blocks of addresses."
+    )
     interval: Annotated[Duration, Between("1ms")] = Field(
         timedelta(minutes=5), description="About how often each replica cleans up."
     )

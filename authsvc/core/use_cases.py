@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from authsvc.core.accounts.accounts import Accounts
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
 from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.accounts.password_change import PasswordChange
@@ -21,7 +22,9 @@ from authsvc.core.factors.totp_enrollment import TotpEnrollments
 from authsvc.core.federation.authorization import OAuthStart
 from authsvc.core.federation.identities import Identities
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
 from authsvc.core.login.passkey import PasskeyLogin, PasskeyLoginStart
@@ -32,6 +35,10 @@ from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
+from authsvc.core.session_keys.keys import SessionKeys
+from authsvc.core.session_keys.turn import TurnCredentials
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -66,6 +73,11 @@ class UseCases:
     session_refresh: SessionRefresh
     session_ending: SessionEnding
     session_listing: SessionListing
+    session_cookies: SessionCookies
+    bulk_session_ending: BulkSessionEnding
+    impersonation: Impersonation
+    session_keys: SessionKeys
+    turn_credentials: TurnCredentials
     token_validation: TokenValidation
     slices: Slices
     service_tokens: ServiceTokens
@@ -95,6 +107,8 @@ class UseCases:
     api_keys: ApiKeys
     api_key_validation: ApiKeyValidation
     rate_limiter: RateLimiter
+    screening: Screening
+    ip_blocking: IpBlocking
 
     # Operation
     account_listing: AccountListing

@@ -5,16 +5,18 @@ Parsers take the value and the field's path, and raise FieldInvalid with that pa
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
+from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
@@ -24,9 +26,13 @@ from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -37,6 +43,10 @@ _IP = re.compile(
     re.ASCII,
 )
 _MAX_IP = 80
+_MAX_NETWORK = 64
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 _NO_CLIENT = ClientContext()
 
 
@@ -123,13 +133,19 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
     if not (ip or user_agent or device_id):
         return _NO_CLIENT
     return ClientContext(
-        ip=_ip(ip, f"{field}.ip") if ip else None,
+        ip=ip_address(ip, f"{field}.ip") if ip else None,
         user_agent=text(user_agent, f"{field}.user_agent", 1024),
         device_id=text(device_id, f"{field}.device_id", 256),
     )
 
 
-def _ip(value: str, field: str) -> str:
+def client_ip(message: common_pb2.ClientContext) -> str | None:
+    """Return the IP address of the end user's client in canonical form, or None without one."""
+    return ip_address(message.ip, "client.ip") if message.ip else None
+
+
+def ip_address(value: str, field: str) -> str:
+    """Return an IP address in canonical form."""
     try:
         return _canonical_ip(value)
     except ValueError:
@@ -153,16 +169,30 @@ def _canonical_ip(value: str) -> str:
     return str(address.ipv4_mapped or address)
 
 
+def network(value: str, field: str) -> str:
+    """Return a network in CIDR notation; an address is the network of it alone."""
+    try:
+        return parse_network(text(value, field, _MAX_NETWORK, required=True))
+    except ValueError:
+        raise FieldInvalid(
+            field, "must be an address or a network without bits beyond its prefix"
+        ) from None
+
+
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:
     """Return 1 to 8 RFC 8176 values, without duplicates."""
     if not 1 <= len(values) <= 8:
         raise FieldInvalid(field, "must have 1 to 8 items")
     for index, value in enumerate(values):
-        if not _METHOD.fullmatch(value):
-            raise FieldInvalid(
-                f"{field}[{index}]", "must be 1 to 32 lower-case letters, digits and hyphens"
-            )
+        authentication_method(value, f"{field}[{index}]")
     return tuple(dict.fromkeys(values))
+
+
+def authentication_method(value: str, field: str) -> str:
+    """Return an RFC 8176 value."""
+    if not _METHOD.fullmatch(value):
+        raise FieldInvalid(field, "must be 1 to 32 lower-case letters, digits and hyphens")
+    return value
 
 
 def scopes(values: Sequence[str], field: str) -> Sequence[str]:
@@ -177,6 +207,26 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
 def timestamp(time: datetime) -> Timestamp:
     """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def time(message: Message, field: str) -> datetime | None:
+    """Return the time in a field of a request, in whole microseconds, or None if it isn't set."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not 0 <= value.nanos < _NANOS:
+        raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
+    try:
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    except OverflowError:
+        raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
+
+
+def interval(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a valid duration that is not negative")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:
@@ -228,11 +278,14 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
         access_token=tokens.access_token,
         access_token_expire_time=timestamp(tokens.access_token_expire_time),
         refresh_token=tokens.refresh_token,
-        refresh_token_expire_time=timestamp(tokens.refresh_token_expire_time),
+        refresh_token_expire_time=(
+            timestamp(tokens.refresh_token_expire_time) if tokens.refresh_token else None
+        ),
         session_id=str(tokens.session_id),
         session_token=tokens.session_token,
         csrf_token=tokens.csrf_token,
         user_id=str(tokens.user_id),
+        set_cookie=tokens.set_cookie,
     )
 
 
@@ -249,6 +302,7 @@ def session_message(session: Session) -> session_service_pb2.Session:
         user_agent=session.client.user_agent,
         device_id=session.client.device_id,
         authentication_methods=session.authentication_methods,
+        impersonator=session.impersonator or "",
     )
     if session.revoke_time is not None and session.revoke_reason is not None:
         message.revoke_time.CopyFrom(timestamp(session.revoke_time))

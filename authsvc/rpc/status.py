@@ -17,6 +17,7 @@ from grpc import StatusCode
 
 from authsvc.errors import (
     FieldInvalid,
+    IpBlocked,
     Overloaded,
     ProviderUnavailable,
     Reason,
@@ -39,6 +40,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.SESSION_BINDING_MISMATCH: StatusCode.UNAUTHENTICATED,
         Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
+        Reason.IMPERSONATION_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
         Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,
         Reason.USER_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.SESSION_NOT_FOUND: StatusCode.NOT_FOUND,
@@ -59,7 +61,10 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
+        Reason.IP_BLOCKED: StatusCode.PERMISSION_DENIED,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )
@@ -94,6 +99,8 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(_retry(error.retry_after))
             violation = QuotaFailure.Violation(subject=error.subject, description=error.message)
             details.append(QuotaFailure(violations=[violation]))
+        case IpBlocked(retry_after=float() as seconds):
+            details.append(_retry(seconds))
         case Overloaded():
             details.append(_retry(error.retry_after))
         case StoreUnavailable() | ProviderUnavailable() | ServiceStopping():

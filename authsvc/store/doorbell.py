@@ -18,6 +18,7 @@ class Channel(StrEnum):
 
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
+    IP_BLOCKS = "authsvc_ip_blocks"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

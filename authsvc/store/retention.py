@@ -58,10 +58,12 @@ _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "api_keys": ("api_keys", "end_time"),
         "revocations": ("revocations", "revoke_time"),
         "devices": ("devices", "last_use_time"),
+        "session_keys": ("session_keys", "expire_time"),
         "one_time_codes": ("one_time_codes", "expire_time"),
         "challenges": ("challenges", "expire_time"),
         "oauth_states": ("oauth_states", "expire_time"),
         "messages": ("outbox", "end_time"),
+        "ip_blocks": ("ip_blocks", "expire_time"),
         "rate_limits": ("rate_limits", "to_timestamp(expire_minute * 60.0)"),
         "audit_events": ("audit_events", "occur_time"),
     }

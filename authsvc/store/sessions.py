@@ -24,7 +24,7 @@ COLUMNS = """
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
     u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned,
-    host(s.other_ip) AS other_ip
+    host(s.other_ip) AS other_ip, s.impersonator
 """
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
@@ -213,5 +213,6 @@ def stored_session(row: asyncpg.Record) -> StoredSession:
         user_status=UserStatus(row["status"]),
         user_roles=tuple(row["roles"]),
         other_ip=row["other_ip"],
+        impersonator=row["impersonator"],
     )
     return StoredSession(session, row["token_hash"], row["refresh_time"], row["refresh_burned"])

@@ -1186,6 +1186,7 @@ class SecurityEvent(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     IP_FIELD_NUMBER: _builtins.int
     USER_AGENT_FIELD_NUMBER: _builtins.int
+    IMPERSONATOR_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The event's id, a UUID."""
     type: _builtins.str
@@ -1196,6 +1197,10 @@ class SecurityEvent(_message.Message):
     """The end user's IP address. May be empty."""
     user_agent: _builtins.str
     """The end user's User-Agent. May be empty."""
+    impersonator: _builtins.str
+    """The identity of the service that acted in the user's name, if the event
+    belongs to an impersonated session. Empty otherwise.
+    """
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When it occurred."""
@@ -1209,10 +1214,11 @@ class SecurityEvent(_message.Message):
         session_id: _builtins.str = ...,
         ip: _builtins.str = ...,
         user_agent: _builtins.str = ...,
+        impersonator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "ip", b"ip", "occur_time", b"occur_time", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "impersonator", b"impersonator", "ip", b"ip", "occur_time", b"occur_time", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,10 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x18\x61uthsvc/v1/options.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t2`\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61uthsvc/v1/admin_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x12ImportUsersRequest\x12\x13\n\x05\x63hunk\x18\x01 \x01(\x0c\x42\x04\xc8\xe7\x18\x01\x12,\n\x08\x66irebase\x18\x02 \x01(\x0b\x32\x1a.authsvc.v1.FirebaseScrypt\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x1a\n\x12\x61\x63\x63\x65pt_weak_hashes\x18\x04 \x01(\x08\"r\n\x0e\x46irebaseScrypt\x12\x1f\n\x11\x62\x61se64_signer_key\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x1d\n\x15\x62\x61se64_salt_separator\x18\x02 \x01(\t\x12\x0e\n\x06rounds\x18\x03 \x01(\x05\x12\x10\n\x08mem_cost\x18\x04 \x01(\x05\"\x87\x01\n\x13ImportUsersResponse\x12\x16\n\x0eimported_count\x18\x01 \x01(\x03\x12\x15\n\rskipped_count\x18\x02 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x03 \x01(\x03\x12+\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x19.authsvc.v1.ImportFailure\"A\n\rImportFailure\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\r\n\x05\x66ield\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\x86\x02\n\x18RevokeAllSessionsRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\x12\x37\n\x13\x63reated_before_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x12\x63reated_after_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07network\x18\x04 \x01(\t\x12\x1d\n\x15\x61uthentication_method\x18\x05 \x01(\t\x12\x10\n\x08user_ids\x18\x06 \x03(\t\x12\x19\n\x11impersonated_only\x18\x07 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x08 \x01(\x08\"2\n\x19RevokeAllSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x03\"d\n\x16ImpersonateUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\"=\n\x17ImpersonateUserResponse\x12\"\n\x06tokens\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Tokens\"\xd2\x02\n\nSigningKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\talgorithm\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.authsvc.v1.SigningKeyState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\ractivate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x16ListSigningKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x17ListSigningKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.authsvc.v1.SigningKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x17RotateSigningKeyRequest\x12\x15\n\ractive_key_id\x18\x01 \x01(\t\"F\n\x18RotateSigningKeyResponse\x12*\n\nactive_key\x18\x01 \x01(\x0b\x32\x16.authsvc.v1.SigningKey\")\n\x17RevokeSigningKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x18RevokeSigningKeyResponse\x12*\n\nactive_key\x18\x01 \x01(\x0b\x32\x16.authsvc.v1.SigningKey\"\xb3\x01\n\x07IpBlock\x12\x0f\n\x07network\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\nblocked_by\x18\x05 \x01(\t\x12\x11\n\tautomatic\x18\x06 \x01(\x08\"t\n\x0e\x42lockIpRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0c\x63onfirm_wide\x18\x04 \x01(\x08\"5\n\x0f\x42lockIpResponse\x12\"\n\x05\x62lock\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.IpBlock\"#\n\x10UnblockIpRequest\x12\x0f\n\x07network\x18\x01 \x01(\t\"W\n\x11UnblockIpResponse\x12\x13\n\x0bwas_blocked\x18\x01 \x01(\x08\x12-\n\x10remaining_blocks\x18\x02 \x03(\x0b\x32\x13.authsvc.v1.IpBlock\"N\n\x13ListIpBlocksRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x63overing\x18\x03 \x01(\t\"T\n\x14ListIpBlocksResponse\x12#\n\x06\x62locks\x18\x01 \x03(\x0b\x32\x13.authsvc.v1.IpBlock\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb0\x01\n\x0fSigningKeyState\x12!\n\x1dSIGNING_KEY_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSIGNING_KEY_STATE_PREPARED\x10\x01\x12\x1c\n\x18SIGNING_KEY_STATE_ACTIVE\x10\x02\x12\x1d\n\x19SIGNING_KEY_STATE_RETIRED\x10\x03\x12\x1d\n\x19SIGNING_KEY_STATE_REVOKED\x10\x04\x32\xb2\x06\n\x0c\x41\x64minService\x12P\n\x0bImportUsers\x12\x1e.authsvc.v1.ImportUsersRequest\x1a\x1f.authsvc.v1.ImportUsersResponse(\x01\x12\x42\n\x07\x42lockIp\x12\x1a.authsvc.v1.BlockIpRequest\x1a\x1b.authsvc.v1.BlockIpResponse\x12M\n\tUnblockIp\x12\x1c.authsvc.v1.UnblockIpRequest\x1a\x1d.authsvc.v1.UnblockIpResponse\"\x03\x90\x02\x02\x12V\n\x0cListIpBlocks\x12\x1f.authsvc.v1.ListIpBlocksRequest\x1a .authsvc.v1.ListIpBlocksResponse\"\x03\x90\x02\x01\x12\x65\n\x11RevokeAllSessions\x12$.authsvc.v1.RevokeAllSessionsRequest\x1a%.authsvc.v1.RevokeAllSessionsResponse\"\x03\x90\x02\x02\x12Z\n\x0fImpersonateUser\x12\".authsvc.v1.ImpersonateUserRequest\x1a#.authsvc.v1.ImpersonateUserResponse\x12_\n\x0fListSigningKeys\x12\".authsvc.v1.ListSigningKeysRequest\x1a#.authsvc.v1.ListSigningKeysResponse\"\x03\x90\x02\x01\x12]\n\x10RotateSigningKey\x12#.authsvc.v1.RotateSigningKeyRequest\x1a$.authsvc.v1.RotateSigningKeyResponse\x12\x62\n\x10RevokeSigningKey\x12#.authsvc.v1.RevokeSigningKeyRequest\x1a$.authsvc.v1.RevokeSigningKeyResponse\"\x03\x90\x02\x02\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,14 +40,62 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTUSERSREQUEST'].fields_by_name['chunk']._serialized_options = b'\310\347\030\001'
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._loaded_options = None
   _globals['_FIREBASESCRYPT'].fields_by_name['base64_signer_key']._serialized_options = b'\310\347\030\001'
-  _globals['_IMPORTUSERSREQUEST']._serialized_start=73
-  _globals['_IMPORTUSERSREQUEST']._serialized_end=205
-  _globals['_FIREBASESCRYPT']._serialized_start=207
-  _globals['_FIREBASESCRYPT']._serialized_end=321
-  _globals['_IMPORTUSERSRESPONSE']._serialized_start=324
-  _globals['_IMPORTUSERSRESPONSE']._serialized_end=459
-  _globals['_IMPORTFAILURE']._serialized_start=461
-  _globals['_IMPORTFAILURE']._serialized_end=526
-  _globals['_ADMINSERVICE']._serialized_start=528
-  _globals['_ADMINSERVICE']._serialized_end=624
+  _globals['_ADMINSERVICE'].methods_by_name['UnblockIp']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['UnblockIp']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListIpBlocks']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListIpBlocks']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeAllSessions']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeAllSessions']._serialized_options = b'\220\002\002'
+  _globals['_ADMINSERVICE'].methods_by_name['ListSigningKeys']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['ListSigningKeys']._serialized_options = b'\220\002\001'
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeSigningKey']._loaded_options = None
+  _globals['_ADMINSERVICE'].methods_by_name['RevokeSigningKey']._serialized_options = b'\220\002\002'
+  _globals['_SIGNINGKEYSTATE']._serialized_start=2481
+  _globals['_SIGNINGKEYSTATE']._serialized_end=2657
+  _globals['_IMPORTUSERSREQUEST']._serialized_start=163
+  _globals['_IMPORTUSERSREQUEST']._serialized_end=295
+  _globals['_FIREBASESCRYPT']._serialized_start=297
+  _globals['_FIREBASESCRYPT']._serialized_end=411
+  _globals['_IMPORTUSERSRESPONSE']._serialized_start=414
+  _globals['_IMPORTUSERSRESPONSE']._serialized_end=549
+  _globals['_IMPORTFAILURE']._serialized_start=551
+  _globals['_IMPORTFAILURE']._serialized_end=616
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_start=619
+  _globals['_REVOKEALLSESSIONSREQUEST']._serialized_end=881
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_start=883
+  _globals['_REVOKEALLSESSIONSRESPONSE']._serialized_end=933
+  _globals['_IMPERSONATEUSERREQUEST']._serialized_start=935
+  _globals['_IMPERSONATEUSERREQUEST']._serialized_end=1035
+  _globals['_IMPERSONATEUSERRESPONSE']._serialized_start=1037
+  _globals['_IMPERSONATEUSERRESPONSE']._serialized_end=1098
+  _globals['_SIGNINGKEY']._serialized_start=1101
+  _globals['_SIGNINGKEY']._serialized_end=1439
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_start=1441
+  _globals['_LISTSIGNINGKEYSREQUEST']._serialized_end=1504
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_start=1506
+  _globals['_LISTSIGNINGKEYSRESPONSE']._serialized_end=1594
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1596
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=1644
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=1646
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=1716
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_start=1718
+  _globals['_REVOKESIGNINGKEYREQUEST']._serialized_end=1759
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_start=1761
+  _globals['_REVOKESIGNINGKEYRESPONSE']._serialized_end=1831
+  _globals['_IPBLOCK']._serialized_start=1834
+  _globals['_IPBLOCK']._serialized_end=2013
+  _globals['_BLOCKIPREQUEST']._serialized_start=2015
+  _globals['_BLOCKIPREQUEST']._serialized_end=2131
+  _globals['_BLOCKIPRESPONSE']._serialized_start=2133
+  _globals['_BLOCKIPRESPONSE']._serialized_end=2186
+  _globals['_UNBLOCKIPREQUEST']._serialized_start=2188
+  _globals['_UNBLOCKIPREQUEST']._serialized_end=2223
+  _globals['_UNBLOCKIPRESPONSE']._serialized_start=2225
+  _globals['_UNBLOCKIPRESPONSE']._serialized_end=2312
+  _globals['_LISTIPBLOCKSREQUEST']._serialized_start=2314
+  _globals['_LISTIPBLOCKSREQUEST']._serialized_end=2392
+  _globals['_LISTIPBLOCKSRESPONSE']._serialized_start=2394
+  _globals['_LISTIPBLOCKSRESPONSE']._serialized_end=2478
+  _globals['_ADMINSERVICE']._serialized_start=2660
+  _globals['_ADMINSERVICE']._serialized_end=3478
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,46 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
                 _registered_method=True)
+        self.BlockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/BlockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+                _registered_method=True)
+        self.UnblockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/UnblockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+                _registered_method=True)
+        self.ListIpBlocks = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListIpBlocks',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
+                _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/authsvc.v1.AdminService/RevokeAllSessions',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
+        self.ImpersonateUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/ImpersonateUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListSigningKeys',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/authsvc.v1.AdminService/RotateSigningKey',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/authsvc.v1.AdminService/RevokeSigningKey',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -60,6 +100,94 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BlockIp(self, request, context):
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockIp(self, request, context):
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIpBlocks(self, request, context):
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """Ends the sessions that meet all of the given criteria, whoever they belong
+        to, or with dry_run only counts them. Every session opened before the call
+        is considered; one opened meanwhile may be. Sessions end by the thousand,
+        each thousand at once, so that nobody has to wait: if the call fails or
+        takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+        ended stay ended, and the same call again ends the rest. Roles: admin.
+        Reasons: FIELD_INVALID, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImpersonateUser(self, request, context):
+        """Opens a session in a user's name, for an operator who has to see what the
+        user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+        default), can't be refreshed, and ends early with
+        SessionService.RevokeSession. The tokens name the caller as the actor, the
+        session and each of its audit events as the impersonator, and the user
+        sees both. It can't change how the user logs in: AccountService refuses
+        that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+        and failed attempts stay as they are. USER_NOT_FOUND if the account is
+        disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+        sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+        USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """Lists the keys that sign access tokens, newest first, without their
+        private parts. Roles: admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Starts signing with the prepared key, or a new one. Tokens signed before
+        stay valid until they expire. Of rotations at the same time, one takes
+        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSigningKey(self, request, context):
+        """Revokes a signing key, for example one that leaked: within a second, every
+        replica rejects all tokens that it signed. If it is the active one, the
+        prepared key or a new one takes over. Can't be undone. Succeeds even if
+        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -67,6 +195,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportUsers,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
+            ),
+            'BlockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.SerializeToString,
+            ),
+            'UnblockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.SerializeToString,
+            ),
+            'ListIpBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIpBlocks,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.SerializeToString,
+            ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.SerializeToString,
+            ),
+            'ImpersonateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImpersonateUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +265,222 @@ class AdminService(object):
             '/authsvc.v1.AdminService/ImportUsers',
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BlockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/BlockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/UnblockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIpBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListIpBlocks',
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RevokeAllSessions',
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImpersonateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ImpersonateUser',
+            authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListSigningKeys',
+            authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RotateSigningKey',
+            authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RevokeSigningKey',
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

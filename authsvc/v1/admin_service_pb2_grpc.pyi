@@ -43,6 +43,62 @@ class AdminServiceStub:
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
     """
+    BlockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]
+    """Ends the sessions that meet all of the given criteria, whoever they belong
+    to, or with dry_run only counts them. Every session opened before the call
+    is considered; one opened meanwhile may be. Sessions end by the thousand,
+    each thousand at once, so that nobody has to wait: if the call fails or
+    takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+    ended stay ended, and the same call again ends the rest. Roles: admin.
+    Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    ImpersonateUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ImpersonateUserRequest, _admin_service_pb2.ImpersonateUserResponse]
+    """Opens a session in a user's name, for an operator who has to see what the
+    user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+    default), can't be refreshed, and ends early with
+    SessionService.RevokeSession. The tokens name the caller as the actor, the
+    session and each of its audit events as the impersonator, and the user
+    sees both. It can't change how the user logs in: AccountService refuses
+    that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+    and failed attempts stay as they are. USER_NOT_FOUND if the account is
+    disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+    sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+    USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListSigningKeysRequest, _admin_service_pb2.ListSigningKeysResponse]
+    """Lists the keys that sign access tokens, newest first, without their
+    private parts. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]
+    """Starts signing with the prepared key, or a new one. Tokens signed before
+    stay valid until they expire. Of rotations at the same time, one takes
+    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]
+    """Revokes a signing key, for example one that leaked: within a second, every
+    replica rejects all tokens that it signed. If it is the active one, the
+    prepared key or a new one takes over. Can't be undone. Succeeds even if
+    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+    FIELD_INVALID.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -58,6 +114,62 @@ class AdminServiceAsyncStub(AdminServiceStub):
     provided that each message follows the previous one within 30 seconds
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+    """
+    BlockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]  # type: ignore[assignment]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]  # type: ignore[assignment]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]  # type: ignore[assignment]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """Ends the sessions that meet all of the given criteria, whoever they belong
+    to, or with dry_run only counts them. Every session opened before the call
+    is considered; one opened meanwhile may be. Sessions end by the thousand,
+    each thousand at once, so that nobody has to wait: if the call fails or
+    takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+    ended stay ended, and the same call again ends the rest. Roles: admin.
+    Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    ImpersonateUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ImpersonateUserRequest, _admin_service_pb2.ImpersonateUserResponse]  # type: ignore[assignment]
+    """Opens a session in a user's name, for an operator who has to see what the
+    user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+    default), can't be refreshed, and ends early with
+    SessionService.RevokeSession. The tokens name the caller as the actor, the
+    session and each of its audit events as the impersonator, and the user
+    sees both. It can't change how the user logs in: AccountService refuses
+    that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+    and failed attempts stay as they are. USER_NOT_FOUND if the account is
+    disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+    sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+    USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListSigningKeysRequest, _admin_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that sign access tokens, newest first, without their
+    private parts. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """Starts signing with the prepared key, or a new one. Tokens signed before
+    stay valid until they expire. Of rotations at the same time, one takes
+    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Revokes a signing key, for example one that leaked: within a second, every
+    replica rejects all tokens that it signed. If it is the active one, the
+    prepared key or a new one takes over. Can't be undone. Succeeds even if
+    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+    FIELD_INVALID.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +189,110 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def BlockIp(
+        self,
+        request: _admin_service_pb2.BlockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.BlockIpResponse, _abc.Awaitable[_admin_service_pb2.BlockIpResponse]]:
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def UnblockIp(
+        self,
+        request: _admin_service_pb2.UnblockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UnblockIpResponse, _abc.Awaitable[_admin_service_pb2.UnblockIpResponse]]:
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIpBlocks(
+        self,
+        request: _admin_service_pb2.ListIpBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListIpBlocksResponse, _abc.Awaitable[_admin_service_pb2.ListIpBlocksResponse]]:
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _admin_service_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_admin_service_pb2.RevokeAllSessionsResponse]]:
+        """Ends the sessions that meet all of the given criteria, whoever they belong
+        to, or with dry_run only counts them. Every session opened before the call
+        is considered; one opened meanwhile may be. Sessions end by the thousand,
+        each thousand at once, so that nobody has to wait: if the call fails or
+        takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+        ended stay ended, and the same call again ends the rest. Roles: admin.
+        Reasons: FIELD_INVALID, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def ImpersonateUser(
+        self,
+        request: _admin_service_pb2.ImpersonateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ImpersonateUserResponse, _abc.Awaitable[_admin_service_pb2.ImpersonateUserResponse]]:
+        """Opens a session in a user's name, for an operator who has to see what the
+        user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+        default), can't be refreshed, and ends early with
+        SessionService.RevokeSession. The tokens name the caller as the actor, the
+        session and each of its audit events as the impersonator, and the user
+        sees both. It can't change how the user logs in: AccountService refuses
+        that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+        and failed attempts stay as they are. USER_NOT_FOUND if the account is
+        disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+        sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+        USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _admin_service_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListSigningKeysResponse, _abc.Awaitable[_admin_service_pb2.ListSigningKeysResponse]]:
+        """Lists the keys that sign access tokens, newest first, without their
+        private parts. Roles: admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _admin_service_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RotateSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RotateSigningKeyResponse]]:
+        """Starts signing with the prepared key, or a new one. Tokens signed before
+        stay valid until they expire. Of rotations at the same time, one takes
+        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _admin_service_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeSigningKeyResponse]]:
+        """Revokes a signing key, for example one that leaked: within a second, every
+        replica rejects all tokens that it signed. If it is the active one, the
+        prepared key or a new one takes over. Can't be undone. Succeeds even if
+        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+        FIELD_INVALID.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -248,8 +248,8 @@ class AuthServiceServicer(object):
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -99,8 +99,8 @@ class AuthServiceStub:
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider, then continues like Login. A new
@@ -249,8 +249,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider, then continues like Login. A new
@@ -456,8 +456,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -290,12 +290,15 @@ class Tokens(_message.Message):
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SET_COOKIE_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """A signed JWT (RFC 9068, `typ` at+jwt) that identifies the user until it
     expires; at most 8 KiB.
     """
     refresh_token: _builtins.str
-    """An opaque token for RefreshTokens; each use replaces it."""
+    """An opaque token for RefreshTokens; each use replaces it. Empty for an
+    impersonated session, which can't be extended.
+    """
     session_id: _builtins.str
     """The session's public id, a UUID. Not a secret."""
     session_token: _builtins.str
@@ -309,6 +312,11 @@ class Tokens(_message.Message):
     """
     user_id: _builtins.str
     """The user's id, a UUID."""
+    set_cookie: _builtins.str
+    """A Set-Cookie header for the user's browser, with session_token as the
+    cookie's value and the attributes of the setting sessions.cookie. Empty
+    without that setting, and when session_token is.
+    """
     @_builtins.property
     def access_token_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the access token expires."""
@@ -328,10 +336,11 @@ class Tokens(_message.Message):
         session_token: _builtins.str = ...,
         csrf_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        set_cookie: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access_token_expire_time", b"access_token_expire_time", "refresh_token_expire_time", b"refresh_token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "session_id", b"session_id", "session_token", b"session_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "session_id", b"session_id", "session_token", b"session_token", "set_cookie", b"set_cookie", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,7 +427,8 @@ class Claims(_message.Message):
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`act` (RFC 8693): the services that act on behalf of the user, the current
-        one first. Empty if none does.
+        one first; in an impersonated session the last is the impersonator. Empty
+        if none does.
         """
 
     def __init__(

@@ -125,7 +125,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Detail: google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
-    """NOT_FOUND. The user has no API key with this id. Don't retry."""
+    """NOT_FOUND. The user has no API key with this id, or there is no signing
+    key with this id. Don't retry.
+    """
     ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
     """NOT_FOUND. The user has no factor with this id. Don't retry."""
     ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
@@ -157,6 +159,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The provider can't be used until an operator mends
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
+    """
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 42
+    """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+    operator, or by the service for a while because too many requests from
+    there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+    until an operator lifts it. Don't retry before that.
+    """
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
+    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+    the call is not one for an impersonated session: it would change how the
+    user logs in, or export or delete the account. Don't retry.
+    """
+    ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 38
+    """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+    Don't retry; the user has to log in again. Metadata: `cause`, which is
+    "CSRF_TOKEN" or the InactiveReason without its prefix.
+    """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. The service's settings don't provide for this; the
+    message says which to change. Don't retry before that. Metadata: `setting`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -272,7 +294,9 @@ ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
 Detail: google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
-"""NOT_FOUND. The user has no API key with this id. Don't retry."""
+"""NOT_FOUND. The user has no API key with this id, or there is no signing
+key with this id. Don't retry.
+"""
 ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
 """NOT_FOUND. The user has no factor with this id. Don't retry."""
 ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
@@ -304,5 +328,25 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 42
+"""PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+operator, or by the service for a while because too many requests from
+there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+until an operator lifts it. Don't retry before that.
+"""
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
+"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+the call is not one for an impersonated session: it would change how the
+user logs in, or export or delete the account. Don't retry.
+"""
+ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 38
+"""UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+Don't retry; the user has to log in again. Metadata: `cause`, which is
+"CSRF_TOKEN" or the InactiveReason without its prefix.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. The service's settings don't provide for this; the
+message says which to change. Don't retry before that. Metadata: `setting`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -72,6 +72,30 @@ RATE_LIMIT_BOUND_BURST: RateLimitBound.ValueType  # 2
 """The policy's `burst`, which is lower than its `requests`."""
 Global___RateLimitBound: _TypeAlias = RateLimitBound  # noqa: Y015
 
+class _ScreenReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScreenReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScreenReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCREEN_REASON_UNSPECIFIED: _ScreenReason.ValueType  # 0
+    """It is allowed."""
+    SCREEN_REASON_IP_BLOCKED: _ScreenReason.ValueType  # 1
+    """The address is blocked. Nothing was charged."""
+    SCREEN_REASON_RATE_LIMITED: _ScreenReason.ValueType  # 2
+    """The policy allows no more requests from the address's network now."""
+
+class ScreenReason(_ScreenReason, metaclass=_ScreenReasonEnumTypeWrapper):
+    """Why a request is refused."""
+
+SCREEN_REASON_UNSPECIFIED: ScreenReason.ValueType  # 0
+"""It is allowed."""
+SCREEN_REASON_IP_BLOCKED: ScreenReason.ValueType  # 1
+"""The address is blocked. Nothing was charged."""
+SCREEN_REASON_RATE_LIMITED: ScreenReason.ValueType  # 2
+"""The policy allows no more requests from the address's network now."""
+Global___ScreenReason: _TypeAlias = ScreenReason  # noqa: Y015
+
 @_typing.final
 class Policy(_message.Message):
     """A named limit."""
@@ -334,6 +358,68 @@ class BatchCheckRateLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchCheckRateLimitsResponse: _TypeAlias = BatchCheckRateLimitsResponse  # noqa: Y015
+
+@_typing.final
+class ScreenRequestRequest(_message.Message):
+    """A request to decide on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """The IP address of the end user, not that of a proxy. A port, brackets and a
+    zone are ignored. Required.
+    """
+    policy: _builtins.str
+    """The policy's name. Required."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        policy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenRequestRequest: _TypeAlias = ScreenRequestRequest  # noqa: Y015
+
+@_typing.final
+class ScreenRequestResponse(_message.Message):
+    """The decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether the request may go on."""
+    reason: Global___ScreenReason.ValueType
+    """Why it may not."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """How long until the block ends, or until a request fits. Absent if the
+        request is allowed, or the block lasts until an operator lifts it.
+        """
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        reason: Global___ScreenReason.ValueType = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenRequestResponse: _TypeAlias = ScreenRequestResponse  # noqa: Y015
 
 @_typing.final
 class GetRateLimitRequest(_message.Message):

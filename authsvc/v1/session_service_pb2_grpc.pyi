@@ -66,6 +66,29 @@ class SessionServiceStub:
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
+    IssueSessionKey: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]
+    """Attests a public key of a session's user, for end-to-end encryption: the
+    answer has a statement, signed by the service, that the key belongs to the
+    user. The key ends with the session. The same key again for the same
+    purpose is the same session key, whose expiry may become later but never
+    earlier. The service never holds a private key, and refuses one. Roles:
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
+    TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+    """
+    GetSessionKeys: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]
+    """Lists the keys of a user's active sessions, newest first, each with a
+    freshly signed statement; the list is empty for an unknown user. It always
+    asks the database, so a key whose session ended is missing as soon as the
+    end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    CreateTurnCredentials: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateTurnCredentialsRequest, _session_service_pb2.CreateTurnCredentialsResponse]
+    """Creates credentials for the TURN servers of the settings, for a session's
+    user. A TURN server can't be told of the end of a session: they work until
+    they expire. Roles: app. Reasons: SESSION_INVALID,
+    SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -103,6 +126,29 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """
     RevokeUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]  # type: ignore[assignment]
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
+    FIELD_INVALID.
+    """
+    IssueSessionKey: _aio.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]  # type: ignore[assignment]
+    """Attests a public key of a session's user, for end-to-end encryption: the
+    answer has a statement, signed by the service, that the key belongs to the
+    user. The key ends with the session. The same key again for the same
+    purpose is the same session key, whose expiry may become later but never
+    earlier. The service never holds a private key, and refuses one. Roles:
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
+    TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+    """
+    GetSessionKeys: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]  # type: ignore[assignment]
+    """Lists the keys of a user's active sessions, newest first, each with a
+    freshly signed statement; the list is empty for an unknown user. It always
+    asks the database, so a key whose session ended is missing as soon as the
+    end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    CreateTurnCredentials: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateTurnCredentialsRequest, _session_service_pb2.CreateTurnCredentialsResponse]  # type: ignore[assignment]
+    """Creates credentials for the TURN servers of the settings, for a session's
+    user. A TURN server can't be told of the end of a session: they work until
+    they expire. Roles: app. Reasons: SESSION_INVALID,
+    SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
     FIELD_INVALID.
     """
 
@@ -181,6 +227,47 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeUserSessionsResponse]]:
         """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueSessionKey(
+        self,
+        request: _session_service_pb2.IssueSessionKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.IssueSessionKeyResponse, _abc.Awaitable[_session_service_pb2.IssueSessionKeyResponse]]:
+        """Attests a public key of a session's user, for end-to-end encryption: the
+        answer has a statement, signed by the service, that the key belongs to the
+        user. The key ends with the session. The same key again for the same
+        purpose is the same session key, whose expiry may become later but never
+        earlier. The service never holds a private key, and refuses one. Roles:
+        app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
+        TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSessionKeys(
+        self,
+        request: _session_service_pb2.GetSessionKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.GetSessionKeysResponse, _abc.Awaitable[_session_service_pb2.GetSessionKeysResponse]]:
+        """Lists the keys of a user's active sessions, newest first, each with a
+        freshly signed statement; the list is empty for an unknown user. It always
+        asks the database, so a key whose session ended is missing as soon as the
+        end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTurnCredentials(
+        self,
+        request: _session_service_pb2.CreateTurnCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CreateTurnCredentialsResponse, _abc.Awaitable[_session_service_pb2.CreateTurnCredentialsResponse]]:
+        """Creates credentials for the TURN servers of the settings, for a session's
+        user. A TURN server can't be told of the end of a session: they work until
+        they expire. Roles: app. Reasons: SESSION_INVALID,
+        SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
         FIELD_INVALID.
         """
 

@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from authsvc.config import ImportSettings, Settings
 from authsvc.core.api_keys.key_text import new_api_key
@@ -41,6 +42,7 @@ from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registrati
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
 from tests.support.service import Service, StartService
+from tests.support.session_keys import new_jwk
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
@@ -136,6 +138,19 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
         ),
         dry_run=False,
     ),
+    "AdminService/RevokeAllSessions": lambda tokens: admin_pb.RevokeAllSessionsRequest(
+        created_before_time=Timestamp(seconds=2_000_000_000),
+        created_after_time=Timestamp(seconds=1_000_000_000),
+        network="192.0.2.0/24",
+        authentication_method="pwd",
+        user_ids=[tokens.user_id],
+        dry_run=True,
+    ),
+    "AdminService/ImpersonateUser": lambda tokens: admin_pb.ImpersonateUserRequest(
+        user_id=tokens.user_id, reason="case 4711", client=CLIENT
+    ),
+    "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
+    "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -155,6 +170,23 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
         user_id=tokens.user_id, except_session_id=tokens.session_id
     ),
+    "SessionService/IssueSessionKey": lambda tokens: session_pb.IssueSessionKeyRequest(
+        session_token=tokens.session_token,
+        public_jwk=new_jwk(),
+        purpose="chat",
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
+    "SessionService/GetSessionKeys": lambda tokens: session_pb.GetSessionKeysRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/CreateTurnCredentials": lambda tokens: session_pb.CreateTurnCredentialsRequest(
+        session_token=tokens.session_token,
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
     "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
         charges=[_charge(tokens), _charge(tokens)]
     ),
@@ -164,6 +196,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),
@@ -214,6 +256,11 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
     return account_pb.RevokeApiKeyRequest(key_id=created.key.key_id)
 
 
+async def _rotated_key(service: Service, _: Tokens) -> Message:
+    response = await service.admin().RotateSigningKey(admin_pb.RotateSigningKeyRequest())
+    return admin_pb.RevokeSigningKeyRequest(key_id=response.active_key.key_id)
+
+
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
@@ -226,6 +273,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,
     "AuthService/VerifyMfa": factor_requests.verify,
     "AccountService/RevokeApiKey": _made_key,
+    "AdminService/RevokeSigningKey": _rotated_key,
 }
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -18,35 +18,48 @@ from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.models.revocations import Revocation
 from authsvc.store import revocations
+from authsvc.store.log_reading import LogConnection, LogRead, Position
 from authsvc.store.postgres.connector import Connection, Server
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import migrate
-from authsvc.store.revocations import LogConnection, LogRead, Position
 from tests.support.clock import FakeClock
 from tests.support.databases import kill, opened, settings_for
 from tests.support.proxy import Proxy
 
 _LIMIT = 1_000
 _PATIENCE = 60.0
+# Rows in a page, of each of the readers whose steps are arranged.
+_LIMITS = (_LIMIT, 1, 3)
 
 
 class Reader:
     """Reads the log as a replica does, from read to read."""
 
-    def __init__(self, connection: LogConnection) -> None:
+    def __init__(self, connection: LogConnection, limit: int = _LIMIT) -> None:
         self.connection = connection
+        self.limit = limit
         self.position: Position | None = None
 
-    async def read(self, limit: int = _LIMIT) -> LogRead:
-        read = await self.connection.read(self.position, limit, _PATIENCE)
+    async def read(self) -> LogRead[Revocation]:
+        read = await self.connection.read(revocations.LOG, self.position, self.limit, _PATIENCE)
         self.position = read.position
         return read
 
+    async def page(self) -> tuple[list[str], bool]:
+        """Return the ids of a page, and whether it is the last."""
+        read = await self.read()
+        assert read.rows is not None
+        assert len(read.rows) <= self.limit
+        return [revocation.id for revocation in read.rows], read.is_complete
+
     async def keys(self) -> list[str]:
-        """Return the ids that are new."""
-        found = (await self.read()).revocations
-        assert found is not None
-        return [revocation.id for revocation in found]
+        """Return the ids that are new, from as many pages as there are."""
+        keys: list[str] = []
+        is_complete = False
+        while not is_complete:
+            page, is_complete = await self.page()
+            keys += page
+        return keys
 
 
 @asynccontextmanager
@@ -84,8 +97,8 @@ async def test_all_kinds_of_a_transaction_are_read_once(
             key_id="key-1",
             api_key_id=api_key,
         )
-        assert (await reader.read()).revocations == []
-    found = (await reader.read()).revocations
+        assert (await reader.read()).rows == []
+    found = (await reader.read()).rows
     assert found is not None
     assert len(found) == 103
     assert set(found) == {
@@ -94,7 +107,7 @@ async def test_all_kinds_of_a_transaction_are_read_once(
         Revocation("key", "key-1"),
         Revocation("api_key", str(api_key)),
     }
-    assert (await reader.read()).revocations == []
+    assert (await reader.read()).rows == []
 
 
 async def test_log_keeps_revocations(database: Database, clock: FakeClock) -> None:
@@ -173,8 +186,8 @@ class _Log:
             connection = await asyncpg.connect(self._dsn)
             self._stack.push_async_callback(connection.close)
             self.writers.append(_Writer(connection))
-        for _ in range(2):
-            self.readers.append(Reader(await LogConnection.open(database)))
+        for limit in _LIMITS:
+            self.readers.append(Reader(await LogConnection.open(database), limit))
             self._stack.callback(self.readers[-1].connection.close)
 
     def replay(self, steps: list[tuple[str, int]]) -> None:
@@ -183,15 +196,21 @@ class _Log:
     async def _replay(self, steps: list[tuple[str, int]]) -> None:
         committed: list[set[str]] = [set() for _ in self.readers]
         for reader in self.readers:
+            reader.position = None
             await reader.read()
         for step, number in steps:
             writer = self.writers[number]
             if step == "read":
-                index = number % len(self.readers)
-                keys = await self.readers[index].keys()
+                keys = await self.readers[number].keys()
                 assert len(keys) == len(set(keys))
-                assert set(keys) == committed[index]
-                committed[index] = set()
+                assert set(keys) == committed[number]
+                committed[number] = set()
+            elif step == "read a page":
+                page, is_complete = await self.readers[number].page()
+                assert len(page) == len(set(page))
+                assert set(page) <= committed[number]
+                committed[number] -= set(page)
+                assert not (is_complete and committed[number])
             elif step in {"commit", "roll back"}:
                 await self._end(writer, commit=step == "commit", committed=committed)
             else:
@@ -229,7 +248,9 @@ def log(worker_dsn: str) -> Iterator[_Log]:
 
 
 _STEPS = st.tuples(
-    st.sampled_from(["append", "append in savepoint", "commit", "roll back", "read"]),
+    st.sampled_from(
+        ["append", "append in savepoint", "commit", "roll back", "read", "read a page"]
+    ),
     st.integers(0, 2),
 )
 
@@ -244,19 +265,8 @@ def test_every_interleaving_is_read_exactly_once(log: _Log, steps: list[tuple[st
 async def test_first_read_takes_only_the_position(database: Database) -> None:
     await _append(database, "old")
     async with _reading(database) as reader:
-        assert (await reader.read()).revocations is None
+        assert (await reader.read()).rows is None
         assert await reader.keys() == []
-
-
-async def test_more_than_the_limit_is_a_gap(database: Database, reader: Reader) -> None:
-    for number in range(4):
-        await _append(database, str(number))
-    assert (await reader.read(limit=3)).revocations is None
-    for number in range(3):
-        await _append(database, str(number))
-    found = (await reader.read(limit=3)).revocations
-    assert found is not None
-    assert len(found) == 3
 
 
 async def test_rows_of_another_cluster_are_left_out(database: Database, reader: Reader) -> None:
@@ -273,9 +283,9 @@ async def test_rows_of_another_cluster_are_left_out(database: Database, reader: 
 
 async def test_transaction_ids_that_went_back_are_a_gap(database: Database, reader: Reader) -> None:
     assert reader.position
-    reader.position = Position(reader.position.run_id, reader.position.xmax + 1_000_000, ())
+    reader.position = replace(reader.position, xmax=reader.position.xmax + 1_000_000)
     await _append(database, "missed otherwise")
-    assert (await reader.read()).revocations is None
+    assert (await reader.read()).rows is None
 
 
 @pytest.mark.slow
@@ -287,14 +297,14 @@ async def test_crash_ends_the_run_of_the_server(own_server: EmbeddedPostgres) ->
         async with opened(own_server.dsn()) as database, _reading(database) as reader:
             await reader.read()
             positions.append(reader.position)
-            assert (await reader.read()).revocations == []
+            assert (await reader.read()).rows == []
             kill(own_server)
             with pytest.raises(StoreUnavailable):
                 await reader.read()
         await asyncio.to_thread(own_server.start)
     async with opened(own_server.dsn()) as database, _reading(database) as reader:
         reader.position = positions[-1]
-        assert (await reader.read()).revocations is None
+        assert (await reader.read()).rows is None
     assert len({position.run_id for position in positions if position}) == 2
 
 
@@ -342,7 +352,7 @@ async def test_unreachable_server_is_an_outage(database: Database, database_dsn:
         await reader.read()
         proxy.hold()
         with pytest.raises(StoreUnavailable):
-            await reader.connection.read(reader.position, _LIMIT, 0.1)
+            await reader.connection.read(revocations.LOG, reader.position, _LIMIT, 0.1)
         proxy.release()
     with pytest.raises(StoreUnavailable):
         await Database.open(settings_for(proxy.dsn))

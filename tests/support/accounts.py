@@ -86,6 +86,7 @@ def unlimited(**changes: object) -> BruteForceSettings:
     return BruteForceSettings.model_validate(
         dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
         | {"registrations_per_address": plenty, "api_keys_per_user": plenty}
+        | {"session_keys_per_user": plenty, "turn_credentials_per_user": plenty}
         | changes
     )
 

@@ -16,6 +16,7 @@ from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.cache import SessionCache
+from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
@@ -90,7 +91,7 @@ def build_sessions(
 ) -> Sessions:
     """Return the use cases of a replica, which is not notified of revocations."""
     codec = RefreshTokenCodec(ring.derive("refresh-token"))
-    issuer = TokenIssuer(access_tokens, codec)
+    issuer = TokenIssuer(access_tokens, codec, SessionCookies(settings.cookie, clock))
     cache = SessionCache(settings.cache_size)
     last_use = LastUse(database, store.touch, settings.last_use_interval)
     return Sessions(

@@ -22,6 +22,7 @@ _CHAPTERS = (
     "oauth",
     "api_keys",
     "service_tokens",
+    "session_keys",
     "account",
     "importing",
 )  # fmt: skip

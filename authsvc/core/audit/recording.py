@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -34,6 +34,8 @@ class AuditType(StrEnum):
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
     SESSION_CREATE = "session.create"
+    IMPERSONATE = "session.impersonate"
+    REVOKE_ALL = "session.revoke_all"
     REFRESH = "session.refresh"
     REFRESH_REUSE = "session.refresh_reuse"
     LOGOUT = "session.logout"
@@ -62,6 +64,8 @@ class AuditType(StrEnum):
     IDENTITY_UNLINK = "identity.unlink"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
+    SESSION_KEY_ISSUE = "session_key.issue"
+    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
@@ -69,6 +73,8 @@ class AuditType(StrEnum):
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
     KEY_RESEAL = "key.reseal"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,8 @@ class AuditEvent:
     """One event: what happened, who called, which user and session, and from which client.
 
     `detail` holds what is specific to the type. It never contains a secret, nor an address or name
-    that was typed in: people type passwords into the wrong field.
+    that was typed in: people type passwords into the wrong field. The one exception is the reason
+    that an operator has to give for an impersonation.
     """
 
     type: AuditType
@@ -92,7 +99,9 @@ async def record_event(connection: Connection, now: datetime, event: AuditEvent)
 
     The log line is written before the transaction ends; the stored event is authoritative.
     """
-    await audit.insert(connection, event_row(now, event))
+    impersonator = await audit.insert(connection, event_row(now, event))
+    if impersonator is not None:
+        event = replace(event, detail={**event.detail, "impersonator": impersonator})
     log_event(event)
 
 

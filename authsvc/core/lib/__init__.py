@@ -1,4 +1,5 @@
 """Owns the tools that all topics share and that depend on none of them.
 
-Among them `Batcher`, `SingleFlight`, `Keyring`, `Email`, `LastUse` and `DatabaseClock`.
+Among them `Batcher`, `SingleFlight`, `Keyring`, `Email`, `LastUse`, `DatabaseClock` and
+`LogFollower`.
 """

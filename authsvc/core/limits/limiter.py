@@ -64,6 +64,10 @@ class RateLimiter:
         """Return the policies sorted by name."""
         return list(self._policies)
 
+    def require(self, policy: str) -> None:
+        """Return if there is such a policy; raises NotFound: POLICY_UNKNOWN."""
+        self._limit_of(policy)
+
     async def check(self, charges: Sequence[Charge], *, dry_run: bool = False) -> CheckResult:
         """Take all charges, or none if one does not fit; with `dry_run`, only return the result.
 

@@ -15,7 +15,16 @@ import structlog
 from authsvc.config import RetentionSettings
 from authsvc.models.clock import Clock
 from authsvc.models.retention import Plan
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.store import (
+    challenges,
+    ip_blocks,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    rate_limits,
+    retention,
+    session_keys,
+)
 from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
@@ -108,10 +117,12 @@ class Retention:
             "api_keys": (retention.delete_api_keys, now - settings.api_keys),
             "revocations": (retention.delete_revocations, now - settings.revocations),
             "devices": (retention.delete_devices, now - settings.devices),
+            "session_keys": (session_keys.delete_expired, now),
             "one_time_codes": (one_time_codes.delete_expired, now),
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
             "rate_limits": (_delete_idle_limits, now),
             _MONTHS: (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),

@@ -1,4 +1,5 @@
-"""Owns how a process learns of revocations, and the caches that they clear.
+"""Owns how a process is told of what there is to read, and the caches that revocations clear.
 
-Entry classes: `RevocationReader`, `Doorbell` and `RevocableCache`.
+Entry classes: `Doorbell` and `RevocableCache`. The revocation log is read by the follower of
+`core/lib/log_follower.py`.
 """

@@ -85,6 +85,7 @@ class AccessTokens:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
         permissions = self._permissions.of(session.user_roles)
+        impersonator = session.impersonator
         token = self.sign(
             {
                 "sub": str(session.user_id),
@@ -94,6 +95,7 @@ class AccessTokens:
                 "scope": " ".join(permissions),
                 "amr": list(session.authentication_methods),
                 "auth_time": int(session.authentication_time.timestamp()),
+                **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
             min(self._clock.now() + self._lifetime, session.absolute_expire_time),

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
-from authsvc.errors import bearer_invalid
+from authsvc.errors import bearer_invalid, impersonation_not_allowed
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
@@ -95,18 +95,27 @@ class TokenValidation:
             return [next(read) if result is None else result for result in results]
         return [result for result in results if result is not None]
 
-    async def bearer(self, token: str) -> Claims:
+    async def bearer(self, token: str, *, impersonated: bool = False) -> Claims:
         """Return the claims of a user's access token for acting on the user's own account.
 
         Tokens of services, bound tokens and exchanged tokens are rejected: a service must not
-        become the user with a token that it was given for use elsewhere.
+        become the user with a token that it was given for use elsewhere. The token of an
+        impersonated session is accepted only with `impersonated`.
 
         Raises:
             Unauthenticated: BEARER_INVALID.
+            PermissionDenied: IMPERSONATION_NOT_ALLOWED.
         """
         claims = (await self.validate(TokenCheck(token))).claims
-        if not isinstance(claims, Claims) or claims.actors or claims.certificate_thumbprint:
+        if not isinstance(claims, Claims) or claims.certificate_thumbprint:
             raise bearer_invalid()
+        if claims.actors:
+            session = await self._sessions.find(claims.session_id)
+            # A token that was exchanged in an impersonated session has one more actor.
+            if session is None or claims.actors != (session.impersonator,):
+                raise bearer_invalid()
+            if not impersonated:
+                raise impersonation_not_allowed("An impersonated session must not do this.")
         return claims
 
     def _validate_without_read(

@@ -1,8 +1,19 @@
 """Owns the handler of AdminService, composed of its topics."""
 
+from authsvc.rpc.admin.impersonation import ImpersonationRpcs
+from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
+from authsvc.rpc.admin.sessions import SessionRpcs
+from authsvc.rpc.admin.signing import SigningKeyRpcs
 from authsvc.rpc.admin.user_transfer import UserTransferRpcs
 from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 
-class AdminHandler(UserTransferRpcs, rpc.AdminServiceServicer):
+class AdminHandler(
+    UserTransferRpcs,
+    IpBlockRpcs,
+    SessionRpcs,
+    ImpersonationRpcs,
+    SigningKeyRpcs,
+    rpc.AdminServiceServicer,
+):
     """Administration by operators."""

@@ -10,6 +10,7 @@ from functools import lru_cache
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.batch import Check
 from authsvc.errors import FieldInvalid
+from authsvc.models.ip_blocks import Screened, ScreenReason
 from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
 from authsvc.rpc.convert import duration, fill_duration, text
 from authsvc.v1 import rate_limit_service_pb2 as pb
@@ -151,6 +152,16 @@ async def batch_response(
     return response
 
 
+def screen_response(screened: Screened) -> pb.ScreenRequestResponse:
+    """Return the decision on a request as a message."""
+    if screened.reason is None:
+        return pb.ScreenRequestResponse(allowed=True)
+    response = pb.ScreenRequestResponse(reason=_SCREEN_REASON[screened.reason])
+    if screened.retry_after is not None:
+        fill_duration(response.retry_after, screened.retry_after)
+    return response
+
+
 def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
     """Return policies as messages."""
     return [
@@ -166,6 +177,9 @@ def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
     ]
 
 
+_SCREEN_REASON = {
+    reason: pb.ScreenReason.Value(f"SCREEN_REASON_{reason.name}") for reason in ScreenReason
+}
 _ALGORITHM = {
     algorithm: pb.RateLimitAlgorithm.Value(f"RATE_LIMIT_ALGORITHM_{algorithm.name}")
     for algorithm in Algorithm

@@ -3,12 +3,12 @@
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
-from authsvc.rpc.topic import Topic
+from authsvc.rpc.session.session_keys import SessionKeyRpcs
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
 
-class SessionHandler(Topic, rpc.SessionServiceServicer):
+class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
     """The creation, validation, listing and ending of sessions."""
 
     async def CreateSession(
@@ -72,7 +72,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         await self._use.session_ending.revoke(
             current_call(), convert.session_id(request.session_id)
         )
-        return pb.RevokeSessionResponse()
+        return pb.RevokeSessionResponse(clear_cookie=self._use.session_cookies.removal())
 
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context

@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.core.sessions.ending import end_session
+from authsvc.models.revocations import Revocation
 from authsvc.models.sessions import RevokeReason
 from authsvc.models.tokens import InactiveReason
+from authsvc.store import revocations
 from authsvc.store.doorbell import Channel
 from tests.support.databases import opened, settings_for
 from tests.support.jobs import running
@@ -30,12 +32,15 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def _listening(world: World, dsn: str) -> AsyncIterator[tuple[Replica, RevocationReader]]:
+async def _listening(
+    world: World, dsn: str
+) -> AsyncIterator[tuple[Replica, LogFollower[Revocation]]]:
     """Start a replica that reads and is rung as the service is."""
     replica = world.replica(is_fresh=lambda: reader.is_fresh())  # noqa: PLW0108 - made below
     async with opened(dsn) as database:
-        reader = RevocationReader(
+        reader = LogFollower(
             database=database,
+            source=revocations.LOG,
             staleness=_STALENESS,
             on_event=replica.sessions.cache.on_revocation,
             on_gap=replica.sessions.cache.drop_all,

@@ -34,6 +34,7 @@ TABLES = {
     "factor": "factors",
     "one_time_code": "one_time_codes",
     "api_key": "api_keys",
+    "session_key": "session_keys",
     "message": "outbox",
     "challenge": "challenges",
     "audit_event": "audit_events",

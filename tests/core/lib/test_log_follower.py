@@ -1,23 +1,26 @@
-"""The reader: what it passes on, and that it never wrongly claims to be fresh."""
+"""The follower: what it passes on, and that it never wrongly claims to be fresh."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
+from authsvc.core.lib import log_follower as module
 from authsvc.core.lib.clock import ClockSample, elapsed
 from authsvc.core.lib.ids import uuid7
-from authsvc.core.revocations import reader as module
+from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.revocations.doorbell import Doorbell
-from authsvc.core.revocations.reader import RevocationReader
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
 from authsvc.models.revocations import Revocation
 from authsvc.store import revocations
 from authsvc.store.doorbell import Channel
+from authsvc.store.log_reading import Position
 from authsvc.store.postgres.database import Database
 from authsvc.store.postgres.migrator import migrate
 from tests.support.clock import FakeClock
@@ -38,6 +41,7 @@ class Cache:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.positions: list[Position] = []
 
     def on_event(self, revocation: Revocation) -> None:
         self.heard.append(f"{revocation.kind}:{revocation.id}")
@@ -51,9 +55,10 @@ def cache() -> Cache:
     return Cache()
 
 
-def _reader(database: Database, cache: Cache, staleness: float = 10) -> RevocationReader:
-    return RevocationReader(
+def _reader(database: Database, cache: Cache, staleness: float = 10) -> LogFollower[Revocation]:
+    return LogFollower(
         database=database,
+        source=revocations.LOG,
         staleness=timedelta(seconds=staleness),
         on_event=cache.on_event,
         on_gap=cache.on_gap,
@@ -63,7 +68,7 @@ def _reader(database: Database, cache: Cache, staleness: float = 10) -> Revocati
 @asynccontextmanager
 async def _reading(
     dsn: str, cache: Cache, staleness: float = 10
-) -> AsyncIterator[RevocationReader]:
+) -> AsyncIterator[LogFollower[Revocation]]:
     """Start a replica that reads, but hears no doorbell."""
     async with opened(dsn) as database:
         reader = _reader(database, cache, staleness)
@@ -185,7 +190,7 @@ async def test_lost_server_is_noticed_and_what_it_revoked_is_read_later(
     async with _reading(own_server.dsn(), cache, staleness=1) as reader:
         with capture_logs() as logs:
             hurt(own_server)
-            await _until(lambda: "revocation_reader_down" in [entry["event"] for entry in logs])
+            await _until(lambda: "log_follower_down" in [entry["event"] for entry in logs])
         await _until(lambda: not reader.is_fresh())
         assert cache.heard == ["gap"]
         await asyncio.to_thread(mend, own_server)
@@ -279,8 +284,9 @@ async def test_failed_eviction_clears_whole_cache(
     def fail(_: Revocation) -> None:
         raise RuntimeError
 
-    reader = RevocationReader(
+    reader = LogFollower(
         database=database,
+        source=revocations.LOG,
         staleness=timedelta(seconds=10),
         on_event=fail,
         on_gap=cache.on_gap,
@@ -291,7 +297,7 @@ async def test_failed_eviction_clears_whole_cache(
             await _revoke(database, clock, "key")
             reader.ring()
             await _until(lambda: len(cache.heard) == 2)
-    assert [entry["event"] for entry in logs] == ["revocation_handler_failed"]
+    assert [entry["event"] for entry in logs] == ["log_handler_failed"]
 
 
 async def test_left_server_drops_everything_and_another_connection_reads_on(
@@ -318,8 +324,9 @@ async def test_read_that_was_under_way_when_the_server_was_left_does_not_count(
         assert not reader.is_fresh()
         cache.on_event(revocation)
 
-    reader = RevocationReader(
+    reader = LogFollower(
         database=database,
+        source=revocations.LOG,
         staleness=timedelta(seconds=10),
         on_event=leave_and_record,
         on_gap=cache.on_gap,
@@ -335,8 +342,9 @@ async def test_read_that_was_under_way_when_the_server_was_left_does_not_count(
 
 async def test_each_read_tells_the_database_time(database: Database, cache: Cache) -> None:
     samples: list[ClockSample] = []
-    reader = RevocationReader(
+    reader = LogFollower(
         database=database,
+        source=revocations.LOG,
         staleness=timedelta(seconds=0.1),
         on_event=cache.on_event,
         on_gap=cache.on_gap,
@@ -347,3 +355,68 @@ async def test_each_read_tells_the_database_time(database: Database, cache: Cach
     assert all(sample.sent < sample.received for sample in samples)
     times: list[datetime] = [sample.database_time for sample in samples]
     assert times == sorted(times)
+
+
+def _paged(database: Database, cache: Cache, position: Position | None) -> LogFollower[Revocation]:
+    return LogFollower(
+        database=database,
+        source=revocations.LOG,
+        staleness=timedelta(seconds=10),
+        on_event=cache.on_event,
+        on_gap=cache.on_gap,
+        on_position=cache.positions.append,
+        position=position,
+        in_pages=True,
+    )
+
+
+async def test_follower_in_pages_goes_on_from_its_position(
+    database: Database, clock: FakeClock, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much was committed meanwhile; a restart may fall between two pages."""
+    monkeypatch.setattr(module, "_LIMIT", 3)
+    first = _paged(database, cache, None)
+    async with running(first):
+        await _until(first.is_fresh)
+    assert cache.heard == ["gap"]
+    async with database.transaction() as connection:
+        for number in range(5):
+            await revocations.append(connection, clock.now(), key_id=str(number))
+    second = _paged(database, cache, cache.positions[-1])
+    async with running(second):
+        await _until(second.is_fresh)
+    assert cache.heard == ["gap", *(f"key:{number}" for number in range(5))]
+    third = _paged(database, cache, cache.positions[-2])
+    async with running(third):
+        await _until(third.is_fresh)
+    assert cache.heard[6:] == ["key:3", "key:4"]
+
+
+async def test_follower_in_pages_reads_on_after_its_server_was_left(
+    database: Database, clock: FakeClock, cache: Cache
+) -> None:
+    follower = _paged(database, cache, None)
+    async with running(follower):
+        await _until(follower.is_fresh)
+        database.leave_server("a test")
+        assert not follower.is_fresh()
+        await _revoke(database, clock, "meanwhile")
+        await _until(follower.is_fresh)
+    assert cache.heard == ["gap", "key:meanwhile"]
+
+
+async def test_follower_in_pages_begins_anew_in_another_run(
+    database: Database, clock: FakeClock, cache: Cache
+) -> None:
+    first = _paged(database, cache, None)
+    async with running(first):
+        await _until(first.is_fresh)
+    other_run = replace(cache.positions[-1], run_id=uuid4())
+    await _revoke(database, clock, "meanwhile")
+    second = _paged(database, cache, other_run)
+    async with running(second):
+        await _until(second.is_fresh)
+        await _revoke(database, clock, "later")
+        second.ring()
+        await _until(lambda: len(cache.heard) == 3)
+    assert cache.heard == ["gap", "gap", "key:later"]
