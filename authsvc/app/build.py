@@ -87,9 +87,9 @@ class Parts:
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    breached_passwords: BreachedPasswords | None
     block_list: BlockList
     violations: Violations
-    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -179,9 +179,9 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            breached_passwords=self.breached_passwords,
             block_list=self.block_list,
             violations=self.violations,
-            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
