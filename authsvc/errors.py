@@ -1,8 +1,8 @@
 """Owns the errors: every failure that a caller can get, and its reason. It is independent of gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
-│                         request is invalid
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED,
+│                         REQUEST_ID_REUSED: the request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
 │                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
@@ -10,9 +10,11 @@ ServiceError
 ├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
-│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
+│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND, ROLE_NOT_FOUND,
+│                         OVERRIDE_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
 │                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS,
 │                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
@@ -66,6 +68,9 @@ class Reason(StrEnum):
     EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
+    DEFINED_IN_SETTINGS = "DEFINED_IN_SETTINGS"
+    ROLE_NOT_FOUND = "ROLE_NOT_FOUND"
+    OVERRIDE_NOT_FOUND = "OVERRIDE_NOT_FOUND"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
     LOGIN_FROZEN = "LOGIN_FROZEN"
@@ -73,6 +78,9 @@ class Reason(StrEnum):
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     IP_BLOCKED = "IP_BLOCKED"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
+    USER_DISABLED = "USER_DISABLED"
     INTERNAL = "INTERNAL"
 
 
@@ -269,6 +277,26 @@ def user_not_found() -> NotFound:
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
 
 
+def user_disabled() -> FailedPrecondition:
+    """Return the error, for operators only, for what a disabled account can't have."""
+    return FailedPrecondition(Reason.USER_DISABLED, "The account is disabled; enable it first.")
+
+
+def password_change_required() -> FailedPrecondition:
+    """Return the error for a login with a right password that has to be changed first."""
+    return FailedPrecondition(
+        Reason.PASSWORD_CHANGE_REQUIRED,
+        "This password can't be used any more; set a new one with a code for a password reset.",
+    )
+
+
+def request_id_reused() -> FieldInvalid:
+    """Return the error for a request with the id of another one."""
+    return FieldInvalid(
+        "request_id", "was used for another request", reason=Reason.REQUEST_ID_REUSED
+    )
+
+
 def quoted_names(names: Collection[str]) -> str:
     """Return the first of `names` that somebody sent for a message: each quoted, cut and escaped.
 
@@ -300,6 +328,25 @@ def policy_unknown(policy: str) -> NotFound:
     """Return the error for an unknown rate-limit policy."""
     return NotFound(
         Reason.POLICY_UNKNOWN, "No rate-limit policy has this name.", {"policy": policy}
+    )
+
+
+def role_not_found(role: str) -> NotFound:
+    """Return the error for a role that is not defined."""
+    return NotFound(Reason.ROLE_NOT_FOUND, "No role has this name.", {"role": role})
+
+
+def override_not_found() -> NotFound:
+    """Return the error for a key that has no override of its policy."""
+    return NotFound(Reason.OVERRIDE_NOT_FOUND, "This key has no override of this policy.")
+
+
+def defined_in_settings(name: str) -> FailedPrecondition:
+    """Return the error for a change at run time of what the settings define."""
+    return FailedPrecondition(
+        Reason.DEFINED_IN_SETTINGS,
+        "The settings define this name, so it can only be changed there.",
+        {"name": name},
     )
 
 

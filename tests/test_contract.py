@@ -26,6 +26,7 @@ from authsvc.errors import (
     StoreUnavailable,
     TooManyAttempts,
     redirect_not_allowed,
+    request_id_reused,
 )
 from authsvc.models.calls import Role
 from authsvc.models.limits import Algorithm
@@ -232,6 +233,7 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.OVERLOADED: Overloaded(),
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
+    Reason.REQUEST_ID_REUSED: request_id_reused(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
     Reason.PROVIDER_MISCONFIGURED: ProviderMisconfigured(),
     Reason.SERVICE_STOPPING: ServiceStopping(),

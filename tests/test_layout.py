@@ -18,6 +18,7 @@ _MAX_MODULES = 12
 _MAX_POSITIONAL = 3
 # Modules of core without a test file of their own: where they are tested, or why not at all.
 _TESTED_ELSEWHERE: Mapping[str, str] = {
+    "accounts/administration": "tests/rpc/admin/test_accounts.py",
     "accounts/own_data": "tests/rpc/account/test_own_data.py",
     "codes/redemption": "tests/core/codes/test_reclaim.py",
     "factors/challenges": "tests/core/login/test_second_factor.py",

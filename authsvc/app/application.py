@@ -101,7 +101,7 @@ class Application:
 
         Returns which keys have changed since the last reload and since the start.
         """
-        self._parts.use.rate_limiter.replace_policies(
+        self._parts.use.policies.replace_settings(
             policies_from(settings.rate_limits.all_policies())
         )
         self._parts.brute_force.replace_settings(settings.brute_force)
@@ -261,6 +261,17 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "Screened requests since the start that exceeded their policy.",
         lambda: float(parts.use.screening.limited),
     )
+    metrics.add_gauge(
+        "authsvc_definitions_read_age_seconds",
+        "Time since the last successful look for changed policies and roles began.",
+        parts.definitions.age,
+    )
+    shadows = metrics.add_counter(
+        "authsvc_rate_limit_shadow_rejections",
+        "Charges that a shadow policy would have rejected.",
+        ("policy",),
+    )
+    parts.use.rate_limiter.on_shadow_rejection(lambda policy: shadows.labels(policy).inc())
     if isinstance(parts.clock, DatabaseClock):
         metrics.add_gauge(
             "authsvc_clock_skew_seconds",
@@ -277,6 +288,22 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
     )
+    if (breached := parts.breached_passwords) is not None:
+        metrics.add_gauge(
+            "authsvc_breached_password_requests",
+            "Requests to the service of breached passwords since the start.",
+            lambda: float(breached.requests),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_password_failures",
+            "Requests of these that had no valid answer in time.",
+            lambda: float(breached.failures),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_passwords_refused",
+            "New passwords refused since the start because they were breached.",
+            lambda: float(breached.refusals),
+        )
 
 
 def _measure_incidents(parts: Parts, metrics: Metrics) -> None:

@@ -35,6 +35,7 @@ def background_jobs(
         Job("login-freezes", parts.use.login_freezes.run),
         Job("ip-blocks", parts.block_list.run),
         Job("violations", parts.violations.run),
+        Job("definitions", parts.definitions.run),
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),

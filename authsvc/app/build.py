@@ -11,7 +11,6 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
@@ -22,6 +21,7 @@ from authsvc.core.incidents.detections import Detections
 from authsvc.core.incidents.evidence import EvidenceExport
 from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
@@ -30,8 +30,11 @@ from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.delivery import Deliverer
 from authsvc.core.messages.outbox import Outbox
 from authsvc.core.messages.stored_messages import StoredMessages
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
-from authsvc.core.retention.cleanup import Retention
+from authsvc.core.retention import addresses, unverified_accounts
+from authsvc.core.retention.addresses import AddressTruncation
+from authsvc.core.retention.cleanup import Retention, Step
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
@@ -75,6 +78,7 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
+    definitions: Definitions
     revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
@@ -84,6 +88,7 @@ class Parts:
     passkeys: Passkeys
     block_list: BlockList
     violations: Violations
+    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -112,7 +117,9 @@ async def open_parts(
                 http=http,
             )
             try:
-                yield build.parts()
+                parts = build.parts()
+                await parts.definitions.refresh()
+                yield parts
             finally:
                 await build.doorbell.close()
     finally:
@@ -164,6 +171,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             attempts=self.attempts,
@@ -172,6 +180,7 @@ class _Build(AccountBuild):
             passkeys=self.passkeys,
             block_list=self.block_list,
             violations=self.violations,
+            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
@@ -203,6 +212,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -217,7 +227,9 @@ class _Build(AccountBuild):
             rate_limiter=self.rate_limiter,
             screening=self.screening,
             ip_blocking=self.ip_blocking,
-            account_listing=AccountListing(self.database),
+            account_listing=self.account_listing,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             audit_listing=AuditListing(self.database, self.clock),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
@@ -319,11 +331,23 @@ class _Build(AccountBuild):
 
     @cached_property
     def retention(self) -> Retention:
+        truncation = AddressTruncation(
+            database=self.database,
+            settings=self.settings.retention,
+            sessions=self.settings.sessions,
+            clock=self.clock,
+        )
         return Retention(
             database=self.database,
             settings=self.settings.retention,
             clock=self.clock,
-            others={"unverified_accounts": self.unverified_accounts.remove},
+            others={
+                unverified_accounts.KIND: Step(
+                    self.unverified_accounts.remove, self.unverified_accounts.plan
+                ),
+                addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
+                addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
+            },
         )
 
     @cached_property

@@ -112,6 +112,7 @@ class LoginBuild(BaseBuild):
     def second_factors(self) -> SecondFactors:
         return SecondFactors(
             settings=self.settings.second_factors,
+            permissions=self.permissions,
             totp=self.totp,
             passkeys=self.passkeys,
             clock=self.clock,

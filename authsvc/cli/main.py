@@ -30,6 +30,7 @@ class _Root(ImportingGroup):
         "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",
+        "retention": "authsvc.cli.retention",
     }
 
 

@@ -22,7 +22,7 @@ from authsvc.config.limits import (
 from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
 from authsvc.config.outbound import OutboundSettings
-from authsvc.config.passwords import PasswordSettings
+from authsvc.config.passwords import BreachedPasswordSettings, PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
@@ -35,6 +35,7 @@ from authsvc.config.types import KeySettings, Section
 __all__ = [
     "ApiKeySettings",
     "BlockSettings",
+    "BreachedPasswordSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",

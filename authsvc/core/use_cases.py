@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.administration import UserAdministration
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
 from authsvc.core.accounts.impersonation import Impersonation
@@ -28,6 +29,7 @@ from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter
+from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.login.code import CodeLogin
 from authsvc.core.login.federated import OAuthLogin
@@ -37,6 +39,7 @@ from authsvc.core.login.second_factor import MfaVerification
 from authsvc.core.messages.stored_messages import StoredMessages
 from authsvc.core.retention.cleanup import Retention
 from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
@@ -94,6 +97,7 @@ class UseCases:
     account_deletion: AccountDeletion
     password_change: PasswordChange
     password_reset: PasswordReset
+    user_administration: UserAdministration
 
     # One-time codes
     code_requests: CodeRequests
@@ -114,6 +118,8 @@ class UseCases:
     rate_limiter: RateLimiter
     screening: Screening
     ip_blocking: IpBlocking
+    policies: Policies
+    role_definitions: RoleDefinitions
 
     # Operation
     account_listing: AccountListing

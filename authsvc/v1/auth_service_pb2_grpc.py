@@ -150,7 +150,8 @@ class AuthServiceServicer(object):
         """Creates an account with an e-mail address and a password and sends a code
         for VerifyEmail to the address. It does not log the user in. Roles: app.
         Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, LOGIN_FROZEN.
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,8 +186,9 @@ class AuthServiceServicer(object):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-        OVERLOADED, EMAIL_INVALID, FIELD_INVALID, LOGIN_FROZEN.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,7 +291,7 @@ class AuthServiceServicer(object):
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
         PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-        OVERLOADED, LOGIN_FROZEN.
+        OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,8 @@ class AuthServiceStub:
     """Creates an account with an e-mail address and a password and sends a code
     for VerifyEmail to the address. It does not log the user in. Roles: app.
     Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, LOGIN_FROZEN.
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+    LOGIN_FROZEN.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
     """Verifies the account's e-mail address with the code that was sent to it.
@@ -60,8 +61,9 @@ class AuthServiceStub:
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-    OVERLOADED, EMAIL_INVALID, FIELD_INVALID, LOGIN_FROZEN.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID, LOGIN_FROZEN.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
@@ -128,7 +130,7 @@ class AuthServiceStub:
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
     PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-    OVERLOADED, LOGIN_FROZEN.
+    OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -189,7 +191,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Creates an account with an e-mail address and a password and sends a code
     for VerifyEmail to the address. It does not log the user in. Roles: app.
     Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, LOGIN_FROZEN.
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+    LOGIN_FROZEN.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
     """Verifies the account's e-mail address with the code that was sent to it.
@@ -212,8 +215,9 @@ class AuthServiceAsyncStub(AuthServiceStub):
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-    OVERLOADED, EMAIL_INVALID, FIELD_INVALID, LOGIN_FROZEN.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID, LOGIN_FROZEN.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
@@ -280,7 +284,7 @@ class AuthServiceAsyncStub(AuthServiceStub):
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
     PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-    OVERLOADED, LOGIN_FROZEN.
+    OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -344,7 +348,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates an account with an e-mail address and a password and sends a code
         for VerifyEmail to the address. It does not log the user in. Roles: app.
         Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, LOGIN_FROZEN.
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -385,8 +390,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS,
-        OVERLOADED, EMAIL_INVALID, FIELD_INVALID, LOGIN_FROZEN.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -507,7 +513,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
         PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-        OVERLOADED, LOGIN_FROZEN.
+        OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod

@@ -21,8 +21,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
 
-from authsvc.config import ImportSettings, Settings
+from authsvc.config import ImportSettings, Settings, TurnSettings
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
@@ -32,7 +33,15 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    admin_requests,
+    code_requests,
+    definition_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -63,6 +72,7 @@ NOTING = {
     "/authsvc.v1.AuthService/VerifyMfa",
     "/authsvc.v1.AccountService/ChangePassword",
     "/authsvc.v1.AccountService/CreateApiKey",
+    "/authsvc.v1.SessionService/IssueSessionKey",
 }
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
@@ -81,6 +91,7 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -151,6 +162,7 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
     "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -264,6 +276,7 @@ async def _rotated_key(service: Service, _: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
@@ -399,6 +412,7 @@ async def attack(
         "codes": unlimited_codes(),
         "oauth": oauth_requests.oauth_settings(provider),
         "imports": ImportSettings(max_parallel=AT_ONCE),
+        "turn": TurnSettings(uris=("turn:127.0.0.1",), secrets=(SecretStr("shared-with-turn"),)),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()

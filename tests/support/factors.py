@@ -90,7 +90,7 @@ class Secured:
         )
         self.own = Factors(
             database=database,
-            settings=settings,
+            permissions=service.permissions,
             recent_login=recent,
             recovery_codes=self.recovery_codes,
             changes=changes,

@@ -33,6 +33,9 @@ class AuditType(StrEnum):
     USER_CREATE = "user.create"
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
+    USER_ROLES_SET = "user.roles_set"
+    USER_UNLOCK = "user.unlock"
+    PASSWORD_CHANGE_REQUIRE = "user.password_change_require"  # noqa: S105 - an event's name
     SESSION_CREATE = "session.create"
     IMPERSONATE = "session.impersonate"
     REVOKE_ALL = "session.revoke_all"
@@ -65,7 +68,7 @@ class AuditType(StrEnum):
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
     SESSION_KEY_ISSUE = "session_key.issue"
-    TURN_CREDENTIALS_CREATE = "turn.credentials_create"
+    TURN_CREDENTIALS_CREATE = "turn_credentials.create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
@@ -80,6 +83,12 @@ class AuditType(StrEnum):
     INCIDENT_REVOKE_KEY = "incident.revoke_key"
     INCIDENT_REQUIRE_PASSWORD_CHANGE = "incident.require_password_change"  # noqa: S105 - an event's name
     INCIDENT_EXPORT = "incident.export"
+    POLICY_PUT = "policy.put"
+    POLICY_DELETE = "policy.delete"
+    POLICY_OVERRIDE_PUT = "policy.override_put"
+    POLICY_OVERRIDE_DELETE = "policy.override_delete"
+    ROLE_PUT = "role.put"
+    ROLE_DELETE = "role.delete"
     KEY_RESEAL = "key.reseal"
     IP_BLOCK = "ip.block"
     IP_UNBLOCK = "ip.unblock"

@@ -1,4 +1,4 @@
 """Owns rate limits: policies, decisions, and the cache of recent rejections.
 
-Entry class: `RateLimiter`.
+Entry classes: `RateLimiter`, `Policies`.
 """

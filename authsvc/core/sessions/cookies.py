@@ -22,7 +22,7 @@ class SessionCookies:
         `end` is the session's absolute expiry: idle sessions end earlier, but the cookie isn't set
         again when a session is extended.
         """
-        return self._header(session_token, int((end - self._clock.now()).total_seconds()))
+        return self._header(session_token, round((end - self._clock.now()).total_seconds()))
 
     def removal(self) -> str:
         """Return the header that removes the cookie."""

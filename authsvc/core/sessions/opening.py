@@ -7,12 +7,14 @@ from types import MappingProxyType
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, event_row, log_event
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token
 from authsvc.core.sessions.token_issuing import TokenIssuer
 from authsvc.errors import user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
@@ -31,6 +33,7 @@ class SessionOpening:
         issuer: TokenIssuer,
         settings: SessionSettings,
         tokens: TokenSettings,
+        permissions: Permissions,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -38,6 +41,7 @@ class SessionOpening:
         self._max_per_user = settings.max_per_user
         self._absolute_lifetime = settings.absolute_lifetime
         self._idle_lifetime = tokens.refresh_lifetime
+        self._permissions = permissions
         self._clock = clock
 
     async def create(
@@ -110,14 +114,16 @@ class SessionOpening:
         csrf_token: str,
     ) -> Session:
         now = self._clock.now()
-        absolute_expire_time = now + self._absolute_lifetime
+        lifetimes = self._permissions.lifetimes(user.roles)
+        absolute_expire_time = now + capped(lifetimes.absolute, self._absolute_lifetime)
+        idle_lifetime = capped(lifetimes.idle, self._idle_lifetime)
         return Session(
             session_id=SessionId(uuid7(now)),
             user_id=user.user_id,
             create_time=now,
             last_use_time=now,
             authentication_time=now,
-            idle_expire_time=min(now + self._idle_lifetime, absolute_expire_time),
+            idle_expire_time=min(now + idle_lifetime, absolute_expire_time),
             absolute_expire_time=absolute_expire_time,
             client=client,
             authentication_methods=tuple(methods),
@@ -127,6 +133,7 @@ class SessionOpening:
             revoke_reason=None,
             user_status=user.status,
             user_roles=user.roles,
+            idle_lifetime=lifetimes.idle,
         )
 
     async def _store(

@@ -19,6 +19,7 @@ from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.signing.jws import Malformed
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.clock import Clock
+from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
@@ -85,6 +86,9 @@ class AccessTokens:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
         permissions = self._permissions.of(session.user_roles)
+        lifetime = capped(
+            self._permissions.lifetimes(session.user_roles).access_token, self._lifetime
+        )
         impersonator = session.impersonator
         token = self.sign(
             {
@@ -98,7 +102,7 @@ class AccessTokens:
                 **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
-            min(self._clock.now() + self._lifetime, session.absolute_expire_time),
+            min(self._clock.now() + lifetime, session.absolute_expire_time),
         )
         return token.text, token.expire_time
 
