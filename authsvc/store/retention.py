@@ -66,6 +66,8 @@ _ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ip_blocks": ("ip_blocks", "expire_time"),
         "request_receipts": ("request_receipts", "create_time"),
         "policy_overrides": ("policy_overrides", "expire_time"),
+        "detections": ("detections", "quiet_until"),
+        "login_freezes": ("login_freezes", "expire_time"),
         "rate_limits": ("rate_limits", "to_timestamp(expire_minute * 60.0)"),
         "audit_events": ("audit_events", "occur_time"),
     }

@@ -290,8 +290,8 @@ class AuthServiceServicer(object):
         address was not verified before, API keys are revoked too, as in
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-        OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
+        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -129,8 +129,8 @@ class AuthServiceStub:
     address was not verified before, API keys are revoked too, as in
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-    OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
+    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -283,8 +283,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     address was not verified before, API keys are revoked too, as in
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-    OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
+    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -512,8 +512,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         address was not verified before, API keys are revoked too, as in
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
-        OVERLOADED, PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
+        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod

@@ -567,7 +567,7 @@ async def test_deletion_beside_everything_else_ends_cleanly(service: Service) ->
         email = f"user{number}@example.test"
         tokens = await service.new_session(email)
         user_id, admin = tokens.user_id, service.admin()
-        calls = [
+        calls: list[Any] = [
             service.login(email),
             service.refresh(tokens.refresh_token),
             set_roles(service, user_id, "editor"),
