@@ -366,6 +366,7 @@ class _Build(AccountBuild):
         return IncidentSteps(
             database=self.database,
             sessions=self.bulk_session_ending,
+            administration=self.user_administration,
             signing_keys=self.signing_keys,
             clock=self.clock,
         )
