@@ -59,6 +59,7 @@ def unread_log() -> Iterator[None]:
 
 @pytest_asyncio.fixture
 async def parts(live_settings: Settings, unread_log: None) -> AsyncIterator[Parts]:
+    assert unread_log is None
     async with open_parts(live_settings) as parts:
         await parts.use.signing_keys.load()
         async with parts.database.connection() as connection:
