@@ -91,7 +91,7 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "user.email_change": EventSchema("The account's address was changed."),
         "user.password_change": EventSchema("The user changed the password."),
         "user.password_reset_request": EventSchema(
-            "A code was requested to reset the password, by the user or by an operator (`delivery`).",
+            "A code was requested to reset the password, by the user or an operator (`delivery`).",
             {"purpose": TEXT, "delivery": TEXT},
         ),
         "user.password_reset": EventSchema("The password was reset; all sessions ended."),
@@ -123,8 +123,8 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
             {"reason": TEXT, "sessions": LIST},
         ),
         "session.revoke_all": EventSchema(
-            "An operator ends all sessions that meet the criteria: at its `stage` \"begin\" what was"
-            " asked for, at \"end\" how many ended.",
+            "An operator ends all sessions that meet the criteria. At the `stage` begin it says what"
+            " was asked for, at the stage end how many sessions ended.",
             {
                 "stage": TEXT,
                 "count": NUMBER,
