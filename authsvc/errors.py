@@ -14,13 +14,15 @@ ServiceError
 │                         OVERRIDE_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
 │                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
-│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS,
+│                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
 ├── ProviderMisconfigured PROVIDER_MISCONFIGURED
-└── ServiceStopping       SERVICE_STOPPING
+├── ServiceStopping       SERVICE_STOPPING
+└── CursorTooOld          CURSOR_TOO_OLD
 
 ServerError is for the operator: the service can't start listening.
 """
@@ -72,6 +74,7 @@ class Reason(StrEnum):
     OVERRIDE_NOT_FOUND = "OVERRIDE_NOT_FOUND"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    LOGIN_FROZEN = "LOGIN_FROZEN"
     SESSION_INVALID = "SESSION_INVALID"
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
@@ -79,6 +82,7 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
     USER_DISABLED = "USER_DISABLED"
+    CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
     INTERNAL = "INTERNAL"
 
 
@@ -222,6 +226,13 @@ class ServiceStopping(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(Reason.SERVICE_STOPPING, "This replica is stopping; call another.")
+
+
+class CursorTooOld(ServiceError):
+    """The cursor can't be continued; begin without one."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CURSOR_TOO_OLD, "The cursor can't be continued; begin anew.")
 
 
 class ServerError(Exception):
@@ -421,6 +432,13 @@ def limit_reached(limit: int) -> FailedPrecondition:
     """Return the error for exceeding a maximum of `limit`."""
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
+    )
+
+
+def login_frozen(method: str) -> FailedPrecondition:
+    """Return the error for a login that an operator has frozen."""
+    return FailedPrecondition(
+        Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
     )
 
 

@@ -29,7 +29,7 @@ class AccountBuild(LoginBuild):
         return Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             session_ending=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
@@ -92,7 +92,7 @@ class AccountBuild(LoginBuild):
         return PasswordChange(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             attempts=self.attempts,
             recent_login=self.recent_login,
             sessions=self.session_ending,
@@ -107,7 +107,7 @@ class AccountBuild(LoginBuild):
             proofs=self.code_proofs,
             attempts=self.attempts,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             sessions=self.session_ending,
             outbox=self.outbox,
             clock=self.clock,

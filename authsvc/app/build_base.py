@@ -8,6 +8,7 @@ from authsvc.config import Settings
 from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
 from authsvc.core.lib.definitions import Definitions
@@ -22,6 +23,8 @@ from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
@@ -29,12 +32,11 @@ from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -42,6 +44,8 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
+from authsvc.outbound.breached_passwords import open_ranges
+from authsvc.outbound.proxy import proxy_rules
 from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
@@ -310,12 +314,25 @@ class BaseBuild:
         return Attempts(self.database, self.brute_force, self.clock)
 
     @cached_property
+    def login_freezes(self) -> LoginFreezes:
+        freezes = LoginFreezes(self.database)
+        self.doorbell.answer(Channel.LOGIN_FREEZES, freezes.ring)
+        return freezes
+
+    @cached_property
     def recent_login(self) -> RecentLogin:
         return RecentLogin(self.settings.second_factors.recent_login, self.clock)
 
     @cached_property
-    def password_policy(self) -> PasswordPolicy:
-        return PasswordPolicy(self.settings.passwords.preset)
+    def password_acceptance(self) -> PasswordAcceptance:
+        policy = PasswordPolicy(self.settings.passwords.preset)
+        return PasswordAcceptance(policy, self.hasher, self.breached_passwords)
+
+    @cached_property
+    def breached_passwords(self) -> BreachedPasswords | None:
+        settings = self.settings.passwords.breached
+        ranges = open_ranges(settings, self.http, proxy_rules(self.settings.outbound))
+        return None if ranges is None else BreachedPasswords(ranges, settings, self.clock)
 
     # API keys
 

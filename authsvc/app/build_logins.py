@@ -134,6 +134,7 @@ class LoginBuild(BaseBuild):
             attempts=self.attempts,
             completion=self.completion,
             proofs=proofs,
+            freezes=self.login_freezes,
             clock=self.clock,
         )
 

@@ -29,8 +29,10 @@ class _Root(ImportingGroup):
         "roles": "authsvc.cli.roles",
         "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
+        "incident": "authsvc.cli.incident",
         "passwords": "authsvc.cli.passwords",
         "messages": "authsvc.cli.messages",
+        "retention": "authsvc.cli.retention",
     }
 
 

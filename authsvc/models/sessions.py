@@ -87,3 +87,15 @@ class SessionSelection:
     authentication_method: str = ""
     user_ids: Sequence[UserId] = ()
     impersonated_only: bool = False
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there are no criteria."""
+        return not (
+            self.created_before
+            or self.created_after
+            or self.network
+            or self.authentication_method
+            or self.user_ids
+            or self.impersonated_only
+        )

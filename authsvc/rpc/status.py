@@ -64,6 +64,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.OVERRIDE_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
         Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
@@ -71,6 +72,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
         Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
         Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
+        Reason.CURSOR_TOO_OLD: StatusCode.OUT_OF_RANGE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

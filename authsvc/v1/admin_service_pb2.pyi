@@ -292,6 +292,260 @@ class ImportFailure(_message.Message):
 Global___ImportFailure: _TypeAlias = ImportFailure  # noqa: Y015
 
 @_typing.final
+class AuditEventFilter(_message.Message):
+    """Which audit events to return: those for which all that is set holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user that the event concerns: a UUID."""
+    session_id: _builtins.str
+    """The session that the event concerns: a UUID."""
+    caller: _builtins.str
+    """The calling service's identity, or `cli` or `system`; at most 512 bytes."""
+    network: _builtins.str
+    """The end user's address is this one, or in this network, such as
+    192.0.2.0/24 or 2001:db8::/32.
+    """
+    request_id: _builtins.str
+    """The id of the call that the event belongs to; at most 128 bytes."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The event is of one of these types, such as `user.login`; at most 64, of
+        at most 64 bytes each.
+        """
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        user_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        network: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "network", b"network", "request_id", b"request_id", "session_id", b"session_id", "types", b"types", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEventFilter: _TypeAlias = AuditEventFilter  # noqa: Y015
+
+@_typing.final
+class AuditEvent(_message.Message):
+    """Something that happened. Never contains a secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    DETAIL_JSON_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The id of the event: a UUID, nearly in the order of the events' times."""
+    type: _builtins.str
+    """Its type, such as `user.login`. More will be added."""
+    caller: _builtins.str
+    """The calling service's identity, or `cli` for an operator's command, or
+    `system` for the service itself.
+    """
+    request_id: _builtins.str
+    """The id of the call. Empty if it was none."""
+    user_id: _builtins.str
+    """The user that it concerns. Empty if unknown or none."""
+    session_id: _builtins.str
+    """The session that it concerns. Empty if none."""
+    ip: _builtins.str
+    """The end user's address, as told by the caller. Empty if unknown."""
+    user_agent: _builtins.str
+    """The end user's browser or app, as told by the caller. Empty if unknown."""
+    detail_json: _builtins.str
+    """The details of its type: a JSON object."""
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        type: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        ip: _builtins.str = ...,
+        user_agent: _builtins.str = ...,
+        detail_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "detail_json", b"detail_json", "event_id", b"event_id", "ip", b"ip", "occur_time", b"occur_time", "request_id", b"request_id", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class ListAuditEventsRequest(_message.Message):
+    """A list of audit events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many events, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, for a request that is otherwise
+    the same except for page_size. Empty for the first page.
+    """
+    @_builtins.property
+    def filter(self) -> Global___AuditEventFilter:
+        """Which events. All if it is not set."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Events from this time on. From the oldest if it is not set."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Events before this time. To the newest if it is not set."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___AuditEventFilter | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEventsRequest: _TypeAlias = ListAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditEventsResponse(_message.Message):
+    """A page of audit events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Continues the list. Empty after the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """The events, newest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___AuditEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class WatchAuditEventsRequest(_message.Message):
+    """Where to begin watching, and which events to send."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of the last response that was processed: the stream continues
+    after it, also with another filter. Empty to begin with the events that
+    are committed from now on. At most 16 KiB.
+    """
+    @_builtins.property
+    def filter(self) -> Global___AuditEventFilter:
+        """Which events. All if it is not set."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___AuditEventFilter | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuditEventsRequest: _TypeAlias = WatchAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchAuditEventsResponse(_message.Message):
+    """Some events, or none as a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KNOWN_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to continue once these events have been processed. Opaque; of this
+    version of the service, and usable for 30 days or until the database
+    crashes or fails over.
+    """
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """The events; up to 200."""
+
+    @_builtins.property
+    def known_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Every event that was committed before this time has been sent. A watcher
+        that wants to know how fresh its view is compares it with now.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___AuditEvent] | None = ...,
+        cursor: _builtins.str = ...,
+        known_until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_until_time", b"known_until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "known_until_time", b"known_until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuditEventsResponse: _TypeAlias = WatchAuditEventsResponse  # noqa: Y015
+
+@_typing.final
 class User(_message.Message):
     """A user as operators see it."""
 
@@ -1486,229 +1740,6 @@ class RevokeSigningKeyResponse(_message.Message):
 Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa: Y015
 
 @_typing.final
-class IpBlock(_message.Message):
-    """The block of an address or a network."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NETWORK_FIELD_NUMBER: _builtins.int
-    CREATE_TIME_FIELD_NUMBER: _builtins.int
-    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    BLOCKED_BY_FIELD_NUMBER: _builtins.int
-    AUTOMATIC_FIELD_NUMBER: _builtins.int
-    network: _builtins.str
-    """The network in CIDR notation, such as "192.0.2.1/32" or "2001:db8::/32"."""
-    reason: _builtins.str
-    """Why, for operators."""
-    blocked_by: _builtins.str
-    """Who blocked it: the identity of the calling service, "cli:" and the user of
-    a command, or "system" for the service itself.
-    """
-    automatic: _builtins.bool
-    """Whether the service blocked it because of too many violations."""
-    @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was blocked."""
-
-    @_builtins.property
-    def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When the block ends by itself. Absent if it lasts until it is lifted."""
-
-    def __init__(
-        self,
-        *,
-        network: _builtins.str = ...,
-        create_time: _timestamp_pb2.Timestamp | None = ...,
-        expire_time: _timestamp_pb2.Timestamp | None = ...,
-        reason: _builtins.str = ...,
-        blocked_by: _builtins.str = ...,
-        automatic: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "blocked_by", b"blocked_by", "create_time", b"create_time", "expire_time", b"expire_time", "network", b"network", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___IpBlock: _TypeAlias = IpBlock  # noqa: Y015
-
-@_typing.final
-class BlockIpRequest(_message.Message):
-    """A network to block."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NETWORK_FIELD_NUMBER: _builtins.int
-    DURATION_FIELD_NUMBER: _builtins.int
-    REASON_FIELD_NUMBER: _builtins.int
-    CONFIRM_WIDE_FIELD_NUMBER: _builtins.int
-    network: _builtins.str
-    """An address, which is blocked alone, or a network in CIDR notation without
-    bits beyond its prefix. An IPv6 client usually has a whole /64. Mapped IPv4
-    (::ffff:192.0.2.1) is IPv4. Required.
-    """
-    reason: _builtins.str
-    """Why, for operators: up to 256 bytes on one line."""
-    confirm_wide: _builtins.bool
-    """Confirms that a network wider than a /8 of IPv4 or a /16 of IPv6 is meant,
-    such as all addresses.
-    """
-    @_builtins.property
-    def duration(self) -> _duration_pb2.Duration:
-        """How long, from one second to 3660 days. Absent: until it is lifted."""
-
-    def __init__(
-        self,
-        *,
-        network: _builtins.str = ...,
-        duration: _duration_pb2.Duration | None = ...,
-        reason: _builtins.str = ...,
-        confirm_wide: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_wide", b"confirm_wide", "duration", b"duration", "network", b"network", "reason", b"reason"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BlockIpRequest: _TypeAlias = BlockIpRequest  # noqa: Y015
-
-@_typing.final
-class BlockIpResponse(_message.Message):
-    """The network is blocked."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BLOCK_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def block(self) -> Global___IpBlock:
-        """The block."""
-
-    def __init__(
-        self,
-        *,
-        block: Global___IpBlock | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BlockIpResponse: _TypeAlias = BlockIpResponse  # noqa: Y015
-
-@_typing.final
-class UnblockIpRequest(_message.Message):
-    """A network to unblock."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NETWORK_FIELD_NUMBER: _builtins.int
-    network: _builtins.str
-    """The address or network, exactly as it was blocked. Required."""
-    def __init__(
-        self,
-        *,
-        network: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UnblockIpRequest: _TypeAlias = UnblockIpRequest  # noqa: Y015
-
-@_typing.final
-class UnblockIpResponse(_message.Message):
-    """The network has no block of its own now."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    WAS_BLOCKED_FIELD_NUMBER: _builtins.int
-    REMAINING_BLOCKS_FIELD_NUMBER: _builtins.int
-    was_blocked: _builtins.bool
-    """Whether it had one."""
-    @_builtins.property
-    def remaining_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
-        """The blocks of other networks that contain it and still apply."""
-
-    def __init__(
-        self,
-        *,
-        was_blocked: _builtins.bool = ...,
-        remaining_blocks: _abc.Iterable[Global___IpBlock] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining_blocks", b"remaining_blocks", "was_blocked", b"was_blocked"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___UnblockIpResponse: _TypeAlias = UnblockIpResponse  # noqa: Y015
-
-@_typing.final
-class ListIpBlocksRequest(_message.Message):
-    """A request for blocks."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    COVERING_FIELD_NUMBER: _builtins.int
-    page_size: _builtins.int
-    """The maximum number of results, 1 to 1000; 0 means 50."""
-    page_token: _builtins.str
-    """next_page_token of the previous page; empty for the first page."""
-    covering: _builtins.str
-    """Lists only the blocks that apply to this address or the whole of this
-    network, all of them on one page.
-    """
-    def __init__(
-        self,
-        *,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-        covering: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["covering", b"covering", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListIpBlocksRequest: _TypeAlias = ListIpBlocksRequest  # noqa: Y015
-
-@_typing.final
-class ListIpBlocksResponse(_message.Message):
-    """A page of blocks."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BLOCKS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """The token of the next page; empty if this is the last."""
-    @_builtins.property
-    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
-        """The blocks."""
-
-    def __init__(
-        self,
-        *,
-        blocks: _abc.Iterable[Global___IpBlock] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListIpBlocksResponse: _TypeAlias = ListIpBlocksResponse  # noqa: Y015
-
-@_typing.final
 class PolicyOverride(_message.Message):
     """What holds for one key in place of its policy's numbers."""
 
@@ -2222,3 +2253,226 @@ class DeleteRoleResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteRoleResponse: _TypeAlias = DeleteRoleResponse  # noqa: Y015
+
+@_typing.final
+class IpBlock(_message.Message):
+    """The block of an address or a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The network in CIDR notation, such as "192.0.2.1/32" or "2001:db8::/32"."""
+    reason: _builtins.str
+    """Why, for operators."""
+    blocked_by: _builtins.str
+    """Who blocked it: the identity of the calling service, "cli:" and the user of
+    a command, or "system" for the service itself.
+    """
+    automatic: _builtins.bool
+    """Whether the service blocked it because of too many violations."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was blocked."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the block ends by itself. Absent if it lasts until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        blocked_by: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "blocked_by", b"blocked_by", "create_time", b"create_time", "expire_time", b"expire_time", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpBlock: _TypeAlias = IpBlock  # noqa: Y015
+
+@_typing.final
+class BlockIpRequest(_message.Message):
+    """A network to block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONFIRM_WIDE_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """An address, which is blocked alone, or a network in CIDR notation without
+    bits beyond its prefix. An IPv6 client usually has a whole /64. Mapped IPv4
+    (::ffff:192.0.2.1) is IPv4. Required.
+    """
+    reason: _builtins.str
+    """Why, for operators: up to 256 bytes on one line."""
+    confirm_wide: _builtins.bool
+    """Confirms that a network wider than a /8 of IPv4 or a /16 of IPv6 is meant,
+    such as all addresses.
+    """
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long, from one second to 3660 days. Absent: until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        confirm_wide: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_wide", b"confirm_wide", "duration", b"duration", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpRequest: _TypeAlias = BlockIpRequest  # noqa: Y015
+
+@_typing.final
+class BlockIpResponse(_message.Message):
+    """The network is blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def block(self) -> Global___IpBlock:
+        """The block."""
+
+    def __init__(
+        self,
+        *,
+        block: Global___IpBlock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpResponse: _TypeAlias = BlockIpResponse  # noqa: Y015
+
+@_typing.final
+class UnblockIpRequest(_message.Message):
+    """A network to unblock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The address or network, exactly as it was blocked. Required."""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpRequest: _TypeAlias = UnblockIpRequest  # noqa: Y015
+
+@_typing.final
+class UnblockIpResponse(_message.Message):
+    """The network has no block of its own now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_BLOCKED_FIELD_NUMBER: _builtins.int
+    REMAINING_BLOCKS_FIELD_NUMBER: _builtins.int
+    was_blocked: _builtins.bool
+    """Whether it had one."""
+    @_builtins.property
+    def remaining_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks of other networks that contain it and still apply."""
+
+    def __init__(
+        self,
+        *,
+        was_blocked: _builtins.bool = ...,
+        remaining_blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining_blocks", b"remaining_blocks", "was_blocked", b"was_blocked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpResponse: _TypeAlias = UnblockIpResponse  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksRequest(_message.Message):
+    """A request for blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COVERING_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    covering: _builtins.str
+    """Lists only the blocks that apply to this address or the whole of this
+    network, all of them on one page.
+    """
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        covering: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covering", b"covering", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksRequest: _TypeAlias = ListIpBlocksRequest  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksResponse(_message.Message):
+    """A page of blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks."""
+
+    def __init__(
+        self,
+        *,
+        blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksResponse: _TypeAlias = ListIpBlocksResponse  # noqa: Y015

@@ -33,6 +33,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import Permissions
@@ -173,11 +174,12 @@ class Service:
             clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
+        self.acceptance = PasswordAcceptance(self.policy, self.hasher, None)
         self.registration_tokens = RegistrationTokens(KEYRING, self.clock)
         self.accounts = Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.policy,
+            acceptance=self.acceptance,
             session_ending=self.sessions.ending,
             brute_force=brute_force,
             codes=self.code_requests,

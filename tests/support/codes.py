@@ -125,7 +125,7 @@ class Coded:
             proofs=proofs,
             attempts=service.attempts,
             hasher=service.hasher,
-            policy=service.policy,
+            acceptance=service.acceptance,
             sessions=service.sessions.ending,
             outbox=service.outbox,
             clock=self.clock,

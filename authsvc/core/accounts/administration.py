@@ -130,6 +130,8 @@ class UserAdministration:
             FieldInvalid: A role is not defined; those that are, are named.
         """
         roles = tuple(dict.fromkeys(roles))
+        # As they are defined by now: another replica may just have made one require a factor.
+        await self._permissions.refresh()
         self._permissions.check_defined(roles)
         now = self._clock.now()
         async with self._database.transaction(user_id) as connection:

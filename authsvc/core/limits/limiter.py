@@ -246,8 +246,7 @@ class RateLimiter:
 
     def _validate(self, charges: Sequence[Charge]) -> None:
         for charge in charges:
-            if charge.policy not in self._limits.plain:
-                raise policy_unknown(charge.policy)
+            self.require(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
             raise ValueError("a check needs at least one charge, each with its own policy and key")
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token
@@ -61,12 +63,16 @@ class SessionOpening:
         user: User,
         client: ClientContext,
         methods: Sequence[str],
+        *,
+        new_device: bool = False,
     ) -> Tokens:
         """Open a session for a user who just logged in, and record both in one event.
 
-        Runs in the caller's transaction, which found the user active and has locked the user's row.
+        `new_device` means that the user has never logged in from the client's device. Runs in the
+        caller's transaction, which found the user active and has locked the user's row.
         """
-        return await self._open(connection, call, user, client, methods, AuditType.LOGIN)
+        detail = {"new_device": True} if new_device else {}
+        return await self._open(connection, call, user, client, methods, AuditType.LOGIN, detail)
 
     async def open(
         self,
@@ -94,10 +100,11 @@ class SessionOpening:
         client: ClientContext,
         methods: Sequence[str],
         event_type: AuditType,
+        detail: Detail = MappingProxyType({}),
     ) -> Tokens:
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
-        await self._store(connection, call, session, digest(session_token), event_type)
+        await self._store(connection, call, session, digest(session_token), event_type, detail)
         return self._issuer.issue(session, session_token, csrf_token)
 
     def _new_session(
@@ -137,6 +144,7 @@ class SessionOpening:
         session: Session,
         token_hash: bytes,
         event_type: AuditType,
+        detail: Detail,
     ) -> None:
         event = AuditEvent(
             event_type,
@@ -144,7 +152,7 @@ class SessionOpening:
             session.user_id,
             session.session_id,
             session.client,
-            {"methods": session.authentication_methods},
+            {"methods": session.authentication_methods, **detail},
         )
         replaced = await open_session(
             connection,
@@ -153,5 +161,5 @@ class SessionOpening:
             self._max_per_user - 1,
             event_row(session.create_time, event),
         )
-        detail = {**event.detail, "replaced": [str(session_id) for session_id in replaced]}
-        log_event(replace(event, detail=detail))
+        logged = {**event.detail, "replaced": [str(session_id) for session_id in replaced]}
+        log_event(replace(event, detail=logged))

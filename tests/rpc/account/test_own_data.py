@@ -52,6 +52,7 @@ UNREAD = {
     # The networks are those of whoever tried the code.
     "one_time_codes": {"code_hash", "network_attempts", "user_id"},
     "api_keys": {"key_hash", "user_id"},
+    "session_keys": set(),
     "outbox": {"sealed_content", "user_id"},
     "challenges": {"token_hash", "passkey", "sealed_account", "user_id"},
     "identities": {"user_id"},
