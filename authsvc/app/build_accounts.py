@@ -29,7 +29,7 @@ class AccountBuild(LoginBuild):
         return Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             session_ending=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
@@ -59,7 +59,6 @@ class AccountBuild(LoginBuild):
             codes=self.code_requests,
             outbox=self.outbox,
             permissions=self.permissions,
-            factor_roles=self.settings.second_factors.required_for_roles,
             forget=self.on_revocation,
             clock=self.clock,
             directory_domains=self.settings.emails.directory_domains,
@@ -93,7 +92,7 @@ class AccountBuild(LoginBuild):
         return PasswordChange(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             attempts=self.attempts,
             recent_login=self.recent_login,
             sessions=self.session_ending,
@@ -108,7 +107,7 @@ class AccountBuild(LoginBuild):
             proofs=self.code_proofs,
             attempts=self.attempts,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             sessions=self.session_ending,
             outbox=self.outbox,
             clock=self.clock,
@@ -145,7 +144,7 @@ class AccountBuild(LoginBuild):
     def factors(self) -> Factors:
         return Factors(
             database=self.database,
-            settings=self.settings.second_factors,
+            permissions=self.permissions,
             recent_login=self.recent_login,
             recovery_codes=self.recovery_codes,
             changes=self.factor_changes,

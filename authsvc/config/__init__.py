@@ -7,6 +7,7 @@ from authsvc.config.codes import CodeSettings
 from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.detections import DetectionSettings, DetectionsSettings
 from authsvc.config.emails import EmailSettings
 from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
@@ -21,7 +22,7 @@ from authsvc.config.limits import (
 from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
 from authsvc.config.outbound import OutboundSettings
-from authsvc.config.passwords import PasswordSettings
+from authsvc.config.passwords import BreachedPasswordSettings, PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
@@ -34,6 +35,7 @@ from authsvc.config.types import KeySettings, Section
 __all__ = [
     "ApiKeySettings",
     "BlockSettings",
+    "BreachedPasswordSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",
@@ -41,6 +43,8 @@ __all__ = [
     "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
+    "DetectionSettings",
+    "DetectionsSettings",
     "EmailSettings",
     "EncryptionSettings",
     "GrpcSettings",

@@ -19,6 +19,11 @@ class RetentionSettings(Section):
     messages: Duration = Field(
         timedelta(days=7), description="Messages that were sent or given up."
     )
+    addresses: Annotated[Duration, Between("1d")] | None = Field(
+        None,
+        description="Whole IP addresses of sessions and audit events; older ones are truncated to"
+        " their network, /24 (IPv4) or /48 (IPv6): see below.",
+    )
     unverified_accounts: Annotated[Duration, Between("1d")] | None = Field(
         None, description="Accounts that nobody ever verified: see below."
     )

@@ -59,8 +59,12 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.EMAIL_NOT_VERIFIED: StatusCode.FAILED_PRECONDITION,
         Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
+        Reason.DEFINED_IN_SETTINGS: StatusCode.FAILED_PRECONDITION,
+        Reason.ROLE_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.OVERRIDE_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
         Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
@@ -68,6 +72,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
         Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
         Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
+        Reason.CURSOR_TOO_OLD: StatusCode.OUT_OF_RANGE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

@@ -166,7 +166,8 @@ class AccountServiceServicer(object):
         yet, as after a login at a provider, a recent login is required instead of
         it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
         IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
-        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,8 @@ class AccountServiceStub:
     yet, as after a login at a provider, a recent login is required instead of
     it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
     IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
-    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE.
     """
     RequestEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
@@ -179,7 +180,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     yet, as after a login at a provider, a recent login is required instead of
     it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
     IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
-    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE.
     """
     RequestEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]  # type: ignore[assignment]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
@@ -324,7 +326,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         yet, as after a login at a provider, a recent login is required instead of
         it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
         IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
-        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

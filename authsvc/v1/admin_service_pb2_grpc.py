@@ -40,6 +40,16 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListAuditEvents',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.WatchAuditEvents = channel.unary_stream(
+                '/authsvc.v1.AdminService/WatchAuditEvents',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
+                _registered_method=True)
         self.GetUser = channel.unary_unary(
                 '/authsvc.v1.AdminService/GetUser',
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.SerializeToString,
@@ -140,6 +150,46 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
                 _registered_method=True)
+        self.PutPolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+                _registered_method=True)
+        self.PutPolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyOverrides = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListPolicyOverrides',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+                _registered_method=True)
+        self.PutRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListRoles',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeleteRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -155,6 +205,35 @@ class AdminServiceServicer(object):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Lists audit events, newest first. Looks at events for about a second: a
+        page may be short or empty although there are more, as long as it has a
+        next_page_token. An event appears when its transaction is committed, up to
+        a few seconds after its time, so a list that ends now may miss it;
+        WatchAuditEvents doesn't. docs/audit-events.md describes every event.
+        Roles: admin, observer. Reasons: FIELD_INVALID, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAuditEvents(self, request, context):
+        """Streams audit events as they are committed, within about a second, each
+        once. The order is that of their commits, nearly. The first response comes
+        at once, without events if there are none; from then on there is one at
+        least every second. A stream that ends is continued by its last cursor, on
+        any replica, and no event is missed: however late its transaction is
+        committed. Ends with OVERLOADED if events are read more slowly than they
+        occur, or if the caller has too many streams; with STORE_UNAVAILABLE if
+        they can't be read for 10 seconds; and with SERVICE_STOPPING when the
+        replica stops. Continue then with the cursor. Roles: admin, observer.
+        Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
+        SERVICE_STOPPING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -372,6 +451,83 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutPolicy(self, request, context):
+        """Creates a rate-limit policy, or replaces all fields of the one of this
+        name. Every replica uses it within a second. What keys have used is kept,
+        unless `durable` changes. At most 1000 policies. Policies are listed by
+        RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+        DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicy(self, request, context):
+        """Deletes a rate-limit policy and its overrides. Checks that name it then
+        fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+        POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicyOverride(self, request, context):
+        """Sets what holds for one key in place of its policy's numbers, wherever the
+        policy is defined, or replaces all fields of such an override. Every
+        replica uses it within a second. What the key has used is kept. At most
+        10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+        LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicyOverride(self, request, context):
+        """Deletes an override: its policy's numbers hold for the key again. Roles:
+        admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyOverrides(self, request, context):
+        """Lists the overrides in force, ordered by policy and key. Roles: admin.
+        Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRole(self, request, context):
+        """Creates a role of users, or replaces all fields of the one of this name.
+        Every replica uses it within a second. Permissions that it loses are
+        missing from tokens at once, also from those issued before; those that it
+        gains are in new tokens only. A second factor is required at the next
+        login. Lifetimes of sessions hold for sessions opened from then on, those
+        of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+        FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRole(self, request, context):
+        """Deletes a role. Users who have it keep its name, which grants and demands
+        nothing; a role that is created later with this name is theirs. Roles:
+        admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -379,6 +535,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ImportUsers,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'WatchAuditEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAuditEvents,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.SerializeToString,
             ),
             'GetUser': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUser,
@@ -480,6 +646,46 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.SerializeToString,
             ),
+            'PutPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.SerializeToString,
+            ),
+            'PutPolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.SerializeToString,
+            ),
+            'DeletePolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.SerializeToString,
+            ),
+            'ListPolicyOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyOverrides,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.SerializeToString,
+            ),
+            'PutRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'DeleteRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'authsvc.v1.AdminService', rpc_method_handlers)
@@ -509,6 +715,60 @@ class AdminService(object):
             '/authsvc.v1.AdminService/ImportUsers',
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListAuditEvents',
+            authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authsvc.v1.AdminService/WatchAuditEvents',
+            authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1049,6 +1309,222 @@ class AdminService(object):
             '/authsvc.v1.AdminService/RevokeSigningKey',
             authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListPolicyOverrides',
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutRole',
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListRoles',
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeleteRole',
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

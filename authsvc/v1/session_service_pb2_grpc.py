@@ -96,7 +96,7 @@ class SessionServiceServicer(object):
     def CreateSession(self, request, context):
         """Creates a session for a user whom the caller authenticated itself. If the
         user has the maximum number of sessions, the oldest one ends. Roles:
-        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

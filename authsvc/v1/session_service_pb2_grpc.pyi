@@ -38,7 +38,7 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
     """Returns whether a session is active, given its secret token. An inactive
@@ -101,7 +101,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
     """Returns whether a session is active, given its secret token. An inactive
@@ -167,7 +167,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session for a user whom the caller authenticated itself. If the
         user has the maximum number of sessions, the oldest one ends. Roles:
-        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod

@@ -131,6 +131,7 @@ async def measure(database: Database, users: int) -> None:
                 f"SELECT {key} AS key, user_id FROM {source} ORDER BY {order} OFFSET $1 LIMIT 1",
                 before,
             )
+        assert row is not None
         place = ListPosition(row["key"], UserId(row["user_id"]))
         later = await page(wanted, listing._token(wanted, place))
         print(f"{name:22} page 1 {first}   page {before // _PAGE + 1} {later}")

@@ -12,7 +12,7 @@ from tests.support.documents import REPOSITORY, Page, page, pages
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 _TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
-_COMMAND = re.compile(r"(?:^|[ /])authsvc ((?:[a-z]+ ?)+)(.*)")
+_COMMAND = re.compile(r"(?:^|[ /])authsvc ((?:[a-z][a-z-]* ?)+)(.*)")
 
 
 def groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -33,6 +33,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import Permissions
@@ -139,10 +140,11 @@ class Service:
             database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
         )
         await keys.load()
+        self.permissions = Permissions({"user": ("read",)}, self.factor_settings.required_for_roles)
         self.access_tokens = AccessTokens(
             keys=keys,
             settings=tokens,
-            permissions=Permissions({"user": ("read",)}),
+            permissions=self.permissions,
             clock=self.clock,
         )
         self.sessions = build_sessions(
@@ -152,6 +154,7 @@ class Service:
             ring=KEYRING,
             settings=SessionSettings(max_per_user=1_000),
             tokens=tokens,
+            permissions=self.permissions,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         brute_force = BruteForce(self.database, self.limits, KEYRING)
@@ -171,11 +174,12 @@ class Service:
             clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
+        self.acceptance = PasswordAcceptance(self.policy, self.hasher, None)
         self.registration_tokens = RegistrationTokens(KEYRING, self.clock)
         self.accounts = Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.policy,
+            acceptance=self.acceptance,
             session_ending=self.sessions.ending,
             brute_force=brute_force,
             codes=self.code_requests,
@@ -188,7 +192,11 @@ class Service:
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(
-            settings=self.factor_settings, totp=self.totp, passkeys=self.passkeys, clock=self.clock
+            settings=self.factor_settings,
+            permissions=self.permissions,
+            totp=self.totp,
+            passkeys=self.passkeys,
+            clock=self.clock,
         )
         self.completion = LoginCompletion(
             sessions=self.sessions.opening,

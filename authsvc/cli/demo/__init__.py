@@ -26,6 +26,8 @@ _CHAPTERS = (
     "account",
     "importing",
     "administration",
+    "screening",
+    "incident",
 )  # fmt: skip
 
 

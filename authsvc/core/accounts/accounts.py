@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from uuid import UUID
 
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
@@ -13,8 +12,8 @@ from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
-from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import (
@@ -87,7 +86,7 @@ class Accounts:
         *,
         database: Database,
         hasher: PasswordHasher,
-        policy: PasswordPolicy,
+        acceptance: PasswordAcceptance,
         session_ending: SessionEnding,
         brute_force: BruteForce,
         codes: CodeRequests,
@@ -99,7 +98,7 @@ class Accounts:
     ) -> None:
         self._database = database
         self._hasher = hasher
-        self._policy = policy
+        self._acceptance = acceptance
         self._sessions = session_ending
         self._brute_force = brute_force
         self._codes = codes
@@ -117,12 +116,14 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or the password is malformed.
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords are waiting to be hashed.
+            ProviderUnavailable: Whether the password was breached can't be found out.
         """
         await self._brute_force.charge_registration(registration.client)
         return await self._create(call, UserOrigin.REGISTER, registration, DEFAULT_ROLES)
 
-    def check_roles(self, roles: Sequence[str]) -> None:
-        """Check that roles are defined; raises FieldInvalid, which names those that are."""
+    async def check_roles(self, roles: Sequence[str]) -> None:
+        """Check that roles are defined by now; raises FieldInvalid, which names those that are."""
+        await self._permissions.refresh()
         self._permissions.check_defined(roles)
 
     async def create_user(
@@ -138,7 +139,7 @@ class Accounts:
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords are waiting to be hashed.
         """
-        self.check_roles(user.roles)
+        await self.check_roles(user.roles)
         made = await self._receipts.find(request)
         if made is not None:
             return UserId(UUID(made))
@@ -259,13 +260,8 @@ class Accounts:
 
     async def _hash(self, registration: Registration, email: Email) -> PasswordHash:
         """Check a new password and hash it, before any connection would wait for it."""
-        await self._hasher.run(
-            partial(
-                self._policy.check,
-                registration.password,
-                email=email.address,
-                display_name=registration.display_name,
-            )
+        await self._acceptance.check(
+            registration.password, email=email.address, display_name=registration.display_name
         )
         return await self._hasher.hash(registration.password)
 

@@ -1,7 +1,5 @@
 """Owns the reset of a password with a code that was sent to the user's address."""
 
-from functools import partial
-
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
@@ -9,8 +7,8 @@ from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.lib.emails import Email, parse_email
 from authsvc.core.login.password import stored_hash
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
-from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, code_invalid
 from authsvc.models.calls import Call, ClientContext
@@ -41,7 +39,7 @@ class PasswordReset:
         proofs: CodeProofs,
         attempts: Attempts,
         hasher: PasswordHasher,
-        policy: PasswordPolicy,
+        acceptance: PasswordAcceptance,
         sessions: SessionEnding,
         outbox: Outbox,
         clock: Clock,
@@ -50,7 +48,7 @@ class PasswordReset:
         self._proofs = proofs
         self._attempts = attempts
         self._hasher = hasher
-        self._policy = policy
+        self._acceptance = acceptance
         self._sessions = sessions
         self._outbox = outbox
         self._clock = clock
@@ -74,6 +72,8 @@ class PasswordReset:
             Unauthenticated: CODE_INVALID.
             TooManyAttempts: Too many proofs from the client's network failed before.
             Overloaded: Too many passwords are waiting to be hashed; the code stays valid.
+            ProviderUnavailable: Whether the password was breached can't be found out; the code
+                stays valid.
         """
         address = parse_email(email)
         async with self._attempts.evaluate(
@@ -97,9 +97,7 @@ class PasswordReset:
 
     async def _check(self, address: Email, password: str) -> None:
         # Checked without the account's data, as the answer would reveal it.
-        await self._hasher.run(
-            partial(self._policy.check, password, field="new_password", email=address.address)
-        )
+        await self._acceptance.check(password, field="new_password", email=address.address)
 
     async def _require_other(self, current: Credential, password: str) -> None:
         if (await self._hasher.verify(stored_hash(current), password)).matches:

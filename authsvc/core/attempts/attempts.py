@@ -111,6 +111,12 @@ class Attempt:
             return self.device
         return _VOUCHED if self.vouched and self.subject.known_may_fail else None
 
+    @property
+    def is_from_new_device(self) -> bool:
+        """Whether the account's user has never logged in from the client's device."""
+        known = self.subject is not None and self.subject.known_device
+        return self.device is not None and not known
+
     def cause(self, cause: Cause) -> Cause:
         """Return why the attempt failed: `cause`, unless the account itself ruled success out."""
         if self.subject is None:

@@ -19,6 +19,7 @@ from authsvc.core.signing.jwk import VerifyingKey
 from authsvc.core.signing.jws import Malformed
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.clock import Clock
+from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
@@ -85,6 +86,9 @@ class AccessTokens:
             StoreUnavailable: No key is active, because it was revoked a moment ago.
         """
         permissions = self._permissions.of(session.user_roles)
+        lifetime = capped(
+            self._permissions.lifetimes(session.user_roles).access_token, self._lifetime
+        )
         impersonator = session.impersonator
         token = self.sign(
             {
@@ -98,7 +102,7 @@ class AccessTokens:
                 **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
-            min(self._clock.now() + self._lifetime, session.absolute_expire_time),
+            min(self._clock.now() + lifetime, session.absolute_expire_time),
         )
         return token.text, token.expire_time
 
@@ -193,18 +197,19 @@ class AccessTokens:
         missing = not set(scopes).issubset(claims.scopes)
         return InactiveReason.SCOPE_MISSING if missing else None
 
-    def narrow(self, claims: Claims, roles: Sequence[str]) -> Claims:
-        """Return the claims of a token of a user who has only these roles by now.
+    def narrow(self, claims: Claims, roles: tuple[str, ...]) -> Claims:
+        """Return the claims of a token of a user who has these roles now, as they are by now.
 
         What the token says beyond them is left out, so it can do no more than a new token could.
         """
-        if claims.roles == roles or set(claims.roles).issubset(roles):
+        granted = self._permissions.granted(roles)
+        if granted.issuperset(claims.permissions) and (
+            claims.roles == roles or set(claims.roles).issubset(roles)
+        ):
             return claims
-        kept = tuple(role for role in claims.roles if role in roles)
-        granted = frozenset(self._permissions.of(kept))
         return replace(
             claims,
-            roles=kept,
+            roles=tuple(role for role in claims.roles if role in roles),
             permissions=tuple(name for name in claims.permissions if name in granted),
             scopes=tuple(name for name in claims.scopes if name in granted),
         )

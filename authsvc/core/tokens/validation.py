@@ -6,7 +6,7 @@ token has no session.
 A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
 issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
 which only limits refreshing: a token issued for an hour is valid for that hour. Of its roles, and
-what they granted, only those count that its user still has.
+what they granted, only that counts which its user still has and they still grant.
 """
 
 import hmac
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.errors import bearer_invalid, impersonation_not_allowed
@@ -52,14 +53,24 @@ class TokenValidation:
     """Validates access tokens."""
 
     def __init__(
-        self, access_tokens: AccessTokens, sessions: SessionValidation, slices: Slices
+        self,
+        *,
+        access_tokens: AccessTokens,
+        sessions: SessionValidation,
+        permissions: Permissions,
+        slices: Slices,
     ) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
+        self._permissions = permissions
         self._slices = slices
 
     async def validate(self, check: TokenCheck) -> TokenResult:
-        """Validate an access token; with `strict`, its session is read from the database."""
+        """Validate an access token; with `strict`, its session and roles are read again.
+
+        Raises:
+            StoreUnavailable: Something had to be read and could not be.
+        """
         claims = await self._access_tokens.verify_with_new_keys(
             check.access_token, check.audience, strict=check.strict
         )
@@ -69,6 +80,8 @@ class TokenValidation:
         if bound_to and not hmac.compare_digest(bound_to, check.certificate_thumbprint):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
         if isinstance(claims, Claims):
+            if check.strict or not self._permissions.is_fresh():
+                await self._permissions.refresh()
             session = None if check.strict else self._sessions.find_cached(claims.session_id)
             if session is None:
                 session = await self._sessions.find(claims.session_id, strict=check.strict)
@@ -85,6 +98,8 @@ class TokenValidation:
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
         """Validate several access tokens, presented without certificates, in order."""
         outcomes = await self._access_tokens.verify_many(tokens, audience, self._slices)
+        if not self._permissions.is_fresh():
+            await self._permissions.refresh()
         results = await self._slices.map(self._validate_without_read, outcomes)
         missing = [
             claims

@@ -355,6 +355,16 @@ async def test_role_that_requires_a_factor_ends_sessions(service: Service) -> No
     assert login.HasField("mfa")
 
 
+async def test_roles_defined_at_run_time_can_be_given(service: Service) -> None:
+    tokens = await service.proved_session()
+    role = pb.UserRole(name="auditor", permissions=["audit"], requires_second_factor=True)
+    await service.admin().PutRole(pb.PutRoleRequest(role=role))
+    await set_roles(service, tokens.user_id, "user", "auditor")
+    assert await service.judge_token(tokens.access_token, strict=True) == "SESSION_REVOKED"
+    created = pb.CreateUserRequest(email=OTHER, roles=["auditor"])
+    assert list((await service.admin().CreateUser(created)).user.roles) == ["auditor"]
+
+
 async def test_roles_are_refused_as_a_whole(service: Service) -> None:
     user_id = await service.register()
     with pytest.raises(AioRpcError) as refused:
@@ -567,7 +577,7 @@ async def test_deletion_beside_everything_else_ends_cleanly(service: Service) ->
         email = f"user{number}@example.test"
         tokens = await service.new_session(email)
         user_id, admin = tokens.user_id, service.admin()
-        calls = [
+        calls: list[Any] = [
             service.login(email),
             service.refresh(tokens.refresh_token),
             set_roles(service, user_id, "editor"),
