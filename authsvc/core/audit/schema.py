@@ -123,7 +123,7 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
             {"reason": TEXT, "sessions": LIST},
         ),
         "session.revoke_all": EventSchema(
-            "An operator ends all sessions that meet the criteria. At the `stage` begin it says what"
+            "An operator ends all sessions that meet the criteria. At the `stage` begin it says"
             " was asked for, at the stage end how many sessions ended.",
             {
                 "stage": TEXT,
