@@ -1,8 +1,8 @@
 """Owns the errors: every failure that a caller can get, and its reason. It is independent of gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
-│                         request is invalid
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED,
+│                         REQUEST_ID_REUSED: the request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
 │                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
@@ -10,15 +10,19 @@ ServiceError
 ├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
-│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
+│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND, ROLE_NOT_FOUND,
+│                         OVERRIDE_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS,
+│                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
 ├── ProviderMisconfigured PROVIDER_MISCONFIGURED
-└── ServiceStopping       SERVICE_STOPPING
+├── ServiceStopping       SERVICE_STOPPING
+└── CursorTooOld          CURSOR_TOO_OLD
 
 ServerError is for the operator: the service can't start listening.
 """
@@ -65,12 +69,20 @@ class Reason(StrEnum):
     EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
+    DEFINED_IN_SETTINGS = "DEFINED_IN_SETTINGS"
+    ROLE_NOT_FOUND = "ROLE_NOT_FOUND"
+    OVERRIDE_NOT_FOUND = "OVERRIDE_NOT_FOUND"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    LOGIN_FROZEN = "LOGIN_FROZEN"
     SESSION_INVALID = "SESSION_INVALID"
     NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
     IP_BLOCKED = "IP_BLOCKED"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
+    USER_DISABLED = "USER_DISABLED"
+    CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
     INTERNAL = "INTERNAL"
 
 
@@ -216,6 +228,13 @@ class ServiceStopping(ServiceError):
         super().__init__(Reason.SERVICE_STOPPING, "This replica is stopping; call another.")
 
 
+class CursorTooOld(ServiceError):
+    """The cursor can't be continued; begin without one."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CURSOR_TOO_OLD, "The cursor can't be continued; begin anew.")
+
+
 class ServerError(Exception):
     """The service can't listen; the message is one sentence for the operator."""
 
@@ -267,6 +286,26 @@ def user_not_found() -> NotFound:
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
 
 
+def user_disabled() -> FailedPrecondition:
+    """Return the error, for operators only, for what a disabled account can't have."""
+    return FailedPrecondition(Reason.USER_DISABLED, "The account is disabled; enable it first.")
+
+
+def password_change_required() -> FailedPrecondition:
+    """Return the error for a login with a right password that has to be changed first."""
+    return FailedPrecondition(
+        Reason.PASSWORD_CHANGE_REQUIRED,
+        "This password can't be used any more; set a new one with a code for a password reset.",
+    )
+
+
+def request_id_reused() -> FieldInvalid:
+    """Return the error for a request with the id of another one."""
+    return FieldInvalid(
+        "request_id", "was used for another request", reason=Reason.REQUEST_ID_REUSED
+    )
+
+
 def quoted_names(names: Collection[str]) -> str:
     """Return the first of `names` that somebody sent for a message: each quoted, cut and escaped.
 
@@ -298,6 +337,25 @@ def policy_unknown(policy: str) -> NotFound:
     """Return the error for an unknown rate-limit policy."""
     return NotFound(
         Reason.POLICY_UNKNOWN, "No rate-limit policy has this name.", {"policy": policy}
+    )
+
+
+def role_not_found(role: str) -> NotFound:
+    """Return the error for a role that is not defined."""
+    return NotFound(Reason.ROLE_NOT_FOUND, "No role has this name.", {"role": role})
+
+
+def override_not_found() -> NotFound:
+    """Return the error for a key that has no override of its policy."""
+    return NotFound(Reason.OVERRIDE_NOT_FOUND, "This key has no override of this policy.")
+
+
+def defined_in_settings(name: str) -> FailedPrecondition:
+    """Return the error for a change at run time of what the settings define."""
+    return FailedPrecondition(
+        Reason.DEFINED_IN_SETTINGS,
+        "The settings define this name, so it can only be changed there.",
+        {"name": name},
     )
 
 
@@ -374,6 +432,13 @@ def limit_reached(limit: int) -> FailedPrecondition:
     """Return the error for exceeding a maximum of `limit`."""
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
+    )
+
+
+def login_frozen(method: str) -> FailedPrecondition:
+    """Return the error for a login that an operator has frozen."""
+    return FailedPrecondition(
+        Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
     )
 
 

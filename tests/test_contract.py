@@ -26,6 +26,7 @@ from authsvc.errors import (
     StoreUnavailable,
     TooManyAttempts,
     redirect_not_allowed,
+    request_id_reused,
 )
 from authsvc.models.calls import Role
 from authsvc.models.limits import Algorithm
@@ -134,7 +135,11 @@ def test_documented_reasons_match_request_and_access(method: str) -> None:
     assert ("IMPERSONATION_NOT_ALLOWED" in reasons) == (
         takes_a_bearer
         or (access.bearer and not access.impersonated)
-        or method == "/authsvc.v1.AdminService/ImpersonateUser"
+        or method
+        in {
+            "/authsvc.v1.AdminService/ImpersonateUser",
+            "/authsvc.v1.SessionService/IssueSessionKey",
+        }
     )
 
 
@@ -232,6 +237,7 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.OVERLOADED: Overloaded(),
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
+    Reason.REQUEST_ID_REUSED: request_id_reused(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
     Reason.PROVIDER_MISCONFIGURED: ProviderMisconfigured(),
     Reason.SERVICE_STOPPING: ServiceStopping(),

@@ -22,6 +22,7 @@ from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.models.incidents import DetectionName, LoginMethod
 from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger("authsvc.service")
@@ -100,7 +101,7 @@ class Application:
 
         Returns which keys have changed since the last reload and since the start.
         """
-        self._parts.use.rate_limiter.replace_policies(
+        self._parts.use.policies.replace_settings(
             policies_from(settings.rate_limits.all_policies())
         )
         self._parts.brute_force.replace_settings(settings.brute_force)
@@ -126,6 +127,7 @@ class Application:
         metrics = Metrics()
         _measure(parts, metrics)
         _measure_reload(self._reload, metrics)
+        _measure_incidents(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         self.web = Web(
             settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
@@ -259,6 +261,17 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "Screened requests since the start that exceeded their policy.",
         lambda: float(parts.use.screening.limited),
     )
+    metrics.add_gauge(
+        "authsvc_definitions_read_age_seconds",
+        "Time since the last successful look for changed policies and roles began.",
+        parts.definitions.age,
+    )
+    shadows = metrics.add_counter(
+        "authsvc_rate_limit_shadow_rejections",
+        "Charges that a shadow policy would have rejected.",
+        ("policy",),
+    )
+    parts.use.rate_limiter.on_shadow_rejection(lambda policy: shadows.labels(policy).inc())
     if isinstance(parts.clock, DatabaseClock):
         metrics.add_gauge(
             "authsvc_clock_skew_seconds",
@@ -291,6 +304,31 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
             "New passwords refused since the start because they were breached.",
             lambda: float(breached.refusals),
         )
+
+
+def _measure_incidents(parts: Parts, metrics: Metrics) -> None:
+    detections = metrics.add_counter(
+        "authsvc_detections", "Detections that this replica raised.", ("detection",)
+    )
+    for name in DetectionName:
+        # From the start, so that the first one is an increase.
+        detections.labels(name.value)
+    parts.use.detections.on_raise(lambda name: detections.labels(name.value).inc())
+    metrics.add_gauge(
+        "authsvc_detections_age_seconds",
+        "Time since some replica last looked for incidents.",
+        parts.use.detections.age,
+    )
+    freezes = parts.use.login_freezes
+    refusals = metrics.add_counter(
+        "authsvc_logins_frozen", "Logins refused because they were frozen.", ("method",)
+    )
+    for method in LoginMethod:
+        refusals.labels(method.value)
+    freezes.on_refusal(lambda method: refusals.labels(method.value).inc())
+    metrics.add_gauge(
+        "authsvc_login_freezes", "Freezes of logins in force.", lambda: float(freezes.in_force)
+    )
 
 
 def _measure_reload(reload: Reload, metrics: Metrics) -> None:

@@ -11,14 +11,18 @@ from functools import cached_property
 
 from authsvc.app.build_accounts import AccountBuild
 from authsvc.config import Settings
-from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.listing import AuditListing
+from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
+from authsvc.core.incidents.detections import Detections
+from authsvc.core.incidents.evidence import EvidenceExport
+from authsvc.core.incidents.steps import IncidentSteps
 from authsvc.core.lib.clock import DatabaseClock, SystemClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
@@ -75,6 +79,7 @@ class Parts:
     outbox: Outbox
     clock: Clock
     doorbell: Doorbell
+    definitions: Definitions
     revocation_reader: LogFollower[Revocation]
     session_last_use: LastUse[SessionId]
     api_key_last_use: LastUse[ApiKeyId]
@@ -113,7 +118,9 @@ async def open_parts(
                 http=http,
             )
             try:
-                yield build.parts()
+                parts = build.parts()
+                await parts.definitions.refresh()
+                yield parts
             finally:
                 await build.doorbell.close()
     finally:
@@ -165,6 +172,7 @@ class _Build(AccountBuild):
             clock=self.clock,
             doorbell=self.doorbell,
             revocation_reader=self.revocation_reader,
+            definitions=self.definitions,
             session_last_use=self.session_last_use,
             api_key_last_use=self.api_key_last_use,
             attempts=self.attempts,
@@ -185,6 +193,7 @@ class _Build(AccountBuild):
             oauth_start=self.oauth_start,
             oauth_login=self.oauth_login,
             mfa_verification=self.mfa_verification,
+            login_freezes=self.login_freezes,
             session_opening=self.session_opening,
             session_validation=self.session_validation,
             session_refresh=self.session_refresh,
@@ -204,6 +213,7 @@ class _Build(AccountBuild):
             account_deletion=self.account_deletion,
             password_change=self.password_change,
             password_reset=self.password_reset,
+            user_administration=self.user_administration,
             code_requests=self.code_requests,
             email_verification=self.email_verification,
             email_change=self.email_change,
@@ -216,15 +226,21 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             screening=self.screening,
             ip_blocking=self.ip_blocking,
-            account_listing=AccountListing(self.database),
+            account_listing=self.account_listing,
             audit_listing=AuditListing(self.database, self.clock),
+            audit_watch=AuditWatch(self.database, self.clock, self.settings.retention.audit_events),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
             retention=self.retention,
             unverified_accounts=self.unverified_accounts,
+            detections=self.detections,
+            incident_steps=self.incident_steps,
+            evidence_export=EvidenceExport(self.database, self.signing_keys, self.ip_blocking),
             resealing=Resealing(self.database, self.keyring, self.clock),
             key_usage=self.key_usage,
         )
@@ -334,4 +350,23 @@ class _Build(AccountBuild):
                 addresses.SESSIONS: Step(truncation.truncate_sessions, truncation.plan_sessions),
                 addresses.EVENTS: Step(truncation.truncate_events, truncation.plan_events),
             },
+        )
+
+    @cached_property
+    def detections(self) -> Detections:
+        return Detections(
+            database=self.database,
+            settings=self.settings.detections,
+            networks=self.settings.brute_force,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def incident_steps(self) -> IncidentSteps:
+        return IncidentSteps(
+            database=self.database,
+            sessions=self.bulk_session_ending,
+            administration=self.user_administration,
+            signing_keys=self.signing_keys,
+            clock=self.clock,
         )

@@ -8,8 +8,10 @@ from authsvc.config import Settings
 from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
@@ -17,6 +19,7 @@ from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.limits.policies import Policies
 from authsvc.core.limits.screening import Screening
 from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
@@ -26,14 +29,14 @@ from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -120,6 +123,12 @@ class BaseBuild:
     def api_key_cache(self) -> ApiKeyCache:
         return ApiKeyCache(self.settings.api_keys.cache_size)
 
+    @cached_property
+    def definitions(self) -> Definitions:
+        definitions = Definitions(self.database, self.settings.sessions.cache_staleness)
+        self.doorbell.answer(Channel.DEFINITIONS, definitions.ring)
+        return definitions
+
     # Tokens and sessions
 
     @cached_property
@@ -134,7 +143,9 @@ class BaseBuild:
 
     @cached_property
     def permissions(self) -> Permissions:
-        return Permissions.of_settings(self.settings)
+        permissions = Permissions.of_settings(self.settings)
+        permissions.follow(self.definitions)
+        return permissions
 
     @cached_property
     def access_tokens(self) -> AccessTokens:
@@ -151,7 +162,12 @@ class BaseBuild:
 
     @cached_property
     def token_validation(self) -> TokenValidation:
-        return TokenValidation(self.access_tokens, self.session_validation, self.slices)
+        return TokenValidation(
+            access_tokens=self.access_tokens,
+            sessions=self.session_validation,
+            permissions=self.permissions,
+            slices=self.slices,
+        )
 
     @cached_property
     def refresh_codec(self) -> RefreshTokenCodec:
@@ -172,6 +188,7 @@ class BaseBuild:
             issuer=self.token_issuer,
             settings=self.settings.sessions,
             tokens=self.settings.tokens,
+            permissions=self.permissions,
             clock=self.clock,
         )
 
@@ -229,6 +246,26 @@ class BaseBuild:
         )
 
     @cached_property
+    def policies(self) -> Policies:
+        return Policies(
+            database=self.database,
+            limiter=self.rate_limiter,
+            definitions=self.definitions,
+            in_settings=policies_from(self.settings.rate_limits.all_policies()),
+            clock=self.clock,
+        )
+
+    @cached_property
+    def role_definitions(self) -> RoleDefinitions:
+        return RoleDefinitions(
+            database=self.database,
+            permissions=self.permissions,
+            definitions=self.definitions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
     def block_list(self) -> BlockList:
         blocks = BlockList(
             database=self.database,
@@ -275,6 +312,12 @@ class BaseBuild:
     @cached_property
     def attempts(self) -> Attempts:
         return Attempts(self.database, self.brute_force, self.clock)
+
+    @cached_property
+    def login_freezes(self) -> LoginFreezes:
+        freezes = LoginFreezes(self.database)
+        self.doorbell.answer(Channel.LOGIN_FREEZES, freezes.ring)
+        return freezes
 
     @cached_property
     def recent_login(self) -> RecentLogin:

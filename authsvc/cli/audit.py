@@ -18,7 +18,7 @@ from authsvc.cli.output import (
     settings_of,
     to_json,
 )
-from authsvc.store.audit import AuditRow
+from authsvc.models.audit import AuditRow
 
 app = Commands(help="Show the audit log.")
 

@@ -7,6 +7,7 @@ from authsvc.config.codes import CodeSettings
 from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.detections import DetectionSettings, DetectionsSettings
 from authsvc.config.emails import EmailSettings
 from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
@@ -42,6 +43,8 @@ __all__ = [
     "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
+    "DetectionSettings",
+    "DetectionsSettings",
     "EmailSettings",
     "EncryptionSettings",
     "GrpcSettings",

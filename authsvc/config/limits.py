@@ -31,8 +31,19 @@ class PolicySettings(Section):
 class NamedPolicySettings(PolicySettings):
     """A rate-limit policy that callers may name."""
 
+    requests: int = Field(
+        ge=0,
+        le=1_000_000_000,
+        description="How much may be used in a window; with 0, nothing is ever allowed.",
+    )
     durable: bool = Field(
         False, description="Whether its counts survive a crash of PostgreSQL: see below."
+    )
+    unlimited: bool = Field(
+        False, description="Whether everything is allowed, whatever the numbers, without a query."
+    )
+    shadow: bool = Field(
+        False, description="Whether it counts and reports, but refuses nothing: see below."
     )
 
 

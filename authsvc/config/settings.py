@@ -8,6 +8,7 @@ from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
+from authsvc.config.detections import DetectionsSettings
 from authsvc.config.emails import EmailSettings
 from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
@@ -60,6 +61,7 @@ class Settings(Section):
     turn: TurnSettings = TurnSettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
+    detections: DetectionsSettings = DetectionsSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,

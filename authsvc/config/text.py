@@ -48,6 +48,9 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "outbound.no_proxy": [".internal", "10.0.0.0/8"],
         "api_keys.policy": "api",
         "unverified_accounts": "60d",
+        "cookie.domain": "example.com",
+        # The default name excludes a domain.
+        "cookie.name": "__Secure-session",
     }
 )
 _NAMES = MappingProxyType({"NAME": "example", "ROLE": "user"})

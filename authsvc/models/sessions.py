@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from authsvc.models.calls import ClientContext
@@ -29,8 +29,9 @@ class Session:
 
     `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
     are those of the user when the row was read. `other_ip` is an address of the other family than
-    the client's, from which the user had logged in on the same device. `impersonator` is the
-    identity of the service that opened the session in the user's name; None if the user logged in.
+    the client's, from which the user had logged in on the same device. `idle_lifetime` is how long
+    it lasts without being used, if the user's roles said so when it was opened. `impersonator` is
+    the identity of the service that opened it in the user's name; None if the user logged in.
     """
 
     session_id: SessionId
@@ -49,6 +50,7 @@ class Session:
     user_status: UserStatus
     user_roles: tuple[str, ...]
     other_ip: str | None = None
+    idle_lifetime: timedelta | None = None
     impersonator: str | None = None
 
     def end_reason(self) -> InactiveReason | None:
@@ -85,3 +87,15 @@ class SessionSelection:
     authentication_method: str = ""
     user_ids: Sequence[UserId] = ()
     impersonated_only: bool = False
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there are no criteria."""
+        return not (
+            self.created_before
+            or self.created_after
+            or self.network
+            or self.authentication_method
+            or self.user_ids
+            or self.impersonated_only
+        )

@@ -39,6 +39,7 @@ _ADMIN = frozenset({Role.ADMIN})
 _ISSUER = frozenset({Role.ISSUER})
 _OBSERVER = frozenset({Role.OBSERVER})
 _APP_OR_EDGE = frozenset({Role.APP, Role.EDGE})
+_ADMIN_OR_OBSERVER = frozenset({Role.ADMIN, Role.OBSERVER})
 _ANY_ROLE = frozenset(Role)
 
 ACCESS: Mapping[str, Access] = MappingProxyType(
@@ -100,12 +101,36 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AdminService/BlockIp": Access(_ADMIN),
         "/authsvc.v1.AdminService/UnblockIp": Access(_ADMIN),
         "/authsvc.v1.AdminService/ListIpBlocks": Access(_ADMIN, read_only=True),
-        "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER, screened=True),
+        "/authsvc.v1.AdminService/PutPolicy": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DeletePolicy": Access(_ADMIN),
+        "/authsvc.v1.AdminService/PutPolicyOverride": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DeletePolicyOverride": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ListPolicyOverrides": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/PutRole": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ListRoles": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/DeleteRole": Access(_ADMIN),
         "/authsvc.v1.AdminService/RevokeAllSessions": Access(_ADMIN),
         "/authsvc.v1.AdminService/ImpersonateUser": Access(_ADMIN),
         "/authsvc.v1.AdminService/ListSigningKeys": Access(_ADMIN, read_only=True),
         "/authsvc.v1.AdminService/RotateSigningKey": Access(_ADMIN),
         "/authsvc.v1.AdminService/RevokeSigningKey": Access(_ADMIN),
+        "/authsvc.v1.AdminService/GetUser": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/ListUsers": Access(_ADMIN, read_only=True),
+        "/authsvc.v1.AdminService/CreateUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/UpdateUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/SetUserRoles": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DisableUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/EnableUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/UnlockUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/StartPasswordReset": Access(_ADMIN),
+        "/authsvc.v1.AdminService/RequirePasswordChange": Access(_ADMIN),
+        "/authsvc.v1.AdminService/DeleteUser": Access(_ADMIN),
+        "/authsvc.v1.AdminService/ExportUsers": Access(_ADMIN, long_lived=True),
+        "/authsvc.v1.AdminService/ListAuditEvents": Access(_ADMIN_OR_OBSERVER, read_only=True),
+        "/authsvc.v1.AdminService/WatchAuditEvents": Access(
+            _ADMIN_OR_OBSERVER, read_only=True, long_lived=True
+        ),
+        "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER, screened=True),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(
             _APP_OR_EDGE, read_only=True, batch=True
@@ -125,7 +150,7 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.RateLimitService/ScreenRequest": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.RateLimitService/RefundRateLimit": Access(_APP),
         "/authsvc.v1.RateLimitService/ResetRateLimit": Access(_APP),
-        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE, read_only=True),
+        "/authsvc.v1.RateLimitService/ListPolicies": Access(_APP_OR_EDGE | _ADMIN, read_only=True),
         "/grpc.health.v1.Health/Check": Access(any_certificate=True, read_only=True),
         "/grpc.health.v1.Health/List": Access(any_certificate=True, read_only=True),
         "/grpc.health.v1.Health/Watch": Access(

@@ -15,11 +15,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from authsvc.core.audit.request_receipts import CreateRequest
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
 from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
+from authsvc.models.definitions import DefinedIn
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
@@ -30,9 +32,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
-# The limits of a Duration (duration.proto).
-_MAX_SECONDS = 315_576_000_000
-_NANOS = 1_000_000_000
+_LONGEST_SECONDS = 36_500 * 86_400
+_FIRST_SECOND = -62_135_596_800
+# The end of the year 9998.
+_LAST_SECOND = 253_370_764_799
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -95,6 +98,17 @@ def token(value: str, field: str) -> str:
     if not value:
         raise FieldInvalid(field, "must not be empty")
     return value
+
+
+def create_request(request_id: str, message: Message) -> CreateRequest | None:
+    """Return what tells a create request apart from all others, or None if it has no id."""
+    if not request_id:
+        return None
+    parsed = uuid(request_id, "request_id")
+    if not parsed.int:
+        raise FieldInvalid("request_id", "must not be the nil UUID")
+    content = message.SerializeToString(deterministic=True)
+    return CreateRequest(parsed, message.DESCRIPTOR.full_name.encode() + b"\0" + content)
 
 
 def thumbprint(value: bytes, field: str) -> bytes:
@@ -240,6 +254,43 @@ def fill_duration(message: Duration, seconds: float) -> None:
     """Set `message` to a duration, rounded as by `duration`."""
     message.seconds, micros = divmod(ceil(seconds * 1_000_000), 1_000_000)
     message.nanos = micros * 1_000
+
+
+def lifetime(message: Duration, field: str) -> timedelta:
+    """Return a duration that isn't negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _LONGEST_SECONDS and 0 <= message.nanos < 1_000_000_000):
+        raise FieldInvalid(field, f"must be from 0 s to {_LONGEST_SECONDS} s")
+    if message.nanos % 1_000:
+        raise FieldInvalid(field, "must be in whole microseconds")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+
+
+def between(value: timedelta, field: str, least: timedelta, most: timedelta) -> timedelta:
+    """Return a duration that is from `least` to `most`."""
+    if not least <= value <= most:
+        raise FieldInvalid(
+            field, f"must be from {least.total_seconds():.0f} s to {most.total_seconds():.0f} s"
+        )
+    return value
+
+
+def future_time(message: Timestamp, field: str, now: datetime) -> datetime:
+    """Return a time after `now`, with the microseconds of its nanoseconds."""
+    if not _FIRST_SECOND <= message.seconds <= _LAST_SECOND or not (
+        0 <= message.nanos < 1_000_000_000
+    ):
+        raise FieldInvalid(field, "must be a time from the year 1 to 9998")
+    time = datetime.fromtimestamp(message.seconds, UTC) + timedelta(
+        microseconds=message.nanos // 1_000
+    )
+    if time <= now:
+        raise FieldInvalid(field, "must be in the future")
+    return time
+
+
+def defined_in(value: DefinedIn) -> common_pb2.DefinedIn.ValueType:
+    """Return where something is defined as an enum value of the API."""
+    return common_pb2.DefinedIn.Value(f"DEFINED_IN_{value.name}")
 
 
 def inactive_reason(

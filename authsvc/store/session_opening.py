@@ -1,9 +1,9 @@
 """Owns the opening of sessions: the new row, the end of surplus sessions, and the audit event."""
 
+from authsvc.models.audit import AuditRow
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.store import audit
-from authsvc.store.audit import AuditRow
 from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.postgres.database import Connection
 
@@ -25,8 +25,9 @@ WITH surplus AS (
     INSERT INTO sessions (
         session_id, user_id, create_time, last_use_time, authentication_time, refresh_time,
         idle_expire_time, absolute_expire_time, ip, user_agent, device_id, authentication_methods,
-        token_hash, csrf_hash, refresh_counter, other_ip
-    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, (
+        token_hash, csrf_hash, refresh_counter, idle_lifetime, other_ip
+    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+        make_interval(secs => $20), (
         SELECT ip FROM sessions
         WHERE device_id = $8 AND $8 <> '' AND family(ip) <> family($6) AND user_id = $2
             AND revoke_time IS NULL AND idle_expire_time > $3 AND impersonator IS NULL
@@ -74,6 +75,7 @@ async def open_session(
         event.call.caller,
         event.call.request_id,
         event.detail,
+        None if session.idle_lifetime is None else session.idle_lifetime.total_seconds(),
     )
     if rows:
         ring_after_commit(connection, Channel.REVOCATIONS)

@@ -150,6 +150,30 @@ INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
 """The API key's own rate limit is exhausted; see retry_after."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
+class _DefinedIn:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DefinedInEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DefinedIn.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEFINED_IN_UNSPECIFIED: _DefinedIn.ValueType  # 0
+    """Never sent."""
+    DEFINED_IN_SETTINGS: _DefinedIn.ValueType  # 1
+    """In the settings: by changing them."""
+    DEFINED_IN_RUN_TIME: _DefinedIn.ValueType  # 2
+    """At run time: by AdminService, or the commands of the shell."""
+
+class DefinedIn(_DefinedIn, metaclass=_DefinedInEnumTypeWrapper):
+    """Where a policy or role is defined, and so how it can be changed."""
+
+DEFINED_IN_UNSPECIFIED: DefinedIn.ValueType  # 0
+"""Never sent."""
+DEFINED_IN_SETTINGS: DefinedIn.ValueType  # 1
+"""In the settings: by changing them."""
+DEFINED_IN_RUN_TIME: DefinedIn.ValueType  # 2
+"""At run time: by AdminService, or the commands of the shell."""
+Global___DefinedIn: _TypeAlias = DefinedIn  # noqa: Y015
+
 @_typing.final
 class ClientContext(_message.Message):
     """The end user behind a request, as the calling service sees them. The

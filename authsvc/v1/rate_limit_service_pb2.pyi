@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from authsvc.v1 import common_pb2 as _common_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -60,6 +61,10 @@ class _RateLimitBoundEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """The policy's `requests`: it has no burst below that."""
     RATE_LIMIT_BOUND_BURST: _RateLimitBound.ValueType  # 2
     """The policy's `burst`, which is lower than its `requests`."""
+    RATE_LIMIT_BOUND_UNLIMITED: _RateLimitBound.ValueType  # 3
+    """None: the policy, or the key's override, allows everything. `limit` and
+    `remaining` are then 9007199254740991.
+    """
 
 class RateLimitBound(_RateLimitBound, metaclass=_RateLimitBoundEnumTypeWrapper):
     """The number of a policy that a verdict's limit is."""
@@ -70,6 +75,10 @@ RATE_LIMIT_BOUND_REQUESTS: RateLimitBound.ValueType  # 1
 """The policy's `requests`: it has no burst below that."""
 RATE_LIMIT_BOUND_BURST: RateLimitBound.ValueType  # 2
 """The policy's `burst`, which is lower than its `requests`."""
+RATE_LIMIT_BOUND_UNLIMITED: RateLimitBound.ValueType  # 3
+"""None: the policy, or the key's override, allows everything. `limit` and
+`remaining` are then 9007199254740991.
+"""
 Global___RateLimitBound: _TypeAlias = RateLimitBound  # noqa: Y015
 
 class _ScreenReason:
@@ -108,21 +117,39 @@ class Policy(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
     DURABLE_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    DEFINED_IN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The policy's name: 1 to 64 of a-z, 0-9, "_", "-", "."."""
     algorithm: Global___RateLimitAlgorithm.ValueType
     """The algorithm."""
     requests: _builtins.int
-    """The amount allowed within a window."""
+    """The amount allowed within a window, 0 to 1,000,000,000; with 0, nothing is
+    ever allowed.
+    """
     burst: _builtins.int
-    """The amount allowed within any one second; 0 means no such limit."""
+    """The amount allowed within any one second, at most 1,000,000,000; 0 means
+    no such limit.
+    """
     durable: _builtins.bool
     """Whether the counts survive a crash of the database, except for the last
     second. If not, every key starts again at its full limit.
     """
+    unlimited: _builtins.bool
+    """Whether everything is allowed, whatever the numbers."""
+    shadow: _builtins.bool
+    """Whether the policy counts and reports, but refuses nothing: verdicts say
+    `shadow_rejected` instead.
+    """
+    defined_in: _common_pb2.DefinedIn.ValueType
+    """Where the policy is defined; ignored in requests."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """The window's length."""
+        """The window's length, 1 second to 366 days, in whole microseconds. Required
+        in a request, unless nothing is counted: `requests` is 0, or `unlimited`
+        is set.
+        """
 
     def __init__(
         self,
@@ -133,10 +160,13 @@ class Policy(_message.Message):
         window: _duration_pb2.Duration | None = ...,
         burst: _builtins.int = ...,
         durable: _builtins.bool = ...,
+        unlimited: _builtins.bool = ...,
+        shadow: _builtins.bool = ...,
+        defined_in: _common_pb2.DefinedIn.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "durable", b"durable", "name", b"name", "requests", b"requests", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "defined_in", b"defined_in", "durable", b"durable", "name", b"name", "requests", b"requests", "shadow", b"shadow", "unlimited", b"unlimited", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -193,6 +223,7 @@ class RateLimitVerdict(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     RESET_AFTER_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
+    SHADOW_REJECTED_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """The policy's name; empty in a compact response."""
     key: _builtins.str
@@ -203,7 +234,8 @@ class RateLimitVerdict(_message.Message):
     """
     limit: _builtins.int
     """The most that can be available to a key at once: `requests` of the policy,
-    or its `burst` if that is lower. A policy's limit is always the same.
+    or its `burst` if that is lower. A policy's limit is the same for every
+    key, except for those with an override.
     """
     remaining: _builtins.int
     """The part of `limit` that is available now, after this call. With a burst,
@@ -212,6 +244,11 @@ class RateLimitVerdict(_message.Message):
     """
     bound: Global___RateLimitBound.ValueType
     """Which number of the policy `limit` is."""
+    shadow_rejected: _builtins.bool
+    """Whether this charge would have been rejected if its policy were not a
+    shadow. It is `allowed` and took nothing, and `retry_after` says how long
+    it would have had to wait.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until this charge would fit; zero if it fits, and absent then in a
@@ -236,10 +273,11 @@ class RateLimitVerdict(_message.Message):
         retry_after: _duration_pb2.Duration | None = ...,
         reset_after: _duration_pb2.Duration | None = ...,
         bound: Global___RateLimitBound.ValueType = ...,
+        shadow_rejected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "bound", b"bound", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "bound", b"bound", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after", "shadow_rejected", b"shadow_rejected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

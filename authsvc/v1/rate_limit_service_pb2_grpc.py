@@ -135,7 +135,7 @@ class RateLimitServiceServicer(object):
 
     def ListPolicies(self, request, context):
         """Lists the policies that checks may name, ordered by name. Roles: app,
-        edge. Reasons: FIELD_INVALID.
+        edge, admin. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

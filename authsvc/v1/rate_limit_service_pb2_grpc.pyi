@@ -68,7 +68,7 @@ class RateLimitServiceStub:
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]
     """Lists the policies that checks may name, ordered by name. Roles: app,
-    edge. Reasons: FIELD_INVALID.
+    edge, admin. Reasons: FIELD_INVALID.
     """
 
 @_typing.type_check_only
@@ -111,7 +111,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Lists the policies that checks may name, ordered by name. Roles: app,
-    edge. Reasons: FIELD_INVALID.
+    edge, admin. Reasons: FIELD_INVALID.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -193,7 +193,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.ListPoliciesResponse, _abc.Awaitable[_rate_limit_service_pb2.ListPoliciesResponse]]:
         """Lists the policies that checks may name, ordered by name. Roles: app,
-        edge. Reasons: FIELD_INVALID.
+        edge, admin. Reasons: FIELD_INVALID.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,7 +38,7 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
     """Returns whether a session is active, given its secret token. An inactive
@@ -72,8 +72,9 @@ class SessionServiceStub:
     user. The key ends with the session. The same key again for the same
     purpose is the same session key, whose expiry may become later but never
     earlier. The service never holds a private key, and refuses one. Roles:
-    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
-    TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
     """
     GetSessionKeys: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]
     """Lists the keys of a user's active sessions, newest first, each with a
@@ -100,7 +101,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
     """Returns whether a session is active, given its secret token. An inactive
@@ -134,8 +135,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     user. The key ends with the session. The same key again for the same
     purpose is the same session key, whose expiry may become later but never
     earlier. The service never holds a private key, and refuses one. Roles:
-    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
-    TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
     """
     GetSessionKeys: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]  # type: ignore[assignment]
     """Lists the keys of a user's active sessions, newest first, each with a
@@ -165,7 +167,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session for a user whom the caller authenticated itself. If the
         user has the maximum number of sessions, the oldest one ends. Roles:
-        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -241,8 +243,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         user. The key ends with the session. The same key again for the same
         purpose is the same session key, whose expiry may become later but never
         earlier. The service never holds a private key, and refuses one. Roles:
-        app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH, LIMIT_REACHED,
-        TOO_MANY_ATTEMPTS, NOT_CONFIGURED, FIELD_INVALID.
+        app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -21,8 +22,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
 
-from authsvc.config import ImportSettings, Settings
+from authsvc.config import ImportSettings, Settings, TurnSettings
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
@@ -32,7 +34,15 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    admin_requests,
+    code_requests,
+    definition_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -63,7 +73,10 @@ NOTING = {
     "/authsvc.v1.AuthService/VerifyMfa",
     "/authsvc.v1.AccountService/ChangePassword",
     "/authsvc.v1.AccountService/CreateApiKey",
+    "/authsvc.v1.SessionService/IssueSessionKey",
 }
+# The first response is enough.
+ENDLESS = {"/authsvc.v1.AdminService/WatchAuditEvents"}
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
 
@@ -78,9 +91,21 @@ def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
     )
 
 
+def _audit_filter(tokens: Tokens) -> admin_pb.AuditEventFilter:
+    return admin_pb.AuditEventFilter(
+        types=["user.login"],
+        user_id=tokens.user_id,
+        session_id=tokens.session_id,
+        caller="cli",
+        network="192.0.2.0/24",
+        request_id="r",
+    )
+
+
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -151,6 +176,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     ),
     "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
     "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
+    "AdminService/ListAuditEvents": lambda tokens: admin_pb.ListAuditEventsRequest(
+        filter=_audit_filter(tokens),
+        start_time=Timestamp(seconds=1),
+        end_time=Timestamp(seconds=4_000_000_000),
+        page_size=1,
+    ),
+    "AdminService/WatchAuditEvents": lambda tokens: admin_pb.WatchAuditEventsRequest(
+        filter=_audit_filter(tokens)
+    ),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -264,6 +299,7 @@ async def _rotated_key(service: Service, _: Tokens) -> Message:
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
@@ -339,10 +375,20 @@ class Attack:
         async def call() -> None:
             rpc = self.service.clients.raw(self._caller, self.method, kind)
             answer = rpc(message, metadata=self._metadata)
-            raw = [await answer] if kind == "unary_unary" else [part async for part in answer]
+            raw = [await answer] if kind == "unary_unary" else await self._parts(answer)
             self.answers = [self._output.FromString(part) for part in raw]
 
         return await outcome(call())
+
+    async def _parts(self, answer: Any) -> list[bytes]:
+        if self.method not in ENDLESS:
+            return [part async for part in answer]
+        first = await answer.read()
+        if first is grpc.aio.EOF:
+            # Raises what the call ended with.
+            return [part async for part in answer]
+        answer.cancel()
+        return [first]
 
     async def send_valid(self) -> list[Message]:
         """Make a valid call; return its messages."""
@@ -399,6 +445,7 @@ async def attack(
         "codes": unlimited_codes(),
         "oauth": oauth_requests.oauth_settings(provider),
         "imports": ImportSettings(max_parallel=AT_ONCE),
+        "turn": TurnSettings(uris=("turn:127.0.0.1",), secrets=(SecretStr("shared-with-turn"),)),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()

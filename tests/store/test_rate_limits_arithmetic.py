@@ -194,8 +194,8 @@ def test_policy_of_existing_key_may_change(sql: Sql, data: st.DataObject) -> Non
         answer = sql.charge(rule, name, 1, data.draw(st.integers(1, 20)), now)
         assert answer.granted >= 0
         assert 0 <= answer.remaining <= rule.requests
-        # One slot more than the window, or than the slots of a burst.
-        longest = max(-(-rule.window_us // 16) * 17, 17 * 62_500)
+        # Two windows, if more was used under larger numbers; or the slots of a burst.
+        longest = max(2 * rule.window_us, 17 * 62_500)
         assert 0 <= answer.reset_us <= longest
         assert answer.retry_us is not None
         assert 0 <= answer.retry_us <= longest
@@ -212,7 +212,7 @@ def test_smaller_limit_applies_at_once_and_larger_one_keeps_usage(sql: Sql, algo
     smaller = replace(rule, requests=5)
     assert sql.charge(smaller, name, 1, 1, _START).granted == 0
     larger = replace(rule, requests=20)
-    assert sql.charge(larger, name, 1, 30, _START).granted in {14, 15}
+    assert sql.charge(larger, name, 1, 30, _START).granted == 14
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)
@@ -339,7 +339,9 @@ def test_refund_after_limit_was_lowered_makes_room(sql: Sql, algorithm: str) -> 
     name = sql.new_key()
     rule = Rule("lowered", algorithm, 10, 100 * _SECOND, 0)
     assert sql.charge(rule, name, 1, 6, _START).granted == 6
-    assert sql.refund(replace(rule, requests=5), name, 1, _START).remaining == 1
+    smaller = replace(rule, requests=5)
+    assert sql.refund(smaller, name, 1, _START).remaining == 0
+    assert sql.refund(smaller, name, 2, _START).remaining == 2
 
 
 @pytest.mark.parametrize("algorithm", _ALGORITHMS)

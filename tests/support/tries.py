@@ -31,6 +31,7 @@ from authsvc.models.ids import ApiKeyId
 from authsvc.models.messages import Delivery
 from authsvc.models.sealing import SealAlgorithm, SealHeader
 from authsvc.models.session_keys import PublicKey, PublicKeyKind
+from authsvc.models.sessions import SessionSelection
 from authsvc.models.tokens import Claims, Tokens
 from tests.support.accounts import CALL, EMAIL, IP, PASSWORD
 from tests.support.clock import FakeClock
@@ -178,6 +179,14 @@ class Tries:
 
     async def try_revoke_all(self) -> None:
         await self._parts.use.session_ending.revoke_all(CALL, self._user_id)
+
+    async def try_end_in_bulk(self) -> None:
+        await self._parts.use.bulk_session_ending.end(CALL, SessionSelection())
+
+    async def try_impersonate(self) -> None:
+        await self._parts.use.impersonation.impersonate(
+            CALL, self._user_id, "a case", self._client()
+        )
 
     # Second factors
 

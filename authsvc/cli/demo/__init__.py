@@ -25,6 +25,9 @@ _CHAPTERS = (
     "session_keys",
     "account",
     "importing",
+    "administration",
+    "screening",
+    "incident",
 )  # fmt: skip
 
 

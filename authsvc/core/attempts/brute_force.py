@@ -4,12 +4,15 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
+from itertools import islice
 
 from authsvc.config import BruteForceSettings
 from authsvc.core.attempts.refunds import Refunds
 from authsvc.core.lib.sealing import Keyring
-from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
 from authsvc.core.limits.networks import client_network
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
@@ -139,6 +142,50 @@ class BruteForce:
             charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
         for charge in charges:
             await self.refunds.make(partial(self._limiter.reset, charge.policy, charge.key))
+
+    async def locks(
+        self, accounts: Sequence[tuple[str, Sequence[bytes]]], slices: Slices
+    ) -> list[tuple[float | None, float | None]]:
+        """Return for how many seconds each account is locked by its limits: two times, or None.
+
+        The first is for unknown devices, whatever their network, the second for the known ones, the
+        longest of them. An account is given by its canonical address and its known devices.
+        """
+        checks, sizes = [], []
+        for account, devices in accounts:
+            charges = [self._charge(_ACCOUNT, account)]
+            charges += [self._charge(_ACCOUNT_AND_DEVICE, account, key.hex()) for key in devices]
+            checks += [Check([charge], dry_run=True) for charge in charges]
+            sizes.append(len(devices))
+        waits = iter(
+            None if result.allowed else result.verdicts[0].retry_after
+            for result in await self._limiter.check_many(checks, slices)
+        )
+        return [
+            (next(waits), max((wait for wait in islice(waits, size) if wait), default=None))
+            for size in sizes
+        ]
+
+    async def unlock(
+        self, account: str, devices: Sequence[bytes], clients: Sequence[ClientContext]
+    ) -> None:
+        """Forget the guesses at an account: those charged to it, to its devices, and to clients.
+
+        What is charged to an ip alone stays, as it may be guessing at other accounts.
+        """
+        charges = {self._charge(_ACCOUNT, account)}
+        charges |= {
+            self._charge(_ACCOUNT_AND_DEVICE, account, key.hex()) for key in (*devices, b"")
+        }
+        networks = {network for client in clients if (network := self.network(client)) is not None}
+        charges |= {self._charge(_ACCOUNT_AND_IP, account, network) for network in networks}
+        for charge in sorted(charges):
+            await self._limiter.reset(charge.policy, charge.key)
+
+    @property
+    def longest_window(self) -> timedelta:
+        """The longest time for which a guess at an account from a network counts."""
+        return self._settings.per_account_and_ip.window
 
     async def charge_registration(self, client: ClientContext) -> None:
         """Charge a registration to the client's ip, if known; it is never refunded.

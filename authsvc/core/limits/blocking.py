@@ -54,7 +54,8 @@ class IpBlocking:
         network = ip_network(request.network)
         if network.prefixlen < _WIDE[network.version] and not request.confirm_wide:
             raise FieldInvalid(
-                "network", f"has {network.num_addresses} addresses; confirm_wide if it is meant"
+                "network",
+                f"has {network.num_addresses} addresses; set confirm_wide if that is intended",
             )
         if self._blocks.allowed.contain_all_of(network):
             raise FieldInvalid("network", "is never blocked, because of the setting blocks.allow")

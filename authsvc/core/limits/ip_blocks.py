@@ -113,9 +113,14 @@ class _Family:
         """Return the index of the last block that begins at or before the address, or -1."""
         if self._bits <= 64:
             return bisect_right(self._tops, address) - 1
-        top = address >> 64
-        end = bisect_right(self._tops, top)
-        start = bisect_left(self._tops, top, 0, end)
+        top, tops = address >> 64, self._tops
+        end = bisect_right(tops, top)
+        if not end or tops[end - 1] != top:
+            return end - 1
+        # Few blocks are smaller than a /64, and share the upper half of their address.
+        start = end - 1
+        if start and tops[start - 1] == top:
+            start = bisect_left(tops, top, 0, end)
         return bisect_right(self._lows, address & _HALF, start, end) - 1
 
     def _contains(self, index: int, address: int) -> bool:

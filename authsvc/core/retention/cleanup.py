@@ -13,15 +13,20 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
+from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
 from authsvc.models.retention import Plan
 from authsvc.store import (
     challenges,
+    detections,
     ip_blocks,
+    login_freezes,
     oauth_states,
     one_time_codes,
     outbox,
+    policies,
     rate_limits,
+    request_receipts,
     retention,
     session_keys,
 )
@@ -122,8 +127,12 @@ class Retention:
             "challenges": (challenges.delete_expired, now),
             "oauth_states": (oauth_states.delete_expired, now),
             "messages": (outbox.delete_ended, now - settings.messages),
+            "detections": (detections.delete_ended, now),
+            "login_freezes": (login_freezes.delete_ended, now),
             "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
+            "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
             "rate_limits": (_delete_idle_limits, now),
+            "policy_overrides": (policies.delete_expired, now),
             _MONTHS: (retention.drop_audit_months, now - settings.audit_events),
             "audit_events": (retention.delete_audit_events, now - settings.audit_events),
         }

@@ -44,8 +44,8 @@ def _selection(request: pb.RevokeAllSessionsRequest) -> SessionSelection:
         ],
         impersonated_only=request.impersonated_only,
     )
-    if request.all and selection != SessionSelection():
+    if request.all and not selection.is_everything:
         raise FieldInvalid("all", "excludes the other criteria")
-    if not request.all and selection == SessionSelection():
+    if selection.is_everything and not request.all:
         raise FieldInvalid("", "A criterion is required, or `all`.")
     return selection

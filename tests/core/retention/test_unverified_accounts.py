@@ -9,6 +9,7 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from authsvc.config import RetentionSettings, SessionSettings, Settings
+from authsvc.core.accounts.accounts import NewUser
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.one_time_codes import Purpose
@@ -234,7 +235,7 @@ async def hold_session(removing: Removing) -> None:
 
 async def be_made_by_an_operator(removing: Removing) -> None:
     await removing.coded.fetch("DELETE FROM users")
-    await removing.coded.service.accounts.create_user(CLI, EMAIL, PASSWORD)
+    await removing.coded.service.accounts.create_user(CLI, NewUser(EMAIL, PASSWORD))
 
 
 async def be_imported(removing: Removing) -> None:

@@ -385,9 +385,9 @@ async def test_key_is_recorded_and_exported_and_holds_no_secret(
     made = await turn(service, tokens)
     events = await service.fetch(
         "SELECT type, user_id, session_id, host(ip) AS ip, caller, detail FROM audit_events"
-        " WHERE type IN ('session_key.issue', 'turn.credentials_create') ORDER BY event_id"
+        " WHERE type IN ('session_key.issue', 'turn_credentials.create') ORDER BY event_id"
     )
-    assert [event["type"] for event in events] == ["session_key.issue", "turn.credentials_create"]
+    assert [event["type"] for event in events] == ["session_key.issue", "turn_credentials.create"]
     for event in events:
         assert str(event["user_id"]) == tokens.user_id
         assert str(event["session_id"]) == tokens.session_id
