@@ -1,16 +1,21 @@
 """Owns the errors: every failure that a caller can get, and its reason. It is independent of gRPC.
 
 ServiceError
-├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED: the
-│                         request is invalid
+├── FieldInvalid          FIELD_INVALID, EMAIL_INVALID, PASSWORD_WEAK, REDIRECT_NOT_ALLOWED,
+│                         REQUEST_ID_REUSED: the request is invalid
 ├── Unauthenticated       CREDENTIALS_INVALID, CODE_INVALID, REFRESH_TOKEN_*, BEARER_INVALID,
-│                         SESSION_BINDING_MISMATCH
+│                         SESSION_BINDING_MISMATCH, SESSION_INVALID
 ├── CallerNotAllowed      CALLER_NOT_ALLOWED
+├── IpBlocked             IP_BLOCKED, with the time until the block ends, if it does
+├── PermissionDenied      IMPERSONATION_NOT_ALLOWED
 ├── AlreadyExists         EMAIL_TAKEN
 ├── NotFound              USER_NOT_FOUND, SESSION_NOT_FOUND, POLICY_UNKNOWN, KEY_NOT_FOUND,
-│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND
+│                         FACTOR_NOT_FOUND, IDENTITY_NOT_FOUND, ROLE_NOT_FOUND,
+│                         OVERRIDE_NOT_FOUND
 ├── FailedPrecondition    STATE_INVALID, LINK_REQUIRES_LOGIN, REAUTHENTICATION_REQUIRED,
-│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED
+│                         EMAIL_NOT_VERIFIED, LAST_CREDENTIAL, LIMIT_REACHED, NOT_CONFIGURED,
+│                         PASSWORD_CHANGE_REQUIRED, USER_DISABLED, DEFINED_IN_SETTINGS,
+│                         LOGIN_FROZEN
 ├── TooManyAttempts       TOO_MANY_ATTEMPTS, with the time until a retry helps
 ├── Overloaded            OVERLOADED, with the time until a retry helps
 ├── StoreUnavailable      STORE_UNAVAILABLE
@@ -45,6 +50,7 @@ class Reason(StrEnum):
     SESSION_BINDING_MISMATCH = "SESSION_BINDING_MISMATCH"
     BEARER_INVALID = "BEARER_INVALID"
     CALLER_NOT_ALLOWED = "CALLER_NOT_ALLOWED"
+    IMPERSONATION_NOT_ALLOWED = "IMPERSONATION_NOT_ALLOWED"
     EMAIL_TAKEN = "EMAIL_TAKEN"
     USER_NOT_FOUND = "USER_NOT_FOUND"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
@@ -63,9 +69,19 @@ class Reason(StrEnum):
     EMAIL_NOT_VERIFIED = "EMAIL_NOT_VERIFIED"
     LAST_CREDENTIAL = "LAST_CREDENTIAL"
     LIMIT_REACHED = "LIMIT_REACHED"
+    DEFINED_IN_SETTINGS = "DEFINED_IN_SETTINGS"
+    ROLE_NOT_FOUND = "ROLE_NOT_FOUND"
+    OVERRIDE_NOT_FOUND = "OVERRIDE_NOT_FOUND"
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_MISCONFIGURED = "PROVIDER_MISCONFIGURED"
+    LOGIN_FROZEN = "LOGIN_FROZEN"
+    SESSION_INVALID = "SESSION_INVALID"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
     SERVICE_STOPPING = "SERVICE_STOPPING"
+    IP_BLOCKED = "IP_BLOCKED"
+    REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
+    USER_DISABLED = "USER_DISABLED"
     CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
     INTERNAL = "INTERNAL"
 
@@ -128,6 +144,20 @@ class CallerNotAllowed(ServiceError):
         super().__init__(Reason.CALLER_NOT_ALLOWED, message)
 
 
+class IpBlocked(ServiceError):
+    """The user's address is blocked, for `retry_after` seconds or, if None, without a known end."""
+
+    retry_after: float | None
+
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__(Reason.IP_BLOCKED, "The client's IP address is blocked.")
+        self.retry_after = retry_after
+
+
+class PermissionDenied(ServiceError):
+    """The caller may do this, but not to this user or not in this session."""
+
+
 class AlreadyExists(ServiceError):
     """The object to create already exists."""
 
@@ -141,15 +171,20 @@ class FailedPrecondition(ServiceError):
 
 
 class TooManyAttempts(ServiceError):
-    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds."""
+    """Too many recent attempts of the kind `subject`; retry after `retry_after` seconds.
+
+    `ip` is the user's address if a limit of its network was exceeded, which counts as a violation.
+    """
 
     retry_after: float
     subject: str
+    ip: str | None
 
-    def __init__(self, retry_after: float, subject: str = "login") -> None:
+    def __init__(self, retry_after: float, subject: str = "login", ip: str | None = None) -> None:
         super().__init__(Reason.TOO_MANY_ATTEMPTS, "Too many attempts; try again later.")
         self.retry_after = retry_after
         self.subject = subject
+        self.ip = ip
 
 
 class Overloaded(ServiceError):
@@ -229,14 +264,46 @@ def session_binding_mismatch() -> Unauthenticated:
     )
 
 
+def session_invalid(cause: str) -> Unauthenticated:
+    """Return the error for a session that is not active, or a CSRF token that isn't its."""
+    return Unauthenticated(
+        Reason.SESSION_INVALID, "The session or its CSRF token is not valid.", {"cause": cause}
+    )
+
+
 def bearer_invalid() -> Unauthenticated:
     """Return the error for a call without an active access token of its user."""
     return Unauthenticated(Reason.BEARER_INVALID, "An active access token of the user is required.")
 
 
+def impersonation_not_allowed(message: str) -> PermissionDenied:
+    """Return the error for a user or a call that must not be impersonated; `message` says which."""
+    return PermissionDenied(Reason.IMPERSONATION_NOT_ALLOWED, message)
+
+
 def user_not_found() -> NotFound:
     """Return the error for an unknown user id."""
     return NotFound(Reason.USER_NOT_FOUND, "No user has this id.")
+
+
+def user_disabled() -> FailedPrecondition:
+    """Return the error, for operators only, for what a disabled account can't have."""
+    return FailedPrecondition(Reason.USER_DISABLED, "The account is disabled; enable it first.")
+
+
+def password_change_required() -> FailedPrecondition:
+    """Return the error for a login with a right password that has to be changed first."""
+    return FailedPrecondition(
+        Reason.PASSWORD_CHANGE_REQUIRED,
+        "This password can't be used any more; set a new one with a code for a password reset.",
+    )
+
+
+def request_id_reused() -> FieldInvalid:
+    """Return the error for a request with the id of another one."""
+    return FieldInvalid(
+        "request_id", "was used for another request", reason=Reason.REQUEST_ID_REUSED
+    )
 
 
 def quoted_names(names: Collection[str]) -> str:
@@ -270,6 +337,25 @@ def policy_unknown(policy: str) -> NotFound:
     """Return the error for an unknown rate-limit policy."""
     return NotFound(
         Reason.POLICY_UNKNOWN, "No rate-limit policy has this name.", {"policy": policy}
+    )
+
+
+def role_not_found(role: str) -> NotFound:
+    """Return the error for a role that is not defined."""
+    return NotFound(Reason.ROLE_NOT_FOUND, "No role has this name.", {"role": role})
+
+
+def override_not_found() -> NotFound:
+    """Return the error for a key that has no override of its policy."""
+    return NotFound(Reason.OVERRIDE_NOT_FOUND, "This key has no override of this policy.")
+
+
+def defined_in_settings(name: str) -> FailedPrecondition:
+    """Return the error for a change at run time of what the settings define."""
+    return FailedPrecondition(
+        Reason.DEFINED_IN_SETTINGS,
+        "The settings define this name, so it can only be changed there.",
+        {"name": name},
     )
 
 
@@ -317,6 +403,11 @@ def key_not_found() -> NotFound:
     return NotFound(Reason.KEY_NOT_FOUND, "No API key has this id.")
 
 
+def signing_key_not_found() -> NotFound:
+    """Return the error for an unknown signing key's id."""
+    return NotFound(Reason.KEY_NOT_FOUND, "No signing key has this id.")
+
+
 def factor_not_found() -> NotFound:
     """Return the error for a factor's id that is not one of the user's."""
     return NotFound(Reason.FACTOR_NOT_FOUND, "No factor has this id.")
@@ -342,3 +433,15 @@ def limit_reached(limit: int) -> FailedPrecondition:
     return FailedPrecondition(
         Reason.LIMIT_REACHED, f"At most {limit} of these are allowed.", {"limit": str(limit)}
     )
+
+
+def login_frozen(method: str) -> FailedPrecondition:
+    """Return the error for a login that an operator has frozen."""
+    return FailedPrecondition(
+        Reason.LOGIN_FROZEN, "Logins of this kind are frozen at the moment.", {"method": method}
+    )
+
+
+def not_configured(setting: str, message: str) -> FailedPrecondition:
+    """Return the error for a call that the settings don't provide for."""
+    return FailedPrecondition(Reason.NOT_CONFIGURED, message, {"setting": setting})

@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.support.probe",
     "tests.support.service",
     "tests.support.provider",
+    "tests.support.breached",
     "tests.support.oauth",
     "tests.support.factors",
     "tests.support.statements",

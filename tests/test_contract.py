@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from authsvc.app.server import SERVICES
 from authsvc.errors import (
     FieldInvalid,
+    IpBlocked,
     Overloaded,
     ProviderMisconfigured,
     ProviderUnavailable,
@@ -25,14 +26,22 @@ from authsvc.errors import (
     StoreUnavailable,
     TooManyAttempts,
     redirect_not_allowed,
+    request_id_reused,
 )
 from authsvc.models.calls import Role
 from authsvc.models.limits import Algorithm
 from authsvc.models.sessions import RevokeReason
+from authsvc.models.signing import KeyState
 from authsvc.models.tokens import InactiveReason
 from authsvc.rpc.access import ACCESS
 from authsvc.rpc.status import CODES, to_status
-from authsvc.v1 import common_pb2, error_reason_pb2, rate_limit_service_pb2, session_service_pb2
+from authsvc.v1 import (
+    admin_service_pb2,
+    common_pb2,
+    error_reason_pb2,
+    rate_limit_service_pb2,
+    session_service_pb2,
+)
 from tests.support.api import OWN, fields, is_secret, methods_of
 from tests.support.certificates import Authority
 from tests.support.probe import STRANGER, outcome
@@ -121,7 +130,17 @@ def test_documented_reasons_match_request_and_access(method: str) -> None:
     assert reasons <= set(Reason)
     assert ("FIELD_INVALID" in reasons) == bool(OWN[method].input_type.fields)
     takes_a_bearer = "link_access_token" in OWN[method].input_type.fields_by_name
-    assert ("BEARER_INVALID" in reasons) == (ACCESS[method].bearer or takes_a_bearer)
+    access = ACCESS[method]
+    assert ("BEARER_INVALID" in reasons) == (access.bearer or takes_a_bearer)
+    assert ("IMPERSONATION_NOT_ALLOWED" in reasons) == (
+        takes_a_bearer
+        or (access.bearer and not access.impersonated)
+        or method
+        in {
+            "/authsvc.v1.AdminService/ImpersonateUser",
+            "/authsvc.v1.SessionService/IssueSessionKey",
+        }
+    )
 
 
 @pytest.mark.slow
@@ -196,6 +215,7 @@ def names(enum: EnumDescriptor, prefix: str) -> set[str]:
         (Reason, error_reason_pb2.ErrorReason, "ERROR_REASON_"),
         (InactiveReason, common_pb2.InactiveReason, "INACTIVE_REASON_"),
         (RevokeReason, session_service_pb2.RevokeReason, "REVOKE_REASON_"),
+        (KeyState, admin_service_pb2.SigningKeyState, "SIGNING_KEY_STATE_"),
         (Algorithm, rate_limit_service_pb2.RateLimitAlgorithm, "RATE_LIMIT_ALGORITHM_"),
     ],
 )
@@ -213,9 +233,11 @@ ERRORS: Mapping[Reason, ServiceError] = {
     Reason.PASSWORD_WEAK: FieldInvalid.weak_password("password", ["too short"]),
     Reason.EMAIL_INVALID: FieldInvalid("email", "is none", reason=Reason.EMAIL_INVALID),
     Reason.TOO_MANY_ATTEMPTS: TooManyAttempts(1),
+    Reason.IP_BLOCKED: IpBlocked(1.0),
     Reason.OVERLOADED: Overloaded(),
     Reason.STORE_UNAVAILABLE: StoreUnavailable(),
     Reason.REDIRECT_NOT_ALLOWED: redirect_not_allowed(),
+    Reason.REQUEST_ID_REUSED: request_id_reused(),
     Reason.PROVIDER_UNAVAILABLE: ProviderUnavailable(),
     Reason.PROVIDER_MISCONFIGURED: ProviderMisconfigured(),
     Reason.SERVICE_STOPPING: ServiceStopping(),
@@ -239,15 +261,20 @@ def test_reasons_are_documented_with_code_and_details(reason: Reason) -> None:
 
 SECRET = re.compile(r"password|token|secret|code|assertion")
 HARMLESS = {"page_token", "next_page_token", "token_id"}
-ALSO_SECRET = {"api_key", "base64_signer_key", "chunk", "credential_json", "otpauth_uri", "state"}
+ALSO_SECRET = {
+    "api_key",
+    "base64_signer_key",
+    "chunk",
+    "credential_json",
+    "otpauth_uri",
+    "set_cookie",
+    "state",
+}
 
 
 @pytest.mark.parametrize("field", [field.full_name for field in fields()])
 def test_secret_fields_are_marked(field: str) -> None:
     [found] = [candidate for candidate in fields() if candidate.full_name == field]
-    secret = (
-        bool(SECRET.search(found.name))
-        and found.name not in HARMLESS
-        and found.cpp_type == FieldDescriptor.CPPTYPE_STRING
-    )
-    assert is_secret(found) == (secret or found.name in ALSO_SECRET)
+    secret = bool(SECRET.search(found.name)) and found.name not in HARMLESS
+    holds_text = found.cpp_type == FieldDescriptor.CPPTYPE_STRING
+    assert is_secret(found) == (holds_text and (secret or found.name in ALSO_SECRET))

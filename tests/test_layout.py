@@ -18,6 +18,8 @@ _MAX_MODULES = 12
 _MAX_POSITIONAL = 3
 # Modules of core without a test file of their own: where they are tested, or why not at all.
 _TESTED_ELSEWHERE: Mapping[str, str] = {
+    "accounts/administration": "tests/rpc/admin/test_accounts.py",
+    "accounts/impersonation": "tests/rpc/admin/test_impersonation.py",
     "accounts/own_data": "tests/rpc/account/test_own_data.py",
     "codes/redemption": "tests/core/codes/test_reclaim.py",
     "factors/challenges": "tests/core/login/test_second_factor.py",
@@ -26,6 +28,8 @@ _TESTED_ELSEWHERE: Mapping[str, str] = {
     "factors/proofs": "tests/core/login/test_second_factor.py",
     "factors/totp_enrollment": "tests/core/factors/test_totp.py",
     "federation/states": "tests/core/federation/test_authorization.py",
+    "incidents/evidence": "tests/cli/test_incident.py",
+    "incidents/steps": "tests/cli/test_incident.py",
     "lib/memo": "tests/core/sessions/test_validation_cached.py",
     "limits/batch": "tests/core/limits/test_limiter.py",
     "login/completion": "tests/core/login/test_second_factor.py",
@@ -35,7 +39,6 @@ _TESTED_ELSEWHERE: Mapping[str, str] = {
     "passwords/foreign_schemes": "tests/core/passwords/test_foreign_forms.py",
     "sessions/cache": "tests/core/revocations/test_cache.py",
     "sessions/reading": "tests/core/sessions/test_use.py",
-    "sessions/token_issuing": "tests/core/sessions/test_opening.py",
     "signing/jws": "tests/security/test_jwt_form.py",
     "signing/key_set": "tests/core/signing/test_signing_keys.py",
     "signing/token_claims": "tests/security/test_jwt_claims.py",

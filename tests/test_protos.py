@@ -46,6 +46,7 @@ COUNTED = {
     "/authsvc.v1.AuthService/ValidateApiKey",
     "/authsvc.v1.RateLimitService/BatchCheckRateLimits",
     "/authsvc.v1.RateLimitService/CheckRateLimit",
+    "/authsvc.v1.RateLimitService/ScreenRequest",
 }
 LEVELS = {method: rpc.GetOptions().idempotency_level for method, rpc in OWN.items()}
 REPEATABLE = {method for method, level in LEVELS.items() if level}

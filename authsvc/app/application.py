@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from typing import Any, Self
 
 import structlog
@@ -22,6 +23,7 @@ from authsvc.core.messages.delivery import Deliverer
 from authsvc.errors import StoreUnavailable
 from authsvc.metrics import Metrics
 from authsvc.models.clock import Clock
+from authsvc.models.incidents import DetectionName, LoginMethod
 from authsvc.store.postgres.failures import describe
 
 log = structlog.get_logger("authsvc.service")
@@ -100,11 +102,15 @@ class Application:
 
         Returns which keys have changed since the last reload and since the start.
         """
-        self._parts.use.rate_limiter.replace_policies(
+        self._parts.use.policies.replace_settings(
             policies_from(settings.rate_limits.all_policies())
         )
         self._parts.brute_force.replace_settings(settings.brute_force)
         self._parts.code_limits.replace_settings(settings.codes, settings.brute_force)
+        self._parts.block_list.replace_allowed(settings.blocks.allowed_networks())
+        self._parts.violations.replace_settings(settings.blocks, settings.brute_force)
+        self._parts.use.screening.replace_settings(settings.brute_force)
+        self._parts.use.ip_blocking.replace_settings(settings.blocks)
         self.server.replace_callers(settings.callers)
         return self._reload.to(settings)
 
@@ -116,11 +122,13 @@ class Application:
         self._parts = parts = await self._stack.enter_async_context(
             open_parts(self._settings, self._clock)
         )
+        await parts.use.key_usage.check()
         await parts.use.signing_keys.load()
         await parts.hasher.choose_library()
         metrics = Metrics()
         _measure(parts, metrics)
         _measure_reload(self._reload, metrics)
+        _measure_incidents(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
         forwarding = self._open_forwarding(parts, metrics)
         self.web = Web(
@@ -129,10 +137,13 @@ class Application:
         self.server = Server(
             settings=self._settings,
             handlers=handlers(parts.use),
-            authenticate_bearer=parts.use.token_validation.bearer,
+            admit_address=parts.use.screening.admit,
+            note_refusal=parts.use.screening.note_refusal,
+            authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
         )
+        self._stack.push_async_callback(parts.violations.flush)
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
         if forwarding:
@@ -243,6 +254,47 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "1 while notifications of other replicas are received, otherwise 0: then only polling.",
         lambda: float(parts.doorbell.is_listening),
     )
+    metrics.add_gauge(
+        "authsvc_ip_blocks",
+        "Blocks of addresses in this replica's memory, some of which may have ended.",
+        lambda: float(len(parts.block_list)),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_blocks_fresh",
+        "1 while blocks are read in time and asked for in memory, otherwise 0.",
+        lambda: float(parts.block_list.is_fresh()),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_violations",
+        "Refusals by address that this replica has counted since the start.",
+        lambda: float(parts.violations.noted),
+    )
+    metrics.add_gauge(
+        "authsvc_ip_blocks_made",
+        "Blocks that this replica has made since the start, because of violations.",
+        lambda: float(parts.violations.blocked),
+    )
+    metrics.add_gauge(
+        "authsvc_requests_blocked",
+        "Requests since the start that were refused because their address is blocked.",
+        lambda: float(parts.use.screening.blocked),
+    )
+    metrics.add_gauge(
+        "authsvc_screened_requests_limited",
+        "Screened requests since the start that exceeded their policy.",
+        lambda: float(parts.use.screening.limited),
+    )
+    metrics.add_gauge(
+        "authsvc_definitions_read_age_seconds",
+        "Time since the last successful look for changed policies and roles began.",
+        parts.definitions.age,
+    )
+    shadows = metrics.add_counter(
+        "authsvc_rate_limit_shadow_rejections",
+        "Charges that a shadow policy would have rejected.",
+        ("policy",),
+    )
+    parts.use.rate_limiter.on_shadow_rejection(lambda policy: shadows.labels(policy).inc())
     if isinstance(parts.clock, DatabaseClock):
         metrics.add_gauge(
             "authsvc_clock_skew_seconds",
@@ -258,6 +310,47 @@ def _measure(parts: Parts, metrics: Metrics) -> None:
         "authsvc_passkey_counter_alerts",
         "Assertions since the start whose passkey's counter did not increase.",
         lambda: float(parts.passkeys.counter_alerts),
+    )
+    if (breached := parts.breached_passwords) is not None:
+        metrics.add_gauge(
+            "authsvc_breached_password_requests",
+            "Requests to the service of breached passwords since the start.",
+            lambda: float(breached.requests),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_password_failures",
+            "Requests of these that had no valid answer in time.",
+            lambda: float(breached.failures),
+        )
+        metrics.add_gauge(
+            "authsvc_breached_passwords_refused",
+            "New passwords refused since the start because they were breached.",
+            lambda: float(breached.refusals),
+        )
+
+
+def _measure_incidents(parts: Parts, metrics: Metrics) -> None:
+    detections = metrics.add_counter(
+        "authsvc_detections", "Detections that this replica raised.", ("detection",)
+    )
+    for name in DetectionName:
+        # From the start, so that the first one is an increase.
+        detections.labels(name.value)
+    parts.use.detections.on_raise(lambda name: detections.labels(name.value).inc())
+    metrics.add_gauge(
+        "authsvc_detections_age_seconds",
+        "Time since some replica last looked for incidents.",
+        parts.use.detections.age,
+    )
+    freezes = parts.use.login_freezes
+    refusals = metrics.add_counter(
+        "authsvc_logins_frozen", "Logins refused because they were frozen.", ("method",)
+    )
+    for method in LoginMethod:
+        refusals.labels(method.value)
+    freezes.on_refusal(lambda method: refusals.labels(method.value).inc())
+    metrics.add_gauge(
+        "authsvc_login_freezes", "Freezes of logins in force.", lambda: float(freezes.in_force)
     )
 
 

@@ -4,13 +4,17 @@ from functools import cached_property
 
 from authsvc.app.build_logins import LoginBuild
 from authsvc.core.accounts.accounts import Accounts
+from authsvc.core.accounts.administration import UserAdministration
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.accounts.email_verification import EmailVerification
+from authsvc.core.accounts.impersonation import Impersonation
+from authsvc.core.accounts.listing import AccountListing
 from authsvc.core.accounts.owner_proofs import OwnerProofs
 from authsvc.core.accounts.password_change import PasswordChange
 from authsvc.core.accounts.password_reset import PasswordReset
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.api_keys.keys import ApiKeys
+from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.factors.own_factors import Factors
 from authsvc.core.factors.passkey_registration import PasskeyRegistration, PasskeyRegistrationStart
@@ -25,11 +29,37 @@ class AccountBuild(LoginBuild):
         return Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             session_ending=self.session_ending,
             brute_force=self.brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,
+            permissions=self.permissions,
+            receipts=RequestReceipts(self.database, self.keyring, self.clock),
+            clock=self.clock,
+            directory_domains=self.settings.emails.directory_domains,
+        )
+
+    @cached_property
+    def account_listing(self) -> AccountListing:
+        return AccountListing(
+            database=self.database,
+            brute_force=self.brute_force,
+            keyring=self.keyring,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def user_administration(self) -> UserAdministration:
+        return UserAdministration(
+            database=self.database,
+            sessions=self.session_ending,
+            brute_force=self.brute_force,
+            codes=self.code_requests,
+            outbox=self.outbox,
+            permissions=self.permissions,
+            forget=self.on_revocation,
             clock=self.clock,
             directory_domains=self.settings.emails.directory_domains,
         )
@@ -37,6 +67,15 @@ class AccountBuild(LoginBuild):
     @cached_property
     def registration_tokens(self) -> RegistrationTokens:
         return RegistrationTokens(self.keyring, self.clock)
+
+    @cached_property
+    def impersonation(self) -> Impersonation:
+        return Impersonation(
+            database=self.database,
+            issuer=self.token_issuer,
+            settings=self.settings.sessions,
+            clock=self.clock,
+        )
 
     @cached_property
     def account_deletion(self) -> AccountDeletion:
@@ -53,7 +92,7 @@ class AccountBuild(LoginBuild):
         return PasswordChange(
             database=self.database,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             attempts=self.attempts,
             recent_login=self.recent_login,
             sessions=self.session_ending,
@@ -68,7 +107,7 @@ class AccountBuild(LoginBuild):
             proofs=self.code_proofs,
             attempts=self.attempts,
             hasher=self.hasher,
-            policy=self.password_policy,
+            acceptance=self.password_acceptance,
             sessions=self.session_ending,
             outbox=self.outbox,
             clock=self.clock,
@@ -105,7 +144,7 @@ class AccountBuild(LoginBuild):
     def factors(self) -> Factors:
         return Factors(
             database=self.database,
-            settings=self.settings.second_factors,
+            permissions=self.permissions,
             recent_login=self.recent_login,
             recovery_codes=self.recovery_codes,
             changes=self.factor_changes,

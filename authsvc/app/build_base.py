@@ -8,24 +8,35 @@ from authsvc.config import Settings
 from authsvc.core.api_keys.validation import ApiKeyCache, ApiKeyValidation
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.lib.clock import ClockSample, DatabaseClock
+from authsvc.core.lib.definitions import Definitions
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.block_list import BlockList
+from authsvc.core.limits.blocking import IpBlocking
 from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.limits.policies import Policies
+from authsvc.core.limits.screening import Screening
+from authsvc.core.limits.violations import Violations
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
+from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
 from authsvc.core.roles.permissions import Permissions
+from authsvc.core.roles.role_definitions import RoleDefinitions
+from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -33,6 +44,8 @@ from authsvc.core.tokens.validation import TokenValidation
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
+from authsvc.outbound.breached_passwords import open_ranges
+from authsvc.outbound.proxy import proxy_rules
 from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
 from authsvc.store.postgres.database import Database
@@ -61,7 +74,7 @@ class BaseBuild:
 
     @cached_property
     def keyring(self) -> Keyring:
-        return Keyring(self.settings.secrets.keyring)
+        return Keyring(self.settings.secrets.keyring, self.settings.encryption.algorithm)
 
     @cached_property
     def outbox(self) -> Outbox:
@@ -110,6 +123,12 @@ class BaseBuild:
     def api_key_cache(self) -> ApiKeyCache:
         return ApiKeyCache(self.settings.api_keys.cache_size)
 
+    @cached_property
+    def definitions(self) -> Definitions:
+        definitions = Definitions(self.database, self.settings.sessions.cache_staleness)
+        self.doorbell.answer(Channel.DEFINITIONS, definitions.ring)
+        return definitions
+
     # Tokens and sessions
 
     @cached_property
@@ -124,7 +143,9 @@ class BaseBuild:
 
     @cached_property
     def permissions(self) -> Permissions:
-        return Permissions.of_settings(self.settings)
+        permissions = Permissions.of_settings(self.settings)
+        permissions.follow(self.definitions)
+        return permissions
 
     @cached_property
     def access_tokens(self) -> AccessTokens:
@@ -141,7 +162,12 @@ class BaseBuild:
 
     @cached_property
     def token_validation(self) -> TokenValidation:
-        return TokenValidation(self.access_tokens, self.session_validation, self.slices)
+        return TokenValidation(
+            access_tokens=self.access_tokens,
+            sessions=self.session_validation,
+            permissions=self.permissions,
+            slices=self.slices,
+        )
 
     @cached_property
     def refresh_codec(self) -> RefreshTokenCodec:
@@ -149,7 +175,11 @@ class BaseBuild:
 
     @cached_property
     def token_issuer(self) -> TokenIssuer:
-        return TokenIssuer(self.access_tokens, self.refresh_codec)
+        return TokenIssuer(self.access_tokens, self.refresh_codec, self.session_cookies)
+
+    @cached_property
+    def session_cookies(self) -> SessionCookies:
+        return SessionCookies(self.settings.sessions.cookie, self.clock)
 
     @cached_property
     def session_opening(self) -> SessionOpening:
@@ -158,6 +188,7 @@ class BaseBuild:
             issuer=self.token_issuer,
             settings=self.settings.sessions,
             tokens=self.settings.tokens,
+            permissions=self.permissions,
             clock=self.clock,
         )
 
@@ -193,6 +224,15 @@ class BaseBuild:
             clock=self.clock,
         )
 
+    @cached_property
+    def bulk_session_ending(self) -> BulkSessionEnding:
+        return BulkSessionEnding(
+            database=self.database,
+            cache=self.session_cache,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
     # Limits and attempts
 
     @cached_property
@@ -206,6 +246,66 @@ class BaseBuild:
         )
 
     @cached_property
+    def policies(self) -> Policies:
+        return Policies(
+            database=self.database,
+            limiter=self.rate_limiter,
+            definitions=self.definitions,
+            in_settings=policies_from(self.settings.rate_limits.all_policies()),
+            clock=self.clock,
+        )
+
+    @cached_property
+    def role_definitions(self) -> RoleDefinitions:
+        return RoleDefinitions(
+            database=self.database,
+            permissions=self.permissions,
+            definitions=self.definitions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def block_list(self) -> BlockList:
+        blocks = BlockList(
+            database=self.database,
+            allowed=self.settings.blocks.allowed_networks(),
+            clock=self.clock,
+        )
+        self.doorbell.answer(Channel.IP_BLOCKS, blocks.ring)
+        return blocks
+
+    @cached_property
+    def violations(self) -> Violations:
+        return Violations(
+            database=self.database,
+            blocks=self.block_list,
+            settings=self.settings.blocks,
+            networks=self.settings.brute_force,
+            slices=self.slices,
+            clock=self.clock,
+        )
+
+    @cached_property
+    def screening(self) -> Screening:
+        return Screening(
+            blocks=self.block_list,
+            violations=self.violations,
+            limiter=self.rate_limiter,
+            networks=self.settings.brute_force,
+        )
+
+    @cached_property
+    def ip_blocking(self) -> IpBlocking:
+        return IpBlocking(
+            database=self.database,
+            blocks=self.block_list,
+            violations=self.violations,
+            settings=self.settings.blocks,
+            clock=self.clock,
+        )
+
+    @cached_property
     def brute_force(self) -> BruteForce:
         return BruteForce(self.database, self.settings.brute_force, self.keyring)
 
@@ -214,12 +314,25 @@ class BaseBuild:
         return Attempts(self.database, self.brute_force, self.clock)
 
     @cached_property
+    def login_freezes(self) -> LoginFreezes:
+        freezes = LoginFreezes(self.database)
+        self.doorbell.answer(Channel.LOGIN_FREEZES, freezes.ring)
+        return freezes
+
+    @cached_property
     def recent_login(self) -> RecentLogin:
         return RecentLogin(self.settings.second_factors.recent_login, self.clock)
 
     @cached_property
-    def password_policy(self) -> PasswordPolicy:
-        return PasswordPolicy(self.settings.passwords.preset)
+    def password_acceptance(self) -> PasswordAcceptance:
+        policy = PasswordPolicy(self.settings.passwords.preset)
+        return PasswordAcceptance(policy, self.hasher, self.breached_passwords)
+
+    @cached_property
+    def breached_passwords(self) -> BreachedPasswords | None:
+        settings = self.settings.passwords.breached
+        ranges = open_ranges(settings, self.http, proxy_rules(self.settings.outbound))
+        return None if ranges is None else BreachedPasswords(ranges, settings, self.clock)
 
     # API keys
 

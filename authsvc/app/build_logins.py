@@ -112,6 +112,7 @@ class LoginBuild(BaseBuild):
     def second_factors(self) -> SecondFactors:
         return SecondFactors(
             settings=self.settings.second_factors,
+            permissions=self.permissions,
             totp=self.totp,
             passkeys=self.passkeys,
             clock=self.clock,
@@ -133,6 +134,7 @@ class LoginBuild(BaseBuild):
             attempts=self.attempts,
             completion=self.completion,
             proofs=proofs,
+            freezes=self.login_freezes,
             clock=self.clock,
         )
 

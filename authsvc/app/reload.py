@@ -11,6 +11,7 @@ RELOADED = (
     "callers",
     "rate_limits.policies",
     "brute_force",
+    "blocks",
     "codes.requests_per_address",
     "codes.requests_per_ip",
     "codes.resend_interval",

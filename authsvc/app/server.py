@@ -87,6 +87,8 @@ class Server:
         settings: Settings,
         handlers: Iterable[object],
         authenticate_bearer: Callable[[str], Awaitable[Claims]],
+        admit_address: Callable[[str], Awaitable[None]],
+        note_refusal: Callable[[str], Awaitable[None]],
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -110,6 +112,8 @@ class Server:
             connections=self._connections,
             log=self._log,
             authenticate_bearer=authenticate_bearer,
+            admit_address=admit_address,
+            note_refusal=note_refusal,
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(

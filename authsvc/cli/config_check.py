@@ -21,6 +21,7 @@ from authsvc.errors import (
     ServerError,
     ServiceError,
 )
+from authsvc.outbound.breached_passwords import open_ranges
 from authsvc.outbound.http import open_session
 from authsvc.outbound.providers import open_providers
 from authsvc.outbound.proxy import proxy_rules
@@ -90,6 +91,7 @@ async def check_deeply(settings: Settings) -> list[Finding]:
         findings.append(_certificate("http.tls", lambda: WebTls(tls)))
     findings += await _databases(settings.database)
     findings += await _delivery(settings)
+    findings += await _breached_passwords(settings)
     return findings + await _providers(settings)
 
 
@@ -142,6 +144,23 @@ async def _delivery(settings: Settings) -> list[Finding]:
     return [Finding(name, detail="accepts connections")]
 
 
+async def _breached_passwords(settings: Settings) -> list[Finding]:
+    async with open_session() as http:
+        key = "passwords.breached"
+        try:
+            ranges = open_ranges(settings.passwords.breached, http, proxy_rules(settings.outbound))
+        except ConfigError as error:
+            return [Finding(key, problem) for problem in error.problems]
+        if ranges is None:
+            return []
+        with capture_logs() as lines:
+            try:
+                found = await ranges.fetch("00000")
+            except (ProviderMisconfigured, ProviderUnavailable):
+                return [Finding(key, _why_unavailable(lines, "answer"))]
+        return [Finding(key, detail=f"knows {len(found)} passwords of the range 00000")]
+
+
 async def _providers(settings: Settings) -> list[Finding]:
     async with open_session() as http:
         providers = open_providers(
@@ -160,18 +179,18 @@ async def _providers(settings: Settings) -> list[Finding]:
                     async with providers.use(name) as found:
                         await found.authorization_url("state", "nonce", "challenge", "uri")
                 except (ProviderMisconfigured, ProviderUnavailable):
-                    findings.append(Finding(key, _why_unavailable(lines)))
+                    findings.append(Finding(key, _why_unavailable(lines, "description")))
                 else:
                     findings.append(Finding(key, detail="describes itself"))
     return findings
 
 
-def _why_unavailable(lines: list[MutableMapping[str, Any]]) -> str:
+def _why_unavailable(lines: list[MutableMapping[str, Any]], what: str) -> str:
     """Return the cause as the log has it, which is where it is told."""
     told = [
         " ".join(f"{key}={value}" for key, value in line.items() if key not in _LOG_KEYS)
         for line in lines
     ]
     events = [str(line["event"]).replace("_", " ") for line in lines]
-    causes = "; ".join(f"{event} ({what})" for event, what in zip(events, told, strict=True))
-    return f"its description can't be used: {causes or 'no answer as it should be'}"
+    causes = "; ".join(f"{event} ({facts})" for event, facts in zip(events, told, strict=True))
+    return f"its {what} can't be used: {causes or 'no answer as it should be'}"

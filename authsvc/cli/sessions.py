@@ -17,12 +17,14 @@ from authsvc.cli.output import (
     emit_page,
     fail,
 )
+from authsvc.cli.sessions_revoke_all import revoke_all
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import Session
 
 app = Commands(help="List and revoke the sessions of users.")
+app.command("revoke-all")(revoke_all)
 
 
 @app.command("list")
@@ -52,6 +54,7 @@ def list_sessions(
             "methods": session.authentication_methods,
             "ip": session.client.ip,
             "user_agent": session.client.user_agent,
+            "impersonator": session.impersonator,
         }
         for session in with_use_cases(config, secrets, work)
     ]

@@ -14,6 +14,9 @@ from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
 
+# Progress is one line per this many users.
+_USERS_PER_LINE = 10_000
+
 
 def export_users(
     file: Annotated[Path, typer.Argument(help="The file (- for standard output).")] = Path("-"),
@@ -35,10 +38,12 @@ def export_users(
     async def main(stream: BinaryIO) -> int:
         count = 0
         async with open_parts(settings) as parts:
-            lines = parts.use.user_export.lines(cli_call(), with_passwords=not without_passwords)
-            async for line in lines:
-                _write(stream, line)
+            users = parts.use.user_export.run(cli_call(), with_passwords=not without_passwords)
+            async for user in users:
+                _write(stream, user.line)
                 count += 1
+                if count % _USERS_PER_LINE == 0:
+                    print(f"{count} users so far", file=sys.stderr)
         return count
 
     if str(file) == "-":

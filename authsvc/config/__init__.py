@@ -2,11 +2,15 @@
 
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.audit import AuditForwardSettings, AuditSettings, SyslogSettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
+from authsvc.config.cookies import CookieSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings, SmtpSettings, WebhookSettings
+from authsvc.config.detections import DetectionSettings, DetectionsSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings, ProviderSettings
 from authsvc.config.imports import ImportSettings
@@ -19,26 +23,33 @@ from authsvc.config.limits import (
 from authsvc.config.loading import ConfigError, Loaded, load, load_with_notes
 from authsvc.config.log import LogSettings
 from authsvc.config.outbound import OutboundSettings
-from authsvc.config.passwords import PasswordSettings
+from authsvc.config.passwords import BreachedPasswordSettings, PasswordSettings
 from authsvc.config.retention import RetentionSettings
 from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.settings import Settings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import KeySettings, Section
 
 __all__ = [
     "ApiKeySettings",
     "AuditForwardSettings",
     "AuditSettings",
+    "BlockSettings",
+    "BreachedPasswordSettings",
     "BruteForceSettings",
     "CallerSettings",
     "CodeSettings",
     "ConfigError",
+    "CookieSettings",
     "DatabaseSettings",
     "DeliverySettings",
+    "DetectionSettings",
+    "DetectionsSettings",
     "EmailSettings",
+    "EncryptionSettings",
     "GrpcSettings",
     "HttpSettings",
     "ImportSettings",
@@ -63,6 +74,7 @@ __all__ = [
     "SyslogSettings",
     "TlsSettings",
     "TokenSettings",
+    "TurnSettings",
     "WebhookSettings",
     "load",
     "load_with_notes",

@@ -27,7 +27,7 @@ class DatabaseSettings(Section):
         16,
         ge=1,
         description=(
-            "The maximum number of connections of a replica; two more are used for reading"
+            "The maximum number of connections of a replica; three more are used for reading"
             " revocations and for notifications."
         ),
     )

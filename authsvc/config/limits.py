@@ -31,8 +31,19 @@ class PolicySettings(Section):
 class NamedPolicySettings(PolicySettings):
     """A rate-limit policy that callers may name."""
 
+    requests: int = Field(
+        ge=0,
+        le=1_000_000_000,
+        description="How much may be used in a window; with 0, nothing is ever allowed.",
+    )
     durable: bool = Field(
         False, description="Whether its counts survive a crash of PostgreSQL: see below."
+    )
+    unlimited: bool = Field(
+        False, description="Whether everything is allowed, whatever the numbers, without a query."
+    )
+    shadow: bool = Field(
+        False, description="Whether it counts and reports, but refuses nothing: see below."
     )
 
 
@@ -105,6 +116,14 @@ class BruteForceSettings(Section):
     api_keys_per_user: PolicySettings = Field(
         PolicySettings(requests=50, window=timedelta(days=1)),
         description="API keys that one user creates, revoked ones included.",
+    )
+    session_keys_per_user: PolicySettings = Field(
+        PolicySettings(requests=300, window=timedelta(hours=1)),
+        description="Session keys that one user has attested, repeated ones included.",
+    )
+    turn_credentials_per_user: PolicySettings = Field(
+        PolicySettings(requests=300, window=timedelta(hours=1)),
+        description="Credentials for TURN servers that one user gets.",
     )
     max_consecutive_failures: int = Field(
         100,

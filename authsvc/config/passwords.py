@@ -1,10 +1,48 @@
-"""Owns the settings of passwords: the policy, and the cost of hashing."""
+"""Owns the settings of passwords: the policy, breached ones, and the cost of hashing."""
 
-from typing import Literal, Self
+from datetime import timedelta
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from authsvc.config.types import Section
+from authsvc.config.types import Address, Between, Duration, FilePath, Section
+
+
+class BreachedPasswordSettings(Section):
+    """The look-up of new passwords in a service that knows breached ones, by range."""
+
+    address: Address | None = Field(
+        None,
+        description=(
+            "Where to ask, such as `https://api.pwnedpasswords.com/range`; the first five digits of"
+            " the password's SHA-1 are appended. Without it, nobody is asked."
+        ),
+    )
+    ca_file: FilePath | None = Field(
+        None, description="Authorities to trust instead of the system's, PEM."
+    )
+    timeout: Annotated[Duration, Between("1ms", "10s")] = Field(
+        timedelta(seconds=2), description="How long an answer may take."
+    )
+    on_failure: Literal["allow", "refuse"] = Field(
+        "allow",
+        description=(
+            "What happens to a new password if there is no valid answer in time; `refuse` answers"
+            " `PROVIDER_UNAVAILABLE`."
+        ),
+    )
+    threshold: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="A password that was breached more often than this is refused.",
+    )
+    cache_size: int = Field(
+        256, ge=1, le=65_536, description="Answers that are remembered, of about 35 kB each."
+    )
+    cache_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(days=1), description="How long an answer is remembered."
+    )
 
 
 class PasswordSettings(Section):
@@ -49,6 +87,10 @@ class PasswordSettings(Section):
             "Memory of all hashes that are computed at once, in MiB; others wait. At least"
             " `argon2_memory_kib`."
         ),
+    )
+
+    breached: BreachedPasswordSettings = Field(
+        BreachedPasswordSettings(), description="The look-up of breached passwords."
     )
 
     @model_validator(mode="after")

@@ -19,8 +19,17 @@ class RetentionSettings(Section):
     messages: Duration = Field(
         timedelta(days=7), description="Messages that were sent or given up."
     )
+    addresses: Annotated[Duration, Between("1d")] | None = Field(
+        None,
+        description="Whole IP addresses of sessions and audit events; older ones are truncated to"
+        " their network, /24 (IPv4) or /48 (IPv6): see below.",
+    )
     unverified_accounts: Annotated[Duration, Between("1d")] | None = Field(
         None, description="Accounts that nobody ever verified: see below."
+    )
+    # Replicas must have read that a block was lifted before its row is gone.
+    ip_blocks: Annotated[Duration, Between("5m")] = Field(
+        timedelta(days=1), description="Ended blocks of addresses."
     )
     interval: Annotated[Duration, Between("1ms")] = Field(
         timedelta(minutes=5), description="About how often each replica cleans up."

@@ -6,11 +6,14 @@ from pydantic import Field, model_validator
 
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.audit import AuditSettings
+from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
 from authsvc.config.database import DatabaseSettings
 from authsvc.config.delivery import DeliverySettings
+from authsvc.config.detections import DetectionsSettings
 from authsvc.config.emails import EmailSettings
+from authsvc.config.encryption import EncryptionSettings
 from authsvc.config.factors import PasskeySettings, SecondFactorSettings
 from authsvc.config.federation import OAuthSettings
 from authsvc.config.imports import ImportSettings
@@ -23,7 +26,9 @@ from authsvc.config.secrets import SecretSettings
 from authsvc.config.server import GrpcSettings, HttpSettings, TlsSettings
 from authsvc.config.sessions import SessionSettings
 from authsvc.config.tokens import TokenSettings
+from authsvc.config.turn import TurnSettings
 from authsvc.config.types import PermissionName, RoleName, Section
+from authsvc.models.session_keys import STATEMENT_AUDIENCE
 
 
 def _shipped_permissions() -> dict[str, tuple[str, ...]]:
@@ -41,12 +46,14 @@ class Settings(Section):
     )
     database: DatabaseSettings
     secrets: SecretSettings
+    encryption: EncryptionSettings = EncryptionSettings()
     tokens: TokenSettings = TokenSettings()
     sessions: SessionSettings = SessionSettings()
     emails: EmailSettings = EmailSettings()
     passwords: PasswordSettings = PasswordSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     brute_force: BruteForceSettings = BruteForceSettings()
+    blocks: BlockSettings = BlockSettings()
     codes: CodeSettings = CodeSettings()
     delivery: DeliverySettings = DeliverySettings()
     second_factors: SecondFactorSettings = SecondFactorSettings()
@@ -54,9 +61,11 @@ class Settings(Section):
     oauth: OAuthSettings = OAuthSettings()
     outbound: OutboundSettings = OutboundSettings()
     api_keys: ApiKeySettings = ApiKeySettings()
+    turn: TurnSettings = TurnSettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
+    detections: DetectionsSettings = DetectionsSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,
@@ -69,6 +78,13 @@ class Settings(Section):
         repeated = sorted({name for name in identities if identities.count(name) > 1})
         if repeated:
             raise ValueError(f"callers has duplicate identities: {', '.join(repeated)}")
+        return self
+
+    @model_validator(mode="after")
+    def _audience_of_statements_is_reserved(self) -> "Settings":
+        audiences = {self.tokens.audience}.union(*(caller.audiences for caller in self.callers))
+        if STATEMENT_AUDIENCE in audiences:
+            raise ValueError(f'the audience "{STATEMENT_AUDIENCE}" is reserved')
         return self
 
     @model_validator(mode="after")

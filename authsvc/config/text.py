@@ -25,6 +25,8 @@ _EXAMPLE_HEAD = """\
 # For what has no default, by its key or the end of it.
 _EXAMPLES: Mapping[str, Any] = MappingProxyType(
     {
+        "retention.addresses": "30d",
+        "breached.address": "https://api.pwnedpasswords.com/range",
         "certificate_file": "/etc/authsvc/tls/tls.crt",
         "key_file": "/etc/authsvc/tls/tls.key",
         "client_ca_file": "/etc/authsvc/tls/ca.crt",
@@ -48,6 +50,9 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "outbound.no_proxy": [".internal", "10.0.0.0/8"],
         "api_keys.policy": "api",
         "unverified_accounts": "60d",
+        "cookie.domain": "example.com",
+        # The default name excludes a domain.
+        "cookie.name": "__Secure-session",
     }
 )
 _NAMES = MappingProxyType({"NAME": "example", "ROLE": "user"})

@@ -30,6 +30,10 @@ class TokenSettings(Section):
         timedelta(minutes=10),
         description="How long tokens from IssueServiceToken and ExchangeToken are valid.",
     )
+    session_key_lifetime: Annotated[Duration, Between("1s")] = Field(
+        timedelta(hours=1),
+        description="How long a session key and its statement are valid, at most and by default.",
+    )
     refresh_grace: Annotated[Duration, Between("0s", "300s")] = Field(
         timedelta(seconds=10),
         description="How long the previous refresh token still gets the current one.",

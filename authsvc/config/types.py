@@ -194,6 +194,14 @@ _HOST = rf"(?:{_NAMED}|{_IPV4}|\[(?:{_ipv6()})\])"
 Host = Annotated[
     str, Form(rf"{_NAMED}|{_IPV4}|{_ipv6()}", "a host's name or address, without a port")
 ]
+# An address is a network of its own; bits beyond the prefix count for nothing.
+NetworkText = Annotated[
+    str,
+    Form(
+        rf"{_IPV4}(?:/{durations.number(0, 32)})?|(?:{_ipv6()})(?:/{durations.number(0, 128)})?",
+        'an IP address or a network, such as "192.0.2.0/24" or "2001:db8::/32"',
+    ),
+]
 # Without a host: all interfaces. Port 0 is any free port.
 _LISTEN = rf"{_HOST}?:(?:0|{_PORT})"
 HttpListen = Annotated[

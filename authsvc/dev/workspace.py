@@ -40,6 +40,10 @@ issuer = {issuer}
 channel = "folder"
 folder = {messages}
 
+# `make demo` waits for a detection.
+[detections]
+interval = "1s"
+
 # `make demo` runs this identity provider; the client secret is in secrets/.
 [oauth]
 redirect_uris = [{redirect_uri}]

@@ -11,7 +11,10 @@ from authsvc.models.ids import SessionId, UserId
 
 @dataclass(frozen=True, slots=True)
 class SecurityEvent:
-    """An audit event as shown to the user it concerns."""
+    """An audit event as shown to the user it concerns.
+
+    `impersonator` is the service that acted in the user's name, if the session was impersonated.
+    """
 
     event_id: UUID
     occur_time: datetime
@@ -19,6 +22,7 @@ class SecurityEvent:
     session_id: SessionId | None
     ip: str | None
     user_agent: str
+    impersonator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

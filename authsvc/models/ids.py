@@ -13,3 +13,6 @@ FactorId = NewType("FactorId", UUID)
 
 
 ApiKeyId = NewType("ApiKeyId", UUID)
+
+
+SessionKeyId = NewType("SessionKeyId", UUID)

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
+from authsvc.models.definitions import DefinedIn
+
 # Names that start with this are those of the service's own policies.
 OWN_PREFIX = "authsvc."
+MAX_REQUESTS = 1_000_000_000
+# What is left of no limit: the largest number that every client can read.
+UNLIMITED = 2**53 - 1
 
 
 class Algorithm(StrEnum):
@@ -23,7 +28,8 @@ class Policy:
     """A named limit: `requests` per `window`, and at most `burst` in any one second (0: no cap).
 
     A crash of the database loses at most the last second of counts if the policy is `durable`, and
-    all of them otherwise.
+    all of them otherwise. With 0 `requests` nothing is ever allowed; with `unlimited` everything
+    is, whatever the numbers. A `shadow` policy counts and reports, but refuses nothing.
     """
 
     name: str
@@ -32,6 +38,34 @@ class Policy:
     burst: int = 0
     algorithm: Algorithm = Algorithm.TOKEN_BUCKET
     durable: bool = False
+    unlimited: bool = False
+    shadow: bool = False
+    defined_in: DefinedIn = DefinedIn.SETTINGS
+
+
+class Effect(StrEnum):
+    """What an override does."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    NUMBERS = "numbers"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What holds for one key in place of its policy's numbers, until it expires if it does.
+
+    `requests`, `window` (None: the policy's) and `burst` count for the effect NUMBERS only.
+    """
+
+    policy: str
+    key: str
+    effect: Effect
+    requests: int = 0
+    window: timedelta | None = None
+    burst: int = 0
+    expire_time: datetime | None = None
+    note: str = ""
 
 
 class Charge(NamedTuple):
@@ -50,8 +84,9 @@ class Verdict(NamedTuple):
     """The state of a key under a policy; times are in seconds.
 
     `limit` is the most that can be available at once: the policy's requests or, if `is_burst`, its
-    burst, which is lower. `retry_after` is 0 if the charge fits and None if it never can. A tuple,
-    like `Charge`.
+    burst, which is lower; UNLIMITED if there is none. `retry_after` is 0 if the charge fits and
+    None if it never can. `shadow_rejected` means that it is allowed only because its policy is a
+    shadow. A tuple, like `Charge`.
     """
 
     policy: str
@@ -62,6 +97,7 @@ class Verdict(NamedTuple):
     retry_after: float | None
     reset_after: float
     is_burst: bool = False
+    shadow_rejected: bool = False
 
 
 class CheckResult(NamedTuple):

@@ -1,7 +1,8 @@
-"""Owns the domain value of a session, and the reasons for which one is revoked."""
+"""Owns the domain values of a session and of a selection, and the reasons for a revocation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from authsvc.models.calls import ClientContext
@@ -28,7 +29,9 @@ class Session:
 
     `refresh_counter` is the number of the current refresh token; `user_status` and `user_roles`
     are those of the user when the row was read. `other_ip` is an address of the other family than
-    the client's, from which the user had logged in on the same device.
+    the client's, from which the user had logged in on the same device. `idle_lifetime` is how long
+    it lasts without being used, if the user's roles said so when it was opened. `impersonator` is
+    the identity of the service that opened it in the user's name; None if the user logged in.
     """
 
     session_id: SessionId
@@ -47,6 +50,8 @@ class Session:
     user_status: UserStatus
     user_roles: tuple[str, ...]
     other_ip: str | None = None
+    idle_lifetime: timedelta | None = None
+    impersonator: str | None = None
 
     def end_reason(self) -> InactiveReason | None:
         """Return why the session is over before its time; None if it isn't."""
@@ -66,3 +71,31 @@ class Session:
     def is_in_force(self, now: datetime) -> bool:
         """Return whether what was issued under the session still counts, be it idle or not."""
         return self.end_reason() is None and now < self.absolute_expire_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSelection:
+    """The sessions, of any user, that meet all criteria; without criteria, all sessions.
+
+    `created_before` is exclusive and `created_after` inclusive. `network` is an address or a
+    network, as PostgreSQL reads it, from which the session was opened.
+    """
+
+    created_before: datetime | None = None
+    created_after: datetime | None = None
+    network: str | None = None
+    authentication_method: str = ""
+    user_ids: Sequence[UserId] = ()
+    impersonated_only: bool = False
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether there are no criteria."""
+        return not (
+            self.created_before
+            or self.created_after
+            or self.network
+            or self.authentication_method
+            or self.user_ids
+            or self.impersonated_only
+        )

@@ -9,7 +9,11 @@ from authsvc.models.ids import SessionId, UserId
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens that a login returns; `session_token` and `csrf_token` are "" after a refresh."""
+    """The tokens that a login returns.
+
+    `session_token`, `csrf_token` and `set_cookie`, a header that carries the session token, are ""
+    after a refresh; `refresh_token` is "" for an impersonated session.
+    """
 
     access_token: str = field(repr=False)
     access_token_expire_time: datetime
@@ -19,6 +23,7 @@ class Tokens:
     session_token: str = field(repr=False)
     csrf_token: str = field(repr=False)
     user_id: UserId
+    set_cookie: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

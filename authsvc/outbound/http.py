@@ -1,4 +1,4 @@
-"""Owns JSON requests to HTTP servers, bounded in time and size, without redirects.
+"""Owns requests to HTTP servers for JSON and text, bounded in time and size, without redirects.
 
 The content of responses is never logged and never part of an error.
 """
@@ -6,6 +6,7 @@ The content of responses is never logged and never part of an error.
 import json
 import ssl
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,17 @@ class JsonClient:
         """
         return await self._request("GET", url, headers or {}, None)
 
+    async def get_text(self, url: str, headers: Mapping[str, str]) -> str:
+        """Return the text of the response to a GET whose status has to be 200; raise as `get` does.
+
+        `provider_failed` in the log says what other status there was.
+        """
+        status, body = await self._send("GET", url, headers, None)
+        if status != HTTPStatus.OK:
+            log.warning("provider_failed", provider=self.provider, host=_host(url), status=status)
+            raise ProviderUnavailable
+        return body.decode("utf-8", "replace")
+
     async def post(
         self, url: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None
     ) -> Answer:
@@ -72,6 +84,12 @@ class JsonClient:
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
     ) -> Answer:
+        status, body = await self._send(method, url, headers, form)
+        return Answer(self.provider, _host(url), status, _parsed(body))
+
+    async def _send(
+        self, method: str, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None
+    ) -> tuple[int, bytes]:
         try:
             async with self._session.request(
                 method,
@@ -83,8 +101,7 @@ class JsonClient:
                 ssl=self._tls,
                 proxy=self._proxies.of(url),
             ) as response:
-                content = _parsed(await self._read(response))
-                return Answer(self.provider, _host(url), response.status, content)
+                return response.status, await self._read(response)
         # ValueError: too long, or an invalid URL.
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failure(url, error) from None

@@ -12,25 +12,30 @@ from math import ceil
 from uuid import UUID
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from authsvc.core.audit.request_receipts import CreateRequest
 from authsvc.core.lib.emails import MAX_EMAIL_BYTES
+from authsvc.core.lib.networks import parse_network
 from authsvc.core.passwords.hashing import MAX_PASSWORD_BYTES
 from authsvc.errors import FieldInvalid
 from authsvc.models.calls import ClientContext
+from authsvc.models.definitions import DefinedIn
 from authsvc.models.ids import SessionId, UserId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims, Tokens
 from authsvc.v1 import common_pb2, session_service_pb2
 
 MAX_BATCH = 1_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# The limits of a Timestamp (timestamp.proto).
-_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
-_NANOS = 1_000_000_000
+_LONGEST_SECONDS = 36_500 * 86_400
+_FIRST_SECOND = -62_135_596_800
+# The end of the year 9998.
+_LAST_SECOND = 253_370_764_799
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -41,6 +46,10 @@ _IP = re.compile(
     re.ASCII,
 )
 _MAX_IP = 80
+_MAX_NETWORK = 64
+# The limits of a Duration (duration.proto).
+_MAX_SECONDS = 315_576_000_000
+_NANOS = 1_000_000_000
 _NO_CLIENT = ClientContext()
 
 
@@ -91,6 +100,17 @@ def token(value: str, field: str) -> str:
     return value
 
 
+def create_request(request_id: str, message: Message) -> CreateRequest | None:
+    """Return what tells a create request apart from all others, or None if it has no id."""
+    if not request_id:
+        return None
+    parsed = uuid(request_id, "request_id")
+    if not parsed.int:
+        raise FieldInvalid("request_id", "must not be the nil UUID")
+    content = message.SerializeToString(deterministic=True)
+    return CreateRequest(parsed, message.DESCRIPTOR.full_name.encode() + b"\0" + content)
+
+
 def thumbprint(value: bytes, field: str) -> bytes:
     """Return a SHA-256 hash, or b"" if there is none."""
     if value and len(value) != 32:
@@ -127,13 +147,19 @@ def client_context(message: common_pb2.ClientContext, field: str = "client") -> 
     if not (ip or user_agent or device_id):
         return _NO_CLIENT
     return ClientContext(
-        ip=_ip(ip, f"{field}.ip") if ip else None,
+        ip=ip_address(ip, f"{field}.ip") if ip else None,
         user_agent=text(user_agent, f"{field}.user_agent", 1024),
         device_id=text(device_id, f"{field}.device_id", 256),
     )
 
 
-def _ip(value: str, field: str) -> str:
+def client_ip(message: common_pb2.ClientContext) -> str | None:
+    """Return the IP address of the end user's client in canonical form, or None without one."""
+    return ip_address(message.ip, "client.ip") if message.ip else None
+
+
+def ip_address(value: str, field: str) -> str:
+    """Return an IP address in canonical form."""
     try:
         return _canonical_ip(value)
     except ValueError:
@@ -157,16 +183,30 @@ def _canonical_ip(value: str) -> str:
     return str(address.ipv4_mapped or address)
 
 
+def network(value: str, field: str) -> str:
+    """Return a network in CIDR notation; an address is the network of it alone."""
+    try:
+        return parse_network(text(value, field, _MAX_NETWORK, required=True))
+    except ValueError:
+        raise FieldInvalid(
+            field, "must be an address or a network without bits beyond its prefix"
+        ) from None
+
+
 def authentication_methods(values: Sequence[str], field: str) -> tuple[str, ...]:
     """Return 1 to 8 RFC 8176 values, without duplicates."""
     if not 1 <= len(values) <= 8:
         raise FieldInvalid(field, "must have 1 to 8 items")
     for index, value in enumerate(values):
-        if not _METHOD.fullmatch(value):
-            raise FieldInvalid(
-                f"{field}[{index}]", "must be 1 to 32 lower-case letters, digits and hyphens"
-            )
+        authentication_method(value, f"{field}[{index}]")
     return tuple(dict.fromkeys(values))
+
+
+def authentication_method(value: str, field: str) -> str:
+    """Return an RFC 8176 value."""
+    if not _METHOD.fullmatch(value):
+        raise FieldInvalid(field, "must be 1 to 32 lower-case letters, digits and hyphens")
+    return value
 
 
 def scopes(values: Sequence[str], field: str) -> Sequence[str]:
@@ -178,16 +218,29 @@ def scopes(values: Sequence[str], field: str) -> Sequence[str]:
     return values
 
 
-def time(message: Timestamp, field: str) -> datetime:
-    """Return the time in a message, to the microsecond."""
-    if not (_MIN_SECONDS <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
-        raise FieldInvalid(field, "must be a time in the years 1 to 9999")
-    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
-
-
 def timestamp(time: datetime) -> Timestamp:
     """Return a time, which must be aware, as a message."""
     return Timestamp(seconds=int(time.timestamp()), nanos=time.microsecond * 1_000)
+
+
+def time(message: Message, field: str) -> datetime | None:
+    """Return the time in a field of a request, in whole microseconds, or None if it isn't set."""
+    if not message.HasField(field):
+        return None
+    value: Timestamp = getattr(message, field)
+    if not 0 <= value.nanos < _NANOS:
+        raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
+    try:
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+    except OverflowError:
+        raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
+
+
+def interval(message: Duration, field: str) -> timedelta:
+    """Return a duration that is not negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
+        raise FieldInvalid(field, "must be a valid duration that is not negative")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def duration(seconds: float) -> Duration:
@@ -201,6 +254,43 @@ def fill_duration(message: Duration, seconds: float) -> None:
     """Set `message` to a duration, rounded as by `duration`."""
     message.seconds, micros = divmod(ceil(seconds * 1_000_000), 1_000_000)
     message.nanos = micros * 1_000
+
+
+def lifetime(message: Duration, field: str) -> timedelta:
+    """Return a duration that isn't negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _LONGEST_SECONDS and 0 <= message.nanos < 1_000_000_000):
+        raise FieldInvalid(field, f"must be from 0 s to {_LONGEST_SECONDS} s")
+    if message.nanos % 1_000:
+        raise FieldInvalid(field, "must be in whole microseconds")
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+
+
+def between(value: timedelta, field: str, least: timedelta, most: timedelta) -> timedelta:
+    """Return a duration that is from `least` to `most`."""
+    if not least <= value <= most:
+        raise FieldInvalid(
+            field, f"must be from {least.total_seconds():.0f} s to {most.total_seconds():.0f} s"
+        )
+    return value
+
+
+def future_time(message: Timestamp, field: str, now: datetime) -> datetime:
+    """Return a time after `now`, with the microseconds of its nanoseconds."""
+    if not _FIRST_SECOND <= message.seconds <= _LAST_SECOND or not (
+        0 <= message.nanos < 1_000_000_000
+    ):
+        raise FieldInvalid(field, "must be a time from the year 1 to 9998")
+    time = datetime.fromtimestamp(message.seconds, UTC) + timedelta(
+        microseconds=message.nanos // 1_000
+    )
+    if time <= now:
+        raise FieldInvalid(field, "must be in the future")
+    return time
+
+
+def defined_in(value: DefinedIn) -> common_pb2.DefinedIn.ValueType:
+    """Return where something is defined as an enum value of the API."""
+    return common_pb2.DefinedIn.Value(f"DEFINED_IN_{value.name}")
 
 
 def inactive_reason(
@@ -239,11 +329,14 @@ def tokens_message(tokens: Tokens) -> common_pb2.Tokens:
         access_token=tokens.access_token,
         access_token_expire_time=timestamp(tokens.access_token_expire_time),
         refresh_token=tokens.refresh_token,
-        refresh_token_expire_time=timestamp(tokens.refresh_token_expire_time),
+        refresh_token_expire_time=(
+            timestamp(tokens.refresh_token_expire_time) if tokens.refresh_token else None
+        ),
         session_id=str(tokens.session_id),
         session_token=tokens.session_token,
         csrf_token=tokens.csrf_token,
         user_id=str(tokens.user_id),
+        set_cookie=tokens.set_cookie,
     )
 
 
@@ -260,6 +353,7 @@ def session_message(session: Session) -> session_service_pb2.Session:
         user_agent=session.client.user_agent,
         device_id=session.client.device_id,
         authentication_methods=session.authentication_methods,
+        impersonator=session.impersonator or "",
     )
     if session.revoke_time is not None and session.revoke_reason is not None:
         message.revoke_time.CopyFrom(timestamp(session.revoke_time))

@@ -14,7 +14,14 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from authsvc.config import GrpcSettings
-from authsvc.errors import FieldInvalid, Reason, ServiceError, bearer_invalid
+from authsvc.errors import (
+    FieldInvalid,
+    Reason,
+    ServiceError,
+    TooManyAttempts,
+    bearer_invalid,
+    impersonation_not_allowed,
+)
 from authsvc.metrics import Metrics
 from authsvc.models.tokens import Claims
 from authsvc.rpc.access import ACCESS, Access
@@ -22,6 +29,7 @@ from authsvc.rpc.call_context import CALL, CallContext
 from authsvc.rpc.call_log import CallLog
 from authsvc.rpc.callers import Callers, rejected
 from authsvc.rpc.connections import Connections
+from authsvc.rpc.convert import client_ip
 from authsvc.rpc.load import Load
 from authsvc.rpc.status import CODES, to_status
 
@@ -40,7 +48,10 @@ _OK = grpc.StatusCode.OK.name
 class InterceptorDeps:
     """What the pipelines of all RPCs share.
 
-    `authenticate_bearer` returns the claims of a user's access token, or raises BEARER_INVALID.
+    `authenticate_bearer` returns the claims of a user's access token, whose only actor may be an
+    impersonator, or raises BEARER_INVALID.
+    `admit_address` raises IP_BLOCKED for a user's address that is blocked, and `note_refusal` gets
+    those that exceeded a limit.
     """
 
     settings: GrpcSettings
@@ -50,6 +61,8 @@ class InterceptorDeps:
     connections: Connections
     log: CallLog
     authenticate_bearer: Callable[[str], Awaitable[Claims]]
+    admit_address: Callable[[str], Awaitable[None]]
+    note_refusal: Callable[[str], Awaitable[None]]
     tls_1_3_only: bool
 
 
@@ -124,7 +137,13 @@ class _RpcPipeline:
         call = CALL.get()
         try:
             request = await self._enter(call, messages, context)
-            response = self._serialize(await self._handle(request, context))
+            try:
+                answer = await self._handle(request, context)
+            except TooManyAttempts as refusal:
+                if refusal.ip is not None:
+                    await self._deps.note_refusal(refusal.ip)
+                raise
+            response = self._serialize(answer)
         except BaseException as error:  # noqa: BLE001 - the last resort; it raises in any case
             await self._fail(error, call, context)
         self._end(call)
@@ -147,13 +166,17 @@ class _RpcPipeline:
         access = self._access
         self._admit(call, context)
         if access.bearer:
-            call.claims = await self._deps.authenticate_bearer(call.bearer())
+            call.claims = claims = await self._deps.authenticate_bearer(call.bearer())
+            if claims.actors and not access.impersonated:
+                raise impersonation_not_allowed("An impersonated session must not do this.")
         request = messages
         if self._reads_one:
             message = await context.read()
             if message is grpc.aio.EOF:
                 raise FieldInvalid("", "The request message is missing.")
             request = self._parse(cast("bytes", message))
+        if access.screened and (ip := client_ip(request.client)) is not None:
+            await self._deps.admit_address(ip)
         if access.long_lived:
             call.pool.let_last(call)
         return request

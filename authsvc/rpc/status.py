@@ -17,6 +17,7 @@ from grpc import StatusCode
 
 from authsvc.errors import (
     FieldInvalid,
+    IpBlocked,
     Overloaded,
     ProviderUnavailable,
     Reason,
@@ -39,6 +40,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.SESSION_BINDING_MISMATCH: StatusCode.UNAUTHENTICATED,
         Reason.BEARER_INVALID: StatusCode.UNAUTHENTICATED,
         Reason.CALLER_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
+        Reason.IMPERSONATION_NOT_ALLOWED: StatusCode.PERMISSION_DENIED,
         Reason.EMAIL_TAKEN: StatusCode.ALREADY_EXISTS,
         Reason.USER_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.SESSION_NOT_FOUND: StatusCode.NOT_FOUND,
@@ -57,9 +59,19 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.EMAIL_NOT_VERIFIED: StatusCode.FAILED_PRECONDITION,
         Reason.LAST_CREDENTIAL: StatusCode.FAILED_PRECONDITION,
         Reason.LIMIT_REACHED: StatusCode.FAILED_PRECONDITION,
+        Reason.DEFINED_IN_SETTINGS: StatusCode.FAILED_PRECONDITION,
+        Reason.ROLE_NOT_FOUND: StatusCode.NOT_FOUND,
+        Reason.OVERRIDE_NOT_FOUND: StatusCode.NOT_FOUND,
         Reason.PROVIDER_UNAVAILABLE: StatusCode.UNAVAILABLE,
         Reason.PROVIDER_MISCONFIGURED: StatusCode.FAILED_PRECONDITION,
+        Reason.LOGIN_FROZEN: StatusCode.FAILED_PRECONDITION,
+        Reason.SESSION_INVALID: StatusCode.UNAUTHENTICATED,
+        Reason.NOT_CONFIGURED: StatusCode.FAILED_PRECONDITION,
         Reason.SERVICE_STOPPING: StatusCode.UNAVAILABLE,
+        Reason.IP_BLOCKED: StatusCode.PERMISSION_DENIED,
+        Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
+        Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
+        Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
         Reason.CURSOR_TOO_OLD: StatusCode.OUT_OF_RANGE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
@@ -95,6 +107,8 @@ def _details(error: ServiceError, request_id: str) -> list[Message]:
             details.append(_retry(error.retry_after))
             violation = QuotaFailure.Violation(subject=error.subject, description=error.message)
             details.append(QuotaFailure(violations=[violation]))
+        case IpBlocked(retry_after=float() as seconds):
+            details.append(_retry(seconds))
         case Overloaded():
             details.append(_retry(error.retry_after))
         case StoreUnavailable() | ProviderUnavailable() | ServiceStopping():

@@ -12,13 +12,18 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.store.log_reading import Log
 from authsvc.store.postgres.connector import Connection
 
-# The target of inserts. `refresh.advance` and `session_opening.open_session` insert the event in
-# their own statement, to save a round trip; all others call `insert`.
+# The target of inserts. `refresh`, `session_opening` and `session_selection` insert the event in
+# their own statement, to save round trips; all others call `insert`.
 TARGET = """audit_events (
     event_id, occur_time, type, caller, request_id, user_id, session_id, ip, user_agent, detail)"""
+# Every event of an impersonated session says so, whatever wrote it: the statements named above
+# never write one of such a session.
 _INSERT = f"""
 INSERT INTO {TARGET}
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::jsonb || coalesce((
+    SELECT jsonb_build_object('impersonator', impersonator) FROM sessions
+    WHERE session_id = $7 AND impersonator IS NOT NULL), '{{}}'))
+RETURNING detail ->> 'impersonator'
 """  # noqa: S608 - made of constants
 
 
@@ -27,9 +32,9 @@ _MILLISECOND = timedelta(milliseconds=1)
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
 
-async def insert(connection: Connection, row: AuditRow) -> None:
-    """Insert an event."""
-    await connection.execute(
+async def insert(connection: Connection, row: AuditRow) -> str | None:
+    """Insert an event; return the impersonator, which is added to the detail, of its session."""
+    impersonator: str | None = await connection.fetchval(
         _INSERT,
         row.event_id,
         row.occur_time,
@@ -42,6 +47,7 @@ async def insert(connection: Connection, row: AuditRow) -> None:
         row.client.user_agent,
         row.detail,
     )
+    return impersonator
 
 
 _COLUMNS = """

@@ -18,6 +18,9 @@ class Channel(StrEnum):
 
     REVOCATIONS = "authsvc_revocations"
     OUTBOX = "authsvc_outbox"
+    LOGIN_FREEZES = "authsvc_login_freezes"
+    IP_BLOCKS = "authsvc_ip_blocks"
+    DEFINITIONS = "authsvc_definitions"
 
 
 def ring_after_commit(connection: Connection, channel: Channel) -> None:

@@ -34,7 +34,8 @@ LAST_EVENT = EventKey(datetime.max.replace(tzinfo=UTC), _LAST_ID)
 
 # The first condition on the time lets PostgreSQL skip partitions; the second alone does not.
 _LIST_EVENTS = """
-SELECT event_id, occur_time, type, session_id, host(ip) AS ip, user_agent
+SELECT event_id, occur_time, type, session_id, host(ip) AS ip, user_agent,
+    detail ->> 'impersonator' AS impersonator
 FROM audit_events
 WHERE user_id = $1 AND occur_time <= $2 AND (occur_time, event_id) < ($2, $3)
 ORDER BY occur_time DESC, event_id DESC LIMIT $4
@@ -54,6 +55,7 @@ async def list_events(
             row["session_id"],
             row["ip"],
             row["user_agent"],
+            row["impersonator"],
         )
         for row in rows
     ]
@@ -65,7 +67,8 @@ SMALL: Mapping[str, str] = MappingProxyType(
         "user": """
             SELECT user_id, email, email_canonical, display_name, roles, status, origin,
                 failed_logins, failed_device_logins, create_time, update_time, last_login_time,
-                email_verify_time, has_second_factor, password_hash IS NOT NULL AS has_password
+                email_verify_time, has_second_factor, password_hash IS NOT NULL AS has_password,
+                password_change_required
             FROM users WHERE user_id = $1""",
         "device": """
             SELECT last_use_time, trust_expire_time FROM devices
@@ -90,8 +93,13 @@ LARGE: Mapping[str, str] = MappingProxyType(
             SELECT session_id, create_time, last_use_time, authentication_time, refresh_time,
                 idle_expire_time, absolute_expire_time, host(ip) AS ip,
                 host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
-                refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time
+                refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time, impersonator
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
+        "session_key": """
+            SELECT session_key_id, session_id, purpose, k.kind AS session_key_kind, public_key,
+                k.create_time, k.expire_time
+            FROM session_keys k JOIN sessions USING (session_id)
+            WHERE user_id = $1 AND session_key_id > $2 ORDER BY session_key_id LIMIT $3""",
         "factor": """
             SELECT factor_id, kind AS factor_kind, name, create_time, confirm_time, last_use_time,
                 last_step, sign_count, transports, backup_eligible

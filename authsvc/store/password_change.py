@@ -49,7 +49,8 @@ async def delete_reset_codes(connection: Connection, user_id: UserId) -> None:
 
 
 _REPLACE = """
-UPDATE users SET password_hash = $3, pepper_id = $4, update_time = $5
+UPDATE users SET password_hash = $3, pepper_id = $4, update_time = $5,
+    password_change_required = false
 WHERE user_id = $1 AND status = 'active' AND password_hash IS NOT DISTINCT FROM $2
 RETURNING user_id
 """

@@ -8,6 +8,7 @@ from authsvc.store.postgres.database import Connection
 
 _REPLACE = f"""
 UPDATE users SET password_hash = $2, pepper_id = $3, update_time = $4,
+    password_change_required = false,
     {FORGET_FAILURES_BY_ONE_PROOF}
 WHERE user_id = $1
 """  # noqa: S608 - made of constants

@@ -18,7 +18,10 @@ from authsvc.store.postgres.connector import Connection
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """A policy in the database's form; a burst of 0 means none."""
+    """A policy in the database's form; a burst of 0 means none.
+
+    A charge to a shadow rule prevents no other charge of its check.
+    """
 
     policy: str
     algorithm: str
@@ -26,6 +29,7 @@ class Rule:
     window_us: int
     burst: int
     durable: bool = False
+    shadow: bool = False
 
 
 class Kind(NamedTuple):
@@ -83,7 +87,7 @@ async def charge(
 
 _CHARGE_TOGETHER = """
 SELECT granted, remaining, retry_us, reset_us
-FROM rate_limit_charge_together($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+FROM rate_limit_charge_together($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 """
 
 
@@ -99,7 +103,8 @@ async def charge_together(
 
     The first `sizes[0]` charges are the first check's, and so on; within a check, no two have the
     same policy and key. Return a row for each charge, in order. If a check's charges were not
-    granted, those with a retry_us of 0 would have fitted alone.
+    granted, those with a retry_us of 0 would have fitted alone. Charges to shadow rules that don't
+    fit are left out of their check.
 
     Raises:
         KeysHeld: Nothing was charged.
@@ -117,6 +122,7 @@ async def charge_together(
         *_columns(rules),
         costs,
         sizes,
+        [rule.shadow for rule in rules],
         at_us,
     )
 

@@ -17,7 +17,7 @@ WITH factors_gone AS (DELETE FROM factors WHERE user_id = $1),
      keys_gone AS (DELETE FROM api_keys WHERE user_id = $1),
      devices_gone AS (DELETE FROM devices WHERE user_id = $1)
 UPDATE users SET email = $2, display_name = $3, password_hash = NULL, pepper_id = NULL,
-    has_second_factor = false, {FORGET_FAILURES},
+    has_second_factor = false, password_change_required = false, {FORGET_FAILURES},
     email_verify_time = $4, update_time = $4
 WHERE user_id = $1
 """  # noqa: S608 - made of constants

@@ -8,16 +8,19 @@ from authsvc.store.postgres.database import Connection
 
 _REPLACE = """
 WITH replaced AS (DELETE FROM recovery_codes WHERE user_id = $1)
-INSERT INTO recovery_codes (user_id, code_hash, create_time)
-SELECT $1, code_hash, $3 FROM unnest($2::bytea[]) AS new (code_hash)
+INSERT INTO recovery_codes (user_id, code_hash, key_id, create_time)
+SELECT $1, code_hash, $3, $4 FROM unnest($2::bytea[]) AS new (code_hash)
 """
 
 
 async def replace(
-    connection: Connection, user_id: UserId, hashes: Sequence[bytes], now: datetime
+    connection: Connection, user_id: UserId, hashes: Sequence[bytes], key_id: str, now: datetime
 ) -> None:
-    """Replace the user's codes with new keyed hashes; the caller has locked the user's row."""
-    await connection.execute(_REPLACE, user_id, list(hashes), now)
+    """Replace the user's codes with new hashes under a key of the keyring.
+
+    The caller has locked the user's row.
+    """
+    await connection.execute(_REPLACE, user_id, list(hashes), key_id, now)
 
 
 _COUNT = "SELECT count(*) FROM recovery_codes WHERE user_id = $1"

@@ -31,7 +31,8 @@ class PresentedToken:
 class AdvanceTimes:
     """When a session expires if it is not used again, and until when a lost answer was given.
 
-    A token that was issued after `lost_until` may still be repeated, so none is burned for it.
+    A session with a shorter idle lifetime of its own expires sooner. A token that was issued after
+    `lost_until` may still be repeated, so none is burned for it.
     """
 
     idle_expire_time: datetime
@@ -47,7 +48,7 @@ WITH advanced AS (
     UPDATE sessions s
     SET refresh_counter = s.refresh_counter + 1, refresh_burned = s.refresh_counter - $2,
         refresh_time = $3, last_use_time = greatest(s.last_use_time, $3),
-        idle_expire_time = least($4, s.absolute_expire_time)
+        idle_expire_time = least($3 + s.idle_lifetime, $4, s.absolute_expire_time)
     FROM users u
     WHERE s.session_id = $1
         AND (s.refresh_counter = $2 OR (s.refresh_counter - s.refresh_burned - 1 = $2
@@ -116,7 +117,7 @@ WITH asked AS (
     SET refresh_counter = s.refresh_counter + 1,
         refresh_burned = s.refresh_counter - asked.counter, refresh_time = $3,
         last_use_time = greatest(s.last_use_time, $3),
-        idle_expire_time = least($4, s.absolute_expire_time)
+        idle_expire_time = least($3 + s.idle_lifetime, $4, s.absolute_expire_time)
     FROM free, asked, users u
     WHERE s.session_id = free.session_id AND s.session_id = asked.session_id
         AND (s.refresh_counter = asked.counter

@@ -4,10 +4,13 @@ Rows that another replica is removing are skipped. The subqueries are arrays so 
 in a join PostgreSQL may run them again and exceed the limit.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 
 import asyncpg
 
+from authsvc.models.retention import Due
 from authsvc.store.postgres.connector import Connection
 
 _DELETE_SESSIONS = """
@@ -46,6 +49,41 @@ ORDER BY relname LIMIT $2
 _LIMIT_WAITING = "SET LOCAL lock_timeout = '500ms'; SAVEPOINT unlocked"
 _LOCK_AUDIT_EVENTS = "LOCK TABLE ONLY audit_events IN ACCESS EXCLUSIVE MODE"
 _GO_BACK = "ROLLBACK TO SAVEPOINT unlocked"
+
+
+# By kind: the table, and the time from which on the retention period counts.
+_ENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "sessions": ("sessions", "end_time"),
+        "api_keys": ("api_keys", "end_time"),
+        "revocations": ("revocations", "revoke_time"),
+        "devices": ("devices", "last_use_time"),
+        "one_time_codes": ("one_time_codes", "expire_time"),
+        "challenges": ("challenges", "expire_time"),
+        "oauth_states": ("oauth_states", "expire_time"),
+        "messages": ("outbox", "end_time"),
+        "session_keys": ("session_keys", "expire_time"),
+        "ip_blocks": ("ip_blocks", "expire_time"),
+        "request_receipts": ("request_receipts", "create_time"),
+        "policy_overrides": ("policy_overrides", "expire_time"),
+        "detections": ("detections", "quiet_until"),
+        "login_freezes": ("login_freezes", "expire_time"),
+        "rate_limits": ("rate_limits", "to_timestamp(expire_minute * 60.0)"),
+        "audit_events": ("audit_events", "occur_time"),
+    }
+)
+_FIND_DUE = """
+SELECT (SELECT count(*) FROM {table} WHERE {time} < $1) AS count,
+    (SELECT min({time}) FROM {table} WHERE {time} < 'infinity') AS oldest_time,
+    (SELECT min({time}) FROM {table} WHERE {time} >= $1 AND {time} < 'infinity') AS next_end_time
+"""
+
+
+async def find_due(connection: Connection, kind: str, before: datetime) -> Due:
+    """Return how many rows of a kind ended before that time, and when others did or will."""
+    table, time = _ENDS[kind]
+    [row] = await connection.fetch(_FIND_DUE.format(table=table, time=time), before)
+    return Due(row["count"], row["oldest_time"], row["next_end_time"])
 
 
 async def delete_sessions(connection: Connection, ended_before: datetime, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Owns the opening of a session: the new row, the end of surplus sessions, and the audit event."""
+"""Owns the opening of sessions: the new row, the end of surplus sessions, and the audit event."""
 
 from authsvc.models.audit import AuditRow
 from authsvc.models.ids import SessionId
@@ -13,6 +13,7 @@ _OPEN = f"""
 WITH surplus AS (
     SELECT session_id FROM sessions
     WHERE user_id = $2 AND revoke_time IS NULL AND idle_expire_time > $3
+        AND impersonator IS NULL
     ORDER BY session_id DESC OFFSET $13
 ), replaced AS (
     UPDATE sessions SET revoke_time = $3, revoke_reason = $14
@@ -24,11 +25,12 @@ WITH surplus AS (
     INSERT INTO sessions (
         session_id, user_id, create_time, last_use_time, authentication_time, refresh_time,
         idle_expire_time, absolute_expire_time, ip, user_agent, device_id, authentication_methods,
-        token_hash, csrf_hash, refresh_counter, other_ip
-    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, (
+        token_hash, csrf_hash, refresh_counter, idle_lifetime, other_ip
+    ) VALUES ($1, $2, $3, $3, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12,
+        make_interval(secs => $20), (
         SELECT ip FROM sessions
         WHERE device_id = $8 AND $8 <> '' AND family(ip) <> family($6) AND user_id = $2
-            AND revoke_time IS NULL AND idle_expire_time > $3
+            AND revoke_time IS NULL AND idle_expire_time > $3 AND impersonator IS NULL
         ORDER BY session_id DESC LIMIT 1))
 ), recorded AS (
     INSERT INTO {audit.TARGET}
@@ -45,7 +47,8 @@ async def open_session(
     """Insert a session and end all but the `keep` newest active others; return their ids.
 
     Its `other_ip` is the address of the newest active session of the same device that was opened
-    over the other family of addresses.
+    over the other family of addresses. Impersonated sessions are not the user's: they neither count
+    nor end.
 
     The ended sessions are announced as revoked and listed in the event's detail; the event's time,
     user, session and client are those of the new session. The caller has locked the user's row
@@ -72,7 +75,38 @@ async def open_session(
         event.call.caller,
         event.call.request_id,
         event.detail,
+        None if session.idle_lifetime is None else session.idle_lifetime.total_seconds(),
     )
     if rows:
         ring_after_commit(connection, Channel.REVOCATIONS)
     return [row["session_id"] for row in rows]
+
+
+_OPEN_IMPERSONATED = """
+INSERT INTO sessions (
+    session_id, user_id, create_time, last_use_time, authentication_time, refresh_time,
+    idle_expire_time, absolute_expire_time, ip, user_agent, device_id, authentication_methods,
+    token_hash, csrf_hash, refresh_counter, impersonator
+) VALUES ($1, $2, $3, $3, $4, $3, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+"""
+
+
+async def open_impersonated(connection: Connection, session: Session, token_hash: bytes) -> None:
+    """Insert an impersonated session; the user's own sessions stay as they are."""
+    await connection.execute(
+        _OPEN_IMPERSONATED,
+        session.session_id,
+        session.user_id,
+        session.create_time,
+        session.authentication_time,
+        session.idle_expire_time,
+        session.absolute_expire_time,
+        session.client.ip,
+        session.client.user_agent,
+        session.client.device_id,
+        session.authentication_methods,
+        token_hash,
+        session.csrf_hash,
+        session.refresh_counter,
+        session.impersonator,
+    )

@@ -24,7 +24,7 @@ COLUMNS = """
     s.idle_expire_time, s.absolute_expire_time, host(s.ip) AS ip, s.user_agent, s.device_id,
     s.authentication_methods, s.csrf_hash, s.refresh_counter, s.revoke_time, s.revoke_reason,
     u.status, u.roles, s.token_hash, s.refresh_time, s.refresh_burned,
-    host(s.other_ip) AS other_ip
+    host(s.other_ip) AS other_ip, s.idle_lifetime, s.impersonator
 """
 _LAST_ID = UUID(int=(1 << 128) - 1)
 
@@ -110,7 +110,8 @@ WITH free AS (
 )
 UPDATE sessions s
 SET last_use_time = greatest(s.last_use_time, $2),
-    idle_expire_time = greatest(s.idle_expire_time, least($3, s.absolute_expire_time))
+    idle_expire_time = greatest(s.idle_expire_time,
+        least($2 + s.idle_lifetime, $3, s.absolute_expire_time))
 FROM free, users u
 WHERE s.session_id = free.session_id AND s.revoke_time IS NULL AND s.idle_expire_time > $2
     AND u.user_id = s.user_id AND u.status = 'active'
@@ -125,6 +126,8 @@ async def extend(
     idle_expire_time: datetime,
 ) -> Mapping[SessionId, StoredSession]:
     """Extend the active ones of these sessions, never past their absolute expiry; return them.
+
+    They are extended to `idle_expire_time`, or by a shorter idle lifetime of their own.
 
     A row locked by another transaction is skipped: it is being ended, refreshed or extended.
     """
@@ -213,5 +216,7 @@ def stored_session(row: asyncpg.Record) -> StoredSession:
         user_status=UserStatus(row["status"]),
         user_roles=tuple(row["roles"]),
         other_ip=row["other_ip"],
+        idle_lifetime=row["idle_lifetime"],
+        impersonator=row["impersonator"],
     )
     return StoredSession(session, row["token_hash"], row["refresh_time"], row["refresh_burned"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authsvc.models.ids import UserId
+from authsvc.models.retention import Due
 from authsvc.store.postgres.database import Connection
 
 
@@ -44,6 +45,29 @@ async def list_after(
     """Return the next accounts, stale or not, in order of their ids."""
     rows = await connection.fetch(_LIST, user_id, period.last_change, period.last_login, limit)
     return [Candidate(row["user_id"], row["is_stale"]) for row in rows]
+
+
+# $1 is not used here.
+_FIND_DUE = f"""
+WITH unverified AS (
+    SELECT greatest(create_time, update_time) AS change_time, {_STALE}
+        AND NOT EXISTS (SELECT FROM sessions s WHERE s.user_id = u.user_id)
+        AND NOT EXISTS (SELECT FROM identities i WHERE i.user_id = u.user_id)
+        AND NOT EXISTS (SELECT FROM factors f WHERE f.user_id = u.user_id)
+        AND NOT EXISTS (SELECT FROM api_keys k WHERE k.user_id = u.user_id) AS is_due
+    FROM users u
+    WHERE $1::uuid IS NULL AND origin = 'register' AND status = 'active'
+        AND email_verify_time IS NULL)
+SELECT count(*) FILTER (WHERE is_due) AS count, min(change_time) AS oldest_time,
+    min(change_time) FILTER (WHERE change_time >= $2) AS next_end_time
+FROM unverified
+"""  # noqa: S608 - made of constants
+
+
+async def find_due(connection: Connection, period: Period) -> Due:
+    """Return how many accounts are abandoned, and when others were last changed."""
+    [row] = await connection.fetch(_FIND_DUE, None, period.last_change, period.last_login)
+    return Due(row["count"], row["oldest_time"], row["next_end_time"])
 
 
 _IS_ABANDONED = f"""

@@ -6,7 +6,6 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 
@@ -42,9 +41,9 @@ class Credential:
     pepper_id: str | None
 
 
-_FIRST_ID = UUID(int=0)
 _COLUMNS = """
-    user_id, email, display_name, roles, status, create_time, email_verify_time, has_second_factor
+    user_id, email, display_name, roles, status, create_time, email_verify_time, has_second_factor,
+    last_login_time, password_change_required
 """
 _INSERT = """
 INSERT INTO users (user_id, email, email_canonical, display_name, password_hash, pepper_id,
@@ -92,28 +91,6 @@ async def get(connection: Connection, user_id: UserId) -> User | None:
     """Return the account with this id, active or not."""
     row = await connection.fetchrow(_GET, user_id)
     return None if row is None else User(**_fields(row))
-
-
-_FIND = f"""
-SELECT {_COLUMNS} FROM users WHERE user_id = $1 OR email_canonical = $2
-"""  # noqa: S608 - made of constants
-
-
-async def find(connection: Connection, account: UserId | str) -> User | None:
-    """Return the account with this id or canonical address, active or not."""
-    row = await connection.fetchrow(_FIND, *_id_or_address(account))
-    return None if row is None else User(**_fields(row))
-
-
-_LIST = f"""
-SELECT {_COLUMNS} FROM users WHERE user_id > $1 ORDER BY user_id LIMIT $2
-"""  # noqa: S608 - made of constants
-
-
-async def list_after(connection: Connection, after: UserId | None, limit: int) -> list[User]:
-    """Return up to `limit` accounts in the order of their ids, those after `after`."""
-    rows = await connection.fetch(_LIST, after or _FIRST_ID, limit)
-    return [User(**_fields(row)) for row in rows]
 
 
 # The weaker lock still lets others insert rows that refer to the user. A deletion conflicts with

@@ -75,6 +75,7 @@ class Account(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EMAIL_VERIFY_TIME_FIELD_NUMBER: _builtins.int
     HAS_SECOND_FACTOR_FIELD_NUMBER: _builtins.int
+    LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user's id, a UUID."""
     email: _builtins.str
@@ -95,6 +96,12 @@ class Account(_message.Message):
     def email_verify_time(self) -> _timestamp_pb2.Timestamp:
         """When the user proved to own the address; absent if not yet."""
 
+    @_builtins.property
+    def last_login_time(self) -> _timestamp_pb2.Timestamp:
+        """When the user last logged in, or a session was created for the user;
+        absent if never, as far as is known.
+        """
+
     def __init__(
         self,
         *,
@@ -105,10 +112,11 @@ class Account(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         email_verify_time: _timestamp_pb2.Timestamp | None = ...,
         has_second_factor: _builtins.bool = ...,
+        last_login_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email_verify_time", b"email_verify_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email_verify_time", b"email_verify_time", "last_login_time", b"last_login_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "email_verify_time", b"email_verify_time", "has_second_factor", b"has_second_factor", "roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "email", b"email", "email_verify_time", b"email_verify_time", "has_second_factor", b"has_second_factor", "last_login_time", b"last_login_time", "roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1186,6 +1194,7 @@ class SecurityEvent(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     IP_FIELD_NUMBER: _builtins.int
     USER_AGENT_FIELD_NUMBER: _builtins.int
+    IMPERSONATOR_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """The event's id, a UUID."""
     type: _builtins.str
@@ -1196,6 +1205,10 @@ class SecurityEvent(_message.Message):
     """The end user's IP address. May be empty."""
     user_agent: _builtins.str
     """The end user's User-Agent. May be empty."""
+    impersonator: _builtins.str
+    """The identity of the service that acted in the user's name, if the event
+    belongs to an impersonated session. Empty otherwise.
+    """
     @_builtins.property
     def occur_time(self) -> _timestamp_pb2.Timestamp:
         """When it occurred."""
@@ -1209,10 +1222,11 @@ class SecurityEvent(_message.Message):
         session_id: _builtins.str = ...,
         ip: _builtins.str = ...,
         user_agent: _builtins.str = ...,
+        impersonator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "ip", b"ip", "occur_time", b"occur_time", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "impersonator", b"impersonator", "ip", b"ip", "occur_time", b"occur_time", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -165,8 +165,9 @@ class AccountServiceServicer(object):
         """Sets a new password and notifies the user. If the account has no password
         yet, as after a login at a provider, a recent login is required instead of
         it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
-        CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,8 +177,9 @@ class AccountServiceServicer(object):
         """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
         old one. Requires a recent login. The answer is the same if another
         account has the new address: its owner gets a notice instead of the code.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -186,8 +188,8 @@ class AccountServiceServicer(object):
     def ConfirmEmailChange(self, request, context):
         """Replaces the account's address by the one that the code was sent to.
         Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,8 +207,8 @@ class AccountServiceServicer(object):
         ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
         verified address: otherwise somebody could register another person's
         address and lock them out with a second factor. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED, FIELD_INVALID.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -215,9 +217,9 @@ class AccountServiceServicer(object):
     def ConfirmTotp(self, request, context):
         """Completes the enrolment of an authenticator app with its first code and
         notifies the user. Requires a verified address and a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, CODE_INVALID,
+        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,8 +228,8 @@ class AccountServiceServicer(object):
     def BeginPasskeyRegistration(self, request, context):
         """Starts the registration of a passkey and cancels one that is pending.
         Requires a verified address and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED, FIELD_INVALID.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -239,9 +241,9 @@ class AccountServiceServicer(object):
         registered already is rejected. If the call fails, the device may hold a
         passkey that is not accepted: pass on the signals of ListFactors, so that
         the device forgets it. Requires a verified address and a recent login.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
-        FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, STATE_INVALID,
+        CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,8 +254,9 @@ class AccountServiceServicer(object):
         removing the last factor also removes the recovery codes. The last factor
         can't be removed if one of the user's roles requires one, nor a passkey
         that is the user's only way to log in. Requires a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
-        LAST_CREDENTIAL, FIELD_INVALID.
+        app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,7 +265,8 @@ class AccountServiceServicer(object):
     def GenerateRecoveryCodes(self, request, context):
         """Generates ten new recovery codes and notifies the user; the previous codes
         stop working. Requires a second factor and a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -279,8 +283,9 @@ class AccountServiceServicer(object):
     def UnlinkIdentity(self, request, context):
         """Unlinks an identity at another provider and notifies the user. Requires a
         recent login; a password, a passkey or another identity must remain.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -290,8 +295,8 @@ class AccountServiceServicer(object):
         """Creates an API key, which is returned only this once. Requires a recent
         login. The number of keys that a user creates per day is limited as well,
         including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+        LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -307,7 +312,8 @@ class AccountServiceServicer(object):
 
     def RevokeApiKey(self, request, context):
         """Revokes an API key at once. Succeeds even if the key was no longer active.
-        Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        KEY_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -325,7 +331,8 @@ class AccountServiceServicer(object):
         """Streams all data that the service holds on the user, except secrets, as
         JSON lines. It is not a snapshot: changes made during the export may or
         may not be included. Requires a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        OVERLOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -335,7 +342,7 @@ class AccountServiceServicer(object):
         """Erases the account: sessions and API keys end at once, and all data is
         deleted except audit events, which lose their personal fields. Requires a
         recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

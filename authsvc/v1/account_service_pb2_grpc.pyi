@@ -48,21 +48,23 @@ class AccountServiceStub:
     """Sets a new password and notifies the user. If the account has no password
     yet, as after a login at a provider, a recent login is required instead of
     it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
-    CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE.
     """
     RequestEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
     old one. Requires a recent login. The answer is the same if another
     account has the new address: its owner gets a notice instead of the code.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ConfirmEmailChange: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]
     """Replaces the account's address by the one that the code was sent to.
     Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
@@ -71,21 +73,21 @@ class AccountServiceStub:
     ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
     verified address: otherwise somebody could register another person's
     address and lock them out with a second factor. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED, FIELD_INVALID.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
     """
     ConfirmTotp: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]
     """Completes the enrolment of an authenticator app with its first code and
     notifies the user. Requires a verified address and a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, CODE_INVALID,
+    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]
     """Starts the registration of a passkey and cancels one that is pending.
     Requires a verified address and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED, FIELD_INVALID.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
     """
     FinishPasskeyRegistration: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]
     """Completes the registration of a passkey and notifies the user. The
@@ -93,22 +95,24 @@ class AccountServiceStub:
     registered already is rejected. If the call fails, the device may hold a
     passkey that is not accepted: pass on the signals of ListFactors, so that
     the device forgets it. Requires a verified address and a recent login.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
-    FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, STATE_INVALID,
+    CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]
     """Removes a factor and notifies the user. Trusted devices are forgotten, and
     removing the last factor also removes the recovery codes. The last factor
     can't be removed if one of the user's roles requires one, nor a passkey
     that is the user's only way to log in. Requires a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
-    LAST_CREDENTIAL, FIELD_INVALID.
+    app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
     """
     GenerateRecoveryCodes: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]
     """Generates ten new recovery codes and notifies the user; the previous codes
     stop working. Requires a second factor and a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
     """
     ListIdentities: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]
     """Returns the user's identities at other providers. Roles: app. Reasons:
@@ -117,15 +121,16 @@ class AccountServiceStub:
     UnlinkIdentity: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]
     """Unlinks an identity at another provider and notifies the user. Requires a
     recent login; a password, a passkey or another identity must remain.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
     """
     CreateApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]
     """Creates an API key, which is returned only this once. Requires a recent
     login. The number of keys that a user creates per day is limited as well,
     including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+    LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]
     """Returns the user's API keys, newest first, without the secrets. Roles:
@@ -133,7 +138,8 @@ class AccountServiceStub:
     """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]
     """Revokes an API key at once. Succeeds even if the key was no longer active.
-    Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    KEY_NOT_FOUND, FIELD_INVALID.
     """
     ListSecurityEvents: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]
     """Returns the security events of the account, newest first. Roles: app.
@@ -143,13 +149,14 @@ class AccountServiceStub:
     """Streams all data that the service holds on the user, except secrets, as
     JSON lines. It is not a snapshot: changes made during the export may or
     may not be included. Requires a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    OVERLOADED.
     """
     DeleteAccount: _grpc.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]
     """Erases the account: sessions and API keys end at once, and all data is
     deleted except audit events, which lose their personal fields. Requires a
     recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED.
     """
 
 @_typing.type_check_only
@@ -172,21 +179,23 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Sets a new password and notifies the user. If the account has no password
     yet, as after a login at a provider, a recent login is required instead of
     it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
-    CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE.
     """
     RequestEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RequestEmailChangeRequest, _account_service_pb2.RequestEmailChangeResponse]  # type: ignore[assignment]
     """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
     old one. Requires a recent login. The answer is the same if another
     account has the new address: its owner gets a notice instead of the code.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
     """
     ConfirmEmailChange: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmEmailChangeRequest, _account_service_pb2.ConfirmEmailChangeResponse]  # type: ignore[assignment]
     """Replaces the account's address by the one that the code was sent to.
     Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+    EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     ListFactors: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListFactorsRequest, _account_service_pb2.ListFactorsResponse]  # type: ignore[assignment]
     """Returns the user's second factors. Roles: app. Reasons: BEARER_INVALID."""
@@ -195,21 +204,21 @@ class AccountServiceAsyncStub(AccountServiceStub):
     ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
     verified address: otherwise somebody could register another person's
     address and lock them out with a second factor. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED, FIELD_INVALID.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
     """
     ConfirmTotp: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ConfirmTotpRequest, _account_service_pb2.ConfirmTotpResponse]  # type: ignore[assignment]
     """Completes the enrolment of an authenticator app with its first code and
     notifies the user. Requires a verified address and a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
-    FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, CODE_INVALID,
+    FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
     """
     BeginPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.BeginPasskeyRegistrationRequest, _account_service_pb2.BeginPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Starts the registration of a passkey and cancels one that is pending.
     Requires a verified address and a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-    LIMIT_REACHED, FIELD_INVALID.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
     """
     FinishPasskeyRegistration: _aio.UnaryUnaryMultiCallable[_account_service_pb2.FinishPasskeyRegistrationRequest, _account_service_pb2.FinishPasskeyRegistrationResponse]  # type: ignore[assignment]
     """Completes the registration of a passkey and notifies the user. The
@@ -217,22 +226,24 @@ class AccountServiceAsyncStub(AccountServiceStub):
     registered already is rejected. If the call fails, the device may hold a
     passkey that is not accepted: pass on the signals of ListFactors, so that
     the device forgets it. Requires a verified address and a recent login.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
-    FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, STATE_INVALID,
+    CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
     """
     RemoveFactor: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RemoveFactorRequest, _account_service_pb2.RemoveFactorResponse]  # type: ignore[assignment]
     """Removes a factor and notifies the user. Trusted devices are forgotten, and
     removing the last factor also removes the recovery codes. The last factor
     can't be removed if one of the user's roles requires one, nor a passkey
     that is the user's only way to log in. Requires a recent login. Roles:
-    app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
-    LAST_CREDENTIAL, FIELD_INVALID.
+    app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
     """
     GenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_account_service_pb2.GenerateRecoveryCodesRequest, _account_service_pb2.GenerateRecoveryCodesResponse]  # type: ignore[assignment]
     """Generates ten new recovery codes and notifies the user; the previous codes
     stop working. Requires a second factor and a recent login. Roles: app.
-    Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+    Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
     """
     ListIdentities: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListIdentitiesRequest, _account_service_pb2.ListIdentitiesResponse]  # type: ignore[assignment]
     """Returns the user's identities at other providers. Roles: app. Reasons:
@@ -241,15 +252,16 @@ class AccountServiceAsyncStub(AccountServiceStub):
     UnlinkIdentity: _aio.UnaryUnaryMultiCallable[_account_service_pb2.UnlinkIdentityRequest, _account_service_pb2.UnlinkIdentityResponse]  # type: ignore[assignment]
     """Unlinks an identity at another provider and notifies the user. Requires a
     recent login; a password, a passkey or another identity must remain.
-    Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+    FIELD_INVALID.
     """
     CreateApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.CreateApiKeyRequest, _account_service_pb2.CreateApiKeyResponse]  # type: ignore[assignment]
     """Creates an API key, which is returned only this once. Requires a recent
     login. The number of keys that a user creates per day is limited as well,
     including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+    LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListApiKeysRequest, _account_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Returns the user's API keys, newest first, without the secrets. Roles:
@@ -257,7 +269,8 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_account_service_pb2.RevokeApiKeyRequest, _account_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key at once. Succeeds even if the key was no longer active.
-    Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+    Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    KEY_NOT_FOUND, FIELD_INVALID.
     """
     ListSecurityEvents: _aio.UnaryUnaryMultiCallable[_account_service_pb2.ListSecurityEventsRequest, _account_service_pb2.ListSecurityEventsResponse]  # type: ignore[assignment]
     """Returns the security events of the account, newest first. Roles: app.
@@ -267,13 +280,14 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Streams all data that the service holds on the user, except secrets, as
     JSON lines. It is not a snapshot: changes made during the export may or
     may not be included. Requires a recent login. Roles: app. Reasons:
-    BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
+    BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+    OVERLOADED.
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_account_service_pb2.DeleteAccountRequest, _account_service_pb2.DeleteAccountResponse]  # type: ignore[assignment]
     """Erases the account: sessions and API keys end at once, and all data is
     deleted except audit events, which lose their personal fields. Requires a
     recent login. Roles: app. Reasons: BEARER_INVALID,
-    REAUTHENTICATION_REQUIRED.
+    IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -311,8 +325,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sets a new password and notifies the user. If the account has no password
         yet, as after a login at a provider, a recent login is required instead of
         it. Trusted devices are forgotten. Roles: app. Reasons: BEARER_INVALID,
-        CREDENTIALS_INVALID, PASSWORD_WEAK, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        IMPERSONATION_NOT_ALLOWED, CREDENTIALS_INVALID, PASSWORD_WEAK,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -324,8 +339,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a code to a new address, for ConfirmEmailChange, and a notice to the
         old one. Requires a recent login. The answer is the same if another
         account has the new address: its owner gets a notice instead of the code.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_INVALID, FIELD_INVALID,
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -336,8 +352,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.ConfirmEmailChangeResponse, _abc.Awaitable[_account_service_pb2.ConfirmEmailChangeResponse]]:
         """Replaces the account's address by the one that the code was sent to.
         Requires a recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, CODE_INVALID, EMAIL_INVALID, EMAIL_TAKEN,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, CODE_INVALID,
+        EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -358,8 +374,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         ConfirmTotp; an unconfirmed one is replaced. Requires a recent login and a
         verified address: otherwise somebody could register another person's
         address and lock them out with a second factor. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED, FIELD_INVALID.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -370,9 +386,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.ConfirmTotpResponse, _abc.Awaitable[_account_service_pb2.ConfirmTotpResponse]]:
         """Completes the enrolment of an authenticator app with its first code and
         notifies the user. Requires a verified address and a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_NOT_VERIFIED, CODE_INVALID, FACTOR_NOT_FOUND, LIMIT_REACHED,
-        FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, CODE_INVALID,
+        FACTOR_NOT_FOUND, LIMIT_REACHED, FIELD_INVALID, TOO_MANY_ATTEMPTS.
         """
 
     @_abc_1.abstractmethod
@@ -383,8 +399,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.BeginPasskeyRegistrationResponse, _abc.Awaitable[_account_service_pb2.BeginPasskeyRegistrationResponse]]:
         """Starts the registration of a passkey and cancels one that is pending.
         Requires a verified address and a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED,
-        LIMIT_REACHED, FIELD_INVALID.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        EMAIL_NOT_VERIFIED, LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -398,9 +414,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         registered already is rejected. If the call fails, the device may hold a
         passkey that is not accepted: pass on the signals of ListFactors, so that
         the device forgets it. Requires a verified address and a recent login.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        EMAIL_NOT_VERIFIED, STATE_INVALID, CREDENTIALS_INVALID, LIMIT_REACHED,
-        FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, EMAIL_NOT_VERIFIED, STATE_INVALID,
+        CREDENTIALS_INVALID, LIMIT_REACHED, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -413,8 +429,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         removing the last factor also removes the recovery codes. The last factor
         can't be removed if one of the user's roles requires one, nor a passkey
         that is the user's only way to log in. Requires a recent login. Roles:
-        app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND,
-        LAST_CREDENTIAL, FIELD_INVALID.
+        app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -425,7 +442,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.GenerateRecoveryCodesResponse, _abc.Awaitable[_account_service_pb2.GenerateRecoveryCodesResponse]]:
         """Generates ten new recovery codes and notifies the user; the previous codes
         stop working. Requires a second factor and a recent login. Roles: app.
-        Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
+        Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FACTOR_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -446,8 +464,9 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_account_service_pb2.UnlinkIdentityResponse, _abc.Awaitable[_account_service_pb2.UnlinkIdentityResponse]]:
         """Unlinks an identity at another provider and notifies the user. Requires a
         recent login; a password, a passkey or another identity must remain.
-        Roles: app. Reasons: BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        IDENTITY_NOT_FOUND, LAST_CREDENTIAL, FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, IDENTITY_NOT_FOUND, LAST_CREDENTIAL,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -459,8 +478,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates an API key, which is returned only this once. Requires a recent
         login. The number of keys that a user creates per day is limited as well,
         including keys already revoked. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN, LIMIT_REACHED,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED, POLICY_UNKNOWN,
+        LIMIT_REACHED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -480,7 +499,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_account_service_pb2.RevokeApiKeyResponse]]:
         """Revokes an API key at once. Succeeds even if the key was no longer active.
-        Roles: app. Reasons: BEARER_INVALID, KEY_NOT_FOUND, FIELD_INVALID.
+        Roles: app. Reasons: BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        KEY_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -502,7 +522,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams all data that the service holds on the user, except secrets, as
         JSON lines. It is not a snapshot: changes made during the export may or
         may not be included. Requires a recent login. Roles: app. Reasons:
-        BEARER_INVALID, REAUTHENTICATION_REQUIRED, OVERLOADED.
+        BEARER_INVALID, IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED,
+        OVERLOADED.
         """
 
     @_abc_1.abstractmethod
@@ -514,7 +535,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Erases the account: sessions and API keys end at once, and all data is
         deleted except audit events, which lose their personal fields. Requires a
         recent login. Roles: app. Reasons: BEARER_INVALID,
-        REAUTHENTICATION_REQUIRED.
+        IMPERSONATION_NOT_ALLOWED, REAUTHENTICATION_REQUIRED.
         """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,11 +3,16 @@
 isort:skip_file
 """
 
+from authsvc.v1 import common_pb2 as _common_pb2
+from authsvc.v1 import rate_limit_service_pb2 as _rate_limit_service_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +23,122 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _UserStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UserStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UserStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USER_STATUS_UNSPECIFIED: _UserStatus.ValueType  # 0
+    """Not given."""
+    USER_STATUS_ACTIVE: _UserStatus.ValueType  # 1
+    """The user may log in."""
+    USER_STATUS_DISABLED: _UserStatus.ValueType  # 2
+    """An operator disabled the user."""
+
+class UserStatus(_UserStatus, metaclass=_UserStatusEnumTypeWrapper):
+    """Whether a user may log in."""
+
+USER_STATUS_UNSPECIFIED: UserStatus.ValueType  # 0
+"""Not given."""
+USER_STATUS_ACTIVE: UserStatus.ValueType  # 1
+"""The user may log in."""
+USER_STATUS_DISABLED: UserStatus.ValueType  # 2
+"""An operator disabled the user."""
+Global___UserStatus: _TypeAlias = UserStatus  # noqa: Y015
+
+class _UserOrigin:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UserOriginEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UserOrigin.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USER_ORIGIN_UNSPECIFIED: _UserOrigin.ValueType  # 0
+    """Not known: the user is older than this record."""
+    USER_ORIGIN_REGISTER: _UserOrigin.ValueType  # 1
+    """By Register."""
+    USER_ORIGIN_FEDERATED: _UserOrigin.ValueType  # 2
+    """By a login at another provider."""
+    USER_ORIGIN_IMPORT: _UserOrigin.ValueType  # 3
+    """By an import."""
+    USER_ORIGIN_OPERATOR: _UserOrigin.ValueType  # 4
+    """By an operator."""
+
+class UserOrigin(_UserOrigin, metaclass=_UserOriginEnumTypeWrapper):
+    """How a user was created."""
+
+USER_ORIGIN_UNSPECIFIED: UserOrigin.ValueType  # 0
+"""Not known: the user is older than this record."""
+USER_ORIGIN_REGISTER: UserOrigin.ValueType  # 1
+"""By Register."""
+USER_ORIGIN_FEDERATED: UserOrigin.ValueType  # 2
+"""By a login at another provider."""
+USER_ORIGIN_IMPORT: UserOrigin.ValueType  # 3
+"""By an import."""
+USER_ORIGIN_OPERATOR: UserOrigin.ValueType  # 4
+"""By an operator."""
+Global___UserOrigin: _TypeAlias = UserOrigin  # noqa: Y015
+
+class _SigningKeyState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SigningKeyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SigningKeyState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SIGNING_KEY_STATE_UNSPECIFIED: _SigningKeyState.ValueType  # 0
+    """Never sent."""
+    SIGNING_KEY_STATE_PREPARED: _SigningKeyState.ValueType  # 1
+    """Published and will sign next."""
+    SIGNING_KEY_STATE_ACTIVE: _SigningKeyState.ValueType  # 2
+    """Signs and verifies."""
+    SIGNING_KEY_STATE_RETIRED: _SigningKeyState.ValueType  # 3
+    """Only verifies, until its last token has expired."""
+    SIGNING_KEY_STATE_REVOKED: _SigningKeyState.ValueType  # 4
+    """Neither signs nor verifies."""
+
+class SigningKeyState(_SigningKeyState, metaclass=_SigningKeyStateEnumTypeWrapper):
+    """The state of a signing key."""
+
+SIGNING_KEY_STATE_UNSPECIFIED: SigningKeyState.ValueType  # 0
+"""Never sent."""
+SIGNING_KEY_STATE_PREPARED: SigningKeyState.ValueType  # 1
+"""Published and will sign next."""
+SIGNING_KEY_STATE_ACTIVE: SigningKeyState.ValueType  # 2
+"""Signs and verifies."""
+SIGNING_KEY_STATE_RETIRED: SigningKeyState.ValueType  # 3
+"""Only verifies, until its last token has expired."""
+SIGNING_KEY_STATE_REVOKED: SigningKeyState.ValueType  # 4
+"""Neither signs nor verifies."""
+Global___SigningKeyState: _TypeAlias = SigningKeyState  # noqa: Y015
+
+class _OverrideEffect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OverrideEffectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverrideEffect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OVERRIDE_EFFECT_UNSPECIFIED: _OverrideEffect.ValueType  # 0
+    """Rejected."""
+    OVERRIDE_EFFECT_ALLOW: _OverrideEffect.ValueType  # 1
+    """Everything is allowed, and nothing is counted."""
+    OVERRIDE_EFFECT_DENY: _OverrideEffect.ValueType  # 2
+    """Nothing is allowed."""
+    OVERRIDE_EFFECT_NUMBERS: _OverrideEffect.ValueType  # 3
+    """The override's numbers hold."""
+
+class OverrideEffect(_OverrideEffect, metaclass=_OverrideEffectEnumTypeWrapper):
+    """What an override does."""
+
+OVERRIDE_EFFECT_UNSPECIFIED: OverrideEffect.ValueType  # 0
+"""Rejected."""
+OVERRIDE_EFFECT_ALLOW: OverrideEffect.ValueType  # 1
+"""Everything is allowed, and nothing is counted."""
+OVERRIDE_EFFECT_DENY: OverrideEffect.ValueType  # 2
+"""Nothing is allowed."""
+OVERRIDE_EFFECT_NUMBERS: OverrideEffect.ValueType  # 3
+"""The override's numbers hold."""
+Global___OverrideEffect: _TypeAlias = OverrideEffect  # noqa: Y015
 
 @_typing.final
 class ImportUsersRequest(_message.Message):
@@ -425,3 +546,1935 @@ class WatchAuditEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchAuditEventsResponse: _TypeAlias = WatchAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class User(_message.Message):
+    """A user as operators see it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFY_TIME_FIELD_NUMBER: _builtins.int
+    HAS_PASSWORD_FIELD_NUMBER: _builtins.int
+    PASSWORD_CHANGE_REQUIRED_FIELD_NUMBER: _builtins.int
+    FAILED_LOGINS_FIELD_NUMBER: _builtins.int
+    FAILED_DEVICE_LOGINS_FIELD_NUMBER: _builtins.int
+    LOCK_FIELD_NUMBER: _builtins.int
+    DEVICE_LOCK_FIELD_NUMBER: _builtins.int
+    FACTOR_KINDS_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id, a UUID."""
+    email: _builtins.str
+    """The e-mail address as it was given."""
+    display_name: _builtins.str
+    """The display name. May be empty."""
+    status: Global___UserStatus.ValueType
+    """Whether the user may log in."""
+    origin: Global___UserOrigin.ValueType
+    """How the user was created."""
+    has_password: _builtins.bool
+    """Whether the user has a password."""
+    password_change_required: _builtins.bool
+    """Whether the password opens no session until it has been changed; see
+    RequirePasswordChange.
+    """
+    failed_logins: _builtins.int
+    """How many logins have failed in a row from unknown devices."""
+    failed_device_logins: _builtins.int
+    """How many logins have failed in a row from devices that the user has logged
+    in from before. They are counted apart, so that strangers can't lock these
+    out.
+    """
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the user was created."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the account, its password or its roles last changed."""
+
+    @_builtins.property
+    def last_login_time(self) -> _timestamp_pb2.Timestamp:
+        """When a login last proved who the user is, or a session was created for the
+        user; absent if never.
+        """
+
+    @_builtins.property
+    def email_verify_time(self) -> _timestamp_pb2.Timestamp:
+        """When the address was verified; absent if it is not."""
+
+    @_builtins.property
+    def lock(self) -> Global___LoginLock:
+        """The lock on logins from unknown devices, whatever their network; absent if
+        there is none. A single network may be locked out earlier.
+        """
+
+    @_builtins.property
+    def device_lock(self) -> Global___LoginLock:
+        """The lock on logins from known devices, the longest of all; absent if there
+        is none.
+        """
+
+    @_builtins.property
+    def factor_kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The kinds of second factors: totp, passkey, recovery_code."""
+
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The providers at which the user has an identity."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        status: Global___UserStatus.ValueType = ...,
+        origin: Global___UserOrigin.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        last_login_time: _timestamp_pb2.Timestamp | None = ...,
+        email_verify_time: _timestamp_pb2.Timestamp | None = ...,
+        has_password: _builtins.bool = ...,
+        password_change_required: _builtins.bool = ...,
+        failed_logins: _builtins.int = ...,
+        failed_device_logins: _builtins.int = ...,
+        lock: Global___LoginLock | None = ...,
+        device_lock: Global___LoginLock | None = ...,
+        factor_kinds: _abc.Iterable[_builtins.str] | None = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_lock", b"device_lock", "email_verify_time", b"email_verify_time", "last_login_time", b"last_login_time", "lock", b"lock", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "device_lock", b"device_lock", "display_name", b"display_name", "email", b"email", "email_verify_time", b"email_verify_time", "factor_kinds", b"factor_kinds", "failed_device_logins", b"failed_device_logins", "failed_logins", b"failed_logins", "has_password", b"has_password", "last_login_time", b"last_login_time", "lock", b"lock", "origin", b"origin", "password_change_required", b"password_change_required", "providers", b"providers", "roles", b"roles", "status", b"status", "update_time", b"update_time", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class LoginLock(_message.Message):
+    """Logins with a password or a code are refused, because too many have failed.
+    A passkey, another provider and a password reset still work.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the lock ends; absent if it lasts until the user logs in by other
+        means or resets the password, or until UnlockUser.
+        """
+
+    def __init__(
+        self,
+        *,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoginLock: _TypeAlias = LoginLock  # noqa: Y015
+
+@_typing.final
+class GetUserRequest(_message.Message):
+    """The user to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    email: _builtins.str
+    """The user's e-mail address, in any spelling that counts as the same."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "user", b"user", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_user: _TypeAlias = _typing.Literal["user_id", "email"]  # noqa: Y015
+    _WhichOneofArgType_user: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_user) -> _WhichOneofReturnType_user | None: ...
+
+Global___GetUserRequest: _TypeAlias = GetUserRequest  # noqa: Y015
+
+@_typing.final
+class GetUserResponse(_message.Message):
+    """The user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserResponse: _TypeAlias = GetUserResponse  # noqa: Y015
+
+@_typing.final
+class ListUsersRequest(_message.Message):
+    """Which users to list; filters that are not given match all users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    EMAIL_PREFIX_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    VERIFIED_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    FROM_CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FROM_LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    UNTIL_LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The most users to return, up to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the previous response; empty for the first page.
+    All filters must be the same as before.
+    """
+    email_prefix: _builtins.str
+    """The beginning of the address, at most 254 bytes. Case doesn't matter; an
+    international domain is written in ASCII (xn--).
+    """
+    role: _builtins.str
+    """Users with this role, defined or not; at most 64 bytes."""
+    status: Global___UserStatus.ValueType
+    """Users with this status."""
+    verified: _builtins.bool
+    """Users whose address is verified, or those whose address is not."""
+    provider: _builtins.str
+    """Users with an identity at this provider; at most 64 bytes."""
+    @_builtins.property
+    def from_create_time(self) -> _timestamp_pb2.Timestamp:
+        """Users created at this time or later."""
+
+    @_builtins.property
+    def until_create_time(self) -> _timestamp_pb2.Timestamp:
+        """Users created before this time."""
+
+    @_builtins.property
+    def from_last_login_time(self) -> _timestamp_pb2.Timestamp:
+        """Users who last logged in at this time or later."""
+
+    @_builtins.property
+    def until_last_login_time(self) -> _timestamp_pb2.Timestamp:
+        """Users who last logged in before this time, but not those who never did."""
+
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        email_prefix: _builtins.str = ...,
+        role: _builtins.str = ...,
+        status: Global___UserStatus.ValueType = ...,
+        verified: _builtins.bool | None = ...,
+        provider: _builtins.str = ...,
+        from_create_time: _timestamp_pb2.Timestamp | None = ...,
+        until_create_time: _timestamp_pb2.Timestamp | None = ...,
+        from_last_login_time: _timestamp_pb2.Timestamp | None = ...,
+        until_last_login_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_verified", b"_verified", "from_create_time", b"from_create_time", "from_last_login_time", b"from_last_login_time", "until_create_time", b"until_create_time", "until_last_login_time", b"until_last_login_time", "verified", b"verified"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_verified", b"_verified", "email_prefix", b"email_prefix", "from_create_time", b"from_create_time", "from_last_login_time", b"from_last_login_time", "page_size", b"page_size", "page_token", b"page_token", "provider", b"provider", "role", b"role", "status", b"status", "until_create_time", b"until_create_time", "until_last_login_time", b"until_last_login_time", "verified", b"verified"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__verified: _TypeAlias = _typing.Literal["verified"]  # noqa: Y015
+    _WhichOneofArgType__verified: _TypeAlias = _typing.Literal["_verified", b"_verified"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__verified) -> _WhichOneofReturnType__verified | None: ...
+
+Global___ListUsersRequest: _TypeAlias = ListUsersRequest  # noqa: Y015
+
+@_typing.final
+class ListUsersResponse(_message.Message):
+    """A page of users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page; empty if this is the last."""
+    @_builtins.property
+    def users(self) -> _containers.RepeatedCompositeFieldContainer[Global___User]:
+        """The users; may be fewer than asked for, or none, on any page."""
+
+    def __init__(
+        self,
+        *,
+        users: _abc.Iterable[Global___User] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "users", b"users"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUsersResponse: _TypeAlias = ListUsersResponse  # noqa: Y015
+
+@_typing.final
+class CreateUserRequest(_message.Message):
+    """The user to create."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The e-mail address."""
+    password: _builtins.str
+    """The password, which has to meet the password policy; at most 1024 bytes.
+    If empty, the user has none, and sets one with a code (StartPasswordReset)
+    or logs in by other means.
+    """
+    display_name: _builtins.str
+    """The display name; at most 256 bytes, without control characters or line
+    breaks. May be empty.
+    """
+    email_verified: _builtins.bool
+    """Whether the address is known to be the user's."""
+    request_id: _builtins.str
+    """An id of this request, a random UUID, or empty. If the request is repeated
+    with it within a day, no second user is created, and the answer is the
+    user that the first one created, as it is by then. Another request with
+    the same id fails with REQUEST_ID_REUSED.
+    """
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles, which have to be defined; none means the role "user"."""
+
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+        password: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        email_verified: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "email_verified", b"email_verified", "password", b"password", "request_id", b"request_id", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateUserRequest: _TypeAlias = CreateUserRequest  # noqa: Y015
+
+@_typing.final
+class CreateUserResponse(_message.Message):
+    """The new user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateUserResponse: _TypeAlias = CreateUserResponse  # noqa: Y015
+
+@_typing.final
+class UpdateUserRequest(_message.Message):
+    """A change of a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    EMAIL_VERIFIED_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    display_name: _builtins.str
+    """The new display name, as for CreateUser."""
+    email: _builtins.str
+    """The new e-mail address."""
+    email_verified: _builtins.bool
+    """Whether the address is known to be the user's."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of the fields to change: display_name, email, email_verified; at
+        least one. The others stay as they are. For roles, see SetUserRoles.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        email: _builtins.str = ...,
+        email_verified: _builtins.bool = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "email", b"email", "email_verified", b"email_verified", "update_mask", b"update_mask", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserRequest: _TypeAlias = UpdateUserRequest  # noqa: Y015
+
+@_typing.final
+class UpdateUserResponse(_message.Message):
+    """The user after the change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateUserResponse: _TypeAlias = UpdateUserResponse  # noqa: Y015
+
+@_typing.final
+class SetUserRolesRequest(_message.Message):
+    """New roles for a user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All the roles that the user is to have, which have to be defined; may be
+        none.
+        """
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserRolesRequest: _TypeAlias = SetUserRolesRequest  # noqa: Y015
+
+@_typing.final
+class SetUserRolesResponse(_message.Message):
+    """The user with the new roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUserRolesResponse: _TypeAlias = SetUserRolesResponse  # noqa: Y015
+
+@_typing.final
+class DisableUserRequest(_message.Message):
+    """The user to disable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableUserRequest: _TypeAlias = DisableUserRequest  # noqa: Y015
+
+@_typing.final
+class DisableUserResponse(_message.Message):
+    """The user, disabled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableUserResponse: _TypeAlias = DisableUserResponse  # noqa: Y015
+
+@_typing.final
+class EnableUserRequest(_message.Message):
+    """The user to enable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableUserRequest: _TypeAlias = EnableUserRequest  # noqa: Y015
+
+@_typing.final
+class EnableUserResponse(_message.Message):
+    """The user, enabled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableUserResponse: _TypeAlias = EnableUserResponse  # noqa: Y015
+
+@_typing.final
+class UnlockUserRequest(_message.Message):
+    """The user to unlock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockUserRequest: _TypeAlias = UnlockUserRequest  # noqa: Y015
+
+@_typing.final
+class UnlockUserResponse(_message.Message):
+    """The user, unlocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The user."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnlockUserResponse: _TypeAlias = UnlockUserResponse  # noqa: Y015
+
+@_typing.final
+class StartPasswordResetRequest(_message.Message):
+    """The user whose password is to be reset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    delivery: _common_pb2.Delivery.ValueType
+    """How the code is delivered; RETURN requires the role issuer."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        delivery: _common_pb2.Delivery.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartPasswordResetRequest: _TypeAlias = StartPasswordResetRequest  # noqa: Y015
+
+@_typing.final
+class StartPasswordResetResponse(_message.Message):
+    """The code was issued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """The code, only for RETURN."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the code expires."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "expire_time", b"expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartPasswordResetResponse: _TypeAlias = StartPasswordResetResponse  # noqa: Y015
+
+@_typing.final
+class RequirePasswordChangeRequest(_message.Message):
+    """The user whose password has to be changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    KEEP_SESSIONS_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    keep_sessions: _builtins.bool
+    """Keeps the user's sessions. By default they end, as somebody who knows the
+    password may have opened them.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        keep_sessions: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep_sessions", b"keep_sessions", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequirePasswordChangeRequest: _TypeAlias = RequirePasswordChangeRequest  # noqa: Y015
+
+@_typing.final
+class RequirePasswordChangeResponse(_message.Message):
+    """The password opens no more sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    revoked_count: _builtins.int
+    """How many sessions have been ended."""
+    def __init__(
+        self,
+        *,
+        revoked_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_count", b"revoked_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequirePasswordChangeResponse: _TypeAlias = RequirePasswordChangeResponse  # noqa: Y015
+
+@_typing.final
+class DeleteUserRequest(_message.Message):
+    """The user to erase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserRequest: _TypeAlias = DeleteUserRequest  # noqa: Y015
+
+@_typing.final
+class DeleteUserResponse(_message.Message):
+    """The user was erased."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteUserResponse: _TypeAlias = DeleteUserResponse  # noqa: Y015
+
+@_typing.final
+class ExportUsersRequest(_message.Message):
+    """How to export users."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCLUDE_PASSWORD_HASHES_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    include_password_hashes: _builtins.bool
+    """Includes the password hashes, so that the users can log in as before where
+    the file is imported; hashes made by this service work only with the same
+    pepper. With them, the file is as secret as the database.
+    """
+    page_token: _builtins.str
+    """The next_page_token of the last message received, to go on after an
+    interrupted export; empty to begin.
+    """
+    def __init__(
+        self,
+        *,
+        include_password_hashes: _builtins.bool = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsersRequest: _TypeAlias = ExportUsersRequest  # noqa: Y015
+
+@_typing.final
+class ExportUsersResponse(_message.Message):
+    """Part of the export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Whole lines, each a user as a JSON object; at most 60 KiB, unless one line
+    is longer. Empty if there are no more users.
+    """
+    next_page_token: _builtins.str
+    """Goes on after the last line of this message; see ExportUsersRequest."""
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsersResponse: _TypeAlias = ExportUsersResponse  # noqa: Y015
+
+@_typing.final
+class RevokeAllSessionsRequest(_message.Message):
+    """Which sessions to end: those that meet all criteria that are set. At least
+    one criterion is required, or `all`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_TIME_FIELD_NUMBER: _builtins.int
+    CREATED_AFTER_TIME_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_METHOD_FIELD_NUMBER: _builtins.int
+    USER_IDS_FIELD_NUMBER: _builtins.int
+    IMPERSONATED_ONLY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """All sessions of all users. Excludes the other criteria."""
+    network: _builtins.str
+    """Sessions created from this address or network, such as "203.0.113.7",
+    "203.0.113.0/24" or "2001:db8::/32".
+    """
+    authentication_method: _builtins.str
+    """Sessions whose user logged in with this method (RFC 8176: "pwd", "otp",
+    "hwk", "mfa" …).
+    """
+    impersonated_only: _builtins.bool
+    """Sessions opened by ImpersonateUser."""
+    dry_run: _builtins.bool
+    """Ends nothing and returns how many sessions would end."""
+    @_builtins.property
+    def created_before_time(self) -> _timestamp_pb2.Timestamp:
+        """Sessions created before this time."""
+
+    @_builtins.property
+    def created_after_time(self) -> _timestamp_pb2.Timestamp:
+        """Sessions created at or after this time."""
+
+    @_builtins.property
+    def user_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sessions of these users, at most 1000 UUIDs."""
+
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        created_before_time: _timestamp_pb2.Timestamp | None = ...,
+        created_after_time: _timestamp_pb2.Timestamp | None = ...,
+        network: _builtins.str = ...,
+        authentication_method: _builtins.str = ...,
+        user_ids: _abc.Iterable[_builtins.str] | None = ...,
+        impersonated_only: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_after_time", b"created_after_time", "created_before_time", b"created_before_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "authentication_method", b"authentication_method", "created_after_time", b"created_after_time", "created_before_time", b"created_before_time", "dry_run", b"dry_run", "impersonated_only", b"impersonated_only", "network", b"network", "user_ids", b"user_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeAllSessionsRequest: _TypeAlias = RevokeAllSessionsRequest  # noqa: Y015
+
+@_typing.final
+class RevokeAllSessionsResponse(_message.Message):
+    """How many sessions ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    revoked_count: _builtins.int
+    """How many active sessions were ended or, with dry_run, would be. Idle ones
+    whose access tokens may still be valid end too, and are not counted.
+    """
+    def __init__(
+        self,
+        *,
+        revoked_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_count", b"revoked_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeAllSessionsResponse: _TypeAlias = RevokeAllSessionsResponse  # noqa: Y015
+
+@_typing.final
+class ImpersonateUserRequest(_message.Message):
+    """A user to impersonate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id, a UUID. Required."""
+    reason: _builtins.str
+    """Why, for the audit log, such as the number of a support case: 1 to 512
+    bytes, not blank. Required. The user may export it.
+    """
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The operator's browser or app, which will use the session."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        client: _common_pb2.ClientContext | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "reason", b"reason", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImpersonateUserRequest: _TypeAlias = ImpersonateUserRequest  # noqa: Y015
+
+@_typing.final
+class ImpersonateUserResponse(_message.Message):
+    """The impersonated session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tokens(self) -> _common_pb2.Tokens:
+        """The tokens of the session, without a refresh token."""
+
+    def __init__(
+        self,
+        *,
+        tokens: _common_pb2.Tokens | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImpersonateUserResponse: _TypeAlias = ImpersonateUserResponse  # noqa: Y015
+
+@_typing.final
+class SigningKey(_message.Message):
+    """A key that signs access tokens, without its private part."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ACTIVATE_TIME_FIELD_NUMBER: _builtins.int
+    RETIRE_TIME_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's id, the `kid` of the tokens that it signs."""
+    algorithm: _builtins.str
+    """Its algorithm: "ES256", "EdDSA", "RS256" or "HS256"."""
+    state: Global___SigningKeyState.ValueType
+    """Its state."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    @_builtins.property
+    def activate_time(self) -> _timestamp_pb2.Timestamp:
+        """When it started to sign; absent if it never did."""
+
+    @_builtins.property
+    def retire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it stopped signing because another key took over."""
+
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was revoked."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last token that a retired or revoked key signed has expired; the
+        key is removed then.
+        """
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        state: Global___SigningKeyState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        activate_time: _timestamp_pb2.Timestamp | None = ...,
+        retire_time: _timestamp_pb2.Timestamp | None = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "create_time", b"create_time", "expire_time", b"expire_time", "retire_time", b"retire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activate_time", b"activate_time", "algorithm", b"algorithm", "create_time", b"create_time", "expire_time", b"expire_time", "key_id", b"key_id", "retire_time", b"retire_time", "revoke_time", b"revoke_time", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKey: _TypeAlias = SigningKey  # noqa: Y015
+
+@_typing.final
+class ListSigningKeysRequest(_message.Message):
+    """A request for the signing keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSigningKeysRequest: _TypeAlias = ListSigningKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListSigningKeysResponse(_message.Message):
+    """A page of signing keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SigningKey]:
+        """The keys, newest first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___SigningKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSigningKeysResponse: _TypeAlias = ListSigningKeysResponse  # noqa: Y015
+
+@_typing.final
+class RotateSigningKeyRequest(_message.Message):
+    """A request to sign with another key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_KEY_ID_FIELD_NUMBER: _builtins.int
+    active_key_id: _builtins.str
+    """The key to replace: if another one signs by now, nothing changes, so that
+    the call can safely be repeated. Empty: whichever signs now.
+    """
+    def __init__(
+        self,
+        *,
+        active_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key_id", b"active_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSigningKeyRequest: _TypeAlias = RotateSigningKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateSigningKeyResponse(_message.Message):
+    """The key that signs now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def active_key(self) -> Global___SigningKey:
+        """The active key."""
+
+    def __init__(
+        self,
+        *,
+        active_key: Global___SigningKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateSigningKeyResponse: _TypeAlias = RotateSigningKeyResponse  # noqa: Y015
+
+@_typing.final
+class RevokeSigningKeyRequest(_message.Message):
+    """A key to revoke."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's id. Required."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSigningKeyRequest: _TypeAlias = RevokeSigningKeyRequest  # noqa: Y015
+
+@_typing.final
+class RevokeSigningKeyResponse(_message.Message):
+    """The key is revoked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIVE_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def active_key(self) -> Global___SigningKey:
+        """The key that signs now."""
+
+    def __init__(
+        self,
+        *,
+        active_key: Global___SigningKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeSigningKeyResponse: _TypeAlias = RevokeSigningKeyResponse  # noqa: Y015
+
+@_typing.final
+class PolicyOverride(_message.Message):
+    """What holds for one key in place of its policy's numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy's name. Required."""
+    key: _builtins.str
+    """The key, 1 to 512 bytes without NUL. Required."""
+    effect: Global___OverrideEffect.ValueType
+    """What it does. Required."""
+    requests: _builtins.int
+    """With the effect NUMBERS, the amount allowed within a window, 1 to
+    1,000,000,000; otherwise 0.
+    """
+    burst: _builtins.int
+    """With the effect NUMBERS, the amount allowed within any one second, at most
+    1,000,000,000; 0 means no such limit. Otherwise 0.
+    """
+    note: _builtins.str
+    """Why, for operators; at most 256 bytes."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """With the effect NUMBERS, the window's length, 1 second to 366 days, in
+        whole microseconds; absent for the policy's, and otherwise.
+        """
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends; absent if it holds until it is deleted. Must be in the
+        future.
+        """
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        key: _builtins.str = ...,
+        effect: Global___OverrideEffect.ValueType = ...,
+        requests: _builtins.int = ...,
+        window: _duration_pb2.Duration | None = ...,
+        burst: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "effect", b"effect", "expire_time", b"expire_time", "key", b"key", "note", b"note", "policy", b"policy", "requests", b"requests", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyOverride: _TypeAlias = PolicyOverride  # noqa: Y015
+
+@_typing.final
+class PutPolicyRequest(_message.Message):
+    """A policy to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> _rate_limit_service_pb2.Policy:
+        """The policy. Required; names that start with "authsvc." are reserved."""
+
+    def __init__(
+        self,
+        *,
+        policy: _rate_limit_service_pb2.Policy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyRequest: _TypeAlias = PutPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PutPolicyResponse(_message.Message):
+    """The stored policy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """Whether there was none of this name."""
+    @_builtins.property
+    def policy(self) -> _rate_limit_service_pb2.Policy:
+        """The policy, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        policy: _rate_limit_service_pb2.Policy | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyResponse: _TypeAlias = PutPolicyResponse  # noqa: Y015
+
+@_typing.final
+class DeletePolicyRequest(_message.Message):
+    """A policy to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The policy's name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyRequest: _TypeAlias = DeletePolicyRequest  # noqa: Y015
+
+@_typing.final
+class DeletePolicyResponse(_message.Message):
+    """The policy is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyResponse: _TypeAlias = DeletePolicyResponse  # noqa: Y015
+
+@_typing.final
+class PutPolicyOverrideRequest(_message.Message):
+    """An override to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> Global___PolicyOverride:
+        """The override. Required."""
+
+    def __init__(
+        self,
+        *,
+        override: Global___PolicyOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyOverrideRequest: _TypeAlias = PutPolicyOverrideRequest  # noqa: Y015
+
+@_typing.final
+class PutPolicyOverrideResponse(_message.Message):
+    """The stored override."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def override(self) -> Global___PolicyOverride:
+        """The override, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        override: Global___PolicyOverride | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["override", b"override"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyOverrideResponse: _TypeAlias = PutPolicyOverrideResponse  # noqa: Y015
+
+@_typing.final
+class DeletePolicyOverrideRequest(_message.Message):
+    """An override to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy's name. Required."""
+    key: _builtins.str
+    """The key, 1 to 512 bytes without NUL. Required."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyOverrideRequest: _TypeAlias = DeletePolicyOverrideRequest  # noqa: Y015
+
+@_typing.final
+class DeletePolicyOverrideResponse(_message.Message):
+    """The override is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyOverrideResponse: _TypeAlias = DeletePolicyOverrideResponse  # noqa: Y015
+
+@_typing.final
+class ListPolicyOverridesRequest(_message.Message):
+    """A request for overrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """The policy whose overrides to list; empty for those of all policies."""
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyOverridesRequest: _TypeAlias = ListPolicyOverridesRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyOverridesResponse(_message.Message):
+    """A page of overrides."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyOverride]:
+        """The overrides in force, ordered by policy and key."""
+
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[Global___PolicyOverride] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyOverridesResponse: _TypeAlias = ListPolicyOverridesResponse  # noqa: Y015
+
+@_typing.final
+class UserRole(_message.Message):
+    """A role of users: what it grants, and what it demands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_FIELD_NUMBER: _builtins.int
+    REQUIRES_SECOND_FACTOR_FIELD_NUMBER: _builtins.int
+    IDLE_LIFETIME_FIELD_NUMBER: _builtins.int
+    ABSOLUTE_LIFETIME_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_LIFETIME_FIELD_NUMBER: _builtins.int
+    DEFINED_IN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The role's name: a lower-case letter and up to 31 of a-z, 0-9, "_", "-"."""
+    requires_second_factor: _builtins.bool
+    """Whether its users have to enroll a second factor, and give it at a login."""
+    defined_in: _common_pb2.DefinedIn.ValueType
+    """Where the role is defined; ignored in requests."""
+    @_builtins.property
+    def permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The permissions that it grants, at most 64, each 1 to 64 printable ASCII
+        characters without blanks, quotation marks and backslashes.
+        """
+
+    @_builtins.property
+    def idle_lifetime(self) -> _duration_pb2.Duration:
+        """How long their sessions last at most without being used, 1 second to 36500
+        days; absent: as the settings say. The shortest of a user's roles and the
+        settings counts, here and below.
+        """
+
+    @_builtins.property
+    def absolute_lifetime(self) -> _duration_pb2.Duration:
+        """How long their sessions last at most, however much they are used; absent:
+        as the settings say.
+        """
+
+    @_builtins.property
+    def access_token_lifetime(self) -> _duration_pb2.Duration:
+        """How long their access tokens are valid at most; absent: as the settings
+        say.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        permissions: _abc.Iterable[_builtins.str] | None = ...,
+        requires_second_factor: _builtins.bool = ...,
+        idle_lifetime: _duration_pb2.Duration | None = ...,
+        absolute_lifetime: _duration_pb2.Duration | None = ...,
+        access_token_lifetime: _duration_pb2.Duration | None = ...,
+        defined_in: _common_pb2.DefinedIn.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["absolute_lifetime", b"absolute_lifetime", "access_token_lifetime", b"access_token_lifetime", "idle_lifetime", b"idle_lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_lifetime", b"absolute_lifetime", "access_token_lifetime", b"access_token_lifetime", "defined_in", b"defined_in", "idle_lifetime", b"idle_lifetime", "name", b"name", "permissions", b"permissions", "requires_second_factor", b"requires_second_factor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserRole: _TypeAlias = UserRole  # noqa: Y015
+
+@_typing.final
+class PutRoleRequest(_message.Message):
+    """A role to create or replace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def role(self) -> Global___UserRole:
+        """The role. Required."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___UserRole | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRoleRequest: _TypeAlias = PutRoleRequest  # noqa: Y015
+
+@_typing.final
+class PutRoleResponse(_message.Message):
+    """The stored role."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """Whether there was none of this name."""
+    @_builtins.property
+    def role(self) -> Global___UserRole:
+        """The role, as it is in force."""
+
+    def __init__(
+        self,
+        *,
+        role: Global___UserRole | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["role", b"role"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRoleResponse: _TypeAlias = PutRoleResponse  # noqa: Y015
+
+@_typing.final
+class ListRolesRequest(_message.Message):
+    """A request for the roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesRequest: _TypeAlias = ListRolesRequest  # noqa: Y015
+
+@_typing.final
+class ListRolesResponse(_message.Message):
+    """A page of roles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___UserRole]:
+        """The roles, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[Global___UserRole] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRolesResponse: _TypeAlias = ListRolesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteRoleRequest(_message.Message):
+    """A role to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The role's name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleRequest: _TypeAlias = DeleteRoleRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRoleResponse(_message.Message):
+    """The role is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_COUNT_FIELD_NUMBER: _builtins.int
+    user_count: _builtins.int
+    """How many users have its name."""
+    def __init__(
+        self,
+        *,
+        user_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_count", b"user_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRoleResponse: _TypeAlias = DeleteRoleResponse  # noqa: Y015
+
+@_typing.final
+class IpBlock(_message.Message):
+    """The block of an address or a network."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    AUTOMATIC_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The network in CIDR notation, such as "192.0.2.1/32" or "2001:db8::/32"."""
+    reason: _builtins.str
+    """Why, for operators."""
+    blocked_by: _builtins.str
+    """Who blocked it: the identity of the calling service, "cli:" and the user of
+    a command, or "system" for the service itself.
+    """
+    automatic: _builtins.bool
+    """Whether the service blocked it because of too many violations."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was blocked."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the block ends by itself. Absent if it lasts until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        blocked_by: _builtins.str = ...,
+        automatic: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["automatic", b"automatic", "blocked_by", b"blocked_by", "create_time", b"create_time", "expire_time", b"expire_time", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpBlock: _TypeAlias = IpBlock  # noqa: Y015
+
+@_typing.final
+class BlockIpRequest(_message.Message):
+    """A network to block."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CONFIRM_WIDE_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """An address, which is blocked alone, or a network in CIDR notation without
+    bits beyond its prefix. An IPv6 client usually has a whole /64. Mapped IPv4
+    (::ffff:192.0.2.1) is IPv4. Required.
+    """
+    reason: _builtins.str
+    """Why, for operators: up to 256 bytes on one line."""
+    confirm_wide: _builtins.bool
+    """Confirms that a network wider than a /8 of IPv4 or a /16 of IPv6 is meant,
+    such as all addresses.
+    """
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long, from one second to 3660 days. Absent: until it is lifted."""
+
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        confirm_wide: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_wide", b"confirm_wide", "duration", b"duration", "network", b"network", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpRequest: _TypeAlias = BlockIpRequest  # noqa: Y015
+
+@_typing.final
+class BlockIpResponse(_message.Message):
+    """The network is blocked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def block(self) -> Global___IpBlock:
+        """The block."""
+
+    def __init__(
+        self,
+        *,
+        block: Global___IpBlock | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockIpResponse: _TypeAlias = BlockIpResponse  # noqa: Y015
+
+@_typing.final
+class UnblockIpRequest(_message.Message):
+    """A network to unblock."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETWORK_FIELD_NUMBER: _builtins.int
+    network: _builtins.str
+    """The address or network, exactly as it was blocked. Required."""
+    def __init__(
+        self,
+        *,
+        network: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["network", b"network"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpRequest: _TypeAlias = UnblockIpRequest  # noqa: Y015
+
+@_typing.final
+class UnblockIpResponse(_message.Message):
+    """The network has no block of its own now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAS_BLOCKED_FIELD_NUMBER: _builtins.int
+    REMAINING_BLOCKS_FIELD_NUMBER: _builtins.int
+    was_blocked: _builtins.bool
+    """Whether it had one."""
+    @_builtins.property
+    def remaining_blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks of other networks that contain it and still apply."""
+
+    def __init__(
+        self,
+        *,
+        was_blocked: _builtins.bool = ...,
+        remaining_blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining_blocks", b"remaining_blocks", "was_blocked", b"was_blocked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnblockIpResponse: _TypeAlias = UnblockIpResponse  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksRequest(_message.Message):
+    """A request for blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COVERING_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page; empty for the first page."""
+    covering: _builtins.str
+    """Lists only the blocks that apply to this address or the whole of this
+    network, all of them on one page.
+    """
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        covering: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["covering", b"covering", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksRequest: _TypeAlias = ListIpBlocksRequest  # noqa: Y015
+
+@_typing.final
+class ListIpBlocksResponse(_message.Message):
+    """A page of blocks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpBlock]:
+        """The blocks."""
+
+    def __init__(
+        self,
+        *,
+        blocks: _abc.Iterable[Global___IpBlock] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListIpBlocksResponse: _TypeAlias = ListIpBlocksResponse  # noqa: Y015

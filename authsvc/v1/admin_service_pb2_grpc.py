@@ -50,6 +50,146 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
                 _registered_method=True)
+        self.GetUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/GetUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserResponse.FromString,
+                _registered_method=True)
+        self.ListUsers = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListUsers',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.CreateUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/CreateUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.CreateUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.CreateUserResponse.FromString,
+                _registered_method=True)
+        self.UpdateUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/UpdateUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.UpdateUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UpdateUserResponse.FromString,
+                _registered_method=True)
+        self.SetUserRoles = channel.unary_unary(
+                '/authsvc.v1.AdminService/SetUserRoles',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesResponse.FromString,
+                _registered_method=True)
+        self.DisableUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/DisableUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DisableUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DisableUserResponse.FromString,
+                _registered_method=True)
+        self.EnableUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/EnableUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.EnableUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.EnableUserResponse.FromString,
+                _registered_method=True)
+        self.UnlockUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/UnlockUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnlockUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnlockUserResponse.FromString,
+                _registered_method=True)
+        self.StartPasswordReset = channel.unary_unary(
+                '/authsvc.v1.AdminService/StartPasswordReset',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.RequirePasswordChange = channel.unary_unary(
+                '/authsvc.v1.AdminService/RequirePasswordChange',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeResponse.FromString,
+                _registered_method=True)
+        self.DeleteUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeleteUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteUserResponse.FromString,
+                _registered_method=True)
+        self.ExportUsers = channel.unary_stream(
+                '/authsvc.v1.AdminService/ExportUsers',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ExportUsersRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ExportUsersResponse.FromString,
+                _registered_method=True)
+        self.BlockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/BlockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+                _registered_method=True)
+        self.UnblockIp = channel.unary_unary(
+                '/authsvc.v1.AdminService/UnblockIp',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+                _registered_method=True)
+        self.ListIpBlocks = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListIpBlocks',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
+                _registered_method=True)
+        self.RevokeAllSessions = channel.unary_unary(
+                '/authsvc.v1.AdminService/RevokeAllSessions',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.FromString,
+                _registered_method=True)
+        self.ImpersonateUser = channel.unary_unary(
+                '/authsvc.v1.AdminService/ImpersonateUser',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.FromString,
+                _registered_method=True)
+        self.ListSigningKeys = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListSigningKeys',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/authsvc.v1.AdminService/RotateSigningKey',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeSigningKey = channel.unary_unary(
+                '/authsvc.v1.AdminService/RevokeSigningKey',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
+                _registered_method=True)
+        self.PutPolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicy',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+                _registered_method=True)
+        self.PutPolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutPolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.DeletePolicyOverride = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeletePolicyOverride',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+                _registered_method=True)
+        self.ListPolicyOverrides = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListPolicyOverrides',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+                _registered_method=True)
+        self.PutRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/PutRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+                _registered_method=True)
+        self.ListRoles = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListRoles',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+                _registered_method=True)
+        self.DeleteRole = channel.unary_unary(
+                '/authsvc.v1.AdminService/DeleteRole',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -99,6 +239,295 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUser(self, request, context):
+        """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
+        EMAIL_INVALID, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUsers(self, request, context):
+        """Lists the users that match all filters, active or not. With one filter or
+        none, a page costs the same wherever it is in the list. With several, the
+        service looks for matches for up to a second, so a page may be short or
+        even empty before the last one: go on while there is a next_page_token.
+        Users are in an order that suits the filters: by address with
+        email_prefix, by time with a range of times, otherwise by id, which is
+        mostly the order of creation. Roles: admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateUser(self, request, context):
+        """Creates a user. Unlike Register, it is not limited, sends no code, and may
+        say that the address is verified. A request that is repeated after its
+        user was deleted fails with USER_NOT_FOUND. Roles: admin. Reasons:
+        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        REQUEST_ID_REUSED, USER_NOT_FOUND, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateUser(self, request, context):
+        """Changes the fields of a user that update_mask names. A new address counts
+        as unverified, unless email_verified is set with it; the old address gets
+        a notice, and codes that were sent to it become invalid. Roles: admin.
+        Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserRoles(self, request, context):
+        """Replaces a user's roles. Within a second (setting
+        sessions.cache_staleness), ValidateToken leaves out of tokens that were
+        issued before what the remaining roles don't grant; API keys likewise.
+        New roles come with the next refresh. If a role is added that requires a
+        second factor, the user's sessions end, as they may have begun without
+        one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableUser(self, request, context):
+        """Disables a user: logins fail as with a wrong password, all sessions end,
+        and API keys are refused. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableUser(self, request, context):
+        """Enables a user again, and resets the failed logins. Sessions that ended
+        stay so; API keys that were not revoked work again. Roles: admin. Reasons:
+        USER_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnlockUser(self, request, context):
+        """Unlocks a user who can't log in because too many logins have failed: the
+        failed logins in a row are forgotten, and so is what the limits of the
+        account have counted, from unknown and known devices. What is charged to a
+        network as a whole stays. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartPasswordReset(self, request, context):
+        """Sends a code for ResetPassword to the user's address. The present password
+        goes on working until then; see RequirePasswordChange. To have the code
+        returned instead, the caller needs the role issuer too. Roles: admin.
+        Reasons: USER_NOT_FOUND, USER_DISABLED, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequirePasswordChange(self, request, context):
+        """Ends the use of a user's present password, which others may know. Login
+        with it fails with PASSWORD_CHANGE_REQUIRED until the user has set another
+        one, by RequestPasswordReset and ResetPassword, or by ChangePassword in a
+        session. Passkeys, providers and codes sent by mail still log in, as they
+        don't rely on the password. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteUser(self, request, context):
+        """Erases a user as DeleteAccount does, which can't be undone: only audit
+        events without personal data remain. The user gets a notice. Roles: admin.
+        Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsers(self, request, context):
+        """Streams all users in order of their ids, in the format that ImportUsers
+        reads. Second factors, identities and sessions are not included. Users
+        created or deleted meanwhile may or may not be. At most 16 exports run at
+        once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BlockIp(self, request, context):
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnblockIp(self, request, context):
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListIpBlocks(self, request, context):
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeAllSessions(self, request, context):
+        """Ends the sessions that meet all of the given criteria, whoever they belong
+        to, or with dry_run only counts them. Every session opened before the call
+        is considered; one opened meanwhile may be. Sessions end by the thousand,
+        each thousand at once, so that nobody has to wait: if the call fails or
+        takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+        ended stay ended, and the same call again ends the rest. Roles: admin.
+        Reasons: FIELD_INVALID, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImpersonateUser(self, request, context):
+        """Opens a session in a user's name, for an operator who has to see what the
+        user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+        default), can't be refreshed, and ends early with
+        SessionService.RevokeSession. The tokens name the caller as the actor, the
+        session and each of its audit events as the impersonator, and the user
+        sees both. It can't change how the user logs in: AccountService refuses
+        that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+        and failed attempts stay as they are. USER_NOT_FOUND if the account is
+        disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+        sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+        USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSigningKeys(self, request, context):
+        """Lists the keys that sign access tokens, newest first, without their
+        private parts. Roles: admin. Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Starts signing with the prepared key, or a new one. Tokens signed before
+        stay valid until they expire. Of rotations at the same time, one takes
+        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSigningKey(self, request, context):
+        """Revokes a signing key, for example one that leaked: within a second, every
+        replica rejects all tokens that it signed. If it is the active one, the
+        prepared key or a new one takes over. Can't be undone. Succeeds even if
+        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicy(self, request, context):
+        """Creates a rate-limit policy, or replaces all fields of the one of this
+        name. Every replica uses it within a second. What keys have used is kept,
+        unless `durable` changes. At most 1000 policies. Policies are listed by
+        RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+        DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicy(self, request, context):
+        """Deletes a rate-limit policy and its overrides. Checks that name it then
+        fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+        POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicyOverride(self, request, context):
+        """Sets what holds for one key in place of its policy's numbers, wherever the
+        policy is defined, or replaces all fields of such an override. Every
+        replica uses it within a second. What the key has used is kept. At most
+        10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+        LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeletePolicyOverride(self, request, context):
+        """Deletes an override: its policy's numbers hold for the key again. Roles:
+        admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPolicyOverrides(self, request, context):
+        """Lists the overrides in force, ordered by policy and key. Roles: admin.
+        Reasons: FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRole(self, request, context):
+        """Creates a role of users, or replaces all fields of the one of this name.
+        Every replica uses it within a second. Permissions that it loses are
+        missing from tokens at once, also from those issued before; those that it
+        gains are in new tokens only. A second factor is required at the next
+        login. Lifetimes of sessions hold for sessions opened from then on, those
+        of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+        FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRoles(self, request, context):
+        """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRole(self, request, context):
+        """Deletes a role. Users who have it keep its name, which grants and demands
+        nothing; a role that is created later with this name is theirs. Roles:
+        admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -116,6 +545,146 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.WatchAuditEvents,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.SerializeToString,
+            ),
+            'GetUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserResponse.SerializeToString,
+            ),
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListUsersRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'CreateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.CreateUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.CreateUserResponse.SerializeToString,
+            ),
+            'UpdateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UpdateUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.UpdateUserResponse.SerializeToString,
+            ),
+            'SetUserRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserRoles,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesResponse.SerializeToString,
+            ),
+            'DisableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DisableUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DisableUserResponse.SerializeToString,
+            ),
+            'EnableUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.EnableUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.EnableUserResponse.SerializeToString,
+            ),
+            'UnlockUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnlockUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnlockUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnlockUserResponse.SerializeToString,
+            ),
+            'StartPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartPasswordReset,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetResponse.SerializeToString,
+            ),
+            'RequirePasswordChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequirePasswordChange,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeResponse.SerializeToString,
+            ),
+            'DeleteUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'ExportUsers': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsers,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ExportUsersRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ExportUsersResponse.SerializeToString,
+            ),
+            'BlockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.BlockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.SerializeToString,
+            ),
+            'UnblockIp': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnblockIp,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.SerializeToString,
+            ),
+            'ListIpBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListIpBlocks,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.SerializeToString,
+            ),
+            'RevokeAllSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeAllSessions,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.SerializeToString,
+            ),
+            'ImpersonateUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImpersonateUser,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.SerializeToString,
+            ),
+            'ListSigningKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSigningKeys,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+            'RevokeSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSigningKey,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.SerializeToString,
+            ),
+            'PutPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.SerializeToString,
+            ),
+            'PutPolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.SerializeToString,
+            ),
+            'DeletePolicyOverride': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicyOverride,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.SerializeToString,
+            ),
+            'ListPolicyOverrides': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyOverrides,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.SerializeToString,
+            ),
+            'PutRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.SerializeToString,
+            ),
+            'ListRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRoles,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.SerializeToString,
+            ),
+            'DeleteRole': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRole,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -200,6 +769,762 @@ class AdminService(object):
             '/authsvc.v1.AdminService/WatchAuditEvents',
             authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/GetUser',
+            authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.GetUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListUsers',
+            authsvc_dot_v1_dot_admin__service__pb2.ListUsersRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/CreateUser',
+            authsvc_dot_v1_dot_admin__service__pb2.CreateUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.CreateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/UpdateUser',
+            authsvc_dot_v1_dot_admin__service__pb2.UpdateUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.UpdateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/SetUserRoles',
+            authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.SetUserRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DisableUser',
+            authsvc_dot_v1_dot_admin__service__pb2.DisableUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DisableUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/EnableUser',
+            authsvc_dot_v1_dot_admin__service__pb2.EnableUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.EnableUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnlockUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/UnlockUser',
+            authsvc_dot_v1_dot_admin__service__pb2.UnlockUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.UnlockUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/StartPasswordReset',
+            authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.StartPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequirePasswordChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RequirePasswordChange',
+            authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RequirePasswordChangeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeleteUser',
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ExportUsers',
+            authsvc_dot_v1_dot_admin__service__pb2.ExportUsersRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ExportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BlockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/BlockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.BlockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnblockIp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/UnblockIp',
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.UnblockIpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListIpBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListIpBlocks',
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListIpBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeAllSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RevokeAllSessions',
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeAllSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImpersonateUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ImpersonateUser',
+            authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ImpersonateUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSigningKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListSigningKeys',
+            authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListSigningKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RotateSigningKey',
+            authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RotateSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/RevokeSigningKey',
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.RevokeSigningKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicy',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutPolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutPolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicyOverride(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeletePolicyOverride',
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeletePolicyOverrideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyOverrides(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListPolicyOverrides',
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListPolicyOverridesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/PutRole',
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.PutRoleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListRoles',
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/DeleteRole',
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.DeleteRoleResponse.FromString,
             options,
             channel_credentials,
             insecure,

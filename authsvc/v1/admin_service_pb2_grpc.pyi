@@ -64,6 +64,183 @@ class AdminServiceStub:
     Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
     SERVICE_STOPPING.
     """
+    GetUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetUserRequest, _admin_service_pb2.GetUserResponse]
+    """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
+    EMAIL_INVALID, FIELD_INVALID.
+    """
+    ListUsers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListUsersRequest, _admin_service_pb2.ListUsersResponse]
+    """Lists the users that match all filters, active or not. With one filter or
+    none, a page costs the same wherever it is in the list. With several, the
+    service looks for matches for up to a second, so a page may be short or
+    even empty before the last one: go on while there is a next_page_token.
+    Users are in an order that suits the filters: by address with
+    email_prefix, by time with a range of times, otherwise by id, which is
+    mostly the order of creation. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    CreateUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.CreateUserRequest, _admin_service_pb2.CreateUserResponse]
+    """Creates a user. Unlike Register, it is not limited, sends no code, and may
+    say that the address is verified. A request that is repeated after its
+    user was deleted fails with USER_NOT_FOUND. Roles: admin. Reasons:
+    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    REQUEST_ID_REUSED, USER_NOT_FOUND, OVERLOADED.
+    """
+    UpdateUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateUserRequest, _admin_service_pb2.UpdateUserResponse]
+    """Changes the fields of a user that update_mask names. A new address counts
+    as unverified, unless email_verified is set with it; the old address gets
+    a notice, and codes that were sent to it become invalid. Roles: admin.
+    Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
+    """
+    SetUserRoles: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetUserRolesRequest, _admin_service_pb2.SetUserRolesResponse]
+    """Replaces a user's roles. Within a second (setting
+    sessions.cache_staleness), ValidateToken leaves out of tokens that were
+    issued before what the remaining roles don't grant; API keys likewise.
+    New roles come with the next refresh. If a role is added that requires a
+    second factor, the user's sessions end, as they may have begun without
+    one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    """
+    DisableUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DisableUserRequest, _admin_service_pb2.DisableUserResponse]
+    """Disables a user: logins fail as with a wrong password, all sessions end,
+    and API keys are refused. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    EnableUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.EnableUserRequest, _admin_service_pb2.EnableUserResponse]
+    """Enables a user again, and resets the failed logins. Sessions that ended
+    stay so; API keys that were not revoked work again. Roles: admin. Reasons:
+    USER_NOT_FOUND, FIELD_INVALID.
+    """
+    UnlockUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UnlockUserRequest, _admin_service_pb2.UnlockUserResponse]
+    """Unlocks a user who can't log in because too many logins have failed: the
+    failed logins in a row are forgotten, and so is what the limits of the
+    account have counted, from unknown and known devices. What is charged to a
+    network as a whole stays. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    StartPasswordReset: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.StartPasswordResetRequest, _admin_service_pb2.StartPasswordResetResponse]
+    """Sends a code for ResetPassword to the user's address. The present password
+    goes on working until then; see RequirePasswordChange. To have the code
+    returned instead, the caller needs the role issuer too. Roles: admin.
+    Reasons: USER_NOT_FOUND, USER_DISABLED, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    RequirePasswordChange: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RequirePasswordChangeRequest, _admin_service_pb2.RequirePasswordChangeResponse]
+    """Ends the use of a user's present password, which others may know. Login
+    with it fails with PASSWORD_CHANGE_REQUIRED until the user has set another
+    one, by RequestPasswordReset and ResetPassword, or by ChangePassword in a
+    session. Passkeys, providers and codes sent by mail still log in, as they
+    don't rely on the password. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    DeleteUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteUserRequest, _admin_service_pb2.DeleteUserResponse]
+    """Erases a user as DeleteAccount does, which can't be undone: only audit
+    events without personal data remain. The user gets a notice. Roles: admin.
+    Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    """
+    ExportUsers: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.ExportUsersRequest, _admin_service_pb2.ExportUsersResponse]
+    """Streams all users in order of their ids, in the format that ImportUsers
+    reads. Second factors, identities and sessions are not included. Users
+    created or deleted meanwhile may or may not be. At most 16 exports run at
+    once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    BlockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RevokeAllSessions: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]
+    """Ends the sessions that meet all of the given criteria, whoever they belong
+    to, or with dry_run only counts them. Every session opened before the call
+    is considered; one opened meanwhile may be. Sessions end by the thousand,
+    each thousand at once, so that nobody has to wait: if the call fails or
+    takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+    ended stay ended, and the same call again ends the rest. Roles: admin.
+    Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    ImpersonateUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ImpersonateUserRequest, _admin_service_pb2.ImpersonateUserResponse]
+    """Opens a session in a user's name, for an operator who has to see what the
+    user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+    default), can't be refreshed, and ends early with
+    SessionService.RevokeSession. The tokens name the caller as the actor, the
+    session and each of its audit events as the impersonator, and the user
+    sees both. It can't change how the user logs in: AccountService refuses
+    that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+    and failed attempts stay as they are. USER_NOT_FOUND if the account is
+    disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+    sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+    USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ListSigningKeys: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListSigningKeysRequest, _admin_service_pb2.ListSigningKeysResponse]
+    """Lists the keys that sign access tokens, newest first, without their
+    private parts. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]
+    """Starts signing with the prepared key, or a new one. Tokens signed before
+    stay valid until they expire. Of rotations at the same time, one takes
+    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]
+    """Revokes a signing key, for example one that leaked: within a second, every
+    replica rejects all tokens that it signed. If it is the active one, the
+    prepared key or a new one takes over. Can't be undone. Succeeds even if
+    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    PutPolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]
+    """Creates a rate-limit policy, or replaces all fields of the one of this
+    name. Every replica uses it within a second. What keys have used is kept,
+    unless `durable` changes. At most 1000 policies. Policies are listed by
+    RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+    DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    DeletePolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyRequest, _admin_service_pb2.DeletePolicyResponse]
+    """Deletes a rate-limit policy and its overrides. Checks that name it then
+    fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+    POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+    """
+    PutPolicyOverride: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyOverrideRequest, _admin_service_pb2.PutPolicyOverrideResponse]
+    """Sets what holds for one key in place of its policy's numbers, wherever the
+    policy is defined, or replaces all fields of such an override. Every
+    replica uses it within a second. What the key has used is kept. At most
+    10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+    LIMIT_REACHED.
+    """
+    DeletePolicyOverride: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyOverrideRequest, _admin_service_pb2.DeletePolicyOverrideResponse]
+    """Deletes an override: its policy's numbers hold for the key again. Roles:
+    admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+    """
+    ListPolicyOverrides: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListPolicyOverridesRequest, _admin_service_pb2.ListPolicyOverridesResponse]
+    """Lists the overrides in force, ordered by policy and key. Roles: admin.
+    Reasons: FIELD_INVALID.
+    """
+    PutRole: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutRoleRequest, _admin_service_pb2.PutRoleResponse]
+    """Creates a role of users, or replaces all fields of the one of this name.
+    Every replica uses it within a second. Permissions that it loses are
+    missing from tokens at once, also from those issued before; those that it
+    gains are in new tokens only. A second factor is required at the next
+    login. Lifetimes of sessions hold for sessions opened from then on, those
+    of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+    FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    ListRoles: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListRolesRequest, _admin_service_pb2.ListRolesResponse]
+    """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+    FIELD_INVALID.
+    """
+    DeleteRole: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteRoleRequest, _admin_service_pb2.DeleteRoleResponse]
+    """Deletes a role. Users who have it keep its name, which grants and demands
+    nothing; a role that is created later with this name is theirs. Roles:
+    admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -100,6 +277,183 @@ class AdminServiceAsyncStub(AdminServiceStub):
     replica stops. Continue then with the cursor. Roles: admin, observer.
     Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
     SERVICE_STOPPING.
+    """
+    GetUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetUserRequest, _admin_service_pb2.GetUserResponse]  # type: ignore[assignment]
+    """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
+    EMAIL_INVALID, FIELD_INVALID.
+    """
+    ListUsers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListUsersRequest, _admin_service_pb2.ListUsersResponse]  # type: ignore[assignment]
+    """Lists the users that match all filters, active or not. With one filter or
+    none, a page costs the same wherever it is in the list. With several, the
+    service looks for matches for up to a second, so a page may be short or
+    even empty before the last one: go on while there is a next_page_token.
+    Users are in an order that suits the filters: by address with
+    email_prefix, by time with a range of times, otherwise by id, which is
+    mostly the order of creation. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    CreateUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.CreateUserRequest, _admin_service_pb2.CreateUserResponse]  # type: ignore[assignment]
+    """Creates a user. Unlike Register, it is not limited, sends no code, and may
+    say that the address is verified. A request that is repeated after its
+    user was deleted fails with USER_NOT_FOUND. Roles: admin. Reasons:
+    EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+    REQUEST_ID_REUSED, USER_NOT_FOUND, OVERLOADED.
+    """
+    UpdateUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UpdateUserRequest, _admin_service_pb2.UpdateUserResponse]  # type: ignore[assignment]
+    """Changes the fields of a user that update_mask names. A new address counts
+    as unverified, unless email_verified is set with it; the old address gets
+    a notice, and codes that were sent to it become invalid. Roles: admin.
+    Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
+    """
+    SetUserRoles: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetUserRolesRequest, _admin_service_pb2.SetUserRolesResponse]  # type: ignore[assignment]
+    """Replaces a user's roles. Within a second (setting
+    sessions.cache_staleness), ValidateToken leaves out of tokens that were
+    issued before what the remaining roles don't grant; API keys likewise.
+    New roles come with the next refresh. If a role is added that requires a
+    second factor, the user's sessions end, as they may have begun without
+    one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    """
+    DisableUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DisableUserRequest, _admin_service_pb2.DisableUserResponse]  # type: ignore[assignment]
+    """Disables a user: logins fail as with a wrong password, all sessions end,
+    and API keys are refused. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    EnableUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.EnableUserRequest, _admin_service_pb2.EnableUserResponse]  # type: ignore[assignment]
+    """Enables a user again, and resets the failed logins. Sessions that ended
+    stay so; API keys that were not revoked work again. Roles: admin. Reasons:
+    USER_NOT_FOUND, FIELD_INVALID.
+    """
+    UnlockUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UnlockUserRequest, _admin_service_pb2.UnlockUserResponse]  # type: ignore[assignment]
+    """Unlocks a user who can't log in because too many logins have failed: the
+    failed logins in a row are forgotten, and so is what the limits of the
+    account have counted, from unknown and known devices. What is charged to a
+    network as a whole stays. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    StartPasswordReset: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.StartPasswordResetRequest, _admin_service_pb2.StartPasswordResetResponse]  # type: ignore[assignment]
+    """Sends a code for ResetPassword to the user's address. The present password
+    goes on working until then; see RequirePasswordChange. To have the code
+    returned instead, the caller needs the role issuer too. Roles: admin.
+    Reasons: USER_NOT_FOUND, USER_DISABLED, CALLER_NOT_ALLOWED, FIELD_INVALID.
+    """
+    RequirePasswordChange: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RequirePasswordChangeRequest, _admin_service_pb2.RequirePasswordChangeResponse]  # type: ignore[assignment]
+    """Ends the use of a user's present password, which others may know. Login
+    with it fails with PASSWORD_CHANGE_REQUIRED until the user has set another
+    one, by RequestPasswordReset and ResetPassword, or by ChangePassword in a
+    session. Passkeys, providers and codes sent by mail still log in, as they
+    don't rely on the password. Roles: admin. Reasons: USER_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    DeleteUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteUserRequest, _admin_service_pb2.DeleteUserResponse]  # type: ignore[assignment]
+    """Erases a user as DeleteAccount does, which can't be undone: only audit
+    events without personal data remain. The user gets a notice. Roles: admin.
+    Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    """
+    ExportUsers: _aio.UnaryStreamMultiCallable[_admin_service_pb2.ExportUsersRequest, _admin_service_pb2.ExportUsersResponse]  # type: ignore[assignment]
+    """Streams all users in order of their ids, in the format that ImportUsers
+    reads. Second factors, identities and sessions are not included. Users
+    created or deleted meanwhile may or may not be. At most 16 exports run at
+    once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    BlockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.BlockIpRequest, _admin_service_pb2.BlockIpResponse]  # type: ignore[assignment]
+    """Blocks an address or a network, in place of its earlier block if it has
+    one, from now on. Every replica knows of it within a second:
+    ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+    register one, or request or redeem a code without an access token. Sessions
+    go on; SessionService ends them. Addresses of the setting blocks.allow are
+    not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+    """
+    UnblockIp: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.UnblockIpRequest, _admin_service_pb2.UnblockIpResponse]  # type: ignore[assignment]
+    """Lifts the block of exactly this address or network, and forgets the
+    violations that it was blocked for. It is no error if there is none. Roles:
+    admin. Reasons: FIELD_INVALID.
+    """
+    ListIpBlocks: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListIpBlocksRequest, _admin_service_pb2.ListIpBlocksResponse]  # type: ignore[assignment]
+    """Lists the blocks that are in force, IPv4 first, ordered by network; a
+    network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RevokeAllSessions: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeAllSessionsRequest, _admin_service_pb2.RevokeAllSessionsResponse]  # type: ignore[assignment]
+    """Ends the sessions that meet all of the given criteria, whoever they belong
+    to, or with dry_run only counts them. Every session opened before the call
+    is considered; one opened meanwhile may be. Sessions end by the thousand,
+    each thousand at once, so that nobody has to wait: if the call fails or
+    takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+    ended stay ended, and the same call again ends the rest. Roles: admin.
+    Reasons: FIELD_INVALID, OVERLOADED.
+    """
+    ImpersonateUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ImpersonateUserRequest, _admin_service_pb2.ImpersonateUserResponse]  # type: ignore[assignment]
+    """Opens a session in a user's name, for an operator who has to see what the
+    user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+    default), can't be refreshed, and ends early with
+    SessionService.RevokeSession. The tokens name the caller as the actor, the
+    session and each of its audit events as the impersonator, and the user
+    sees both. It can't change how the user logs in: AccountService refuses
+    that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+    and failed attempts stay as they are. USER_NOT_FOUND if the account is
+    disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+    sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+    USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+    """
+    ListSigningKeys: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListSigningKeysRequest, _admin_service_pb2.ListSigningKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that sign access tokens, newest first, without their
+    private parts. Roles: admin. Reasons: FIELD_INVALID.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """Starts signing with the prepared key, or a new one. Tokens signed before
+    stay valid until they expire. Of rotations at the same time, one takes
+    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """
+    RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
+    """Revokes a signing key, for example one that leaked: within a second, every
+    replica rejects all tokens that it signed. If it is the active one, the
+    prepared key or a new one takes over. Can't be undone. Succeeds even if
+    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+    FIELD_INVALID.
+    """
+    PutPolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]  # type: ignore[assignment]
+    """Creates a rate-limit policy, or replaces all fields of the one of this
+    name. Every replica uses it within a second. What keys have used is kept,
+    unless `durable` changes. At most 1000 policies. Policies are listed by
+    RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+    DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    DeletePolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyRequest, _admin_service_pb2.DeletePolicyResponse]  # type: ignore[assignment]
+    """Deletes a rate-limit policy and its overrides. Checks that name it then
+    fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+    POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+    """
+    PutPolicyOverride: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyOverrideRequest, _admin_service_pb2.PutPolicyOverrideResponse]  # type: ignore[assignment]
+    """Sets what holds for one key in place of its policy's numbers, wherever the
+    policy is defined, or replaces all fields of such an override. Every
+    replica uses it within a second. What the key has used is kept. At most
+    10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+    LIMIT_REACHED.
+    """
+    DeletePolicyOverride: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeletePolicyOverrideRequest, _admin_service_pb2.DeletePolicyOverrideResponse]  # type: ignore[assignment]
+    """Deletes an override: its policy's numbers hold for the key again. Roles:
+    admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+    """
+    ListPolicyOverrides: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListPolicyOverridesRequest, _admin_service_pb2.ListPolicyOverridesResponse]  # type: ignore[assignment]
+    """Lists the overrides in force, ordered by policy and key. Roles: admin.
+    Reasons: FIELD_INVALID.
+    """
+    PutRole: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutRoleRequest, _admin_service_pb2.PutRoleResponse]  # type: ignore[assignment]
+    """Creates a role of users, or replaces all fields of the one of this name.
+    Every replica uses it within a second. Permissions that it loses are
+    missing from tokens at once, also from those issued before; those that it
+    gains are in new tokens only. A second factor is required at the next
+    login. Lifetimes of sessions hold for sessions opened from then on, those
+    of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+    FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+    """
+    ListRoles: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListRolesRequest, _admin_service_pb2.ListRolesResponse]  # type: ignore[assignment]
+    """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+    FIELD_INVALID.
+    """
+    DeleteRole: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.DeleteRoleRequest, _admin_service_pb2.DeleteRoleResponse]  # type: ignore[assignment]
+    """Deletes a role. Users who have it keep its name, which grants and demands
+    nothing; a role that is created later with this name is theirs. Roles:
+    admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +506,351 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         replica stops. Continue then with the cursor. Roles: admin, observer.
         Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
         SERVICE_STOPPING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUser(
+        self,
+        request: _admin_service_pb2.GetUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.GetUserResponse, _abc.Awaitable[_admin_service_pb2.GetUserResponse]]:
+        """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
+        EMAIL_INVALID, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _admin_service_pb2.ListUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListUsersResponse, _abc.Awaitable[_admin_service_pb2.ListUsersResponse]]:
+        """Lists the users that match all filters, active or not. With one filter or
+        none, a page costs the same wherever it is in the list. With several, the
+        service looks for matches for up to a second, so a page may be short or
+        even empty before the last one: go on while there is a next_page_token.
+        Users are in an order that suits the filters: by address with
+        email_prefix, by time with a range of times, otherwise by id, which is
+        mostly the order of creation. Roles: admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateUser(
+        self,
+        request: _admin_service_pb2.CreateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.CreateUserResponse, _abc.Awaitable[_admin_service_pb2.CreateUserResponse]]:
+        """Creates a user. Unlike Register, it is not limited, sends no code, and may
+        say that the address is verified. A request that is repeated after its
+        user was deleted fails with USER_NOT_FOUND. Roles: admin. Reasons:
+        EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
+        REQUEST_ID_REUSED, USER_NOT_FOUND, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateUser(
+        self,
+        request: _admin_service_pb2.UpdateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UpdateUserResponse, _abc.Awaitable[_admin_service_pb2.UpdateUserResponse]]:
+        """Changes the fields of a user that update_mask names. A new address counts
+        as unverified, unless email_verified is set with it; the old address gets
+        a notice, and codes that were sent to it become invalid. Roles: admin.
+        Reasons: USER_NOT_FOUND, EMAIL_INVALID, EMAIL_TAKEN, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def SetUserRoles(
+        self,
+        request: _admin_service_pb2.SetUserRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.SetUserRolesResponse, _abc.Awaitable[_admin_service_pb2.SetUserRolesResponse]]:
+        """Replaces a user's roles. Within a second (setting
+        sessions.cache_staleness), ValidateToken leaves out of tokens that were
+        issued before what the remaining roles don't grant; API keys likewise.
+        New roles come with the next refresh. If a role is added that requires a
+        second factor, the user's sessions end, as they may have begun without
+        one. Roles: admin. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def DisableUser(
+        self,
+        request: _admin_service_pb2.DisableUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DisableUserResponse, _abc.Awaitable[_admin_service_pb2.DisableUserResponse]]:
+        """Disables a user: logins fail as with a wrong password, all sessions end,
+        and API keys are refused. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def EnableUser(
+        self,
+        request: _admin_service_pb2.EnableUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.EnableUserResponse, _abc.Awaitable[_admin_service_pb2.EnableUserResponse]]:
+        """Enables a user again, and resets the failed logins. Sessions that ended
+        stay so; API keys that were not revoked work again. Roles: admin. Reasons:
+        USER_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def UnlockUser(
+        self,
+        request: _admin_service_pb2.UnlockUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UnlockUserResponse, _abc.Awaitable[_admin_service_pb2.UnlockUserResponse]]:
+        """Unlocks a user who can't log in because too many logins have failed: the
+        failed logins in a row are forgotten, and so is what the limits of the
+        account have counted, from unknown and known devices. What is charged to a
+        network as a whole stays. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def StartPasswordReset(
+        self,
+        request: _admin_service_pb2.StartPasswordResetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.StartPasswordResetResponse, _abc.Awaitable[_admin_service_pb2.StartPasswordResetResponse]]:
+        """Sends a code for ResetPassword to the user's address. The present password
+        goes on working until then; see RequirePasswordChange. To have the code
+        returned instead, the caller needs the role issuer too. Roles: admin.
+        Reasons: USER_NOT_FOUND, USER_DISABLED, CALLER_NOT_ALLOWED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RequirePasswordChange(
+        self,
+        request: _admin_service_pb2.RequirePasswordChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RequirePasswordChangeResponse, _abc.Awaitable[_admin_service_pb2.RequirePasswordChangeResponse]]:
+        """Ends the use of a user's present password, which others may know. Login
+        with it fails with PASSWORD_CHANGE_REQUIRED until the user has set another
+        one, by RequestPasswordReset and ResetPassword, or by ChangePassword in a
+        session. Passkeys, providers and codes sent by mail still log in, as they
+        don't rely on the password. Roles: admin. Reasons: USER_NOT_FOUND,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteUser(
+        self,
+        request: _admin_service_pb2.DeleteUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeleteUserResponse, _abc.Awaitable[_admin_service_pb2.DeleteUserResponse]]:
+        """Erases a user as DeleteAccount does, which can't be undone: only audit
+        events without personal data remain. The user gets a notice. Roles: admin.
+        Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportUsers(
+        self,
+        request: _admin_service_pb2.ExportUsersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.ExportUsersResponse], _abc.AsyncIterator[_admin_service_pb2.ExportUsersResponse]]:
+        """Streams all users in order of their ids, in the format that ImportUsers
+        reads. Second factors, identities and sessions are not included. Users
+        created or deleted meanwhile may or may not be. At most 16 exports run at
+        once in each replica. Roles: admin. Reasons: FIELD_INVALID, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def BlockIp(
+        self,
+        request: _admin_service_pb2.BlockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.BlockIpResponse, _abc.Awaitable[_admin_service_pb2.BlockIpResponse]]:
+        """Blocks an address or a network, in place of its earlier block if it has
+        one, from now on. Every replica knows of it within a second:
+        ScreenRequest refuses the addresses, and so do all RPCs that log a user in,
+        register one, or request or redeem a code without an access token. Sessions
+        go on; SessionService ends them. Addresses of the setting blocks.allow are
+        not blocked. Roles: admin. Reasons: FIELD_INVALID, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def UnblockIp(
+        self,
+        request: _admin_service_pb2.UnblockIpRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.UnblockIpResponse, _abc.Awaitable[_admin_service_pb2.UnblockIpResponse]]:
+        """Lifts the block of exactly this address or network, and forgets the
+        violations that it was blocked for. It is no error if there is none. Roles:
+        admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListIpBlocks(
+        self,
+        request: _admin_service_pb2.ListIpBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListIpBlocksResponse, _abc.Awaitable[_admin_service_pb2.ListIpBlocksResponse]]:
+        """Lists the blocks that are in force, IPv4 first, ordered by network; a
+        network comes before those within it. Roles: admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeAllSessions(
+        self,
+        request: _admin_service_pb2.RevokeAllSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeAllSessionsResponse, _abc.Awaitable[_admin_service_pb2.RevokeAllSessionsResponse]]:
+        """Ends the sessions that meet all of the given criteria, whoever they belong
+        to, or with dry_run only counts them. Every session opened before the call
+        is considered; one opened meanwhile may be. Sessions end by the thousand,
+        each thousand at once, so that nobody has to wait: if the call fails or
+        takes longer than the time limit of calls (STORE_UNAVAILABLE), those that
+        ended stay ended, and the same call again ends the rest. Roles: admin.
+        Reasons: FIELD_INVALID, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def ImpersonateUser(
+        self,
+        request: _admin_service_pb2.ImpersonateUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ImpersonateUserResponse, _abc.Awaitable[_admin_service_pb2.ImpersonateUserResponse]]:
+        """Opens a session in a user's name, for an operator who has to see what the
+        user sees. It is short (sessions.impersonation_lifetime, 15 minutes by
+        default), can't be refreshed, and ends early with
+        SessionService.RevokeSession. The tokens name the caller as the actor, the
+        session and each of its audit events as the impersonator, and the user
+        sees both. It can't change how the user logs in: AccountService refuses
+        that with IMPERSONATION_NOT_ALLOWED. The user's own sessions, last login
+        and failed attempts stay as they are. USER_NOT_FOUND if the account is
+        disabled; IMPERSONATION_NOT_ALLOWED if the user has a role that is not in
+        sessions.impersonation_roles ("user" by default). Roles: admin. Reasons:
+        USER_NOT_FOUND, IMPERSONATION_NOT_ALLOWED, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSigningKeys(
+        self,
+        request: _admin_service_pb2.ListSigningKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListSigningKeysResponse, _abc.Awaitable[_admin_service_pb2.ListSigningKeysResponse]]:
+        """Lists the keys that sign access tokens, newest first, without their
+        private parts. Roles: admin. Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _admin_service_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RotateSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RotateSigningKeyResponse]]:
+        """Starts signing with the prepared key, or a new one. Tokens signed before
+        stay valid until they expire. Of rotations at the same time, one takes
+        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
+        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeSigningKey(
+        self,
+        request: _admin_service_pb2.RevokeSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeSigningKeyResponse]]:
+        """Revokes a signing key, for example one that leaked: within a second, every
+        replica rejects all tokens that it signed. If it is the active one, the
+        prepared key or a new one takes over. Can't be undone. Succeeds even if
+        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def PutPolicy(
+        self,
+        request: _admin_service_pb2.PutPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutPolicyResponse, _abc.Awaitable[_admin_service_pb2.PutPolicyResponse]]:
+        """Creates a rate-limit policy, or replaces all fields of the one of this
+        name. Every replica uses it within a second. What keys have used is kept,
+        unless `durable` changes. At most 1000 policies. Policies are listed by
+        RateLimitService.ListPolicies. Roles: admin. Reasons: FIELD_INVALID,
+        DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePolicy(
+        self,
+        request: _admin_service_pb2.DeletePolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeletePolicyResponse, _abc.Awaitable[_admin_service_pb2.DeletePolicyResponse]]:
+        """Deletes a rate-limit policy and its overrides. Checks that name it then
+        fail with POLICY_UNKNOWN. Roles: admin. Reasons: FIELD_INVALID,
+        POLICY_UNKNOWN, DEFINED_IN_SETTINGS.
+        """
+
+    @_abc_1.abstractmethod
+    def PutPolicyOverride(
+        self,
+        request: _admin_service_pb2.PutPolicyOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutPolicyOverrideResponse, _abc.Awaitable[_admin_service_pb2.PutPolicyOverrideResponse]]:
+        """Sets what holds for one key in place of its policy's numbers, wherever the
+        policy is defined, or replaces all fields of such an override. Every
+        replica uses it within a second. What the key has used is kept. At most
+        10,000 overrides. Roles: admin. Reasons: FIELD_INVALID, POLICY_UNKNOWN,
+        LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeletePolicyOverride(
+        self,
+        request: _admin_service_pb2.DeletePolicyOverrideRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeletePolicyOverrideResponse, _abc.Awaitable[_admin_service_pb2.DeletePolicyOverrideResponse]]:
+        """Deletes an override: its policy's numbers hold for the key again. Roles:
+        admin. Reasons: FIELD_INVALID, OVERRIDE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicyOverrides(
+        self,
+        request: _admin_service_pb2.ListPolicyOverridesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListPolicyOverridesResponse, _abc.Awaitable[_admin_service_pb2.ListPolicyOverridesResponse]]:
+        """Lists the overrides in force, ordered by policy and key. Roles: admin.
+        Reasons: FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def PutRole(
+        self,
+        request: _admin_service_pb2.PutRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.PutRoleResponse, _abc.Awaitable[_admin_service_pb2.PutRoleResponse]]:
+        """Creates a role of users, or replaces all fields of the one of this name.
+        Every replica uses it within a second. Permissions that it loses are
+        missing from tokens at once, also from those issued before; those that it
+        gains are in new tokens only. A second factor is required at the next
+        login. Lifetimes of sessions hold for sessions opened from then on, those
+        of access tokens for new tokens. At most 1000 roles. Roles: admin. Reasons:
+        FIELD_INVALID, DEFINED_IN_SETTINGS, LIMIT_REACHED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRoles(
+        self,
+        request: _admin_service_pb2.ListRolesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListRolesResponse, _abc.Awaitable[_admin_service_pb2.ListRolesResponse]]:
+        """Lists the roles of users, ordered by name. Roles: admin. Reasons:
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteRole(
+        self,
+        request: _admin_service_pb2.DeleteRoleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.DeleteRoleResponse, _abc.Awaitable[_admin_service_pb2.DeleteRoleResponse]]:
+        """Deletes a role. Users who have it keep its name, which grants and demands
+        nothing; a role that is created later with this name is theirs. Roles:
+        admin. Reasons: FIELD_INVALID, ROLE_NOT_FOUND, DEFINED_IN_SETTINGS.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

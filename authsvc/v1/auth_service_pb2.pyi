@@ -960,12 +960,19 @@ class LogoutResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CLEAR_COOKIE_FIELD_NUMBER: _builtins.int
+    clear_cookie: _builtins.str
+    """A Set-Cookie header that removes the session's cookie from the browser.
+    Empty without the setting sessions.cookie.
+    """
     def __init__(
         self,
+        *,
+        clear_cookie: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -150,7 +150,8 @@ class AuthServiceServicer(object):
         """Creates an account with an e-mail address and a password and sends a code
         for VerifyEmail to the address. It does not log the user in. Roles: app.
         Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,9 +186,9 @@ class AuthServiceServicer(object):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,7 +197,7 @@ class AuthServiceServicer(object):
     def VerifyMfa(self, request, context):
         """Completes a login with a second factor and creates the session. An
         mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +207,8 @@ class AuthServiceServicer(object):
         """Sends a code that replaces the password for one login. Codes of earlier
         requests keep working, each for its own challenge. The answer is the same
         for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,7 +220,7 @@ class AuthServiceServicer(object):
         somebody else may have created the account, so its password, sessions and
         API keys are removed, unless it has a second factor, which is then asked
         for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,7 +228,8 @@ class AuthServiceServicer(object):
 
     def BeginPasskeyLogin(self, request, context):
         """Starts a login with a passkey, which may take 5 minutes by default. Roles:
-        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +240,8 @@ class AuthServiceServicer(object):
         to verify its user and therefore counts as both factors. Any assertion,
         valid or not, uses up the challenge. Failed guesses at the account don't
         prevent it; failures are counted per IP address. Roles: app. Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -248,8 +252,8 @@ class AuthServiceServicer(object):
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -264,7 +268,7 @@ class AuthServiceServicer(object):
         counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -273,7 +277,8 @@ class AuthServiceServicer(object):
     def RequestPasswordReset(self, request, context):
         """Sends a code that allows setting a new password. The answer is the same
         for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,8 +290,8 @@ class AuthServiceServicer(object):
         address was not verified before, API keys are revoked too, as in
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-        PASSWORD_WEAK,
-        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

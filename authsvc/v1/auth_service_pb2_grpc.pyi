@@ -37,7 +37,8 @@ class AuthServiceStub:
     """Creates an account with an e-mail address and a password and sends a code
     for VerifyEmail to the address. It does not log the user in. Roles: app.
     Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+    LOGIN_FROZEN.
     """
     VerifyEmail: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]
     """Verifies the account's e-mail address with the code that was sent to it.
@@ -60,20 +61,21 @@ class AuthServiceStub:
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID, LOGIN_FROZEN.
     """
     VerifyMfa: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]
     """Completes a login with a second factor and creates the session. An
     mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     RequestLoginCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]
     """Sends a code that replaces the password for one login. Codes of earlier
     requests keep working, each for its own challenge. The answer is the same
     for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     LoginWithCode: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]
     """Checks a code from RequestLoginCode, then continues like Login. The code
@@ -81,26 +83,28 @@ class AuthServiceStub:
     somebody else may have created the account, so its password, sessions and
     API keys are removed, unless it has a second factor, which is then asked
     for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     BeginPasskeyLogin: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]
     """Starts a login with a passkey, which may take 5 minutes by default. Roles:
-    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     LoginWithPasskey: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
     valid or not, uses up the challenge. Failed guesses at the account don't
     prevent it; failures are counted per IP address. Roles: app. Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID,
+    LOGIN_FROZEN.
     """
     BeginOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, LOGIN_FROZEN.
     """
     CompleteOAuth: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]
     """Completes a login at another provider, then continues like Login. A new
@@ -111,12 +115,13 @@ class AuthServiceStub:
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     RequestPasswordReset: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]
     """Sends a code that allows setting a new password. The answer is the same
     for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     ResetPassword: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]
     """Sets a new password with a code from RequestPasswordReset and ends all
@@ -124,8 +129,8 @@ class AuthServiceStub:
     address was not verified before, API keys are revoked too, as in
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-    PASSWORD_WEAK,
-    EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _grpc.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -186,7 +191,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     """Creates an account with an e-mail address and a password and sends a code
     for VerifyEmail to the address. It does not log the user in. Roles: app.
     Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+    CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+    LOGIN_FROZEN.
     """
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyEmailRequest, _auth_service_pb2.VerifyEmailResponse]  # type: ignore[assignment]
     """Verifies the account's e-mail address with the code that was sent to it.
@@ -209,20 +215,21 @@ class AuthServiceAsyncStub(AuthServiceStub):
     latter case the user has to enrol one, which requires a verified address.
     Failures are counted per account, per IP address and per combination of
     the two, over all replicas and all methods that can be guessed. Roles: app.
-    Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-    EMAIL_INVALID, FIELD_INVALID.
+    Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+    PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+    FIELD_INVALID, LOGIN_FROZEN.
     """
     VerifyMfa: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.VerifyMfaRequest, _auth_service_pb2.VerifyMfaResponse]  # type: ignore[assignment]
     """Completes a login with a second factor and creates the session. An
     mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     RequestLoginCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestLoginCodeRequest, _auth_service_pb2.RequestLoginCodeResponse]  # type: ignore[assignment]
     """Sends a code that replaces the password for one login. Codes of earlier
     requests keep working, each for its own challenge. The answer is the same
     for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     LoginWithCode: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithCodeRequest, _auth_service_pb2.LoginWithCodeResponse]  # type: ignore[assignment]
     """Checks a code from RequestLoginCode, then continues like Login. The code
@@ -230,26 +237,28 @@ class AuthServiceAsyncStub(AuthServiceStub):
     somebody else may have created the account, so its password, sessions and
     API keys are removed, unless it has a second factor, which is then asked
     for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
-    TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     BeginPasskeyLogin: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginPasskeyLoginRequest, _auth_service_pb2.BeginPasskeyLoginResponse]  # type: ignore[assignment]
     """Starts a login with a passkey, which may take 5 minutes by default. Roles:
-    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+    app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     LoginWithPasskey: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.LoginWithPasskeyRequest, _auth_service_pb2.LoginWithPasskeyResponse]  # type: ignore[assignment]
     """Checks the passkey's assertion, then continues like Login. The passkey has
     to verify its user and therefore counts as both factors. Any assertion,
     valid or not, uses up the challenge. Failed guesses at the account don't
     prevent it; failures are counted per IP address. Roles: app. Reasons:
-    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID,
+    LOGIN_FROZEN.
     """
     BeginOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.BeginOAuthRequest, _auth_service_pb2.BeginOAuthResponse]  # type: ignore[assignment]
     """Starts a login at another provider (authorization code with PKCE, RFC 6749
     and RFC 7636), or, given an access token from a recent login, starts
     linking an identity to the token's account. Roles: app. Reasons:
     REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-    TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-    FIELD_INVALID.
+    TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+    REAUTHENTICATION_REQUIRED, FIELD_INVALID, LOGIN_FROZEN.
     """
     CompleteOAuth: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.CompleteOAuthRequest, _auth_service_pb2.CompleteOAuthResponse]  # type: ignore[assignment]
     """Completes a login at another provider, then continues like Login. A new
@@ -260,12 +269,13 @@ class AuthServiceAsyncStub(AuthServiceStub):
     counted as for LoginWithPasskey. Roles: app.
     Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
     LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+    PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RequestPasswordResetRequest, _auth_service_pb2.RequestPasswordResetResponse]  # type: ignore[assignment]
     """Sends a code that allows setting a new password. The answer is the same
     for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+    EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+    LOGIN_FROZEN.
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.ResetPasswordRequest, _auth_service_pb2.ResetPasswordResponse]  # type: ignore[assignment]
     """Sets a new password with a code from RequestPasswordReset and ends all
@@ -273,8 +283,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     address was not verified before, API keys are revoked too, as in
     LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
     can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-    PASSWORD_WEAK,
-    EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+    PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+    PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
     """
     RefreshTokens: _aio.UnaryUnaryMultiCallable[_auth_service_pb2.RefreshTokensRequest, _auth_service_pb2.RefreshTokensResponse]  # type: ignore[assignment]
     """Exchanges a refresh token for a new pair of tokens. Sending the replaced
@@ -338,7 +348,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates an account with an e-mail address and a password and sends a code
         for VerifyEmail to the address. It does not log the user in. Roles: app.
         Reasons: EMAIL_INVALID, EMAIL_TAKEN, PASSWORD_WEAK, FIELD_INVALID,
-        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED.
+        CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS, OVERLOADED, PROVIDER_UNAVAILABLE,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -379,9 +390,9 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         latter case the user has to enrol one, which requires a verified address.
         Failures are counted per account, per IP address and per combination of
         the two, over all replicas and all methods that can be guessed. Roles: app.
-        Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, OVERLOADED,
-        EMAIL_INVALID, FIELD_INVALID.
+        Reasons: CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
+        PASSWORD_CHANGE_REQUIRED, TOO_MANY_ATTEMPTS, OVERLOADED, EMAIL_INVALID,
+        FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -392,7 +403,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.VerifyMfaResponse, _abc.Awaitable[_auth_service_pb2.VerifyMfaResponse]]:
         """Completes a login with a second factor and creates the session. An
         mfa_token allows five attempts. Roles: app. Reasons: CREDENTIALS_INVALID,
-        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -404,7 +415,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a code that replaces the password for one login. Codes of earlier
         requests keep working, each for its own challenge. The answer is the same
         for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -418,7 +430,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         somebody else may have created the account, so its password, sessions and
         API keys are removed, unless it has a second factor, which is then asked
         for. Roles: app. Reasons: CODE_INVALID, EMAIL_NOT_VERIFIED,
-        TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -428,7 +440,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_auth_service_pb2.BeginPasskeyLoginResponse, _abc.Awaitable[_auth_service_pb2.BeginPasskeyLoginResponse]]:
         """Starts a login with a passkey, which may take 5 minutes by default. Roles:
-        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS.
+        app. Reasons: EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -441,7 +454,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         to verify its user and therefore counts as both factors. Any assertion,
         valid or not, uses up the challenge. Failed guesses at the account don't
         prevent it; failures are counted per IP address. Roles: app. Reasons:
-        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED, TOO_MANY_ATTEMPTS, FIELD_INVALID,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -454,8 +468,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         and RFC 7636), or, given an access token from a recent login, starts
         linking an identity to the token's account. Roles: app. Reasons:
         REDIRECT_NOT_ALLOWED, PROVIDER_UNAVAILABLE, PROVIDER_MISCONFIGURED,
-        TOO_MANY_ATTEMPTS, BEARER_INVALID, REAUTHENTICATION_REQUIRED,
-        FIELD_INVALID.
+        TOO_MANY_ATTEMPTS, BEARER_INVALID, IMPERSONATION_NOT_ALLOWED,
+        REAUTHENTICATION_REQUIRED, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -472,7 +486,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         counted as for LoginWithPasskey. Roles: app.
         Reasons: STATE_INVALID, CREDENTIALS_INVALID, EMAIL_NOT_VERIFIED,
         LINK_REQUIRES_LOGIN, LIMIT_REACHED, PROVIDER_UNAVAILABLE,
-        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID.
+        PROVIDER_MISCONFIGURED, TOO_MANY_ATTEMPTS, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -483,7 +497,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_auth_service_pb2.RequestPasswordResetResponse, _abc.Awaitable[_auth_service_pb2.RequestPasswordResetResponse]]:
         """Sends a code that allows setting a new password. The answer is the same
         for unknown addresses, to which nothing is sent. Roles: app. Reasons:
-        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS.
+        EMAIL_INVALID, FIELD_INVALID, CALLER_NOT_ALLOWED, TOO_MANY_ATTEMPTS,
+        LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -497,8 +512,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         address was not verified before, API keys are revoked too, as in
         LoginWithCode. Failures are counted as for LoginWithPasskey, and the user
         can log in next despite failed guesses. Roles: app. Reasons: CODE_INVALID,
-        PASSWORD_WEAK,
-        EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED.
+        PASSWORD_WEAK, EMAIL_INVALID, FIELD_INVALID, TOO_MANY_ATTEMPTS, OVERLOADED,
+        PROVIDER_UNAVAILABLE, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod

@@ -150,6 +150,30 @@ INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
 """The API key's own rate limit is exhausted; see retry_after."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
+class _DefinedIn:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DefinedInEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DefinedIn.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEFINED_IN_UNSPECIFIED: _DefinedIn.ValueType  # 0
+    """Never sent."""
+    DEFINED_IN_SETTINGS: _DefinedIn.ValueType  # 1
+    """In the settings: by changing them."""
+    DEFINED_IN_RUN_TIME: _DefinedIn.ValueType  # 2
+    """At run time: by AdminService, or the commands of the shell."""
+
+class DefinedIn(_DefinedIn, metaclass=_DefinedInEnumTypeWrapper):
+    """Where a policy or role is defined, and so how it can be changed."""
+
+DEFINED_IN_UNSPECIFIED: DefinedIn.ValueType  # 0
+"""Never sent."""
+DEFINED_IN_SETTINGS: DefinedIn.ValueType  # 1
+"""In the settings: by changing them."""
+DEFINED_IN_RUN_TIME: DefinedIn.ValueType  # 2
+"""At run time: by AdminService, or the commands of the shell."""
+Global___DefinedIn: _TypeAlias = DefinedIn  # noqa: Y015
+
 @_typing.final
 class ClientContext(_message.Message):
     """The end user behind a request, as the calling service sees them. The
@@ -290,12 +314,15 @@ class Tokens(_message.Message):
     SESSION_TOKEN_FIELD_NUMBER: _builtins.int
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    SET_COOKIE_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """A signed JWT (RFC 9068, `typ` at+jwt) that identifies the user until it
     expires; at most 8 KiB.
     """
     refresh_token: _builtins.str
-    """An opaque token for RefreshTokens; each use replaces it."""
+    """An opaque token for RefreshTokens; each use replaces it. Empty for an
+    impersonated session, which can't be extended.
+    """
     session_id: _builtins.str
     """The session's public id, a UUID. Not a secret."""
     session_token: _builtins.str
@@ -309,6 +336,11 @@ class Tokens(_message.Message):
     """
     user_id: _builtins.str
     """The user's id, a UUID."""
+    set_cookie: _builtins.str
+    """A Set-Cookie header for the user's browser, with session_token as the
+    cookie's value and the attributes of the setting sessions.cookie. Empty
+    without that setting, and when session_token is.
+    """
     @_builtins.property
     def access_token_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the access token expires."""
@@ -328,10 +360,11 @@ class Tokens(_message.Message):
         session_token: _builtins.str = ...,
         csrf_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        set_cookie: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access_token_expire_time", b"access_token_expire_time", "refresh_token_expire_time", b"refresh_token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "session_id", b"session_id", "session_token", b"session_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "session_id", b"session_id", "session_token", b"session_token", "set_cookie", b"set_cookie", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -418,7 +451,8 @@ class Claims(_message.Message):
     @_builtins.property
     def actors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`act` (RFC 8693): the services that act on behalf of the user, the current
-        one first. Empty if none does.
+        one first; in an impersonated session the last is the impersonator. Empty
+        if none does.
         """
 
     def __init__(

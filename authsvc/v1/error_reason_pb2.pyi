@@ -125,7 +125,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Detail: google.rpc.BadRequest. Don't retry unchanged.
     """
     ERROR_REASON_KEY_NOT_FOUND: _ErrorReason.ValueType  # 22
-    """NOT_FOUND. The user has no API key with this id. Don't retry."""
+    """NOT_FOUND. The user has no API key with this id, or there is no signing
+    key with this id. Don't retry.
+    """
     ERROR_REASON_FACTOR_NOT_FOUND: _ErrorReason.ValueType  # 23
     """NOT_FOUND. The user has no factor with this id. Don't retry."""
     ERROR_REASON_IDENTITY_NOT_FOUND: _ErrorReason.ValueType  # 24
@@ -139,13 +141,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     in. Add another way to log in first; don't retry before that.
     """
     ERROR_REASON_LIMIT_REACHED: _ErrorReason.ValueType  # 27
-    """FAILED_PRECONDITION. The user has the maximum number of these. Remove one
-    first; don't retry before that. Metadata: `limit`.
+    """FAILED_PRECONDITION. The user, or the service, has the maximum number of
+    these. Remove one first; don't retry before that. Metadata: `limit`.
     """
     ERROR_REASON_PROVIDER_UNAVAILABLE: _ErrorReason.ValueType  # 28
-    """UNAVAILABLE. The provider did not answer in time or gave an invalid
-    answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
-    beginning after the delay.
+    """UNAVAILABLE. The identity provider, or the service of breached passwords,
+    did not answer in time or gave an invalid answer. Detail:
+    google.rpc.RetryInfo. Don't retry a login; start again from the beginning
+    after the delay. A new password may be sent again then.
     """
     ERROR_REASON_SERVICE_STOPPING: _ErrorReason.ValueType  # 29
     """UNAVAILABLE. This replica is shutting down; the call did not take effect,
@@ -157,10 +160,61 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
-    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 70
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 48
     """OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
     has crashed or failed over since. Don't retry with it; begin without a
     cursor, and list what happened in between.
+    """
+    ERROR_REASON_DEFINED_IN_SETTINGS: _ErrorReason.ValueType  # 45
+    """FAILED_PRECONDITION. The settings define a policy or role of this name, and
+    they win: it can only be changed there. Don't retry. Metadata: `name`.
+    """
+    ERROR_REASON_ROLE_NOT_FOUND: _ErrorReason.ValueType  # 46
+    """NOT_FOUND. No role has this name; see ListRoles. Don't retry. Metadata:
+    `role`.
+    """
+    ERROR_REASON_OVERRIDE_NOT_FOUND: _ErrorReason.ValueType  # 47
+    """NOT_FOUND. The key has no override of this policy. Don't retry."""
+    ERROR_REASON_IP_BLOCKED: _ErrorReason.ValueType  # 41
+    """PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+    operator, or by the service for a while because too many requests from
+    there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+    until an operator lifts it. Don't retry before that.
+    """
+    ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
+    """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+    the call is not one for an impersonated session: it would change how the
+    user logs in, or export or delete the account. Don't retry.
+    """
+    ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 38
+    """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+    Don't retry; the user has to log in again. Metadata: `cause`, which is
+    "CSRF_TOKEN" or the InactiveReason without its prefix.
+    """
+    ERROR_REASON_NOT_CONFIGURED: _ErrorReason.ValueType  # 39
+    """FAILED_PRECONDITION. The service's settings don't provide for this; the
+    message says which to change. Don't retry before that. Metadata: `setting`.
+    """
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 42
+    """INVALID_ARGUMENT. Another request had this `request_id` within the last
+    day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+    new request, and repeat it only together with the very same request.
+    """
+    ERROR_REASON_PASSWORD_CHANGE_REQUIRED: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION. The password is right, but an operator decided that
+    it has to be changed, so nobody is logged in. Don't retry; ask the user to
+    set a new password, with RequestPasswordReset and ResetPassword.
+    """
+    ERROR_REASON_USER_DISABLED: _ErrorReason.ValueType  # 44
+    """FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+    disabled user. For operators only. Don't retry before EnableUser.
+    """
+    ERROR_REASON_LOGIN_FROZEN: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+    while, for all clients or for a network that holds `client.ip`. Existing
+    sessions go on. Don't retry; tell the user to come back later. Metadata:
+    `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+    `issued`, `registration` or `password_reset`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -276,7 +330,9 @@ ERROR_REASON_REDIRECT_NOT_ALLOWED: ErrorReason.ValueType  # 21
 Detail: google.rpc.BadRequest. Don't retry unchanged.
 """
 ERROR_REASON_KEY_NOT_FOUND: ErrorReason.ValueType  # 22
-"""NOT_FOUND. The user has no API key with this id. Don't retry."""
+"""NOT_FOUND. The user has no API key with this id, or there is no signing
+key with this id. Don't retry.
+"""
 ERROR_REASON_FACTOR_NOT_FOUND: ErrorReason.ValueType  # 23
 """NOT_FOUND. The user has no factor with this id. Don't retry."""
 ERROR_REASON_IDENTITY_NOT_FOUND: ErrorReason.ValueType  # 24
@@ -290,13 +346,14 @@ ERROR_REASON_LAST_CREDENTIAL: ErrorReason.ValueType  # 26
 in. Add another way to log in first; don't retry before that.
 """
 ERROR_REASON_LIMIT_REACHED: ErrorReason.ValueType  # 27
-"""FAILED_PRECONDITION. The user has the maximum number of these. Remove one
-first; don't retry before that. Metadata: `limit`.
+"""FAILED_PRECONDITION. The user, or the service, has the maximum number of
+these. Remove one first; don't retry before that. Metadata: `limit`.
 """
 ERROR_REASON_PROVIDER_UNAVAILABLE: ErrorReason.ValueType  # 28
-"""UNAVAILABLE. The provider did not answer in time or gave an invalid
-answer. Detail: google.rpc.RetryInfo. Don't retry; start again from the
-beginning after the delay.
+"""UNAVAILABLE. The identity provider, or the service of breached passwords,
+did not answer in time or gave an invalid answer. Detail:
+google.rpc.RetryInfo. Don't retry a login; start again from the beginning
+after the delay. A new password may be sent again then.
 """
 ERROR_REASON_SERVICE_STOPPING: ErrorReason.ValueType  # 29
 """UNAVAILABLE. This replica is shutting down; the call did not take effect,
@@ -308,9 +365,60 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
 """
-ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 70
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 48
 """OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
 has crashed or failed over since. Don't retry with it; begin without a
 cursor, and list what happened in between.
+"""
+ERROR_REASON_DEFINED_IN_SETTINGS: ErrorReason.ValueType  # 45
+"""FAILED_PRECONDITION. The settings define a policy or role of this name, and
+they win: it can only be changed there. Don't retry. Metadata: `name`.
+"""
+ERROR_REASON_ROLE_NOT_FOUND: ErrorReason.ValueType  # 46
+"""NOT_FOUND. No role has this name; see ListRoles. Don't retry. Metadata:
+`role`.
+"""
+ERROR_REASON_OVERRIDE_NOT_FOUND: ErrorReason.ValueType  # 47
+"""NOT_FOUND. The key has no override of this policy. Don't retry."""
+ERROR_REASON_IP_BLOCKED: ErrorReason.ValueType  # 41
+"""PERMISSION_DENIED. The end user's address, `client.ip`, is blocked: by an
+operator, or by the service for a while because too many requests from
+there were refused. Detail: google.rpc.RetryInfo, unless the block lasts
+until an operator lifts it. Don't retry before that.
+"""
+ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
+"""PERMISSION_DENIED. The user has a role that is not to be impersonated, or
+the call is not one for an impersonated session: it would change how the
+user logs in, or export or delete the account. Don't retry.
+"""
+ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 38
+"""UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
+Don't retry; the user has to log in again. Metadata: `cause`, which is
+"CSRF_TOKEN" or the InactiveReason without its prefix.
+"""
+ERROR_REASON_NOT_CONFIGURED: ErrorReason.ValueType  # 39
+"""FAILED_PRECONDITION. The service's settings don't provide for this; the
+message says which to change. Don't retry before that. Metadata: `setting`.
+"""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 42
+"""INVALID_ARGUMENT. Another request had this `request_id` within the last
+day. Detail: google.rpc.BadRequest. Don't retry; choose a new id for each
+new request, and repeat it only together with the very same request.
+"""
+ERROR_REASON_PASSWORD_CHANGE_REQUIRED: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION. The password is right, but an operator decided that
+it has to be changed, so nobody is logged in. Don't retry; ask the user to
+set a new password, with RequestPasswordReset and ResetPassword.
+"""
+ERROR_REASON_USER_DISABLED: ErrorReason.ValueType  # 44
+"""FAILED_PRECONDITION. The user is disabled, and this is not possible for a
+disabled user. For operators only. Don't retry before EnableUser.
+"""
+ERROR_REASON_LOGIN_FROZEN: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. An operator has frozen logins of this kind for a
+while, for all clients or for a network that holds `client.ip`. Existing
+sessions go on. Don't retry; tell the user to come back later. Metadata:
+`method`, what is frozen: `password`, `code`, `passkey`, `federated`,
+`issued`, `registration` or `password_reset`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

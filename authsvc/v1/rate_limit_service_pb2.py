@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#authsvc/v1/rate_limit_service.proto\x12\nauthsvc.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x01\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\talgorithm\x18\x02 \x01(\x0e\x32\x1e.authsvc.v1.RateLimitAlgorithm\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12)\n\x06window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x05 \x01(\x03\x12\x0f\n\x07\x64urable\x18\x06 \x01(\x08\"3\n\x06\x43harge\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x03\"\xed\x01\n\x10RateLimitVerdict\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x11\n\tremaining\x18\x05 \x01(\x03\x12.\n\x0bretry_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0breset_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05\x62ound\x18\x08 \x01(\x0e\x32\x1a.authsvc.v1.RateLimitBound\"M\n\x15\x43heckRateLimitRequest\x12#\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.Charge\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"Y\n\x16\x43heckRateLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12.\n\x08verdicts\x18\x02 \x03(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"a\n\x1b\x42\x61tchCheckRateLimitsRequest\x12\x31\n\x06\x63hecks\x18\x01 \x03(\x0b\x32!.authsvc.v1.CheckRateLimitRequest\x12\x0f\n\x07\x63ompact\x18\x02 \x01(\x08\"S\n\x1c\x42\x61tchCheckRateLimitsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".authsvc.v1.CheckRateLimitResponse\"2\n\x13GetRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"E\n\x14GetRateLimitResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"C\n\x16RefundRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x03\"H\n\x17RefundRateLimitResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"4\n\x15ResetRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x18\n\x16ResetRateLimitResponse\"<\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb1\x01\n\x12RateLimitAlgorithm\x12$\n RATE_LIMIT_ALGORITHM_UNSPECIFIED\x10\x00\x12%\n!RATE_LIMIT_ALGORITHM_TOKEN_BUCKET\x10\x01\x12\'\n#RATE_LIMIT_ALGORITHM_SLIDING_WINDOW\x10\x02\x12%\n!RATE_LIMIT_ALGORITHM_FIXED_WINDOW\x10\x03*m\n\x0eRateLimitBound\x12 \n\x1cRATE_LIMIT_BOUND_UNSPECIFIED\x10\x00\x12\x1d\n\x19RATE_LIMIT_BOUND_REQUESTS\x10\x01\x12\x1a\n\x16RATE_LIMIT_BOUND_BURST\x10\x02\x32\xc0\x04\n\x10RateLimitService\x12W\n\x0e\x43heckRateLimit\x12!.authsvc.v1.CheckRateLimitRequest\x1a\".authsvc.v1.CheckRateLimitResponse\x12i\n\x14\x42\x61tchCheckRateLimits\x12\'.authsvc.v1.BatchCheckRateLimitsRequest\x1a(.authsvc.v1.BatchCheckRateLimitsResponse\x12V\n\x0cGetRateLimit\x12\x1f.authsvc.v1.GetRateLimitRequest\x1a .authsvc.v1.GetRateLimitResponse\"\x03\x90\x02\x01\x12Z\n\x0fRefundRateLimit\x12\".authsvc.v1.RefundRateLimitRequest\x1a#.authsvc.v1.RefundRateLimitResponse\x12\\\n\x0eResetRateLimit\x12!.authsvc.v1.ResetRateLimitRequest\x1a\".authsvc.v1.ResetRateLimitResponse\"\x03\x90\x02\x02\x12V\n\x0cListPolicies\x12\x1f.authsvc.v1.ListPoliciesRequest\x1a .authsvc.v1.ListPoliciesResponse\"\x03\x90\x02\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#authsvc/v1/rate_limit_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf4\x01\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\talgorithm\x18\x02 \x01(\x0e\x32\x1e.authsvc.v1.RateLimitAlgorithm\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12)\n\x06window\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x62urst\x18\x05 \x01(\x03\x12\x0f\n\x07\x64urable\x18\x06 \x01(\x08\x12\x11\n\tunlimited\x18\x07 \x01(\x08\x12\x0e\n\x06shadow\x18\x08 \x01(\x08\x12)\n\ndefined_in\x18\t \x01(\x0e\x32\x15.authsvc.v1.DefinedIn\"3\n\x06\x43harge\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x03\"\x86\x02\n\x10RateLimitVerdict\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0f\n\x07\x61llowed\x18\x03 \x01(\x08\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x11\n\tremaining\x18\x05 \x01(\x03\x12.\n\x0bretry_after\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0breset_after\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05\x62ound\x18\x08 \x01(\x0e\x32\x1a.authsvc.v1.RateLimitBound\x12\x17\n\x0fshadow_rejected\x18\t \x01(\x08\"M\n\x15\x43heckRateLimitRequest\x12#\n\x07\x63harges\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.Charge\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\"Y\n\x16\x43heckRateLimitResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12.\n\x08verdicts\x18\x02 \x03(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"a\n\x1b\x42\x61tchCheckRateLimitsRequest\x12\x31\n\x06\x63hecks\x18\x01 \x03(\x0b\x32!.authsvc.v1.CheckRateLimitRequest\x12\x0f\n\x07\x63ompact\x18\x02 \x01(\x08\"S\n\x1c\x42\x61tchCheckRateLimitsResponse\x12\x33\n\x07results\x18\x01 \x03(\x0b\x32\".authsvc.v1.CheckRateLimitResponse\"2\n\x14ScreenRequestRequest\x12\n\n\x02ip\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\"\x82\x01\n\x15ScreenRequestResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.authsvc.v1.ScreenReason\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"2\n\x13GetRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"E\n\x14GetRateLimitResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"C\n\x16RefundRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\x03\"H\n\x17RefundRateLimitResponse\x12-\n\x07verdict\x18\x01 \x01(\x0b\x32\x1c.authsvc.v1.RateLimitVerdict\"4\n\x15ResetRateLimitRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x18\n\x16ResetRateLimitResponse\"<\n\x13ListPoliciesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x14ListPoliciesResponse\x12$\n\x08policies\x18\x01 \x03(\x0b\x32\x12.authsvc.v1.Policy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xb1\x01\n\x12RateLimitAlgorithm\x12$\n RATE_LIMIT_ALGORITHM_UNSPECIFIED\x10\x00\x12%\n!RATE_LIMIT_ALGORITHM_TOKEN_BUCKET\x10\x01\x12\'\n#RATE_LIMIT_ALGORITHM_SLIDING_WINDOW\x10\x02\x12%\n!RATE_LIMIT_ALGORITHM_FIXED_WINDOW\x10\x03*\x8d\x01\n\x0eRateLimitBound\x12 \n\x1cRATE_LIMIT_BOUND_UNSPECIFIED\x10\x00\x12\x1d\n\x19RATE_LIMIT_BOUND_REQUESTS\x10\x01\x12\x1a\n\x16RATE_LIMIT_BOUND_BURST\x10\x02\x12\x1e\n\x1aRATE_LIMIT_BOUND_UNLIMITED\x10\x03*k\n\x0cScreenReason\x12\x1d\n\x19SCREEN_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18SCREEN_REASON_IP_BLOCKED\x10\x01\x12\x1e\n\x1aSCREEN_REASON_RATE_LIMITED\x10\x02\x32\x96\x05\n\x10RateLimitService\x12W\n\x0e\x43heckRateLimit\x12!.authsvc.v1.CheckRateLimitRequest\x1a\".authsvc.v1.CheckRateLimitResponse\x12i\n\x14\x42\x61tchCheckRateLimits\x12\'.authsvc.v1.BatchCheckRateLimitsRequest\x1a(.authsvc.v1.BatchCheckRateLimitsResponse\x12V\n\x0cGetRateLimit\x12\x1f.authsvc.v1.GetRateLimitRequest\x1a .authsvc.v1.GetRateLimitResponse\"\x03\x90\x02\x01\x12T\n\rScreenRequest\x12 .authsvc.v1.ScreenRequestRequest\x1a!.authsvc.v1.ScreenRequestResponse\x12Z\n\x0fRefundRateLimit\x12\".authsvc.v1.RefundRateLimitRequest\x1a#.authsvc.v1.RefundRateLimitResponse\x12\\\n\x0eResetRateLimit\x12!.authsvc.v1.ResetRateLimitRequest\x1a\".authsvc.v1.ResetRateLimitResponse\"\x03\x90\x02\x02\x12V\n\x0cListPolicies\x12\x1f.authsvc.v1.ListPoliciesRequest\x1a .authsvc.v1.ListPoliciesResponse\"\x03\x90\x02\x01\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,40 +40,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATELIMITSERVICE'].methods_by_name['ResetRateLimit']._serialized_options = b'\220\002\002'
   _globals['_RATELIMITSERVICE'].methods_by_name['ListPolicies']._loaded_options = None
   _globals['_RATELIMITSERVICE'].methods_by_name['ListPolicies']._serialized_options = b'\220\002\001'
-  _globals['_RATELIMITALGORITHM']._serialized_start=1395
-  _globals['_RATELIMITALGORITHM']._serialized_end=1572
-  _globals['_RATELIMITBOUND']._serialized_start=1574
-  _globals['_RATELIMITBOUND']._serialized_end=1683
-  _globals['_POLICY']._serialized_start=84
-  _globals['_POLICY']._serialized_end=250
-  _globals['_CHARGE']._serialized_start=252
-  _globals['_CHARGE']._serialized_end=303
-  _globals['_RATELIMITVERDICT']._serialized_start=306
-  _globals['_RATELIMITVERDICT']._serialized_end=543
-  _globals['_CHECKRATELIMITREQUEST']._serialized_start=545
-  _globals['_CHECKRATELIMITREQUEST']._serialized_end=622
-  _globals['_CHECKRATELIMITRESPONSE']._serialized_start=624
-  _globals['_CHECKRATELIMITRESPONSE']._serialized_end=713
-  _globals['_BATCHCHECKRATELIMITSREQUEST']._serialized_start=715
-  _globals['_BATCHCHECKRATELIMITSREQUEST']._serialized_end=812
-  _globals['_BATCHCHECKRATELIMITSRESPONSE']._serialized_start=814
-  _globals['_BATCHCHECKRATELIMITSRESPONSE']._serialized_end=897
-  _globals['_GETRATELIMITREQUEST']._serialized_start=899
-  _globals['_GETRATELIMITREQUEST']._serialized_end=949
-  _globals['_GETRATELIMITRESPONSE']._serialized_start=951
-  _globals['_GETRATELIMITRESPONSE']._serialized_end=1020
-  _globals['_REFUNDRATELIMITREQUEST']._serialized_start=1022
-  _globals['_REFUNDRATELIMITREQUEST']._serialized_end=1089
-  _globals['_REFUNDRATELIMITRESPONSE']._serialized_start=1091
-  _globals['_REFUNDRATELIMITRESPONSE']._serialized_end=1163
-  _globals['_RESETRATELIMITREQUEST']._serialized_start=1165
-  _globals['_RESETRATELIMITREQUEST']._serialized_end=1217
-  _globals['_RESETRATELIMITRESPONSE']._serialized_start=1219
-  _globals['_RESETRATELIMITRESPONSE']._serialized_end=1243
-  _globals['_LISTPOLICIESREQUEST']._serialized_start=1245
-  _globals['_LISTPOLICIESREQUEST']._serialized_end=1305
-  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1307
-  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1392
-  _globals['_RATELIMITSERVICE']._serialized_start=1686
-  _globals['_RATELIMITSERVICE']._serialized_end=2262
+  _globals['_RATELIMITALGORITHM']._serialized_start=1708
+  _globals['_RATELIMITALGORITHM']._serialized_end=1885
+  _globals['_RATELIMITBOUND']._serialized_start=1888
+  _globals['_RATELIMITBOUND']._serialized_end=2029
+  _globals['_SCREENREASON']._serialized_start=2031
+  _globals['_SCREENREASON']._serialized_end=2138
+  _globals['_POLICY']._serialized_start=109
+  _globals['_POLICY']._serialized_end=353
+  _globals['_CHARGE']._serialized_start=355
+  _globals['_CHARGE']._serialized_end=406
+  _globals['_RATELIMITVERDICT']._serialized_start=409
+  _globals['_RATELIMITVERDICT']._serialized_end=671
+  _globals['_CHECKRATELIMITREQUEST']._serialized_start=673
+  _globals['_CHECKRATELIMITREQUEST']._serialized_end=750
+  _globals['_CHECKRATELIMITRESPONSE']._serialized_start=752
+  _globals['_CHECKRATELIMITRESPONSE']._serialized_end=841
+  _globals['_BATCHCHECKRATELIMITSREQUEST']._serialized_start=843
+  _globals['_BATCHCHECKRATELIMITSREQUEST']._serialized_end=940
+  _globals['_BATCHCHECKRATELIMITSRESPONSE']._serialized_start=942
+  _globals['_BATCHCHECKRATELIMITSRESPONSE']._serialized_end=1025
+  _globals['_SCREENREQUESTREQUEST']._serialized_start=1027
+  _globals['_SCREENREQUESTREQUEST']._serialized_end=1077
+  _globals['_SCREENREQUESTRESPONSE']._serialized_start=1080
+  _globals['_SCREENREQUESTRESPONSE']._serialized_end=1210
+  _globals['_GETRATELIMITREQUEST']._serialized_start=1212
+  _globals['_GETRATELIMITREQUEST']._serialized_end=1262
+  _globals['_GETRATELIMITRESPONSE']._serialized_start=1264
+  _globals['_GETRATELIMITRESPONSE']._serialized_end=1333
+  _globals['_REFUNDRATELIMITREQUEST']._serialized_start=1335
+  _globals['_REFUNDRATELIMITREQUEST']._serialized_end=1402
+  _globals['_REFUNDRATELIMITRESPONSE']._serialized_start=1404
+  _globals['_REFUNDRATELIMITRESPONSE']._serialized_end=1476
+  _globals['_RESETRATELIMITREQUEST']._serialized_start=1478
+  _globals['_RESETRATELIMITREQUEST']._serialized_end=1530
+  _globals['_RESETRATELIMITRESPONSE']._serialized_start=1532
+  _globals['_RESETRATELIMITRESPONSE']._serialized_end=1556
+  _globals['_LISTPOLICIESREQUEST']._serialized_start=1558
+  _globals['_LISTPOLICIESREQUEST']._serialized_end=1618
+  _globals['_LISTPOLICIESRESPONSE']._serialized_start=1620
+  _globals['_LISTPOLICIESRESPONSE']._serialized_end=1705
+  _globals['_RATELIMITSERVICE']._serialized_start=2141
+  _globals['_RATELIMITSERVICE']._serialized_end=2803
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from authsvc.v1 import common_pb2 as _common_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -60,6 +61,10 @@ class _RateLimitBoundEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateLi
     """The policy's `requests`: it has no burst below that."""
     RATE_LIMIT_BOUND_BURST: _RateLimitBound.ValueType  # 2
     """The policy's `burst`, which is lower than its `requests`."""
+    RATE_LIMIT_BOUND_UNLIMITED: _RateLimitBound.ValueType  # 3
+    """None: the policy, or the key's override, allows everything. `limit` and
+    `remaining` are then 9007199254740991.
+    """
 
 class RateLimitBound(_RateLimitBound, metaclass=_RateLimitBoundEnumTypeWrapper):
     """The number of a policy that a verdict's limit is."""
@@ -70,7 +75,35 @@ RATE_LIMIT_BOUND_REQUESTS: RateLimitBound.ValueType  # 1
 """The policy's `requests`: it has no burst below that."""
 RATE_LIMIT_BOUND_BURST: RateLimitBound.ValueType  # 2
 """The policy's `burst`, which is lower than its `requests`."""
+RATE_LIMIT_BOUND_UNLIMITED: RateLimitBound.ValueType  # 3
+"""None: the policy, or the key's override, allows everything. `limit` and
+`remaining` are then 9007199254740991.
+"""
 Global___RateLimitBound: _TypeAlias = RateLimitBound  # noqa: Y015
+
+class _ScreenReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScreenReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScreenReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCREEN_REASON_UNSPECIFIED: _ScreenReason.ValueType  # 0
+    """It is allowed."""
+    SCREEN_REASON_IP_BLOCKED: _ScreenReason.ValueType  # 1
+    """The address is blocked. Nothing was charged."""
+    SCREEN_REASON_RATE_LIMITED: _ScreenReason.ValueType  # 2
+    """The policy allows no more requests from the address's network now."""
+
+class ScreenReason(_ScreenReason, metaclass=_ScreenReasonEnumTypeWrapper):
+    """Why a request is refused."""
+
+SCREEN_REASON_UNSPECIFIED: ScreenReason.ValueType  # 0
+"""It is allowed."""
+SCREEN_REASON_IP_BLOCKED: ScreenReason.ValueType  # 1
+"""The address is blocked. Nothing was charged."""
+SCREEN_REASON_RATE_LIMITED: ScreenReason.ValueType  # 2
+"""The policy allows no more requests from the address's network now."""
+Global___ScreenReason: _TypeAlias = ScreenReason  # noqa: Y015
 
 @_typing.final
 class Policy(_message.Message):
@@ -84,21 +117,39 @@ class Policy(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
     DURABLE_FIELD_NUMBER: _builtins.int
+    UNLIMITED_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
+    DEFINED_IN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The policy's name: 1 to 64 of a-z, 0-9, "_", "-", "."."""
     algorithm: Global___RateLimitAlgorithm.ValueType
     """The algorithm."""
     requests: _builtins.int
-    """The amount allowed within a window."""
+    """The amount allowed within a window, 0 to 1,000,000,000; with 0, nothing is
+    ever allowed.
+    """
     burst: _builtins.int
-    """The amount allowed within any one second; 0 means no such limit."""
+    """The amount allowed within any one second, at most 1,000,000,000; 0 means
+    no such limit.
+    """
     durable: _builtins.bool
     """Whether the counts survive a crash of the database, except for the last
     second. If not, every key starts again at its full limit.
     """
+    unlimited: _builtins.bool
+    """Whether everything is allowed, whatever the numbers."""
+    shadow: _builtins.bool
+    """Whether the policy counts and reports, but refuses nothing: verdicts say
+    `shadow_rejected` instead.
+    """
+    defined_in: _common_pb2.DefinedIn.ValueType
+    """Where the policy is defined; ignored in requests."""
     @_builtins.property
     def window(self) -> _duration_pb2.Duration:
-        """The window's length."""
+        """The window's length, 1 second to 366 days, in whole microseconds. Required
+        in a request, unless nothing is counted: `requests` is 0, or `unlimited`
+        is set.
+        """
 
     def __init__(
         self,
@@ -109,10 +160,13 @@ class Policy(_message.Message):
         window: _duration_pb2.Duration | None = ...,
         burst: _builtins.int = ...,
         durable: _builtins.bool = ...,
+        unlimited: _builtins.bool = ...,
+        shadow: _builtins.bool = ...,
+        defined_in: _common_pb2.DefinedIn.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "durable", b"durable", "name", b"name", "requests", b"requests", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "burst", b"burst", "defined_in", b"defined_in", "durable", b"durable", "name", b"name", "requests", b"requests", "shadow", b"shadow", "unlimited", b"unlimited", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,6 +223,7 @@ class RateLimitVerdict(_message.Message):
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
     RESET_AFTER_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
+    SHADOW_REJECTED_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """The policy's name; empty in a compact response."""
     key: _builtins.str
@@ -179,7 +234,8 @@ class RateLimitVerdict(_message.Message):
     """
     limit: _builtins.int
     """The most that can be available to a key at once: `requests` of the policy,
-    or its `burst` if that is lower. A policy's limit is always the same.
+    or its `burst` if that is lower. A policy's limit is the same for every
+    key, except for those with an override.
     """
     remaining: _builtins.int
     """The part of `limit` that is available now, after this call. With a burst,
@@ -188,6 +244,11 @@ class RateLimitVerdict(_message.Message):
     """
     bound: Global___RateLimitBound.ValueType
     """Which number of the policy `limit` is."""
+    shadow_rejected: _builtins.bool
+    """Whether this charge would have been rejected if its policy were not a
+    shadow. It is `allowed` and took nothing, and `retry_after` says how long
+    it would have had to wait.
+    """
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """How long until this charge would fit; zero if it fits, and absent then in a
@@ -212,10 +273,11 @@ class RateLimitVerdict(_message.Message):
         retry_after: _duration_pb2.Duration | None = ...,
         reset_after: _duration_pb2.Duration | None = ...,
         bound: Global___RateLimitBound.ValueType = ...,
+        shadow_rejected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "bound", b"bound", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "bound", b"bound", "key", b"key", "limit", b"limit", "policy", b"policy", "remaining", b"remaining", "reset_after", b"reset_after", "retry_after", b"retry_after", "shadow_rejected", b"shadow_rejected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,6 +396,68 @@ class BatchCheckRateLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchCheckRateLimitsResponse: _TypeAlias = BatchCheckRateLimitsResponse  # noqa: Y015
+
+@_typing.final
+class ScreenRequestRequest(_message.Message):
+    """A request to decide on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IP_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    ip: _builtins.str
+    """The IP address of the end user, not that of a proxy. A port, brackets and a
+    zone are ignored. Required.
+    """
+    policy: _builtins.str
+    """The policy's name. Required."""
+    def __init__(
+        self,
+        *,
+        ip: _builtins.str = ...,
+        policy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ip", b"ip", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenRequestRequest: _TypeAlias = ScreenRequestRequest  # noqa: Y015
+
+@_typing.final
+class ScreenRequestResponse(_message.Message):
+    """The decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    """Whether the request may go on."""
+    reason: Global___ScreenReason.ValueType
+    """Why it may not."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """How long until the block ends, or until a request fits. Absent if the
+        request is allowed, or the block lasts until an operator lifts it.
+        """
+
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        reason: Global___ScreenReason.ValueType = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "reason", b"reason", "retry_after", b"retry_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScreenRequestResponse: _TypeAlias = ScreenRequestResponse  # noqa: Y015
 
 @_typing.final
 class GetRateLimitRequest(_message.Message):

@@ -51,6 +51,11 @@ class RateLimitServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitResponse.FromString,
                 _registered_method=True)
+        self.ScreenRequest = channel.unary_unary(
+                '/authsvc.v1.RateLimitService/ScreenRequest',
+                request_serializer=authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestResponse.FromString,
+                _registered_method=True)
         self.RefundRateLimit = channel.unary_unary(
                 '/authsvc.v1.RateLimitService/RefundRateLimit',
                 request_serializer=authsvc_dot_v1_dot_rate__limit__service__pb2.RefundRateLimitRequest.SerializeToString,
@@ -98,6 +103,20 @@ class RateLimitServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScreenRequest(self, request, context):
+        """Decides on a request by the address of the end user, in one call: blocked,
+        limited or allowed. A request from an address that is not blocked is
+        charged to the policy, with `ip:` and the address's network as the key: an
+        IPv4 address alone and a /64 of IPv6 (brute_force.ipv4_prefix and
+        ipv6_prefix), such as `ip:192.0.2.1/32` or `ip:2001:db8::/64`. A refusal is
+        an answer, not an error. One for the policy also counts as a violation: more
+        than 10 of a network within 10 minutes block it for an hour (settings
+        blocks.*). Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RefundRateLimit(self, request, context):
         """Returns what an earlier check took, never beyond the limit. Roles: app.
         Reasons: POLICY_UNKNOWN, FIELD_INVALID.
@@ -116,7 +135,7 @@ class RateLimitServiceServicer(object):
 
     def ListPolicies(self, request, context):
         """Lists the policies that checks may name, ordered by name. Roles: app,
-        edge. Reasons: FIELD_INVALID.
+        edge, admin. Reasons: FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,6 +158,11 @@ def add_RateLimitServiceServicer_to_server(servicer, server):
                     servicer.GetRateLimit,
                     request_deserializer=authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitResponse.SerializeToString,
+            ),
+            'ScreenRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScreenRequest,
+                    request_deserializer=authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestResponse.SerializeToString,
             ),
             'RefundRateLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.RefundRateLimit,
@@ -239,6 +263,33 @@ class RateLimitService(object):
             '/authsvc.v1.RateLimitService/GetRateLimit',
             authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitRequest.SerializeToString,
             authsvc_dot_v1_dot_rate__limit__service__pb2.GetRateLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScreenRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.RateLimitService/ScreenRequest',
+            authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestRequest.SerializeToString,
+            authsvc_dot_v1_dot_rate__limit__service__pb2.ScreenRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

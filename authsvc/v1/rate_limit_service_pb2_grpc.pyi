@@ -48,6 +48,16 @@ class RateLimitServiceStub:
     """Returns a key's current state without consuming anything. Roles: app,
     edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
+    ScreenRequest: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ScreenRequestRequest, _rate_limit_service_pb2.ScreenRequestResponse]
+    """Decides on a request by the address of the end user, in one call: blocked,
+    limited or allowed. A request from an address that is not blocked is
+    charged to the policy, with `ip:` and the address's network as the key: an
+    IPv4 address alone and a /64 of IPv6 (brute_force.ipv4_prefix and
+    ipv6_prefix), such as `ip:192.0.2.1/32` or `ip:2001:db8::/64`. A refusal is
+    an answer, not an error. One for the policy also counts as a violation: more
+    than 10 of a network within 10 minutes block it for an hour (settings
+    blocks.*). Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """
     RefundRateLimit: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.RefundRateLimitRequest, _rate_limit_service_pb2.RefundRateLimitResponse]
     """Returns what an earlier check took, never beyond the limit. Roles: app.
     Reasons: POLICY_UNKNOWN, FIELD_INVALID.
@@ -58,7 +68,7 @@ class RateLimitServiceStub:
     """
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]
     """Lists the policies that checks may name, ordered by name. Roles: app,
-    edge. Reasons: FIELD_INVALID.
+    edge, admin. Reasons: FIELD_INVALID.
     """
 
 @_typing.type_check_only
@@ -81,6 +91,16 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """Returns a key's current state without consuming anything. Roles: app,
     edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
     """
+    ScreenRequest: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ScreenRequestRequest, _rate_limit_service_pb2.ScreenRequestResponse]  # type: ignore[assignment]
+    """Decides on a request by the address of the end user, in one call: blocked,
+    limited or allowed. A request from an address that is not blocked is
+    charged to the policy, with `ip:` and the address's network as the key: an
+    IPv4 address alone and a /64 of IPv6 (brute_force.ipv4_prefix and
+    ipv6_prefix), such as `ip:192.0.2.1/32` or `ip:2001:db8::/64`. A refusal is
+    an answer, not an error. One for the policy also counts as a violation: more
+    than 10 of a network within 10 minutes block it for an hour (settings
+    blocks.*). Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+    """
     RefundRateLimit: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.RefundRateLimitRequest, _rate_limit_service_pb2.RefundRateLimitResponse]  # type: ignore[assignment]
     """Returns what an earlier check took, never beyond the limit. Roles: app.
     Reasons: POLICY_UNKNOWN, FIELD_INVALID.
@@ -91,7 +111,7 @@ class RateLimitServiceAsyncStub(RateLimitServiceStub):
     """
     ListPolicies: _aio.UnaryUnaryMultiCallable[_rate_limit_service_pb2.ListPoliciesRequest, _rate_limit_service_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """Lists the policies that checks may name, ordered by name. Roles: app,
-    edge. Reasons: FIELD_INVALID.
+    edge, admin. Reasons: FIELD_INVALID.
     """
 
 class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +151,22 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ScreenRequest(
+        self,
+        request: _rate_limit_service_pb2.ScreenRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_rate_limit_service_pb2.ScreenRequestResponse, _abc.Awaitable[_rate_limit_service_pb2.ScreenRequestResponse]]:
+        """Decides on a request by the address of the end user, in one call: blocked,
+        limited or allowed. A request from an address that is not blocked is
+        charged to the policy, with `ip:` and the address's network as the key: an
+        IPv4 address alone and a /64 of IPv6 (brute_force.ipv4_prefix and
+        ipv6_prefix), such as `ip:192.0.2.1/32` or `ip:2001:db8::/64`. A refusal is
+        an answer, not an error. One for the policy also counts as a violation: more
+        than 10 of a network within 10 minutes block it for an hour (settings
+        blocks.*). Roles: app, edge. Reasons: POLICY_UNKNOWN, FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
     def RefundRateLimit(
         self,
         request: _rate_limit_service_pb2.RefundRateLimitRequest,
@@ -157,7 +193,7 @@ class RateLimitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_rate_limit_service_pb2.ListPoliciesResponse, _abc.Awaitable[_rate_limit_service_pb2.ListPoliciesResponse]]:
         """Lists the policies that checks may name, ordered by name. Roles: app,
-        edge. Reasons: FIELD_INVALID.
+        edge, admin. Reasons: FIELD_INVALID.
         """
 
 def add_RateLimitServiceServicer_to_server(servicer: RateLimitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from authsvc.v1 import common_pb2 as authsvc_dot_v1_dot_common__pb2
 from authsvc.v1 import options_pb2 as authsvc_dot_v1_dot_options__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n authsvc/v1/session_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10idle_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14\x61\x62solute_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02ip\x18\x07 \x01(\t\x12\x12\n\nuser_agent\x18\x08 \x01(\t\x12\x11\n\tdevice_id\x18\t \x01(\t\x12\x1e\n\x16\x61uthentication_methods\x18\n \x03(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rrevoke_reason\x18\x0c \x01(\x0e\x32\x18.authsvc.v1.RevokeReason\"r\n\x14\x43reateSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x1e\n\x16\x61uthentication_methods\x18\x03 \x03(\t\";\n\x15\x43reateSessionResponse\x12\"\n\x06tokens\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Tokens\"\x8a\x01\n\x16ValidateSessionRequest\x12\x1b\n\rsession_token\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12)\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x18\n\ncsrf_token\x18\x03 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x98\x01\n\x17ValidateSessionResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x33\n\x0finactive_reason\x18\x02 \x01(\x0e\x32\x1a.authsvc.v1.InactiveReason\x12$\n\x07session\x18\x03 \x01(\x0b\x32\x13.authsvc.v1.Session\x12\x12\n\ncsrf_valid\x18\x04 \x01(\x08\"R\n\x1c\x42\x61tchValidateSessionsRequest\x12\x32\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\".authsvc.v1.ValidateSessionRequest\"U\n\x1d\x42\x61tchValidateSessionsResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.authsvc.v1.ValidateSessionResponse\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\":\n\x12GetSessionResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Session\"M\n\x13ListSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.authsvc.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14RevokeSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15RevokeSessionResponse\"G\n\x19RevokeUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xcept_session_id\x18\x02 \x01(\t\"3\n\x1aRevokeUserSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05*\x8c\x02\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REVOKE_REASON_LOGOUT\x10\x01\x12\x19\n\x15REVOKE_REASON_REVOKED\x10\x02\x12\x1a\n\x16REVOKE_REASON_REPLACED\x10\x03\x12&\n\"REVOKE_REASON_REFRESH_TOKEN_REUSED\x10\x04\x12\x1f\n\x1bREVOKE_REASON_USER_DISABLED\x10\x05\x12\"\n\x1eREVOKE_REASON_PASSWORD_CHANGED\x10\x06\x12\x1f\n\x1bREVOKE_REASON_OWNER_ARRIVED\x10\x07\x32\xa9\x05\n\x0eSessionService\x12T\n\rCreateSession\x12 .authsvc.v1.CreateSessionRequest\x1a!.authsvc.v1.CreateSessionResponse\x12_\n\x0fValidateSession\x12\".authsvc.v1.ValidateSessionRequest\x1a#.authsvc.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12q\n\x15\x42\x61tchValidateSessions\x12(.authsvc.v1.BatchValidateSessionsRequest\x1a).authsvc.v1.BatchValidateSessionsResponse\"\x03\x90\x02\x02\x12P\n\nGetSession\x12\x1d.authsvc.v1.GetSessionRequest\x1a\x1e.authsvc.v1.GetSessionResponse\"\x03\x90\x02\x01\x12V\n\x0cListSessions\x12\x1f.authsvc.v1.ListSessionsRequest\x1a .authsvc.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12Y\n\rRevokeSession\x12 .authsvc.v1.RevokeSessionRequest\x1a!.authsvc.v1.RevokeSessionResponse\"\x03\x90\x02\x02\x12h\n\x12RevokeUserSessions\x12%.authsvc.v1.RevokeUserSessionsRequest\x1a&.authsvc.v1.RevokeUserSessionsResponse\"\x03\x90\x02\x02\x42R\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n authsvc/v1/session_service.proto\x12\nauthsvc.v1\x1a\x17\x61uthsvc/v1/common.proto\x1a\x18\x61uthsvc/v1/options.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_use_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10idle_expire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x14\x61\x62solute_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02ip\x18\x07 \x01(\t\x12\x12\n\nuser_agent\x18\x08 \x01(\t\x12\x11\n\tdevice_id\x18\t \x01(\t\x12\x1e\n\x16\x61uthentication_methods\x18\n \x03(\t\x12/\n\x0brevoke_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\rrevoke_reason\x18\x0c \x01(\x0e\x32\x18.authsvc.v1.RevokeReason\x12\x14\n\x0cimpersonator\x18\r \x01(\t\"r\n\x14\x43reateSessionRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x1e\n\x16\x61uthentication_methods\x18\x03 \x03(\t\";\n\x15\x43reateSessionResponse\x12\"\n\x06tokens\x18\x01 \x01(\x0b\x32\x12.authsvc.v1.Tokens\"\x8a\x01\n\x16ValidateSessionRequest\x12\x1b\n\rsession_token\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12)\n\x06\x63lient\x18\x02 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x18\n\ncsrf_token\x18\x03 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x0e\n\x06strict\x18\x04 \x01(\x08\"\x98\x01\n\x17ValidateSessionResponse\x12\x0e\n\x06\x61\x63tive\x18\x01 \x01(\x08\x12\x33\n\x0finactive_reason\x18\x02 \x01(\x0e\x32\x1a.authsvc.v1.InactiveReason\x12$\n\x07session\x18\x03 \x01(\x0b\x32\x13.authsvc.v1.Session\x12\x12\n\ncsrf_valid\x18\x04 \x01(\x08\"R\n\x1c\x42\x61tchValidateSessionsRequest\x12\x32\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\".authsvc.v1.ValidateSessionRequest\"U\n\x1d\x42\x61tchValidateSessionsResponse\x12\x34\n\x07results\x18\x01 \x03(\x0b\x32#.authsvc.v1.ValidateSessionResponse\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\":\n\x12GetSessionResponse\x12$\n\x07session\x18\x01 \x01(\x0b\x32\x13.authsvc.v1.Session\"M\n\x13ListSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"V\n\x14ListSessionsResponse\x12%\n\x08sessions\x18\x01 \x03(\x0b\x32\x13.authsvc.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"*\n\x14RevokeSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"-\n\x15RevokeSessionResponse\x12\x14\n\x0c\x63lear_cookie\x18\x01 \x01(\t\"G\n\x19RevokeUserSessionsRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x19\n\x11\x65xcept_session_id\x18\x02 \x01(\t\"3\n\x1aRevokeUserSessionsResponse\x12\x15\n\rrevoked_count\x18\x01 \x01(\x05\"\x80\x02\n\nSessionKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12\x14\n\npublic_jwk\x18\x05 \x01(\tH\x00\x12\x1a\n\x10\x64tls_fingerprint\x18\x06 \x01(\tH\x00\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tstatement\x18\t \x01(\tB\x05\n\x03key\"\xec\x01\n\x16IssueSessionKeyRequest\x12\x1b\n\rsession_token\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12\x14\n\npublic_jwk\x18\x02 \x01(\tH\x00\x12\x1a\n\x10\x64tls_fingerprint\x18\x03 \x01(\tH\x00\x12\x0f\n\x07purpose\x18\x04 \x01(\t\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x63lient\x18\x06 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x18\n\ncsrf_token\x18\x07 \x01(\tB\x04\xc8\xe7\x18\x01\x42\x05\n\x03key\"F\n\x17IssueSessionKeyResponse\x12+\n\x0bsession_key\x18\x01 \x01(\x0b\x32\x16.authsvc.v1.SessionKey\"O\n\x15GetSessionKeysRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"_\n\x16GetSessionKeysResponse\x12,\n\x0csession_keys\x18\x01 \x03(\x0b\x32\x16.authsvc.v1.SessionKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa8\x01\n\x1c\x43reateTurnCredentialsRequest\x12\x1b\n\rsession_token\x18\x01 \x01(\tB\x04\xc8\xe7\x18\x01\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x19.authsvc.v1.ClientContext\x12\x18\n\ncsrf_token\x18\x04 \x01(\tB\x04\xc8\xe7\x18\x01\"\x7f\n\x1d\x43reateTurnCredentialsResponse\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x16\n\x08password\x18\x02 \x01(\tB\x04\xc8\xe7\x18\x01\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04uris\x18\x04 \x03(\t*\x8c\x02\n\x0cRevokeReason\x12\x1d\n\x19REVOKE_REASON_UNSPECIFIED\x10\x00\x12\x18\n\x14REVOKE_REASON_LOGOUT\x10\x01\x12\x19\n\x15REVOKE_REASON_REVOKED\x10\x02\x12\x1a\n\x16REVOKE_REASON_REPLACED\x10\x03\x12&\n\"REVOKE_REASON_REFRESH_TOKEN_REUSED\x10\x04\x12\x1f\n\x1bREVOKE_REASON_USER_DISABLED\x10\x05\x12\"\n\x1eREVOKE_REASON_PASSWORD_CHANGED\x10\x06\x12\x1f\n\x1bREVOKE_REASON_OWNER_ARRIVED\x10\x07\x32\xd1\x07\n\x0eSessionService\x12T\n\rCreateSession\x12 .authsvc.v1.CreateSessionRequest\x1a!.authsvc.v1.CreateSessionResponse\x12_\n\x0fValidateSession\x12\".authsvc.v1.ValidateSessionRequest\x1a#.authsvc.v1.ValidateSessionResponse\"\x03\x90\x02\x02\x12q\n\x15\x42\x61tchValidateSessions\x12(.authsvc.v1.BatchValidateSessionsRequest\x1a).authsvc.v1.BatchValidateSessionsResponse\"\x03\x90\x02\x02\x12P\n\nGetSession\x12\x1d.authsvc.v1.GetSessionRequest\x1a\x1e.authsvc.v1.GetSessionResponse\"\x03\x90\x02\x01\x12V\n\x0cListSessions\x12\x1f.authsvc.v1.ListSessionsRequest\x1a .authsvc.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12Y\n\rRevokeSession\x12 .authsvc.v1.RevokeSessionRequest\x1a!.authsvc.v1.RevokeSessionResponse\"\x03\x90\x02\x02\x12h\n\x12RevokeUserSessions\x12%.authsvc.v1.RevokeUserSessionsRequest\x1a&.authsvc.v1.RevokeUserSessionsResponse\"\x03\x90\x02\x02\x12Z\n\x0fIssueSessionKey\x12\".authsvc.v1.IssueSessionKeyRequest\x1a#.authsvc.v1.IssueSessionKeyResponse\x12\\\n\x0eGetSessionKeys\x12!.authsvc.v1.GetSessionKeysRequest\x1a\".authsvc.v1.GetSessionKeysResponse\"\x03\x90\x02\x01\x12l\n\x15\x43reateTurnCredentials\x12(.authsvc.v1.CreateTurnCredentialsRequest\x1a).authsvc.v1.CreateTurnCredentialsResponseBR\n\nauthsvc.v1P\x01Z\x14\x61uthsvc/v1;authsvcv1\xa2\x02\x03\x41SV\xaa\x02\nAuthsvc.V1\xca\x02\nAuthsvc\\V1\xea\x02\x0b\x41uthsvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +40,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATESESSIONREQUEST'].fields_by_name['session_token']._serialized_options = b'\310\347\030\001'
   _globals['_VALIDATESESSIONREQUEST'].fields_by_name['csrf_token']._loaded_options = None
   _globals['_VALIDATESESSIONREQUEST'].fields_by_name['csrf_token']._serialized_options = b'\310\347\030\001'
+  _globals['_ISSUESESSIONKEYREQUEST'].fields_by_name['session_token']._loaded_options = None
+  _globals['_ISSUESESSIONKEYREQUEST'].fields_by_name['session_token']._serialized_options = b'\310\347\030\001'
+  _globals['_ISSUESESSIONKEYREQUEST'].fields_by_name['csrf_token']._loaded_options = None
+  _globals['_ISSUESESSIONKEYREQUEST'].fields_by_name['csrf_token']._serialized_options = b'\310\347\030\001'
+  _globals['_CREATETURNCREDENTIALSREQUEST'].fields_by_name['session_token']._loaded_options = None
+  _globals['_CREATETURNCREDENTIALSREQUEST'].fields_by_name['session_token']._serialized_options = b'\310\347\030\001'
+  _globals['_CREATETURNCREDENTIALSREQUEST'].fields_by_name['csrf_token']._loaded_options = None
+  _globals['_CREATETURNCREDENTIALSREQUEST'].fields_by_name['csrf_token']._serialized_options = b'\310\347\030\001'
+  _globals['_CREATETURNCREDENTIALSRESPONSE'].fields_by_name['password']._loaded_options = None
+  _globals['_CREATETURNCREDENTIALSRESPONSE'].fields_by_name['password']._serialized_options = b'\310\347\030\001'
   _globals['_SESSIONSERVICE'].methods_by_name['ValidateSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['ValidateSession']._serialized_options = b'\220\002\002'
   _globals['_SESSIONSERVICE'].methods_by_name['BatchValidateSessions']._loaded_options = None
@@ -51,38 +62,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeSession']._serialized_options = b'\220\002\002'
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeUserSessions']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['RevokeUserSessions']._serialized_options = b'\220\002\002'
-  _globals['_REVOKEREASON']._serialized_start=1682
-  _globals['_REVOKEREASON']._serialized_end=1950
-  _globals['_SESSION']._serialized_start=133
-  _globals['_SESSION']._serialized_end=572
-  _globals['_CREATESESSIONREQUEST']._serialized_start=574
-  _globals['_CREATESESSIONREQUEST']._serialized_end=688
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=690
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=749
-  _globals['_VALIDATESESSIONREQUEST']._serialized_start=752
-  _globals['_VALIDATESESSIONREQUEST']._serialized_end=890
-  _globals['_VALIDATESESSIONRESPONSE']._serialized_start=893
-  _globals['_VALIDATESESSIONRESPONSE']._serialized_end=1045
-  _globals['_BATCHVALIDATESESSIONSREQUEST']._serialized_start=1047
-  _globals['_BATCHVALIDATESESSIONSREQUEST']._serialized_end=1129
-  _globals['_BATCHVALIDATESESSIONSRESPONSE']._serialized_start=1131
-  _globals['_BATCHVALIDATESESSIONSRESPONSE']._serialized_end=1216
-  _globals['_GETSESSIONREQUEST']._serialized_start=1218
-  _globals['_GETSESSIONREQUEST']._serialized_end=1257
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1259
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1317
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1319
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1396
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1398
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1484
-  _globals['_REVOKESESSIONREQUEST']._serialized_start=1486
-  _globals['_REVOKESESSIONREQUEST']._serialized_end=1528
-  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1530
-  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1553
-  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_start=1555
-  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_end=1626
-  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_start=1628
-  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_end=1679
-  _globals['_SESSIONSERVICE']._serialized_start=1953
-  _globals['_SESSIONSERVICE']._serialized_end=2634
+  _globals['_SESSIONSERVICE'].methods_by_name['GetSessionKeys']._loaded_options = None
+  _globals['_SESSIONSERVICE'].methods_by_name['GetSessionKeys']._serialized_options = b'\220\002\001'
+  _globals['_REVOKEREASON']._serialized_start=2806
+  _globals['_REVOKEREASON']._serialized_end=3074
+  _globals['_SESSION']._serialized_start=165
+  _globals['_SESSION']._serialized_end=626
+  _globals['_CREATESESSIONREQUEST']._serialized_start=628
+  _globals['_CREATESESSIONREQUEST']._serialized_end=742
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=744
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=803
+  _globals['_VALIDATESESSIONREQUEST']._serialized_start=806
+  _globals['_VALIDATESESSIONREQUEST']._serialized_end=944
+  _globals['_VALIDATESESSIONRESPONSE']._serialized_start=947
+  _globals['_VALIDATESESSIONRESPONSE']._serialized_end=1099
+  _globals['_BATCHVALIDATESESSIONSREQUEST']._serialized_start=1101
+  _globals['_BATCHVALIDATESESSIONSREQUEST']._serialized_end=1183
+  _globals['_BATCHVALIDATESESSIONSRESPONSE']._serialized_start=1185
+  _globals['_BATCHVALIDATESESSIONSRESPONSE']._serialized_end=1270
+  _globals['_GETSESSIONREQUEST']._serialized_start=1272
+  _globals['_GETSESSIONREQUEST']._serialized_end=1311
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1313
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1371
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1373
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1450
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1452
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1538
+  _globals['_REVOKESESSIONREQUEST']._serialized_start=1540
+  _globals['_REVOKESESSIONREQUEST']._serialized_end=1582
+  _globals['_REVOKESESSIONRESPONSE']._serialized_start=1584
+  _globals['_REVOKESESSIONRESPONSE']._serialized_end=1629
+  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_start=1631
+  _globals['_REVOKEUSERSESSIONSREQUEST']._serialized_end=1702
+  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_start=1704
+  _globals['_REVOKEUSERSESSIONSRESPONSE']._serialized_end=1755
+  _globals['_SESSIONKEY']._serialized_start=1758
+  _globals['_SESSIONKEY']._serialized_end=2014
+  _globals['_ISSUESESSIONKEYREQUEST']._serialized_start=2017
+  _globals['_ISSUESESSIONKEYREQUEST']._serialized_end=2253
+  _globals['_ISSUESESSIONKEYRESPONSE']._serialized_start=2255
+  _globals['_ISSUESESSIONKEYRESPONSE']._serialized_end=2325
+  _globals['_GETSESSIONKEYSREQUEST']._serialized_start=2327
+  _globals['_GETSESSIONKEYSREQUEST']._serialized_end=2406
+  _globals['_GETSESSIONKEYSRESPONSE']._serialized_start=2408
+  _globals['_GETSESSIONKEYSRESPONSE']._serialized_end=2503
+  _globals['_CREATETURNCREDENTIALSREQUEST']._serialized_start=2506
+  _globals['_CREATETURNCREDENTIALSREQUEST']._serialized_end=2674
+  _globals['_CREATETURNCREDENTIALSRESPONSE']._serialized_start=2676
+  _globals['_CREATETURNCREDENTIALSRESPONSE']._serialized_end=2803
+  _globals['_SESSIONSERVICE']._serialized_start=3077
+  _globals['_SESSIONSERVICE']._serialized_end=4054
 # @@protoc_insertion_point(module_scope)

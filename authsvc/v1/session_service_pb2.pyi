@@ -6,6 +6,7 @@ isort:skip_file
 from authsvc.v1 import common_pb2 as _common_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -87,6 +88,7 @@ class Session(_message.Message):
     AUTHENTICATION_METHODS_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_REASON_FIELD_NUMBER: _builtins.int
+    IMPERSONATOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session's public id, a UUID."""
     user_id: _builtins.str
@@ -99,6 +101,10 @@ class Session(_message.Message):
     """The device that it was created on. May be empty."""
     revoke_reason: Global___RevokeReason.ValueType
     """Why it was ended."""
+    impersonator: _builtins.str
+    """The identity of the service that opened the session in the user's name
+    with ImpersonateUser. Empty if the user logged in.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
@@ -138,10 +144,11 @@ class Session(_message.Message):
         authentication_methods: _abc.Iterable[_builtins.str] | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_reason: Global___RevokeReason.ValueType = ...,
+        impersonator: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "create_time", b"create_time", "idle_expire_time", b"idle_expire_time", "last_use_time", b"last_use_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "device_id", b"device_id", "idle_expire_time", b"idle_expire_time", "ip", b"ip", "last_use_time", b"last_use_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "session_id", b"session_id", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute_expire_time", b"absolute_expire_time", "authentication_methods", b"authentication_methods", "create_time", b"create_time", "device_id", b"device_id", "idle_expire_time", b"idle_expire_time", "impersonator", b"impersonator", "ip", b"ip", "last_use_time", b"last_use_time", "revoke_reason", b"revoke_reason", "revoke_time", b"revoke_time", "session_id", b"session_id", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,12 +477,19 @@ class RevokeSessionResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CLEAR_COOKIE_FIELD_NUMBER: _builtins.int
+    clear_cookie: _builtins.str
+    """A Set-Cookie header that removes the session's cookie; send it only if the
+    session was that of the browser. Empty without the setting sessions.cookie.
+    """
     def __init__(
         self,
+        *,
+        clear_cookie: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -528,3 +542,307 @@ class RevokeUserSessionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeUserSessionsResponse: _TypeAlias = RevokeUserSessionsResponse  # noqa: Y015
+
+@_typing.final
+class SessionKey(_message.Message):
+    """A user's public key, attested by the service."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    PUBLIC_JWK_FIELD_NUMBER: _builtins.int
+    DTLS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key's id, a UUID: the "jti" of its statement."""
+    session_id: _builtins.str
+    """The session that it belongs to and ends with, a UUID."""
+    user_id: _builtins.str
+    """The user that it belongs to, a UUID."""
+    purpose: _builtins.str
+    """What the key is for, as given when it was issued."""
+    public_jwk: _builtins.str
+    """The public key as a JWK in the canonical form of RFC 7638: only the
+    members that define it, in order, without blanks.
+    """
+    dtls_fingerprint: _builtins.str
+    """The fingerprint of a DTLS certificate (RFC 8122), such as
+    "sha-256 AA:BB:CC…".
+    """
+    statement: _builtins.str
+    """The signed statement: a JWS of the type "session-key+jwt", to be verified
+    with the published keys (GetJwks). docs/session-keys.md has its format.
+    """
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was first issued."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it and its statement expire."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        public_jwk: _builtins.str = ...,
+        dtls_fingerprint: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        statement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dtls_fingerprint", b"dtls_fingerprint", "expire_time", b"expire_time", "key", b"key", "public_jwk", b"public_jwk"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "dtls_fingerprint", b"dtls_fingerprint", "expire_time", b"expire_time", "key", b"key", "key_id", b"key_id", "public_jwk", b"public_jwk", "purpose", b"purpose", "session_id", b"session_id", "statement", b"statement", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["public_jwk", "dtls_fingerprint"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___SessionKey: _TypeAlias = SessionKey  # noqa: Y015
+
+@_typing.final
+class IssueSessionKeyRequest(_message.Message):
+    """A public key to attest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    PUBLIC_JWK_FIELD_NUMBER: _builtins.int
+    DTLS_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    CSRF_TOKEN_FIELD_NUMBER: _builtins.int
+    session_token: _builtins.str
+    """The session's secret token. Required."""
+    public_jwk: _builtins.str
+    """A public key as a JWK (RFC 7517), at most 4096 bytes of JSON: OKP
+    (X25519, Ed25519), EC (P-256, P-384), or RSA (2048 to 4096 bits, exponent
+    65537). A private member is refused; "kid", "use", "alg", "key_ops" and
+    "ext" are ignored.
+    """
+    dtls_fingerprint: _builtins.str
+    """The fingerprint of a DTLS certificate, as in SDP (RFC 8122): "sha-256",
+    "sha-384" or "sha-512", a blank, and the bytes in hexadecimal with colons.
+    """
+    purpose: _builtins.str
+    """What the key is for, as chosen by the application, such as "chat": 1 to 64
+    lower-case letters, digits, dots, hyphens and underscores. Part of the
+    statement, so that a key for one purpose can't be used for another.
+    """
+    csrf_token: _builtins.str
+    """The CSRF token that came with the user's request. If it is not empty, it
+    must belong to the session. A caller that has the session token from a
+    cookie must send it, or check it first, as another site could otherwise
+    have its own key attested.
+    """
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the statement is valid: at least one second and at most the
+        setting tokens.session_key_lifetime, which is also the default. It never
+        exceeds the session.
+        """
+
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user behind the request. The address and user agent are compared
+        with the session's if the binding is enabled.
+        """
+
+    def __init__(
+        self,
+        *,
+        session_token: _builtins.str = ...,
+        public_jwk: _builtins.str = ...,
+        dtls_fingerprint: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        client: _common_pb2.ClientContext | None = ...,
+        csrf_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "dtls_fingerprint", b"dtls_fingerprint", "key", b"key", "public_jwk", b"public_jwk", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "csrf_token", b"csrf_token", "dtls_fingerprint", b"dtls_fingerprint", "key", b"key", "public_jwk", b"public_jwk", "purpose", b"purpose", "session_token", b"session_token", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_key: _TypeAlias = _typing.Literal["public_jwk", "dtls_fingerprint"]  # noqa: Y015
+    _WhichOneofArgType_key: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key) -> _WhichOneofReturnType_key | None: ...
+
+Global___IssueSessionKeyRequest: _TypeAlias = IssueSessionKeyRequest  # noqa: Y015
+
+@_typing.final
+class IssueSessionKeyResponse(_message.Message):
+    """The attested key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session_key(self) -> Global___SessionKey:
+        """The key, with its statement."""
+
+    def __init__(
+        self,
+        *,
+        session_key: Global___SessionKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session_key", b"session_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_key", b"session_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueSessionKeyResponse: _TypeAlias = IssueSessionKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetSessionKeysRequest(_message.Message):
+    """A user whose keys to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user's id, a UUID. Required."""
+    page_size: _builtins.int
+    """The maximum number of results, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """next_page_token of the previous page, for the same user; empty for the
+    first page.
+    """
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionKeysRequest: _TypeAlias = GetSessionKeysRequest  # noqa: Y015
+
+@_typing.final
+class GetSessionKeysResponse(_message.Message):
+    """A page of session keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_KEYS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty if this is the last."""
+    @_builtins.property
+    def session_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionKey]:
+        """The keys of the user's active sessions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        session_keys: _abc.Iterable[Global___SessionKey] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "session_keys", b"session_keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionKeysResponse: _TypeAlias = GetSessionKeysResponse  # noqa: Y015
+
+@_typing.final
+class CreateTurnCredentialsRequest(_message.Message):
+    """A session whose user needs a TURN server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_TOKEN_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    CSRF_TOKEN_FIELD_NUMBER: _builtins.int
+    session_token: _builtins.str
+    """The session's secret token. Required."""
+    csrf_token: _builtins.str
+    """The CSRF token that came with the user's request. If it is not empty, it
+    must belong to the session.
+    """
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long the credentials work: at least one second and at most the setting
+        turn.max_lifetime, which is also the default. It never exceeds the session.
+        """
+
+    @_builtins.property
+    def client(self) -> _common_pb2.ClientContext:
+        """The end user behind the request. The address and user agent are compared
+        with the session's if the binding is enabled.
+        """
+
+    def __init__(
+        self,
+        *,
+        session_token: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        client: _common_pb2.ClientContext | None = ...,
+        csrf_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "csrf_token", b"csrf_token", "session_token", b"session_token", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTurnCredentialsRequest: _TypeAlias = CreateTurnCredentialsRequest  # noqa: Y015
+
+@_typing.final
+class CreateTurnCredentialsResponse(_message.Message):
+    """Credentials for TURN servers, as a browser's RTCIceServer takes them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    URIS_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    """When they expire in seconds since 1970, a colon, and the user's id."""
+    password: _builtins.str
+    """The password: the username's HMAC in base64."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """How long they work."""
+
+    @_builtins.property
+    def uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The addresses of the TURN servers, such as
+        "turn:turn.example.com:3478?transport=udp".
+        """
+
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        password: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        uris: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "ttl", b"ttl", "uris", b"uris", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTurnCredentialsResponse: _TypeAlias = CreateTurnCredentialsResponse  # noqa: Y015

@@ -71,6 +71,21 @@ class SessionServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
                 _registered_method=True)
+        self.IssueSessionKey = channel.unary_unary(
+                '/authsvc.v1.SessionService/IssueSessionKey',
+                request_serializer=authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyResponse.FromString,
+                _registered_method=True)
+        self.GetSessionKeys = channel.unary_unary(
+                '/authsvc.v1.SessionService/GetSessionKeys',
+                request_serializer=authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysResponse.FromString,
+                _registered_method=True)
+        self.CreateTurnCredentials = channel.unary_unary(
+                '/authsvc.v1.SessionService/CreateTurnCredentials',
+                request_serializer=authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsResponse.FromString,
+                _registered_method=True)
 
 
 class SessionServiceServicer(object):
@@ -81,7 +96,7 @@ class SessionServiceServicer(object):
     def CreateSession(self, request, context):
         """Creates a session for a user whom the caller authenticated itself. If the
         user has the maximum number of sessions, the oldest one ends. Roles:
-        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +152,42 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueSessionKey(self, request, context):
+        """Attests a public key of a session's user, for end-to-end encryption: the
+        answer has a statement, signed by the service, that the key belongs to the
+        user. The key ends with the session. The same key again for the same
+        purpose is the same session key, whose expiry may become later but never
+        earlier. The service never holds a private key, and refuses one. Roles:
+        app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSessionKeys(self, request, context):
+        """Lists the keys of a user's active sessions, newest first, each with a
+        freshly signed statement; the list is empty for an unknown user. It always
+        asks the database, so a key whose session ended is missing as soon as the
+        end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTurnCredentials(self, request, context):
+        """Creates credentials for the TURN servers of the settings, for a session's
+        user. A TURN server can't be told of the end of a session: they work until
+        they expire. Roles: app. Reasons: SESSION_INVALID,
+        SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -174,6 +225,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RevokeUserSessions,
                     request_deserializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.SerializeToString,
+            ),
+            'IssueSessionKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueSessionKey,
+                    request_deserializer=authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyResponse.SerializeToString,
+            ),
+            'GetSessionKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSessionKeys,
+                    request_deserializer=authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysResponse.SerializeToString,
+            ),
+            'CreateTurnCredentials': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTurnCredentials,
+                    request_deserializer=authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -367,6 +433,87 @@ class SessionService(object):
             '/authsvc.v1.SessionService/RevokeUserSessions',
             authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
             authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueSessionKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.SessionService/IssueSessionKey',
+            authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyRequest.SerializeToString,
+            authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSessionKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.SessionService/GetSessionKeys',
+            authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysRequest.SerializeToString,
+            authsvc_dot_v1_dot_session__service__pb2.GetSessionKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTurnCredentials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.SessionService/CreateTurnCredentials',
+            authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsRequest.SerializeToString,
+            authsvc_dot_v1_dot_session__service__pb2.CreateTurnCredentialsResponse.FromString,
             options,
             channel_credentials,
             insecure,

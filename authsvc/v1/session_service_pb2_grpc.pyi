@@ -38,7 +38,7 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]
     """Returns whether a session is active, given its secret token. An inactive
@@ -66,6 +66,30 @@ class SessionServiceStub:
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
+    IssueSessionKey: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]
+    """Attests a public key of a session's user, for end-to-end encryption: the
+    answer has a statement, signed by the service, that the key belongs to the
+    user. The key ends with the session. The same key again for the same
+    purpose is the same session key, whose expiry may become later but never
+    earlier. The service never holds a private key, and refuses one. Roles:
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    GetSessionKeys: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]
+    """Lists the keys of a user's active sessions, newest first, each with a
+    freshly signed statement; the list is empty for an unknown user. It always
+    asks the database, so a key whose session ended is missing as soon as the
+    end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    CreateTurnCredentials: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateTurnCredentialsRequest, _session_service_pb2.CreateTurnCredentialsResponse]
+    """Creates credentials for the TURN servers of the settings, for a session's
+    user. A TURN server can't be told of the end of a session: they work until
+    they expire. Roles: app. Reasons: SESSION_INVALID,
+    SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -77,7 +101,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session for a user whom the caller authenticated itself. If the
     user has the maximum number of sessions, the oldest one ends. Roles:
-    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+    issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
     """
     ValidateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ValidateSessionRequest, _session_service_pb2.ValidateSessionResponse]  # type: ignore[assignment]
     """Returns whether a session is active, given its secret token. An inactive
@@ -105,6 +129,30 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
+    IssueSessionKey: _aio.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]  # type: ignore[assignment]
+    """Attests a public key of a session's user, for end-to-end encryption: the
+    answer has a statement, signed by the service, that the key belongs to the
+    user. The key ends with the session. The same key again for the same
+    purpose is the same session key, whose expiry may become later but never
+    earlier. The service never holds a private key, and refuses one. Roles:
+    app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    GetSessionKeys: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]  # type: ignore[assignment]
+    """Lists the keys of a user's active sessions, newest first, each with a
+    freshly signed statement; the list is empty for an unknown user. It always
+    asks the database, so a key whose session ended is missing as soon as the
+    end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
+    CreateTurnCredentials: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateTurnCredentialsRequest, _session_service_pb2.CreateTurnCredentialsResponse]  # type: ignore[assignment]
+    """Creates credentials for the TURN servers of the settings, for a session's
+    user. A TURN server can't be told of the end of a session: they work until
+    they expire. Roles: app. Reasons: SESSION_INVALID,
+    SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Sessions: created by a login or by a service that authenticated the user
@@ -119,7 +167,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session for a user whom the caller authenticated itself. If the
         user has the maximum number of sessions, the oldest one ends. Roles:
-        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID.
+        issuer. Reasons: USER_NOT_FOUND, FIELD_INVALID, LOGIN_FROZEN.
         """
 
     @_abc_1.abstractmethod
@@ -181,6 +229,48 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeUserSessionsResponse]]:
         """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueSessionKey(
+        self,
+        request: _session_service_pb2.IssueSessionKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.IssueSessionKeyResponse, _abc.Awaitable[_session_service_pb2.IssueSessionKeyResponse]]:
+        """Attests a public key of a session's user, for end-to-end encryption: the
+        answer has a statement, signed by the service, that the key belongs to the
+        user. The key ends with the session. The same key again for the same
+        purpose is the same session key, whose expiry may become later but never
+        earlier. The service never holds a private key, and refuses one. Roles:
+        app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
+        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSessionKeys(
+        self,
+        request: _session_service_pb2.GetSessionKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.GetSessionKeysResponse, _abc.Awaitable[_session_service_pb2.GetSessionKeysResponse]]:
+        """Lists the keys of a user's active sessions, newest first, each with a
+        freshly signed statement; the list is empty for an unknown user. It always
+        asks the database, so a key whose session ended is missing as soon as the
+        end was acknowledged. Roles: app, edge. Reasons: NOT_CONFIGURED,
+        FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateTurnCredentials(
+        self,
+        request: _session_service_pb2.CreateTurnCredentialsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CreateTurnCredentialsResponse, _abc.Awaitable[_session_service_pb2.CreateTurnCredentialsResponse]]:
+        """Creates credentials for the TURN servers of the settings, for a session's
+        user. A TURN server can't be told of the end of a session: they work until
+        they expire. Roles: app. Reasons: SESSION_INVALID,
+        SESSION_BINDING_MISMATCH, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
         FIELD_INVALID.
         """
 

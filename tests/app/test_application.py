@@ -9,6 +9,8 @@ import pytest
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
+from authsvc.errors import ServerError
+from tests.support.accounts import key
 from tests.support.service import StartService
 
 
@@ -59,3 +61,12 @@ async def test_address_without_a_host_is_every_interface(
     # Each family has a port of its own, as none was asked for.
     listeners = service.app.web._listener.sockets
     assert {each.family for each in listeners} == {socket.AF_INET, socket.AF_INET6}
+
+
+async def test_start_is_refused_if_a_key_in_use_is_missing(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    await start_service(live_settings)
+    secrets = live_settings.secrets.model_copy(update={"keyring": (key("another"),)})
+    with pytest.raises(ServerError, match=r"secrets\.keyring has no key"):
+        await start_service(live_settings.model_copy(update={"secrets": secrets}))

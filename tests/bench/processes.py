@@ -107,6 +107,15 @@ async def metered(folder: Path) -> AsyncIterator[tuple[Target, Path]]:
         yield service, path
 
 
+@asynccontextmanager
+async def replica(folder: Path) -> AsyncIterator[Target]:
+    """Start another replica of the service; yield it."""
+    with ExitStack() as stack:
+        service = _serve(stack, Workspace(folder), "authsvc")
+        await _until_serving(service)
+        yield service
+
+
 def _serve(stack: ExitStack, workspace: Workspace, *program: str, **environment: str) -> Target:
     grpc_port, http_port = _free_port(), _free_port()
     process = _start(

@@ -13,15 +13,18 @@ from rich.console import Console
 
 from authsvc.core.passwords.argon2id import Library
 from authsvc.core.passwords.processors import spare_processors
+from authsvc.v1 import admin_service_pb2 as admin_pb
 from authsvc.v1 import auth_service_pb2 as auth
 from authsvc.v1 import common_pb2
 from authsvc.v1 import rate_limit_service_pb2 as limits
 from authsvc.v1 import session_service_pb2 as sessions
+from authsvc.v1.admin_service_pb2_grpc import AdminServiceStub
 from authsvc.v1.auth_service_pb2_grpc import AuthServiceStub
 from authsvc.v1.rate_limit_service_pb2_grpc import RateLimitServiceStub
 from authsvc.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.bench import echo as echo_server
 from tests.bench.argon2 import BareHash, bare_hash
+from tests.bench.blocks import measure_memory, measure_propagation, spread
 from tests.bench.load import Sample, Work, drive, median
 from tests.bench.processes import Target, metered
 from tests.bench.turns import Turns
@@ -29,6 +32,7 @@ from tests.bench.turns import Turns
 _USERS = 64
 _PASSWORD = f"Bench-{secrets.token_hex(8)}-A1"
 _CONCURRENCY = 64
+_BLOCKED_IP = "203.0.113.7"
 
 
 class Row(NamedTuple):
@@ -92,11 +96,13 @@ class Bench:
             self._echo.channel("app") as echo,
             self._service.channel("app") as app,
             self._service.channel("edge") as edge,
+            self._service.channel("admin") as admin,
         ):
             self._echo_call: Any = echo.unary_unary(echo_server.METHOD)
             self._auth, self._auth_edge = AuthServiceStub(app), AuthServiceStub(edge)
             self._sessions = SessionServiceStub(edge)
             self._limits = RateLimitServiceStub(edge)
+            self._admin = AdminServiceStub(admin)
             with self._console.status("users log in …") as status:
                 await self._prepare()
                 for name, measure in self._plan():
@@ -146,6 +152,15 @@ class Bench:
                 "CheckRateLimit",
                 compare(f"CheckRateLimit {at}, rejected", self._check_rejected, 1.3, 32),
             )
+            yield (
+                "ScreenRequest",
+                compare(f"ScreenRequest {at}, allowed", self._screen_many, budget, 32),
+            )
+            yield (
+                "ScreenRequest",
+                compare(f"ScreenRequest {at}, blocked", self._screen_blocked, 1.3, 32),
+            )
+        yield "blocks", self._blocks
         yield "BatchValidateTokens", self._batch_tokens
         yield "BatchCheckRateLimits", partial(self._batch_limits, compact=False)
         yield "BatchCheckRateLimits", partial(self._batch_limits, compact=True)
@@ -166,6 +181,7 @@ class Bench:
                 )
                 return (await self._log_in(number)).tokens
 
+        await self._admin.BlockIp(admin_pb.BlockIpRequest(network=_BLOCKED_IP))
         self._tokens = await asyncio.gather(*(user(number) for number in range(_USERS)))
 
     def _log_in(self, number: int) -> grpc.aio.UnaryUnaryCall[Any, auth.LoginResponse]:
@@ -221,6 +237,26 @@ class Bench:
 
     def _check_rejected(self, _number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
         return self._check("once", "rejected")
+
+    def _screen(self, ip: str) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._limits.ScreenRequest(limits.ScreenRequestRequest(ip=ip, policy="bench"))
+
+    def _screen_many(self, number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._screen(f"10.0.{number // 250 % 40}.{number % 250}")
+
+    def _screen_blocked(self, _number: int) -> grpc.aio.UnaryUnaryCall[Any, Any]:
+        return self._screen(_BLOCKED_IP)
+
+    async def _blocks(self) -> list[Row]:
+        rows = []
+        for version in (4, 6):
+            size, look_up = await asyncio.to_thread(measure_memory, version)
+            rows += [
+                Row(f"a million blocks of IPv{version}, memory", f"{size:.0f} MB", "≤ 100 MB"),
+                Row(f"  look-up of an IPv{version} address", f"{look_up:.1f} µs", "≤ 5 µs"),
+            ]
+        times = await measure_propagation(self._service, self._folder)
+        return [*rows, Row("a block known to another replica", spread(times), "≤ 1000 ms")]
 
     async def _batch_tokens(self) -> list[Row]:
         request = auth.BatchValidateTokensRequest(

@@ -141,12 +141,19 @@ def test_keys_can_be_listed_rotated_and_revoked(command: Command) -> None:
     second = command("keys", "rotate").output.split()[0]
     assert _keys(command) == {first: "retired", second: "active"}
     assert first in plain(command("keys", "list").output)
-    assert command("keys", "revoke", second).exit_code == 0
+    unasked = command("keys", "revoke", second)
+    assert (unasked.exit_code, unasked.output.count("\n")) == (1, 1)
+    assert "--yes" in unasked.output
+    assert _keys(command)[second] == "active"
+    assert command("keys", "revoke", second, "--yes").exit_code == 0
     states = _keys(command)
     assert states[second] == "revoked"
     assert sorted(states.values()) == ["active", "retired", "revoked"]
-    again = command("keys", "revoke", second)
-    assert (again.exit_code, again.output.count("\n")) == (1, 1)
+    again = json.loads(command("keys", "revoke", second, "--yes", "--json").output)
+    assert again["revoked_key_id"] == second
+    assert _keys(command)[again["active_key_id"]] == "active"
+    unknown = command("keys", "revoke", "unknown", "--yes")
+    assert (unknown.exit_code, unknown.output) == (1, "error: No signing key has this id.\n")
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ from authsvc.cli.config_check import check_deeply, check_files
 from authsvc.config import DeliverySettings, ProviderSettings, Settings, WebhookSettings, load
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
+from tests.support.breached import RangeServer
 from tests.support.mail_server import mail_server, settings_for
-from tests.support.provider import LocalProvider
+from tests.support.provider import LocalProvider, saying
 
 
 @pytest.fixture
@@ -173,3 +174,21 @@ async def test_providers_are_asked_for_their_description(
     problems = await _problems(_with(settings, "oauth", providers=providers))
     assert list(problems) == ["oauth.providers.other"]
     assert problems["oauth.providers.other"].startswith("its description can't be used: ")
+
+
+async def test_service_of_breached_passwords_is_asked(
+    settings: Settings, ranges: RangeServer, tmp_path: Path
+) -> None:
+    def asking(**more: object) -> Settings:
+        return _with(settings, "passwords", breached=ranges.asked_by(**more))
+
+    assert await _problems(asking()) == {}
+    assert [each.detail for each in await check_deeply(asking())][-1] == (
+        "knows 0 passwords of the range 00000"
+    )
+    ranges.handler = saying("<html>", 500)
+    problem = (await _problems(asking()))["passwords.breached"]
+    assert problem.startswith("its answer can't be used: provider failed (")
+    (tmp_path / "ca.crt").write_text("no certificate")
+    problem = (await _problems(asking(ca_file=tmp_path / "ca.crt")))["passwords.breached"]
+    assert problem.startswith("passwords.breached.ca_file: ")

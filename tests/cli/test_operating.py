@@ -72,17 +72,17 @@ def test_users_are_listed_by_page_and_shown(command: Command) -> None:
     ids = create(command, "ada@example.com", "bob@example.com", "eve@example.com")
     first = command("users", "list", "--limit", "2", "--json")
     assert [row["user_id"] for row in json.loads(first.stdout)] == ids[:2]
-    assert first.stderr == f"There are more: add --after {ids[1]}\n"
-    second = command("users", "list", "--limit", "2", "--after", ids[1], "--json")
+    more = first.stderr.removeprefix("There are more: add --after ").strip()
+    second = command("users", "list", "--limit", "2", "--after", more, "--json")
     assert [row["user_id"] for row in json.loads(second.stdout)] == ids[2:]
     assert second.stderr == ""
     assert command("users", "disable", "ada@example.com").exit_code == 0
-    shown = rows(command, "users", "show", "ADA@example.com")
+    shown = rows(command, "users", "get", "ADA@example.com")
     assert shown["status"] == "disabled"
-    assert shown == rows(command, "users", "show", shown["user_id"])
-    assert "disabled" in command("users", "show", "ada@example.com").stdout
+    assert shown == rows(command, "users", "get", shown["user_id"])
+    assert "disabled" in command("users", "get", "ada@example.com").stdout
     for account in ("nobody@example.com", NOBODY):
-        for words in (["users", "show"], ["sessions", "list"], ["sessions", "revoke", "--user"]):
+        for words in (["users", "get"], ["sessions", "list"], ["sessions", "revoke", "--user"]):
             result = command(*words, account)
             assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
 
@@ -107,6 +107,36 @@ def test_sessions_are_listed_by_page_and_revoked(command: Command, workspace: Wo
     for mistake in ([], [ids[0], "--user", user_id], [NOBODY]):
         result = command("sessions", "revoke", *mistake)
         assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+@pytest.mark.slow
+def test_sessions_of_many_users_are_revoked_after_a_question(
+    command: Command, workspace: Workspace
+) -> None:
+    ada, bob = create(command, "ada@example.com", "bob@example.com")
+    open_sessions(workspace, ada, 2)
+    (kept,) = open_sessions(workspace, bob, 1)
+    of_ada = ["sessions", "revoke-all", "--user", ada, "--network", "192.0.2.0/24"]
+    assert command(*of_ada, "--dry-run").stdout == "2 sessions would be revoked.\n"
+    for options in ([], ["--json"]):
+        unasked = command(*of_ada, *options)
+        assert (unasked.exit_code, unasked.stdout, unasked.stderr.count("\n")) == (1, "", 1)
+        assert "--yes" in unasked.stderr
+    assert rows(command, *of_ada, "--dry-run") == {"revoked_count": 2, "dry_run": True}
+    assert rows(command, *of_ada, "--yes") == {"revoked_count": 2, "dry_run": False}
+    assert rows(command, "sessions", "list", ada) == []
+    everything = ["sessions", "revoke-all", "--all"]
+    for none in (["--older-than", "1h"], ["--method", "otp"], ["--impersonated"]):
+        assert rows(command, *everything[:2], *none, "--yes")["revoked_count"] == 0
+    assert [row["session_id"] for row in rows(command, "sessions", "list", bob)] == [kept]
+    assert command(*everything, "--yes").stdout == "1 session revoked.\n"
+    for mistake in (
+        *([], ["--all", "--method", "pwd"], ["--all", "--user", ada], ["--user", NOBODY]),
+        *(["--older-than", "x"], ["--older-than", "1h", "--created-before", "2026-01-01"]),
+        *(["--created-before", "x"], ["--created-after", ""], ["--network", "192.0.2.1/24"]),
+    ):
+        result = command("sessions", "revoke-all", *mistake, "--yes")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1), mistake
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from tests.support.documents import REPOSITORY, Page, page, pages
 
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 _TARGET = re.compile(r"\bmake ([a-z][a-z-]*)")
-_COMMAND = re.compile(r"(?:^|[ /])authsvc ((?:[a-z]+ ?)+)(.*)")
+_COMMAND = re.compile(r"(?:^|[ /])authsvc ((?:[a-z][a-z-]* ?)+)(.*)")
 
 
 def groups(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -48,7 +48,8 @@ def test_shell_blocks_use_existing_options(document: Page) -> None:
             for length in range(len(words), 0, -1)
             if (candidate := f"authsvc {' '.join(words[:length])}") in COMMANDS
         )
-        known = {option for param in COMMANDS[name].params for option in param.opts}
+        params = COMMANDS[name].params
+        known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
         assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", line)) <= known, line
 
 

@@ -22,8 +22,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
 
-from authsvc.config import ImportSettings, Settings
+from authsvc.config import ImportSettings, Settings, TurnSettings
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
@@ -33,7 +34,15 @@ from authsvc.v1 import auth_service_pb2 as auth_pb
 from authsvc.v1 import rate_limit_service_pb2 as limit_pb
 from authsvc.v1 import session_service_pb2 as session_pb
 from authsvc.v1.common_pb2 import ClientContext, Tokens
-from tests.support import code_requests, factor_requests, hostile, oauth_requests, wire
+from tests.support import (
+    admin_requests,
+    code_requests,
+    definition_requests,
+    factor_requests,
+    hostile,
+    oauth_requests,
+    wire,
+)
 from tests.support.accounts import EMAIL, PASSWORD, cheap_passwords, unlimited
 from tests.support.api import secrets_in
 from tests.support.clock import FakeClock
@@ -43,6 +52,7 @@ from tests.support.passkeys import ORIGIN, bearer, begin_login, begin_registrati
 from tests.support.probe import outcome
 from tests.support.provider import LocalProvider
 from tests.support.service import Service, StartService
+from tests.support.session_keys import new_jwk
 
 PROTOS = Path(__file__).parents[2] / "protos" / "authsvc" / "v1"
 METHODS = {
@@ -63,6 +73,7 @@ NOTING = {
     "/authsvc.v1.AuthService/VerifyMfa",
     "/authsvc.v1.AccountService/ChangePassword",
     "/authsvc.v1.AccountService/CreateApiKey",
+    "/authsvc.v1.SessionService/IssueSessionKey",
 }
 # The first response is enough.
 ENDLESS = {"/authsvc.v1.AdminService/WatchAuditEvents"}
@@ -94,6 +105,7 @@ def _audit_filter(tokens: Tokens) -> admin_pb.AuditEventFilter:
 VALID: Mapping[str, Callable[[Tokens], Message]] = {
     **code_requests.VALID,
     **oauth_requests.VALID,
+    **definition_requests.VALID,
     "AuthService/Register": lambda _: auth_pb.RegisterRequest(
         email=f"user{next(_numbers)}@example.test",
         password=PASSWORD,
@@ -151,6 +163,20 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
         ),
         dry_run=False,
     ),
+    "AdminService/RevokeAllSessions": lambda tokens: admin_pb.RevokeAllSessionsRequest(
+        created_before_time=Timestamp(seconds=2_000_000_000),
+        created_after_time=Timestamp(seconds=1_000_000_000),
+        network="192.0.2.0/24",
+        authentication_method="pwd",
+        user_ids=[tokens.user_id],
+        dry_run=True,
+    ),
+    "AdminService/ImpersonateUser": lambda tokens: admin_pb.ImpersonateUserRequest(
+        user_id=tokens.user_id, reason="case 4711", client=CLIENT
+    ),
+    "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
+    "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
+    **admin_requests.VALID,
     "AdminService/ListAuditEvents": lambda tokens: admin_pb.ListAuditEventsRequest(
         filter=_audit_filter(tokens),
         start_time=Timestamp(seconds=1),
@@ -179,6 +205,23 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "SessionService/RevokeUserSessions": lambda tokens: session_pb.RevokeUserSessionsRequest(
         user_id=tokens.user_id, except_session_id=tokens.session_id
     ),
+    "SessionService/IssueSessionKey": lambda tokens: session_pb.IssueSessionKeyRequest(
+        session_token=tokens.session_token,
+        public_jwk=new_jwk(),
+        purpose="chat",
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
+    "SessionService/GetSessionKeys": lambda tokens: session_pb.GetSessionKeysRequest(
+        user_id=tokens.user_id, page_size=1
+    ),
+    "SessionService/CreateTurnCredentials": lambda tokens: session_pb.CreateTurnCredentialsRequest(
+        session_token=tokens.session_token,
+        ttl=Duration(seconds=60),
+        client=CLIENT,
+        csrf_token=tokens.csrf_token,
+    ),
     "RateLimitService/CheckRateLimit": lambda tokens: limit_pb.CheckRateLimitRequest(
         charges=[_charge(tokens), _charge(tokens)]
     ),
@@ -188,6 +231,16 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "RateLimitService/GetRateLimit": lambda _: limit_pb.GetRateLimitRequest(
         policy="upload", key="k"
     ),
+    "RateLimitService/ScreenRequest": lambda _: limit_pb.ScreenRequestRequest(
+        ip="192.0.2.9", policy="api"
+    ),
+    "AdminService/BlockIp": lambda _: admin_pb.BlockIpRequest(
+        network=f"2001:db8:{next(_numbers):x}::/48",
+        duration=Duration(seconds=60),
+        reason="a test",
+    ),
+    "AdminService/UnblockIp": lambda _: admin_pb.UnblockIpRequest(network="198.51.100.1"),
+    "AdminService/ListIpBlocks": lambda _: admin_pb.ListIpBlocksRequest(page_size=1),
     "RateLimitService/RefundRateLimit": lambda _: limit_pb.RefundRateLimitRequest(
         policy="upload", key="k", cost=1
     ),
@@ -238,9 +291,15 @@ async def _made_key(service: Service, tokens: Tokens) -> Message:
     return account_pb.RevokeApiKeyRequest(key_id=created.key.key_id)
 
 
+async def _rotated_key(service: Service, _: Tokens) -> Message:
+    response = await service.admin().RotateSigningKey(admin_pb.RotateSigningKeyRequest())
+    return admin_pb.RevokeSigningKeyRequest(key_id=response.active_key.key_id)
+
+
 VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     **code_requests.VALID_ONCE,
     **oauth_requests.VALID_ONCE,
+    **definition_requests.VALID_ONCE,
     "AuthService/LoginWithPasskey": _signed_by_passkey,
     "AccountService/BeginPasskeyRegistration": _wanted_passkey,
     "AccountService/FinishPasskeyRegistration": _made_passkey,
@@ -250,6 +309,7 @@ VALID_ONCE: Mapping[str, Callable[[Service, Tokens], Awaitable[Message]]] = {
     "AccountService/GenerateRecoveryCodes": factor_requests.generate,
     "AuthService/VerifyMfa": factor_requests.verify,
     "AccountService/RevokeApiKey": _made_key,
+    "AdminService/RevokeSigningKey": _rotated_key,
 }
 
 
@@ -385,6 +445,7 @@ async def attack(
         "codes": unlimited_codes(),
         "oauth": oauth_requests.oauth_settings(provider),
         "imports": ImportSettings(max_parallel=AT_ONCE),
+        "turn": TurnSettings(uris=("turn:127.0.0.1",), secrets=(SecretStr("shared-with-turn"),)),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)
     tokens = await service.new_session()

@@ -28,7 +28,7 @@ _MANY = 10
 _PATIENCE = timedelta(seconds=60)
 _OF_USERS = (
     *("sessions", "devices", "factors", "recovery_codes", "one_time_codes"),
-    *("challenges", "identities", "oauth_states", "api_keys", "outbox"),
+    *("challenges", "identities", "oauth_states", "api_keys", "outbox", "session_keys"),
 )
 
 

@@ -4,14 +4,15 @@ Behind a pooler the server can change under an open connection, and nothing tell
 """
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from authsvc.errors import StoreUnavailable
-from authsvc.models.ids import SessionId
-from authsvc.store import api_keys, sessions, signing_keys
+from authsvc.models.ids import SessionId, UserId
+from authsvc.store import api_keys, session_keys, sessions, signing_keys
 from authsvc.store.postgres.connector import Connection, Server, as_pool_connection, known_timeline
 from authsvc.store.postgres.database import Database
 
@@ -21,8 +22,11 @@ _READS: list[Callable[[Connection], Awaitable[object]]] = [
     lambda connection: sessions.find(connection, [SessionId(UUID(int=1))]),
     lambda connection: api_keys.find(connection, [b"unknown"]),
     signing_keys.list_all,
+    lambda connection: session_keys.list_live(
+        connection, UserId(UUID(int=1)), datetime.now(UTC), None, 1
+    ),
 ]
-_NAMES = ["session by token", "session by id", "API key", "signing keys"]
+_NAMES = ["session by token", "session by id", "API key", "signing keys", "session keys"]
 
 
 @pytest.mark.parametrize("read", _READS, ids=_NAMES)

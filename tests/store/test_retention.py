@@ -10,7 +10,14 @@ import asyncpg
 import pytest
 
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, retention
+from authsvc.store import (
+    challenges,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    retention,
+    session_keys,
+)
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.postgres.migrator import migrate
 from tests.support.databases import settings_for
@@ -78,6 +85,21 @@ _FILL = {
             $1::timestamptz - make_interval(days => day)
         FROM users, generate_series(0, 10) AS day
     """,
+    session_keys.delete_expired: """
+        WITH session AS (
+            INSERT INTO sessions (session_id, user_id, token_hash, csrf_hash, create_time,
+                last_use_time, authentication_time, idle_expire_time, absolute_expire_time,
+                authentication_methods, refresh_time)
+            SELECT gen_random_uuid(), user_id, '', '', $1, $1, $1, 'infinity', 'infinity', '{}', $1
+            FROM users
+            RETURNING session_id
+        )
+        INSERT INTO session_keys (session_key_id, session_id, purpose, kind, public_key,
+            create_time, expire_time)
+        SELECT gen_random_uuid(), session_id, day::text, 'jwk', '', $1,
+            $1::timestamptz - make_interval(days => day)
+        FROM session, generate_series(0, 10) AS day
+    """,
     retention.delete_audit_events: """
         INSERT INTO audit_events (event_id, occur_time, type, caller, request_id)
         SELECT gen_random_uuid(), $1::timestamptz - make_interval(days => day), '', '', ''
@@ -93,6 +115,7 @@ _TABLES: dict[_Remove, str] = {
     oauth_states.delete_expired: "oauth_states",
     outbox.delete_ended: "outbox",
     challenges.delete_expired: "challenges",
+    session_keys.delete_expired: "session_keys",
     retention.delete_audit_events: "audit_events",
 }
 

@@ -22,6 +22,7 @@ from authsvc.core.accounts.accounts import Accounts, Registration
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.one_time_codes import OneTimeCodes
 from authsvc.core.codes.requests import CodeLimits, CodeRequests
 from authsvc.core.factors.challenges import SecondFactors
@@ -32,6 +33,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.login.password import PasswordLogin
 from authsvc.core.messages.outbox import Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, Verification
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.roles.permissions import Permissions
@@ -85,6 +87,7 @@ def unlimited(**changes: object) -> BruteForceSettings:
     return BruteForceSettings.model_validate(
         dict.fromkeys((*names, *(f"{what}_per_ip" for what in _STARTS)), plenty)
         | {"registrations_per_address": plenty, "api_keys_per_user": plenty}
+        | {"session_keys_per_user": plenty, "turn_credentials_per_user": plenty}
         | changes
     )
 
@@ -137,10 +140,11 @@ class Service:
             database=self.database, keyring=KEYRING, settings=tokens, clock=self.clock
         )
         await keys.load()
+        self.permissions = Permissions({"user": ("read",)}, self.factor_settings.required_for_roles)
         self.access_tokens = AccessTokens(
             keys=keys,
             settings=tokens,
-            permissions=Permissions({"user": ("read",)}),
+            permissions=self.permissions,
             clock=self.clock,
         )
         self.sessions = build_sessions(
@@ -150,6 +154,7 @@ class Service:
             ring=KEYRING,
             settings=SessionSettings(max_per_user=1_000),
             tokens=tokens,
+            permissions=self.permissions,
         )
         self.hasher = CountingHasher(self.passwords, self.peppers)
         brute_force = BruteForce(self.database, self.limits, KEYRING)
@@ -169,22 +174,29 @@ class Service:
             clock=self.clock,
         )
         self.policy = PasswordPolicy("standard")
+        self.acceptance = PasswordAcceptance(self.policy, self.hasher, None)
         self.registration_tokens = RegistrationTokens(KEYRING, self.clock)
         self.accounts = Accounts(
             database=self.database,
             hasher=self.hasher,
-            policy=self.policy,
+            acceptance=self.acceptance,
             session_ending=self.sessions.ending,
             brute_force=brute_force,
             codes=self.code_requests,
             tokens=self.registration_tokens,
+            permissions=Permissions({"user": ("read",), "editor": ("write",)}),
+            receipts=RequestReceipts(self.database, KEYRING, self.clock),
             clock=self.clock,
         )
         self.attempts = Attempts(self.database, brute_force, self.clock)
         self.totp = Totp(KEYRING, "authsvc", self.clock)
         self.passkeys = Passkeys(RelyingParty(PasskeySettings()), self.clock)
         second_factors = SecondFactors(
-            settings=self.factor_settings, totp=self.totp, passkeys=self.passkeys, clock=self.clock
+            settings=self.factor_settings,
+            permissions=self.permissions,
+            totp=self.totp,
+            passkeys=self.passkeys,
+            clock=self.clock,
         )
         self.completion = LoginCompletion(
             sessions=self.sessions.opening,

@@ -97,7 +97,12 @@ class Coded:
         self.service = service
         self.database, self.clock = service.database, service.clock
         reclaim = AccountReclaim(service.sessions.ending, self.clock)
-        self.tokens = TokenValidation(service.access_tokens, service.sessions.validation, Slices())
+        self.tokens = TokenValidation(
+            access_tokens=service.access_tokens,
+            sessions=service.sessions.validation,
+            permissions=service.permissions,
+            slices=Slices(),
+        )
         self.verification = EmailVerification(
             database=self.database,
             codes=service.codes,
@@ -120,7 +125,7 @@ class Coded:
             proofs=proofs,
             attempts=service.attempts,
             hasher=service.hasher,
-            policy=service.policy,
+            acceptance=service.acceptance,
             sessions=service.sessions.ending,
             outbox=service.outbox,
             clock=self.clock,

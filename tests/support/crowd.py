@@ -22,7 +22,7 @@ _COMMON, _RARE = 4, 1
 # Actions that leave little for the others to do.
 _ENDING = {
     *("try_delete", "try_disable_and_enable", "try_register", "try_retention", "try_revoke_all"),
-    *("try_oauth", "try_link", "try_unlink", "try_remove_factor"),
+    *("try_end_in_bulk", "try_oauth", "try_link", "try_unlink", "try_remove_factor"),
 }
 # The actions, by name.
 WAYS: dict[str, Callable[[Tries], Awaitable[None]]] = {

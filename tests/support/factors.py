@@ -11,6 +11,7 @@ import pyotp
 import pytest_asyncio
 
 from authsvc.config import SecondFactorSettings
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.factors.changes import FactorChanges
 from authsvc.core.factors.own_factors import Factors
@@ -84,11 +85,12 @@ class Secured:
             attempts=service.attempts,
             completion=service.completion,
             proofs=proofs,
+            freezes=LoginFreezes(database),
             clock=clock,
         )
         self.own = Factors(
             database=database,
-            settings=settings,
+            permissions=service.permissions,
             recent_login=recent,
             recovery_codes=self.recovery_codes,
             changes=changes,

@@ -36,6 +36,10 @@ INSERT INTO oauth_states (state_hash, provider, redirect_uri, sealed_verifier, l
 INSERT INTO api_keys (key_id, user_id, name, prefix, key_hash, scopes, create_time, expire_time)
     VALUES (gen_random_uuid(), '{0}', 'my api key', 'authsvc_abc', 'SECRET', '{{}}', now(),
         now() + interval '1 day');
+INSERT INTO session_keys (session_key_id, session_id, purpose, kind, public_key, create_time,
+        expire_time)
+    SELECT gen_random_uuid(), session_id, 'chat', 'jwk', '{{}}', now(), 'infinity'
+    FROM sessions WHERE user_id = '{0}' LIMIT 1;
 """
 # Their rows belong to everybody or expire within the hour, and identify a user only by id.
 OF_NOBODY = {"revocations"}

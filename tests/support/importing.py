@@ -59,8 +59,8 @@ class Importer:
 
     async def export(self, *, with_passwords: bool = True) -> list[dict[str, Any]]:
         """Return the exported users."""
-        lines = UserExport(self.database, self.clock).lines(CLI, with_passwords=with_passwords)
-        return [json.loads(line) async for line in lines]
+        users = UserExport(self.database, self.clock).run(CLI, with_passwords=with_passwords)
+        return [json.loads(user.line) async for user in users]
 
     async def fetch(self, query: str) -> list[asyncpg.Record]:
         """Return the result of a query."""

@@ -42,7 +42,10 @@ class Issuing:
             keys=world._keys, settings=tokens, permissions=PERMISSIONS, clock=world.clock
         )
         self.validation = TokenValidation(
-            self.access_tokens, self.replica.sessions.validation, Slices()
+            access_tokens=self.access_tokens,
+            sessions=self.replica.sessions.validation,
+            permissions=PERMISSIONS,
+            slices=Slices(),
         )
         self.tokens = ServiceTokens(
             database=world.database,

@@ -77,7 +77,10 @@ class Federated:
         brute_force = BruteForce(database, service.limits, KEYRING)
         recent_login = RecentLogin(timedelta(minutes=10), clock)
         self.validation = TokenValidation(
-            service.access_tokens, service.sessions.validation, Slices()
+            access_tokens=service.access_tokens,
+            sessions=service.sessions.validation,
+            permissions=service.permissions,
+            slices=Slices(),
         )
         self.identities = Identities(
             database=database, recent_login=recent_login, outbox=service.outbox, clock=clock

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from authsvc.app.server import Server
 from authsvc.config import CallerSettings, Settings
-from authsvc.errors import bearer_invalid
+from authsvc.errors import IpBlocked, bearer_invalid
 from authsvc.metrics import Metrics
 from authsvc.models.calls import Role
 from authsvc.models.clock import Clock
@@ -31,6 +31,7 @@ from tests.support.certificates import Authority, Certificate, channel_credentia
 from tests.support.clock import FakeClock
 
 STRANGER = "stranger"
+BLOCKED_IP = "198.51.100.66"
 LOGIN = "/authsvc.v1.AuthService/Login"
 CLAIMS = Claims(
     subject=UserId(UUID(int=1)),
@@ -184,6 +185,7 @@ class Probe(
 
     def __init__(self) -> None:
         self.answer: Callable[[Any], Awaitable[Any]] = self._nothing
+        self.refused_ips: list[str] = []
 
     async def Login(self, request: pb.LoginRequest, _context: Any) -> Any:
         return await self.answer(request) or pb.LoginResponse()
@@ -203,6 +205,15 @@ class Probe(
             raise bearer_invalid()
         return CLAIMS
 
+    async def admit_address(self, ip: str) -> None:
+        """Block one address."""
+        if ip == BLOCKED_IP:
+            raise IpBlocked(60.0)
+
+    async def note_refusal(self, ip: str) -> None:
+        """Remember the address."""
+        self.refused_ips.append(ip)
+
     async def _nothing(self, _request: Any) -> None:
         """Answer with an empty response."""
 
@@ -217,6 +228,8 @@ class ProbeServer:
             settings=settings,
             handlers=[self.probe],
             authenticate_bearer=self.probe.authenticate_bearer,
+            admit_address=self.probe.admit_address,
+            note_refusal=self.probe.note_refusal,
             clock=clock,
             metrics=self.metrics,
         )

@@ -15,6 +15,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
@@ -22,7 +23,7 @@ from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionCheck, SessionResult, SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -85,17 +86,23 @@ def build_sessions(
     ring: Keyring,
     settings: SessionSettings,
     tokens: TokenSettings,
+    permissions: Permissions = PERMISSIONS,
     is_fresh: Callable[[], bool] = lambda: True,
     slices: Slices | None = None,
 ) -> Sessions:
     """Return the use cases of a replica, which is not notified of revocations."""
     codec = RefreshTokenCodec(ring.derive("refresh-token"))
-    issuer = TokenIssuer(access_tokens, codec)
+    issuer = TokenIssuer(access_tokens, codec, SessionCookies(settings.cookie, clock))
     cache = SessionCache(settings.cache_size)
     last_use = LastUse(database, store.touch, settings.last_use_interval)
     return Sessions(
         opening=SessionOpening(
-            database=database, issuer=issuer, settings=settings, tokens=tokens, clock=clock
+            database=database,
+            issuer=issuer,
+            settings=settings,
+            tokens=tokens,
+            permissions=permissions,
+            clock=clock,
         ),
         validation=SessionValidation(
             reader=SessionReader(
@@ -181,7 +188,13 @@ class World:
             slices=slices,
         )
         return Replica(
-            sessions, TokenValidation(access_tokens, sessions.validation, slices or Slices())
+            sessions,
+            TokenValidation(
+                access_tokens=access_tokens,
+                sessions=sessions.validation,
+                permissions=PERMISSIONS,
+                slices=slices or Slices(),
+            ),
         )
 
     async def add_user(self, roles: Sequence[str] = ("user",)) -> UserId:

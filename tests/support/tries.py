@@ -18,12 +18,16 @@ from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.factors.proofs import PasskeyAssertion, SecondFactor, TotpCode
 from authsvc.core.federation.providers import AuthorizationAnswer
 from authsvc.core.retention.cleanup import Retention
+from authsvc.core.session_keys.keys import NewSessionKey
+from authsvc.core.session_keys.proof import SessionProof
 from authsvc.dev.authenticator import Authenticator
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
 from authsvc.models.factors import LoginOutcome, MfaChallenge
 from authsvc.models.ids import ApiKeyId
 from authsvc.models.messages import Delivery
+from authsvc.models.session_keys import PublicKey, PublicKeyKind
+from authsvc.models.sessions import SessionSelection
 from authsvc.models.tokens import Claims, Tokens
 from tests.support.accounts import CALL, EMAIL, IP, PASSWORD
 from tests.support.clock import FakeClock
@@ -130,6 +134,14 @@ class Tries:
         asked = NewPassword(old, new, self._random.random() < 0.5, self._client())
         await self._parts.use.password_change.change(CALL, self._claims(), asked)
 
+    async def try_issue_session_key(self) -> None:
+        tokens = self._random.choice(self._tokens[-5:])
+        proof = SessionProof(tokens.session_token, self._client())
+        # Few keys, so that calls also meet at the row of one.
+        public = PublicKey(PublicKeyKind.JWK, f"{self._random.randrange(3)}")
+        wanted = NewSessionKey(public, "chat")
+        await self._parts.use.session_keys.issue(CALL, proof, wanted)
+
     async def try_create_session(self) -> None:
         opening = self._parts.use.session_opening
         created = await opening.create(CALL, self._user_id, self._client(), ("hwk",))
@@ -146,6 +158,14 @@ class Tries:
 
     async def try_revoke_all(self) -> None:
         await self._parts.use.session_ending.revoke_all(CALL, self._user_id)
+
+    async def try_end_in_bulk(self) -> None:
+        await self._parts.use.bulk_session_ending.end(CALL, SessionSelection())
+
+    async def try_impersonate(self) -> None:
+        await self._parts.use.impersonation.impersonate(
+            CALL, self._user_id, "a case", self._client()
+        )
 
     # Second factors
 

@@ -94,7 +94,22 @@ PROTOC = Program(
     "usr/bin/protoc",
     ("protobuf-compiler", "libprotobuf-dev", "libprotobuf32", "libprotoc32"),
 )
-PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC)
+COTURN = Program(
+    "coturn",
+    "usr/bin/turnserver",
+    (
+        "coturn",
+        "libevent-core-2.1-7",
+        "libevent-extra-2.1-7",
+        "libevent-openssl-2.1-7",
+        "libevent-pthreads-2.1-7",
+        "libhiredis0.14",
+        "libmariadb3",
+        "libpq5",
+        "libsqlite3-0",
+    ),
+)
+PROGRAMS = (PGBOUNCER, NEW_PGBOUNCER, KUBECTL, PROTOC, COTURN)
 
 
 class _Apt:

@@ -22,8 +22,12 @@ _CHAPTERS = (
     "oauth",
     "api_keys",
     "service_tokens",
+    "session_keys",
     "account",
     "importing",
+    "administration",
+    "screening",
+    "incident",
 )  # fmt: skip
 
 

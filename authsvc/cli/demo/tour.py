@@ -51,6 +51,7 @@ class Tour:
         self._certs = certs
         # The folder where `authsvc dev` puts messages to users.
         self.messages = certs.parent / "messages"
+        self.state = certs.parent
         self.target = target
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._console = Console(highlight=False, soft_wrap=True)

@@ -1,5 +1,5 @@
 """Owns accounts: creation, verification of the address, reading, changes, export and deletion.
 
-Entry classes: `Accounts`, `EmailVerification`, `AccountData`, `AccountDeletion`, `PasswordChange`
-and `PasswordReset`.
+Entry classes: `Accounts`, `UserAdministration`, `AccountListing`, `EmailVerification`,
+`AccountData`, `AccountDeletion`, `PasswordChange` and `PasswordReset`.
 """

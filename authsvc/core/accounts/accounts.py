@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from uuid import UUID
 
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.brute_force import BruteForce
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.request_receipts import CreateRequest, RequestReceipts
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeRequests
-from authsvc.core.lib.emails import parse_email, parse_new_email
+from authsvc.core.lib.emails import Email, parse_email, parse_new_email
 from authsvc.core.lib.ids import uuid7
-from authsvc.core.passwords.hashing import PasswordHasher
-from authsvc.core.passwords.policy import PasswordPolicy
-from authsvc.core.roles.permissions import DEFAULT_ROLES
+from authsvc.core.passwords.acceptance import PasswordAcceptance
+from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
+from authsvc.core.roles.permissions import DEFAULT_ROLES, Permissions
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import (
     bearer_invalid,
@@ -56,6 +56,17 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True)
+class NewUser:
+    """The data of an account that an operator creates; `password` is "" if it has none."""
+
+    email: str
+    password: str = field(default="", repr=False)
+    display_name: str = ""
+    roles: Sequence[str] = DEFAULT_ROLES
+    verified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """A new account; `code` verifies its address, and is "" if none was issued.
 
@@ -75,21 +86,25 @@ class Accounts:
         *,
         database: Database,
         hasher: PasswordHasher,
-        policy: PasswordPolicy,
+        acceptance: PasswordAcceptance,
         session_ending: SessionEnding,
         brute_force: BruteForce,
         codes: CodeRequests,
         tokens: RegistrationTokens,
+        permissions: Permissions,
+        receipts: RequestReceipts,
         clock: Clock,
         directory_domains: bool = False,
     ) -> None:
         self._database = database
         self._hasher = hasher
-        self._policy = policy
+        self._acceptance = acceptance
         self._sessions = session_ending
         self._brute_force = brute_force
         self._codes = codes
         self._tokens = tokens
+        self._permissions = permissions
+        self._receipts = receipts
         self._clock = clock
         self._directory_domains = directory_domains
 
@@ -101,23 +116,39 @@ class Accounts:
             FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, or the password is malformed.
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords are waiting to be hashed.
+            ProviderUnavailable: Whether the password was breached can't be found out.
         """
         await self._brute_force.charge_registration(registration.client)
         return await self._create(call, UserOrigin.REGISTER, registration, DEFAULT_ROLES)
 
+    async def check_roles(self, roles: Sequence[str]) -> None:
+        """Check that roles are defined by now; raises FieldInvalid, which names those that are."""
+        await self._permissions.refresh()
+        self._permissions.check_defined(roles)
+
     async def create_user(
-        self,
-        call: Call,
-        email: str,
-        password: str,
-        *,
-        display_name: str = "",
-        roles: Sequence[str] = DEFAULT_ROLES,
-        verified: bool = False,
+        self, call: Call, user: NewUser, request: CreateRequest | None = None
     ) -> UserId:
-        """Create an account for an operator; raise as `register` does, but without its limit."""
-        registration = Registration(email, password, display_name, delivery=None, verified=verified)
-        return (await self._create(call, UserOrigin.OPERATOR, registration, roles)).user_id
+        """Create an account for an operator; the same `request` again returns the same account.
+
+        Without a password, the user logs in by other means, or sets one with a reset code.
+
+        Raises:
+            FieldInvalid: EMAIL_INVALID, PASSWORD_WEAK, a role is not defined, the password is
+                malformed; REQUEST_ID_REUSED.
+            AlreadyExists: EMAIL_TAKEN.
+            Overloaded: Too many passwords are waiting to be hashed.
+        """
+        await self.check_roles(user.roles)
+        made = await self._receipts.find(request)
+        if made is not None:
+            return UserId(UUID(made))
+        registration = Registration(
+            user.email, user.password, user.display_name, delivery=None, verified=user.verified
+        )
+        roles = tuple(dict.fromkeys(user.roles))
+        created = await self._create(call, UserOrigin.OPERATOR, registration, roles, request)
+        return created.user_id
 
     async def get(self, user_id: UserId) -> User:
         """Return an active account.
@@ -178,19 +209,17 @@ class Accounts:
             return await self._set_status(connection, call, key, UserStatus.ACTIVE)
 
     async def _create(
-        self, call: Call, origin: UserOrigin, registration: Registration, roles: Sequence[str]
+        self,
+        call: Call,
+        origin: UserOrigin,
+        registration: Registration,
+        roles: Sequence[str],
+        request: CreateRequest | None = None,
     ) -> Registered:
         email = parse_new_email(registration.email, directory_domains=self._directory_domains)
-        await self._hasher.run(
-            partial(
-                self._policy.check,
-                registration.password,
-                email=email.address,
-                display_name=registration.display_name,
-            )
-        )
-        # Hashed before the transaction, so that no connection waits for it.
-        password = await self._hasher.hash(registration.password)
+        password = None
+        if registration.password or origin is UserOrigin.REGISTER:
+            password = await self._hash(registration, email)
         if registration.delivery is not None:
             # Charged only now, as tries with passwords that are too weak send no mail.
             await self._brute_force.charge_registered_address(email.canonical)
@@ -209,13 +238,16 @@ class Accounts:
             _EVENTS[origin], call, user.user_id, client=registration.client, detail=detail
         )
         async with self._database.transaction(email.canonical) as connection:
+            made = await self._receipts.claim(connection, request, str(user.user_id))
+            if made is not None:
+                return Registered(UserId(UUID(made)), "", "")
             inserted = await users.insert(
                 connection,
                 user,
                 email_canonical=email.canonical,
                 origin=origin,
-                phc=password.phc,
-                pepper_id=password.pepper_id,
+                phc=password.phc if password else None,
+                pepper_id=password.pepper_id if password else None,
             )
             if not inserted:
                 raise email_taken()
@@ -223,7 +255,15 @@ class Accounts:
             code = await self._verification_code(
                 connection, user, email.canonical, registration.delivery
             )
-        return Registered(user.user_id, code, self._tokens.issue(user.user_id, password.phc))
+        token = self._tokens.issue(user.user_id, password.phc) if password else ""
+        return Registered(user.user_id, code, token)
+
+    async def _hash(self, registration: Registration, email: Email) -> PasswordHash:
+        """Check a new password and hash it, before any connection would wait for it."""
+        await self._acceptance.check(
+            registration.password, email=email.address, display_name=registration.display_name
+        )
+        return await self._hasher.hash(registration.password)
 
     async def _verification_code(
         self, connection: Connection, user: User, email_canonical: str, delivery: Delivery | None

@@ -19,7 +19,17 @@ from authsvc.store import revocations, users
 from authsvc.store.postgres.database import Connection, Database
 
 # Details of events that are needed to understand the events and identify nobody.
-_KEPT_DETAILS = ("cause", "kind", "methods", "reason", "replaced", "sessions")
+_KEPT_DETAILS = (
+    "added",
+    "cause",
+    "fields",
+    "kind",
+    "methods",
+    "reason",
+    "removed",
+    "replaced",
+    "sessions",
+)
 _BATCH = 5_000
 
 Condition: TypeAlias = Callable[[Connection], Awaitable[bool]]

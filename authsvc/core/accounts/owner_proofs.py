@@ -8,7 +8,7 @@ from authsvc.core.attempts.attempts import Attempt, Cause, Rejected
 from authsvc.core.login.password import stored_hash
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.tokens.validation import TokenValidation
-from authsvc.errors import Unauthenticated, credentials_invalid
+from authsvc.errors import PermissionDenied, Unauthenticated, credentials_invalid
 from authsvc.models.ids import SessionId
 from authsvc.models.users import LockedUser
 from authsvc.store import sessions, users
@@ -109,7 +109,7 @@ class OwnerProofs:
         """Return the session of an access token of this account."""
         try:
             claims = await self._tokens.bearer(token)
-        except Unauthenticated:
+        except (Unauthenticated, PermissionDenied):
             return None
         is_own = credential is not None and claims.subject == credential.user_id
         return claims.session_id if is_own else None

@@ -5,15 +5,14 @@ under the limits that all ways to log in share (ASVS 6.2.3, 6.3.1).
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.login.password import stored_hash
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
-from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.errors import FieldInvalid, credentials_invalid, user_not_found
 from authsvc.models.calls import Call, ClientContext
@@ -48,7 +47,7 @@ class PasswordChange:
         *,
         database: Database,
         hasher: PasswordHasher,
-        policy: PasswordPolicy,
+        acceptance: PasswordAcceptance,
         attempts: Attempts,
         recent_login: RecentLogin,
         sessions: SessionEnding,
@@ -57,7 +56,7 @@ class PasswordChange:
     ) -> None:
         self._database = database
         self._hasher = hasher
-        self._policy = policy
+        self._acceptance = acceptance
         self._attempts = attempts
         self._recent_login = recent_login
         self._sessions = sessions
@@ -75,6 +74,7 @@ class PasswordChange:
             NotFound: USER_NOT_FOUND.
             TooManyAttempts: Too many attempts failed before; this one was not evaluated.
             Overloaded: Too many passwords are waiting to be hashed.
+            ProviderUnavailable: Whether the password was breached can't be found out.
         """
         async with self._database.connection() as connection:
             account = await store.find_account(connection, claims.subject)
@@ -99,14 +99,8 @@ class PasswordChange:
             raise FieldInvalid.weak_password(
                 _NEW, ["Choose a password other than the current one."]
             )
-        await self._hasher.run(
-            partial(
-                self._policy.check,
-                request.new,
-                field=_NEW,
-                email=account.email,
-                display_name=account.display_name,
-            )
+        await self._acceptance.check(
+            request.new, field=_NEW, email=account.email, display_name=account.display_name
         )
 
     async def _set_first(self, change: "_Change") -> int:

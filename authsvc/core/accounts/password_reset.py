@@ -1,24 +1,32 @@
 """Owns the reset of a password with a code that was sent to the user's address."""
 
-from functools import partial
-
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected, release
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.redemption import CodeProofs
 from authsvc.core.lib.emails import Email, parse_email
+from authsvc.core.login.password import stored_hash
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.passwords.acceptance import PasswordAcceptance
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher
-from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.sessions.ending import SessionEnding
-from authsvc.errors import code_invalid
+from authsvc.errors import FieldInvalid, code_invalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.sessions import RevokeReason
-from authsvc.store import devices
+from authsvc.store import devices, users
 from authsvc.store import password_reset as store
 from authsvc.store.emails import Addressee
 from authsvc.store.postgres.database import Connection, Database
+from authsvc.store.users import Credential
+
+
+class _MustDiffer(Exception):
+    """The new password has to be compared with the current one first."""
+
+    def __init__(self, credential: Credential) -> None:
+        super().__init__()
+        self.credential = credential
 
 
 class PasswordReset:
@@ -31,7 +39,7 @@ class PasswordReset:
         proofs: CodeProofs,
         attempts: Attempts,
         hasher: PasswordHasher,
-        policy: PasswordPolicy,
+        acceptance: PasswordAcceptance,
         sessions: SessionEnding,
         outbox: Outbox,
         clock: Clock,
@@ -40,7 +48,7 @@ class PasswordReset:
         self._proofs = proofs
         self._attempts = attempts
         self._hasher = hasher
-        self._policy = policy
+        self._acceptance = acceptance
         self._sessions = sessions
         self._outbox = outbox
         self._clock = clock
@@ -49,6 +57,8 @@ class PasswordReset:
         self, call: Call, email: str, code: str, password: str, client: ClientContext
     ) -> None:
         """Set the password of the account with this address, end its sessions and notify its user.
+
+        One that an operator decided has to be changed can't be set again.
 
         Nobody is logged in, and no device stays exempt from the second factor. The factors stay
         (ASVS 6.4.3), unless the address had never been verified. The reset works while the account
@@ -62,6 +72,8 @@ class PasswordReset:
             Unauthenticated: CODE_INVALID.
             TooManyAttempts: Too many proofs from the client's network failed before.
             Overloaded: Too many passwords are waiting to be hashed; the code stays valid.
+            ProviderUnavailable: Whether the password was breached can't be found out; the code
+                stays valid.
         """
         address = parse_email(email)
         async with self._attempts.evaluate(
@@ -70,21 +82,45 @@ class PasswordReset:
             await self._check(address, password)
             # Hashed before the transaction, so that no connection waits for it.
             replacement = await self._hasher.hash(password)
-            if not await self._claim(attempt, code, replacement):
+            other_than: Credential | None = None
+            while True:
+                try:
+                    claimed = await self._claim(attempt, code, replacement, other_than)
+                    break
+                except _MustDiffer as found:
+                    # Compared only after the code has been proved, and outside the transaction.
+                    other_than = found.credential
+                    await self._require_other(other_than, password)
+            if not claimed:
                 raise Rejected(attempt.cause(Cause.CODE))
             await self._attempts.forgive(attempt)
 
     async def _check(self, address: Email, password: str) -> None:
         # Checked without the account's data, as the answer would reveal it.
-        await self._hasher.run(
-            partial(self._policy.check, password, field="new_password", email=address.address)
-        )
+        await self._acceptance.check(password, field="new_password", email=address.address)
 
-    async def _claim(self, attempt: Attempt, code: str, replacement: PasswordHash) -> bool:
+    async def _require_other(self, current: Credential, password: str) -> None:
+        if (await self._hasher.verify(stored_hash(current), password)).matches:
+            raise FieldInvalid.weak_password(
+                "new_password", ["Choose a password other than the current one."]
+            )
+
+    async def _claim(
+        self, attempt: Attempt, code: str, replacement: PasswordHash, other_than: Credential | None
+    ) -> bool:
+        """Use up the code and replace the password; return False if the code is wrong.
+
+        Raises:
+            _MustDiffer: The password has to be changed, and is not the one in `other_than`.
+        """
         async with self._database.transaction(attempt.account) as connection:
             proof = await self._proofs.claim(connection, attempt, Purpose.RESET_PASSWORD, code)
             if proof is None:
                 return False
+            if proof.user.password_change_required:
+                current = await users.get_credential(connection, proof.user.user_id)
+                if current is not None and current.phc is not None and current != other_than:
+                    raise _MustDiffer(current)
             await self._replace(connection, attempt, proof.addressee, replacement)
             return True
 

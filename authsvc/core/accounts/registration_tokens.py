@@ -25,7 +25,7 @@ _CONTENT = struct.Struct(">B16sQ")
 _MAC_BYTES = 32
 _LENGTH = len(_PREFIX) + (_CONTENT.size + _MAC_BYTES) * 4 // 3
 # The longest `codes.verification_lifetime`. It is tied to no code, as they can be requested again.
-_LIFETIME = timedelta(days=7)
+REGISTRATION_LIFETIME = timedelta(days=7)
 
 
 class RegistrationTokens:
@@ -37,7 +37,7 @@ class RegistrationTokens:
 
     def issue(self, user_id: UserId, phc: str) -> str:
         """Return the token of an account that was just registered with this password hash."""
-        expiry = self._clock.now() + _LIFETIME
+        expiry = self._clock.now() + REGISTRATION_LIFETIME
         content = _CONTENT.pack(_VERSION, user_id.bytes, int(expiry.timestamp()))
         return _PREFIX + base64url.encode(content + _mac(self._keys[0], content, phc))
 

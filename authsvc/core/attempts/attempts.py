@@ -11,11 +11,12 @@ so a user who has such a proof gets in, whatever others have tried (ASVS 6.1.1).
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from types import MappingProxyType
 
 import structlog
 from cachetools import TTLCache
@@ -53,6 +54,16 @@ class Cause(StrEnum):
     LOCKED = "locked"
     DISABLED = "disabled"
     UNVERIFIED = "unverified"
+    PASSWORD_CHANGE = "password_change"  # noqa: S105 - a cause's name
+
+
+# Errors that are not a failure of the proof, but show that it was given.
+_RECORDED: Mapping[Reason, Cause] = MappingProxyType(
+    {
+        Reason.EMAIL_NOT_VERIFIED: Cause.UNVERIFIED,
+        Reason.PASSWORD_CHANGE_REQUIRED: Cause.PASSWORD_CHANGE,
+    }
+)
 
 
 class Rejected(Exception):
@@ -100,6 +111,12 @@ class Attempt:
             return self.device
         return _VOUCHED if self.vouched and self.subject.known_may_fail else None
 
+    @property
+    def is_from_new_device(self) -> bool:
+        """Whether the account's user has never logged in from the client's device."""
+        known = self.subject is not None and self.subject.known_device
+        return self.device is not None and not known
+
     def cause(self, cause: Cause) -> Cause:
         """Return why the attempt failed: `cause`, unless the account itself ruled success out."""
         if self.subject is None:
@@ -140,7 +157,8 @@ class Attempts:
         is not the user's failure, the charge is refunded. So it is if the call exceeds the
         service's own time limit before the proof was found to be wrong; an attempt that its caller
         cancels stays charged. The count of consecutive failures is separate: on success it is reset
-        by `users.confirm` or decremented by `release`. EMAIL_NOT_VERIFIED is refunded but recorded.
+        by `users.confirm` or decremented by `release`. EMAIL_NOT_VERIFIED
+        and PASSWORD_CHANGE_REQUIRED are refunded but recorded.
 
         A proof that is not `guessable` is evaluated even after too many failures, and does not
         count as one. `vouched` is for the second factor of a login whose first was such a proof:
@@ -184,8 +202,8 @@ class Attempts:
         except ServiceError as error:
             # Overloaded, StoreUnavailable: not the user's failure.
             await self._give_back(attempt, receipt)
-            if error.reason is Reason.EMAIL_NOT_VERIFIED:
-                await self._record_failure(attempt, Cause.UNVERIFIED)
+            if error.reason in _RECORDED:
+                await self._record_failure(attempt, _RECORDED[error.reason])
             raise
         except asyncio.CancelledError as error:
             if is_expiry(error):

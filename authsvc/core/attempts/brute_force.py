@@ -4,13 +4,16 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from ipaddress import IPv6Address, ip_address, ip_network
+from datetime import timedelta
+from functools import partial
+from itertools import islice
 
 from authsvc.config import BruteForceSettings
 from authsvc.core.attempts.refunds import Refunds
 from authsvc.core.lib.sealing import Keyring
-from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.lib.slices import Slices
+from authsvc.core.limits.limiter import Check, RateLimiter, policies_from
+from authsvc.core.limits.networks import client_network
 from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
@@ -27,6 +30,13 @@ _REGISTRATION_ADDRESS = "authsvc.register.address"
 _PASSKEY_LOGIN_IP = "authsvc.passkey_login.ip"
 _OAUTH_IP = "authsvc.oauth.ip"
 _API_KEY_USER = "authsvc.api_key.user"
+_SESSION_KEY_USER = "authsvc.session_key.user"
+_TURN_USER = "authsvc.turn.user"
+# What a client has used up itself, whatever others do.
+_OF_NETWORK = {
+    _ACCOUNT_AND_IP, _IP, _PROOF_IP, _REGISTRATION_IP, _PASSKEY_LOGIN_IP, _OAUTH_IP
+}  # fmt: skip
+_NOBODY = ClientContext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +117,7 @@ class BruteForce:
                 charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
         if network is not None:
             charges.append(self._charge(_IP, network))
-        return await self._take(charges, "login")
+        return await self._take(charges, "login", client)
 
     async def charge_proof(self, client: ClientContext) -> ChargeReceipt:
         """Charge a proof that can't be guessed to the client's ip only, if known.
@@ -119,7 +129,7 @@ class BruteForce:
         """
         network = self.network(client)
         charges = [] if network is None else [self._charge(_PROOF_IP, network)]
-        return await self._take(charges, "login")
+        return await self._take(charges, "login", client)
 
     async def forgive(self, account: str, client: ClientContext) -> None:
         """Forget the guesses at an account that are charged to it, and to it and the client's ip.
@@ -132,6 +142,50 @@ class BruteForce:
             charges.append(self._charge(_ACCOUNT_AND_IP, account, network))
         for charge in charges:
             await self.refunds.make(partial(self._limiter.reset, charge.policy, charge.key))
+
+    async def locks(
+        self, accounts: Sequence[tuple[str, Sequence[bytes]]], slices: Slices
+    ) -> list[tuple[float | None, float | None]]:
+        """Return for how many seconds each account is locked by its limits: two times, or None.
+
+        The first is for unknown devices, whatever their network, the second for the known ones, the
+        longest of them. An account is given by its canonical address and its known devices.
+        """
+        checks, sizes = [], []
+        for account, devices in accounts:
+            charges = [self._charge(_ACCOUNT, account)]
+            charges += [self._charge(_ACCOUNT_AND_DEVICE, account, key.hex()) for key in devices]
+            checks += [Check([charge], dry_run=True) for charge in charges]
+            sizes.append(len(devices))
+        waits = iter(
+            None if result.allowed else result.verdicts[0].retry_after
+            for result in await self._limiter.check_many(checks, slices)
+        )
+        return [
+            (next(waits), max((wait for wait in islice(waits, size) if wait), default=None))
+            for size in sizes
+        ]
+
+    async def unlock(
+        self, account: str, devices: Sequence[bytes], clients: Sequence[ClientContext]
+    ) -> None:
+        """Forget the guesses at an account: those charged to it, to its devices, and to clients.
+
+        What is charged to an ip alone stays, as it may be guessing at other accounts.
+        """
+        charges = {self._charge(_ACCOUNT, account)}
+        charges |= {
+            self._charge(_ACCOUNT_AND_DEVICE, account, key.hex()) for key in (*devices, b"")
+        }
+        networks = {network for client in clients if (network := self.network(client)) is not None}
+        charges |= {self._charge(_ACCOUNT_AND_IP, account, network) for network in networks}
+        for charge in sorted(charges):
+            await self._limiter.reset(charge.policy, charge.key)
+
+    @property
+    def longest_window(self) -> timedelta:
+        """The longest time for which a guess at an account from a network counts."""
+        return self._settings.per_account_and_ip.window
 
     async def charge_registration(self, client: ClientContext) -> None:
         """Charge a registration to the client's ip, if known; it is never refunded.
@@ -178,18 +232,39 @@ class BruteForce:
         """
         return await self._take([self._charge(_API_KEY_USER, str(user_id))], "api_key")
 
+    async def charge_session_key(self, user_id: UserId) -> ChargeReceipt:
+        """Charge the attestation of a key to its user, which costs a signature and an event.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_SESSION_KEY_USER, str(user_id))], "session_key")
+
+    async def charge_turn(self, user_id: UserId) -> ChargeReceipt:
+        """Charge credentials for TURN servers to their user, like `charge_session_key`.
+
+        Raises:
+            TooManyAttempts: The limit is reached.
+        """
+        return await self._take([self._charge(_TURN_USER, str(user_id))], "turn")
+
     async def _charge_ip(self, policy: str, client: ClientContext, subject: str) -> None:
         network = self.network(client)
         if network is not None:
-            await self._take([self._charge(policy, network)], subject)
+            await self._take([self._charge(policy, network)], subject, client)
 
-    async def _take(self, charges: Sequence[Charge], subject: str) -> ChargeReceipt:
+    async def _take(
+        self, charges: Sequence[Charge], subject: str, client: ClientContext = _NOBODY
+    ) -> ChargeReceipt:
         if not charges:
             return ChargeReceipt(self._limiter, charges, self.refunds)
         result = await self._limiter.check(charges)
         if not result.allowed:
             waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
-            raise TooManyAttempts(max(waits), subject)
+            is_own = any(
+                verdict.policy in _OF_NETWORK and not verdict.allowed for verdict in result.verdicts
+            )
+            raise TooManyAttempts(max(waits), subject, client.ip if is_own else None)
         return ChargeReceipt(self._limiter, charges, self.refunds)
 
     def _charge(self, policy: str, *parts: str) -> Charge:
@@ -200,21 +275,6 @@ def keyed_charge(key: bytes, policy: str, *parts: str) -> Charge:
     """Return a charge whose key is a keyed hash of `parts`."""
     message = "\0".join((policy, *parts)).encode()
     return Charge(policy, hmac.digest(key, message, hashlib.sha256).hex())
-
-
-def client_network(ip: str | None, settings: BruteForceSettings) -> str | None:
-    """Return the network that a client's ip is counted under, or None without an ip."""
-    return None if ip is None else _network(ip, settings.ipv4_prefix, settings.ipv6_prefix)
-
-
-# An attempt asks several times, and parsing takes a tenth of a millisecond.
-@lru_cache(maxsize=1_024)
-def _network(ip: str, ipv4_prefix: int, ipv6_prefix: int) -> str:
-    address = ip_address(ip)
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    prefix = ipv4_prefix if address.version == 4 else ipv6_prefix
-    return str(ip_network((address, prefix), strict=False))
 
 
 def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
@@ -230,5 +290,7 @@ def _policies(settings: BruteForceSettings) -> dict[str, Policy]:
             _PASSKEY_LOGIN_IP: settings.passkey_logins_per_ip,
             _OAUTH_IP: settings.oauth_logins_per_ip,
             _API_KEY_USER: settings.api_keys_per_user,
+            _SESSION_KEY_USER: settings.session_keys_per_user,
+            _TURN_USER: settings.turn_credentials_per_user,
         }
     )

@@ -1,4 +1,4 @@
-"""Owns audit events: their types, and how they are stored and logged.
+"""Owns the record of what was done: audit events, and receipts of requests that create something.
 
-Entry points: `AuditEvent`, `record_event` and `AuditListing`.
+Entry points: `AuditEvent`, `record_event`, `AuditListing` and `RequestReceipts`.
 """

@@ -1,7 +1,7 @@
 """Owns audit events: their types, and the recording of each in both the database and the log."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -30,7 +30,12 @@ class AuditType(StrEnum):
     USER_CREATE = "user.create"
     USER_DISABLE = "user.disable"
     USER_ENABLE = "user.enable"
+    USER_ROLES_SET = "user.roles_set"
+    USER_UNLOCK = "user.unlock"
+    PASSWORD_CHANGE_REQUIRE = "user.password_change_require"  # noqa: S105 - an event's name
     SESSION_CREATE = "session.create"
+    IMPERSONATE = "session.impersonate"
+    REVOKE_ALL = "session.revoke_all"
     REFRESH = "session.refresh"
     REFRESH_REUSE = "session.refresh_reuse"
     LOGOUT = "session.logout"
@@ -59,18 +64,40 @@ class AuditType(StrEnum):
     IDENTITY_UNLINK = "identity.unlink"
     API_KEY_CREATE = "api_key.create"
     API_KEY_REVOKE = "api_key.revoke"
+    SESSION_KEY_ISSUE = "session_key.issue"
+    TURN_CREDENTIALS_CREATE = "turn_credentials.create"
     SERVICE_TOKEN_ISSUE = "token.issue_service"  # noqa: S105 - an event's name
     TOKEN_EXCHANGE = "token.exchange"  # noqa: S105 - an event's name
     MESSAGE_ABANDON = "message.abandon"
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
     KEY_REVOKE = "key.revoke"
+    POLICY_PUT = "policy.put"
+    POLICY_DELETE = "policy.delete"
+    POLICY_OVERRIDE_PUT = "policy.override_put"
+    POLICY_OVERRIDE_DELETE = "policy.override_delete"
+    ROLE_PUT = "role.put"
+    ROLE_DELETE = "role.delete"
+    DETECTION_RAISE = "detection.raise"
+    INCIDENT_FREEZE = "incident.freeze"
+    INCIDENT_UNFREEZE = "incident.unfreeze"
+    INCIDENT_END_SESSIONS = "incident.end_sessions"
+    INCIDENT_ROTATE_KEY = "incident.rotate_key"
+    INCIDENT_REVOKE_KEY = "incident.revoke_key"
+    INCIDENT_REQUIRE_PASSWORD_CHANGE = "incident.require_password_change"  # noqa: S105 - an event's name
+    INCIDENT_EXPORT = "incident.export"
+    KEY_RESEAL = "key.reseal"
+    IP_BLOCK = "ip.block"
+    IP_UNBLOCK = "ip.unblock"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One event: what happened, who called, which user and session, and from which client.
 
+    `detail` holds what is specific to the type. It never contains a secret, nor an address or name
+    that was typed in: people type passwords into the wrong field. The one exception is the reason
+    that an operator has to give for an impersonation.
     `detail` holds what is specific to the type, as `SCHEMA` declares it. It never contains a
     secret, nor an address or name that was typed in: people type passwords into the wrong field.
     """
@@ -88,7 +115,9 @@ async def record_event(connection: Connection, now: datetime, event: AuditEvent)
 
     The log line is written before the transaction ends; the stored event is authoritative.
     """
-    await audit.insert(connection, event_row(now, event))
+    impersonator = await audit.insert(connection, event_row(now, event))
+    if impersonator is not None:
+        event = replace(event, detail={**event.detail, "impersonator": impersonator})
     log_event(event)
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from authsvc.config import BruteForceSettings, CodeSettings
-from authsvc.core.attempts.brute_force import client_network, keyed_charge
+from authsvc.core.attempts.brute_force import keyed_charge
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.codes.one_time_codes import IssuedCode, OneTimeCodes, Purpose
 from authsvc.core.lib.emails import parse_email
 from authsvc.core.lib.sealing import Keyring
 from authsvc.core.limits.limiter import RateLimiter, policies_from
+from authsvc.core.limits.networks import client_network
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
 from authsvc.errors import NotFound, TooManyAttempts
 from authsvc.models.calls import Call, ClientContext
@@ -98,7 +99,10 @@ class CodeLimits:
         result = await self._limiter.check(charges)
         if not result.allowed:
             waits = [verdict.retry_after or 0.0 for verdict in result.verdicts]
-            raise TooManyAttempts(max(waits), "code")
+            is_own = any(
+                verdict.policy == _IP and not verdict.allowed for verdict in result.verdicts
+            )
+            raise TooManyAttempts(max(waits), "code", client.ip if is_own else None)
 
 
 class CodeRequests:

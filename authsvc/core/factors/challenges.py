@@ -13,6 +13,7 @@ from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.factors.relying_party import CHALLENGE_BYTES
 from authsvc.core.factors.totp import Totp
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.roles.permissions import Permissions
 from authsvc.errors import email_not_verified
 from authsvc.models.clock import Clock
 from authsvc.models.factors import FactorKind, MfaChallenge, TotpEnrollment
@@ -30,10 +31,16 @@ class SecondFactors:
     """Decides whether one factor is enough, and creates a challenge if it is not."""
 
     def __init__(
-        self, *, settings: SecondFactorSettings, totp: Totp, passkeys: Passkeys, clock: Clock
+        self,
+        *,
+        settings: SecondFactorSettings,
+        permissions: Permissions,
+        totp: Totp,
+        passkeys: Passkeys,
+        clock: Clock,
     ) -> None:
         self._lifetime = settings.challenge_lifetime
-        self._required_for_roles = settings.required_for_roles
+        self._permissions = permissions
         self._totp = totp
         self._passkeys = passkeys
         self._clock = clock
@@ -44,7 +51,7 @@ class SecondFactors:
         A trusted device exempts nobody from enrolment.
         """
         if not user.has_second_factor:
-            return not self._required_for_roles.isdisjoint(user.roles)
+            return self._permissions.require_second_factor(user.roles)
         if attempt.device is None:
             return True
         return not await devices.is_trusted(

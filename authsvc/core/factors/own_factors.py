@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from authsvc.config import SecondFactorSettings
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.changes import FactorChange, FactorChanges
 from authsvc.core.factors.recovery_codes import RecoveryCodes
 from authsvc.core.factors.signals import PasskeySignalling
 from authsvc.core.messages.outbox import Message, MessageKind, Outbox
+from authsvc.core.roles.permissions import Permissions
 from authsvc.errors import bearer_invalid, factor_not_found, last_credential
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
@@ -28,7 +28,7 @@ class Factors:
         self,
         *,
         database: Database,
-        settings: SecondFactorSettings,
+        permissions: Permissions,
         recent_login: RecentLogin,
         recovery_codes: RecoveryCodes,
         changes: FactorChanges,
@@ -37,7 +37,7 @@ class Factors:
         clock: Clock,
     ) -> None:
         self._database = database
-        self._required_for_roles = settings.required_for_roles
+        self._permissions = permissions
         self._recent_login = recent_login
         self._recovery_codes = recovery_codes
         self._changes = changes
@@ -81,7 +81,7 @@ class Factors:
                 raise factor_not_found()
             change = FactorChange(call, user_id, user.email, factor_id, removed.kind)
             left = await self._changes.removed(connection, change)
-            if not left and not self._required_for_roles.isdisjoint(user.roles):
+            if not left and self._permissions.require_second_factor(user.roles):
                 raise last_credential()
             if removed.kind is FactorKind.PASSKEY and not await factors.can_begin_login(
                 connection, user_id

@@ -23,13 +23,16 @@ class RecoveryCodes:
 
     def __init__(self, keyring: Keyring, clock: Clock) -> None:
         self._keys = keyring.derive("recovery-code")
+        self._newest_key_id = keyring.newest.key_id
         self._clock = clock
 
     async def generate(self, connection: Connection, user_id: UserId) -> list[str]:
         """Replace the user's codes with ten new ones; the caller has locked the user's row."""
         codes = [_random_code() for _ in range(_COUNT)]
         hashes = [_hash(self._keys[0], user_id, _canonical(code)) for code in codes]
-        await recovery_codes.replace(connection, user_id, hashes, self._clock.now())
+        await recovery_codes.replace(
+            connection, user_id, hashes, self._newest_key_id, self._clock.now()
+        )
         return codes
 
     async def ensure(self, connection: Connection, user_id: UserId) -> list[str]:

@@ -14,6 +14,7 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.models.clock import Clock
 from authsvc.models.factors import TotpEnrollment
 from authsvc.models.ids import FactorId, UserId
+from authsvc.models.sealing import SEEDS
 from authsvc.store import factors
 from authsvc.store.factors import Seed
 from authsvc.store.postgres.database import Connection
@@ -40,7 +41,7 @@ class Totp:
         """Create a seed, which is used once it is confirmed; it replaces an unconfirmed one."""
         now = self._clock.now()
         factor_id, secret = FactorId(uuid7(now)), os.urandom(_SEED_BYTES)
-        sealed = self._keyring.seal(secret, **_place(factor_id))
+        sealed = self._keyring.seal(secret, **SEEDS.place(factor_id))
         await factors.replace_unconfirmed(connection, user_id, Seed(factor_id, sealed), name, now)
         app = _app(secret)
         uri = app.provisioning_uri(name=email, issuer_name=self._issuer)
@@ -65,7 +66,7 @@ class Totp:
 
     def _step(self, seed: Seed, code: str) -> int | None:
         """Return the time step of this code, or None if it is wrong; compare in constant time."""
-        app = _app(self._keyring.open(seed.sealed, **_place(seed.factor_id)))
+        app = _app(self._keyring.open(seed.sealed, **SEEDS.place(seed.factor_id)))
         try:
             return app.verify_and_get_timecode(
                 code.translate(_BLANKS), for_time=self._clock.now(), valid_window=_SKEW_STEPS
@@ -76,7 +77,3 @@ class Totp:
 
 def _app(secret: bytes) -> pyotp.TOTP:
     return pyotp.TOTP(base64.b32encode(secret).decode())
-
-
-def _place(factor_id: FactorId) -> dict[str, str]:
-    return {"table": "factors", "column": "sealed_seed", "row": str(factor_id)}

@@ -14,6 +14,7 @@ from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.errors import bearer_invalid, state_invalid
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
+from authsvc.models.sealing import VERIFIERS
 from authsvc.store import oauth_states as store
 from authsvc.store.postgres.database import Database
 
@@ -68,7 +69,7 @@ class OAuthStates:
             state_hash,
             login.provider,
             login.redirect_uri,
-            self._keyring.seal(secret, **_place(state_hash)),
+            self._keyring.seal(secret, **VERIFIERS.place(state_hash)),
             login.link_session_id,
         )
         async with self._database.connection() as connection:
@@ -87,7 +88,7 @@ class OAuthStates:
         if row is None:
             raise state_invalid()
         try:
-            secret = self._keyring.open(row.sealed_verifier, **_place(state_hash))
+            secret = self._keyring.open(row.sealed_verifier, **VERIFIERS.place(state_hash))
         except SealError:
             # The key that sealed it has been removed from the keyring.
             raise state_invalid() from None
@@ -99,7 +100,3 @@ class OAuthStates:
 
 def _digest(state: str) -> bytes:
     return hashlib.sha256(state.encode()).digest()
-
-
-def _place(state_hash: bytes) -> dict[str, str]:
-    return {"table": "oauth_states", "column": "sealed_verifier", "row": state_hash.hex()}

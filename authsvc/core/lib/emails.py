@@ -56,6 +56,11 @@ def parse_email(text: str, field: str = "email") -> Email:
     return Email(text, canonical)
 
 
+def fold_prefix(text: str) -> str:
+    """Return the beginning of an address in its canonical form; its domain must be in ASCII."""
+    return _fold(text)
+
+
 def is_of_a_directory(email: Email) -> bool:
     """Return whether an address has a domain that only a private network has."""
     return _DIRECTORY_DOMAIN.fullmatch(email.canonical.rpartition("@")[2]) is not None

@@ -5,10 +5,11 @@ Checks of several charges, and charges of a key that differ in cost, go into an 
 statement, one after the other. Dry runs, and charges that can never fit, consume nothing.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from authsvc.core.limits.held_keys import HeldKeys
+from authsvc.core.limits.limits import Limit, Limits, result_of
 from authsvc.errors import ServiceError, policy_unknown
 from authsvc.models.limits import Charge, CheckResult, Verdict
 from authsvc.store import rate_limits as store
@@ -42,17 +43,6 @@ def parts(checks: Iterable[Check]) -> Iterator[list[Check]]:
         yield part
 
 
-class Limit(NamedTuple):
-    """A policy in use: its rule for the database, and the most it can grant at once.
-
-    That is the rule's burst if `is_burst`, else its requests.
-    """
-
-    rule: store.Rule
-    max_cost: int
-    is_burst: bool
-
-
 # Equal charges of a key, each a check of its own: their cost, and the indexes of the checks.
 _Group: TypeAlias = list[int]
 
@@ -62,7 +52,7 @@ _GroupAnswer: TypeAlias = tuple[Limit, str, _Group, store.Row]
 
 
 class _Answer(NamedTuple):
-    """What the database answered on a check: a limit and a row for each of its charges."""
+    """What the database answered on a check: a row for each charge whose limit is not fixed."""
 
     check: int
     limits: Sequence[Limit]
@@ -80,7 +70,7 @@ class Batch:
         self,
         *,
         checks: Sequence[Check],
-        limits: Mapping[str, Limit],
+        limits: Limits,
         held: HeldKeys,
         find: Callable[[Sequence[Charge]], CheckResult | None] | None = None,
     ) -> None:
@@ -89,6 +79,8 @@ class Batch:
         self.rejected: list[tuple[Sequence[Charge], Sequence[Verdict]]] = []
         self._checks = checks
         self._limits = limits
+        # Those of keys whose policy is special, so that none changes while the batch is decided.
+        self._of_keys: dict[tuple[str, str], Limit] = {}
         self._held = held
         self._find = find
         self._results: list[CheckResult | ServiceError | store.KeysHeld | None] = [None] * len(
@@ -106,7 +98,8 @@ class Batch:
 
     def add(self, indexes: Iterable[int]) -> None:
         """Decide the checks with these indexes, or note which statement each goes into."""
-        checks, limits, singles, find = self._checks, self._limits, self._singles, self._find
+        checks, singles, find = self._checks, self._singles, self._find
+        limits = self._limits.plain
         held = self._held or None
         for index in indexes:
             check = checks[index]
@@ -136,6 +129,23 @@ class Batch:
             else:
                 self._atomic.append(index)
 
+    def _add_single(self, groups: dict[str, _Group], key: str, cost: int, index: int) -> None:
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [cost, index]
+        elif group[0] == cost:
+            group.append(index)
+        else:
+            self._atomic.append(index)
+
+    def _limit_of(self, charge: Charge) -> Limit:
+        """Return the limit of a charge whose policy is known to exist."""
+        policy, key, _ = charge
+        limit = self._limits.plain[policy]
+        if limit.max_cost > 0:
+            return limit
+        return self._of_keys[policy, key]
+
     async def run(self, connection: Connection, at_us: int | None) -> None:
         """Run the statements, at `at_us` if a test sets it, else at the database's own time."""
         try:
@@ -149,7 +159,7 @@ class Batch:
                 # Held by then, or contended; the other batches don't wait for it.
                 self._set_aside(lambda _: True)
         if self._peeks:
-            charges, limits = self._charges(self._peeks)
+            charges, limits, sizes = self._charges(self._peeks)
             rows = await store.look(
                 connection,
                 [limit.rule for limit in limits],
@@ -157,13 +167,13 @@ class Batch:
                 [charge.cost for charge in charges],
                 at_us,
             )
-            self._answer(self._peeks, limits, rows)
+            self._answer(self._peeks, sizes, rows)
 
     def settle_groups(self, answers: Iterable[_GroupAnswer]) -> None:
         """Note the results of the checks that some of `group_answers` are about."""
         checks, results, rejected = self._checks, self._results, self.rejected
         for limit, key, group, (granted, left, retry_us, reset_us) in answers:
-            rule, max_cost, is_burst = limit
+            rule, max_cost, is_burst, _ = limit
             policy, cost = rule.policy, group[0]
             reset_after = reset_us / _SECOND
             # First come, first served: each verdict shows what was left after its own charge.
@@ -172,10 +182,13 @@ class Batch:
                 if remaining > left:
                     remaining -= cost
                     allowed, retry_after = True, 0.0
+                    shadow_rejected = False
                 else:
-                    allowed, retry_after = False, retry_us / _SECOND
+                    allowed = shadow_rejected = rule.shadow
+                    retry_after = retry_us / _SECOND
                 values = (
-                    policy, key, allowed, max_cost, remaining, retry_after, reset_after, is_burst
+                    policy, key, allowed, max_cost, remaining, retry_after, reset_after, is_burst,
+                    shadow_rejected,
                 )  # fmt: skip
                 # A named tuple's own constructor takes three times as long.
                 verdicts = (_new_tuple(Verdict, values),)
@@ -187,29 +200,45 @@ class Batch:
         """Note the results of the checks that some of `answers` are about."""
         for index, limits, rows in answers:
             check = self._checks[index]
-            verdicts = [
-                verdict_of(limit, row, charge)
-                for limit, row, charge in zip(limits, rows, check.charges, strict=True)
-            ]
-            allowed = all(verdict.allowed for verdict in verdicts)
-            self._results[index] = CheckResult(allowed, verdicts)
-            if not allowed and not check.dry_run:
-                self.rejected.append((check.charges, verdicts))
+            result = result_of(limits, rows, check.charges)
+            self._results[index] = result
+            if not result.allowed and not check.dry_run:
+                self.rejected.append((check.charges, result.verdicts))
 
     def results(self) -> list[CheckResult | ServiceError | store.KeysHeld]:
         """Return for each check, in order, its result or the error to raise."""
         return [result for result in self._results if result is not None]
 
     def _add_other(self, index: int, check: Check) -> None:
-        charges, limits = check.charges, self._limits
+        charges = check.charges
+        limits = []
         for charge in charges:
-            if charge.policy not in limits:
+            limit = self._find_limit(charge)
+            if limit is None:
                 self._results[index] = policy_unknown(charge.policy)
                 return
-        if check.dry_run or any(charge.cost > limits[charge.policy].max_cost for charge in charges):
+            limits.append(limit)
+        if all(limit.fixed is not None for limit in limits):
+            self._results[index] = result_of(limits, (), charges)
+        elif check.dry_run or any(
+            limit.can_refuse(charge.cost) for limit, charge in zip(limits, charges, strict=True)
+        ):
             self._peeks.append(index)
+        elif len(charges) == 1 and charges[0].cost <= limits[0].max_cost:
+            policy, key, cost = charges[0]
+            self._add_single(self._singles.setdefault(policy, {}), key, cost, index)
         else:
             self._atomic.append(index)
+
+    def _find_limit(self, charge: Charge) -> Limit | None:
+        policy, key, _ = charge
+        limit = self._limits.plain.get(policy)
+        if limit is None or limit.max_cost > 0:
+            return limit
+        limit = self._of_keys.get((policy, key)) or self._limits.find(policy, key)
+        if limit is not None:
+            self._of_keys[policy, key] = limit
+        return limit
 
     async def _charge(self, connection: Connection, at_us: int | None) -> None:
         """Run the charging statements, each at most once successfully."""
@@ -217,16 +246,16 @@ class Batch:
             await self._charge_singles(connection, at_us)
             self._singles = {}
         if self._atomic:
-            charges, limits = self._charges(self._atomic)
+            charges, limits, sizes = self._charges(self._atomic)
             rows = await store.charge_together(
                 connection,
                 [limit.rule for limit in limits],
                 [charge.key for charge in charges],
                 [charge.cost for charge in charges],
-                [len(self._checks[index].charges) for index in self._atomic],
+                sizes,
                 at_us,
             )
-            self._answer(self._atomic, limits, rows)
+            self._answer(self._atomic, sizes, rows)
             self._atomic = []
 
     def _rows(self) -> tuple[list[store.Rule], list[str]]:
@@ -234,7 +263,7 @@ class Batch:
         indexes = self._atomic + [
             group[1] for by_key in self._singles.values() for group in by_key.values()
         ]
-        charges, limits = self._charges(indexes)
+        charges, limits, _ = self._charges(indexes)
         rules = {
             (charge.policy, charge.key): limit.rule
             for charge, limit in zip(charges, limits, strict=True)
@@ -259,7 +288,7 @@ class Batch:
         self._singles = singles
 
     async def _charge_singles(self, connection: Connection, at_us: int | None) -> None:
-        kinds: dict[tuple[str, int, int], int] = {}
+        kinds: dict[tuple[store.Rule, int, int], int] = {}
         places: list[int] = []
         keys: list[str] = []
         groups: list[_Group] = []
@@ -267,53 +296,53 @@ class Batch:
         for policy, by_key in sorted(self._singles.items()):
             names = sorted(by_key)
             keys += names
-            limits += [self._limits[policy]] * len(names)
+            limit = self._limits.plain[policy]
+            is_special = limit.max_cost == 0
+            limits += (
+                [self._of_keys[policy, name] for name in names]
+                if is_special
+                else [limit] * len(names)
+            )
+            rule = limit.rule
             for name in names:
+                if is_special:
+                    rule = self._of_keys[policy, name].rule
                 group = by_key[name]
                 groups.append(group)
-                kind = (policy, group[0], len(group) - 1)
+                kind = (rule, group[0], len(group) - 1)
                 place = kinds.get(kind)
                 if place is None:
                     place = kinds[kind] = len(kinds)
                 places.append(place)
         rows = await store.charge(
             connection,
-            [store.Kind(self._limits[policy].rule, cost, count) for policy, cost, count in kinds],
+            [store.Kind(*kind) for kind in kinds],
             places,
             keys,
             at_us,
         )
         self.group_answers += zip(limits, keys, groups, rows, strict=True)
 
-    def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit]]:
-        charges = [charge for index in indexes for charge in self._checks[index].charges]
-        return charges, [self._limits[charge.policy] for charge in charges]
+    def _charges(self, indexes: Iterable[int]) -> tuple[list[Charge], list[Limit], list[int]]:
+        """Return the charges that are counted, their limits, and how many each check has."""
+        charges: list[Charge] = []
+        limits: list[Limit] = []
+        sizes = []
+        for index in indexes:
+            before = len(charges)
+            for charge in self._checks[index].charges:
+                limit = self._limit_of(charge)
+                if limit.fixed is None:
+                    charges.append(charge)
+                    limits.append(limit)
+            sizes.append(len(charges) - before)
+        return charges, limits, sizes
 
     def _answer(
-        self, indexes: Iterable[int], limits: Sequence[Limit], rows: Sequence[store.Row]
+        self, indexes: Iterable[int], sizes: Sequence[int], rows: Sequence[store.Row]
     ) -> None:
         start = 0
-        for index in indexes:
-            end = start + len(self._checks[index].charges)
-            self.answers.append(_Answer(index, limits[start:end], rows[start:end]))
-            start = end
-
-
-def verdict_of(limit: Limit, row: store.Row, charge: Charge) -> Verdict:
-    """Return the verdict on a charge from the row that the store returned for it."""
-    granted, remaining, retry_us, reset_us = row
-    allowed = granted > 0 or retry_us == 0
-    if allowed:
-        retry_after: float | None = 0.0
-    else:
-        retry_after = retry_us / _SECOND if charge.cost <= limit.max_cost else None
-    return Verdict(
-        charge.policy,
-        charge.key,
-        allowed,
-        limit.max_cost,
-        remaining,
-        retry_after,
-        reset_us / _SECOND,
-        limit.is_burst,
-    )
+        for index, size in zip(indexes, sizes, strict=True):
+            limits = [self._limit_of(charge) for charge in self._checks[index].charges]
+            self.answers.append(_Answer(index, limits, rows[start : start + size]))
+            start += size

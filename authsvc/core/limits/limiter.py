@@ -1,19 +1,21 @@
 """Owns the rate limiter: its policies, and when it queries the database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from authsvc.config import NamedPolicySettings, PolicySettings
 from authsvc.core.lib.batching import Batcher
+from authsvc.core.lib.clock import SystemClock
 from authsvc.core.lib.slices import Slices
-from authsvc.core.limits.batch import Batch, Check, Limit, parts, verdict_of
+from authsvc.core.limits.batch import Batch, Check, parts
 from authsvc.core.limits.held_keys import HeldKeys
+from authsvc.core.limits.limits import Limit, Limits, result_of
 from authsvc.core.limits.rejected_cache import RejectedCache
 from authsvc.errors import ServiceError, policy_unknown
-from authsvc.models.limits import OWN_PREFIX, Algorithm, Charge, CheckResult, Policy, Verdict
+from authsvc.models.clock import Clock
+from authsvc.models.limits import OWN_PREFIX, Charge, CheckResult, Override, Policy, Verdict
 from authsvc.store import rate_limits as store
 from authsvc.store.postgres.database import Connection, Database
 
@@ -22,7 +24,6 @@ __all__ = ["Check", "RateLimiter", "policies_from"]
 # A statement with this many keys takes a few milliseconds, during which the others wait.
 _MAX_BATCH = 500
 _MAX_WAITING = 20_000
-_MICROSECOND = timedelta(microseconds=1)
 
 Result = TypeVar("Result")
 _Outcome: TypeAlias = CheckResult | ServiceError | store.KeysHeld
@@ -52,17 +53,35 @@ class RateLimiter:
         self._rejected = RejectedCache(rejected_cache_size)
         self._held = HeldKeys(database)
         self._batcher = Batcher(run=self._decide, max_batch=_MAX_BATCH, max_waiting=_MAX_WAITING)
+        self._on_shadow_rejection: Callable[[str], object] = _ignore
         self.replace_policies(policies)
 
-    def replace_policies(self, policies: Mapping[str, Policy]) -> None:
-        """Use these policies from the next check on; earlier consumption still counts."""
+    def replace_policies(
+        self,
+        policies: Mapping[str, Policy],
+        overrides: Iterable[Override] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        """Use these policies from the next check on; earlier consumption still counts.
+
+        Overrides expire by `clock`.
+        """
         self._policies = sorted(policies.values(), key=lambda policy: policy.name)
-        self._limits = {name: _limit(policy) for name, policy in policies.items()}
+        self._limits = Limits(self._policies, overrides, clock or SystemClock())
         self._rejected.clear()
+
+    def on_shadow_rejection(self, callback: Callable[[str], object]) -> None:
+        """Call `callback` with the policy of each charge that a shadow let through."""
+        self._on_shadow_rejection = callback
 
     def policies(self) -> list[Policy]:
         """Return the policies sorted by name."""
         return list(self._policies)
+
+    def require(self, policy: str) -> None:
+        """Return if there is such a policy; raises NotFound: POLICY_UNKNOWN."""
+        if policy not in self._limits.plain:
+            raise policy_unknown(policy)
 
     async def check(self, charges: Sequence[Charge], *, dry_run: bool = False) -> CheckResult:
         """Take all charges, or none if one does not fit; with `dry_run`, only return the result.
@@ -77,6 +96,9 @@ class RateLimiter:
                 key for too long.
         """
         self._validate(charges)
+        if self._limits.has_special and (fixed := self._limits.fixed_result(charges)):
+            self._report([Check(charges, dry_run)], [fixed])
+            return fixed
         if self._rejected and not dry_run:
             rejected = self._rejected.find(charges)
             if rejected is not None:
@@ -91,9 +113,10 @@ class RateLimiter:
         Nothing is taken if a policy is unknown.
         """
         limits = self._limits
+        plain = limits.plain
         for charges, _ in checks:
             # A single charge needs no more than this.
-            if len(charges) != 1 or charges[0].policy not in limits:
+            if len(charges) != 1 or charges[0].policy not in plain:
                 self._validate(charges)
         results: list[_Outcome] = []
         for part in parts(checks):
@@ -132,56 +155,62 @@ class RateLimiter:
         Raises the same errors as `refund`.
         """
         ordered = sorted(charges)
-        limits = [self._limit_of(charge.policy) for charge in ordered]
-
-        async def refund(
-            connection: Connection, rules: Sequence[store.Rule], keys: Sequence[str]
-        ) -> list[store.Row]:
-            costs = [charge.cost for charge in ordered]
-            return await store.refund(connection, rules, keys, costs, self._now())
-
-        try:
-            rows = await self._change(ordered, refund)
-        finally:
-            for charge in ordered:
-                self._rejected.forget(charge.policy, charge.key)
-        return [
-            verdict_of(limit, row, charge._replace(cost=1))
-            for limit, row, charge in zip(limits, rows, ordered, strict=True)
+        limits = [self._limit_of(charge) for charge in ordered]
+        counted = [
+            (charge, limit)
+            for charge, limit in zip(ordered, limits, strict=True)
+            if limit.fixed is None
         ]
+
+        async def refund(connection: Connection) -> list[store.Row]:
+            return await store.refund(
+                connection,
+                [limit.rule for _, limit in counted],
+                [charge.key for charge, _ in counted],
+                [charge.cost for charge, _ in counted],
+                self._now(),
+            )
+
+        rows: list[store.Row] = []
+        if counted:
+            rows = await self._change(counted, refund)
+        units = [charge._replace(cost=1) for charge in ordered]
+        return list(result_of(limits, rows, units).verdicts)
 
     async def reset(self, policy: str, key: str) -> None:
         """Reset the key's consumption to zero; may raise the same errors as `refund`."""
-        rule = self._limit_of(policy).rule
-        try:
-            await self._change([Charge(policy, key)], lambda c, *_: store.reset(c, rule, key))
-        finally:
-            self._rejected.forget(policy, key)
+        charge = Charge(policy, key)
+        limit = self._limit_of(charge)
+        await self._change([(charge, limit)], lambda c: store.reset(c, limit.rule, key))
 
     async def _change(
         self,
-        charges: Sequence[Charge],
-        act: Callable[[Connection, Sequence[store.Rule], Sequence[str]], Awaitable[Result]],
+        changes: Sequence[tuple[Charge, Limit]],
+        act: Callable[[Connection], Awaitable[Result]],
     ) -> Result:
         """Run a statement of its own on the rows of these charges, once none of them is held."""
-        rules = [self._limit_of(charge.policy).rule for charge in charges]
-        keys = [charge.key for charge in charges]
+        charges = [charge for charge, _ in changes]
 
         async def change() -> Result:
             async with self._database.connection() as connection:
                 try:
-                    return await act(connection, rules, keys)
+                    return await act(connection)
                 except store.KeysHeld:
-                    await self._held.find(connection, rules, keys)
+                    rules = [limit.rule for _, limit in changes]
+                    await self._held.find(connection, rules, [charge.key for charge in charges])
                     raise
 
-        return await self._held.run(charges, change)
+        try:
+            return await self._held.run(charges, change)
+        finally:
+            for policy, key, _ in charges:
+                self._rejected.forget(policy, key)
 
     async def _decide(self, checks: Sequence[Check]) -> list[_Outcome]:
         return await self._decide_part(checks, self._limits, _at_once)
 
     async def _decide_part(
-        self, checks: Sequence[Check], limits: Mapping[str, Limit], apply: _Apply
+        self, checks: Sequence[Check], limits: Limits, apply: _Apply
     ) -> list[_Outcome]:
         find = self._rejected.find if self._rejected else None
         batch = Batch(checks=checks, limits=limits, held=self._held, find=find)
@@ -193,23 +222,37 @@ class RateLimiter:
                 await apply(batch.settle_groups, batch.group_answers)
                 await apply(batch.settle, batch.answers)
                 await apply(partial(self._rejected.remember, query), batch.rejected)
-        return batch.results()
+        results = batch.results()
+        if limits.has_shadows:
+            self._report(checks, results)
+        return results
+
+    def _report(self, checks: Sequence[Check], results: Sequence[_Outcome]) -> None:
+        """Report what shadow policies let through."""
+        for check, result in zip(checks, results, strict=True):
+            if not check.dry_run and isinstance(result, CheckResult) and result.allowed:
+                for verdict in result.verdicts:
+                    if verdict.shadow_rejected:
+                        self._on_shadow_rejection(verdict.policy)
 
     def _now(self) -> int | None:
         return self._clock() if self._clock else None
 
-    def _limit_of(self, policy: str) -> Limit:
-        limit = self._limits.get(policy)
+    def _limit_of(self, charge: Charge) -> Limit:
+        limit = self._limits.find(charge.policy, charge.key)
         if limit is None:
-            raise policy_unknown(policy)
+            raise policy_unknown(charge.policy)
         return limit
 
     def _validate(self, charges: Sequence[Charge]) -> None:
         for charge in charges:
-            if charge.policy not in self._limits:
-                raise policy_unknown(charge.policy)
+            self.require(charge.policy)
         if len(charges) != 1 and len({charge[:2] for charge in charges}) != max(len(charges), 1):
             raise ValueError("a check needs at least one charge, each with its own policy and key")
+
+
+def _ignore(_policy: str) -> None:
+    """Ignore a charge that a shadow policy let through."""
 
 
 async def _at_once(function: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> None:
@@ -227,22 +270,8 @@ def policies_from(settings: Mapping[str, PolicySettings]) -> dict[str, Policy]:
             policy.algorithm,
             durable=name.startswith(OWN_PREFIX)
             or (isinstance(policy, NamedPolicySettings) and policy.durable),
+            unlimited=isinstance(policy, NamedPolicySettings) and policy.unlimited,
+            shadow=isinstance(policy, NamedPolicySettings) and policy.shadow,
         )
         for name, policy in settings.items()
     }
-
-
-def _limit(policy: Policy) -> Limit:
-    requests, window_us = policy.requests, policy.window // _MICROSECOND
-    # The most that can be granted within a second anyway: a burst at or above it has no effect.
-    within_a_second = {
-        Algorithm.TOKEN_BUCKET: requests + requests * 1_000_000 // window_us,
-        Algorithm.SLIDING_WINDOW: requests,
-        Algorithm.FIXED_WINDOW: 2 * requests,
-    }[policy.algorithm]
-    burst = policy.burst if policy.burst < within_a_second else 0
-    rule = store.Rule(
-        policy.name, policy.algorithm.value, requests, window_us, burst, policy.durable
-    )
-    is_burst = 0 < burst < requests
-    return Limit(rule, burst if is_burst else requests, is_burst)

@@ -68,7 +68,7 @@ class RejectedCache:
         try:
             yield query
         finally:
-            del self._queries[id(query)]
+            self._queries.pop(id(query), None)
 
     def remember(
         self,
@@ -76,7 +76,7 @@ class RejectedCache:
         rejections: Iterable[tuple[Sequence[Charge], Sequence[Verdict]]],
     ) -> None:
         """Remember rejected checks: the charges of each, and the verdicts on them."""
-        if not self._size:
+        if not self._size or id(query) not in self._queries:
             return
         received_at = self._clock()
         for charge, verdict in chain.from_iterable(starmap(zip, rejections)):
@@ -96,8 +96,9 @@ class RejectedCache:
             query.outdated.add((policy, key))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything, including verdicts from queries in flight."""
         self._verdicts.clear()
+        self._queries.clear()
 
     def _verdict(self, charge: Charge, now: float) -> Verdict | None:
         cached = self._verdicts.get((charge.policy, charge.key))

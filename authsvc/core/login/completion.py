@@ -75,5 +75,10 @@ class LoginCompletion:
         if attempt.device is not None:
             await devices.remember(connection, user.user_id, attempt.device, self._clock.now())
         return await self._sessions.log_in(
-            connection, attempt.call, user, attempt.client, methods=methods
+            connection,
+            attempt.call,
+            user,
+            attempt.client,
+            methods=methods,
+            new_device=attempt.is_from_new_device,
         )

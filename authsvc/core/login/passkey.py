@@ -23,6 +23,7 @@ from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
 from authsvc.models.ids import UserId
+from authsvc.models.sealing import ACCOUNTS
 from authsvc.store import passkeys as store
 from authsvc.store import users
 from authsvc.store.passkeys import LoginChallenge
@@ -49,7 +50,7 @@ class BoundAccounts:
 
     def seal(self, challenge_id: UUID, account: str) -> bytes:
         """Return the account's address, sealed for its challenge."""
-        return self._keyring.seal(account.encode(), **_place(challenge_id))
+        return self._keyring.seal(account.encode(), **ACCOUNTS.place(challenge_id))
 
     def open(self, challenge_id: UUID, sealed: bytes) -> str:
         """Return the address sealed in a challenge.
@@ -58,7 +59,7 @@ class BoundAccounts:
             Unauthenticated: CREDENTIALS_INVALID: its key has since been removed from the keyring.
         """
         try:
-            return self._keyring.open(sealed, **_place(challenge_id)).decode()
+            return self._keyring.open(sealed, **ACCOUNTS.place(challenge_id)).decode()
         except SealError:
             raise credentials_invalid() from None
 
@@ -215,10 +216,6 @@ class PasskeyLogin:
 def _is_active(attempt: Attempt, user_id: UserId) -> bool:
     """Return whether the attempt is on this user's account, and the account can be logged in to."""
     return attempt.credential is not None and attempt.credential.user_id == user_id
-
-
-def _place(challenge_id: UUID) -> dict[str, str]:
-    return {"table": "challenges", "column": "sealed_account", "row": str(challenge_id)}
 
 
 def _hash(key: bytes, account: str) -> bytes:

@@ -6,7 +6,7 @@ from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
 from authsvc.core.lib.emails import parse_email
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
-from authsvc.errors import ServiceError
+from authsvc.errors import ServiceError, password_change_required
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
@@ -45,7 +45,8 @@ class PasswordLogin:
         Raises:
             FieldInvalid: The address or the password is not valid, whoever's it is.
             Unauthenticated: CREDENTIALS_INVALID.
-            FailedPrecondition: EMAIL_NOT_VERIFIED.
+            FailedPrecondition: EMAIL_NOT_VERIFIED; PASSWORD_CHANGE_REQUIRED: an operator decided
+                that this password, which is right, opens no session any more.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
             Overloaded: Too many passwords are waiting to be hashed.
         """
@@ -77,6 +78,8 @@ class PasswordLogin:
             user = await users.confirm_login(connection, credential, self._clock.now())
             if user is None:
                 return None
+            if user.password_change_required:
+                raise password_change_required()
             return await self._completion.complete(connection, attempt, user, _METHODS)
 
     async def _rehash(self, credential: Credential, password: str) -> None:

@@ -4,6 +4,7 @@ from uuid import UUID
 
 from authsvc.config import SecondFactorSettings
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.core.factors.challenges import token_hash
 from authsvc.core.factors.proofs import FactorProofs, PasskeyAssertion, SecondFactor
@@ -13,11 +14,18 @@ from authsvc.errors import FieldInvalid
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
+from authsvc.models.incidents import LoginMethod
 from authsvc.models.tokens import Tokens
 from authsvc.store import challenges, devices, users
 from authsvc.store.challenges import Challenge
 from authsvc.store.postgres.database import Connection, Database
 
+# By the method of RFC 8176 that the first factor was proved with.
+_LOGIN_METHODS = {
+    "pwd": LoginMethod.PASSWORD,
+    "otp": LoginMethod.CODE,
+    "fed": LoginMethod.FEDERATED,
+}
 _NOBODY = UUID(int=0)
 # Stands in for an unknown or unusable challenge: no factor satisfies it.
 _NONE = Challenge(_NOBODY, UserId(_NOBODY), ())
@@ -34,6 +42,7 @@ class MfaVerification:
         attempts: Attempts,
         completion: LoginCompletion,
         proofs: FactorProofs,
+        freezes: LoginFreezes,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -42,6 +51,7 @@ class MfaVerification:
         self._attempts = attempts
         self._completion = completion
         self._proofs = proofs
+        self._freezes = freezes
         self._clock = clock
 
     async def verify(
@@ -61,7 +71,8 @@ class MfaVerification:
             FieldInvalid: The device to be trusted has no id.
             Unauthenticated: CREDENTIALS_INVALID, also if the token is unknown, used, expired or has
                 no attempts left.
-            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled.
+            FailedPrecondition: EMAIL_NOT_VERIFIED: the factor was to be enrolled; LOGIN_FROZEN,
+                for the method that the login began with.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
         """
         if trust_device and not client.device_id:
@@ -73,6 +84,10 @@ class MfaVerification:
             )
         # No address looks like this: an unknown token is charged to nobody, with the same queries.
         account, methods = found or (f"mfa:{hashed.hex()}", ())
+        begun_with = next(iter(methods), "pwd")
+        await self._freezes.require_open(
+            _LOGIN_METHODS.get(begun_with, LoginMethod.PASSWORD), client
+        )
         async with self._attempts.evaluate(
             call,
             account,

@@ -13,6 +13,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.sealing import Keyring
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
+from authsvc.models.sealing import MESSAGES
 from authsvc.store import outbox
 from authsvc.store.postgres.database import Connection
 
@@ -126,9 +127,7 @@ def seal(keyring: Keyring, message_id: UUID, message: Message) -> bytes:
         "expire_time": message.expire_time and message.expire_time.isoformat(),
         "values": dict(message.values),
     }
-    return keyring.seal(
-        json.dumps(content).encode(), table="outbox", column="sealed_content", row=str(message_id)
-    )
+    return keyring.seal(json.dumps(content).encode(), **MESSAGES.place(message_id))
 
 
 def unseal(
@@ -140,7 +139,7 @@ def unseal(
         SealError: The content was altered, belongs to another row, or its key is not in the
             keyring.
     """
-    opened = keyring.open(sealed, table="outbox", column="sealed_content", row=str(message_id))
+    opened = keyring.open(sealed, **MESSAGES.place(message_id))
     content = json.loads(opened)
     expire_time = content["expire_time"]
     return Message(

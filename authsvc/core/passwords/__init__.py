@@ -1,4 +1,4 @@
 """Owns passwords: which may be chosen, and how they are hashed and verified.
 
-Entry classes: `PasswordPolicy` and `PasswordHasher`.
+Entry classes: `PasswordAcceptance` and `PasswordHasher`.
 """

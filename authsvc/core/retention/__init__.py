@@ -1,4 +1,4 @@
-"""Owns the removal of data whose retention period is over.
+"""Owns the removal and truncation of data whose retention period is over.
 
-Entry classes: `Retention` and `UnverifiedAccounts`.
+Entry classes: `Retention`, `UnverifiedAccounts` and `AddressTruncation`.
 """

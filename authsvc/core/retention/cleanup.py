@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -12,15 +13,43 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import RetentionSettings
+from authsvc.core.audit.request_receipts import RECEIPT_LIFETIME
 from authsvc.models.clock import Clock
-from authsvc.store import challenges, oauth_states, one_time_codes, outbox, rate_limits, retention
+from authsvc.models.retention import Plan
+from authsvc.store import (
+    challenges,
+    detections,
+    ip_blocks,
+    login_freezes,
+    oauth_states,
+    one_time_codes,
+    outbox,
+    policies,
+    rate_limits,
+    request_receipts,
+    retention,
+    session_keys,
+)
 from authsvc.store.postgres.database import Connection, Database
 
 log = structlog.get_logger(__name__)
 
+# Whole months of audit events, which are counted with the others.
+_MONTHS = "audit_months"
+
 _Remove: TypeAlias = Callable[[Connection, datetime, int], Awaitable[int]]
 _RemoveAll: TypeAlias = Callable[[], Awaitable[int]]
-_NO_OTHERS: Mapping[str, _RemoveAll] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What removes data in more than one statement and returns how much, and what plans that."""
+
+    remove: _RemoveAll
+    plan: Callable[[], Awaitable[Plan]]
+
+
+_NO_OTHERS: Mapping[str, Step] = MappingProxyType({})
 
 
 async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -> int:
@@ -31,8 +60,7 @@ async def _delete_idle_limits(connection: Connection, _: datetime, limit: int) -
 class Retention:
     """Removes what is due in small batches; any number of replicas may run at once.
 
-    `others` are functions, by kind, that remove what takes more than one statement and return how
-    much they removed.
+    `others` are steps, by kind, for what takes more than one statement.
     """
 
     def __init__(
@@ -41,7 +69,7 @@ class Retention:
         database: Database,
         settings: RetentionSettings,
         clock: Clock,
-        others: Mapping[str, _RemoveAll] = _NO_OTHERS,
+        others: Mapping[str, Step] = _NO_OTHERS,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -60,24 +88,11 @@ class Retention:
 
         A kind that fails is logged, missing from the result, and tried again the next time.
         """
-        settings, now = self._settings, self._clock.now()
-        work: dict[str, tuple[_Remove, datetime]] = {
-            "sessions": (retention.delete_sessions, now - settings.sessions),
-            "api_keys": (retention.delete_api_keys, now - settings.api_keys),
-            "revocations": (retention.delete_revocations, now - settings.revocations),
-            "devices": (retention.delete_devices, now - settings.devices),
-            "one_time_codes": (one_time_codes.delete_expired, now),
-            "challenges": (challenges.delete_expired, now),
-            "oauth_states": (oauth_states.delete_expired, now),
-            "messages": (outbox.delete_ended, now - settings.messages),
-            "rate_limits": (_delete_idle_limits, now),
-            "audit_months": (retention.drop_audit_months, now - settings.audit_events),
-            "audit_events": (retention.delete_audit_events, now - settings.audit_events),
-        }
         kinds: dict[str, _RemoveAll] = {
-            kind: partial(self._remove, *arguments) for kind, arguments in work.items()
+            kind: partial(self._remove, *arguments)
+            for kind, arguments in self._work(self._clock.now()).items()
         }
-        kinds |= self._others
+        kinds |= {kind: step.remove for kind, step in self._others.items()}
         removed = {}
         for kind, remove in kinds.items():
             try:
@@ -85,8 +100,42 @@ class Retention:
             except Exception as error:  # noqa: BLE001 - the next run may succeed
                 log.warning("retention_failed", kind=kind, error=type(error).__name__)
         if any(removed.values()):
-            log.info("retention", **removed)
+            # With this suffix, no count is taken for a secret: there are `one_time_codes`.
+            log.info("retention", **{f"{kind}_count": count for kind, count in removed.items()})
         return removed
+
+    async def plan(self) -> Sequence[Plan]:
+        """Return what a run would remove now of each kind, and when there will be more."""
+        now, plans = self._clock.now(), []
+        for kind, (_, before) in self._work(now).items():
+            if kind != _MONTHS:
+                async with self._database.connection() as connection:
+                    due = await retention.find_due(connection, kind, before)
+                plans.append(Plan.of(kind, now - before, due))
+        return [*plans, *[await step.plan() for step in self._others.values()]]
+
+    def _work(self, now: datetime) -> Mapping[str, tuple[_Remove, datetime]]:
+        """Return what removes each kind, and the time before which it has to have ended."""
+        settings = self._settings
+        return {
+            "sessions": (retention.delete_sessions, now - settings.sessions),
+            "api_keys": (retention.delete_api_keys, now - settings.api_keys),
+            "revocations": (retention.delete_revocations, now - settings.revocations),
+            "devices": (retention.delete_devices, now - settings.devices),
+            "session_keys": (session_keys.delete_expired, now),
+            "one_time_codes": (one_time_codes.delete_expired, now),
+            "challenges": (challenges.delete_expired, now),
+            "oauth_states": (oauth_states.delete_expired, now),
+            "messages": (outbox.delete_ended, now - settings.messages),
+            "detections": (detections.delete_ended, now),
+            "login_freezes": (login_freezes.delete_ended, now),
+            "ip_blocks": (ip_blocks.delete_ended, now - settings.ip_blocks),
+            "request_receipts": (request_receipts.delete_old, now - RECEIPT_LIFETIME),
+            "rate_limits": (_delete_idle_limits, now),
+            "policy_overrides": (policies.delete_expired, now),
+            _MONTHS: (retention.drop_audit_months, now - settings.audit_events),
+            "audit_events": (retention.delete_audit_events, now - settings.audit_events),
+        }
 
     async def _remove(self, remove: _Remove, before: datetime) -> int:
         limit, removed = self._settings.batch_size, 0

@@ -12,12 +12,14 @@ from authsvc.errors import NotFound
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
+from authsvc.models.retention import Plan
 from authsvc.store import unverified_accounts as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.unverified_accounts import Period
 
 _SYSTEM = Call(request_id="", caller="system")
 _PAGES = 20
+KIND = "unverified_accounts"
 
 
 class UnverifiedAccounts:
@@ -62,6 +64,15 @@ class UnverifiedAccounts:
                 self._after = None
                 break
         return removed
+
+    async def plan(self) -> Plan:
+        """Return how many accounts are due now; this reads the table of users."""
+        if self._period is None:
+            return Plan(KIND, None)
+        before = self._clock.now() - self._period
+        period = Period(last_change=before, last_login=before - self._session_lifetime)
+        async with self._database.connection() as connection:
+            return Plan.of(KIND, self._period, await store.find_due(connection, period))
 
     async def _remove(self, user_id: UserId, period: Period) -> bool:
         async def is_abandoned(connection: Connection) -> bool:

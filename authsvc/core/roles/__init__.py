@@ -1,4 +1,4 @@
-"""Owns roles: those of a new user, and the permissions they grant.
+"""Owns the roles of users: what each grants and demands, and how they are defined at run time.
 
-Entry class: `Permissions`.
+Entry classes: `Permissions`, `RoleDefinitions`.
 """

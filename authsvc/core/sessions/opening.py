@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from authsvc.config import SessionSettings, TokenSettings
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token
 from authsvc.core.sessions.token_issuing import TokenIssuer
 from authsvc.errors import user_not_found
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId, UserId
+from authsvc.models.roles import capped
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
 from authsvc.models.users import User
@@ -30,6 +34,7 @@ class SessionOpening:
         issuer: TokenIssuer,
         settings: SessionSettings,
         tokens: TokenSettings,
+        permissions: Permissions,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -37,6 +42,7 @@ class SessionOpening:
         self._max_per_user = settings.max_per_user
         self._absolute_lifetime = settings.absolute_lifetime
         self._idle_lifetime = tokens.refresh_lifetime
+        self._permissions = permissions
         self._clock = clock
 
     async def create(
@@ -57,12 +63,16 @@ class SessionOpening:
         user: User,
         client: ClientContext,
         methods: Sequence[str],
+        *,
+        new_device: bool = False,
     ) -> Tokens:
         """Open a session for a user who just logged in, and record both in one event.
 
-        Runs in the caller's transaction, which found the user active and has locked the user's row.
+        `new_device` means that the user has never logged in from the client's device. Runs in the
+        caller's transaction, which found the user active and has locked the user's row.
         """
-        return await self._open(connection, call, user, client, methods, AuditType.LOGIN)
+        detail = {"new_device": True} if new_device else {}
+        return await self._open(connection, call, user, client, methods, AuditType.LOGIN, detail)
 
     async def open(
         self,
@@ -90,10 +100,11 @@ class SessionOpening:
         client: ClientContext,
         methods: Sequence[str],
         event_type: AuditType,
+        detail: Detail = MappingProxyType({}),
     ) -> Tokens:
         session_token, csrf_token = new_session_token(), new_csrf_token()
         session = self._new_session(user, client, methods, csrf_token)
-        await self._store(connection, call, session, digest(session_token), event_type)
+        await self._store(connection, call, session, digest(session_token), event_type, detail)
         return self._issuer.issue(session, session_token, csrf_token)
 
     def _new_session(
@@ -104,14 +115,16 @@ class SessionOpening:
         csrf_token: str,
     ) -> Session:
         now = self._clock.now()
-        absolute_expire_time = now + self._absolute_lifetime
+        lifetimes = self._permissions.lifetimes(user.roles)
+        absolute_expire_time = now + capped(lifetimes.absolute, self._absolute_lifetime)
+        idle_lifetime = capped(lifetimes.idle, self._idle_lifetime)
         return Session(
             session_id=SessionId(uuid7(now)),
             user_id=user.user_id,
             create_time=now,
             last_use_time=now,
             authentication_time=now,
-            idle_expire_time=min(now + self._idle_lifetime, absolute_expire_time),
+            idle_expire_time=min(now + idle_lifetime, absolute_expire_time),
             absolute_expire_time=absolute_expire_time,
             client=client,
             authentication_methods=tuple(methods),
@@ -121,6 +134,7 @@ class SessionOpening:
             revoke_reason=None,
             user_status=user.status,
             user_roles=user.roles,
+            idle_lifetime=lifetimes.idle,
         )
 
     async def _store(
@@ -130,6 +144,7 @@ class SessionOpening:
         session: Session,
         token_hash: bytes,
         event_type: AuditType,
+        detail: Detail,
     ) -> None:
         event = AuditEvent(
             event_type,
@@ -137,7 +152,7 @@ class SessionOpening:
             session.user_id,
             session.session_id,
             session.client,
-            {"methods": session.authentication_methods},
+            {"methods": session.authentication_methods, **detail},
         )
         replaced = await open_session(
             connection,
@@ -146,5 +161,5 @@ class SessionOpening:
             self._max_per_user - 1,
             event_row(session.create_time, event),
         )
-        detail = {**event.detail, "replaced": [str(session_id) for session_id in replaced]}
-        log_event(replace(event, detail=detail))
+        logged = {**event.detail, "replaced": [str(session_id) for session_id in replaced]}
+        log_event(replace(event, detail=logged))

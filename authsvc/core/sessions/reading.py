@@ -12,6 +12,7 @@ from authsvc.core.lib.batching import Batcher
 from authsvc.core.sessions.cache import CachedSession, SessionCache
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionId
+from authsvc.models.roles import capped
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from authsvc.store.sessions import StoredSession
@@ -106,7 +107,7 @@ class SessionReader:
         session = stored.session
         slide_time = session.idle_expire_time
         if slide_time < session.absolute_expire_time:
-            slide_time -= self._idle_lifetime / 2
+            slide_time -= capped(session.idle_lifetime, self._idle_lifetime) / 2
         touch_time = session.last_use_time + self._touch_interval
         return CachedSession(
             session=session,

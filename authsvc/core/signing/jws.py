@@ -59,7 +59,7 @@ def parse(token: str, typ: str) -> CompactJws:
         header, payload, signature = map(base64url.decode, parts)
     except ValueError:
         raise Malformed("not canonical base64url") from None
-    members = _json_object(header)
+    members = json_object(header)
     if members.keys() != _HEADER_MEMBERS or members["typ"] != typ:
         raise Malformed("not a header of this kind of token")
     algorithm, key_id = members["alg"], members["kid"]
@@ -68,7 +68,7 @@ def parse(token: str, typ: str) -> CompactJws:
     return CompactJws(
         algorithm=algorithm,
         key_id=key_id,
-        payload=_json_object(payload),
+        payload=json_object(payload),
         signing_input=token[: token.rindex(".")].encode(),
         signature=signature,
     )
@@ -78,7 +78,12 @@ def _segment(value: Mapping[str, object]) -> str:
     return base64url.encode(_encoder.encode(value).encode())
 
 
-def _json_object(raw: bytes) -> dict[str, Any]:
+def json_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object in `raw`.
+
+    Raises:
+        Malformed: It is not one in UTF-8, or it has duplicate members.
+    """
     try:
         value = _decoder.decode(raw.decode("utf-8"))
     except Malformed:

@@ -11,6 +11,7 @@ import structlog
 from authsvc.core.lib.sealing import Keyring, SealError
 from authsvc.core.signing import jwk
 from authsvc.core.signing.jwk import SigningKey
+from authsvc.models.sealing import SIGNING_KEYS
 from authsvc.models.signing import KeyState, SigningKeyInfo
 from authsvc.store.signing_keys import SigningKeyRow
 
@@ -75,7 +76,7 @@ def open_keys(
 
 def seal(key: SigningKey, keyring: Keyring) -> bytes:
     """Return a key's secret sealed for its row."""
-    return keyring.seal(key.secret_bytes(), **_place(key.key_id))
+    return keyring.seal(key.secret_bytes(), **SIGNING_KEYS.place(key.key_id))
 
 
 def _is_trusted(info: SigningKeyInfo, now: datetime) -> bool:
@@ -89,9 +90,5 @@ def _open(row: SigningKeyRow, keyring: Keyring) -> SigningKey:
 
     So nobody who can write to the table can make the service trust their own key.
     """
-    secret = keyring.open(row.sealed_key, **_place(row.info.key_id))
+    secret = keyring.open(row.sealed_key, **SIGNING_KEYS.place(row.info.key_id))
     return jwk.restore(row.info.key_id, row.info.algorithm, secret)
-
-
-def _place(key_id: str) -> dict[str, str]:
-    return {"table": "signing_keys", "column": "sealed_key", "row": key_id}

@@ -18,7 +18,7 @@ from authsvc.core.signing import key_set
 from authsvc.core.signing.jwk import SigningKey, VerifyingKey
 from authsvc.core.signing.key_set import KeySet
 from authsvc.core.signing.key_transitions import PROPAGATION_GRACE, KeyTransitions
-from authsvc.errors import StoreUnavailable
+from authsvc.errors import StoreUnavailable, signing_key_not_found
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.revocations import Revocation
@@ -110,31 +110,46 @@ class SigningKeys:
                 "database's secrets were sealed with."
             )
 
-    async def rotate(self, call: Call) -> str:
+    def active_info(self) -> SigningKeyInfo:
+        """Return the key that signs; raises StoreUnavailable as `active` does."""
+        info = self._keys.in_state(KeyState.ACTIVE)
+        if info is None:
+            raise StoreUnavailable("No signing key is active.")
+        return info
+
+    async def rotate(self, call: Call, replaced_key_id: str = "") -> str:
         """Activate the prepared or a new key; return the id of the active key.
 
         The old key verifies until its last token has expired. Of concurrent rotations only one
-        takes effect, and all return its key.
+        takes effect, and all return its key. If `replaced_key_id` is given and that key doesn't
+        sign any more, nothing changes.
 
         Raises:
             StoreUnavailable: The database did not answer.
+            NotFound: KEY_NOT_FOUND: there is no key `replaced_key_id`.
         """
         await self.refresh()
-        await self._rotate(call)
+        if replaced_key_id and replaced_key_id != self.active.key_id:
+            await self._require(replaced_key_id)
+        else:
+            await self._rotate(call)
         return self.active.key_id
 
     async def revoke(self, call: Call, key_id: str) -> bool:
         """Revoke a key, on every replica within a second; if it was active, another takes over.
 
-        Return whether this call revoked it: False if there is no such key or it already was.
+        Return whether this call revoked it: False if it already was.
 
         Raises:
             StoreUnavailable: The database did not answer.
+            NotFound: KEY_NOT_FOUND.
         """
         revoked = await self._transitions.revoke(call, key_id)
         if revoked:
             self._distrust(key_id)
             await self.refresh()
+        else:
+            await self._require(key_id)
         return revoked
 
     async def maintain(self, call: Call) -> None:
@@ -213,6 +228,11 @@ class SigningKeys:
         """Treat the keys in memory as outdated: a revocation may have been missed."""
         self._gaps += 1
         self._woken.set()
+
+    async def _require(self, key_id: str) -> None:
+        """Raise KEY_NOT_FOUND unless a key in any state has this id."""
+        if all(info.key_id != key_id for info in await self.list()):
+            raise signing_key_not_found()
 
     async def _rotate(self, call: Call) -> None:
         """Replace the active key as last read, or create the first one."""

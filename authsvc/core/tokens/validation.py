@@ -5,7 +5,8 @@ token has no session.
 
 A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
 issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
-which only limits refreshing: a token issued for an hour is valid for that hour.
+which only limits refreshing: a token issued for an hour is valid for that hour. Of its roles, and
+what they granted, only that counts which its user still has and they still grant.
 """
 
 import hmac
@@ -14,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
+from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
-from authsvc.errors import bearer_invalid
+from authsvc.errors import bearer_invalid, impersonation_not_allowed
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 
@@ -51,14 +53,24 @@ class TokenValidation:
     """Validates access tokens."""
 
     def __init__(
-        self, access_tokens: AccessTokens, sessions: SessionValidation, slices: Slices
+        self,
+        *,
+        access_tokens: AccessTokens,
+        sessions: SessionValidation,
+        permissions: Permissions,
+        slices: Slices,
     ) -> None:
         self._access_tokens = access_tokens
         self._sessions = sessions
+        self._permissions = permissions
         self._slices = slices
 
     async def validate(self, check: TokenCheck) -> TokenResult:
-        """Validate an access token; with `strict`, its session is read from the database."""
+        """Validate an access token; with `strict`, its session and roles are read again.
+
+        Raises:
+            StoreUnavailable: Something had to be read and could not be.
+        """
         claims = await self._access_tokens.verify_with_new_keys(
             check.access_token, check.audience, strict=check.strict
         )
@@ -67,13 +79,16 @@ class TokenValidation:
         bound_to = claims.certificate_thumbprint
         if bound_to and not hmac.compare_digest(bound_to, check.certificate_thumbprint):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
-        if isinstance(claims, Claims) and (
-            check.strict or not self._sessions.find_cached(claims.session_id)
-        ):
-            session = await self._sessions.find(claims.session_id, strict=check.strict)
-            reason = _reason_of(session)
-            if reason is not None:
-                return _INACTIVE[reason]
+        if isinstance(claims, Claims):
+            if check.strict or not self._permissions.is_fresh():
+                await self._permissions.refresh()
+            session = None if check.strict else self._sessions.find_cached(claims.session_id)
+            if session is None:
+                session = await self._sessions.find(claims.session_id, strict=check.strict)
+            result = self._with_session(claims, session)
+            if result.claims is None:
+                return result
+            claims = result.claims
         if check.required_scopes:
             missing = self._access_tokens.require_scopes(claims, check.required_scopes)
             if missing is not None:
@@ -83,6 +98,8 @@ class TokenValidation:
     async def validate_many(self, tokens: Sequence[str], audience: str = "") -> list[TokenResult]:
         """Validate several access tokens, presented without certificates, in order."""
         outcomes = await self._access_tokens.verify_many(tokens, audience, self._slices)
+        if not self._permissions.is_fresh():
+            await self._permissions.refresh()
         results = await self._slices.map(self._validate_without_read, outcomes)
         missing = [
             claims
@@ -91,22 +108,31 @@ class TokenValidation:
         ]
         if missing:
             sessions = await self._sessions.find_many([claims.session_id for claims in missing])
-            read = iter(map(_with_session, missing, sessions))
+            read = iter(map(self._with_session, missing, sessions))
             return [next(read) if result is None else result for result in results]
         return [result for result in results if result is not None]
 
-    async def bearer(self, token: str) -> Claims:
+    async def bearer(self, token: str, *, impersonated: bool = False) -> Claims:
         """Return the claims of a user's access token for acting on the user's own account.
 
         Tokens of services, bound tokens and exchanged tokens are rejected: a service must not
-        become the user with a token that it was given for use elsewhere.
+        become the user with a token that it was given for use elsewhere. The token of an
+        impersonated session is accepted only with `impersonated`.
 
         Raises:
             Unauthenticated: BEARER_INVALID.
+            PermissionDenied: IMPERSONATION_NOT_ALLOWED.
         """
         claims = (await self.validate(TokenCheck(token))).claims
-        if not isinstance(claims, Claims) or claims.actors or claims.certificate_thumbprint:
+        if not isinstance(claims, Claims) or claims.certificate_thumbprint:
             raise bearer_invalid()
+        if claims.actors:
+            session = await self._sessions.find(claims.session_id)
+            # A token that was exchanged in an impersonated session has one more actor.
+            if session is None or claims.actors != (session.impersonator,):
+                raise bearer_invalid()
+            if not impersonated:
+                raise impersonation_not_allowed("An impersonated session must not do this.")
         return claims
 
     def _validate_without_read(
@@ -117,15 +143,16 @@ class TokenValidation:
             return _INACTIVE[outcome]
         if outcome.certificate_thumbprint or not isinstance(outcome, Claims):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
-        if self._sessions.find_cached(outcome.session_id) is None:
-            return None
-        return TokenResult(active=True, claims=outcome)
+        session = self._sessions.find_cached(outcome.session_id)
+        return None if session is None else self._with_session(outcome, session)
 
-
-def _with_session(claims: Claims, session: Session | None) -> TokenResult:
-    reason = _reason_of(session)
-    return _INACTIVE[reason] if reason else TokenResult(active=True, claims=claims)
-
-
-def _reason_of(session: Session | None) -> InactiveReason | None:
-    return session.end_reason() if session else InactiveReason.SESSION_UNKNOWN
+    def _with_session(self, claims: Claims, session: Session | None) -> TokenResult:
+        """Return the result for a token of this session, None if that is unknown."""
+        if session is None:
+            return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
+        reason = session.end_reason()
+        if reason is not None:
+            return _INACTIVE[reason]
+        # The roles may have been taken away since the token was issued.
+        narrowed = self._access_tokens.narrow(claims, session.user_roles)
+        return TokenResult(active=True, claims=narrowed)

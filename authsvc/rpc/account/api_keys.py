@@ -1,11 +1,6 @@
 """Owns the RPCs of AccountService about the user's API keys."""
 
-from datetime import timedelta
-
-from google.protobuf.duration_pb2 import Duration
-
 from authsvc.core.api_keys.keys import NewApiKey
-from authsvc.errors import FieldInvalid
 from authsvc.models.api_keys import ApiKey
 from authsvc.models.ids import ApiKeyId
 from authsvc.rpc import Context, convert
@@ -13,10 +8,6 @@ from authsvc.rpc.call_context import current_call, current_claims
 from authsvc.rpc.rate_limit.messages import policy_name
 from authsvc.rpc.topic import Topic
 from authsvc.v1 import account_service_pb2 as pb
-
-# The limits of a Duration (duration.proto).
-_MAX_SECONDS = 315_576_000_000
-_NANOS = 1_000_000_000
 
 
 class ApiKeyRpcs(Topic):
@@ -29,7 +20,9 @@ class ApiKeyRpcs(Topic):
         new_key = NewApiKey(
             name=convert.label(request.name, required=True),
             scopes=convert.scopes(request.scopes, "scopes"),
-            lifetime=_lifetime(request.lifetime) if request.HasField("lifetime") else None,
+            lifetime=convert.interval(request.lifetime, "lifetime")
+            if request.HasField("lifetime")
+            else None,
             policy=policy_name(request.policy, "policy") if request.policy else "",
         )
         created = await self._use.api_keys.create(current_call(), current_claims(), new_key)
@@ -55,12 +48,6 @@ class ApiKeyRpcs(Topic):
         key_id = ApiKeyId(convert.uuid(request.key_id, "key_id"))
         await self._use.api_keys.revoke(current_call(), current_claims().subject, key_id)
         return pb.RevokeApiKeyResponse()
-
-
-def _lifetime(message: Duration) -> timedelta:
-    if not (0 <= message.seconds <= _MAX_SECONDS and 0 <= message.nanos < _NANOS):
-        raise FieldInvalid("lifetime", "must be a valid duration that is not negative")
-    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
 
 
 def _message(key: ApiKey) -> pb.ApiKey:

@@ -32,7 +32,7 @@ def passkey_signals(signals: PasskeySignals) -> pb.PasskeySignals:
 
 def account_message(user: User) -> pb.Account:
     """Return an account as a message for its user."""
-    verified = user.email_verify_time
+    verified, login = user.email_verify_time, user.last_login_time
     return pb.Account(
         user_id=str(user.user_id),
         email=user.email,
@@ -41,4 +41,5 @@ def account_message(user: User) -> pb.Account:
         create_time=convert.timestamp(user.create_time),
         email_verify_time=None if verified is None else convert.timestamp(verified),
         has_second_factor=user.has_second_factor,
+        last_login_time=None if login is None else convert.timestamp(login),
     )

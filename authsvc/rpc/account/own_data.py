@@ -63,4 +63,5 @@ def _event_message(event: SecurityEvent) -> pb.SecurityEvent:
         session_id=str(event.session_id) if event.session_id else "",
         ip=event.ip or "",
         user_agent=event.user_agent,
+        impersonator=event.impersonator or "",
     )

@@ -25,11 +25,10 @@ class AuditRpcs(Topic):
         self, request: pb.ListAuditEventsRequest, _context: Context
     ) -> pb.ListAuditEventsResponse:
         """Return a page of events, newest first."""
-        has_start, has_end = request.HasField("start_time"), request.HasField("end_time")
         page = await self._use.audit_listing.page(
             _filter(request.filter),
-            convert.time(request.start_time, "start_time") if has_start else None,
-            convert.time(request.end_time, "end_time") if has_end else None,
+            convert.time(request, "start_time"),
+            convert.time(request, "end_time"),
             request.page_size,
             convert.text(request.page_token, "page_token", 512),
         )

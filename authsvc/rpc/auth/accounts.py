@@ -1,6 +1,7 @@
 """Owns the RPC of AuthService that creates accounts."""
 
 from authsvc.core.accounts.accounts import Registration
+from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.account.messages import display_name
 from authsvc.rpc.call_context import current_call
@@ -22,6 +23,7 @@ class RegistrationRpcs(Topic):
             client=convert.client_context(request.client),
             delivery=requested,
         )
+        await self._use.login_freezes.require_open(LoginMethod.REGISTRATION, registration.client)
         registered = await self._use.accounts.register(current_call(), registration)
         return pb.RegisterResponse(
             user_id=str(registered.user_id),

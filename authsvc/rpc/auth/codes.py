@@ -8,6 +8,7 @@ from authsvc.core.accounts.owner_proofs import (
 )
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.models.calls import ClientContext
+from authsvc.models.incidents import LoginMethod
 from authsvc.models.messages import Delivery
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
@@ -16,6 +17,11 @@ from authsvc.rpc.topic import Topic
 from authsvc.v1 import auth_service_pb2 as pb
 
 _MAX_TOKEN = 8_192
+# What a code is the beginning of.
+_METHODS = {
+    Purpose.LOGIN: LoginMethod.CODE,
+    Purpose.RESET_PASSWORD: LoginMethod.PASSWORD_RESET,
+}
 
 
 class CodeRpcs(Topic):
@@ -54,12 +60,10 @@ class CodeRpcs(Topic):
         self, request: pb.LoginWithCodeRequest, _context: Context
     ) -> pb.LoginWithCodeResponse:
         """Check a login code, and complete the login as Login does."""
-        outcome = await self._use.code_login.log_in(
-            current_call(),
-            convert.uuid(request.challenge_id, "challenge_id"),
-            convert.code(request.code),
-            convert.client_context(request.client),
-        )
+        challenge_id = convert.uuid(request.challenge_id, "challenge_id")
+        code, client = convert.code(request.code), convert.client_context(request.client)
+        await self._use.login_freezes.require_open(LoginMethod.CODE, client)
+        outcome = await self._use.code_login.log_in(current_call(), challenge_id, code, client)
         response = pb.LoginWithCodeResponse()
         fill_login(response, outcome)
         return response
@@ -75,13 +79,11 @@ class CodeRpcs(Topic):
         self, request: pb.ResetPasswordRequest, _context: Context
     ) -> pb.ResetPasswordResponse:
         """Set a new password with a code."""
-        await self._use.password_reset.reset(
-            current_call(),
-            convert.email(request.email),
-            convert.code(request.code),
-            convert.password(request.new_password, "new_password"),
-            convert.client_context(request.client),
-        )
+        email, code = convert.email(request.email), convert.code(request.code)
+        password = convert.password(request.new_password, "new_password")
+        client = convert.client_context(request.client)
+        await self._use.login_freezes.require_open(LoginMethod.PASSWORD_RESET, client)
+        await self._use.password_reset.reset(current_call(), email, code, password, client)
         return pb.ResetPasswordResponse()
 
     async def _issue(
@@ -96,6 +98,8 @@ class CodeRpcs(Topic):
         requested: Delivery = delivery(request.delivery)
         client: ClientContext = convert.client_context(request.client)
         email = convert.email(request.email)
+        if purpose in _METHODS:
+            await self._use.login_freezes.require_open(_METHODS[purpose], client)
         issued = await self._use.code_requests.request(
             current_call(), purpose, email, requested, client
         )

@@ -1,5 +1,6 @@
 """Owns the RPC of AuthService that logs users in by password."""
 
+from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
@@ -12,12 +13,10 @@ class PasswordLoginRpcs(Topic):
 
     async def Login(self, request: pb.LoginRequest, _context: Context) -> pb.LoginResponse:
         """Check an e-mail address and a password, and create a session."""
-        outcome = await self._use.password_login.log_in(
-            current_call(),
-            convert.email(request.email),
-            convert.password(request.password),
-            convert.client_context(request.client),
-        )
+        email, password = convert.email(request.email), convert.password(request.password)
+        client = convert.client_context(request.client)
+        await self._use.login_freezes.require_open(LoginMethod.PASSWORD, client)
+        outcome = await self._use.password_login.log_in(current_call(), email, password, client)
         response = pb.LoginResponse()
         fill_login(response, outcome)
         return response

@@ -1,5 +1,6 @@
 """Owns the RPCs of AuthService for logins by passkey."""
 
+from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
 from authsvc.rpc.login_messages import fill_login
@@ -14,10 +15,10 @@ class PasskeyRpcs(Topic):
         self, request: pb.BeginPasskeyLoginRequest, _context: Context
     ) -> pb.BeginPasskeyLoginResponse:
         """Return a challenge for a passkey to sign."""
-        begun = await self._use.passkey_login_start.begin(
-            convert.email(request.email, required=False),
-            convert.client_context(request.client),
-        )
+        email = convert.email(request.email, required=False)
+        client = convert.client_context(request.client)
+        await self._use.login_freezes.require_open(LoginMethod.PASSKEY, client)
+        begun = await self._use.passkey_login_start.begin(email, client)
         return pb.BeginPasskeyLoginResponse(
             challenge_id=str(begun.challenge_id), options_json=begun.options
         )
@@ -26,11 +27,12 @@ class PasskeyRpcs(Topic):
         self, request: pb.LoginWithPasskeyRequest, _context: Context
     ) -> pb.LoginWithPasskeyResponse:
         """Verify a passkey's assertion, and create a session."""
+        challenge_id = convert.uuid(request.challenge_id, "challenge_id")
+        assertion = convert.credential_json(request.assertion_json, "assertion_json")
+        client = convert.client_context(request.client)
+        await self._use.login_freezes.require_open(LoginMethod.PASSKEY, client)
         outcome = await self._use.passkey_login.log_in(
-            current_call(),
-            convert.uuid(request.challenge_id, "challenge_id"),
-            convert.credential_json(request.assertion_json, "assertion_json"),
-            convert.client_context(request.client),
+            current_call(), challenge_id, assertion, client
         )
         response = pb.LoginWithPasskeyResponse()
         fill_login(response, outcome)

@@ -29,4 +29,4 @@ class SessionRpcs(Topic):
             request.refresh_token, "refresh_token", _MAX_REFRESH_TOKEN, required=True
         )
         await self._use.session_ending.log_out(current_call(), token)
-        return pb.LogoutResponse()
+        return pb.LogoutResponse(clear_cookie=self._use.session_cookies.removal())

@@ -5,13 +5,25 @@ Parsers work as those in `convert`.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from functools import lru_cache
 
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.batch import Check
 from authsvc.errors import FieldInvalid
-from authsvc.models.limits import Algorithm, Charge, CheckResult, Policy, Verdict
-from authsvc.rpc.convert import duration, fill_duration, text
+from authsvc.models.definitions import DefinedIn
+from authsvc.models.ip_blocks import Screened, ScreenReason
+from authsvc.models.limits import (
+    MAX_REQUESTS,
+    OWN_PREFIX,
+    UNLIMITED,
+    Algorithm,
+    Charge,
+    CheckResult,
+    Policy,
+    Verdict,
+)
+from authsvc.rpc.convert import between, defined_in, duration, fill_duration, lifetime, text
 from authsvc.v1 import rate_limit_service_pb2 as pb
 
 MAX_CHARGES = 16
@@ -19,6 +31,7 @@ MAX_CHARGES = 16
 MAX_BATCH_CHARGES = 2_000
 MAX_COST = 1_000_000
 MAX_KEY = 512
+_MIN_WINDOW, _MAX_WINDOW = timedelta(seconds=1), timedelta(days=366)
 
 # A named tuple's own constructor takes three times as long.
 _new_tuple = tuple.__new__
@@ -108,9 +121,13 @@ def fill_verdict(
     Filling the fields in place takes a quarter of the time of building messages for them, and a
     batch has a thousand verdicts.
     """
-    policy, key, allowed, limit, remaining, retry_after, reset_after, is_burst = verdict
+    policy, key, allowed, limit, remaining, retry_after, reset_after, is_burst, shadow = verdict
     message.limit = limit
     message.bound = _BURST if is_burst else _REQUESTS
+    if limit == UNLIMITED:
+        message.bound = pb.RATE_LIMIT_BOUND_UNLIMITED
+    if shadow:
+        message.shadow_rejected = True
     message.remaining = remaining
     if not compact:
         message.policy = policy
@@ -151,21 +168,88 @@ async def batch_response(
     return response
 
 
+def screen_response(screened: Screened) -> pb.ScreenRequestResponse:
+    """Return the decision on a request as a message."""
+    if screened.reason is None:
+        return pb.ScreenRequestResponse(allowed=True)
+    response = pb.ScreenRequestResponse(reason=_SCREEN_REASON[screened.reason])
+    if screened.retry_after is not None:
+        fill_duration(response.retry_after, screened.retry_after)
+    return response
+
+
 def policy_messages(policies: Iterable[Policy]) -> list[pb.Policy]:
     """Return policies as messages."""
-    return [
-        pb.Policy(
-            name=policy.name,
-            algorithm=_ALGORITHM[policy.algorithm],
-            requests=policy.requests,
-            window=duration(policy.window.total_seconds()),
-            burst=policy.burst,
-            durable=policy.durable,
-        )
-        for policy in policies
-    ]
+    return [policy_message(policy) for policy in policies]
 
 
+def policy_message(policy: Policy) -> pb.Policy:
+    """Return a policy as a message."""
+    return pb.Policy(
+        name=policy.name,
+        algorithm=_ALGORITHM[policy.algorithm],
+        requests=policy.requests,
+        window=duration(policy.window.total_seconds()),
+        burst=policy.burst,
+        durable=policy.durable,
+        unlimited=policy.unlimited,
+        shadow=policy.shadow,
+        defined_in=defined_in(policy.defined_in),
+    )
+
+
+def policy(message: pb.Policy, field: str) -> Policy:
+    """Return a policy to define at run time."""
+    name = own_policy_name(message.name, f"{field}.name")
+    algorithms = {number: algorithm for algorithm, number in _ALGORITHM.items()}
+    algorithm = algorithms.get(message.algorithm)
+    if algorithm is None:
+        raise FieldInvalid(f"{field}.algorithm", "must be one of the algorithms")
+    requests = amount(message.requests, f"{field}.requests")
+    return Policy(
+        name=name,
+        requests=requests,
+        window=window_of(
+            lifetime(message.window, f"{field}.window") if message.HasField("window") else None,
+            f"{field}.window",
+            is_counted=requests > 0 and not message.unlimited,
+        ),
+        burst=amount(message.burst, f"{field}.burst"),
+        algorithm=algorithm,
+        durable=message.durable,
+        unlimited=message.unlimited,
+        shadow=message.shadow,
+        defined_in=DefinedIn.RUN_TIME,
+    )
+
+
+def own_policy_name(value: str, field: str) -> str:
+    """Return the name of a policy that isn't one of the service's own."""
+    name = policy_name(value, field)
+    if name.startswith(OWN_PREFIX):
+        raise FieldInvalid(field, f'must not start with "{OWN_PREFIX}", which is reserved')
+    return name
+
+
+def amount(value: int, field: str, least: int = 0) -> int:
+    """Return the requests or the burst of a policy."""
+    if not least <= value <= MAX_REQUESTS:
+        raise FieldInvalid(field, f"must be from {least} to {MAX_REQUESTS}")
+    return value
+
+
+def window_of(value: timedelta | None, field: str, *, is_counted: bool) -> timedelta:
+    """Return the window of a policy or an override; any if nothing is counted in it."""
+    if value is None:
+        if is_counted:
+            raise FieldInvalid(field, "must be set")
+        return _MIN_WINDOW
+    return between(value, field, _MIN_WINDOW, _MAX_WINDOW)
+
+
+_SCREEN_REASON = {
+    reason: pb.ScreenReason.Value(f"SCREEN_REASON_{reason.name}") for reason in ScreenReason
+}
 _ALGORITHM = {
     algorithm: pb.RateLimitAlgorithm.Value(f"RATE_LIMIT_ALGORITHM_{algorithm.name}")
     for algorithm in Algorithm

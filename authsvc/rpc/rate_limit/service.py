@@ -41,6 +41,17 @@ class RateLimitHandler(Topic, rpc.RateLimitServiceServicer):
         messages.fill_verdict(response.verdict, verdict)
         return response
 
+    async def ScreenRequest(
+        self, request: pb.ScreenRequestRequest, _context: Context
+    ) -> pb.ScreenRequestResponse:
+        """Decide on a request by the address of its user."""
+        if not request.ip:
+            raise FieldInvalid("ip", "must not be empty")
+        screened = await self._use.screening.screen(
+            convert.ip_address(request.ip, "ip"), messages.policy_name(request.policy, "policy")
+        )
+        return messages.screen_response(screened)
+
     async def RefundRateLimit(
         self, request: pb.RefundRateLimitRequest, _context: Context
     ) -> pb.RefundRateLimitResponse:

@@ -1,28 +1,27 @@
 """Owns the handler of SessionService: each RPC converts, calls one use case, converts back."""
 
 from authsvc.core.sessions.validation import SessionCheck, SessionResult
+from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
-from authsvc.rpc.topic import Topic
+from authsvc.rpc.session.session_keys import SessionKeyRpcs
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
 
-class SessionHandler(Topic, rpc.SessionServiceServicer):
+class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
     """The creation, validation, listing and ending of sessions."""
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, _context: Context
     ) -> pb.CreateSessionResponse:
         """Create a session for a user whom the caller authenticated."""
-        tokens = await self._use.session_opening.create(
-            current_call(),
-            convert.user_id(request.user_id),
-            convert.client_context(request.client),
-            convert.authentication_methods(
-                request.authentication_methods, "authentication_methods"
-            ),
+        user_id, client = convert.user_id(request.user_id), convert.client_context(request.client)
+        methods = convert.authentication_methods(
+            request.authentication_methods, "authentication_methods"
         )
+        await self._use.login_freezes.require_open(LoginMethod.ISSUED, client)
+        tokens = await self._use.session_opening.create(current_call(), user_id, client, methods)
         return pb.CreateSessionResponse(tokens=convert.tokens_message(tokens))
 
     async def ValidateSession(
@@ -72,7 +71,7 @@ class SessionHandler(Topic, rpc.SessionServiceServicer):
         await self._use.session_ending.revoke(
             current_call(), convert.session_id(request.session_id)
         )
-        return pb.RevokeSessionResponse()
+        return pb.RevokeSessionResponse(clear_cookie=self._use.session_cookies.removal())
 
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context

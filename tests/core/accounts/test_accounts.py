@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from authsvc.config import BruteForceSettings
-from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.accounts import NewUser, Registration
 from authsvc.core.lib.emails import parse_email
 from authsvc.errors import (
     AlreadyExists,
@@ -108,7 +108,7 @@ async def test_look_alike_address_gets_no_account_but_existing_one_keeps_working
 ) -> None:
     for creating in (
         service.register(email),
-        service.accounts.create_user(CLI, email, PASSWORD),
+        service.accounts.create_user(CLI, NewUser(email, PASSWORD)),
     ):
         with pytest.raises(FieldInvalid) as refused:
             await creating
@@ -255,22 +255,22 @@ async def test_get_returns_not_found_for_unknown_and_disabled_accounts(service: 
 
 async def test_operator_creates_account_with_roles(service: Service, database: Database) -> None:
     user_id = await service.accounts.create_user(
-        CLI, EMAIL, PASSWORD, display_name="Ada", roles=("user", "editor")
+        CLI, NewUser(EMAIL, PASSWORD, "Ada", roles=("user", "editor"))
     )
     user = await service.accounts.get(user_id)
     assert (user.display_name, user.roles) == ("Ada", ("user", "editor"))
     assert await _events(database) == [("user.create", "cli", CLI.request_id, user_id)]
     assert user.email_verify_time is None
     with pytest.raises(AlreadyExists):
-        await service.accounts.create_user(CLI, EMAIL.upper(), PASSWORD)
+        await service.accounts.create_user(CLI, NewUser(EMAIL.upper(), PASSWORD))
     with pytest.raises(FieldInvalid):
-        await service.accounts.create_user(CLI, "bob@example.test", "short")
+        await service.accounts.create_user(CLI, NewUser("bob@example.test", "short"))
 
 
 async def test_operator_can_create_account_with_verified_address(
     service: Service, database: Database
 ) -> None:
-    user_id = await service.accounts.create_user(CLI, EMAIL, PASSWORD, verified=True)
+    user_id = await service.accounts.create_user(CLI, NewUser(EMAIL, PASSWORD, verified=True))
     assert (await service.accounts.get(user_id)).email_verify_time is not None
     async with database.connection() as connection:
         detail = await connection.fetchval(

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.core.accounts.accounts import Registration
+from authsvc.core.accounts.accounts import NewUser, Registration
 from authsvc.core.accounts.owner_proofs import AccessToken, Password, RegistrationToken
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
@@ -61,7 +61,7 @@ async def test_code_is_returned_instead_of_sent_on_request(coded: Coded) -> None
 
 @pytest.mark.slow
 async def test_account_created_by_operator_gets_no_message(coded: Coded) -> None:
-    await coded.service.accounts.create_user(CLI, OTHER, PASSWORD)
+    await coded.service.accounts.create_user(CLI, NewUser(OTHER, PASSWORD))
     assert [message.address for message in await coded.mailbox()] == [EMAIL]
 
 

@@ -41,7 +41,7 @@ class World:
         self.change = PasswordChange(
             database=service.database,
             hasher=service.hasher,
-            policy=PasswordPolicy("standard"),
+            acceptance=service.acceptance,
             attempts=service.attempts,
             recent_login=RecentLogin(timedelta(minutes=10), self.clock),
             sessions=service.sessions.ending,

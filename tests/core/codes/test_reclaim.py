@@ -6,6 +6,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from authsvc.core.accounts.accounts import NewUser
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.tokens.validation import TokenCheck
 from authsvc.models.ids import UserId
@@ -141,7 +142,7 @@ async def test_reclaim_is_atomic(federated: Federated) -> None:
 
 async def test_reclaim_keeps_roles_and_create_time(federated: Federated, clock: FakeClock) -> None:
     user_id = await federated.service.accounts.create_user(
-        CALL, EMAIL, PASSWORD, roles=("user", "editor")
+        CALL, NewUser(EMAIL, PASSWORD, roles=("user", "editor"))
     )
     made = clock.now()
     clock.advance(3_600)

@@ -3,15 +3,17 @@
 import base64
 import hashlib
 import hmac
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_aead_chacha20poly1305_ietf_decrypt
 from pydantic import SecretStr
 
 from authsvc.config import KeySettings
-from authsvc.core.lib.sealing import Keyring, SealError
+from authsvc.core.lib.sealing import Keyring, SealError, read_header
+from authsvc.models.sealing import SEALED_COLUMNS, SealAlgorithm, SealHeader
 
 PLACE = {"table": "factors", "column": "secret", "row": "row-1"}
 SECRET = b"correct horse battery staple"
@@ -101,9 +103,10 @@ def test_older_keys_open_and_newest_seals() -> None:
     old = ring("k1").seal(SECRET, **PLACE)
     rotated = ring("k2", "k1")
     assert rotated.open(old, **PLACE) == SECRET
-    assert rotated.needs_reseal(old)
+    assert read_header(old) == ring("k1").newest
     new = rotated.seal(SECRET, **PLACE)
-    assert not rotated.needs_reseal(new)
+    assert read_header(new) == rotated.newest
+    assert new.startswith(rotated.newest_header)
     assert ring("k2").open(new, **PLACE) == SECRET
 
 
@@ -115,11 +118,65 @@ def test_removed_or_changed_key_opens_nothing() -> None:
         Keyring([key("k1", b"k" * 32)]).open(sealed, **PLACE)
 
 
-def test_reseal_check_rejects_unknown_formats() -> None:
-    next_version = b"\2" + ring("k1").seal(SECRET, **PLACE)[1:]
-    for unknown in (b"", b"plain text", next_version):
+def test_unknown_formats_have_no_header() -> None:
+    next_version = b"\3" + ring("k1").seal(SECRET, **PLACE)[1:]
+    for unknown in (b"", b"\1", b"\1\2k", b"plain text", next_version):
+        assert read_header(unknown) is None
         with pytest.raises(SealError, match="not sealed in a known format"):
-            ring("k1").needs_reseal(unknown)
+            ring("k1").open(unknown, **PLACE)
+
+
+@pytest.mark.parametrize("algorithm", SealAlgorithm)
+def test_values_of_every_algorithm_are_opened(algorithm: SealAlgorithm) -> None:
+    sealed = Keyring([key("k1")], algorithm).seal(SECRET, **PLACE)
+    assert read_header(sealed) == SealHeader("k1", algorithm)
+    for other in SealAlgorithm:
+        assert Keyring([key("k2"), key("k1")], other).open(sealed, **PLACE) == SECRET
+
+
+def test_chacha20_poly1305_is_that_of_rfc_8439() -> None:
+    """An independent implementation, libsodium's, opens the value with the documented key."""
+    sealed = Keyring([key("k1")], SealAlgorithm.CHACHA20_POLY1305).seal(SECRET, **PLACE)
+    extracted = hmac.digest(b"authsvc", key("k1").key_bytes(), "sha256")
+    derived = hmac.digest(extracted, b"seal-chacha20-poly1305\1", "sha256")
+    header, nonce, ciphertext = sealed[:4], sealed[4:16], sealed[16:]
+    parts = [header, *(part.encode() for part in PLACE.values())]
+    associated = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    opened = crypto_aead_chacha20poly1305_ietf_decrypt(ciphertext, associated, nonce, derived)
+    assert opened == SECRET
+
+
+def test_algorithm_is_authenticated() -> None:
+    keyring = ring("k1")
+    for algorithm, other in permutations(SealAlgorithm):
+        sealed = bytearray(Keyring([key("k1")], algorithm).seal(SECRET, **PLACE))
+        sealed[0] = Keyring([key("k1")], other).newest_header[0]
+        with pytest.raises(SealError, match="altered"):
+            keyring.open(bytes(sealed), **PLACE)
+
+
+@pytest.mark.parametrize("algorithm", SealAlgorithm)
+def test_value_swapped_between_rows_columns_and_tables_does_not_open(
+    algorithm: SealAlgorithm,
+) -> None:
+    """For every sealed column of the schema: each value opens in its own place only."""
+    keyring = Keyring([key("k1")], algorithm)
+    rows = ("018f0000-0000-7000-8000-000000000001", "018f0000-0000-7000-8000-000000000002")
+    places = [dict(column.place(row)) for column in SEALED_COLUMNS for row in rows]
+    places += [
+        {"table": one.table, "column": other.column, "row": rows[0]}
+        for one in SEALED_COLUMNS
+        for other in SEALED_COLUMNS
+        if one is not other
+    ]
+    sealed = [keyring.seal(SECRET, **place) for place in places]
+    for at, value in enumerate(sealed):
+        for where, place in enumerate(places):
+            if at == where:
+                assert keyring.open(value, **place) == SECRET
+            else:
+                with pytest.raises(SealError, match="altered or belongs elsewhere"):
+                    keyring.open(value, **place)
 
 
 def test_empty_keyring_is_rejected() -> None:
@@ -143,7 +200,7 @@ def test_each_purpose_has_its_own_key() -> None:
     assert all(one != other for one, other in pairwise(derived))
 
 
-@pytest.mark.parametrize("purpose", ["", "seal"])
+@pytest.mark.parametrize("purpose", ["", "seal", "seal-chacha20-poly1305"])
 def test_sealing_key_cannot_be_derived(purpose: str) -> None:
     with pytest.raises(ValueError, match="can't derive"):
         ring("k1").derive(purpose)

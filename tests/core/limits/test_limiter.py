@@ -235,7 +235,7 @@ async def test_reset_restores_full_limit(limiter: RateLimiter) -> None:
 async def test_get_charges_nothing(limiter: RateLimiter) -> None:
     for _ in range(3):
         verdict = await limiter.get("five", "k")
-        assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0, False)
+        assert verdict == ("five", "k", True, 5, 5, 0.0, 0.0, False, False)
 
 
 async def test_unknown_policy_is_rejected_without_charge(limiter: RateLimiter) -> None:

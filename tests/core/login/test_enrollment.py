@@ -5,6 +5,7 @@ import json
 import pytest
 
 from authsvc.config import SecondFactorSettings
+from authsvc.core.accounts.accounts import NewUser
 from authsvc.models.calls import ClientContext
 from authsvc.models.factors import MfaChallenge
 from tests.support.accounts import CALL, EMAIL, IP, PASSWORD, WRONG, unlimited
@@ -54,7 +55,8 @@ async def test_user_created_by_operator_enrolls_if_address_is_verified(
     required: Secured, verified: bool
 ) -> None:
     email, client = "grace@example.test", ClientContext(IP)
-    await required.service.accounts.create_user(CALL, email, PASSWORD, verified=verified)
+    user = NewUser(email, PASSWORD, verified=verified)
+    await required.service.accounts.create_user(CALL, user)
     login = required.service.password_login.log_in(CALL, email, PASSWORD, client)
     assert await reason(login) == ("OK" if verified else "EMAIL_NOT_VERIFIED")
 

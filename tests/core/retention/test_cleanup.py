@@ -1,6 +1,7 @@
 """Retention: all due rows are removed in batches, concurrently, and despite failures."""
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -13,10 +14,12 @@ from authsvc.core.limits.limiter import RateLimiter
 from authsvc.core.retention.cleanup import Retention
 from authsvc.models.calls import Call
 from authsvc.models.limits import Charge, Policy
+from authsvc.models.retention import Plan
 from authsvc.store import revocations
 from authsvc.store.postgres.database import Database
 from tests.support.clock import FakeClock
 from tests.support.codes import Coded
+from tests.support.logs import caught
 
 _SETTINGS = RetentionSettings(batch_size=3, interval=timedelta(milliseconds=10))
 
@@ -137,3 +140,53 @@ async def test_keeps_running_after_failures(database: Database, clock: FakeClock
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_counts_are_not_masked_in_the_log(database: Database, clock: FakeClock) -> None:
+    await _fill(database, clock, 2)
+    clock.advance(_SETTINGS.revocations + timedelta(seconds=1))
+    with caught() as lines:
+        await Retention(database=database, settings=_SETTINGS, clock=clock).run_once()
+    [line] = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert line["event"] == "retention"
+    counts = {name: value for name, value in line.items() if name.endswith("_count")}
+    assert counts["revocations_count"] == 2
+    assert {"api_keys_count", "one_time_codes_count"} <= set(counts)
+    assert all(isinstance(count, int) for count in counts.values())
+
+
+async def test_plan_tells_what_a_run_would_remove(database: Database, clock: FakeClock) -> None:
+    retention = Retention(database=database, settings=_SETTINGS, clock=clock)
+    start = clock.now()
+    await _fill(database, clock, 4)
+    clock.advance(timedelta(days=10))
+    await _fill(database, clock, 2)
+    clock.advance(timedelta(days=25))
+    plans = {plan.kind: plan for plan in await retention.plan()}
+    assert plans["revocations"] == Plan(
+        "revocations",
+        _SETTINGS.revocations,
+        4,
+        start,
+        start + timedelta(days=10) + _SETTINGS.revocations,
+    )
+    assert plans["audit_events"] == Plan(
+        "audit_events", _SETTINGS.audit_events, 0, start, start + _SETTINGS.audit_events
+    )
+    assert plans["sessions"] == Plan("sessions", _SETTINGS.sessions)
+    removed = await retention.run_once()
+    assert {kind: removed[kind] for kind in plans} == {
+        kind: plan.due for kind, plan in plans.items()
+    }
+    # Months are part of the events.
+    assert set(removed) - set(plans) == {"audit_months"}
+
+
+async def test_plan_takes_times_without_end(database: Database, clock: FakeClock) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO challenges (challenge_id, kind, create_time, expire_time)"
+            " VALUES (gen_random_uuid(), 'mfa', now(), 'infinity')"
+        )
+    plans = await Retention(database=database, settings=_SETTINGS, clock=clock).plan()
+    assert Plan("challenges", timedelta(0)) in plans

@@ -9,12 +9,13 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from authsvc.config import RetentionSettings, SessionSettings, Settings
+from authsvc.core.accounts.accounts import NewUser
 from authsvc.core.accounts.deletion import AccountDeletion
 from authsvc.core.attempts.recent_login import RecentLogin
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.core.retention.cleanup import Retention
-from authsvc.core.retention.unverified_accounts import UnverifiedAccounts
+from authsvc.core.retention.cleanup import Retention, Step
+from authsvc.core.retention.unverified_accounts import KIND, UnverifiedAccounts
 from authsvc.models.calls import ClientContext
 from authsvc.models.revocations import Revocation
 from authsvc.models.users import UserStatus
@@ -110,13 +111,15 @@ async def test_audit_retention_does_not_affect_removal(audit_events: str, coded:
     periods = {"unverified_accounts": "59d", "audit_events": audit_events}
     settings = RetentionSettings.model_validate(periods)
     removing = Removing(coded, settings)
-    others = {"unverified_accounts": removing.accounts.remove}
+    others = {KIND: Step(removing.accounts.remove, removing.accounts.plan)}
     retention = Retention(
         database=removing.database, settings=settings, clock=removing.clock, others=others
     )
     removing.clock.advance(timedelta(days=59))
     assert (await retention.run_once())["unverified_accounts"] == 0
+    assert (await retention.plan())[-1].due == 0
     removing.clock.advance(timedelta(days=1))
+    assert (await retention.plan())[-1].due == 1
     assert (await retention.run_once())["unverified_accounts"] == 1
 
 
@@ -232,7 +235,7 @@ async def hold_session(removing: Removing) -> None:
 
 async def be_made_by_an_operator(removing: Removing) -> None:
     await removing.coded.fetch("DELETE FROM users")
-    await removing.coded.service.accounts.create_user(CLI, EMAIL, PASSWORD)
+    await removing.coded.service.accounts.create_user(CLI, NewUser(EMAIL, PASSWORD))
 
 
 async def be_imported(removing: Removing) -> None:

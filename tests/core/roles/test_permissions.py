@@ -18,7 +18,9 @@ def test_roles_that_are_not_defined_are_named() -> None:
     Permissions({"editor": ()}).check_defined(["user", "editor"])
     with pytest.raises(FieldInvalid) as caught:
         Permissions({}).check_defined(["editor", "user", "editor", "a\n"])
-    assert caught.value.message == 'roles: has roles that are not defined: "editor", "a\\n"'
+    assert caught.value.message == (
+        'roles: has roles that are not defined: "editor", "a\\n"; those defined are: "user"'
+    )
 
 
 def test_role_that_needs_a_factor_is_defined(settings: Settings) -> None:

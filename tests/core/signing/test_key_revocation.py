@@ -9,7 +9,7 @@ import pytest
 
 from authsvc.core.audit.recording import AuditType
 from authsvc.core.signing.signing_keys import SigningKeys
-from authsvc.errors import StoreUnavailable
+from authsvc.errors import NotFound, StoreUnavailable
 from authsvc.models.revocations import Revocation
 from authsvc.models.signing import KeyState
 from authsvc.models.tokens import Claims, InactiveReason
@@ -89,14 +89,16 @@ async def test_retired_key_becomes_invalid_on_revocation(
     assert keys.active.key_id == active
 
 
-async def test_revoking_twice_or_unknown_key_does_nothing(
+async def test_revoking_twice_does_nothing_and_unknown_key_is_an_error(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
     old = keys.active.key_id
     outcomes = await asyncio.gather(*(keys.revoke(CALL, old) for _ in range(5)))
     assert sorted(outcomes) == [False] * 4 + [True]
-    assert not await keys.revoke(CALL, "unknown")
+    for attempt in (keys.revoke(CALL, "unknown"), keys.rotate(CALL, "unknown")):
+        with pytest.raises(NotFound, match="signing key"):
+            await attempt
     assert len(await audited(database, AuditType.KEY_REVOKE)) == 1
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
 

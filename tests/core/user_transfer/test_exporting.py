@@ -77,8 +77,8 @@ async def test_export_is_recorded_before_first_line(
     importer: Importer, with_passwords: bool
 ) -> None:
     await importer.run({"email": "a@x.test"})
-    lines = UserExport(importer.database, importer.clock).lines(CLI, with_passwords=with_passwords)
-    await anext(lines)
+    users = UserExport(importer.database, importer.clock).run(CLI, with_passwords=with_passwords)
+    await anext(users)
     (event,) = await importer.fetch("SELECT * FROM audit_events WHERE type = 'users.export'")
     assert json.loads(event["detail"]) == {"with_passwords": with_passwords}
     assert event["caller"] == CLI.caller
@@ -116,7 +116,7 @@ async def _peak(work: object) -> int:
 
 async def _drain(importer: Importer) -> None:
     clock: FakeClock = importer.clock
-    async for _ in UserExport(importer.database, clock).lines(CLI, with_passwords=True):
+    async for _ in UserExport(importer.database, clock).run(CLI, with_passwords=True):
         pass
 
 

@@ -56,6 +56,7 @@ async def test_every_field_is_stored(importer: Importer) -> None:
         "update_time": importer.clock.now(),
         "email_verify_time": importer.clock.now(),
         "has_second_factor": False,
+        "password_change_required": False,
     }
 
 
@@ -175,7 +176,12 @@ async def test_names_of_unknown_fields_and_roles_are_shown(importer: Importer) -
             + "y" * 40
             + '\\u2026"',
         ),
-        RowFailure(2, "roles", 'has roles that are not defined: "editor"'),
+        RowFailure(
+            2,
+            "roles",
+            'has roles that are not defined: "editor"; '
+            'those defined are: "a", "admin", "b", "user"',
+        ),
     ]
 
 

@@ -1,0 +1,4 @@
+"""Owns incidents: what is detected in the audit events, and the steps that an operator takes.
+
+Entry classes: `Detections`, `IncidentSteps` and `EvidenceExport`.
+"""

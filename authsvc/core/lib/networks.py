@@ -1,0 +1,22 @@
+"""Owns the reading of networks that operators write."""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_network(text: str) -> str:
+    """Return a network in CIDR notation, or an address as the network of it alone.
+
+    Mapped IPv4 (RFC 4291, 2.5.5.2) becomes IPv4.
+
+    Raises:
+        ValueError: It is neither, or bits beyond the prefix are set.
+    """
+    if not text.isascii() or "%" in text:
+        raise ValueError("neither an address nor a network")
+    network = ip_network(text)
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        first = int(network.network_address) & 0xFFFF_FFFF
+        return str(IPv4Network((IPv4Address(first), network.prefixlen - 96)))
+    return str(network)

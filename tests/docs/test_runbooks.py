@@ -1,0 +1,74 @@
+"""There is a runbook for every detection, and its commands work literally."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from authsvc.app.application import Application
+from authsvc.models.incidents import DetectionName, LoginMethod
+from tests.support.documents import REPOSITORY, Page, page
+
+FOLDER = REPOSITORY / "docs" / "runbooks"
+INDEX = page("docs/runbooks/README.md")
+RUNBOOKS = [INDEX, *(Page(FOLDER / f"{name.value}.md") for name in DetectionName)]
+_PATIENCE = 600.0
+_USER = "ada@example.com"
+
+
+async def sh(script: str, folder: Path, standard_input: str = "") -> str:
+    """Run a script as an operator would, and return what it prints; a failing command ends it."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-eux", "-c", script),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    async with asyncio.timeout(_PATIENCE):
+        output, errors = await process.communicate(standard_input.encode())
+    assert process.returncode == 0, (output + errors).decode()
+    return output.decode()
+
+
+def test_every_detection_has_a_runbook_and_the_index_names_it() -> None:
+    pages = {path.stem for path in FOLDER.glob("*.md")} - {"README"}
+    assert pages == {name.value for name in DetectionName}
+    listed = [row[0] for row in INDEX.tables("detection", "means")]
+    assert listed == [f"[`{name.value}`]({name.value}.md)" for name in DetectionName]
+
+
+def test_index_names_every_method() -> None:
+    listed = [row[0].strip("`") for row in INDEX.tables("`--method`", "refuses")]
+    assert listed == [method.value for method in LoginMethod]
+
+
+@pytest.mark.parametrize("runbook", RUNBOOKS[1:], ids=str)
+def test_runbook_says_what_it_means_and_how_to_set_it(runbook: Page) -> None:
+    assert "**Seen:**" in runbook.text
+    assert "**What else it may be:**" in runbook.text
+    assert [
+        line for line in runbook.text.splitlines() if line in {"## Look", "## Act", "## Afterwards"}
+    ] == ["## Look", "## Act", "## Afterwards"]
+
+
+@pytest.mark.world
+@pytest.mark.timeout(1_800)
+async def test_all_commands_of_all_runbooks_work(running: Application, tmp_path: Path) -> None:
+    """One service for all pages, each of which leaves nothing frozen."""
+    # A database without a signing key would have nothing to revoke; the service has made one.
+    assert running.grpc_port
+    await sh(f"authsvc users create {_USER} --password-stdin", tmp_path, "Correct-Horse-42-Staple")
+    for runbook in RUNBOOKS:
+        for block in runbook.blocks("sh"):
+            await sh(block, tmp_path)
+        status = json.loads(await sh("authsvc incident status --json", tmp_path))
+        assert status["freezes"] == [], str(runbook)
+        assert status["events"], str(runbook)
