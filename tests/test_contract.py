@@ -135,7 +135,11 @@ def test_documented_reasons_match_request_and_access(method: str) -> None:
     assert ("IMPERSONATION_NOT_ALLOWED" in reasons) == (
         takes_a_bearer
         or (access.bearer and not access.impersonated)
-        or method == "/authsvc.v1.AdminService/ImpersonateUser"
+        or method
+        in {
+            "/authsvc.v1.AdminService/ImpersonateUser",
+            "/authsvc.v1.SessionService/IssueSessionKey",
+        }
     )
 
 

@@ -19,6 +19,7 @@ _MAX_POSITIONAL = 3
 # Modules of core without a test file of their own: where they are tested, or why not at all.
 _TESTED_ELSEWHERE: Mapping[str, str] = {
     "accounts/administration": "tests/rpc/admin/test_accounts.py",
+    "accounts/impersonation": "tests/rpc/admin/test_impersonation.py",
     "accounts/own_data": "tests/rpc/account/test_own_data.py",
     "codes/redemption": "tests/core/codes/test_reclaim.py",
     "factors/challenges": "tests/core/login/test_second_factor.py",
@@ -38,7 +39,6 @@ _TESTED_ELSEWHERE: Mapping[str, str] = {
     "passwords/foreign_schemes": "tests/core/passwords/test_foreign_forms.py",
     "sessions/cache": "tests/core/revocations/test_cache.py",
     "sessions/reading": "tests/core/sessions/test_use.py",
-    "sessions/token_issuing": "tests/core/sessions/test_opening.py",
     "signing/jws": "tests/security/test_jwt_form.py",
     "signing/key_set": "tests/core/signing/test_signing_keys.py",
     "signing/token_claims": "tests/security/test_jwt_claims.py",

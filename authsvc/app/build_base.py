@@ -32,12 +32,11 @@ from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.sessions.cache import SessionCache
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -247,6 +246,26 @@ class BaseBuild:
         )
 
     @cached_property
+    def policies(self) -> Policies:
+        return Policies(
+            database=self.database,
+            limiter=self.rate_limiter,
+            definitions=self.definitions,
+            in_settings=policies_from(self.settings.rate_limits.all_policies()),
+            clock=self.clock,
+        )
+
+    @cached_property
+    def role_definitions(self) -> RoleDefinitions:
+        return RoleDefinitions(
+            database=self.database,
+            permissions=self.permissions,
+            definitions=self.definitions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
     def block_list(self) -> BlockList:
         blocks = BlockList(
             database=self.database,
@@ -283,26 +302,6 @@ class BaseBuild:
             blocks=self.block_list,
             violations=self.violations,
             settings=self.settings.blocks,
-            clock=self.clock,
-        )
-
-    @cached_property
-    def policies(self) -> Policies:
-        return Policies(
-            database=self.database,
-            limiter=self.rate_limiter,
-            definitions=self.definitions,
-            in_settings=policies_from(self.settings.rate_limits.all_policies()),
-            clock=self.clock,
-        )
-
-    @cached_property
-    def role_definitions(self) -> RoleDefinitions:
-        return RoleDefinitions(
-            database=self.database,
-            permissions=self.permissions,
-            definitions=self.definitions,
-            tokens=self.settings.tokens,
             clock=self.clock,
         )
 

@@ -41,6 +41,8 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "hello_name": "auth.example.com",
         "sender": "Example <login@example.com>",
         "delivery.webhook.url": "https://hooks.example.com/authsvc",
+        "audit.forward.syslog.host": "logs.example.com",
+        "audit.forward.webhook.url": "https://hooks.example.com/audit",
         "delivery.links": {"verify_email": "https://www.example.com/verify#{code}"},
         "providers.NAME.kind": "oidc",
         "client_id": "authsvc",
@@ -48,6 +50,9 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "outbound.no_proxy": [".internal", "10.0.0.0/8"],
         "api_keys.policy": "api",
         "unverified_accounts": "60d",
+        "cookie.domain": "example.com",
+        # The default name excludes a domain.
+        "cookie.name": "__Secure-session",
     }
 )
 _NAMES = MappingProxyType({"NAME": "example", "ROLE": "user"})

@@ -15,6 +15,7 @@ from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.listing import AuditListing
+from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.factors.own_factors import Factors
@@ -45,11 +46,11 @@ from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import SessionKeys
 from authsvc.core.session_keys.turn import TurnCredentials
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.refresh import SessionRefresh
+from authsvc.core.sessions.token_issuing import SessionCookies
 from authsvc.core.sessions.validation import SessionValidation
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.core.tokens.service_tokens import ServiceTokens
@@ -124,6 +125,7 @@ class UseCases:
     # Operation
     account_listing: AccountListing
     audit_listing: AuditListing
+    audit_watch: AuditWatch
     stored_messages: StoredMessages
     user_import: UserImport
     user_export: UserExport

@@ -97,14 +97,15 @@ async def find(
 
 
 # One statement, so that no session ends without a revocation and an event. Events are one for each
-# user, as if each user's sessions had been revoked on their own.
+# user, as if each user's sessions had been revoked on their own. The array keeps the update from
+# reading the whole table for a join.
 _END = """
 WITH chosen AS (
     SELECT s.session_id FROM sessions s WHERE s.session_id = ANY ($8) AND {selected}
     FOR NO KEY UPDATE OF s {locked}
 ), ended AS (
     UPDATE sessions s SET revoke_time = $1, revoke_reason = $9
-    FROM chosen WHERE s.session_id = chosen.session_id
+    WHERE s.session_id = ANY (ARRAY (SELECT session_id FROM chosen))
     RETURNING s.session_id, s.user_id, s.idle_expire_time > $1 AS was_active
 ), announced AS (
     INSERT INTO revocations (session_id, revoke_time) SELECT session_id, $1 FROM ended

@@ -110,6 +110,36 @@ def test_sessions_are_listed_by_page_and_revoked(command: Command, workspace: Wo
 
 
 @pytest.mark.slow
+def test_sessions_of_many_users_are_revoked_after_a_question(
+    command: Command, workspace: Workspace
+) -> None:
+    ada, bob = create(command, "ada@example.com", "bob@example.com")
+    open_sessions(workspace, ada, 2)
+    (kept,) = open_sessions(workspace, bob, 1)
+    of_ada = ["sessions", "revoke-all", "--user", ada, "--network", "192.0.2.0/24"]
+    assert command(*of_ada, "--dry-run").stdout == "2 sessions would be revoked.\n"
+    for options in ([], ["--json"]):
+        unasked = command(*of_ada, *options)
+        assert (unasked.exit_code, unasked.stdout, unasked.stderr.count("\n")) == (1, "", 1)
+        assert "--yes" in unasked.stderr
+    assert rows(command, *of_ada, "--dry-run") == {"revoked_count": 2, "dry_run": True}
+    assert rows(command, *of_ada, "--yes") == {"revoked_count": 2, "dry_run": False}
+    assert rows(command, "sessions", "list", ada) == []
+    everything = ["sessions", "revoke-all", "--all"]
+    for none in (["--older-than", "1h"], ["--method", "otp"], ["--impersonated"]):
+        assert rows(command, *everything[:2], *none, "--yes")["revoked_count"] == 0
+    assert [row["session_id"] for row in rows(command, "sessions", "list", bob)] == [kept]
+    assert command(*everything, "--yes").stdout == "1 session revoked.\n"
+    for mistake in (
+        *([], ["--all", "--method", "pwd"], ["--all", "--user", ada], ["--user", NOBODY]),
+        *(["--older-than", "x"], ["--older-than", "1h", "--created-before", "2026-01-01"]),
+        *(["--created-before", "x"], ["--created-after", ""], ["--network", "192.0.2.1/24"]),
+    ):
+        result = command("sessions", "revoke-all", *mistake, "--yes")
+        assert (result.exit_code, result.stderr.count("\n")) == (1, 1), mistake
+
+
+@pytest.mark.slow
 def test_rate_limits_are_shown_charged_and_reset(command: Command) -> None:
     policies = {row["policy"]: row for row in rows(command, "ratelimit", "show")}
     assert set(policies) == {"api", "login", "upload"}
@@ -149,6 +179,59 @@ def test_audit_log_is_shown_by_page(command: Command) -> None:
     assert " user.create " in line
     assert f"user_id={everything[2]['user_id']}" in line
     assert command("audit", "tail", "-f", "--before", NOBODY).exit_code == 1
+
+
+def test_audit_log_is_listed_by_filter_and_page(command: Command) -> None:
+    ids = create(command, "ada@example.com", "bob@example.com")
+    assert command("users", "disable", ids[0]).exit_code == 0
+
+    def events(*arguments: str) -> list[str]:
+        result = command("audit", "list", "--json", *arguments)
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["type"] for line in result.stdout.splitlines()]
+
+    assert events() == ["user.disable", "user.create", "user.create"]
+    assert events("--user", ids[0]) == ["user.disable", "user.create"]
+    assert events("--type", "user.create", "--type", "user.enable") == ["user.create"] * 2
+    assert events("--end", "2026-01-01") == events("--start", "2999-01-01T00:00Z") == []
+    assert events("--network", "192.0.2.0/24") == events("--caller", "nobody") == []
+    first = command("audit", "list", "-n", "2")
+    token = first.stderr.split()[-1]
+    assert events("--page-token", token) == ["user.create"]
+    for words in (
+        ("--type", "user.typo"),
+        ("--network", "192.0.2.1/24"),
+        ("--start", "yesterday"),
+        ("--page-token", token, "--user", ids[0]),
+    ):
+        result = command("audit", "list", *words)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_audit_log_is_watched_and_continued(
+    command: Command, workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    files = ["-c", str(workspace.config), "--secrets", str(workspace.secrets)]
+
+    def watch(*more: str) -> Process:
+        watcher = start("audit", "watch", "--type", "user.create", *more, *files)
+        watcher.wait_for("log_follower_up")
+        return watcher
+
+    watcher = watch()
+    (ada,) = create(command, "ada@example.com")
+    watcher.wait_for(f"user.create user_id={ada}")
+    watcher.send(signal.SIGINT)
+    assert watcher.end() == 0
+    cursor = watcher.output.split()[-1]
+    (bob,) = create(command, "bob@example.com")
+    watcher = watch("--cursor", cursor)
+    watcher.wait_for(f"user.create user_id={bob}")
+    watcher.send(signal.SIGINT)
+    assert watcher.end() == 0
+    assert ada not in watcher.output
 
 
 @pytest.mark.slow

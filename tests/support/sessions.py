@@ -17,14 +17,13 @@ from authsvc.core.lib.sealing import Keyring
 from authsvc.core.lib.slices import Slices
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.cache import SessionCache
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.ending import SessionEnding
 from authsvc.core.sessions.listing import SessionListing
 from authsvc.core.sessions.opening import SessionOpening
 from authsvc.core.sessions.reading import SessionReader
 from authsvc.core.sessions.refresh import SessionRefresh
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
-from authsvc.core.sessions.token_issuing import TokenIssuer
+from authsvc.core.sessions.token_issuing import SessionCookies, TokenIssuer
 from authsvc.core.sessions.validation import SessionCheck, SessionResult, SessionValidation
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.signing_keys import SigningKeys

@@ -16,7 +16,8 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import BruteForceSettings, DetectionSettings, DetectionsSettings
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock

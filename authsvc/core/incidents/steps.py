@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from authsvc.core.accounts.administration import UserAdministration
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.signing.signing_keys import SigningKeys

@@ -1,10 +1,50 @@
-"""Owns the issuing of a session's tokens: an access token, the current refresh token, a cookie."""
+"""Owns what the holder of a session gets: its tokens, and the cookie that carries its secret."""
 
-from authsvc.core.sessions.cookies import SessionCookies
+from datetime import datetime
+
+from authsvc.config import CookieSettings
 from authsvc.core.sessions.refresh_tokens import RefreshTokenCodec
 from authsvc.core.signing.access_tokens import AccessTokens
+from authsvc.models.clock import Clock
 from authsvc.models.sessions import Session
 from authsvc.models.tokens import Tokens
+
+
+class SessionCookies:
+    """Writes Set-Cookie headers (RFC 6265bis); they are "" without settings for the cookie.
+
+    The characters of session tokens need no quoting.
+    """
+
+    def __init__(self, settings: CookieSettings | None, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+
+    def setting(self, session_token: str, end: datetime) -> str:
+        """Return the header that sets the cookie to a session's token until the session's `end`.
+
+        `end` is the session's absolute expiry: idle sessions end earlier, but the cookie isn't set
+        again when a session is extended.
+        """
+        return self._header(session_token, round((end - self._clock.now()).total_seconds()))
+
+    def removal(self) -> str:
+        """Return the header that removes the cookie."""
+        return self._header("", 0)
+
+    def _header(self, value: str, max_age: int) -> str:
+        cookie = self._settings
+        if cookie is None:
+            return ""
+        parts = [f"{cookie.name}={value}", f"Max-Age={max_age}", f"Path={cookie.path}"]
+        if cookie.domain is not None:
+            parts.append(f"Domain={cookie.domain}")
+        if cookie.secure:
+            parts.append("Secure")
+        if cookie.http_only:
+            parts.append("HttpOnly")
+        parts.append(f"SameSite={cookie.same_site.capitalize()}")
+        return "; ".join(parts)
 
 
 class TokenIssuer:

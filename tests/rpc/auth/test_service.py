@@ -8,11 +8,11 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, QuotaFailure, RetryInfo
 
-from authsvc.config import Settings
+from authsvc.config import CookieSettings, Settings
 from authsvc.v1 import auth_service_pb2 as pb
 from authsvc.v1.account_service_pb2 import GetAccountRequest
 from authsvc.v1.common_pb2 import ClientContext
-from authsvc.v1.session_service_pb2 import ValidateSessionRequest
+from authsvc.v1.session_service_pb2 import RevokeSessionRequest, ValidateSessionRequest
 from tests.support.accounts import EMAIL, IP, OTHER_IP, PASSWORD, WRONG
 from tests.support.clock import FakeClock
 from tests.support.probe import failure, outcome, reason_of, with_changes
@@ -214,3 +214,37 @@ async def test_full_queue_sheds_logins_with_retry_after(
     overloaded = reasons["OVERLOADED"]
     assert overloaded.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(overloaded, RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+# Cookies
+
+
+async def test_answers_that_open_a_session_carry_its_cookie(
+    start_service: StartService, live_settings: Settings
+) -> None:
+    settings = with_changes(live_settings, "sessions", cookie=CookieSettings())
+    service = await start_service(settings)
+    logged_in = await service.new_session()
+    created = await service.create_session(logged_in.user_id)
+    for tokens in (logged_in, created):
+        name, _, rest = tokens.set_cookie.partition("=")
+        value, _, attributes = rest.partition("; ")
+        assert (name, value) == ("__Host-session", tokens.session_token)
+        assert attributes == "Max-Age=2592000; Path=/; Secure; HttpOnly; SameSite=Lax"
+    # The session token stays the same, and so does its cookie.
+    refreshed = await service.refresh(logged_in.refresh_token)
+    assert (refreshed.session_token, refreshed.set_cookie) == ("", "")
+    removal = "__Host-session=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
+    out = await service.auth().Logout(pb.LogoutRequest(refresh_token=refreshed.refresh_token))
+    assert out.clear_cookie == removal
+    ended = await service.sessions().RevokeSession(
+        RevokeSessionRequest(session_id=created.session_id)
+    )
+    assert ended.clear_cookie == removal
+
+
+async def test_without_the_setting_there_is_no_cookie(service: Service) -> None:
+    tokens = await service.new_session()
+    assert tokens.set_cookie == ""
+    out = await service.auth().Logout(pb.LogoutRequest(refresh_token=tokens.refresh_token))
+    assert out.clear_cookie == ""

@@ -9,8 +9,8 @@ import pytest
 from yarl import URL
 
 from authsvc.config import CookieSettings
-from authsvc.core.sessions.cookies import SessionCookies
 from authsvc.core.sessions.secrets import new_session_token
+from authsvc.core.sessions.token_issuing import SessionCookies
 from tests.support.clock import FakeClock
 
 HOUR = timedelta(hours=1)
