@@ -90,10 +90,24 @@ class DetectionsSettings(Section):
     interval: Annotated[Duration, Between("1s", "5m")] = Field(
         timedelta(seconds=5), description="How often one of the replicas looks."
     )
-    password_spraying: SprayingSettings = SprayingSettings()
-    credential_stuffing: StuffingSettings = StuffingSettings()
-    mass_password_reset: MassResetSettings = MassResetSettings()
-    refresh_reuse: RefreshReuseSettings = RefreshReuseSettings()
-    new_devices: NewDevicesSettings = NewDevicesSettings()
-    admin_volume: AdminVolumeSettings = AdminVolumeSettings()
-    key_compromise: KeyCompromiseSettings = KeyCompromiseSettings()
+    password_spraying: SprayingSettings = Field(
+        SprayingSettings(), description="One network tries few passwords at many accounts."
+    )
+    credential_stuffing: StuffingSettings = Field(
+        StuffingSettings(), description="Passwords stolen elsewhere are tried at many accounts."
+    )
+    mass_password_reset: MassResetSettings = Field(
+        MassResetSettings(), description="Passwords of many accounts are reset at once."
+    )
+    refresh_reuse: RefreshReuseSettings = Field(
+        RefreshReuseSettings(), description="Used refresh tokens of many users are presented again."
+    )
+    new_devices: NewDevicesSettings = Field(
+        NewDevicesSettings(), description="Many users log in from one network, on new devices."
+    )
+    admin_volume: AdminVolumeSettings = Field(
+        AdminVolumeSettings(), description="One caller changes unusually much."
+    )
+    key_compromise: KeyCompromiseSettings = Field(
+        KeyCompromiseSettings(), description="Signing keys are revoked."
+    )

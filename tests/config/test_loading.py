@@ -144,7 +144,7 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "settings: callers has duplicate identities: dns:a",
         ),
         (
-            "[rate_limits.policies.x]\nrequests = 0\nwindow = '1s'",
+            "[rate_limits.policies.x]\nrequests = -1\nwindow = '1s'",
             "rate_limits.policies.x.requests: got an integer: ",
         ),
         (
