@@ -14,6 +14,7 @@ from authsvc.config import Settings
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.forwarding import AuditForwarding
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.requests import CodeLimits
@@ -52,6 +53,7 @@ from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
+from authsvc.outbound.audit_target import audit_target
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -146,6 +148,23 @@ def open_deliverer(
     )
     parts.doorbell.answer(Channel.OUTBOX, deliverer.wake)
     return deliverer
+
+
+def open_forwarding(
+    parts: Parts, settings: Settings, count: Callable[[str, int], object]
+) -> AuditForwarding | None:
+    """Return what forwards audit events, or None without a target; `count` is told of each batch.
+
+    Raises:
+        ConfigError: A file named in `audit.forward` can't be used.
+    """
+    forward = settings.audit.forward
+    target = audit_target(forward, proxy_rules(settings.outbound), parts.clock)
+    if target is None:
+        return None
+    return AuditForwarding(
+        database=parts.database, target=target, settings=forward, clock=parts.clock, count=count
+    )
 
 
 def handlers(use: UseCases) -> list[object]:

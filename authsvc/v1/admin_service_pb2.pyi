@@ -308,7 +308,9 @@ class AuditEventFilter(_message.Message):
     session_id: _builtins.str
     """The session that the event concerns: a UUID."""
     caller: _builtins.str
-    """The calling service's identity, or `cli` or `system`; at most 512 bytes."""
+    """The calling service's identity, `cli:` and a name, or `system`; at most 512
+    bytes.
+    """
     network: _builtins.str
     """The end user's address is this one, or in this network, such as
     192.0.2.0/24 or 2001:db8::/32.
@@ -360,8 +362,8 @@ class AuditEvent(_message.Message):
     type: _builtins.str
     """Its type, such as `user.login`. More will be added."""
     caller: _builtins.str
-    """The calling service's identity, or `cli` for an operator's command, or
-    `system` for the service itself.
+    """The calling service's identity; or, for a command, `cli:` and the name of
+    the operating system's user; or `system` for the service itself.
     """
     request_id: _builtins.str
     """The id of the call. Empty if it was none."""

@@ -40,7 +40,7 @@ def test_user_is_changed_by_commands(command: Command) -> None:
     assert (user["display_name"], user["email"], user["verified"]) == ("Countess", GRACE, False)
     assert shown(command, "update", GRACE, "--verified")["verified"]
     assert shown(command, "set-roles", GRACE, "--none")["roles"] == []
-    assert shown(command, "set-roles", GRACE, "user", "admin")["roles"] == ["user", "admin"]
+    assert shown(command, "set-roles", GRACE, "user", "user")["roles"] == ["user"]
     assert shown(command, "disable", GRACE)["status"] == UserStatus.DISABLED
     assert shown(command, "enable", GRACE)["status"] == UserStatus.ACTIVE
     assert shown(command, "unlock", GRACE)["failed_logins"] == 0

@@ -37,6 +37,8 @@ class EventSchema:
 _KEY = {"key_id": TEXT}
 _FACTOR = {"factor": TEXT, "kind": TEXT}
 _TOKEN = {"token_id": TEXT, "audiences": LIST, "scopes": LIST, "expire_time": TEXT}
+_OVERRIDE = {"policy": TEXT, "key_sha256": TEXT}
+_FREEZE = {"freeze_id": TEXT, "methods": LIST, "network": TEXT}
 _MESSAGE = {"message_id": TEXT, "kind": TEXT}
 
 SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
@@ -46,8 +48,9 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
             {"provider": TEXT, "verified": BOOLEAN},
         ),
         "user.login": EventSchema(
-            "A login succeeded and opened a session; `replaced` are the sessions that it ended.",
-            {"methods": LIST, "replaced": LIST},
+            "A login succeeded and opened a session; `replaced` are the sessions that it ended, and"
+            " `new_device` says that the user never logged in from the device before.",
+            {"methods": LIST, "replaced": LIST, "new_device": BOOLEAN},
         ),
         "user.login_failure": EventSchema(
             "An attempt to log in, or to prove a credential, failed. Without a user if the account"
@@ -66,7 +69,16 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "user.create": EventSchema("An operator created an account.", {"verified": BOOLEAN}),
         "user.disable": EventSchema("An operator disabled an account; all its sessions ended."),
         "user.enable": EventSchema("An operator enabled an account again."),
-        "user.update": EventSchema("The user changed the account's name."),
+        "user.update": EventSchema(
+            "The user changed the account's name, or an operator its `fields`.", {"fields": LIST}
+        ),
+        "user.roles_set": EventSchema(
+            "An operator changed the roles of a user.", {"added": LIST, "removed": LIST}
+        ),
+        "user.unlock": EventSchema("An operator had the failed logins of a user forgotten."),
+        "user.password_change_require": EventSchema(
+            "An operator decided that a user's password opens no more sessions until it is changed."
+        ),
         "user.delete": EventSchema("An account was erased, with the personal data of its events."),
         "user.data_export": EventSchema("The user exported all data held on the account."),
         "user.owner_arrived": EventSchema(
@@ -79,7 +91,8 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "user.email_change": EventSchema("The account's address was changed."),
         "user.password_change": EventSchema("The user changed the password."),
         "user.password_reset_request": EventSchema(
-            "A code was requested to reset the password.", {"purpose": TEXT}
+            "A code was requested to reset the password, by the user or an operator (`delivery`).",
+            {"purpose": TEXT, "delivery": TEXT},
         ),
         "user.password_reset": EventSchema("The password was reset; all sessions ended."),
         "user.code_request": EventSchema(
@@ -88,7 +101,10 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "users.import": EventSchema(
             "A batch of users was imported.", {"imported": NUMBER, "skipped": NUMBER}
         ),
-        "users.export": EventSchema("All users were exported.", {"with_passwords": BOOLEAN}),
+        "users.export": EventSchema(
+            "All users were exported, or the rest of them (`resumed`).",
+            {"with_passwords": BOOLEAN, "resumed": BOOLEAN},
+        ),
         "session.create": EventSchema(
             "A caller opened a session for a user whom it had authenticated itself.",
             {"methods": LIST, "replaced": LIST},
@@ -105,6 +121,32 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "session.revoke": EventSchema(
             "A session, or several of a user (`sessions`), were ended.",
             {"reason": TEXT, "sessions": LIST},
+        ),
+        "session.revoke_all": EventSchema(
+            "An operator ends all sessions that meet the criteria. At the `stage` begin it says"
+            " was asked for, at the stage end how many sessions ended.",
+            {
+                "stage": TEXT,
+                "count": NUMBER,
+                "created_before": TEXT,
+                "created_after": TEXT,
+                "network": TEXT,
+                "authentication_method": TEXT,
+                "users": LIST,
+                "impersonated_only": BOOLEAN,
+            },
+        ),
+        "session.impersonate": EventSchema(
+            "An operator opened a session in the name of a user. Every event of that session has"
+            " `impersonator`, the operator's caller.",
+            {"reason": TEXT, "expire_time": TEXT},
+        ),
+        "session_key.issue": EventSchema(
+            "A public key was attested for a session.",
+            {**_KEY, "kind": TEXT, "purpose": TEXT, "expire_time": TEXT},
+        ),
+        "turn_credentials.create": EventSchema(
+            "Credentials for TURN servers were made for a session.", {"expire_time": TEXT}
         ),
         "factor.enroll": EventSchema("A second factor was enrolled.", _FACTOR),
         "factor.remove": EventSchema("A second factor was removed.", _FACTOR),
@@ -143,6 +185,81 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
             "Another signing key signs from now on.", {**_KEY, "algorithm": TEXT}
         ),
         "key.revoke": EventSchema("A signing key was revoked, with all that it had signed.", _KEY),
+        "key.reseal": EventSchema(
+            "An operator began to seal everything with the newest key of the keyring.", _KEY
+        ),
+        "policy.put": EventSchema(
+            "A policy was defined at run time, or changed.",
+            {
+                "policy": TEXT,
+                "algorithm": TEXT,
+                "requests": NUMBER,
+                "window_seconds": TEXT,
+                "burst": NUMBER,
+                "durable": BOOLEAN,
+                "unlimited": BOOLEAN,
+                "shadow": BOOLEAN,
+            },
+        ),
+        "policy.delete": EventSchema("A policy defined at run time was deleted.", {"policy": TEXT}),
+        "policy.override_put": EventSchema(
+            "Something else was made to hold for one key of a policy.",
+            {**_OVERRIDE, "effect": TEXT, "requests": NUMBER, "burst": NUMBER, "expire_time": TEXT},
+        ),
+        "policy.override_delete": EventSchema("An override was deleted.", _OVERRIDE),
+        "role.put": EventSchema(
+            "A role was defined at run time, or changed. Lifetimes are there where they are set.",
+            {
+                "role": TEXT,
+                "permissions": LIST,
+                "requires_second_factor": BOOLEAN,
+                "idle_lifetime_seconds": TEXT,
+                "absolute_lifetime_seconds": TEXT,
+                "access_token_lifetime_seconds": TEXT,
+            },
+        ),
+        "role.delete": EventSchema(
+            "A role defined at run time was deleted; `user_count` users had it.",
+            {"role": TEXT, "user_count": NUMBER},
+        ),
+        "ip.block": EventSchema(
+            "A network was blocked, by an operator or, if `automatic`, because of its violations.",
+            {"network": TEXT, "until": TEXT, "reason": TEXT, "automatic": BOOLEAN},
+        ),
+        "ip.unblock": EventSchema("The block of a network was lifted.", {"network": TEXT}),
+        "detection.raise": EventSchema(
+            "A detection found more than its threshold allows. The network is the event's `ip` with"
+            " `prefix`; `subject` is what else it is about.",
+            {
+                "detection": TEXT,
+                "count": NUMBER,
+                "threshold": NUMBER,
+                "window_seconds": NUMBER,
+                "prefix": NUMBER,
+                "subject": TEXT,
+            },
+        ),
+        "incident.freeze": EventSchema(
+            "Logins were frozen.", {**_FREEZE, "expire_time": TEXT, "reason": TEXT}
+        ),
+        "incident.unfreeze": EventSchema("A freeze was lifted.", {**_FREEZE, "reason": TEXT}),
+        "incident.end_sessions": EventSchema(
+            "Sessions were ended because of an incident.", {"count": NUMBER, "reason": TEXT}
+        ),
+        "incident.rotate_key": EventSchema(
+            "The signing key was rotated because of an incident.", {**_KEY, "reason": TEXT}
+        ),
+        "incident.revoke_key": EventSchema(
+            "A signing key was revoked because of an incident.", {**_KEY, "reason": TEXT}
+        ),
+        "incident.require_password_change": EventSchema(
+            "Users were made to change their passwords because of an incident.",
+            {"count": NUMBER, "reason": TEXT},
+        ),
+        "incident.export": EventSchema(
+            "The evidence of a time span was exported.",
+            {"since": TEXT, "until": TEXT, "checksum": TEXT, "reason": TEXT},
+        ),
     }
 )
 

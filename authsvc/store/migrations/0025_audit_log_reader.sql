@@ -7,16 +7,15 @@ ALTER TABLE audit_events ADD COLUMN transaction_id xid8 NOT NULL DEFAULT '0';
 ALTER TABLE audit_events ALTER COLUMN transaction_id SET DEFAULT pg_current_xact_id();
 CREATE INDEX audit_events_transaction_id ON audit_events (transaction_id, event_id);
 
--- How far audit events have been forwarded, for each target. The replica that holds the claim
+-- How far audit events have been forwarded, for each target. Only the replica that holds the claim
 -- forwards; the position is stored after the target has confirmed, so what is sent again after a
 -- crash has the same event ids.
 CREATE TABLE audit_forwards (
-    target         text PRIMARY KEY,
-    -- Identifies the claim: another one is made whenever a replica takes it over.
-    claim_id       uuid NOT NULL,
-    claim_until    timestamptz NOT NULL,
-    -- NULL until the first event has been confirmed, or while those of a time span are repeated.
-    position       jsonb,
-    -- Every event of an earlier time has been forwarded.
-    forwarded_until timestamptz NOT NULL
+    target        text PRIMARY KEY,
+    holder_id     uuid NOT NULL,
+    claim_until   timestamptz NOT NULL,
+    -- NULL while a time span is forwarded, because the server's run has ended.
+    position      text,
+    -- Every event that was committed before this time has been forwarded.
+    forward_time  timestamptz NOT NULL
 );
