@@ -67,7 +67,9 @@ async def add_events(database: Database, clock: FakeClock, *ips: str | None) -> 
     async with database.transaction() as connection:
         for ip in ips:
             client = ClientContext(ip, "Browser/1")
-            event = AuditEvent(AuditType.LOGIN, Call("r", "c"), client=client, detail={"a": 1})
+            event = AuditEvent(
+                AuditType.LOGIN, Call("r", "c"), client=client, detail={"methods": ("pwd",)}
+            )
             await record_event(connection, clock.now(), event)
 
 

@@ -56,7 +56,7 @@ UNREAD = {
     "outbox": {"sealed_content", "user_id"},
     "challenges": {"token_hash", "passkey", "sealed_account", "user_id"},
     "identities": {"user_id"},
-    "audit_events": {"user_id"},
+    "audit_events": {"transaction_id", "user_id"},
 }
 
 
