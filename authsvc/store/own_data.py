@@ -91,7 +91,7 @@ LARGE: Mapping[str, str] = MappingProxyType(
     {
         "session": """
             SELECT session_id, create_time, last_use_time, authentication_time, refresh_time,
-                idle_expire_time, absolute_expire_time, host(ip) AS ip,
+                idle_expire_time, idle_lifetime, absolute_expire_time, host(ip) AS ip,
                 host(other_ip) AS other_ip, user_agent, device_id, authentication_methods,
                 refresh_counter, refresh_burned, revoke_time, revoke_reason, end_time, impersonator
             FROM sessions WHERE user_id = $1 AND session_id > $2 ORDER BY session_id LIMIT $3""",
