@@ -175,6 +175,8 @@ def watch(
             reading = asyncio.create_task(parts.use.audit_watch.run())
             try:
                 async for events in parts.use.audit_watch.watch("cli", wanted, cursor):
+                    if reached == cursor:
+                        print("watching; press Ctrl-C to end", file=sys.stderr, flush=True)
                     for row in events.rows:
                         _print(row, as_json=as_json)
                     reached = events.cursor

@@ -217,7 +217,7 @@ def test_audit_log_is_watched_and_continued(
 
     def watch(*more: str) -> Process:
         watcher = start("audit", "watch", "--type", "user.create", *more, *files)
-        watcher.wait_for("log_follower_up")
+        watcher.wait_for("watching")
         return watcher
 
     watcher = watch()
