@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
-from authsvc.config import ImportSettings, Settings, TurnSettings
+from authsvc.config import DetectionsSettings, ImportSettings, Settings, TurnSettings
 from authsvc.core.api_keys.key_text import new_api_key
 from authsvc.dev.authenticator import Authenticator
 from authsvc.rpc.access import ACCESS
@@ -446,6 +447,8 @@ async def attack(
         "codes": unlimited_codes(),
         "oauth": oauth_requests.oauth_settings(provider),
         "imports": ImportSettings(max_parallel=AT_ONCE),
+        # An attack raises detections, which are stored whenever they are looked for.
+        "detections": DetectionsSettings(interval=timedelta(minutes=5)),
         "turn": TurnSettings(uris=("turn:127.0.0.1",), secrets=(SecretStr("shared-with-turn"),)),
     }
     service = await start_service(live_settings.model_copy(update=changes), clock)

@@ -139,7 +139,7 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "session.impersonate": EventSchema(
             "An operator opened a session in the name of a user. Every event of that session has"
             " `impersonator`, the operator's caller.",
-            {"reason": TEXT, "expire_time": TEXT},
+            {"impersonator": TEXT, "reason": TEXT, "expire_time": TEXT},
         ),
         "session_key.issue": EventSchema(
             "A public key was attested for a session.",

@@ -56,7 +56,8 @@ UNREAD = {
     "outbox": {"sealed_content", "user_id"},
     "challenges": {"token_hash", "passkey", "sealed_account", "user_id"},
     "identities": {"user_id"},
-    "audit_events": {"transaction_id", "user_id"},
+    # The transaction is the position in the log, for those who follow it.
+    "audit_events": {"user_id", "transaction_id"},
 }
 
 
