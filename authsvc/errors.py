@@ -21,7 +21,8 @@ ServiceError
 ├── StoreUnavailable      STORE_UNAVAILABLE
 ├── ProviderUnavailable   PROVIDER_UNAVAILABLE
 ├── ProviderMisconfigured PROVIDER_MISCONFIGURED
-└── ServiceStopping       SERVICE_STOPPING
+├── ServiceStopping       SERVICE_STOPPING
+└── CursorTooOld          CURSOR_TOO_OLD
 
 ServerError is for the operator: the service can't start listening.
 """
@@ -81,6 +82,7 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     PASSWORD_CHANGE_REQUIRED = "PASSWORD_CHANGE_REQUIRED"  # noqa: S105 - a reason's name
     USER_DISABLED = "USER_DISABLED"
+    CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
     INTERNAL = "INTERNAL"
 
 
@@ -224,6 +226,13 @@ class ServiceStopping(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(Reason.SERVICE_STOPPING, "This replica is stopping; call another.")
+
+
+class CursorTooOld(ServiceError):
+    """The cursor can't be continued; begin without one."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.CURSOR_TOO_OLD, "The cursor can't be continued; begin anew.")
 
 
 class ServerError(Exception):

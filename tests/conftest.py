@@ -3,7 +3,11 @@
 import pytest
 from hypothesis import settings
 
+from authsvc.core.audit import schema
 from tests.support.clock import FakeClock
+
+# An event with an undeclared detail fails its test.
+schema.strict = True
 
 pytest_plugins = [
     "tests.support.selection",

@@ -52,11 +52,6 @@ NAMELESS = "nameless"
 CALLERS = [*(role.value for role in Role), STRANGER, NAMELESS]
 
 
-# Beside those that take an access token of the user.
-MAY_CONCERN_IMPERSONATION = {
-    "/authsvc.v1.AdminService/ImpersonateUser",
-    "/authsvc.v1.SessionService/IssueSessionKey",
-}
 SERVED = OWN | methods_of(health_pb2, reflection_pb2)
 SERVED |= {
     name.replace("v1alpha", "v1"): method for name, method in SERVED.items() if "v1alpha" in name
@@ -140,7 +135,11 @@ def test_documented_reasons_match_request_and_access(method: str) -> None:
     assert ("IMPERSONATION_NOT_ALLOWED" in reasons) == (
         takes_a_bearer
         or (access.bearer and not access.impersonated)
-        or method in MAY_CONCERN_IMPERSONATION
+        or method
+        in {
+            "/authsvc.v1.AdminService/ImpersonateUser",
+            "/authsvc.v1.SessionService/IssueSessionKey",
+        }
     )
 
 

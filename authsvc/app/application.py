@@ -10,11 +10,12 @@ import structlog
 
 from authsvc.app.addresses import with_port
 from authsvc.app.background import Background, background_jobs
-from authsvc.app.build import Parts, handlers, open_deliverer, open_parts
+from authsvc.app.build import Parts, handlers, open_deliverer, open_forwarding, open_parts
 from authsvc.app.reload import Reload, Reloaded
 from authsvc.app.server import Server
 from authsvc.app.web import Web
 from authsvc.config import Settings
+from authsvc.core.audit.forwarding import AuditForwarding
 from authsvc.core.lib.clock import DatabaseClock
 from authsvc.core.lib.last_use import LastUse
 from authsvc.core.limits.limiter import policies_from
@@ -129,6 +130,7 @@ class Application:
         _measure_reload(self._reload, metrics)
         _measure_incidents(parts, metrics)
         deliverer = self._open_deliverer(parts, metrics)
+        forwarding = self._open_forwarding(parts, metrics)
         self.web = Web(
             settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
         )
@@ -144,8 +146,12 @@ class Application:
         self._stack.push_async_callback(parts.violations.flush)
         self._stack.push_async_callback(_flush, parts.session_last_use)
         self._stack.push_async_callback(_flush, parts.api_key_last_use)
+        if forwarding:
+            self._stack.push_async_callback(forwarding.stop)
         background = Background(
-            background_jobs(parts, deliverer, self._watch_health, self._watch_certificate)
+            background_jobs(
+                parts, deliverer, forwarding, self._watch_health, self._watch_certificate
+            )
         )
         self._stack.push_async_callback(background.stop)
         self._stack.push_async_callback(deliverer.stop, _DELIVERY_PATIENCE)
@@ -183,6 +189,23 @@ class Application:
             lambda: float(deliverer.abandoned),
         )
         return deliverer
+
+    def _open_forwarding(self, parts: Parts, metrics: Metrics) -> AuditForwarding | None:
+        batches = metrics.add_counter(
+            "authsvc_audit_events_forwarded",
+            "Audit events sent to audit.forward, by outcome; each failure is sent again.",
+            ("outcome",),
+        )
+        forwarding = open_forwarding(
+            parts, self._settings, lambda outcome, count: batches.labels(outcome).inc(count)
+        )
+        if forwarding:
+            metrics.add_gauge(
+                "authsvc_audit_forward_lag_seconds",
+                "Time since the moment until which all audit events have been forwarded.",
+                forwarding.lag,
+            )
+        return forwarding
 
     async def _watch_health(self) -> None:
         # Until both ports listen, the service is not ready, whatever the database says.

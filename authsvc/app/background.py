@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from authsvc.app.build import Parts
+from authsvc.core.audit.forwarding import AuditForwarding
 from authsvc.core.messages.delivery import Deliverer
 
 log = structlog.get_logger("authsvc.service")
@@ -25,6 +26,7 @@ class Job:
 def background_jobs(
     parts: Parts,
     deliverer: Deliverer,
+    forwarding: AuditForwarding | None,
     watch_health: Callable[[], Awaitable[None]],
     watch_certificate: Callable[[], Awaitable[None]],
 ) -> Sequence[Job]:
@@ -39,11 +41,13 @@ def background_jobs(
         Job("last-use", parts.session_last_use.run),
         Job("last-use-of-api-keys", parts.api_key_last_use.run),
         Job("signing-keys", parts.use.signing_keys.run),
+        Job("audit-watch", parts.use.audit_watch.run),
         Job("retention", parts.use.retention.run),
         Job("detections", parts.use.detections.run),
         Job("delivery", deliverer.run),
         Job("health", watch_health),
         Job("certificate", watch_certificate),
+        *((Job("audit-forward", forwarding.run),) if forwarding else ()),
     )
 
 

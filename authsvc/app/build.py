@@ -14,7 +14,9 @@ from authsvc.config import Settings
 from authsvc.core.accounts.own_data import AccountData
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.audit.forwarding import AuditForwarding
 from authsvc.core.audit.listing import AuditListing
+from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.requests import CodeLimits
 from authsvc.core.factors.passkeys import Passkeys
 from authsvc.core.incidents.detections import Detections
@@ -51,6 +53,7 @@ from authsvc.core.user_transfer.importing import UserImport
 from authsvc.models.clock import Clock
 from authsvc.models.ids import ApiKeyId, SessionId
 from authsvc.models.revocations import Revocation
+from authsvc.outbound.audit_target import audit_target
 from authsvc.outbound.http import open_session
 from authsvc.outbound.proxy import proxy_rules
 from authsvc.outbound.transport import build_transport
@@ -86,9 +89,9 @@ class Parts:
     brute_force: BruteForce
     code_limits: CodeLimits
     passkeys: Passkeys
+    breached_passwords: BreachedPasswords | None
     block_list: BlockList
     violations: Violations
-    breached_passwords: BreachedPasswords | None
 
 
 @asynccontextmanager
@@ -147,6 +150,23 @@ def open_deliverer(
     return deliverer
 
 
+def open_forwarding(
+    parts: Parts, settings: Settings, count: Callable[[str, int], object]
+) -> AuditForwarding | None:
+    """Return what forwards audit events, or None without a target; `count` is told of each batch.
+
+    Raises:
+        ConfigError: A file named in `audit.forward` can't be used.
+    """
+    forward = settings.audit.forward
+    target = audit_target(forward, proxy_rules(settings.outbound), parts.clock)
+    if target is None:
+        return None
+    return AuditForwarding(
+        database=parts.database, target=target, settings=forward, clock=parts.clock, count=count
+    )
+
+
 def handlers(use: UseCases) -> list[object]:
     """Return the handlers of all gRPC services."""
     return [
@@ -178,9 +198,9 @@ class _Build(AccountBuild):
             brute_force=self.brute_force,
             code_limits=self.code_limits,
             passkeys=self.passkeys,
+            breached_passwords=self.breached_passwords,
             block_list=self.block_list,
             violations=self.violations,
-            breached_passwords=self.breached_passwords,
         )
 
     def use_cases(self) -> UseCases:
@@ -225,12 +245,13 @@ class _Build(AccountBuild):
             api_keys=self.api_keys,
             api_key_validation=self.api_key_validation,
             rate_limiter=self.rate_limiter,
+            policies=self.policies,
+            role_definitions=self.role_definitions,
             screening=self.screening,
             ip_blocking=self.ip_blocking,
             account_listing=self.account_listing,
-            policies=self.policies,
-            role_definitions=self.role_definitions,
             audit_listing=AuditListing(self.database, self.clock),
+            audit_watch=AuditWatch(self.database, self.clock, self.settings.retention.audit_events),
             stored_messages=self.stored_messages,
             user_import=self.user_import,
             user_export=UserExport(self.database, self.clock),
@@ -364,6 +385,7 @@ class _Build(AccountBuild):
         return IncidentSteps(
             database=self.database,
             sessions=self.bulk_session_ending,
+            administration=self.user_administration,
             signing_keys=self.signing_keys,
             clock=self.clock,
         )

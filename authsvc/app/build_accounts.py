@@ -59,7 +59,6 @@ class AccountBuild(LoginBuild):
             codes=self.code_requests,
             outbox=self.outbox,
             permissions=self.permissions,
-            factor_roles=self.settings.second_factors.required_for_roles,
             forget=self.on_revocation,
             clock=self.clock,
             directory_domains=self.settings.emails.directory_domains,

@@ -246,6 +246,26 @@ class BaseBuild:
         )
 
     @cached_property
+    def policies(self) -> Policies:
+        return Policies(
+            database=self.database,
+            limiter=self.rate_limiter,
+            definitions=self.definitions,
+            in_settings=policies_from(self.settings.rate_limits.all_policies()),
+            clock=self.clock,
+        )
+
+    @cached_property
+    def role_definitions(self) -> RoleDefinitions:
+        return RoleDefinitions(
+            database=self.database,
+            permissions=self.permissions,
+            definitions=self.definitions,
+            tokens=self.settings.tokens,
+            clock=self.clock,
+        )
+
+    @cached_property
     def block_list(self) -> BlockList:
         blocks = BlockList(
             database=self.database,
@@ -282,26 +302,6 @@ class BaseBuild:
             blocks=self.block_list,
             violations=self.violations,
             settings=self.settings.blocks,
-            clock=self.clock,
-        )
-
-    @cached_property
-    def policies(self) -> Policies:
-        return Policies(
-            database=self.database,
-            limiter=self.rate_limiter,
-            definitions=self.definitions,
-            in_settings=policies_from(self.settings.rate_limits.all_policies()),
-            clock=self.clock,
-        )
-
-    @cached_property
-    def role_definitions(self) -> RoleDefinitions:
-        return RoleDefinitions(
-            database=self.database,
-            permissions=self.permissions,
-            definitions=self.definitions,
-            tokens=self.settings.tokens,
             clock=self.clock,
         )
 

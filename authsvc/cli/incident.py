@@ -31,7 +31,7 @@ from authsvc.cli.output import (
 )
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
-from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod
+from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod, PasswordSelection
 from authsvc.models.sessions import SessionSelection
 from authsvc.models.signing import KeyState, SigningKeyInfo
 
@@ -246,6 +246,68 @@ def end_sessions(
         lambda use: use.incident_steps.end_sessions(cli_call(), selection, wanted),
     )
     conclude({"session_count": ended}, f"Ended sessions: {ended}.", as_json=as_json)
+
+
+@app.command("require-password-change")
+def require_password_change(
+    *,
+    reason: ReasonOption,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="For all users who have a password.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Who logged in since then: a time, or how long ago."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Who logged in before then: as for --since.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", help="Who logged in from this address or network.")
+    ] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option("--user", help="This user (repeatable): an e-mail address or id."),
+    ] = None,
+    dry_run: DryRunOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+) -> None:
+    """Make users set a new password by a code in their mail; their sessions end.
+
+    Until then their password lets nobody in. Users are selected by name, or by when and from where
+    they logged in. If it is interrupted, the same command does the rest.
+    """
+    wanted, now = reason_of(reason), datetime.now(UTC)
+    criteria = PasswordSelection(
+        since=time_of(since, "--since", now) if since else None,
+        until=time_of(until, "--until", now) if until else None,
+        network=network_of(network),
+    )
+    by_login = criteria != PasswordSelection()
+    if [everything, by_login, bool(users)].count(True) != 1:
+        fail("select users by --user, by when or from where they logged in, or by --everything")
+
+    async def select(use: UseCases) -> tuple[PasswordSelection, int]:
+        found = [(await use.account_listing.find(user)).user_id for user in users or ()]
+        selection = replace(criteria, user_ids=found)
+        return selection, await use.incident_steps.count_passwords(selection)
+
+    selection, count = with_use_cases(config, secrets, select)
+    if dry_run:
+        text = f"Users who would have to change their password: {count}."
+        conclude({"user_count": count}, text, as_json=as_json)
+        return
+    confirm(f"Make users change their password: {count}?", yes=yes)
+    changed = with_use_cases(
+        config,
+        secrets,
+        lambda use: use.incident_steps.require_password_change(cli_call(), selection, wanted),
+    )
+    text = f"Users who have to change their password: {changed}."
+    conclude({"user_count": changed}, text, as_json=as_json)
 
 
 @app.command("rotate-key")

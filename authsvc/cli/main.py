@@ -25,6 +25,8 @@ class _Root(ImportingGroup):
         "users": "authsvc.cli.users",
         "sessions": "authsvc.cli.sessions",
         "ratelimit": "authsvc.cli.ratelimit",
+        "policies": "authsvc.cli.policies",
+        "roles": "authsvc.cli.roles",
         "blocks": "authsvc.cli.blocks",
         "audit": "authsvc.cli.audit",
         "incident": "authsvc.cli.incident",

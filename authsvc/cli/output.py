@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from authsvc.config import ConfigError, Loaded, Settings, load_with_notes
+from authsvc.config import ConfigError, Loaded, Settings, durations, load_with_notes
 from authsvc.core.lib.sealing import SealError
 from authsvc.errors import ServerError, ServiceError
 from authsvc.store.postgres.failures import describe
@@ -49,6 +49,24 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=1_000, help="The most to list at once.")
 ]
+
+YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")]
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """End the command unless somebody confirms what can't be undone, or `yes` does."""
+    if not yes and not typer.confirm(question, err=True):
+        fail("nothing was done")
+
+
+def duration_of(text: str | None, option: str) -> timedelta | None:
+    """Return the duration in an option's value, or end the command."""
+    if text is None:
+        return None
+    try:
+        return durations.parse(text)
+    except ValueError as error:
+        fail(f"{option}: {error}")
 
 
 def fail(*problems: str) -> NoReturn:

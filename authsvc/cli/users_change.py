@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from authsvc.cli.calls import cli_call
+from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit_one, fail
 from authsvc.cli.users_list import UserArgument, user_row
 from authsvc.cli.work import with_use_cases
@@ -53,7 +54,7 @@ def create(
 
     async def work(use: UseCases) -> UserDetails:
         # Before the prompt, so that nobody types a password in vain.
-        use.accounts.check_roles(roles)
+        await use.accounts.check_roles(roles)
         password = "" if no_password else _password(from_stdin=password_stdin)
         user = NewUser(email, password, name, roles, verified)
         return await use.account_listing.find(await use.accounts.create_user(cli_call(), user))
@@ -220,7 +221,7 @@ def reset_password(
 
 def delete(
     user: UserArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
+    yes: YesOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
@@ -230,10 +231,7 @@ def delete(
     Only audit events without personal data remain. The user gets a notice.
     """
     found = with_use_cases(config, secrets, lambda use: use.account_listing.find(user))
-    if not yes:
-        if not sys.stdin.isatty():
-            fail("this can't be undone: add --yes")
-        typer.confirm(f"Erase {found.email} ({found.user_id})? This can't be undone.", abort=True)
+    confirm(f"Erase {found.email} ({found.user_id})? This can't be undone.", yes=yes)
     with_use_cases(
         config, secrets, lambda use: use.account_deletion.erase(cli_call(), found.user_id)
     )

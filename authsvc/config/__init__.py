@@ -1,6 +1,7 @@
 """Owns the settings: one module for each section, and one loader for all."""
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.audit import AuditForwardSettings, AuditSettings, SyslogSettings
 from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
@@ -34,6 +35,8 @@ from authsvc.config.types import KeySettings, Section
 
 __all__ = [
     "ApiKeySettings",
+    "AuditForwardSettings",
+    "AuditSettings",
     "BlockSettings",
     "BreachedPasswordSettings",
     "BruteForceSettings",
@@ -68,6 +71,7 @@ __all__ = [
     "SessionSettings",
     "Settings",
     "SmtpSettings",
+    "SyslogSettings",
     "TlsSettings",
     "TokenSettings",
     "TurnSettings",

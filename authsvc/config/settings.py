@@ -1,8 +1,11 @@
 """Owns the settings as a whole: all sections, and the constraints between them."""
 
+from datetime import timedelta
+
 from pydantic import Field, model_validator
 
 from authsvc.config.api_keys import ApiKeySettings
+from authsvc.config.audit import AuditSettings
 from authsvc.config.blocks import BlockSettings
 from authsvc.config.callers import CallerSettings
 from authsvc.config.codes import CodeSettings
@@ -62,6 +65,7 @@ class Settings(Section):
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
     detections: DetectionsSettings = DetectionsSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,
@@ -87,6 +91,13 @@ class Settings(Section):
     def _addresses_differ(self) -> "Settings":
         if self.grpc.address == self.http.address and not self.grpc.address.endswith(":0"):
             raise ValueError("grpc.address and http.address are the same")
+        return self
+
+    @model_validator(mode="after")
+    def _events_outlive_outages_of_their_target(self) -> "Settings":
+        forwards = self.audit.forward.target != "none"
+        if forwards and self.retention.audit_events < timedelta(days=7):
+            raise ValueError("retention.audit_events must be at least 7d with audit.forward")
         return self
 
     @model_validator(mode="after")

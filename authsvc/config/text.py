@@ -41,6 +41,8 @@ _EXAMPLES: Mapping[str, Any] = MappingProxyType(
         "hello_name": "auth.example.com",
         "sender": "Example <login@example.com>",
         "delivery.webhook.url": "https://hooks.example.com/authsvc",
+        "audit.forward.syslog.host": "logs.example.com",
+        "audit.forward.webhook.url": "https://hooks.example.com/audit",
         "delivery.links": {"verify_email": "https://www.example.com/verify#{code}"},
         "providers.NAME.kind": "oidc",
         "client_id": "authsvc",

@@ -15,6 +15,7 @@ from authsvc.core.api_keys.keys import ApiKeys
 from authsvc.core.api_keys.validation import ApiKeyValidation
 from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.listing import AuditListing
+from authsvc.core.audit.watching import AuditWatch
 from authsvc.core.codes.email_change import EmailChange
 from authsvc.core.codes.requests import CodeRequests
 from authsvc.core.factors.own_factors import Factors
@@ -124,6 +125,7 @@ class UseCases:
     # Operation
     account_listing: AccountListing
     audit_listing: AuditListing
+    audit_watch: AuditWatch
     stored_messages: StoredMessages
     user_import: UserImport
     user_export: UserExport

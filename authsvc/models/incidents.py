@@ -1,10 +1,12 @@
 """Owns what an incident is about: frozen ways to log in, and detections."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
+
+from authsvc.models.ids import UserId
 
 
 class LoginMethod(StrEnum):
@@ -78,3 +80,17 @@ class IncidentEvent:
     type: str
     caller: str
     detail: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordSelection:
+    """Users who have a password that may be used: all of them, or those who meet the criteria.
+
+    With `user_ids`, these; otherwise those who logged in, by any method, from `since` until before
+    `until` from `network`.
+    """
+
+    user_ids: Sequence[UserId] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    network: str | None = None

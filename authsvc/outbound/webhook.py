@@ -46,8 +46,10 @@ class WebhookChannel:
             NotDelivered: The endpoint could not be reached or trusted, or returned another status.
                 A 4xx other than 408 and 429 is permanent; redirects are never followed.
         """
-        body = payload(rendered)
-        message_id = f"msg_{rendered.message_id}"
+        await self.post(f"msg_{rendered.message_id}", payload(rendered))
+
+    async def post(self, message_id: str, body: bytes) -> None:
+        """Post a body, JSON, signed together with its id; raises NotDelivered as `send` does."""
         headers = {
             "content-type": "application/json",
             "user-agent": "authsvc",

@@ -39,6 +39,7 @@ _ADMIN = frozenset({Role.ADMIN})
 _ISSUER = frozenset({Role.ISSUER})
 _OBSERVER = frozenset({Role.OBSERVER})
 _APP_OR_EDGE = frozenset({Role.APP, Role.EDGE})
+_ADMIN_OR_OBSERVER = frozenset({Role.ADMIN, Role.OBSERVER})
 _ANY_ROLE = frozenset(Role)
 
 ACCESS: Mapping[str, Access] = MappingProxyType(
@@ -125,6 +126,10 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.AdminService/RequirePasswordChange": Access(_ADMIN),
         "/authsvc.v1.AdminService/DeleteUser": Access(_ADMIN),
         "/authsvc.v1.AdminService/ExportUsers": Access(_ADMIN, long_lived=True),
+        "/authsvc.v1.AdminService/ListAuditEvents": Access(_ADMIN_OR_OBSERVER, read_only=True),
+        "/authsvc.v1.AdminService/WatchAuditEvents": Access(
+            _ADMIN_OR_OBSERVER, read_only=True, long_lived=True
+        ),
         "/authsvc.v1.SessionService/CreateSession": Access(_ISSUER, screened=True),
         "/authsvc.v1.SessionService/ValidateSession": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/BatchValidateSessions": Access(

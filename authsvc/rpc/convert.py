@@ -32,6 +32,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
+_LONGEST_SECONDS = 36_500 * 86_400
 _FIRST_SECOND = -62_135_596_800
 # The end of the year 9998.
 _LAST_SECOND = 253_370_764_799
@@ -255,16 +256,21 @@ def fill_duration(message: Duration, seconds: float) -> None:
     message.nanos = micros * 1_000
 
 
-def lifetime(message: Duration, field: str, least: timedelta, most: timedelta) -> timedelta:
-    """Return a duration from `least` to `most`, in whole microseconds."""
-    bounds = f"must be from {least.total_seconds():.0f} s to {most.total_seconds():.0f} s"
-    if abs(message.seconds) > most.total_seconds() or abs(message.nanos) >= 1_000_000_000:
-        raise FieldInvalid(field, bounds)
+def lifetime(message: Duration, field: str) -> timedelta:
+    """Return a duration that isn't negative, in whole microseconds."""
+    if not (0 <= message.seconds <= _LONGEST_SECONDS and 0 <= message.nanos < 1_000_000_000):
+        raise FieldInvalid(field, f"must be from 0 s to {_LONGEST_SECONDS} s")
     if message.nanos % 1_000:
         raise FieldInvalid(field, "must be in whole microseconds")
-    value = timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
-    if message.nanos < 0 or not least <= value <= most:
-        raise FieldInvalid(field, bounds)
+    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+
+
+def between(value: timedelta, field: str, least: timedelta, most: timedelta) -> timedelta:
+    """Return a duration that is from `least` to `most`."""
+    if not least <= value <= most:
+        raise FieldInvalid(
+            field, f"must be from {least.total_seconds():.0f} s to {most.total_seconds():.0f} s"
+        )
     return value
 
 

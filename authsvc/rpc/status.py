@@ -72,6 +72,7 @@ CODES: Mapping[Reason, StatusCode] = MappingProxyType(
         Reason.REQUEST_ID_REUSED: StatusCode.INVALID_ARGUMENT,
         Reason.PASSWORD_CHANGE_REQUIRED: StatusCode.FAILED_PRECONDITION,
         Reason.USER_DISABLED: StatusCode.FAILED_PRECONDITION,
+        Reason.CURSOR_TOO_OLD: StatusCode.OUT_OF_RANGE,
         Reason.INTERNAL: StatusCode.INTERNAL,
     }
 )

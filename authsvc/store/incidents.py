@@ -7,7 +7,8 @@ from uuid import UUID
 
 import asyncpg
 
-from authsvc.models.incidents import IncidentEvent, LoginMethod
+from authsvc.models.ids import UserId
+from authsvc.models.incidents import IncidentEvent, LoginMethod, PasswordSelection
 from authsvc.store.postgres.connector import Connection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,6 +75,40 @@ async def count_logins(
     return int(
         await connection.fetchval(_COUNT_LOGINS, first_id(since), since, network, types, proofs)
     )
+
+
+# Who has no password, or has to change it already, is left out.
+_SELECTED_USERS = """
+SELECT user_id FROM users
+WHERE password_hash IS NOT NULL AND NOT password_change_required AND user_id > $1
+    AND ($2::uuid[] IS NULL OR user_id = ANY ($2))
+    AND (NOT $3 OR user_id IN (
+        SELECT user_id FROM audit_events
+        WHERE type = 'user.login' AND event_id > $4 AND occur_time >= $5 AND occur_time < $6
+            AND ($7::text::cidr IS NULL OR ip <<= $7::text::cidr)))
+ORDER BY user_id LIMIT $8
+"""
+_FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+async def list_users_with_password(
+    connection: Connection, selection: PasswordSelection, after: UserId | None, limit: int
+) -> list[UserId]:
+    """Return up to `limit` selected users that follow `after`, by id."""
+    since, until = selection.since or _EPOCH, selection.until or _FOREVER
+    by_login = any((selection.since, selection.until, selection.network))
+    rows = await connection.fetch(
+        _SELECTED_USERS,
+        after or UUID(int=0),
+        list(selection.user_ids) or None,
+        by_login,
+        first_id(since),
+        since,
+        until,
+        selection.network,
+        limit,
+    )
+    return [UserId(row["user_id"]) for row in rows]
 
 
 _EVENTS_BETWEEN = """

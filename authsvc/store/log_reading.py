@@ -43,14 +43,23 @@ class Position:
     read_time: datetime
     partial: tuple[int, Key] | None = None
 
+    def knows(self, transaction: int) -> bool:
+        """Return whether all rows of a transaction are known."""
+        return transaction < self.xmax and transaction not in self.in_progress
+
+    def covers(self, other: "Position") -> bool:
+        """Return whether everything is known here that is known at the other position."""
+        unknown = (one for one in self.in_progress if one < other.xmax)
+        return self.xmax >= other.xmax and all(not other.knows(one) for one in unknown)
+
 
 @dataclass(frozen=True, slots=True)
 class LogRead(Generic[Row]):
     """One read of a log: the rows, in the order of their transactions, and the position after them.
 
     `rows` is None if the reader can't go on from its last position: it has none, the server's run
-    has ended, or the position is too old. `end` is where nothing of what had been committed by
-    `database_time` is left to read.
+    has ended, or the position is too old. `end` is where nothing of what had been committed by then
+    is left to read, and `database_time` is read after it.
     """
 
     rows: Sequence[Row] | None
@@ -97,7 +106,7 @@ class Log(Generic[Row]):
 _READ = """
 WITH state AS MATERIALIZED (
     SELECT server_run() AS run_id, pg_current_snapshot() AS snapshot,
-        clock_timestamp() AS database_time
+        now() AS read_time, clock_timestamp() AS database_time
     WHERE (SELECT require_primary($4)))
 SELECT state.*, appended.* FROM state LEFT JOIN (
     (SELECT transaction_id AS log_transaction, {key} AS log_key, {columns} FROM {table}
@@ -144,8 +153,8 @@ async def read_log(
         parameters += [since - _LONGEST_TRANSACTION, since + LONGEST_GAP + _LONGEST_TRANSACTION]
     records = await connection.fetch(log.statement, *parameters, timeout=patience)
     _, xmax, in_progress = records[0]["snapshot"]
-    database_time = records[0]["database_time"]
-    end = Position(records[0]["run_id"], xmax, tuple(sorted(in_progress)), database_time)
+    read_time, database_time = records[0]["read_time"], records[0]["database_time"]
+    end = Position(records[0]["run_id"], xmax, tuple(sorted(in_progress)), read_time)
     if last is None or not _continues(log, last, end):
         return LogRead(None, end, end, database_time)
     found = [record for record in records if record["log_transaction"] is not None]

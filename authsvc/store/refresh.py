@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from authsvc.models.audit import AuditRow
 from authsvc.models.ids import SessionId
 from authsvc.store import audit
-from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 from authsvc.store.sessions import COLUMNS, StoredSession, stored_session
 

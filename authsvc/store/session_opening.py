@@ -1,9 +1,9 @@
 """Owns the opening of sessions: the new row, the end of surplus sessions, and the audit event."""
 
+from authsvc.models.audit import AuditRow
 from authsvc.models.ids import SessionId
 from authsvc.models.sessions import RevokeReason, Session
 from authsvc.store import audit
-from authsvc.store.audit import AuditRow
 from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.postgres.database import Connection
 

@@ -292,6 +292,262 @@ class ImportFailure(_message.Message):
 Global___ImportFailure: _TypeAlias = ImportFailure  # noqa: Y015
 
 @_typing.final
+class AuditEventFilter(_message.Message):
+    """Which audit events to return: those for which all that is set holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    NETWORK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """The user that the event concerns: a UUID."""
+    session_id: _builtins.str
+    """The session that the event concerns: a UUID."""
+    caller: _builtins.str
+    """The calling service's identity, `cli:` and a name, or `system`; at most 512
+    bytes.
+    """
+    network: _builtins.str
+    """The end user's address is this one, or in this network, such as
+    192.0.2.0/24 or 2001:db8::/32.
+    """
+    request_id: _builtins.str
+    """The id of the call that the event belongs to; at most 128 bytes."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The event is of one of these types, such as `user.login`; at most 64, of
+        at most 64 bytes each.
+        """
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        user_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        network: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "network", b"network", "request_id", b"request_id", "session_id", b"session_id", "types", b"types", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEventFilter: _TypeAlias = AuditEventFilter  # noqa: Y015
+
+@_typing.final
+class AuditEvent(_message.Message):
+    """Something that happened. Never contains a secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    IP_FIELD_NUMBER: _builtins.int
+    USER_AGENT_FIELD_NUMBER: _builtins.int
+    DETAIL_JSON_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The id of the event: a UUID, nearly in the order of the events' times."""
+    type: _builtins.str
+    """Its type, such as `user.login`. More will be added."""
+    caller: _builtins.str
+    """The calling service's identity; or, for a command, `cli:` and the name of
+    the operating system's user; or `system` for the service itself.
+    """
+    request_id: _builtins.str
+    """The id of the call. Empty if it was none."""
+    user_id: _builtins.str
+    """The user that it concerns. Empty if unknown or none."""
+    session_id: _builtins.str
+    """The session that it concerns. Empty if none."""
+    ip: _builtins.str
+    """The end user's address, as told by the caller. Empty if unknown."""
+    user_agent: _builtins.str
+    """The end user's browser or app, as told by the caller. Empty if unknown."""
+    detail_json: _builtins.str
+    """The details of its type: a JSON object."""
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        type: _builtins.str = ...,
+        caller: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        session_id: _builtins.str = ...,
+        ip: _builtins.str = ...,
+        user_agent: _builtins.str = ...,
+        detail_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "detail_json", b"detail_json", "event_id", b"event_id", "ip", b"ip", "occur_time", b"occur_time", "request_id", b"request_id", "session_id", b"session_id", "type", b"type", "user_agent", b"user_agent", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class ListAuditEventsRequest(_message.Message):
+    """A list of audit events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many events, 1 to 1000; 0 means 50."""
+    page_token: _builtins.str
+    """The next_page_token of the page before, for a request that is otherwise
+    the same except for page_size. Empty for the first page.
+    """
+    @_builtins.property
+    def filter(self) -> Global___AuditEventFilter:
+        """Which events. All if it is not set."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Events from this time on. From the oldest if it is not set."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Events before this time. To the newest if it is not set."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___AuditEventFilter | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEventsRequest: _TypeAlias = ListAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListAuditEventsResponse(_message.Message):
+    """A page of audit events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Continues the list. Empty after the last page."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """The events, newest first."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___AuditEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEventsResponse: _TypeAlias = ListAuditEventsResponse  # noqa: Y015
+
+@_typing.final
+class WatchAuditEventsRequest(_message.Message):
+    """Where to begin watching, and which events to send."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of the last response that was processed: the stream continues
+    after it, also with another filter. Empty to begin with the events that
+    are committed from now on. At most 16 KiB.
+    """
+    @_builtins.property
+    def filter(self) -> Global___AuditEventFilter:
+        """Which events. All if it is not set."""
+
+    def __init__(
+        self,
+        *,
+        filter: Global___AuditEventFilter | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuditEventsRequest: _TypeAlias = WatchAuditEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchAuditEventsResponse(_message.Message):
+    """Some events, or none as a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KNOWN_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to continue once these events have been processed. Opaque; of this
+    version of the service, and usable for 30 days or until the database
+    crashes or fails over.
+    """
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEvent]:
+        """The events; up to 200."""
+
+    @_builtins.property
+    def known_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Every event that was committed before this time has been sent. A watcher
+        that wants to know how fresh its view is compares it with now.
+        """
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___AuditEvent] | None = ...,
+        cursor: _builtins.str = ...,
+        known_until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_until_time", b"known_until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events", "known_until_time", b"known_until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchAuditEventsResponse: _TypeAlias = WatchAuditEventsResponse  # noqa: Y015
+
+@_typing.final
 class User(_message.Message):
     """A user as operators see it."""
 

@@ -40,6 +40,16 @@ class AdminServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
                 _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/authsvc.v1.AdminService/ListAuditEvents',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.WatchAuditEvents = channel.unary_stream(
+                '/authsvc.v1.AdminService/WatchAuditEvents',
+                request_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
+                _registered_method=True)
         self.GetUser = channel.unary_unary(
                 '/authsvc.v1.AdminService/GetUser',
                 request_serializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.SerializeToString,
@@ -195,6 +205,35 @@ class AdminServiceServicer(object):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Lists audit events, newest first. Looks at events for about a second: a
+        page may be short or empty although there are more, as long as it has a
+        next_page_token. An event appears when its transaction is committed, up to
+        a few seconds after its time, so a list that ends now may miss it;
+        WatchAuditEvents doesn't. docs/audit-events.md describes every event.
+        Roles: admin, observer. Reasons: FIELD_INVALID, STORE_UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchAuditEvents(self, request, context):
+        """Streams audit events as they are committed, within about a second, each
+        once. The order is that of their commits, nearly. The first response comes
+        at once, without events if there are none; from then on there is one at
+        least every second. A stream that ends is continued by its last cursor, on
+        any replica, and no event is missed: however late its transaction is
+        committed. Ends with OVERLOADED if events are read more slowly than they
+        occur, or if the caller has too many streams; with STORE_UNAVAILABLE if
+        they can't be read for 10 seconds; and with SERVICE_STOPPING when the
+        replica stops. Continue then with the cursor. Roles: admin, observer.
+        Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
+        SERVICE_STOPPING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -497,6 +536,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.SerializeToString,
             ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'WatchAuditEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchAuditEvents,
+                    request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.SerializeToString,
+            ),
             'GetUser': grpc.unary_unary_rpc_method_handler(
                     servicer.GetUser,
                     request_deserializer=authsvc_dot_v1_dot_admin__service__pb2.GetUserRequest.FromString,
@@ -666,6 +715,60 @@ class AdminService(object):
             '/authsvc.v1.AdminService/ImportUsers',
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersRequest.SerializeToString,
             authsvc_dot_v1_dot_admin__service__pb2.ImportUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/authsvc.v1.AdminService/ListAuditEvents',
+            authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authsvc.v1.AdminService/WatchAuditEvents',
+            authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsRequest.SerializeToString,
+            authsvc_dot_v1_dot_admin__service__pb2.WatchAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

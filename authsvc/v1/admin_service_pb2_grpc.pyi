@@ -43,6 +43,27 @@ class AdminServiceStub:
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
     """
+    ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEventsRequest, _admin_service_pb2.ListAuditEventsResponse]
+    """Lists audit events, newest first. Looks at events for about a second: a
+    page may be short or empty although there are more, as long as it has a
+    next_page_token. An event appears when its transaction is committed, up to
+    a few seconds after its time, so a list that ends now may miss it;
+    WatchAuditEvents doesn't. docs/audit-events.md describes every event.
+    Roles: admin, observer. Reasons: FIELD_INVALID, STORE_UNAVAILABLE.
+    """
+    WatchAuditEvents: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.WatchAuditEventsRequest, _admin_service_pb2.WatchAuditEventsResponse]
+    """Streams audit events as they are committed, within about a second, each
+    once. The order is that of their commits, nearly. The first response comes
+    at once, without events if there are none; from then on there is one at
+    least every second. A stream that ends is continued by its last cursor, on
+    any replica, and no event is missed: however late its transaction is
+    committed. Ends with OVERLOADED if events are read more slowly than they
+    occur, or if the caller has too many streams; with STORE_UNAVAILABLE if
+    they can't be read for 10 seconds; and with SERVICE_STOPPING when the
+    replica stops. Continue then with the cursor. Roles: admin, observer.
+    Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
+    SERVICE_STOPPING.
+    """
     GetUser: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetUserRequest, _admin_service_pb2.GetUserResponse]
     """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
     EMAIL_INVALID, FIELD_INVALID.
@@ -235,6 +256,27 @@ class AdminServiceAsyncStub(AdminServiceStub):
     provided that each message follows the previous one within 30 seconds
     (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
     admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+    """
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListAuditEventsRequest, _admin_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
+    """Lists audit events, newest first. Looks at events for about a second: a
+    page may be short or empty although there are more, as long as it has a
+    next_page_token. An event appears when its transaction is committed, up to
+    a few seconds after its time, so a list that ends now may miss it;
+    WatchAuditEvents doesn't. docs/audit-events.md describes every event.
+    Roles: admin, observer. Reasons: FIELD_INVALID, STORE_UNAVAILABLE.
+    """
+    WatchAuditEvents: _aio.UnaryStreamMultiCallable[_admin_service_pb2.WatchAuditEventsRequest, _admin_service_pb2.WatchAuditEventsResponse]  # type: ignore[assignment]
+    """Streams audit events as they are committed, within about a second, each
+    once. The order is that of their commits, nearly. The first response comes
+    at once, without events if there are none; from then on there is one at
+    least every second. A stream that ends is continued by its last cursor, on
+    any replica, and no event is missed: however late its transaction is
+    committed. Ends with OVERLOADED if events are read more slowly than they
+    occur, or if the caller has too many streams; with STORE_UNAVAILABLE if
+    they can't be read for 10 seconds; and with SERVICE_STOPPING when the
+    replica stops. Continue then with the cursor. Roles: admin, observer.
+    Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
+    SERVICE_STOPPING.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetUserRequest, _admin_service_pb2.GetUserResponse]  # type: ignore[assignment]
     """Returns a user, active or not. Roles: admin. Reasons: USER_NOT_FOUND,
@@ -431,6 +473,39 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         provided that each message follows the previous one within 30 seconds
         (imports.idle_timeout); otherwise it ends with STORE_UNAVAILABLE. Roles:
         admin. Reasons: FIELD_INVALID, LIMIT_REACHED, OVERLOADED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _admin_service_pb2.ListAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_admin_service_pb2.ListAuditEventsResponse]]:
+        """Lists audit events, newest first. Looks at events for about a second: a
+        page may be short or empty although there are more, as long as it has a
+        next_page_token. An event appears when its transaction is committed, up to
+        a few seconds after its time, so a list that ends now may miss it;
+        WatchAuditEvents doesn't. docs/audit-events.md describes every event.
+        Roles: admin, observer. Reasons: FIELD_INVALID, STORE_UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchAuditEvents(
+        self,
+        request: _admin_service_pb2.WatchAuditEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.WatchAuditEventsResponse], _abc.AsyncIterator[_admin_service_pb2.WatchAuditEventsResponse]]:
+        """Streams audit events as they are committed, within about a second, each
+        once. The order is that of their commits, nearly. The first response comes
+        at once, without events if there are none; from then on there is one at
+        least every second. A stream that ends is continued by its last cursor, on
+        any replica, and no event is missed: however late its transaction is
+        committed. Ends with OVERLOADED if events are read more slowly than they
+        occur, or if the caller has too many streams; with STORE_UNAVAILABLE if
+        they can't be read for 10 seconds; and with SERVICE_STOPPING when the
+        replica stops. Continue then with the cursor. Roles: admin, observer.
+        Reasons: FIELD_INVALID, CURSOR_TOO_OLD, OVERLOADED, STORE_UNAVAILABLE,
+        SERVICE_STOPPING.
         """
 
     @_abc_1.abstractmethod

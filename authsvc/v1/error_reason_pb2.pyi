@@ -160,6 +160,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     something, such as an expired client secret; the service's log says what.
     Don't retry before that.
     """
+    ERROR_REASON_CURSOR_TOO_OLD: _ErrorReason.ValueType  # 48
+    """OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
+    has crashed or failed over since. Don't retry with it; begin without a
+    cursor, and list what happened in between.
+    """
     ERROR_REASON_DEFINED_IN_SETTINGS: _ErrorReason.ValueType  # 45
     """FAILED_PRECONDITION. The settings define a policy or role of this name, and
     they win: it can only be changed there. Don't retry. Metadata: `name`.
@@ -359,6 +364,11 @@ ERROR_REASON_PROVIDER_MISCONFIGURED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. The provider can't be used until an operator mends
 something, such as an expired client secret; the service's log says what.
 Don't retry before that.
+"""
+ERROR_REASON_CURSOR_TOO_OLD: ErrorReason.ValueType  # 48
+"""OUT_OF_RANGE. The cursor can't be continued: it is too old, or the database
+has crashed or failed over since. Don't retry with it; begin without a
+cursor, and list what happened in between.
 """
 ERROR_REASON_DEFINED_IN_SETTINGS: ErrorReason.ValueType  # 45
 """FAILED_PRECONDITION. The settings define a policy or role of this name, and

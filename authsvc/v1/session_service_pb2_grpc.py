@@ -159,8 +159,8 @@ class SessionServiceServicer(object):
         purpose is the same session key, whose expiry may become later but never
         earlier. The service never holds a private key, and refuses one. Roles:
         app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
-        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS,
-        NOT_CONFIGURED, FIELD_INVALID.
+        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,8 +73,8 @@ class SessionServiceStub:
     purpose is the same session key, whose expiry may become later but never
     earlier. The service never holds a private key, and refuses one. Roles:
     app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
-    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS,
-    NOT_CONFIGURED, FIELD_INVALID.
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
     """
     GetSessionKeys: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]
     """Lists the keys of a user's active sessions, newest first, each with a
@@ -136,8 +136,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     purpose is the same session key, whose expiry may become later but never
     earlier. The service never holds a private key, and refuses one. Roles:
     app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
-    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS,
-    NOT_CONFIGURED, FIELD_INVALID.
+    IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+    FIELD_INVALID.
     """
     GetSessionKeys: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionKeysRequest, _session_service_pb2.GetSessionKeysResponse]  # type: ignore[assignment]
     """Lists the keys of a user's active sessions, newest first, each with a
@@ -244,8 +244,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         purpose is the same session key, whose expiry may become later but never
         earlier. The service never holds a private key, and refuses one. Roles:
         app. Reasons: SESSION_INVALID, SESSION_BINDING_MISMATCH,
-        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS,
-        NOT_CONFIGURED, FIELD_INVALID.
+        IMPERSONATION_NOT_ALLOWED, LIMIT_REACHED, TOO_MANY_ATTEMPTS, NOT_CONFIGURED,
+        FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -5,8 +5,8 @@ import asyncio
 from structlog.testing import capture_logs
 
 from authsvc.app.background import Background, Job, background_jobs
-from authsvc.app.build import open_deliverer, open_parts
-from authsvc.config import Settings
+from authsvc.app.build import open_deliverer, open_forwarding, open_parts
+from authsvc.config import AuditSettings, Settings
 from tests.support.clock import FakeClock
 
 
@@ -92,6 +92,11 @@ async def test_stop_before_start_does_nothing() -> None:
 async def test_job_names_are_unique(live_settings: Settings, clock: FakeClock) -> None:
     async with open_parts(live_settings, clock) as parts:
         deliverer = open_deliverer(parts, live_settings, clock, lambda _: None)
-        jobs = background_jobs(parts, deliverer, _Work().run, _Work().run)
+        webhook = {"url": "https://a.test", "secrets": ["whsec_" + "A" * 32]}
+        audit = AuditSettings.model_validate({"forward": {"target": "webhook", "webhook": webhook}})
+        settings = live_settings.model_copy(update={"audit": audit})
+        forwarding = open_forwarding(parts, settings, lambda *_: None)
+        jobs = background_jobs(parts, deliverer, forwarding, _Work().run, _Work().run)
     names = [job.name for job in jobs]
     assert len(set(names)) == len(names)
+    assert "audit-forward" in names

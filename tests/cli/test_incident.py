@@ -1,5 +1,6 @@
 """The commands of an incident: each step, its dry run, and what is recorded of it."""
 
+import asyncio
 import getpass
 import hashlib
 import json
@@ -7,10 +8,16 @@ import stat
 import subprocess
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from authsvc.app.build import open_parts
+from authsvc.cli.output import settings_of
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
 from authsvc.dev.workspace import Workspace
+from authsvc.models.calls import Call, ClientContext
+from authsvc.models.ids import UserId
 from tests.cli.conftest import Command
 from tests.cli.test_operating import open_sessions
 
@@ -20,9 +27,27 @@ STEPS = (
     ("freeze", "--method", "password"),
     ("unfreeze", "--everything"),
     ("end-sessions", "--everything"),
+    ("require-password-change", "--everything"),
     ("rotate-key",),
     ("revoke-key", "active"),
 )
+
+
+def log_in(workspace: Workspace, user_id: str, ip: str) -> None:
+    """Let a login of a user be recorded."""
+
+    async def work() -> None:
+        async with open_parts(settings_of(workspace.config, workspace.secrets)) as parts:
+            event = AuditEvent(
+                AuditType.LOGIN,
+                Call("request-1", "app"),
+                UserId(UUID(user_id)),
+                client=ClientContext(ip),
+            )
+            async with parts.database.transaction() as connection:
+                await record_event(connection, parts.clock.now(), event)
+
+    asyncio.run(work())
 
 
 def run(command: Command, *arguments: str) -> Any:
@@ -97,6 +122,38 @@ def test_sessions_are_ended_by_selection(ready: Command, workspace: Workspace) -
     assert [event["detail"]["count"] for event in events(ready)] == [0, 3]
 
 
+def test_passwords_are_to_be_changed_by_selection(
+    ready: Command, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("authsvc.core.incidents.steps._BATCH", 1)
+    created = ready("users", "create", "grace@example.test", "--password-stdin", input=PASSWORD)
+    assert created.exit_code == 0, created.output
+    by_id = {
+        row["email"]: row["user_id"] for row in json.loads(ready("users", "list", "--json").stdout)
+    }
+    ada = by_id["ada@example.test"]
+    open_sessions(workspace, ada, 2)
+    log_in(workspace, ada, "198.51.100.7")
+    step = ("require-password-change", *REASON)
+    assert run(ready, *step, "--everything", "--dry-run")["user_count"] == 2
+    assert run(ready, *step, "--network", "203.0.113.0/24", "--dry-run")["user_count"] == 0
+    assert run(ready, *step, "--until", "1h", "--dry-run")["user_count"] == 0
+    here = (*step, "--network", "198.51.100.0/24", "--since", "1h")
+    assert run(ready, *here, "--dry-run")["user_count"] == 1
+    assert run(ready, *here, "--yes")["user_count"] == 1
+    assert json.loads(ready("sessions", "list", ada, "--json").stdout) == []
+    # Who has to change the password already is left out.
+    assert run(ready, *here, "--yes")["user_count"] == 0
+    assert run(ready, *step, "--user", "ada@example.test", "--yes")["user_count"] == 0
+    assert run(ready, *step, "--everything", "--yes")["user_count"] == 1
+    counts = [
+        event["detail"]["count"]
+        for event in events(ready)
+        if event["event"] == "incident.require_password_change"
+    ]
+    assert counts == [1, 0, 0, 1]
+
+
 def test_keys_are_rotated_and_revoked(ready: Command) -> None:
     [old] = json.loads(ready("keys", "list", "--json").stdout)
     assert run(ready, "rotate-key", *REASON, "--dry-run")["key_id"] == old["key_id"]
@@ -140,6 +197,9 @@ def test_step_without_a_terminal_or_a_reason_does_nothing(
         (("end-sessions",), "say which sessions"),
         (("end-sessions", "--everything", "--method", "pwd"), "say which sessions"),
         (("end-sessions", "--since", "soon"), "--since: "),
+        (("require-password-change",), "select users"),
+        (("require-password-change", "--everything", "--since", "1h"), "select users"),
+        (("require-password-change", "--user", "nobody@example.test"), "No user has"),
         (("end-sessions", "--user", "nobody@example.test"), "No user has"),
         (("freeze", "--network", "nowhere"), "--network: "),
         (("freeze", "--method", "code", "--for", "soon"), "--for: "),

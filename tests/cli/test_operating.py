@@ -181,6 +181,59 @@ def test_audit_log_is_shown_by_page(command: Command) -> None:
     assert command("audit", "tail", "-f", "--before", NOBODY).exit_code == 1
 
 
+def test_audit_log_is_listed_by_filter_and_page(command: Command) -> None:
+    ids = create(command, "ada@example.com", "bob@example.com")
+    assert command("users", "disable", ids[0]).exit_code == 0
+
+    def events(*arguments: str) -> list[str]:
+        result = command("audit", "list", "--json", *arguments)
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["type"] for line in result.stdout.splitlines()]
+
+    assert events() == ["user.disable", "user.create", "user.create"]
+    assert events("--user", ids[0]) == ["user.disable", "user.create"]
+    assert events("--type", "user.create", "--type", "user.enable") == ["user.create"] * 2
+    assert events("--end", "2026-01-01") == events("--start", "2999-01-01T00:00Z") == []
+    assert events("--network", "192.0.2.0/24") == events("--caller", "nobody") == []
+    first = command("audit", "list", "-n", "2")
+    token = first.stderr.split()[-1]
+    assert events("--page-token", token) == ["user.create"]
+    for words in (
+        ("--type", "user.typo"),
+        ("--network", "192.0.2.1/24"),
+        ("--start", "yesterday"),
+        ("--page-token", token, "--user", ids[0]),
+    ):
+        result = command("audit", "list", *words)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+
+
+@pytest.mark.slow
+def test_audit_log_is_watched_and_continued(
+    command: Command, workspace: Workspace, start: Callable[..., Process]
+) -> None:
+    files = ["-c", str(workspace.config), "--secrets", str(workspace.secrets)]
+
+    def watch(*more: str) -> Process:
+        watcher = start("audit", "watch", "--type", "user.create", *more, *files)
+        watcher.wait_for("watching")
+        return watcher
+
+    watcher = watch()
+    (ada,) = create(command, "ada@example.com")
+    watcher.wait_for(f"user.create user_id={ada}")
+    watcher.send(signal.SIGINT)
+    assert watcher.end() == 0
+    cursor = watcher.output.split()[-1]
+    (bob,) = create(command, "bob@example.com")
+    watcher = watch("--cursor", cursor)
+    watcher.wait_for(f"user.create user_id={bob}")
+    watcher.send(signal.SIGINT)
+    assert watcher.end() == 0
+    assert ada not in watcher.output
+
+
 @pytest.mark.slow
 def test_audit_log_is_followed_until_ctrl_c(
     command: Command, workspace: Workspace, start: Callable[..., Process]

@@ -109,6 +109,11 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
             "[[callers]]\nidentity = 'dns:a'\nroles = ['app']\nscopes = ['a b']",
             "callers.0.scopes.0: got a string: ",
         ),
+        ("[audit.forward]\ntarget = 'syslog'", "audit.forward: target is 'syslog', so syslog must"),
+        (
+            "audit.forward = {target = 'syslog', syslog.host = 'a'}\nretention.audit_events = '6d'",
+            "settings: retention.audit_events must be at least 7d with audit.forward",
+        ),
         (
             "[api_keys]\npolicy = 'nobody-s'",
             "settings: api_keys.policy is not one of rate_limits.policies",

@@ -48,6 +48,7 @@ def test_example_is_accepted_when_nothing_is_commented_out(tmp_path: Path) -> No
         "secrets: missing, and it has no default",
         "delivery.webhook.secrets: missing, and it has no default",
         "oauth.providers.example.client_secret: missing, and it has no default",
+        "audit.forward.webhook.secrets: missing, and it has no default",
     ]
     with pytest.raises(ConfigError) as caught:
         validate(whole)
@@ -55,6 +56,7 @@ def test_example_is_accepted_when_nothing_is_commented_out(tmp_path: Path) -> No
     whole["database"]["url"] = "postgresql://a@b/c"
     whole["secrets"] = dict.fromkeys(("keyring", "peppers"), json.loads(_KEY))
     whole["delivery"]["webhook"]["secrets"] = ["whsec_" + "A" * 32]
+    whole["audit"]["forward"]["webhook"]["secrets"] = ["whsec_" + "A" * 32]
     whole["oauth"]["providers"]["example"]["client_secret"] = "secret"
     validate(whole)
 

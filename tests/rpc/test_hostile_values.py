@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.descriptor_pb2 import MethodOptions
@@ -74,6 +75,8 @@ NOTING = {
     "/authsvc.v1.AccountService/CreateApiKey",
     "/authsvc.v1.SessionService/IssueSessionKey",
 }
+# The first response is enough.
+ENDLESS = {"/authsvc.v1.AdminService/WatchAuditEvents"}
 NOTES = {"audit_events", "rate_limits"}
 _numbers = count()
 
@@ -85,6 +88,17 @@ def _charge(_: Tokens) -> limit_pb.Charge:
 def _session(tokens: Tokens) -> session_pb.ValidateSessionRequest:
     return session_pb.ValidateSessionRequest(
         session_token=tokens.session_token, client=CLIENT, csrf_token=tokens.csrf_token
+    )
+
+
+def _audit_filter(tokens: Tokens) -> admin_pb.AuditEventFilter:
+    return admin_pb.AuditEventFilter(
+        types=["user.login"],
+        user_id=tokens.user_id,
+        session_id=tokens.session_id,
+        caller="cli",
+        network="192.0.2.0/24",
+        request_id="r",
     )
 
 
@@ -163,6 +177,15 @@ VALID: Mapping[str, Callable[[Tokens], Message]] = {
     "AdminService/ListSigningKeys": lambda _: admin_pb.ListSigningKeysRequest(page_size=1),
     "AdminService/RotateSigningKey": lambda _: admin_pb.RotateSigningKeyRequest(),
     **admin_requests.VALID,
+    "AdminService/ListAuditEvents": lambda tokens: admin_pb.ListAuditEventsRequest(
+        filter=_audit_filter(tokens),
+        start_time=Timestamp(seconds=1),
+        end_time=Timestamp(seconds=4_000_000_000),
+        page_size=1,
+    ),
+    "AdminService/WatchAuditEvents": lambda tokens: admin_pb.WatchAuditEventsRequest(
+        filter=_audit_filter(tokens)
+    ),
     "SessionService/CreateSession": lambda tokens: session_pb.CreateSessionRequest(
         user_id=tokens.user_id, client=CLIENT, authentication_methods=["pwd"]
     ),
@@ -352,10 +375,20 @@ class Attack:
         async def call() -> None:
             rpc = self.service.clients.raw(self._caller, self.method, kind)
             answer = rpc(message, metadata=self._metadata)
-            raw = [await answer] if kind == "unary_unary" else [part async for part in answer]
+            raw = [await answer] if kind == "unary_unary" else await self._parts(answer)
             self.answers = [self._output.FromString(part) for part in raw]
 
         return await outcome(call())
+
+    async def _parts(self, answer: Any) -> list[bytes]:
+        if self.method not in ENDLESS:
+            return [part async for part in answer]
+        first = await answer.read()
+        if first is grpc.aio.EOF:
+            # Raises what the call ended with.
+            return [part async for part in answer]
+        answer.cancel()
+        return [first]
 
     async def send_valid(self) -> list[Message]:
         """Make a valid call; return its messages."""

@@ -380,3 +380,84 @@ def test_bucket_may_drain_for_more_than_a_window(sql: Sql) -> None:
     for passed in (0, 14_400_000, 24_000_000):
         now = _START + passed
         assert sql.charge(rule, name, 1, 20, now) == key.charge(1, 20, now)
+
+
+@st.composite
+def changing_rules(draw: st.DrawFn) -> list[Rule]:
+    """Rules of one policy whose requests change, and nothing else."""
+    algorithm = draw(st.sampled_from(_ALGORITHMS))
+    window = draw(st.sampled_from([_SECOND, 16 * _SECOND, 300 * _SECOND]))
+    requests = draw(st.lists(st.integers(1, 20), min_size=2, max_size=4, unique=True))
+    return [Rule("changing", algorithm, number, window, 0) for number in requests]
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(data=st.data())
+def test_changes_never_grant_more_than_larger_numbers(sql: Sql, data: st.DataObject) -> None:
+    rules_in_turn = data.draw(changing_rules())
+    most = max(rule.requests for rule in rules_in_turn)
+    # At one time: nothing drains, whatever changes.
+    name, granted = sql.new_key(), 0
+    charges = st.tuples(st.sampled_from(rules_in_turn), st.integers(1, 4), st.integers(1, 5))
+    for rule, cost, times in data.draw(st.lists(charges, min_size=3, max_size=12)):
+        granted += cost * sql.charge(rule, name, cost, times, _START).granted
+        assert granted <= most
+        # What is left is what the present numbers leave of it.
+        left = sql.look(rule, name, 1, _START).remaining
+        assert left == max(rule.requests - granted, 0)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(data=st.data())
+def test_changing_key_matches_reference(sql: Sql, data: st.DataObject) -> None:
+    rules_in_turn = data.draw(changing_rules())
+    name, key, now = sql.new_key(), Key(rules_in_turn[0]), _START
+    # A bucket drains at the rate of the present numbers: compared while nothing has drained.
+    longest = 0 if rules_in_turn[0].algorithm == "token_bucket" else 2 * rules_in_turn[0].window_us
+    steps = st.tuples(st.sampled_from(rules_in_turn), st.integers(1, 6), st.integers(0, longest))
+    for rule, times, wait in data.draw(st.lists(steps, min_size=3, max_size=10)):
+        now += wait
+        key.change(rule, now)
+        answer, expected = sql.charge(rule, name, 1, times, now), key.charge(1, times, now)
+        assert (answer.granted, answer.remaining) == (expected.granted, expected.remaining)
+
+
+@pytest.mark.parametrize("small", [1, 5, 9])
+def test_bucket_that_is_too_full_waits_until_it_has_drained(sql: Sql, small: int) -> None:
+    name, window = sql.new_key(), 100 * _SECOND
+    large = Rule("lowered", "token_bucket", 10, window, 0)
+    assert sql.charge(large, name, 10, 1, _START).granted == 1
+    rule = replace(large, requests=small)
+    refused = sql.charge(rule, name, 1, 1, _START + 1)
+    assert (refused.granted, refused.remaining, refused.retry_us) == (0, 0, window - 1)
+    # Back again, it has what the larger numbers left of it, no more.
+    assert sql.charge(large, name, 1, 9, _START + 10 * _SECOND).granted == 1
+    assert sql.charge(rule, name, 1, 20, _START + 2 * window).granted == small
+
+
+def test_bucket_that_is_too_full_waits_for_two_new_windows_at_most(sql: Sql) -> None:
+    name = sql.new_key()
+    assert sql.charge(Rule("daily", "token_bucket", 10, _DAY, 0), name, 10, 1, _START).granted == 1
+    rule = Rule("daily", "token_bucket", 5, 10 * _SECOND, 0)
+    assert sql.charge(rule, name, 1, 9, _START + 1).retry_us == 20 * _SECOND - 1
+    assert sql.charge(rule, name, 1, 9, _START + 20 * _SECOND).granted == 5
+
+
+def test_shadow_charge_prevents_no_other_of_its_check(sql: Sql) -> None:
+    rules_of_check = [
+        Rule("enforced", "token_bucket", 2, _DAY, 0),
+        Rule("shade", "token_bucket", 1, _DAY, 0, shadow=True),
+    ]
+    name = sql.new_key()
+
+    def check() -> list[int]:
+        rows = sql.run(
+            lambda connection: store.charge_together(
+                connection, rules_of_check, [name, name], [1, 1], [2], _START
+            )
+        )
+        return [row["granted"] for row in rows]
+
+    assert [check() for _ in range(3)] == [[1, 1], [1, 0], [0, 0]]

@@ -108,6 +108,14 @@ class Key:
         else:
             self._window = Slots(rule.window_us)
 
+    def change(self, rule: Rule, now: int) -> None:
+        """Go on with other requests in the same window; what is in use is kept."""
+        self._rule = rule
+        if isinstance(self._window, TokenBucket):
+            used = self._window.used(now)
+            self._window = TokenBucket(rule.requests, rule.window_us)
+            self._window.add(used, now)
+
     def charge(self, cost: int, times: int, now: int) -> Answer:
         granted = 0
         while granted < times and self._remaining(now) >= cost:
@@ -127,7 +135,7 @@ class Key:
         remaining = self._rule.requests - self._window.used(now)
         if self._rule.burst:
             remaining = min(remaining, self._rule.burst - self._burst.used(now))
-        return remaining
+        return max(remaining, 0)
 
     def _answer(self, granted: int, cost: int, now: int) -> Answer:
         rule = self._rule

@@ -121,8 +121,9 @@ class Accounts:
         await self._brute_force.charge_registration(registration.client)
         return await self._create(call, UserOrigin.REGISTER, registration, DEFAULT_ROLES)
 
-    def check_roles(self, roles: Sequence[str]) -> None:
-        """Check that roles are defined; raises FieldInvalid, which names those that are."""
+    async def check_roles(self, roles: Sequence[str]) -> None:
+        """Check that roles are defined by now; raises FieldInvalid, which names those that are."""
+        await self._permissions.refresh()
         self._permissions.check_defined(roles)
 
     async def create_user(
@@ -138,7 +139,7 @@ class Accounts:
             AlreadyExists: EMAIL_TAKEN.
             Overloaded: Too many passwords are waiting to be hashed.
         """
-        self.check_roles(user.roles)
+        await self.check_roles(user.roles)
         made = await self._receipts.find(request)
         if made is not None:
             return UserId(UUID(made))

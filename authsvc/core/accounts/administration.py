@@ -1,6 +1,6 @@
 """Owns what operators change of a user: profile, roles, locks, and how the password goes on."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -45,8 +45,7 @@ class ProfileChange:
 class UserAdministration:
     """Changes users for operators.
 
-    `factor_roles` are those that require a second factor. `forget` drops what was revoked from this
-    process's caches; other replicas hear of it soon.
+    `forget` drops what was revoked from this process's caches; other replicas hear of it soon.
     """
 
     def __init__(  # noqa: PLR0913 - all but the last are parts
@@ -58,7 +57,6 @@ class UserAdministration:
         codes: CodeRequests,
         outbox: Outbox,
         permissions: Permissions,
-        factor_roles: Collection[str],
         forget: Callable[[Revocation], None],
         clock: Clock,
         directory_domains: bool = False,
@@ -69,7 +67,6 @@ class UserAdministration:
         self._codes = codes
         self._outbox = outbox
         self._permissions = permissions
-        self._factor_roles = factor_roles
         self._forget = forget
         self._clock = clock
         self._directory_domains = directory_domains
@@ -133,6 +130,8 @@ class UserAdministration:
             FieldInvalid: A role is not defined; those that are, are named.
         """
         roles = tuple(dict.fromkeys(roles))
+        # As they are defined by now: another replica may just have made one require a factor.
+        await self._permissions.refresh()
         self._permissions.check_defined(roles)
         now = self._clock.now()
         async with self._database.transaction(user_id) as connection:
@@ -147,7 +146,7 @@ class UserAdministration:
             detail = {"added": added, "removed": removed}
             event = AuditEvent(AuditType.USER_ROLES_SET, call, user_id, detail=detail)
             await record_event(connection, now, event)
-            if any(role in self._factor_roles for role in added):
+            if self._permissions.require_second_factor(added):
                 await self._sessions.revoke_in(connection, call, user_id, RevokeReason.REVOKED)
                 await devices.forget_trust(connection, user_id)
             # The caches hold the old roles; those of new tokens come from the row.

@@ -1,24 +1,21 @@
 """Owns audit events: their types, and the recording of each in both the database and the log."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
 
 import structlog
 
+from authsvc.core.audit.schema import Detail, declared
 from authsvc.core.lib.ids import uuid7
+from authsvc.models.audit import AuditRow
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import SessionId, UserId
 from authsvc.store import audit
-from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Connection
 
 log = structlog.get_logger("audit")
-
-Detail: TypeAlias = Mapping[str, str | int | bool | Sequence[str]]
 
 _NO_CLIENT = ClientContext()
 
@@ -101,6 +98,8 @@ class AuditEvent:
     `detail` holds what is specific to the type. It never contains a secret, nor an address or name
     that was typed in: people type passwords into the wrong field. The one exception is the reason
     that an operator has to give for an impersonation.
+    `detail` holds what is specific to the type, as `SCHEMA` declares it. It never contains a
+    secret, nor an address or name that was typed in: people type passwords into the wrong field.
     """
 
     type: AuditType
@@ -132,7 +131,7 @@ def event_row(now: datetime, event: AuditEvent) -> AuditRow:
         user_id=event.user_id,
         session_id=event.session_id,
         client=event.client or _NO_CLIENT,
-        detail=json.dumps(dict(event.detail)),
+        detail=json.dumps(dict(declared(event.type, event.detail))),
     )
 
 
@@ -142,7 +141,7 @@ def log_event(event: AuditEvent) -> None:
         "user_id": event.user_id and str(event.user_id),
         "session_id": event.session_id and str(event.session_id),
         "ip": event.client and event.client.ip,
-        "detail": dict(event.detail),
+        "detail": dict(declared(event.type, event.detail)),
     }
     log.info(
         "audit",

@@ -16,7 +16,8 @@ from typing import TypeAlias
 import structlog
 
 from authsvc.config import BruteForceSettings, DetectionSettings, DetectionsSettings
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.errors import StoreUnavailable
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
@@ -34,6 +35,9 @@ _ADMINISTRATIVE_TOO = {
     AuditType.USER_CREATE,
     AuditType.USER_DISABLE,
     AuditType.USER_ENABLE,
+    AuditType.USER_ROLES_SET,
+    AuditType.USER_UNLOCK,
+    AuditType.PASSWORD_CHANGE_REQUIRE,
     AuditType.IMPERSONATE,
     AuditType.REVOKE_ALL,
     AuditType.MESSAGE_RETRY,

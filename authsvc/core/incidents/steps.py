@@ -1,17 +1,20 @@
 """Owns the steps that an operator takes in an incident; each is an audit event with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.accounts.administration import UserAdministration
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
 from authsvc.core.signing.signing_keys import SigningKeys
-from authsvc.errors import limit_reached
+from authsvc.errors import NotFound, limit_reached
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
-from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod
+from authsvc.models.ids import UserId
+from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod, PasswordSelection
 from authsvc.models.sessions import SessionSelection
 from authsvc.store import incidents as store
 from authsvc.store import login_freezes
@@ -19,6 +22,7 @@ from authsvc.store.postgres.database import Connection, Database
 
 # All of them are compared with each login.
 _MAX_FREEZES = 200
+_BATCH = 1_000
 # Of the events of incidents, by their common beginnings.
 _TYPES = [type_.value for type_ in AuditType if type_.value.startswith(("incident.", "detection."))]
 
@@ -31,11 +35,13 @@ class IncidentSteps:
         *,
         database: Database,
         sessions: BulkSessionEnding,
+        administration: UserAdministration,
         signing_keys: SigningKeys,
         clock: Clock,
     ) -> None:
         self._database = database
         self._sessions = sessions
+        self._administration = administration
         self._signing_keys = signing_keys
         self._clock = clock
 
@@ -105,6 +111,45 @@ class IncidentSteps:
         count = await self._sessions.end(call, selection)
         await self.record(AuditType.INCIDENT_END_SESSIONS, call, {"count": count, "reason": reason})
         return count
+
+    async def count_passwords(self, selection: PasswordSelection) -> int:
+        """Return how many users `require_password_change` would concern."""
+        count = 0
+        async for _ in self._users_with_password(selection):
+            count += 1
+        return count
+
+    async def require_password_change(
+        self, call: Call, selection: PasswordSelection, reason: str
+    ) -> int:
+        """Let the selected users' passwords open no more sessions until changed; return how many.
+
+        Their sessions end. If it is interrupted, another call does the rest.
+        """
+        count = 0
+        async for user_id in self._users_with_password(selection):
+            try:
+                await self._administration.require_password_change(
+                    call, user_id, keep_sessions=False
+                )
+            except NotFound:
+                # Deleted in the meantime.
+                continue
+            count += 1
+        detail: Detail = {"count": count, "reason": reason}
+        await self.record(AuditType.INCIDENT_REQUIRE_PASSWORD_CHANGE, call, detail)
+        return count
+
+    async def _users_with_password(self, selection: PasswordSelection) -> AsyncIterator[UserId]:
+        after: UserId | None = None
+        while True:
+            async with self._database.connection() as connection:
+                found = await store.list_users_with_password(connection, selection, after, _BATCH)
+            for user_id in found:
+                yield user_id
+            if len(found) < _BATCH:
+                return
+            after = found[-1]
 
     async def rotate_key(self, call: Call, reason: str) -> str:
         """Sign with another key from now on; return its id."""

@@ -1,4 +1,4 @@
-"""Owns rate limits: policies, decisions, and the cache of recent rejections.
+"""Owns rate limits and blocked addresses: policies, decisions, violations, and screening.
 
-Entry classes: `RateLimiter`, `Policies`.
+Entry classes: `RateLimiter`, `Policies`, `Screening` and `IpBlocking`.
 """

@@ -6,7 +6,8 @@ from datetime import datetime
 
 import structlog
 
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.definitions import Definitions
 from authsvc.core.limits.limiter import RateLimiter
 from authsvc.errors import (

@@ -7,7 +7,8 @@ import structlog
 from cachetools import TTLCache
 
 from authsvc.config import BlockSettings, BruteForceSettings, durations
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.block_list import BlockList
 from authsvc.core.limits.limiter import Check, RateLimiter, policies_from

@@ -14,12 +14,7 @@ from authsvc.core.session_keys.proof import SessionProof, prove
 from authsvc.core.session_keys.statements import Statements
 from authsvc.core.session_keys.ttl import bounded_ttl
 from authsvc.core.sessions.validation import SessionValidation
-from authsvc.errors import (
-    ServiceError,
-    impersonation_not_allowed,
-    limit_reached,
-    session_invalid,
-)
+from authsvc.errors import ServiceError, impersonation_not_allowed, limit_reached, session_invalid
 from authsvc.models.calls import Call
 from authsvc.models.clock import Clock
 from authsvc.models.ids import SessionKeyId, UserId
@@ -85,16 +80,15 @@ class SessionKeys:
         Raises:
             FailedPrecondition: LIMIT_REACHED; NOT_CONFIGURED: the signing key is symmetric.
             FieldInvalid: The ttl is out of bounds.
+            PermissionDenied: IMPERSONATION_NOT_ALLOWED: the key would be the operator's own.
             TooManyAttempts: The user had too many keys attested recently.
             Unauthenticated: SESSION_INVALID or SESSION_BINDING_MISMATCH.
-            PermissionDenied: IMPERSONATION_NOT_ALLOWED.
         """
         ttl = bounded_ttl(request.ttl, self._max_ttl)
         self._statements.require_public_key()
         session = await prove(self._validation, proof)
         if session.impersonator is not None:
-            # Whoever verifies the statement takes the key's holder for the user.
-            raise impersonation_not_allowed("An impersonated session must not attest keys.")
+            raise impersonation_not_allowed("An impersonated session must not have keys attested.")
         receipt = await self._brute_force.charge_session_key(session.user_id)
         try:
             key = await self._store(call, session, proof, request, ttl)

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, log_event, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, log_event, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.lib.slices import Slices
 from authsvc.core.sessions.cache import SessionCache

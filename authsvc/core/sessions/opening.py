@@ -5,7 +5,8 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from authsvc.config import SessionSettings, TokenSettings
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, event_row, log_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, log_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.lib.ids import uuid7
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.sessions.secrets import digest, new_csrf_token, new_session_token

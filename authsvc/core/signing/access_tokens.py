@@ -7,7 +7,7 @@ accept any `typ`, a missing or fractional `exp`, and duplicate members, and read
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, cast
 
@@ -196,6 +196,23 @@ class AccessTokens:
         """Return SCOPE_MISSING unless the token has all `scopes`."""
         missing = not set(scopes).issubset(claims.scopes)
         return InactiveReason.SCOPE_MISSING if missing else None
+
+    def narrow(self, claims: Claims, roles: tuple[str, ...]) -> Claims:
+        """Return the claims of a token of a user who has these roles now, as they are by now.
+
+        What the token says beyond them is left out, so it can do no more than a new token could.
+        """
+        granted = self._permissions.granted(roles)
+        if granted.issuperset(claims.permissions) and (
+            claims.roles == roles or set(claims.roles).issubset(roles)
+        ):
+            return claims
+        return replace(
+            claims,
+            roles=tuple(role for role in claims.roles if role in roles),
+            permissions=tuple(name for name in claims.permissions if name in granted),
+            scopes=tuple(name for name in claims.scopes if name in granted),
+        )
 
     def _examine(self, token: str, audience: str | None) -> _Outcome:
         entry = self._verified.get(token)

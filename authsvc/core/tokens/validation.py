@@ -3,18 +3,15 @@
 A token bound to a certificate is active only with that certificate (RFC 8705); a service's own
 token has no session.
 
-A token never has more than the roles of its user grant now: what they have lost since it was issued
-is left out of its claims.
-
 A token is inactive as soon as its session has been ended or removed, or its user disabled. It is
 issued so that it never outlives the session's absolute expiry. It may outlive the idle expiry,
 which only limits refreshing: a token issued for an hour is valid for that hour. Of its roles, and
-what they granted, only those count that its user still has.
+what they granted, only that counts which its user still has and they still grant.
 """
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from authsvc.core.lib.slices import Slices
@@ -88,12 +85,10 @@ class TokenValidation:
             session = None if check.strict else self._sessions.find_cached(claims.session_id)
             if session is None:
                 session = await self._sessions.find(claims.session_id, strict=check.strict)
-                if session is None:
-                    return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
-                reason = session.end_reason()
-                if reason is not None:
-                    return _INACTIVE[reason]
-            claims = self._narrowed(claims, session)
+            result = self._with_session(claims, session)
+            if result.claims is None:
+                return result
+            claims = result.claims
         if check.required_scopes:
             missing = self._access_tokens.require_scopes(claims, check.required_scopes)
             if missing is not None:
@@ -149,29 +144,15 @@ class TokenValidation:
         if outcome.certificate_thumbprint or not isinstance(outcome, Claims):
             return _INACTIVE[InactiveReason.CERTIFICATE_MISMATCH]
         session = self._sessions.find_cached(outcome.session_id)
-        if session is None:
-            return None
-        return TokenResult(active=True, claims=self._narrowed(outcome, session))
+        return None if session is None else self._with_session(outcome, session)
 
     def _with_session(self, claims: Claims, session: Session | None) -> TokenResult:
+        """Return the result for a token of this session, None if that is unknown."""
         if session is None:
             return _INACTIVE[InactiveReason.SESSION_UNKNOWN]
         reason = session.end_reason()
         if reason is not None:
             return _INACTIVE[reason]
-        return TokenResult(active=True, claims=self._narrowed(claims, session))
-
-    def _narrowed(self, claims: Claims, session: Session) -> Claims:
-        """Return the claims without the roles and permissions that the user no longer has."""
-        roles = session.user_roles
-        granted = self._permissions.granted(roles)
-        if granted.issuperset(claims.permissions) and (
-            claims.roles == roles or set(roles).issuperset(claims.roles)
-        ):
-            return claims
-        return replace(
-            claims,
-            roles=tuple(role for role in claims.roles if role in roles),
-            permissions=tuple(name for name in claims.permissions if name in granted),
-            scopes=tuple(name for name in claims.scopes if name in granted),
-        )
+        # The roles may have been taken away since the token was issued.
+        narrowed = self._access_tokens.narrow(claims, session.user_roles)
+        return TokenResult(active=True, claims=narrowed)

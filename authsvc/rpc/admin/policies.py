@@ -86,7 +86,11 @@ def _override(message: pb.PolicyOverride, field: str, now: datetime) -> Override
         return replace(
             override,
             requests=messages.amount(message.requests, f"{field}.requests", least=1),
-            window=messages.limit_window(message.window, f"{field}.window")
+            window=messages.window_of(
+                convert.lifetime(message.window, f"{field}.window"),
+                f"{field}.window",
+                is_counted=True,
+            )
             if message.HasField("window")
             else None,
             burst=messages.amount(message.burst, f"{field}.burst"),

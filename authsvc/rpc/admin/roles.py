@@ -44,7 +44,7 @@ class RoleRpcs(Topic):
         self, request: pb.DeleteRoleRequest, _context: Context
     ) -> pb.DeleteRoleResponse:
         """Delete a role; its users keep its name, which grants nothing."""
-        name = _role_name(request.name, "name")
+        name = role_name(request.name, "name")
         count = await self._use.role_definitions.delete(current_call(), name)
         return pb.DeleteRoleResponse(user_count=count)
 
@@ -53,11 +53,12 @@ def _role(message: pb.UserRole, field: str) -> RoleDefinition:
     def lifetime(name: str) -> timedelta | None:
         if not message.HasField(name):  # type: ignore[arg-type] # the names below are fields
             return None
-        return convert.lifetime(getattr(message, name), f"{field}.{name}", _SHORTEST, _LONGEST)
+        path = f"{field}.{name}"
+        return bounded_lifetime(convert.lifetime(getattr(message, name), path), path)
 
     return RoleDefinition(
-        name=_role_name(message.name, f"{field}.name"),
-        permissions=_permissions(message.permissions, f"{field}.permissions"),
+        name=role_name(message.name, f"{field}.name"),
+        permissions=permission_names(message.permissions, f"{field}.permissions"),
         requires_second_factor=message.requires_second_factor,
         lifetimes=Lifetimes(
             lifetime("idle_lifetime"),
@@ -68,13 +69,20 @@ def _role(message: pb.UserRole, field: str) -> RoleDefinition:
     )
 
 
-def _role_name(value: str, field: str) -> str:
+def role_name(value: str, field: str) -> str:
+    """Return the name of a role."""
     if not _NAME.fullmatch(value):
         raise FieldInvalid(field, 'must be a letter of a-z and up to 31 of a-z, 0-9, "_" and "-"')
     return value
 
 
-def _permissions(values: Sequence[str], field: str) -> tuple[str, ...]:
+def bounded_lifetime(value: timedelta | None, field: str) -> timedelta | None:
+    """Return a role's lifetime, if it has one."""
+    return None if value is None else convert.between(value, field, _SHORTEST, _LONGEST)
+
+
+def permission_names(values: Sequence[str], field: str) -> tuple[str, ...]:
+    """Return at most 64 names of permissions, without duplicates."""
     if len(values) > _MAX_PERMISSIONS:
         raise FieldInvalid(field, f"must have at most {_MAX_PERMISSIONS} items")
     for index, value in enumerate(values):

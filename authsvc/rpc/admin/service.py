@@ -1,6 +1,7 @@
 """Owns the handler of AdminService, composed of its topics."""
 
 from authsvc.rpc.admin.accounts import AccountRpcs
+from authsvc.rpc.admin.audit import AuditRpcs
 from authsvc.rpc.admin.impersonation import ImpersonationRpcs
 from authsvc.rpc.admin.ip_blocks import IpBlockRpcs
 from authsvc.rpc.admin.policies import PolicyRpcs
@@ -12,6 +13,7 @@ from authsvc.v1 import admin_service_pb2_grpc as rpc
 
 
 class AdminHandler(
+    AuditRpcs,
     AccountRpcs,
     UserTransferRpcs,
     IpBlockRpcs,

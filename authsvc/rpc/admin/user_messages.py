@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -14,9 +13,6 @@ from authsvc.v1 import admin_service_pb2 as pb
 _MAX_ROLES = 64
 _MAX_NAME = 64
 
-_Bound: TypeAlias = Literal[
-    "from_create_time", "until_create_time", "from_last_login_time", "until_last_login_time"
-]
 
 _STATUS = {
     UserStatus.ACTIVE: pb.USER_STATUS_ACTIVE,
@@ -63,10 +59,11 @@ def user_filter(request: pb.ListUsersRequest) -> UserFilter:
         verified=request.verified if request.HasField("verified") else None,
         provider=convert.text(request.provider, "provider", _MAX_NAME),
         create_time=TimeRange(
-            _bound(request, "from_create_time"), _bound(request, "until_create_time")
+            convert.time(request, "from_create_time"), convert.time(request, "until_create_time")
         ),
         last_login_time=TimeRange(
-            _bound(request, "from_last_login_time"), _bound(request, "until_last_login_time")
+            convert.time(request, "from_last_login_time"),
+            convert.time(request, "until_last_login_time"),
         ),
     )
 
@@ -88,10 +85,6 @@ def _status(value: pb.UserStatus.ValueType) -> UserStatus | None:
         if value == known:
             return status
     raise FieldInvalid("status", "must be ACTIVE or DISABLED")
-
-
-def _bound(request: pb.ListUsersRequest, name: _Bound) -> datetime | None:
-    return convert.time(request, name)
 
 
 def _time(time: datetime | None) -> Timestamp | None:

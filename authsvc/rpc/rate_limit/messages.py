@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
 
-from google.protobuf.duration_pb2 import Duration
-
 from authsvc.core.lib.slices import Slices
 from authsvc.core.limits.batch import Check
 from authsvc.errors import FieldInvalid
@@ -25,7 +23,7 @@ from authsvc.models.limits import (
     Policy,
     Verdict,
 )
-from authsvc.rpc.convert import defined_in, duration, fill_duration, lifetime, text
+from authsvc.rpc.convert import between, defined_in, duration, fill_duration, lifetime, text
 from authsvc.v1 import rate_limit_service_pb2 as pb
 
 MAX_CHARGES = 16
@@ -208,16 +206,14 @@ def policy(message: pb.Policy, field: str) -> Policy:
     if algorithm is None:
         raise FieldInvalid(f"{field}.algorithm", "must be one of the algorithms")
     requests = amount(message.requests, f"{field}.requests")
-    if message.HasField("window"):
-        window = limit_window(message.window, f"{field}.window")
-    elif requests and not message.unlimited:
-        raise FieldInvalid(f"{field}.window", "must be set")
-    else:
-        window = _MIN_WINDOW
     return Policy(
         name=name,
         requests=requests,
-        window=window,
+        window=window_of(
+            lifetime(message.window, f"{field}.window") if message.HasField("window") else None,
+            f"{field}.window",
+            is_counted=requests > 0 and not message.unlimited,
+        ),
         burst=amount(message.burst, f"{field}.burst"),
         algorithm=algorithm,
         durable=message.durable,
@@ -242,9 +238,13 @@ def amount(value: int, field: str, least: int = 0) -> int:
     return value
 
 
-def limit_window(message: Duration, field: str) -> timedelta:
-    """Return the window of a policy."""
-    return lifetime(message, field, _MIN_WINDOW, _MAX_WINDOW)
+def window_of(value: timedelta | None, field: str, *, is_counted: bool) -> timedelta:
+    """Return the window of a policy or an override; any if nothing is counted in it."""
+    if value is None:
+        if is_counted:
+            raise FieldInvalid(field, "must be set")
+        return _MIN_WINDOW
+    return between(value, field, _MIN_WINDOW, _MAX_WINDOW)
 
 
 _SCREEN_REASON = {

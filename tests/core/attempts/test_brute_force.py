@@ -1,7 +1,7 @@
 """The limits on guessing: what counts together, what is refunded, and what the table reveals."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import pytest
@@ -304,3 +304,30 @@ async def test_limits_on_guessing_are_durable(brute_force: BruteForce) -> None:
     for settings in (_limits(), BruteForceSettings()):
         brute_force.replace_settings(settings)
         assert {policy.durable for policy in brute_force._limiter.policies()} == {True}
+
+
+async def test_refusal_names_the_address_only_if_its_own_limit_is_reached(
+    database: Database,
+) -> None:
+    one, many = {"requests": 1, "window": "1h"}, {"requests": 99, "window": "1h"}
+    free = dict.fromkeys(("per_account", "per_account_and_ip", "per_ip", "per_known_device"), many)
+    here, client = ClientContext(IP), b"phone"
+    limited: dict[str, Callable[[BruteForce], Awaitable[object]]] = {
+        "per_account_and_ip": lambda made: made.charge_guess(ADA, here, None),
+        "per_ip": lambda made: made.charge_guess(ADA, here, client),
+        "proofs_per_ip": lambda made: made.charge_proof(here),
+        "registrations_per_ip": lambda made: made.charge_registration(here),
+        "passkey_logins_per_ip": lambda made: made.charge_passkey_login(here),
+        "oauth_logins_per_ip": lambda made: made.charge_oauth(here),
+        "per_account": lambda made: made.charge_guess("b@b.test", here, None),
+        "per_known_device": lambda made: made.charge_guess("c@b.test", here, client),
+    }
+    for number, (name, charge) in enumerate(limited.items()):
+        # Each with an address of its own, as they share the table of limits.
+        here = ClientContext(f"192.0.2.{number}")
+        brute_force = BruteForce(database, _limits(**free | {name: one}), KEYRING)
+        await charge(brute_force)
+        with pytest.raises(TooManyAttempts) as refused:
+            await charge(brute_force)
+        is_own = name not in {"per_account", "per_known_device"}
+        assert (name, refused.value.ip) == (name, here.ip if is_own else None)

@@ -10,9 +10,9 @@ from authsvc.core.audit import listing
 from authsvc.core.audit.listing import AuditListing
 from authsvc.core.audit.recording import AuditEvent, AuditType, event_row, record_event
 from authsvc.core.lib.clock import SystemClock
+from authsvc.models.audit import AuditRow
 from authsvc.models.calls import Call
 from authsvc.store import audit
-from authsvc.store.audit import AuditRow
 from authsvc.store.postgres.database import Database
 
 SECOND = timedelta(seconds=1)
@@ -27,7 +27,9 @@ def audit_log(database: Database, monkeypatch: pytest.MonkeyPatch) -> AuditListi
 
 def row(number: int, age: float = 0.0) -> AuditRow:
     """Return a new event that was made some seconds ago."""
-    event = AuditEvent(AuditType.LOGIN, Call(f"r{number}", "test"), detail={"number": number})
+    event = AuditEvent(
+        AuditType.LOGIN, Call(f"r{number}", "test"), detail={"methods": [str(number)]}
+    )
     return event_row(SystemClock().now() - age * SECOND, event)
 
 

@@ -2,9 +2,12 @@
 
 from uuid import UUID
 
+import pytest
+
 from authsvc.config import BruteForceSettings
 from authsvc.core.codes.one_time_codes import Purpose
 from authsvc.core.codes.requests import CodeLimits
+from authsvc.errors import TooManyAttempts
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.store.postgres.database import Database
@@ -39,6 +42,17 @@ async def test_requests_from_one_network_share_a_limit(database: Database) -> No
         )
     ]
     assert ends == ["OK", REFUSED, "OK", "OK", REFUSED]
+
+
+async def test_refusal_names_the_address_only_if_its_own_limit_is_reached(
+    database: Database,
+) -> None:
+    made = limits(database, requests_per_ip=ONE, requests_per_address=ONE)
+    assert await charged(made, "a@b.test", ip="192.0.2.1") == "OK"
+    for ip, named in (("192.0.2.1", "192.0.2.1"), ("192.0.2.2", None)):
+        with pytest.raises(TooManyAttempts) as refused:
+            await made.charge(LOGIN, ["a@b.test"], ClientContext(ip))
+        assert refused.value.ip == named
 
 
 async def test_requests_without_ip_are_limited_by_address(database: Database) -> None:

@@ -11,7 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from authsvc.config import BruteForceSettings, DetectionsSettings
-from authsvc.core.audit.recording import AuditEvent, AuditType, Detail, record_event
+from authsvc.core.audit.recording import AuditEvent, AuditType, record_event
+from authsvc.core.audit.schema import Detail
 from authsvc.core.incidents.detections import Detections
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.ids import UserId

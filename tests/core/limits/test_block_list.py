@@ -131,3 +131,25 @@ async def test_ended_blocks_are_removed_later(database: Database, clock: FakeClo
         assert await store.delete_ended(connection, clock.now() + HOUR, 10) == 0
         assert await store.delete_ended(connection, clock.now() + 2 * HOUR, 10) == 1
     assert await replica.listed() == ["192.0.2.1/32"]
+
+
+async def test_copy_that_was_not_read_for_long_is_not_used(
+    database: Database, clock: FakeClock
+) -> None:
+    here, there = Replica(database, clock), Replica(database, clock)
+    async with there.following():
+        pass
+    await here.block(IP, HOUR)
+    there.blocks._follower._complete_until = float("-inf")
+    assert await there.screen(IP) == "IP_BLOCKED"
+
+
+async def test_copy_with_a_gap_is_not_used(database: Database, clock: FakeClock) -> None:
+    here, there = Replica(database, clock), Replica(database, clock)
+    async with there.following():
+        pass
+    await here.block(IP, HOUR)
+    there.blocks._follower._complete_until = float("inf")
+    assert await there.screen(IP) == ""
+    there.blocks._on_gap()
+    assert await there.screen(IP) == "IP_BLOCKED"

@@ -12,7 +12,7 @@ from authsvc.app.build import Parts, open_parts
 from authsvc.config import Settings
 from authsvc.core.session_keys.keys import AttestedKey, NewSessionKey
 from authsvc.core.session_keys.proof import SessionProof
-from authsvc.errors import FailedPrecondition, Reason, Unauthenticated
+from authsvc.errors import FailedPrecondition, PermissionDenied, Reason, Unauthenticated
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
 from authsvc.models.session_keys import PublicKey, PublicKeyKind
@@ -78,12 +78,14 @@ async def test_key_is_issued_before_the_end_of_its_session_or_not_at_all(
     for _ in range(8):
         tokens = await _open(here)
         proof = SessionProof(tokens.session_token)
+        first = await here.use.session_keys.issue(CALL, proof, _request(9))
+        assert await _listed(there) == {first.key.key_id}
         ends = await asyncio.gather(
-            *(here.use.session_keys.issue(CALL, proof, _request(n)) for n in range(3)),
+            *(here.use.session_keys.issue(CALL, proof, _request(n)) for n in range(2)),
             there.use.session_ending.revoke(CALL, tokens.session_id),
             return_exceptions=True,
         )
-        for end in ends[:3]:
+        for end in ends[:2]:
             if not isinstance(end, AttestedKey):
                 assert isinstance(end, Unauthenticated)
                 assert end.reason is Reason.SESSION_INVALID
@@ -130,3 +132,15 @@ async def test_refused_call_is_not_charged(
             with pytest.raises(FailedPrecondition):
                 await parts.use.session_keys.issue(CALL, proof, _request(3))
         await parts.use.session_keys.issue(CALL, proof, _request(0))
+
+
+async def test_impersonated_session_gets_no_key(replicas: list[Parts]) -> None:
+    tokens = await _open(replicas[0])
+    async with replicas[0].database.connection() as connection:
+        await connection.execute("UPDATE sessions SET impersonator = 'spiffe://authsvc.test/admin'")
+    with pytest.raises(PermissionDenied) as refused:
+        await replicas[0].use.session_keys.issue(
+            CALL, SessionProof(tokens.session_token), _request(1)
+        )
+    assert refused.value.reason is Reason.IMPERSONATION_NOT_ALLOWED
+    assert await _listed(replicas[0]) == set()

@@ -239,12 +239,17 @@ async def test_background_refresh_waits_until_notified(
         assert counting.borrowed == borrowed
 
 
+@pytest.mark.parametrize("longest", ["access_lifetime", "service_lifetime", "session_key_lifetime"])
 async def test_retired_key_expires_with_its_last_possible_token(
-    database: Database, clock: FakeClock
+    longest: str, database: Database, clock: FakeClock
 ) -> None:
-    keys = await load_keys(
-        database, clock, access_lifetime="2h", service_lifetime="1h", clock_skew="5s"
-    )
+    lifetimes = {
+        "access_lifetime": "1h",
+        "service_lifetime": "1h",
+        "session_key_lifetime": "1h",
+        longest: "2h",
+    }
+    keys = await load_keys(database, clock, **lifetimes, clock_skew="5s")
     old = keys.active.key_id
     clock.advance(SECOND)
     await keys.rotate(CALL)

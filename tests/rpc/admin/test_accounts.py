@@ -276,6 +276,9 @@ async def test_new_address_is_unverified_and_announced_to_the_old(service: Servi
     assert await outcome(service.auth().ResetPassword(request)) == "CODE_INVALID"
     user = await update(service, tokens.user_id, email=EMAIL, email_verified=True)
     assert user.HasField("email_verify_time")
+    # Nor does it come back with the address.
+    request.email = EMAIL
+    assert await outcome(service.auth().ResetPassword(request)) == "CODE_INVALID"
     # Another spelling of the same address is no other address.
     user = await update(service, tokens.user_id, email=EMAIL.swapcase())
     assert (user.email, user.HasField("email_verify_time")) == (EMAIL.swapcase(), True)
@@ -353,6 +356,16 @@ async def test_role_that_requires_a_factor_ends_sessions(service: Service) -> No
     assert await service.judge_token(tokens.access_token, strict=True) == "SESSION_REVOKED"
     login = await service.auth().Login(LoginRequest(email=EMAIL, password=PASSWORD))
     assert login.HasField("mfa")
+
+
+async def test_roles_defined_at_run_time_can_be_given(service: Service) -> None:
+    tokens = await service.proved_session()
+    role = pb.UserRole(name="auditor", permissions=["audit"], requires_second_factor=True)
+    await service.admin().PutRole(pb.PutRoleRequest(role=role))
+    await set_roles(service, tokens.user_id, "user", "auditor")
+    assert await service.judge_token(tokens.access_token, strict=True) == "SESSION_REVOKED"
+    created = pb.CreateUserRequest(email=OTHER, roles=["auditor"])
+    assert list((await service.admin().CreateUser(created)).user.roles) == ["auditor"]
 
 
 async def test_roles_are_refused_as_a_whole(service: Service) -> None:

@@ -140,6 +140,8 @@ def test_rpcs_that_log_in_are_screened() -> None:
     logged_in = {method for method in with_client if ACCESS[method].bearer} | {
         "/authsvc.v1.AuthService/RefreshTokens",
         "/authsvc.v1.SessionService/ValidateSession",
+        "/authsvc.v1.SessionService/IssueSessionKey",
+        "/authsvc.v1.SessionService/CreateTurnCredentials",
         "/authsvc.v1.AdminService/ImpersonateUser",
     }
     assert screened == with_client - logged_in
