@@ -184,7 +184,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IMPERSONATION_NOT_ALLOWED: _ErrorReason.ValueType  # 37
     """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
     the call is not one for an impersonated session: it would change how the
-    user logs in, or export or delete the account. Don't retry.
+    user logs in, attest a key, or export or delete the account. Don't retry.
     """
     ERROR_REASON_SESSION_INVALID: _ErrorReason.ValueType  # 38
     """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.
@@ -389,7 +389,7 @@ until an operator lifts it. Don't retry before that.
 ERROR_REASON_IMPERSONATION_NOT_ALLOWED: ErrorReason.ValueType  # 37
 """PERMISSION_DENIED. The user has a role that is not to be impersonated, or
 the call is not one for an impersonated session: it would change how the
-user logs in, or export or delete the account. Don't retry.
+user logs in, attest a key, or export or delete the account. Don't retry.
 """
 ERROR_REASON_SESSION_INVALID: ErrorReason.ValueType  # 38
 """UNAUTHENTICATED. The session is not active, or the CSRF token isn't its.

@@ -34,6 +34,8 @@ class EventSchema:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+# Of the events of impersonated sessions, whatever their type: added when an event is stored.
+_OF_ANY_TYPE = {"impersonator": TEXT}
 _KEY = {"key_id": TEXT}
 _FACTOR = {"factor": TEXT, "kind": TEXT}
 _TOKEN = {"token_id": TEXT, "audiences": LIST, "scopes": LIST, "expire_time": TEXT}
@@ -124,7 +126,7 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         ),
         "session.revoke_all": EventSchema(
             "An operator ends all sessions that meet the criteria. At the `stage` begin it says"
-            " was asked for, at the stage end how many sessions ended.",
+            " what was asked for, at the stage end how many sessions ended.",
             {
                 "stage": TEXT,
                 "count": NUMBER,
@@ -285,7 +287,7 @@ def declared(event_type: str, detail: Detail) -> Detail:
 
 
 def _is_declared(known: Mapping[str, str], name: str, value: object) -> bool:
-    kind = known.get(name)
+    kind = known.get(name) or _OF_ANY_TYPE.get(name)
     if kind is None:
         return False
     if kind is NUMBER and isinstance(value, bool):

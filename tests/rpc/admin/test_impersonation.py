@@ -19,6 +19,7 @@ from authsvc.v1.session_service_pb2 import (
     RevokeSessionRequest,
     ValidateSessionRequest,
 )
+from tests.support import session_keys
 from tests.support.accounts import CALL, EMAIL
 from tests.support.api import OWN
 from tests.support.clock import FakeClock
@@ -199,6 +200,12 @@ async def test_impersonated_token_links_no_identity(
         provider="github", redirect_uri=REDIRECT, link_access_token=tokens.access_token
     )
     assert await outcome(service.auth().BeginOAuth(begin)) == "IMPERSONATION_NOT_ALLOWED"
+
+
+async def test_impersonated_session_attests_no_key(service: Service) -> None:
+    tokens = await impersonate(service, await service.register())
+    assert await outcome(session_keys.issue(service, tokens)) == "IMPERSONATION_NOT_ALLOWED"
+    assert await service.fetch("SELECT FROM session_keys") == []
 
 
 async def test_exchanged_token_keeps_the_chain_and_has_no_power(service: Service) -> None:
