@@ -14,7 +14,9 @@ from authsvc.app.addresses import IN_USE, why_unusable
 from authsvc.app.web_connections import WebTls
 from authsvc.config import ConfigError, DatabaseSettings, Settings
 from authsvc.core.lib.clock import SystemClock
+from authsvc.core.lib.sealing import Keyring
 from authsvc.core.messages.delivery import NotDelivered
+from authsvc.core.secrets_at_rest.key_usage import KeyUsage
 from authsvc.errors import (
     ProviderMisconfigured,
     ProviderUnavailable,
@@ -89,7 +91,10 @@ async def check_deeply(settings: Settings) -> list[Finding]:
     ]
     if (tls := settings.http.tls) is not None:
         findings.append(_certificate("http.tls", lambda: WebTls(tls)))
-    findings += await _databases(settings.database)
+    databases = await _databases(settings.database)
+    findings += databases
+    if not any(each.problem for each in databases):
+        findings.append(await _keys(settings))
     findings += await _delivery(settings)
     findings += await _breached_passwords(settings)
     return findings + await _providers(settings)
@@ -127,6 +132,25 @@ async def _database(name: str, settings: DatabaseSettings, url: SecretStr) -> Fi
     except SchemaError as error:
         return Finding(name, str(error))
     return Finding(name, detail="reachable, with this version's schema")
+
+
+async def _keys(settings: Settings) -> Finding:
+    database = await Database.open(settings.database.model_copy(update={"pool_min": 1}))
+    usage = KeyUsage(
+        database=database,
+        keyring=Keyring(settings.secrets.keyring),
+        pepper_ids=[pepper.id for pepper in settings.secrets.peppers],
+        missing_keys=settings.encryption.missing_keys,
+    )
+    try:
+        await usage.check()
+    except ServerError as error:
+        return Finding("secrets", str(error))
+    except ServiceError as error:
+        return Finding("secrets", describe(error))
+    finally:
+        await database.close()
+    return Finding("secrets", detail="every key and pepper in use is there")
 
 
 async def _delivery(settings: Settings) -> list[Finding]:

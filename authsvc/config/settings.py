@@ -64,8 +64,8 @@ class Settings(Section):
     turn: TurnSettings = TurnSettings()
     imports: ImportSettings = ImportSettings()
     retention: RetentionSettings = RetentionSettings()
-    audit: AuditSettings = AuditSettings()
     detections: DetectionsSettings = DetectionsSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
     permissions: dict[RoleName, tuple[PermissionName, ...]] = Field(
         default_factory=_shipped_permissions,

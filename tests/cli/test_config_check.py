@@ -12,8 +12,10 @@ from authsvc.config import DeliverySettings, ProviderSettings, Settings, Webhook
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command
 from tests.support.breached import RangeServer
+from tests.support.databases import opened
 from tests.support.mail_server import mail_server, settings_for
 from tests.support.provider import LocalProvider, saying
+from tests.support.stored import add_user
 
 
 @pytest.fixture
@@ -47,6 +49,7 @@ async def test_what_works_is_told_line_by_line(settings: Settings) -> None:
         "http.address",
         "tls",
         "database.url",
+        "secrets",
         "delivery.folder",
     ]
     assert [each.problem for each in findings] == [None] * len(findings)
@@ -192,3 +195,14 @@ async def test_service_of_breached_passwords_is_asked(
     (tmp_path / "ca.crt").write_text("no certificate")
     problem = (await _problems(asking(ca_file=tmp_path / "ca.crt")))["passwords.breached"]
     assert problem.startswith("passwords.breached.ca_file: ")
+
+
+async def test_missing_pepper_is_noticed(settings: Settings) -> None:
+    async with (
+        opened(settings.database.url.get_secret_value()) as database,
+        database.connection() as connection,
+    ):
+        user_id = await add_user(connection, phc="x")
+        await connection.execute("UPDATE users SET pepper_id = 'lost' WHERE user_id = $1", user_id)
+    problem = (await _problems(settings))["secrets"]
+    assert problem.startswith('secrets.peppers has no pepper "lost", with which passwords are')

@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ FROM users, generate_series(1, $1::integer) AS n,
 """
 
 
-@pytest.fixture
+@contextmanager
 def unread_log() -> Iterator[None]:
     """Log as the service does, to where it costs no more than its writing."""
     with Path(os.devnull).open("w") as stream:
@@ -58,15 +59,15 @@ def unread_log() -> Iterator[None]:
 
 
 @pytest_asyncio.fixture
-async def parts(live_settings: Settings, unread_log: None) -> AsyncIterator[Parts]:
-    assert unread_log is None
-    async with open_parts(live_settings) as parts:
-        await parts.use.signing_keys.load()
-        async with parts.database.connection() as connection:
-            await connection.execute(_FILL_USERS, USERS)
-            await connection.execute(_FILL_SESSIONS, PER_USER)
-            await connection.execute("ANALYZE")
-        yield parts
+async def parts(live_settings: Settings) -> AsyncIterator[Parts]:
+    with unread_log():
+        async with open_parts(live_settings) as parts:
+            await parts.use.signing_keys.load()
+            async with parts.database.connection() as connection:
+                await connection.execute(_FILL_USERS, USERS)
+                await connection.execute(_FILL_SESSIONS, PER_USER)
+                await connection.execute("ANALYZE")
+            yield parts
 
 
 class Logins:

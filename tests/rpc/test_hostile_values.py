@@ -412,12 +412,13 @@ class Attack:
 async def stored(service: Service) -> dict[str, Any]:
     """Return for each table the number of rows, and a checksum of their contents.
 
-    But for `server_runs`, into which the service writes by itself, soon after its start.
+    But for `server_runs` and `detection_runs`, into which the service writes by itself.
     """
     connection = await asyncpg.connect(service.settings.database.url.get_secret_value())
     tables = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition"
-        " AND relnamespace = 'public'::regnamespace AND relname <> 'server_runs'"
+        " AND relnamespace = 'public'::regnamespace"
+        " AND relname NOT IN ('server_runs', 'detection_runs')"
     )
     summary = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} t"
     held = {}

@@ -6,18 +6,21 @@ Most are rejected, because of what another try did a moment earlier.
 import json
 import random
 from collections.abc import Awaitable
+from copy import copy
 from dataclasses import replace
 from datetime import timedelta
 
 from authsvc.app.build import Parts
-from authsvc.config import RetentionSettings
+from authsvc.config import RetentionSettings, SessionSettings
 from authsvc.core.accounts.accounts import Registration
 from authsvc.core.accounts.password_change import NewPassword
 from authsvc.core.api_keys.keys import NewApiKey
 from authsvc.core.codes.one_time_codes import IssuedCode, Purpose
 from authsvc.core.factors.proofs import PasskeyAssertion, SecondFactor, TotpCode
 from authsvc.core.federation.providers import AuthorizationAnswer
+from authsvc.core.retention.addresses import AddressTruncation
 from authsvc.core.retention.cleanup import Retention
+from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.core.session_keys.keys import NewSessionKey
 from authsvc.core.session_keys.proof import SessionProof
 from authsvc.dev.authenticator import Authenticator
@@ -26,6 +29,7 @@ from authsvc.models.calls import ClientContext
 from authsvc.models.factors import LoginOutcome, MfaChallenge
 from authsvc.models.ids import ApiKeyId
 from authsvc.models.messages import Delivery
+from authsvc.models.sealing import SealAlgorithm, SealHeader
 from authsvc.models.session_keys import PublicKey, PublicKeyKind
 from authsvc.models.sessions import SessionSelection
 from authsvc.models.tokens import Claims, Tokens
@@ -55,6 +59,12 @@ class Tries:
         self._parts, self._provider, self._clock = parts, provider, clock
         self._random = chance
         self._retention = Retention(database=parts.database, settings=_AT_ONCE, clock=clock)
+        self._truncation = AddressTruncation(
+            database=parts.database,
+            settings=_AT_ONCE.model_copy(update={"addresses": _NOTHING}),
+            sessions=SessionSettings(),
+            clock=clock,
+        )
         self._user_id, self._email = CLAIMS.subject, EMAIL
         self._codes: dict[Purpose, list[tuple[str, IssuedCode]]] = {way: [] for way in Purpose}
         self._tokens: list[Tokens] = []
@@ -82,6 +92,17 @@ class Tries:
 
     async def try_retention(self) -> None:
         await self._retention.run_once()
+
+    async def try_truncate_addresses(self) -> None:
+        await self._truncation.truncate_events()
+        await self._truncation.truncate_sessions()
+
+    async def try_reseal(self) -> None:
+        keyring = copy(self._parts.keyring)
+        algorithm = self._random.choice(tuple(SealAlgorithm))
+        keyring.newest = SealHeader(keyring.newest.key_id, algorithm)
+        resealing = Resealing(self._parts.database, keyring, self._clock)
+        await resealing.run(CALL, batch_size=3, progress=lambda _: None)
 
     # Codes
 

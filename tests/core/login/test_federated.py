@@ -55,7 +55,7 @@ async def test_new_user_gets_account(federated: Federated, clock: FakeClock) -> 
     assert await federated.events() == [
         ("user.register", {"provider": "github"}),
         ("identity.link", {"provider": "github"}),
-        ("user.login", {"methods": ["fed"], "replaced": []}),
+        ("user.login", {"methods": ["fed"], "new_device": True, "replaced": []}),
     ]
     # The account has no password to guess.
     assert await federated.service.login("") == "FIELD_INVALID"

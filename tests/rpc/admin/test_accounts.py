@@ -276,6 +276,9 @@ async def test_new_address_is_unverified_and_announced_to_the_old(service: Servi
     assert await outcome(service.auth().ResetPassword(request)) == "CODE_INVALID"
     user = await update(service, tokens.user_id, email=EMAIL, email_verified=True)
     assert user.HasField("email_verify_time")
+    # Nor does it come back with the address.
+    request.email = EMAIL
+    assert await outcome(service.auth().ResetPassword(request)) == "CODE_INVALID"
     # Another spelling of the same address is no other address.
     user = await update(service, tokens.user_id, email=EMAIL.swapcase())
     assert (user.email, user.HasField("email_verify_time")) == (EMAIL.swapcase(), True)
