@@ -27,8 +27,8 @@ class DatabaseSettings(Section):
         16,
         ge=1,
         description=(
-            "The maximum number of connections of a replica; three more are used for reading"
-            " revocations and for notifications."
+            "The maximum number of connections of a replica; four more are used for reading"
+            " revocations, blocks of addresses and audit events, and for notifications."
         ),
     )
     connect_timeout: Annotated[Duration, Between("1ms")] = Field(

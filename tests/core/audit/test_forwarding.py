@@ -86,8 +86,10 @@ async def _commit(database: Database, *names: str) -> None:
 
 async def _all(forwarding: AuditForwarding) -> None:
     """Forward until there is nothing more, however often it fails."""
-    while await forwarding.forward_batch() or forwarding._failures:
-        pass
+    for _ in range(100):
+        if not await forwarding.forward_batch() and not forwarding._failures:
+            return
+    raise AssertionError("there is no end")
 
 
 async def _begin(forwarding: AuditForwarding) -> None:
