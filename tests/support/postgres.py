@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Coroutine, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -30,13 +30,17 @@ _MEMORY = Path("/dev/shm")
 _ROOM = 1 << 30
 _PREFIX = "authsvc-test-"
 _YOUNG = 60.0
-# The years of the real clock, which may go on meanwhile, and of the fake one.
-_YEARS = (datetime.now(UTC).year, datetime.now(UTC).year + 1, 2030)
+# The months of the real clock, which may go on meanwhile, and the first ones of the fake one.
+_TODAY = datetime.now(UTC)
+_MONTHS = tuple(
+    f"{time:%Y_%m}"
+    for time in (_TODAY, _TODAY + timedelta(days=31), datetime(2030, 1, 1, tzinfo=UTC))
+)
 _OTHER_MONTHS = """
 SELECT inhrelid::regclass::text AS name FROM pg_inherits
 WHERE inhparent = 'audit_events'::regclass
   AND inhrelid::regclass::text ~ '_[0-9]{4}_[0-9]{2}$'
-  AND NOT substring(inhrelid::regclass::text FROM '_([0-9]{4})_') = ANY ($1)
+  AND NOT right(inhrelid::regclass::text, 7) = ANY ($1)
 """
 _Result = TypeVar("_Result")
 
@@ -118,7 +122,7 @@ async def _forget_months(dsn: str) -> None:
     """
     connection = await asyncpg.connect(dsn)
     try:
-        names = await connection.fetch(_OTHER_MONTHS, [str(year) for year in _YEARS])
+        names = await connection.fetch(_OTHER_MONTHS, _MONTHS)
         await connection.execute("DROP TABLE " + ", ".join(row["name"] for row in names))
     finally:
         await connection.close()
