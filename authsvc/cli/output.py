@@ -50,14 +50,6 @@ LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=1_000, help="The most to list at once.")
 ]
 
-YesOption = Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")]
-
-
-def ask(question: str, *, yes: bool) -> None:
-    """End the command unless somebody confirms what can't be undone, or `yes` does."""
-    if not yes and not typer.confirm(question, err=True):
-        fail("nothing was done")
-
 
 def duration_of(text: str | None, option: str) -> timedelta | None:
     """Return the duration in an option's value, or end the command."""

@@ -8,14 +8,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from authsvc.cli.calls import cli_call
+from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
 from authsvc.cli.output import (
     ConfigOption,
     JsonOption,
     LimitOption,
     SecretsOption,
-    YesOption,
-    ask,
     duration_of,
     emit,
     emit_one,
@@ -112,14 +111,18 @@ def put(
 def delete(
     name: NameArgument,
     yes: YesOption = False,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
     """Delete a policy and its overrides; checks that name it then fail."""
     parsed = _parsed(lambda: own_policy_name(name, "NAME"))
-    ask(f"Delete the policy {parsed} and its overrides?", yes=yes)
+    confirm(f"Delete the policy {parsed} and its overrides?", yes=yes)
     with_use_cases(config, secrets, lambda use: use.policies.delete(cli_call(), parsed))
-    print(f"{parsed} is deleted.")
+    if as_json:
+        emit_one({"policy": parsed, "deleted": True}, as_json=True)
+    else:
+        print(f"{parsed} is deleted.")
 
 
 @app.command()
@@ -211,12 +214,16 @@ def overrides(
 def remove_override(
     name: NameArgument,
     key: KeyArgument,
+    as_json: JsonOption = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
     """Delete a key's override: the policy's numbers hold for it again."""
     with_use_cases(config, secrets, lambda use: use.policies.delete_override(cli_call(), name, key))
-    print(f"{name} holds for {key} again.")
+    if as_json:
+        emit_one({"policy": name, "key": key, "deleted": True}, as_json=True)
+    else:
+        print(f"{name} holds for {key} again.")
 
 
 def _parsed(parse: Callable[[], Result]) -> Result:

@@ -5,13 +5,12 @@ from typing import Annotated, Any
 import typer
 
 from authsvc.cli.calls import cli_call
+from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
 from authsvc.cli.output import (
     ConfigOption,
     JsonOption,
     SecretsOption,
-    YesOption,
-    ask,
     duration_of,
     emit,
     emit_one,
@@ -100,7 +99,7 @@ def delete(
     secrets: SecretsOption = None,
 ) -> None:
     """Delete a role; users who have it keep its name, which grants nothing."""
-    ask(f"Delete the role {name}? Its users lose what it grants.", yes=yes)
+    confirm(f"Delete the role {name}? Its users lose what it grants.", yes=yes)
     count = with_use_cases(
         config, secrets, lambda use: use.role_definitions.delete(cli_call(), name)
     )

@@ -24,10 +24,11 @@ class Resealed:
     sealed: bytes = field(repr=False)
 
 
-# The names in these statements are constants of `SEALED_COLUMNS`.
+# The names in these statements are constants of `SEALED_COLUMNS`. An empty value seals nothing: it
+# is what is left of a message that was sent.
 _COUNT_BY_HEADER = """
 SELECT sealed_header({column}) AS header, count(*) AS count FROM {table}
-WHERE {column} IS NOT NULL GROUP BY 1 ORDER BY 1
+WHERE {column} <> '' GROUP BY 1 ORDER BY 1
 """
 
 
@@ -60,7 +61,7 @@ async def list_headers(connection: Connection, column: SealedColumn) -> Sequence
 
 _LIST_OTHERS = """
 SELECT {row} AS row, {column} AS sealed FROM {table}
-WHERE ($1::{row_type} IS NULL OR {row} > $1) AND {column} IS NOT NULL
+WHERE ($1::{row_type} IS NULL OR {row} > $1) AND {column} <> ''
     AND sealed_header({column}) <> $2
 ORDER BY {row} LIMIT $3
 """

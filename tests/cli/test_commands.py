@@ -1,6 +1,7 @@
 """The commands: their effects on the database, their output and their failures."""
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from authsvc.cli.confirming import confirm
 from authsvc.cli.main import app
 from authsvc.dev.workspace import Workspace
 from tests.cli.conftest import Command, plain
@@ -35,6 +37,29 @@ def test_every_command_has_help(arguments: list[str]) -> None:
     assert result.output == CliRunner().invoke(app, [*arguments, "--help"]).output
     # What takes no value shows no type.
     assert "<bool>" not in plain(result.output)
+
+
+def test_commands_that_confirm_do_so_alike() -> None:
+    root: Any = typer.main.get_command(app)
+    for arguments in _commands():
+        command = root
+        for name in arguments:
+            command = command.commands[name]
+        options = {option: param.help for param in command.params for option in param.opts}
+        if "--yes" in options:
+            assert options["-y"] == options["--yes"] == "Don't ask for confirmation.", arguments
+            assert "--json" in options, arguments
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n"])
+def test_operator_at_a_terminal_is_asked(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(typer.Exit):
+        confirm("Delete it?", yes=False)
+    monkeypatch.setattr("authsvc.cli.confirming.typer.confirm", lambda *_, **__: True)
+    confirm("Delete it?", yes=False)
 
 
 def test_shell_completes_commands_and_rpcs() -> None:

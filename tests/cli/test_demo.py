@@ -1,13 +1,16 @@
 """The tour's marks: what was refused as it should be, and what went wrong."""
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 import typer
 
+from authsvc.cli.demo import incident
 from authsvc.cli.demo.tour import Tour
 from authsvc.dev.workspace import Workspace
+from authsvc.v1.session_service_pb2 import ValidateSessionRequest
 from tests.support.accounts import EMAIL, PASSWORD
 from tests.support.service import Service
 
@@ -68,3 +71,24 @@ async def test_reason_of_refusal_is_printed(
 
     await tour.rejected("a wrong password", log_in())
     assert "⊘ a wrong password: UNAUTHENTICATED CREDENTIALS_INVALID ·" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("late", [1, 1_000])
+async def test_service_may_take_a_moment_to_learn_that_a_session_ended(
+    tour: Tour, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], late: int
+) -> None:
+    answers = iter([True] * late + [False])
+
+    async def validate(_: ValidateSessionRequest) -> SimpleNamespace:
+        return SimpleNamespace(active=next(answers))
+
+    stub = SimpleNamespace(ValidateSession=validate)
+    monkeypatch.setattr(tour, "sessions", lambda _client: stub)
+    monkeypatch.setattr(incident, "_WAIT", 0.5)
+    if late == 1:
+        await incident._ended(tour, ValidateSessionRequest())
+        assert "⊘ that session now: ended" in capsys.readouterr().out
+    else:
+        with pytest.raises(typer.Exit):
+            await incident._ended(tour, ValidateSessionRequest())
+        assert "✗ that session: goes on" in capsys.readouterr().out

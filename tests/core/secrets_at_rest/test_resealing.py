@@ -8,7 +8,7 @@ import pytest
 from authsvc.core.lib.sealing import Keyring, read_header
 from authsvc.core.secrets_at_rest.resealing import Resealing
 from authsvc.models.calls import Call
-from authsvc.models.sealing import SEALED_COLUMNS, SEEDS, SealAlgorithm
+from authsvc.models.sealing import MESSAGES, SEALED_COLUMNS, SEEDS, SealAlgorithm
 from authsvc.store import sealed_values
 from authsvc.store.postgres.connector import Connection
 from authsvc.store.postgres.database import Database
@@ -64,6 +64,19 @@ async def test_everything_is_moved_to_newest_key(sealed: Sealed, clock: FakeCloc
     async with sealed.database.connection() as connection:
         events = await connection.fetch("SELECT type, caller, detail FROM audit_events")
     assert [tuple(event) for event in events] == [("key.reseal", CALL.caller, '{"key_id": "k2"}')]
+
+
+async def test_messages_that_were_sent_hold_nothing_to_reseal(
+    sealed: Sealed, clock: FakeClock
+) -> None:
+    await sealed.add(OLD, 2)
+    async with sealed.database.transaction() as connection:
+        await connection.execute("UPDATE outbox SET state = 'sent', sealed_content = ''")
+        assert await sealed_values.count_by_header(connection, MESSAGES) == {}
+    work = resealing(sealed.database, clock)
+    assert (await work.count())[MESSAGES] == 0
+    counts = await work.run(CALL, batch_size=10, progress=ignore)
+    assert counts.unreadable == {}
 
 
 async def test_everything_is_moved_to_current_algorithm(sealed: Sealed, clock: FakeClock) -> None:
