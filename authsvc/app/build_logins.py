@@ -47,6 +47,7 @@ class LoginBuild(BaseBuild):
             database=self.database,
             hasher=self.hasher,
             attempts=self.attempts,
+            freezes=self.login_freezes,
             completion=self.completion,
             clock=self.clock,
         )

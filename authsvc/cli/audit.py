@@ -24,6 +24,7 @@ from authsvc.cli.output import (
     to_json,
 )
 from authsvc.core.audit.recording import AuditType
+from authsvc.core.lib.networks import parse_network
 from authsvc.models.audit import AuditFilter, AuditRow
 from authsvc.models.ids import SessionId, UserId
 
@@ -202,7 +203,7 @@ def _filter(
     if unknown:
         fail(f"--type {unknown[0]}: there is no such type; docs/audit-events.md lists them")
     try:
-        parsed = ip_network(network) if network else None
+        parsed = ip_network(parse_network(network)) if network else None
     except ValueError as error:
         fail(f"--network: {error}")
     return AuditFilter(

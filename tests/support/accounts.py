@@ -22,6 +22,7 @@ from authsvc.core.accounts.accounts import Accounts, Registration
 from authsvc.core.accounts.registration_tokens import RegistrationTokens
 from authsvc.core.attempts.attempts import Attempts
 from authsvc.core.attempts.brute_force import BruteForce
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.audit.request_receipts import RequestReceipts
 from authsvc.core.codes.one_time_codes import OneTimeCodes
 from authsvc.core.codes.requests import CodeLimits, CodeRequests
@@ -208,6 +209,7 @@ class Service:
             database=self.database,
             hasher=self.hasher,
             attempts=self.attempts,
+            freezes=LoginFreezes(self.database),
             completion=self.completion,
             clock=self.clock,
         )

@@ -95,11 +95,9 @@ class AuditType(StrEnum):
 class AuditEvent:
     """One event: what happened, who called, which user and session, and from which client.
 
-    `detail` holds what is specific to the type. It never contains a secret, nor an address or name
-    that was typed in: people type passwords into the wrong field. The one exception is the reason
-    that an operator has to give for an impersonation.
     `detail` holds what is specific to the type, as `SCHEMA` declares it. It never contains a
     secret, nor an address or name that was typed in: people type passwords into the wrong field.
+    The exception is a reason that an operator gave.
     """
 
     type: AuditType

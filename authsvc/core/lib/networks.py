@@ -15,8 +15,12 @@ def parse_network(text: str) -> str:
     """
     if not text.isascii() or "%" in text:
         raise ValueError("neither an address nor a network")
-    network = ip_network(text)
+    return str(unmapped(ip_network(text)))
+
+
+def unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    """Return a network of mapped IPv4 as the one of IPv4, as addresses are kept; others as is."""
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         first = int(network.network_address) & 0xFFFF_FFFF
-        return str(IPv4Network((IPv4Address(first), network.prefixlen - 96)))
-    return str(network)
+        return IPv4Network((IPv4Address(first), network.prefixlen - 96))
+    return network

@@ -5,6 +5,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from authsvc.config import BruteForceSettings
+from authsvc.core.lib.networks import unmapped
 from authsvc.core.limits.ip_blocks import IpBlocks
 from authsvc.models.ip_blocks import Network
 
@@ -28,7 +29,7 @@ class Networks:
     """Networks that are looked up by address."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
-        self._networks = tuple(networks)
+        self._networks = tuple(map(unmapped, networks))
         self._table = IpBlocks()
         for network in self._networks:
             self._table.put(str(network), 1.0)

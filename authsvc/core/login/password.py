@@ -3,6 +3,7 @@
 import structlog
 
 from authsvc.core.attempts.attempts import Attempt, Attempts, Cause, Rejected
+from authsvc.core.attempts.freezes import LoginFreezes
 from authsvc.core.lib.emails import parse_email
 from authsvc.core.login.completion import LoginCompletion
 from authsvc.core.passwords.hashing import PasswordHash, PasswordHasher, normalize_password
@@ -10,6 +11,7 @@ from authsvc.errors import ServiceError, password_change_required
 from authsvc.models.calls import Call, ClientContext
 from authsvc.models.clock import Clock
 from authsvc.models.factors import LoginOutcome
+from authsvc.models.incidents import LoginMethod
 from authsvc.store import users
 from authsvc.store.postgres.database import Database
 from authsvc.store.users import Credential
@@ -28,12 +30,14 @@ class PasswordLogin:
         database: Database,
         hasher: PasswordHasher,
         attempts: Attempts,
+        freezes: LoginFreezes,
         completion: LoginCompletion,
         clock: Clock,
     ) -> None:
         self._database = database
         self._hasher = hasher
         self._attempts = attempts
+        self._freezes = freezes
         self._completion = completion
         self._clock = clock
 
@@ -46,7 +50,7 @@ class PasswordLogin:
             FieldInvalid: The address or the password is not valid, whoever's it is.
             Unauthenticated: CREDENTIALS_INVALID.
             FailedPrecondition: EMAIL_NOT_VERIFIED; PASSWORD_CHANGE_REQUIRED: an operator decided
-                that this password, which is right, opens no session any more.
+                that this password, which is right, opens no session any more; LOGIN_FROZEN.
             TooManyAttempts: Too many logins failed before; this one was not evaluated.
             Overloaded: Too many passwords are waiting to be hashed.
         """
@@ -59,6 +63,8 @@ class PasswordLogin:
         current = attempt.credential
         while True:
             verification = await self._hasher.verify(stored_hash(current), password)
+            # It may have waited for seconds to be hashed. Right or wrong: a freeze must not tell.
+            await self._freezes.require_open(LoginMethod.PASSWORD, attempt.client)
             if current is None or not verification.matches:
                 raise Rejected(attempt.cause(Cause.PASSWORD))
             outcome = await self._complete(attempt, current)

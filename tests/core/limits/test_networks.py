@@ -36,6 +36,12 @@ def test_list_contains_addresses_and_parts_of_its_networks() -> None:
     assert not Networks([]).contain("192.0.2.1")
 
 
+def test_list_takes_mapped_ipv4_for_ipv4() -> None:
+    networks = Networks([ip_network("::ffff:192.0.2.0/120")])
+    assert networks.contain("192.0.2.7")
+    assert networks.contain_all_of(ip_network("192.0.2.7"))
+
+
 def test_settings_take_addresses_and_networks_of_both_families() -> None:
     settings = BlockSettings.model_validate({"allow": ["192.0.2.7", "10.1.2.3/8", "2001:db8::/32"]})
     assert set(map(str, settings.allowed_networks())) == {

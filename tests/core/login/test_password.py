@@ -1,13 +1,17 @@
 """The login by password: the session it opens, its cost, and what it records."""
 
 import json
+from datetime import timedelta
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from authsvc.config import PasswordSettings
+from authsvc.core.passwords.hashing import PasswordHash, Verification
 from authsvc.errors import FieldInvalid, Reason
 from authsvc.models.calls import ClientContext
+from authsvc.store import login_freezes
 from authsvc.store.postgres.database import Database
 from tests.support.accounts import CALL, EMAIL, IP, OTHER_IP, PASSWORD, WRONG, Service, unlimited
 from tests.support.logins import ONE, PHONE, Replicas, causes, value
@@ -23,6 +27,24 @@ async def test_each_login_opens_its_own_session(free: Service) -> None:
     assert session.user_id == first.user_id
     assert session.client == client
     assert session.authentication_methods == ("pwd",)
+
+
+@pytest.mark.parametrize("password", [PASSWORD, WRONG])
+async def test_logins_frozen_while_a_password_waits_to_be_hashed_refuse_it(
+    free: Service, database: Database, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    verify = free.hasher.verify
+
+    async def late(stored: PasswordHash | None, given: str) -> Verification:
+        result = await verify(stored, given)
+        async with database.transaction() as connection:
+            await login_freezes.upsert(
+                connection, uuid4(), [], None, timedelta(hours=1), "cli:test", "drill"
+            )
+        return result
+
+    monkeypatch.setattr(free.hasher, "verify", late)
+    assert await free.login(password) == "LOGIN_FROZEN"
 
 
 @pytest.mark.slow

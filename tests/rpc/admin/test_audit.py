@@ -81,6 +81,7 @@ async def test_every_filter_selects_by_page(
         ({"network": "192.0.2.0/28"}, lambda n: n % 2 and n < 16),
         ({"network": "2001:db8::/32"}, lambda n: n % 2 == 0),
         ({"network": "192.0.2.7"}, lambda n: n == 7),
+        ({"network": "::ffff:192.0.2.0/124"}, lambda n: n % 2 and n < 16),
         ({"request_id": "r31"}, lambda n: n == 31),
         ({"types": ["user.login"], "user_id": str(_USER)}, lambda n: n % 15 == 0),
         ({"types": ["no.such"]}, lambda _: False),
