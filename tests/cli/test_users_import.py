@@ -117,14 +117,14 @@ def test_undefined_role_is_named(command: Command, tmp_path: Path) -> None:
     result = command("users", "import", file)
     assert (result.exit_code, result.stderr) == (
         3,
-        'line 1: roles has roles that are not defined: "editr"\n',
+        'line 1: roles has roles that are not defined: "editr"; those defined are: "user"\n',
     )
     password = "Analytical-Engine-1843\n"
     arguments = ["users", "create", "a@x.test", "--role", "editr", "--password-stdin"]
     result = command(*arguments, input=password)
     assert (result.exit_code, result.stderr) == (
         1,
-        'error: roles: has roles that are not defined: "editr"\n',
+        'error: roles: has roles that are not defined: "editr"; those defined are: "user"\n',
     )
     arguments[4] = "user"
     assert command(*arguments, input="\ufeff" + password.replace("\n", "\r\n")).exit_code == 0

@@ -46,6 +46,7 @@ def test_only_batch_rpcs_are_marked_as_batch() -> None:
 def test_only_long_streams_are_long_lived() -> None:
     assert methods(long_lived=True) == {
         "/authsvc.v1.AccountService/ExportData",
+        "/authsvc.v1.AdminService/ExportUsers",
         "/authsvc.v1.AdminService/ImportUsers",
         "/authsvc.v1.AdminService/WatchAuditEvents",
         "/grpc.health.v1.Health/Watch",

@@ -135,7 +135,7 @@ async def test_every_statement_that_has_to_ring_is_known() -> None:
             ):
                 assert "ring_after_commit(connection" in path.read_text()
                 found.add(path.stem)
-    assert found == {"revocations", "session_opening", "outbox"}
+    assert found == {"revocations", "session_opening", "session_selection", "roles", "outbox"}
 
 
 async def test_notification_names_channel_and_sender(

@@ -34,7 +34,7 @@ def advance(request: pytest.FixtureRequest, world: World) -> Advance:
 
     async def advance(session_id: SessionId, counter: int, device_id: str = "") -> bool:
         now = world.clock.now()
-        event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"note": "as given"})
+        event = AuditEvent(AuditType.REFRESH, CALL, client=CLIENT, detail={"repeated": False})
         row = event_row(now, event)
         token = PresentedToken(session_id, counter, device_id)
         async with world.database.connection() as connection:
@@ -76,7 +76,7 @@ async def test_event_refers_to_session_and_user(world: World, advance: Advance) 
     assert event["occur_time"] == world.clock.now()
     assert (event["caller"], event["request_id"]) == (CALL.caller, CALL.request_id)
     assert (str(event["ip"]), event["user_agent"]) == (CLIENT.ip, CLIENT.user_agent)
-    assert event["detail"] == '{"note": "as given"}'
+    assert event["detail"] == '{"repeated": false}'
 
 
 @pytest.mark.parametrize("obstacle", ["older", "newer", "revoked", "expired", "disabled"])
@@ -172,7 +172,7 @@ async def test_lost_answer_burns_the_lost_token(world: World, advance: Advance) 
     assert row["refresh_time"] == world.clock.now()
     assert not await advance(session_id, 1, CLIENT.device_id)
     details = [event["detail"] for event in await world.events("session.refresh")]
-    assert details == ['{"note": "as given"}', '{"note": "as given", "lost_answer": true}']
+    assert details == ['{"repeated": false}', '{"repeated": false, "lost_answer": true}']
     # The next token that is used is an ordinary one again.
     assert await advance(session_id, 2, CLIENT.device_id)
     row = await world.row(session_id)

@@ -1,6 +1,7 @@
 """Owns violations: refusals by address, counted across replicas, and the blocks that follow."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -56,7 +57,8 @@ class Violations:
             database=database, policies=policies_from({}), rejected_cache_size=0, clock=at_us
         )
         self._counts: dict[str, int] = {}
-        self._judged: set[str] = set()
+        # Counts that are being judged at this moment.
+        self._judged: Counter[str] = Counter()
         # How many violations all replicas had seen, when this one last added its own.
         self._known: TTLCache[str, int]
         self.noted = self.blocked = 0
@@ -82,8 +84,13 @@ class Violations:
         if not self._settings.automatic or (count == 1 and len(self._counts) >= _MAX_COUNTED):
             return
         self._counts[network] = count
-        if network not in self._judged and count + self._known.get(network, 0) > self._most:
+        if count + self._judged[network] + self._known.get(network, 0) <= self._most:
+            return
+        if not self._judged[network]:
             await self._judge({network: self._counts.pop(network)})
+        elif self._judged[network] <= self._most:
+            # With what is being added at this moment, there are too many.
+            await self._judge({network: self._counts.pop(network) + self._most})
 
     async def forgive(self, network: str) -> None:
         """Forget the violations of a network; StoreUnavailable if the database does not answer."""
@@ -108,7 +115,7 @@ class Violations:
         return self._settings.violations.requests
 
     async def _judge(self, counts: Mapping[str, int]) -> None:
-        self._judged |= counts.keys()
+        self._judged.update(counts)
         # Too many already: nothing has to be known of other replicas.
         excess = {network: count for network, count in counts.items() if count > self._most}
         rest = {network: count for network, count in counts.items() if network not in excess}
@@ -122,7 +129,7 @@ class Violations:
         except ServiceError as error:
             log.warning("violations_not_counted", reason=error.reason)
         finally:
-            self._judged -= counts.keys()
+            self._judged -= Counter(counts)
             for network in counts:
                 # Those that were refused in the meantime, or whose block could not be stored yet.
                 kept = rest.get(network, 0) or excess.get(network, 0)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,30 @@ async def test_counts_of_a_second_are_added_in_one_statement(
     await _note(replica, 1, ips[1])
     await replica.violations.flush()
     assert await replica.listed() == [f"{ip}/32" for ip in ips[:2]]
+
+
+async def test_eleventh_blocks_at_once_while_others_are_being_added(
+    database: Database, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Replica(database, clock)
+    await _note(replica, 10)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    check = replica.violations._limiter.check_many
+
+    async def check_many(checks: Any, slices: Any) -> object:
+        begun.set()
+        await go_on.wait()
+        return await check(checks, slices)
+
+    monkeypatch.setattr(replica.violations._limiter, "check_many", check_many)
+    flushing = asyncio.create_task(replica.violations.flush())
+    await begun.wait()
+    await _note(replica, 1)
+    assert await replica.listed() == [f"{IP}/32"]
+    await _note(replica, 20)
+    go_on.set()
+    await flushing
+    assert replica.violations.blocked == 1
 
 
 async def test_violations_of_an_earlier_window_are_forgotten(
