@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from authsvc import __version__
+from authsvc.cli.arguments import time_of
 from authsvc.cli.calls import cli_call
-from authsvc.cli.incident_options import DryRunOption, ReasonOption, conclude, reason_of, time_of
+from authsvc.cli.incident_options import DryRunOption, ReasonOption, conclude, reason_of
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of, to_json
 from authsvc.cli.work import with_use_cases
 from authsvc.config.text import settings_text
@@ -43,7 +44,7 @@ def export(
     """
     wanted, now = reason_of(reason), datetime.now(UTC)
     start = time_of(since, "--since", now)
-    end = time_of(until, "--until", now) if until else now
+    end = now if until is None else time_of(until, "--until", now)
     if start >= end:
         fail("--since is not before --until")
     settings = settings_text(settings_of(config, secrets))

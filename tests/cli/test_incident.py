@@ -295,3 +295,14 @@ def test_status_is_readable_without_json(ready: Command) -> None:
     assert (
         "Would freeze" in ready("incident", "freeze", "--everything", *REASON, "--dry-run").stdout
     )
+
+
+def test_list_that_is_cut_off_says_so(ready: Command) -> None:
+    for _ in range(2):
+        run(ready, "freeze", "--everything", *REASON, "--yes")
+    cut_off = ready("incident", "status", "--limit", "1")
+    assert "There are earlier ones: raise --limit" in cut_off.stderr
+    assert (
+        len(json.loads(ready("incident", "status", "--limit", "1", "--json").stdout)["events"]) == 1
+    )
+    assert ready("incident", "status", "--limit", "2").stderr == ""
