@@ -54,6 +54,8 @@ def export(
         kinds = use.evidence_export.of(start, end)
         if dry_run:
             return {"rows": {name: await _count(rows) for name, rows in kinds.items()}}
+        # Not before the database has answered: what fails leaves no folder in the way.
+        _create(folder)
         writer = _Writer(folder)
         counts = {name: await writer.write_rows(name, rows) for name, rows in kinds.items()}
         writer.write("settings.toml", [settings])
@@ -77,8 +79,6 @@ def export(
         await use.incident_steps.record(AuditType.INCIDENT_EXPORT, call, detail)
         return manifest | {"folder": folder, "checksum": checksum}
 
-    if not dry_run:
-        _create(folder)
     result = with_use_cases(config, secrets, work)
     rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in result["rows"].items())
     text = f"Would export {rows}." if dry_run else f"{folder}: {rows}, and the settings."

@@ -306,3 +306,12 @@ def test_list_that_is_cut_off_says_so(ready: Command) -> None:
         len(json.loads(ready("incident", "status", "--limit", "1", "--json").stdout)["events"]) == 1
     )
     assert ready("incident", "status", "--limit", "2").stderr == ""
+
+
+def test_export_that_could_not_begin_leaves_no_folder(
+    workspace: Workspace, ready: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "evidence"
+    workspace.set_database("postgresql://nobody:hidden@127.0.0.1:1/none")
+    refused(ready, "export", str(folder), "--since", "1h", *REASON)
+    assert not folder.exists()
