@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,6 +11,7 @@ from uuid import UUID
 import typer
 
 from authsvc.app.build import open_parts
+from authsvc.cli.arguments import network_of, span_of
 from authsvc.cli.groups import Commands
 from authsvc.cli.output import (
     ConfigOption,
@@ -24,7 +24,6 @@ from authsvc.cli.output import (
     to_json,
 )
 from authsvc.core.audit.recording import AuditType
-from authsvc.core.lib.networks import parse_network
 from authsvc.models.audit import AuditFilter, AuditRow
 from authsvc.models.ids import SessionId, UserId
 
@@ -125,7 +124,8 @@ def list_events(
     The token of the next page, if there is one, is printed on standard error.
     """
     wanted = _filter(types, user, session, caller, network, request)
-    since, until = _time("--start", start), _time("--end", end)
+    # No durations: the token of a page holds for one time only, and they would give another.
+    since, until = span_of(("--start", start), ("--end", end), None)
     settings = settings_of(config, secrets)
 
     async def work() -> str:
@@ -168,7 +168,7 @@ def watch(
     """
     wanted = _filter(types, user, session, caller, network, request)
     settings = settings_of(config, secrets)
-    reached = cursor
+    reached = ""
 
     async def work() -> None:
         nonlocal reached
@@ -176,7 +176,7 @@ def watch(
             reading = asyncio.create_task(parts.use.audit_watch.run())
             try:
                 async for events in parts.use.audit_watch.watch("cli", wanted, cursor):
-                    if reached == cursor:
+                    if not reached:
                         print("watching; press Ctrl-C to end", file=sys.stderr, flush=True)
                     for row in events.rows:
                         _print(row, as_json=as_json)
@@ -202,28 +202,15 @@ def _filter(
     unknown = sorted(set(types or ()) - {each.value for each in AuditType})
     if unknown:
         fail(f"--type {unknown[0]}: there is no such type; docs/audit-events.md lists them")
-    try:
-        parsed = ip_network(parse_network(network)) if network else None
-    except ValueError as error:
-        fail(f"--network: {error}")
+    within = network_of(network)
     return AuditFilter(
         types=tuple(types or ()),
         user_id=UserId(user) if user else None,
         session_id=SessionId(session) if session else None,
         caller=caller,
-        network=parsed,
+        network=ip_network(within) if within else None,
         request_id=request,
     )
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{option}: must be a time such as 2026-11-27T08:00Z")
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _print(row: AuditRow, *, as_json: bool) -> None:

@@ -12,13 +12,13 @@ from authsvc.cli.output import (
     JsonOption,
     LimitOption,
     SecretsOption,
+    duration_of,
     emit,
     emit_one,
     emit_page,
     fail,
 )
 from authsvc.cli.work import with_use_cases
-from authsvc.config import durations
 from authsvc.core.use_cases import UseCases
 from authsvc.errors import FieldInvalid
 from authsvc.models.ip_blocks import BlockRequest, IpBlock
@@ -57,16 +57,24 @@ def add(
     It replaces an earlier block of the same address or network. Sessions go on; `sessions revoke`
     ends them.
     """
+    lasts = duration_of(duration, "--for")
     try:
         request = BlockRequest(
             network=_network(target),
-            reason=line(reason, "reason"),
-            duration=None if duration is None else check_duration(durations.parse(duration)),
+            reason=line(reason, "--reason"),
+            duration=None if lasts is None else check_duration(lasts, "--for"),
             confirm_wide=confirm_wide,
         )
-    except (FieldInvalid, ValueError) as error:
-        fail(str(error))
-    block = with_use_cases(config, secrets, lambda use: use.ip_blocking.block(cli_call(), request))
+    except FieldInvalid as error:
+        fail(error.message)
+
+    async def block_it(use: UseCases) -> IpBlock:
+        try:
+            return await use.ip_blocking.block(cli_call(), request)
+        except FieldInvalid as error:
+            fail(error.message.replace("confirm_wide", "--confirm-wide"))
+
+    block = with_use_cases(config, secrets, block_it)
     emit_one(_row(block), as_json=as_json)
 
 

@@ -1,5 +1,6 @@
 """Owns `authsvc incident`: the steps that an operator takes in an incident."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from authsvc.cli.arguments import network_of, span_of, time_of
 from authsvc.cli.calls import cli_call
 from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
@@ -17,9 +19,7 @@ from authsvc.cli.incident_options import (
     ReasonOption,
     conclude,
     duration_of,
-    network_of,
     reason_of,
-    time_of,
 )
 from authsvc.cli.output import (
     ConfigOption,
@@ -60,9 +60,10 @@ def status(
 
     async def work(use: UseCases) -> tuple[Sequence[LoginFreeze], Sequence[IncidentEvent]]:
         steps = use.incident_steps
-        return await steps.freezes(), await steps.recent(start, limit)
+        return await steps.freezes(), await steps.recent(start, limit + 1)
 
     freezes, events = with_use_cases(config, secrets, work)
+    is_cut_off, events = len(events) > limit, events[-limit:]
     frozen = [_shown(freeze) for freeze in freezes]
     past = [
         {
@@ -75,9 +76,11 @@ def status(
     ]
     if as_json:
         print(to_json({"freezes": frozen, "events": past}, indent=2))
-        return
-    emit(frozen, as_json=False, title="Frozen")
-    emit(past, as_json=False, title="Detections and steps")
+    else:
+        emit(frozen, as_json=False, title="Frozen")
+        emit(past, as_json=False, title="Detections and steps")
+    if is_cut_off:
+        print("There are earlier ones: raise --limit", file=sys.stderr)
 
 
 @app.command()
@@ -219,10 +222,11 @@ def end_sessions(
 
     If it is interrupted, what has ended stays ended, and the same command ends the rest.
     """
-    wanted, now = reason_of(reason), datetime.now(UTC)
+    wanted = reason_of(reason)
+    start, end = span_of(("--since", since), ("--until", until), datetime.now(UTC))
     criteria = SessionSelection(
-        created_after=time_of(since, "--since", now) if since else None,
-        created_before=time_of(until, "--until", now) if until else None,
+        created_after=start,
+        created_before=end,
         network=network_of(network),
         authentication_method=method,
     )
@@ -280,12 +284,9 @@ def require_password_change(
     Until then their password lets nobody in. Users are selected by name, or by when and from where
     they logged in. If it is interrupted, the same command does the rest.
     """
-    wanted, now = reason_of(reason), datetime.now(UTC)
-    criteria = PasswordSelection(
-        since=time_of(since, "--since", now) if since else None,
-        until=time_of(until, "--until", now) if until else None,
-        network=network_of(network),
-    )
+    wanted = reason_of(reason)
+    start, end = span_of(("--since", since), ("--until", until), datetime.now(UTC))
+    criteria = PasswordSelection(since=start, until=end, network=network_of(network))
     by_login = criteria != PasswordSelection()
     if [everything, by_login, bool(users)].count(True) != 1:
         fail("select users by --user, by when or from where they logged in, or by --everything")

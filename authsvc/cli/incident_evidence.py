@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from authsvc import __version__
+from authsvc.cli.arguments import time_of
 from authsvc.cli.calls import cli_call
-from authsvc.cli.incident_options import DryRunOption, ReasonOption, conclude, reason_of, time_of
+from authsvc.cli.incident_options import DryRunOption, ReasonOption, conclude, reason_of
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, fail, settings_of, to_json
 from authsvc.cli.work import with_use_cases
 from authsvc.config.text import settings_text
@@ -43,7 +44,7 @@ def export(
     """
     wanted, now = reason_of(reason), datetime.now(UTC)
     start = time_of(since, "--since", now)
-    end = time_of(until, "--until", now) if until else now
+    end = now if until is None else time_of(until, "--until", now)
     if start >= end:
         fail("--since is not before --until")
     settings = settings_text(settings_of(config, secrets))
@@ -53,6 +54,8 @@ def export(
         kinds = use.evidence_export.of(start, end)
         if dry_run:
             return {"rows": {name: await _count(rows) for name, rows in kinds.items()}}
+        # Not before the database has answered: what fails leaves no folder in the way.
+        _create(folder)
         writer = _Writer(folder)
         counts = {name: await writer.write_rows(name, rows) for name, rows in kinds.items()}
         writer.write("settings.toml", [settings])
@@ -76,8 +79,6 @@ def export(
         await use.incident_steps.record(AuditType.INCIDENT_EXPORT, call, detail)
         return manifest | {"folder": folder, "checksum": checksum}
 
-    if not dry_run:
-        _create(folder)
     result = with_use_cases(config, secrets, work)
     rows = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in result["rows"].items())
     text = f"Would export {rows}." if dry_run else f"{folder}: {rows}, and the settings."

@@ -1,14 +1,13 @@
-"""Owns what the commands of an incident have in common: options, times, networks."""
+"""Owns what the commands of an incident have in common: options, and what they print."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
 
 from authsvc.cli.output import emit_one, fail
 from authsvc.config import durations
-from authsvc.core.lib.networks import parse_network
 
 _MAX_REASON = 200
 
@@ -45,27 +44,3 @@ def duration_of(text: str, option: str, longest: timedelta) -> timedelta:
     if not timedelta(seconds=1) <= duration <= longest:
         fail(f"{option}: expected a duration from 1s to {durations.text(longest)}")
     return duration
-
-
-def time_of(text: str, option: str, now: datetime) -> datetime:
-    """Return a time as in RFC 3339, or the time that a duration before now was."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return now - durations.parse(text)
-        except (ValueError, OverflowError):
-            fail(
-                f"{option}: expected a time such as 2026-01-31T12:00:00Z, or a duration such as 2h"
-            )
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def network_of(text: str | None) -> str | None:
-    """Return a network, or an address as a network of one; end the command if it is neither."""
-    if text is None:
-        return None
-    try:
-        return parse_network(text)
-    except ValueError:
-        fail("--network: expected an address or a network without bits beyond its prefix")

@@ -62,8 +62,9 @@ def put(
     name: NameArgument,
     *,
     requests: Annotated[
-        int, typer.Option("--requests", help="How much may be used in a window; 0 for nothing.")
-    ] = 0,
+        int | None,
+        typer.Option("--requests", help="How much may be used in a window; 0 for nothing."),
+    ] = None,
     window: WindowOption = None,
     burst: BurstOption = 0,
     algorithm: Annotated[
@@ -86,14 +87,18 @@ def put(
 
     Running replicas use it within a second. A policy of the settings can only be changed there.
     """
+    if requests is None and not unlimited:
+        # A put replaces all of a policy: what was only to be changed would refuse everything.
+        fail("give --requests, which is 0 for a policy that allows nothing, or --unlimited")
+    count = requests or 0
     policy = _parsed(
         lambda: Policy(
             name=own_policy_name(name, "NAME"),
-            requests=amount(requests, "--requests"),
+            requests=amount(count, "--requests"),
             window=window_of(
                 duration_of(window, "--window"),
                 "--window",
-                is_counted=requests > 0 and not unlimited,
+                is_counted=count > 0 and not unlimited,
             ),
             burst=amount(burst, "--burst"),
             algorithm=algorithm,

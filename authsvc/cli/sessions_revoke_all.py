@@ -11,12 +11,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from authsvc.cli.arguments import network_of, span_of
 from authsvc.cli.calls import cli_call
 from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit_one, fail
 from authsvc.cli.work import with_use_cases
-from authsvc.config import durations
-from authsvc.core.lib.networks import parse_network
 from authsvc.core.use_cases import UseCases
 from authsvc.models.ids import UserId
 from authsvc.models.sessions import SessionSelection
@@ -68,12 +67,17 @@ def revoke_all(
     """
     if older_than is not None and created_before is not None:
         fail("name either --older-than or --created-before")
+    after, before = span_of(
+        ("--created-after", created_after),
+        ("--created-before", created_before)
+        if older_than is None
+        else ("--older-than", older_than),
+        datetime.now(UTC),
+    )
     criteria = SessionSelection(
-        created_before=(
-            _time(created_before, "before") if older_than is None else _ago(older_than)
-        ),
-        created_after=_time(created_after, "after"),
-        network=_network(network),
+        created_before=before,
+        created_after=after,
+        network=network_of(network),
         authentication_method=method,
         impersonated_only=impersonated,
     )
@@ -126,29 +130,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
 def _sessions(count: int) -> str:
     return f"{count} {'session' if count == 1 else 'sessions'}"
-
-
-def _ago(text: str) -> datetime:
-    try:
-        return datetime.now(UTC) - durations.parse(text)
-    except (ValueError, OverflowError) as error:
-        fail(f"--older-than: {error}")
-
-
-def _time(text: str | None, name: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"--created-{name}: expected a time such as 2026-11-27T02:00:00Z")
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _network(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return parse_network(text)
-    except ValueError:
-        fail("--network: expected an address or a network without bits beyond its prefix")

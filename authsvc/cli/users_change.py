@@ -70,7 +70,12 @@ def _password(*, from_stdin: bool) -> str:
     if from_stdin:
         password = sys.stdin.readline().removeprefix("\ufeff").rstrip("\r\n")
     else:
-        password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        try:
+            password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise
+            fail("nobody can be asked for a password here: add --password-stdin or --no-password")
     if not password:
         fail("password: must not be empty (--no-password creates a user without one)")
     return password

@@ -223,6 +223,12 @@ def test_users_create_prompts_for_password(command: Command) -> None:
     assert PASSWORD not in result.output
 
 
+def test_password_that_nobody_can_be_asked_for_has_to_be_given_otherwise(command: Command) -> None:
+    result = command("users", "create", "ada@example.com")
+    assert result.exit_code == 1
+    assert "add --password-stdin or --no-password" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "typed", "said"),
     [

@@ -23,12 +23,15 @@ def test_policies_are_put_listed_and_deleted(command: Command) -> None:
     assert listed["own"] == put
     assert listed["login"]["defined_in"] == "settings"
     assert rows(command, "ratelimit", "check", "own", "k", "--cost", "2")["remaining"] == 0
-    assert rows(command, "policies", "put", "none")["requests"] == 0
+    assert rows(command, "policies", "put", "none", "--requests", "0")["requests"] == 0
     assert command("ratelimit", "check", "none", "k").exit_code == 3
     assert "settings" in fails(command, "policies", "put", "login", "--unlimited")
     assert "reserved" in fails(command, "policies", "put", "authsvc.x", "--unlimited")
     assert "--window" in fails(command, "policies", "put", "own", "--requests", "1")
-    assert "duration" in fails(command, "policies", "put", "own", "--window", "x")
+    assert "duration" in fails(
+        command, "policies", "put", "own", "--requests", "1", "--window", "x"
+    )
+    assert "give --requests" in fails(command, "policies", "put", "own", "--burst", "9")
     assert "add --yes" in fails(command, "policies", "delete", "own", input="y\n")
     deleted = rows(command, "policies", "delete", "own", "--yes")
     assert deleted == {"policy": "own", "deleted": True}

@@ -295,3 +295,23 @@ def test_status_is_readable_without_json(ready: Command) -> None:
     assert (
         "Would freeze" in ready("incident", "freeze", "--everything", *REASON, "--dry-run").stdout
     )
+
+
+def test_list_that_is_cut_off_says_so(ready: Command) -> None:
+    for _ in range(2):
+        run(ready, "freeze", "--everything", *REASON, "--yes")
+    cut_off = ready("incident", "status", "--limit", "1")
+    assert "There are earlier ones: raise --limit" in cut_off.stderr
+    assert (
+        len(json.loads(ready("incident", "status", "--limit", "1", "--json").stdout)["events"]) == 1
+    )
+    assert ready("incident", "status", "--limit", "2").stderr == ""
+
+
+def test_export_that_could_not_begin_leaves_no_folder(
+    workspace: Workspace, ready: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "evidence"
+    workspace.set_database("postgresql://nobody:hidden@127.0.0.1:1/none")
+    refused(ready, "export", str(folder), "--since", "1h", *REASON)
+    assert not folder.exists()

@@ -272,3 +272,10 @@ def on_terminal(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> st
         while part := screen.read(65_536):
             shown += part
     return shown.decode()
+
+
+@pytest.mark.slow
+def test_cursor_that_was_refused_is_not_one_to_continue_with(command: Command) -> None:
+    result = command("audit", "watch", "--cursor", "rubbish")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: cursor: Not a cursor of this stream.\n"

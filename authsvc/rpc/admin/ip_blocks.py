@@ -74,15 +74,15 @@ def line(value: str, field: str) -> str:
     return value
 
 
-def check_duration(duration: timedelta) -> timedelta:
+def check_duration(duration: timedelta, field: str) -> timedelta:
     """Return the length of a block, from one second to 3660 days."""
     if not timedelta(seconds=1) <= duration <= _LONGEST:
-        raise FieldInvalid("duration", "must be from one second to 3660 days")
+        raise FieldInvalid(field, "must be from one second to 3660 days")
     return duration
 
 
 def _duration(message: Duration) -> timedelta:
-    return check_duration(convert.interval(message, "duration"))
+    return check_duration(convert.interval(message, "duration"), "duration")
 
 
 def _after(token: str) -> str:
