@@ -39,7 +39,11 @@ class StuffingSettings(DetectionSettings):
     )
     window: _Window = Field(10 * _MINUTE, description=_WITHIN)
     failed_percent: int = Field(
-        50, ge=1, le=100, description="It takes that many of a hundred logins to have failed, too."
+        50,
+        ge=1,
+        le=100,
+        description="It takes that many of a hundred logins to have failed, too; of a user's"
+        " successful ones, one counts.",
     )
 
 

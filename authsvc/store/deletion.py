@@ -55,11 +55,12 @@ async def find_batch_end(
 _SCRUB = """
 UPDATE audit_events SET ip = NULL, user_agent = '', detail = (
     SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(detail)
-    WHERE key = ANY ($4::text[]))
+    WHERE key = ANY ($4::text[]) AND type <> ALL ($5::text[]))
 WHERE user_id = $1
     AND ($2::timestamptz IS NULL OR occur_time > $2)
     AND ($3::timestamptz IS NULL OR occur_time <= $3)
-    AND (ip IS NOT NULL OR user_agent <> '' OR detail - $4::text[] <> '{}')
+    AND (ip IS NOT NULL OR user_agent <> ''
+        OR CASE WHEN type = ANY ($5::text[]) THEN detail ELSE detail - $4::text[] END <> '{}')
 """
 
 
@@ -68,8 +69,12 @@ async def scrub_events(
     user_id: UserId,
     kept_details: Sequence[str],
     *,
+    emptied: Sequence[str] = (),
     after: datetime | None = None,
     until: datetime | None = None,
 ) -> None:
-    """Remove IP, user agent and all details except those to keep from the user's audit events."""
-    await connection.execute(_SCRUB, user_id, after, until, kept_details)
+    """Remove IP, user agent and all details except those to keep from the user's audit events.
+
+    Those of the types in `emptied` keep none.
+    """
+    await connection.execute(_SCRUB, user_id, after, until, kept_details, emptied)

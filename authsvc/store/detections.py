@@ -121,16 +121,18 @@ async def count_new_devices(connection: Connection, window: Window, least: int) 
     return await _by_network(connection, _COUNT_NEW_DEVICES, window, least)
 
 
+# Of a user's logins one is counted, or who tries stolen passwords could hide behind their own.
 _COUNT_LOGINS = f"""
 SELECT
     (SELECT count(*) FROM {_recent("1", "'user.login_failure'")} AS failed)
         + (SELECT count(*) FROM {_recent("1", "'user.login_throttled'")} AS throttled) AS failed,
-    (SELECT count(*) FROM {_recent("1", "'user.login'")} AS succeeded) AS succeeded
+    (SELECT count(DISTINCT user_id) FROM {_recent("user_id", "'user.login'")} AS succeeded)
+        AS succeeded
 """  # noqa: S608 - made of constants
 
 
 async def count_logins(connection: Connection, window: Window) -> tuple[int, int]:
-    """Return how many logins failed, and how many succeeded."""
+    """Return how many logins failed, and of how many users some succeeded."""
     [row] = await connection.fetch(_COUNT_LOGINS, first_id(window.start), window.start)
     return row["failed"], row["succeeded"]
 

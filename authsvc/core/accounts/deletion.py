@@ -30,6 +30,8 @@ _KEPT_DETAILS = (
     "replaced",
     "sessions",
 )
+# Its reason is a text that an operator wrote, perhaps about the user.
+_EMPTIED = (AuditType.IMPERSONATE.value,)
 _BATCH = 5_000
 
 Condition: TypeAlias = Callable[[Connection], Awaitable[bool]]
@@ -105,7 +107,9 @@ class AccountDeletion:
             end = await store.find_batch_end(connection, user_id, after, _BATCH)
             if end is not None:
                 await self._lock(connection, user_id, only_if)
-                await store.scrub_events(connection, user_id, _KEPT_DETAILS, after=after, until=end)
+                await store.scrub_events(
+                    connection, user_id, _KEPT_DETAILS, emptied=_EMPTIED, after=after, until=end
+                )
         return end
 
     async def _erase(
@@ -125,7 +129,7 @@ class AccountDeletion:
         event = AuditEvent(AuditType.ACCOUNT_DELETE, call, user_id, session_id)
         await record_event(connection, now, event)
         # All of them, as events may be committed out of the order of their times.
-        await store.scrub_events(connection, user_id, _KEPT_DETAILS)
+        await store.scrub_events(connection, user_id, _KEPT_DETAILS, emptied=_EMPTIED)
         await store.delete_codes_of_nobody(connection, user_id)
         await store.delete(connection, user_id)
 

@@ -61,8 +61,6 @@ class IncidentSteps:
             FailedPrecondition: LIMIT_REACHED.
         """
         async with self._database.transaction() as connection:
-            if len(await login_freezes.list_all(connection)) >= _MAX_FREEZES:
-                raise limit_reached(_MAX_FREEZES)
             freeze = await login_freezes.upsert(
                 connection,
                 uuid7(self._clock.now()),
@@ -72,6 +70,9 @@ class IncidentSteps:
                 call.caller,
                 reason,
             )
+            # Afterwards, as one that was there already can be changed whatever their number.
+            if len(await login_freezes.list_all(connection)) > _MAX_FREEZES:
+                raise limit_reached(_MAX_FREEZES)
             detail = {
                 **_described(freeze),
                 "expire_time": freeze.expire_time.isoformat(),

@@ -27,6 +27,8 @@ _POLICY = "authsvc.violations"
 _INTERVAL = 1.0
 # Networks that a process counts at a time. Those beyond have to wait for the next second.
 _MAX_COUNTED = 100_000
+# One in so many blocks can be made by operators only.
+_OPERATORS_SHARE = 10
 _SYSTEM = Call(request_id="", caller="system")
 
 
@@ -149,7 +151,10 @@ class Violations:
         return excess
 
     async def _block(self, networks: list[str]) -> None:
-        if len(self._blocks) >= self._settings.max_blocks:
+        # A flood from many networks must leave room for the blocks of operators.
+        most = self._settings.max_blocks - self._settings.max_blocks // _OPERATORS_SHARE
+        networks = networks[: max(0, most - len(self._blocks))]
+        if not networks:
             if not self._is_full:
                 log.warning("ip_blocks_full", count=len(self._blocks))
             self._is_full = True

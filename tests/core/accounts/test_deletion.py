@@ -91,6 +91,22 @@ async def test_erasure_keeps_data_of_other_users(erasing: Erasing) -> None:
     assert await erasing.value("SELECT count(*) FROM users") == 1
 
 
+async def test_why_the_user_was_impersonated_is_erased_and_why_sessions_ended_is_not(
+    erasing: Erasing,
+) -> None:
+    user_id = await erasing.user()
+    insert = (
+        "INSERT INTO audit_events (event_id, occur_time, type, caller, request_id, user_id, ip,"
+        " user_agent, detail) SELECT gen_random_uuid(), now(), $1, '', '', $2, NULL, '',"
+        " jsonb_build_object('reason', $3::text)"
+    )
+    await erasing.execute(insert, "session.impersonate", user_id, "a@b.test can't log in")
+    await erasing.execute(insert, "session.revoke", user_id, "revoked")
+    await erasing.deletion.erase(CALL, user_id)
+    left = "SELECT string_agg(detail ->> 'reason', ',') FROM audit_events"
+    assert await erasing.value(left) == "revoked"
+
+
 @pytest.mark.slow
 async def test_interrupted_erasure_is_resumed(
     erasing: Erasing, monkeypatch: pytest.MonkeyPatch

@@ -204,6 +204,15 @@ async def test_what_happened_before_the_window_does_not_count(
     assert await watched.look() == []
 
 
+async def test_logins_of_one_user_do_not_hide_stuffing(
+    database: Database, clock: FakeClock
+) -> None:
+    watched = Watched(database, clock, only(DetectionName.CREDENTIAL_STUFFING))
+    await watched.happen([event(AuditType.LOGIN)] * (2 * THRESHOLD))
+    await watched.happen(ATTACKS[DetectionName.CREDENTIAL_STUFFING](THRESHOLD))
+    assert [each.count for each in await watched.look()] == [THRESHOLD]
+
+
 async def test_each_network_and_caller_is_raised_by_itself(
     database: Database, clock: FakeClock
 ) -> None:

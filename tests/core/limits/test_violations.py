@@ -174,6 +174,16 @@ async def test_no_more_blocks_than_settings_allow(database: Database, clock: Fak
         assert await replica.listed() == ["192.0.2.0/32", "192.0.2.1/32"]
 
 
+async def test_floods_leave_room_for_operators(database: Database, clock: FakeClock) -> None:
+    replica = Replica(database, clock, max_blocks=10)
+    async with replica.following():
+        for n in range(12):
+            await _note(replica, 11, f"192.0.2.{n}")
+        assert len(await replica.listed()) == 9
+        await replica.block("203.0.113.0/24")
+        assert len(await replica.listed()) == 10
+
+
 async def test_longer_block_is_not_shortened(database: Database, clock: FakeClock) -> None:
     replica = Replica(database, clock)
     made = await replica.block(IP)

@@ -8,6 +8,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from authsvc.config import Settings
+from authsvc.core.incidents import steps
+from authsvc.errors import FailedPrecondition, Reason
 from authsvc.models.calls import Call
 from authsvc.models.incidents import LoginMethod
 from authsvc.v1 import auth_service_pb2 as pb
@@ -178,6 +180,21 @@ async def test_each_login_is_refused_while_its_method_is_frozen_and_sessions_go_
         email=EMAIL, password=PASSWORD, client=ClientContext(ip="203.0.113.1")
     )
     assert await outcome(service.auth().Login(elsewhere)) == "OK"
+
+
+async def test_number_of_freezes_is_bounded_and_their_ends_can_always_be_changed(
+    start_service: StartService, live_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await start_service(live_settings)
+    monkeypatch.setattr(steps, "_MAX_FREEZES", 1)
+    use = service.app._parts.use.incident_steps
+    first = await use.freeze(OPERATOR, [LoginMethod.CODE], None, HOUR, "drill")
+    with pytest.raises(FailedPrecondition) as raised:
+        await use.freeze(OPERATOR, [LoginMethod.PASSWORD], None, HOUR, "drill")
+    assert raised.value.reason is Reason.LIMIT_REACHED
+    longer = await use.freeze(OPERATOR, [LoginMethod.CODE], None, 2 * HOUR, "drill")
+    assert longer.expire_time > first.expire_time
+    assert await use.freezes() == [longer]
 
 
 async def test_freeze_on_one_replica_holds_on_the_other(
