@@ -111,8 +111,10 @@ def test_callers_are_loaded_with_audiences_and_scopes(config: Path, secrets: Pat
         ),
         ("[audit.forward]\ntarget = 'syslog'", "audit.forward: target is 'syslog', so syslog must"),
         (
-            "[audit.forward]\ntarget = 'syslog'\nsyslog.host = 'a'\n"
-            "[retention]\naudit_events = '6d'",
+            (
+                "[audit.forward]\ntarget = 'syslog'\nsyslog.host = 'a'\n"
+                "[retention]\naudit_events = '6d'"
+            ),
             "settings: retention.audit_events must be at least 7d with audit.forward",
         ),
         (
