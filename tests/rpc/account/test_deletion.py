@@ -216,6 +216,7 @@ async def free(start_service: StartService, live_settings: Settings) -> Service:
     return await start_service(live_settings.model_copy(update=changes))
 
 
+@pytest.mark.world  # 20 cases of several seconds
 @pytest.mark.parametrize("name", METHODS)
 async def test_calls_in_flight_end_with_documented_reasons(name: str, free: Service) -> None:
     allowed = {"OK", *DOCUMENTED[f"/authsvc.v1.AccountService/{name}"].reasons} - {"FIELD_INVALID"}
