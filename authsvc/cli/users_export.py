@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
+from uuid import UUID
 
 import typer
 
 from authsvc.app.build import open_parts
 from authsvc.cli.calls import cli_call
 from authsvc.cli.output import ConfigOption, SecretsOption, fail, run, settings_of
+from authsvc.models.ids import UserId
 
 # Progress is one line per this many users.
 _USERS_PER_LINE = 10_000
@@ -23,6 +25,13 @@ def export_users(
     without_passwords: Annotated[
         bool, typer.Option("--without-passwords", help="Omit the password hashes.")
     ] = False,
+    after: Annotated[
+        UUID | None,
+        typer.Option(
+            "--after",
+            help="Go on after the user with this id, the last one of an interrupted export.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
@@ -38,7 +47,11 @@ def export_users(
     async def main(stream: BinaryIO) -> int:
         count = 0
         async with open_parts(settings) as parts:
-            users = parts.use.user_export.run(cli_call(), with_passwords=not without_passwords)
+            users = parts.use.user_export.run(
+                cli_call(),
+                with_passwords=not without_passwords,
+                after=UserId(after) if after else None,
+            )
             async for user in users:
                 _write(stream, user.line)
                 count += 1

@@ -104,3 +104,12 @@ def test_list_is_filtered_and_continued(command: Command) -> None:
     more = first.stderr.removeprefix("There are more: add --after ").strip()
     assert len(emails("--role", "user", "--after", more)) == 2
     assert "page_token" in refused(command, "list", "--role", "admin", "--after", more)
+
+
+def test_interrupted_export_is_continued(command: Command) -> None:
+    for number in range(3):
+        create(command, f"u{number}@example.com")
+    lines = command("users", "export").stdout.splitlines()
+    last = json.loads(lines[0])["user_id"]
+    assert command("users", "export", "--after", last).stdout.splitlines() == lines[1:]
+    assert command("users", "export", "--after", "x").exit_code == 2
