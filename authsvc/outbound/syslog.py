@@ -5,13 +5,18 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC
+from functools import partial
+from typing import TypeVar
 
 from authsvc.config import SyslogSettings
 from authsvc.core.audit.forwarding import NotForwarded
 from authsvc.models.audit import AuditRow
 from authsvc.outbound.audit_event import event_object
+
+_Result = TypeVar("_Result")
 
 _NOTICE = 5
 _NOT_PRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -49,12 +54,10 @@ class SyslogTarget:
         settings = self._settings
         seconds = settings.timeout.total_seconds() / 4
         try:
-            with (
-                socket.create_connection((settings.host, settings.port), seconds) as plain,
-                self._context.wrap_socket(plain, server_hostname=settings.host) as secure,
-            ):
-                secure.sendall(content)
-                self._end(secure)
+            with socket.create_connection((settings.host, settings.port), seconds) as plain:
+                session = _Session(self._context, plain, settings.host)
+                session.send(content)
+                session.end(confirm=settings.confirm)
         except TimeoutError as error:
             raise NotForwarded("timeout") from error
         except ssl.SSLError as error:
@@ -62,15 +65,56 @@ class SyslogTarget:
         except OSError as error:
             raise NotForwarded("connection") from error
 
-    def _end(self, secure: ssl.SSLSocket) -> None:
+
+class _Session:
+    """A TLS session whose end is told apart from an alert.
+
+    `SSLSocket.unwrap` takes any alert for close_notify, also one that refuses our certificate,
+    which with TLS 1.3 comes only after the handshake. So the server's end is read as data would be.
+    """
+
+    def __init__(self, context: ssl.SSLContext, plain: socket.socket, host: str) -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._run(self._tls.do_handshake)
+
+    def send(self, content: bytes) -> None:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._run(partial(self._tls.write, rest)) :]
+
+    def end(self, *, confirm: bool) -> None:
+        """End the session, and return once the server has, too."""
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
         try:
-            secure.unwrap()
-        except (ConnectionError, TimeoutError):
-            raise
-        except OSError:
+            while self._run(partial(self._tls.read, 1_024)):
+                pass
+        except ssl.SSLZeroReturnError:
+            return
+        except ssl.SSLEOFError:
             # The connection ended in order, but the TLS session did not.
-            if self._settings.confirm:
+            if confirm:
                 raise
+
+    def _run(self, step: Callable[[], _Result]) -> _Result:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                if received := self._plain.recv(65_536):
+                    self._incoming.write(received)
+                else:
+                    self._incoming.write_eof()
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._plain.sendall(self._outgoing.read())
 
 
 def frame(content: bytes) -> bytes:

@@ -63,7 +63,17 @@ class SyslogServer:
                 plain.close()
 
     def _receive(self, plain: socket.socket, way: str) -> None:
-        with self._context.wrap_socket(plain, server_side=True) as secure:
+        with self._context.wrap_socket(
+            plain, server_side=True, do_handshake_on_connect=False
+        ) as secure:
+            try:
+                secure.do_handshake()
+            except ssl.SSLError:
+                # Unread bytes would reset the connection, and the alert could get lost.
+                with socket.socket(fileno=secure.detach()) as refused:
+                    while refused.recv(65_536):
+                        pass
+                return
             if way == "silent":
                 self._ending.wait(5)
                 return
