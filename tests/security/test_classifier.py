@@ -59,6 +59,7 @@ async def service(database: Database, clock: FakeClock) -> AsyncIterator[Service
     started.hasher.close()
     started.hasher = TimedHasher(PASSWORDS, started.peppers)
     started.accounts._hasher = started.password_login._hasher = started.hasher
+    started.accounts._acceptance._hasher = started.hasher
     await started.register()
     yield started
     started.hasher.close()
