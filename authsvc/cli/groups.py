@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib import import_module
 from inspect import getdoc
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -55,10 +55,11 @@ class ImportingGroup(_Group):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands = _ImportedCommands(self.modules)
+        # Commands are only looked up and listed here, never added.
+        self.commands = cast("MutableMapping[str, Any]", _ImportedCommands(self.modules))
 
 
-class _ImportedCommands(MutableMapping[str, Any]):
+class _ImportedCommands(Mapping[str, Any]):
     def __init__(self, modules: Mapping[str, str]) -> None:
         self._modules = modules
         self._imported: dict[str, Any] = {}
@@ -73,12 +74,6 @@ class _ImportedCommands(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._modules)
-
-    def __setitem__(self, name: str, command: Any) -> None:
-        self._imported[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        raise NotImplementedError
 
 
 def _import_command(name: str, module_name: str) -> Any:

@@ -33,9 +33,7 @@ _MAX_CODE = 64
 _MAX_LABEL = 64
 _MAX_CREDENTIAL = 16_384
 _LONGEST_SECONDS = 36_500 * 86_400
-_FIRST_SECOND = -62_135_596_800
-# The end of the year 9998.
-_LAST_SECOND = 253_370_764_799
+_LAST_YEAR = 9_998
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _METHOD = re.compile(r"[a-z0-9-]{1,32}", re.ASCII)
@@ -225,13 +223,24 @@ def timestamp(time: datetime) -> Timestamp:
 
 def time(message: Message, field: str) -> datetime | None:
     """Return the time in a field of a request, in whole microseconds, or None if it isn't set."""
-    if not message.HasField(field):
-        return None
-    value: Timestamp = getattr(message, field)
-    if not 0 <= value.nanos < _NANOS:
+    return _time_in(getattr(message, field), field) if message.HasField(field) else None
+
+
+def future_time(message: Timestamp, field: str, now: datetime) -> datetime:
+    """Return a time after `now` and before the year 9999, in whole microseconds."""
+    time = _time_in(message, field)
+    if time.year > _LAST_YEAR:
+        raise FieldInvalid(field, f"must be a time from the year 1 to {_LAST_YEAR}")
+    if time <= now:
+        raise FieldInvalid(field, "must be in the future")
+    return time
+
+
+def _time_in(message: Timestamp, field: str) -> datetime:
+    if not 0 <= message.nanos < _NANOS:
         raise FieldInvalid(field, "must have 0 to 999,999,999 nanoseconds")
     try:
-        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1_000)
+        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
     except OverflowError:
         raise FieldInvalid(field, "must be from the year 1 to the year 9999") from None
 
@@ -257,12 +266,13 @@ def fill_duration(message: Duration, seconds: float) -> None:
 
 
 def lifetime(message: Duration, field: str) -> timedelta:
-    """Return a duration that isn't negative, in whole microseconds."""
-    if not (0 <= message.seconds <= _LONGEST_SECONDS and 0 <= message.nanos < 1_000_000_000):
-        raise FieldInvalid(field, f"must be from 0 s to {_LONGEST_SECONDS} s")
+    """Return a duration of at most `_LONGEST_SECONDS` that has no part of a microsecond."""
     if message.nanos % 1_000:
         raise FieldInvalid(field, "must be in whole microseconds")
-    return timedelta(seconds=message.seconds, microseconds=message.nanos // 1_000)
+    value = interval(message, field)
+    if message.seconds > _LONGEST_SECONDS:
+        raise FieldInvalid(field, f"must be from 0 s to {_LONGEST_SECONDS} s")
+    return value
 
 
 def between(value: timedelta, field: str, least: timedelta, most: timedelta) -> timedelta:
@@ -272,20 +282,6 @@ def between(value: timedelta, field: str, least: timedelta, most: timedelta) -> 
             field, f"must be from {least.total_seconds():.0f} s to {most.total_seconds():.0f} s"
         )
     return value
-
-
-def future_time(message: Timestamp, field: str, now: datetime) -> datetime:
-    """Return a time after `now`, with the microseconds of its nanoseconds."""
-    if not _FIRST_SECOND <= message.seconds <= _LAST_SECOND or not (
-        0 <= message.nanos < 1_000_000_000
-    ):
-        raise FieldInvalid(field, "must be a time from the year 1 to 9998")
-    time = datetime.fromtimestamp(message.seconds, UTC) + timedelta(
-        microseconds=message.nanos // 1_000
-    )
-    if time <= now:
-        raise FieldInvalid(field, "must be in the future")
-    return time
 
 
 def defined_in(value: DefinedIn) -> common_pb2.DefinedIn.ValueType:
