@@ -1,4 +1,4 @@
-"""Owns the watching of the audit log: one reader for a process, and any number of watchers.
+"""Owns the watching of the audit log: one reader for a process, while anybody watches.
 
 A watcher reads by itself up to the present and is then served by the reader of all. Where the one
 ends and the other begins, positions tell which events it has: none is missed or sent twice.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from authsvc.core.audit.cursors import read_cursor, write_cursor
+from authsvc.core.lib.clock import elapsed
 from authsvc.core.lib.log_follower import LogFollower
 from authsvc.errors import CursorTooOld, FieldInvalid, Overloaded, StoreUnavailable
 from authsvc.models.audit import AuditFilter, AuditRow
@@ -104,7 +105,25 @@ class AuditWatch:
             on_position=self._on_position,
             in_pages=True,
         )
-        self.run = self._follower.run
+        self._is_watched, self._is_unwatched = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> None:
+        """Read the log while there are watchers, until cancelled; otherwise it costs nothing."""
+        while True:
+            await self._is_watched.wait()
+            # Not in a TaskGroup: in Python 3.11 it can swallow the cancellation while it ends.
+            reading = asyncio.create_task(self._follower.run())
+            unwatched = asyncio.create_task(self._is_unwatched.wait())
+            try:
+                await asyncio.wait((reading, unwatched), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                unwatched.cancel()
+                reading.cancel()
+                [outcome, _] = await asyncio.gather(reading, unwatched, return_exceptions=True)
+            if isinstance(outcome, Exception):
+                raise outcome
+            # The next watchers need nothing of what is committed until they come.
+            self._follower.forget()
 
     async def watch(
         self, caller: str, wanted: AuditFilter, cursor: str
@@ -155,12 +174,14 @@ class AuditWatch:
         """Pass on what the common reader has read, until it misses something."""
         held: list[AuditRow] = []
         beginning: Position | None = position
+        began = elapsed()
         while True:
             try:
                 async with asyncio.timeout(_HEARTBEAT):
                     await watcher.news.wait()
             except TimeoutError:
-                if self._follower.age() > _PATIENCE:
+                # The reader may have begun with this watcher.
+                if min(self._follower.age(), elapsed() - began) > _PATIENCE:
                     raise StoreUnavailable("The audit log can't be read.") from None
             if watcher.is_too_slow:
                 raise Overloaded("Events are read too slowly; continue with the last cursor.")
@@ -189,10 +210,15 @@ class AuditWatch:
             raise Overloaded("Too many streams watch the audit log.")
         watcher = _Watcher(wanted)
         self._watchers[watcher] = caller
+        self._is_unwatched.clear()
+        self._is_watched.set()
         try:
             yield watcher
         finally:
             del self._watchers[watcher]
+            if not self._watchers:
+                self._is_watched.clear()
+                self._is_unwatched.set()
 
     def _on_position(self, position: Position) -> None:
         rows = list(self._read)

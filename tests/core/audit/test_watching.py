@@ -87,6 +87,35 @@ async def watch(idle: AuditWatch) -> AsyncIterator[AuditWatch]:
         yield idle
 
 
+async def test_log_is_read_only_while_it_is_watched(
+    watch: AuditWatch, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    follow = watch._follower.run
+
+    async def noted() -> None:
+        begun.set()
+        try:
+            await follow()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(watch._follower, "run", noted)
+    await _commit(database, "unwatched")
+    assert not begun.is_set()
+    for name in ("first", "second"):
+        async with _streaming(watch) as stream:
+            await stream.next()
+            async with asyncio.timeout(_PATIENCE):
+                await begun.wait()
+            await _commit(database, name)
+            assert await stream.read(1) == [name]
+        async with asyncio.timeout(_PATIENCE):
+            await ended.wait()
+        begun.clear()
+        ended.clear()
+
+
 async def test_events_are_sent_once_as_they_are_committed(
     watch: AuditWatch, database: Database
 ) -> None:
@@ -272,9 +301,12 @@ async def test_new_run_of_the_server_ends_streams(watch: AuditWatch, database: D
             await stream.read(1)
 
 
-async def test_stream_ends_when_the_log_is_not_read(idle: AuditWatch) -> None:
+async def test_stream_ends_when_the_log_is_not_read(
+    idle: AuditWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
     async with _streaming(idle) as stream:
         assert await stream.next() == []
         assert await stream.next() == []
         with pytest.raises(StoreUnavailable):
-            await stream.next()
+            await stream.read(1)
