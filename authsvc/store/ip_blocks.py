@@ -10,7 +10,7 @@ from datetime import datetime
 from authsvc.models.ip_blocks import IpBlock
 from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.log_reading import Log
-from authsvc.store.postgres.connector import Connection
+from authsvc.store.postgres.connector import Connection, known_timeline
 
 _PUT = """
 INSERT INTO ip_blocks (network, reason, blocked_by, automatic, create_time, expire_time)
@@ -82,15 +82,18 @@ async def end(connection: Connection, network: str, now: datetime) -> bool:
 # Seconds since the epoch, or infinity.
 _END_TIME = "coalesce(extract(epoch FROM expire_time)::float8, 'infinity')"
 _IS_ACTIVE = "(expire_time IS NULL OR expire_time > $1)"
+# `require_primary` makes it fail on a server that was replaced, also if it finds nothing.
 _END_OF = f"""
 SELECT max({_END_TIME}) FROM ip_blocks
 WHERE network = ANY (ip_supernets($2::text::inet)) AND {_IS_ACTIVE}
+    AND (SELECT require_primary($3))
 """  # noqa: S608 - made of constants
 
 
 async def end_of(connection: Connection, address: str, now: datetime) -> float:
     """Return until when an address is blocked, in seconds since the epoch; 0 if it is not."""
-    return float(await connection.fetchval(_END_OF, now, address) or 0.0)
+    timeline = known_timeline(connection)
+    return float(await connection.fetchval(_END_OF, now, address, timeline) or 0.0)
 
 
 _COLUMNS = "network::text, reason, blocked_by, automatic, create_time, expire_time"

@@ -8,7 +8,7 @@ import asyncpg
 
 from authsvc.models.incidents import LoginFreeze, LoginMethod
 from authsvc.store.doorbell import Channel, ring_after_commit
-from authsvc.store.postgres.connector import Connection
+from authsvc.store.postgres.connector import Connection, known_timeline
 
 _COLUMNS = """
     freeze_id, methods, network::text AS network, create_time, expire_time, created_by, reason
@@ -65,16 +65,17 @@ async def delete_ended(connection: Connection, before: datetime, limit: int) -> 
     return int(tag.rpartition(" ")[2])
 
 
+# `require_primary` makes it fail on a server that was replaced, also if it finds nothing.
 _LIST = f"""
 SELECT {_COLUMNS} FROM login_freezes
-WHERE expire_time > clock_timestamp() AND (SELECT require_primary(NULL::text))
+WHERE expire_time > clock_timestamp() AND (SELECT require_primary($1))
 ORDER BY freeze_id
 """  # noqa: S608 - made of constants
 
 
 async def list_all(connection: Connection) -> list[LoginFreeze]:
     """Return the freezes that are in force."""
-    return [_freeze(row) for row in await connection.fetch(_LIST)]
+    return [_freeze(row) for row in await connection.fetch(_LIST, known_timeline(connection))]
 
 
 def _freeze(row: asyncpg.Record) -> LoginFreeze:

@@ -12,7 +12,14 @@ import pytest
 
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import SessionId, UserId
-from authsvc.store import api_keys, session_keys, sessions, signing_keys
+from authsvc.store import (
+    api_keys,
+    ip_blocks,
+    login_freezes,
+    session_keys,
+    sessions,
+    signing_keys,
+)
 from authsvc.store.postgres.connector import Connection, Server, as_pool_connection, known_timeline
 from authsvc.store.postgres.database import Database
 
@@ -25,8 +32,18 @@ _READS: list[Callable[[Connection], Awaitable[object]]] = [
     lambda connection: session_keys.list_live(
         connection, UserId(UUID(int=1)), datetime.now(UTC), None, 1
     ),
+    lambda connection: ip_blocks.end_of(connection, "192.0.2.1", datetime.now(UTC)),
+    login_freezes.list_all,
 ]
-_NAMES = ["session by token", "session by id", "API key", "signing keys", "session keys"]
+_NAMES = [
+    "session by token",
+    "session by id",
+    "API key",
+    "signing keys",
+    "session keys",
+    "IP blocks",
+    "login freezes",
+]
 
 
 @pytest.mark.parametrize("read", _READS, ids=_NAMES)
