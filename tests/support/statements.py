@@ -1,12 +1,15 @@
 """The statements that a service runs for its callers, to compare the cost of calls."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
 from authsvc.config import Settings
+from authsvc.core.attempts import freezes
+from authsvc.core.limits import block_list
 from authsvc.rpc.call_context import CALL
 from authsvc.store.postgres.connector import Connector
 from tests.support.probe import with_changes
@@ -48,6 +51,9 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Statements:
         return connection
 
     monkeypatch.setattr(Connector, "connect", connect_and_listen)
+    # On a busy machine, whichever call comes first would read what background jobs were to read.
+    monkeypatch.setattr(freezes, "_BOUND", 3_600.0)
+    monkeypatch.setattr(block_list, "_STALENESS", timedelta(hours=1))
     return heard
 
 
