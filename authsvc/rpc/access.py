@@ -139,6 +139,9 @@ ACCESS: Mapping[str, Access] = MappingProxyType(
         "/authsvc.v1.SessionService/ListSessions": Access(_APP, read_only=True),
         "/authsvc.v1.SessionService/RevokeSession": Access(_APP),
         "/authsvc.v1.SessionService/RevokeUserSessions": Access(_APP),
+        "/authsvc.v1.SessionService/WatchRevocations": Access(
+            _APP_OR_EDGE, read_only=True, long_lived=True
+        ),
         "/authsvc.v1.SessionService/IssueSessionKey": Access(_APP),
         "/authsvc.v1.SessionService/GetSessionKeys": Access(_APP_OR_EDGE, read_only=True),
         "/authsvc.v1.SessionService/CreateTurnCredentials": Access(_APP),

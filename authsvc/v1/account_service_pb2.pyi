@@ -219,16 +219,22 @@ class ChangePasswordResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENDED_SESSION_COUNT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     ended_session_count: _builtins.int
     """How many sessions were ended."""
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     def __init__(
         self,
         *,
         ended_session_count: _builtins.int = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_session_count", b"ended_session_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_session_count", b"ended_session_count", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1164,19 +1170,25 @@ class ListSecurityEventsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """The maximum number of results, 1 to 1000; 0 means 50."""
     page_token: _builtins.str
     """next_page_token of the previous page; empty for the first page."""
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1325,6 +1337,11 @@ class DeleteAccountResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PASSKEY_SIGNALS_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     @_builtins.property
     def passkey_signals(self) -> Global___PasskeySignals:
         """What to tell the browser: that no passkey of the user is accepted."""
@@ -1333,10 +1350,11 @@ class DeleteAccountResponse(_message.Message):
         self,
         *,
         passkey_signals: Global___PasskeySignals | None = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passkey_signals", b"passkey_signals", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1030,6 +1030,11 @@ class SetUserRolesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     @_builtins.property
     def user(self) -> Global___User:
         """The user."""
@@ -1038,10 +1043,11 @@ class SetUserRolesResponse(_message.Message):
         self,
         *,
         user: Global___User | None = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1076,6 +1082,11 @@ class DisableUserResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     @_builtins.property
     def user(self) -> Global___User:
         """The user."""
@@ -1084,10 +1095,11 @@ class DisableUserResponse(_message.Message):
         self,
         *,
         user: Global___User | None = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1336,6 +1348,7 @@ class ExportUsersRequest(_message.Message):
 
     INCLUDE_PASSWORD_HASHES_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     include_password_hashes: _builtins.bool
     """Includes the password hashes, so that the users can log in as before where
     the file is imported; hashes made by this service work only with the same
@@ -1345,15 +1358,20 @@ class ExportUsersRequest(_message.Message):
     """The next_page_token of the last message received, to go on after an
     interrupted export; empty to begin.
     """
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     def __init__(
         self,
         *,
         include_password_hashes: _builtins.bool = ...,
         page_token: _builtins.str = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_password_hashes", b"include_password_hashes", "page_token", b"page_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1456,18 +1474,24 @@ class RevokeAllSessionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revoked_count: _builtins.int
     """How many active sessions were ended or, with dry_run, would be. Idle ones
     whose access tokens may still be valid end too, and are not counted.
+    """
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
     """
     def __init__(
         self,
         *,
         revoked_count: _builtins.int = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_count", b"revoked_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor", "revoked_count", b"revoked_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1724,6 +1748,11 @@ class RevokeSigningKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTIVE_KEY_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     @_builtins.property
     def active_key(self) -> Global___SigningKey:
         """The key that signs now."""
@@ -1732,10 +1761,11 @@ class RevokeSigningKeyResponse(_message.Message):
         self,
         *,
         active_key: Global___SigningKey | None = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

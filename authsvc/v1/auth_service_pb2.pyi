@@ -160,18 +160,24 @@ class VerifyEmailResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CREDENTIALS_REMOVED_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     credentials_removed: _builtins.bool
     """Whether the account's password, sessions, API keys, identities, devices and
     display name were removed. A code for ResetPassword is on its way then.
+    """
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
     """
     def __init__(
         self,
         *,
         credentials_removed: _builtins.bool = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials_removed", b"credentials_removed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials_removed", b"credentials_removed", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -884,8 +890,13 @@ class RefreshTokensRequest(_message.Message):
 
     REFRESH_TOKEN_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     refresh_token: _builtins.str
     """The refresh token as it was issued; at most 8 KiB. Required."""
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
         """The end user behind the request; checked against the session's binding if
@@ -897,10 +908,11 @@ class RefreshTokensRequest(_message.Message):
         *,
         refresh_token: _builtins.str = ...,
         client: _common_pb2.ClientContext | None = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "refresh_token", b"refresh_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "refresh_token", b"refresh_token", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -961,18 +973,24 @@ class LogoutResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLEAR_COOKIE_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     clear_cookie: _builtins.str
     """A Set-Cookie header that removes the session's cookie from the browser.
     Empty without the setting sessions.cookie.
+    """
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
     """
     def __init__(
         self,
         *,
         clear_cookie: _builtins.str = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -989,6 +1007,7 @@ class ValidateTokenRequest(_message.Message):
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
     CERTIFICATE_THUMBPRINT_FIELD_NUMBER: _builtins.int
+    MIN_CURSOR_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """The access token. One longer than 8 KiB is not active. Required."""
     audience: _builtins.str
@@ -1004,6 +1023,11 @@ class ValidateTokenRequest(_message.Message):
     was presented, 32 bytes; empty if there was none. A token bound to a
     certificate (RFC 8705) is active only with that certificate.
     """
+    min_cursor: _builtins.str
+    """A revocation_cursor: the answer takes what it names into account, at the
+    price of a look-up if this replica has not heard of it yet. At most 256
+    bytes. Empty for none.
+    """
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scopes that the token must have, all of them; at most 64 of at most 128
@@ -1018,10 +1042,11 @@ class ValidateTokenRequest(_message.Message):
         required_scopes: _abc.Iterable[_builtins.str] | None = ...,
         strict: _builtins.bool = ...,
         certificate_thumbprint: _builtins.bytes = ...,
+        min_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "audience", b"audience", "certificate_thumbprint", b"certificate_thumbprint", "required_scopes", b"required_scopes", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "audience", b"audience", "certificate_thumbprint", b"certificate_thumbprint", "min_cursor", b"min_cursor", "required_scopes", b"required_scopes", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1067,8 +1092,14 @@ class BatchValidateTokensRequest(_message.Message):
 
     ACCESS_TOKENS_FIELD_NUMBER: _builtins.int
     AUDIENCE_FIELD_NUMBER: _builtins.int
+    MIN_CURSOR_FIELD_NUMBER: _builtins.int
     audience: _builtins.str
     """As in ValidateTokenRequest, for all tokens."""
+    min_cursor: _builtins.str
+    """A revocation_cursor: the answer takes what it names into account, at the
+    price of a look-up if this replica has not heard of it yet. At most 256
+    bytes. Empty for none.
+    """
     @_builtins.property
     def access_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The access tokens, 1 to 1000."""
@@ -1078,10 +1109,11 @@ class BatchValidateTokensRequest(_message.Message):
         *,
         access_tokens: _abc.Iterable[_builtins.str] | None = ...,
         audience: _builtins.str = ...,
+        min_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_tokens", b"access_tokens", "audience", b"audience"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_tokens", b"access_tokens", "audience", b"audience", "min_cursor", b"min_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1246,8 +1278,14 @@ class ValidateApiKeyRequest(_message.Message):
 
     API_KEY_FIELD_NUMBER: _builtins.int
     REQUIRED_SCOPES_FIELD_NUMBER: _builtins.int
+    MIN_CURSOR_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """The key. One longer than 256 bytes is not active. Required."""
+    min_cursor: _builtins.str
+    """A revocation_cursor: the answer takes what it names into account, at the
+    price of a look-up if this replica has not heard of it yet. At most 256
+    bytes. Empty for none.
+    """
     @_builtins.property
     def required_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scopes that the key must have, all of them; at most 64 of at most 128
@@ -1259,10 +1297,11 @@ class ValidateApiKeyRequest(_message.Message):
         *,
         api_key: _builtins.str = ...,
         required_scopes: _abc.Iterable[_builtins.str] | None = ...,
+        min_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "required_scopes", b"required_scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "min_cursor", b"min_cursor", "required_scopes", b"required_scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

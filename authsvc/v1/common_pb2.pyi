@@ -315,6 +315,7 @@ class Tokens(_message.Message):
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     SET_COOKIE_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
     """A signed JWT (RFC 9068, `typ` at+jwt) that identifies the user until it
     expires; at most 8 KiB.
@@ -341,6 +342,11 @@ class Tokens(_message.Message):
     cookie's value and the attributes of the setting sessions.cookie. Empty
     without that setting, and when session_token is.
     """
+    revocation_cursor: _builtins.str
+    """Names the session that ended for this one, as the user had the maximum
+    number of sessions, as min_cursor of a later validation; empty if none
+    did. Opaque.
+    """
     @_builtins.property
     def access_token_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the access token expires."""
@@ -361,10 +367,11 @@ class Tokens(_message.Message):
         csrf_token: _builtins.str = ...,
         user_id: _builtins.str = ...,
         set_cookie: _builtins.str = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["access_token_expire_time", b"access_token_expire_time", "refresh_token_expire_time", b"refresh_token_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "session_id", b"session_id", "session_token", b"session_token", "set_cookie", b"set_cookie", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "access_token_expire_time", b"access_token_expire_time", "csrf_token", b"csrf_token", "refresh_token", b"refresh_token", "refresh_token_expire_time", b"refresh_token_expire_time", "revocation_cursor", b"revocation_cursor", "session_id", b"session_id", "session_token", b"session_token", "set_cookie", b"set_cookie", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,6 +216,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
     `issued`, `registration` or `password_reset`.
     """
+    ERROR_REASON_CURSOR_NOT_REACHED: _ErrorReason.ValueType  # 49
+    """FAILED_PRECONDITION. Raised by verifiers within a client, never by the
+    service: it does not know yet of the revocation that the given min_cursor
+    names, and was not to ask. Retry in a second, or ask the service.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. Every status that is not OK carries a
@@ -420,5 +425,10 @@ while, for all clients or for a network that holds `client.ip`. Existing
 sessions go on. Don't retry; tell the user to come back later. Metadata:
 `method`, what is frozen: `password`, `code`, `passkey`, `federated`,
 `issued`, `registration` or `password_reset`.
+"""
+ERROR_REASON_CURSOR_NOT_REACHED: ErrorReason.ValueType  # 49
+"""FAILED_PRECONDITION. Raised by verifiers within a client, never by the
+service: it does not know yet of the revocation that the given min_cursor
+names, and was not to ask. Retry in a second, or ask the service.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -225,6 +225,7 @@ class ValidateSessionRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     CSRF_TOKEN_FIELD_NUMBER: _builtins.int
     STRICT_FIELD_NUMBER: _builtins.int
+    MIN_CURSOR_FIELD_NUMBER: _builtins.int
     session_token: _builtins.str
     """The session's secret token. Required."""
     csrf_token: _builtins.str
@@ -234,6 +235,11 @@ class ValidateSessionRequest(_message.Message):
     strict: _builtins.bool
     """Look up the session in the database instead of the cache, which may lag up
     to one second behind a revocation.
+    """
+    min_cursor: _builtins.str
+    """A revocation_cursor: the answer takes what it names into account, at the
+    price of a look-up if this replica has not heard of it yet. At most 256
+    bytes. Empty for none.
     """
     @_builtins.property
     def client(self) -> _common_pb2.ClientContext:
@@ -248,10 +254,11 @@ class ValidateSessionRequest(_message.Message):
         client: _common_pb2.ClientContext | None = ...,
         csrf_token: _builtins.str = ...,
         strict: _builtins.bool = ...,
+        min_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["client", b"client"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "csrf_token", b"csrf_token", "session_token", b"session_token", "strict", b"strict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "csrf_token", b"csrf_token", "min_cursor", b"min_cursor", "session_token", b"session_token", "strict", b"strict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,18 +485,24 @@ class RevokeSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLEAR_COOKIE_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     clear_cookie: _builtins.str
     """A Set-Cookie header that removes the session's cookie; send it only if the
     session was that of the browser. Empty without the setting sessions.cookie.
+    """
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
     """
     def __init__(
         self,
         *,
         clear_cookie: _builtins.str = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_cookie", b"clear_cookie", "revocation_cursor", b"revocation_cursor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -528,20 +541,152 @@ class RevokeUserSessionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVOKED_COUNT_FIELD_NUMBER: _builtins.int
+    REVOCATION_CURSOR_FIELD_NUMBER: _builtins.int
     revoked_count: _builtins.int
     """How many active sessions were ended."""
+    revocation_cursor: _builtins.str
+    """Names what this call ended, as min_cursor of a later validation; empty if
+    nothing ended. Opaque.
+    """
     def __init__(
         self,
         *,
         revoked_count: _builtins.int = ...,
+        revocation_cursor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revoked_count", b"revoked_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revocation_cursor", b"revocation_cursor", "revoked_count", b"revoked_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeUserSessionsResponse: _TypeAlias = RevokeUserSessionsResponse  # noqa: Y015
+
+@_typing.final
+class WatchRevocationsRequest(_message.Message):
+    """Where to begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor of the last response that was processed: the stream continues
+    after it. Empty to begin with all that may still matter: what was ended
+    within the lifetime of the longest token. At most 16 KiB.
+    """
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevocationsRequest: _TypeAlias = WatchRevocationsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRevocationsResponse(_message.Message):
+    """What has been ended, or nothing, as a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVOCATIONS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    KNOWN_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where to continue once these have been processed, and what is known by
+    then: a revocation_cursor can be looked up in it. docs/clients has the
+    format.
+    """
+    complete: _builtins.bool
+    """Whether the watcher knows by now all that was committed before
+    known_until_time. Not set while there are more pages of what a watcher
+    without a cursor, or with an old one, has missed.
+    """
+    @_builtins.property
+    def revocations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Revocation]:
+        """What has been ended; up to 1000 at a time, in no particular order."""
+
+    @_builtins.property
+    def known_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Everything that was acknowledged before this time, on the database's
+        clock, has been sent, if `complete` is set. The time of the first response
+        is later than the request, so a watcher that sent its request at `s` on
+        its own clock, and got the times `k0` in the first response and `k` in
+        this one, knows all that was acknowledged before `s + (k - k0)`, whatever
+        the clocks show and however long responses were on their way.
+        """
+
+    def __init__(
+        self,
+        *,
+        revocations: _abc.Iterable[Global___Revocation] | None = ...,
+        cursor: _builtins.str = ...,
+        known_until_time: _timestamp_pb2.Timestamp | None = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_until_time", b"known_until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "cursor", b"cursor", "known_until_time", b"known_until_time", "revocations", b"revocations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRevocationsResponse: _TypeAlias = WatchRevocationsResponse  # noqa: Y015
+
+@_typing.final
+class Revocation(_message.Message):
+    """Something that must no longer be accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """A session, a UUID: refuse access tokens with this `sid`."""
+    user_id: _builtins.str
+    """A user, a UUID: refuse access tokens with this `sub` whose `iat` is at or
+    before the second of revoke_time. Tokens that are issued later within
+    that second get the next second as `iat`.
+    """
+    api_key_id: _builtins.str
+    """An API key, a UUID: drop what ValidateApiKey said of it."""
+    key_id: _builtins.str
+    """A signing key: refuse tokens with this `kid`, and forget the key."""
+    @_builtins.property
+    def revoke_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was ended, on the service's clock."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """From this time on, no token that it refuses can be valid: forget it."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        api_key_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "expire_time", b"expire_time", "key_id", b"key_id", "revoke_time", b"revoke_time", "session_id", b"session_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "expire_time", b"expire_time", "key_id", b"key_id", "revoke_time", b"revoke_time", "session_id", b"session_id", "subject", b"subject", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["session_id", "user_id", "api_key_id", "key_id"]  # noqa: Y015
+    _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
+
+Global___Revocation: _TypeAlias = Revocation  # noqa: Y015
 
 @_typing.final
 class SessionKey(_message.Message):

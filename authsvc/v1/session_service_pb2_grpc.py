@@ -71,6 +71,11 @@ class SessionServiceStub(object):
                 request_serializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
                 response_deserializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
                 _registered_method=True)
+        self.WatchRevocations = channel.unary_stream(
+                '/authsvc.v1.SessionService/WatchRevocations',
+                request_serializer=authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsRequest.SerializeToString,
+                response_deserializer=authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsResponse.FromString,
+                _registered_method=True)
         self.IssueSessionKey = channel.unary_unary(
                 '/authsvc.v1.SessionService/IssueSessionKey',
                 request_serializer=authsvc_dot_v1_dot_session__service__pb2.IssueSessionKeyRequest.SerializeToString,
@@ -152,6 +157,24 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchRevocations(self, request, context):
+        """Streams what has been ended, so that a service can verify access tokens by
+        itself: with the published keys (GetJwks), and with what this stream says
+        must no longer be accepted. Everything that ends is covered at least once,
+        within a second of its acknowledgement, and nothing that is still active
+        is ever covered. The first event is sent at once, later ones are gathered
+        for up to 100 ms; after 250 ms without an event comes a response without
+        any. A stream that ends is continued by its last cursor, on any replica.
+        It ends with OVERLOADED if it is read too slowly or if the caller has too
+        many streams; with STORE_UNAVAILABLE if the log can't be read for 10
+        seconds; and with SERVICE_STOPPING when the replica stops. Continue then
+        with the cursor. Roles: app, edge. Reasons: FIELD_INVALID, CURSOR_TOO_OLD,
+        OVERLOADED, STORE_UNAVAILABLE, SERVICE_STOPPING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IssueSessionKey(self, request, context):
         """Attests a public key of a session's user, for end-to-end encryption: the
         answer has a statement, signed by the service, that the key belongs to the
@@ -225,6 +248,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.RevokeUserSessions,
                     request_deserializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.FromString,
                     response_serializer=authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.SerializeToString,
+            ),
+            'WatchRevocations': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevocations,
+                    request_deserializer=authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsRequest.FromString,
+                    response_serializer=authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsResponse.SerializeToString,
             ),
             'IssueSessionKey': grpc.unary_unary_rpc_method_handler(
                     servicer.IssueSessionKey,
@@ -433,6 +461,33 @@ class SessionService(object):
             '/authsvc.v1.SessionService/RevokeUserSessions',
             authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsRequest.SerializeToString,
             authsvc_dot_v1_dot_session__service__pb2.RevokeUserSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevocations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/authsvc.v1.SessionService/WatchRevocations',
+            authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsRequest.SerializeToString,
+            authsvc_dot_v1_dot_session__service__pb2.WatchRevocationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

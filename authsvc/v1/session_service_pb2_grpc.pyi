@@ -66,6 +66,20 @@ class SessionServiceStub:
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
     """
+    WatchRevocations: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchRevocationsRequest, _session_service_pb2.WatchRevocationsResponse]
+    """Streams what has been ended, so that a service can verify access tokens by
+    itself: with the published keys (GetJwks), and with what this stream says
+    must no longer be accepted. Everything that ends is covered at least once,
+    within a second of its acknowledgement, and nothing that is still active
+    is ever covered. The first event is sent at once, later ones are gathered
+    for up to 100 ms; after 250 ms without an event comes a response without
+    any. A stream that ends is continued by its last cursor, on any replica.
+    It ends with OVERLOADED if it is read too slowly or if the caller has too
+    many streams; with STORE_UNAVAILABLE if the log can't be read for 10
+    seconds; and with SERVICE_STOPPING when the replica stops. Continue then
+    with the cursor. Roles: app, edge. Reasons: FIELD_INVALID, CURSOR_TOO_OLD,
+    OVERLOADED, STORE_UNAVAILABLE, SERVICE_STOPPING.
+    """
     IssueSessionKey: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]
     """Attests a public key of a session's user, for end-to-end encryption: the
     answer has a statement, signed by the service, that the key belongs to the
@@ -128,6 +142,20 @@ class SessionServiceAsyncStub(SessionServiceStub):
     RevokeUserSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RevokeUserSessionsRequest, _session_service_pb2.RevokeUserSessionsResponse]  # type: ignore[assignment]
     """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
     FIELD_INVALID.
+    """
+    WatchRevocations: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchRevocationsRequest, _session_service_pb2.WatchRevocationsResponse]  # type: ignore[assignment]
+    """Streams what has been ended, so that a service can verify access tokens by
+    itself: with the published keys (GetJwks), and with what this stream says
+    must no longer be accepted. Everything that ends is covered at least once,
+    within a second of its acknowledgement, and nothing that is still active
+    is ever covered. The first event is sent at once, later ones are gathered
+    for up to 100 ms; after 250 ms without an event comes a response without
+    any. A stream that ends is continued by its last cursor, on any replica.
+    It ends with OVERLOADED if it is read too slowly or if the caller has too
+    many streams; with STORE_UNAVAILABLE if the log can't be read for 10
+    seconds; and with SERVICE_STOPPING when the replica stops. Continue then
+    with the cursor. Roles: app, edge. Reasons: FIELD_INVALID, CURSOR_TOO_OLD,
+    OVERLOADED, STORE_UNAVAILABLE, SERVICE_STOPPING.
     """
     IssueSessionKey: _aio.UnaryUnaryMultiCallable[_session_service_pb2.IssueSessionKeyRequest, _session_service_pb2.IssueSessionKeyResponse]  # type: ignore[assignment]
     """Attests a public key of a session's user, for end-to-end encryption: the
@@ -230,6 +258,26 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.RevokeUserSessionsResponse, _abc.Awaitable[_session_service_pb2.RevokeUserSessionsResponse]]:
         """Ends all sessions of a user, optionally except one. Roles: app. Reasons:
         FIELD_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRevocations(
+        self,
+        request: _session_service_pb2.WatchRevocationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchRevocationsResponse], _abc.AsyncIterator[_session_service_pb2.WatchRevocationsResponse]]:
+        """Streams what has been ended, so that a service can verify access tokens by
+        itself: with the published keys (GetJwks), and with what this stream says
+        must no longer be accepted. Everything that ends is covered at least once,
+        within a second of its acknowledgement, and nothing that is still active
+        is ever covered. The first event is sent at once, later ones are gathered
+        for up to 100 ms; after 250 ms without an event comes a response without
+        any. A stream that ends is continued by its last cursor, on any replica.
+        It ends with OVERLOADED if it is read too slowly or if the caller has too
+        many streams; with STORE_UNAVAILABLE if the log can't be read for 10
+        seconds; and with SERVICE_STOPPING when the replica stops. Continue then
+        with the cursor. Roles: app, edge. Reasons: FIELD_INVALID, CURSOR_TOO_OLD,
+        OVERLOADED, STORE_UNAVAILABLE, SERVICE_STOPPING.
         """
 
     @_abc_1.abstractmethod
