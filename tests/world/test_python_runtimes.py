@@ -97,6 +97,7 @@ async def test_stubs_and_client_call_the_service(
         *(sys.executable, "-S", "-W", "error", "-c", CLIENT),
         *(str(tmp_path), f"127.0.0.1:{service.clients.port}", EMAIL, PASSWORD),
         env=environment,
+        cwd=tmp_path,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
