@@ -28,6 +28,7 @@ from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
 from authsvc.core.sessions.bulk_ending import BulkSessionEnding
@@ -95,9 +96,14 @@ class BaseBuild:
             on_event=self.on_revocation,
             on_gap=self._on_gap,
             observe=self._observe_clock,
+            on_position=self.known_revocations.advance,
         )
         self.doorbell.answer(Channel.REVOCATIONS, reader.ring)
         return reader
+
+    @cached_property
+    def known_revocations(self) -> KnownRevocations:
+        return KnownRevocations()
 
     def _observe_clock(self, sample: ClockSample) -> None:
         if isinstance(self.clock, DatabaseClock):
@@ -166,6 +172,7 @@ class BaseBuild:
             access_tokens=self.access_tokens,
             sessions=self.session_validation,
             permissions=self.permissions,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -212,6 +219,7 @@ class BaseBuild:
             settings=self.settings.sessions,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -351,4 +359,5 @@ class BaseBuild:
             settings=self.settings.api_keys,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
         )
