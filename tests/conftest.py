@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.support.importing",
     "tests.support.probe",
     "tests.support.service",
+    "tests.support.clients",
     "tests.support.provider",
     "tests.support.breached",
     "tests.support.oauth",

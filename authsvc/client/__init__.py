@@ -1,0 +1,37 @@
+"""The client of authsvc: what a service in Python imports to use it.
+
+It needs only what `pip install authsvc` brings. Names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from authsvc.client.certificates import CertificateError as CertificateError
+    from authsvc.client.connection import AsyncClient as AsyncClient
+    from authsvc.client.connection import Client as Client
+    from authsvc.client.errors import AuthsvcError as AuthsvcError
+    from authsvc.client.errors import NotDecidable as NotDecidable
+    from authsvc.client.errors import ServiceTimeout as ServiceTimeout
+    from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
+    from authsvc.client.errors import TokenRejected as TokenRejected
+
+# Where each public name is defined. Errors by reason are in authsvc.client.errors.
+_MODULES = {
+    "AsyncClient": "connection",
+    "AuthsvcError": "errors",
+    "CertificateError": "certificates",
+    "Client": "connection",
+    "NotDecidable": "errors",
+    "ServiceTimeout": "errors",
+    "ServiceUnavailable": "errors",
+    "TokenRejected": "errors",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'authsvc.client' has no attribute {name!r}")
+    return getattr(import_module(f"authsvc.client.{_MODULES[name]}"), name)

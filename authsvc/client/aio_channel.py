@@ -1,0 +1,230 @@
+"""Owns the channel of the asynchronous client: what every call goes through on its way to gRPC."""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Self
+
+import grpc
+
+from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
+from authsvc.client.context import metadata_of_request
+from authsvc.client.errors import AuthsvcError, ServiceUnavailable
+from authsvc.client.retries import Method
+from authsvc.client.status import to_error
+
+_CLOSED = "The client was closed during the call."
+
+
+class AioConnections:
+    """A channel of gRPC, and how many calls use it."""
+
+    __slots__ = ("calls", "channel")
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self.channel = channel
+        self.calls = 0
+
+
+class AioChannel:
+    """Takes the place of a grpc.aio.Channel for generated stubs.
+
+    It adds deadlines, what calls pass on from the current request, retries and errors by reason,
+    and replaces the channel beneath when the certificate has changed: new calls use the new one,
+    and the old one is closed when its last call has ended.
+    """
+
+    def __init__(
+        self, *, address: str, renewal: Renewal, settings: CallSettings, server_name: str
+    ) -> None:
+        self.settings = settings
+        self.renewal = renewal
+        self._address = address
+        self._options = channel_options(server_name)
+        self._old: set[AioConnections] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._current = self._open()
+
+    def unary_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
+        """Return an RPC with one request and one response."""
+        call = AioUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
+        call.timeout = self.settings.timeout
+        return call
+
+    def stream_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
+        """Return an RPC with a stream of requests and one response."""
+        return AioUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+
+    def unary_stream(self, method: str, *how: Any, **more: Any) -> "AioStreamCall":
+        """Return an RPC with one request and a stream of responses."""
+        return AioStreamCall(self, method, lambda on: on.unary_stream(method, *how, **more))
+
+    def acquire(self) -> AioConnections:
+        """Return what a call that begins now uses, until it calls `release`."""
+        if self.renewal.is_due() and self.renewal.certificates.reload():
+            self.renew()
+        current = self._current
+        current.calls += 1
+        return current
+
+    def release(self, used: AioConnections) -> None:
+        """End a call's use."""
+        used.calls -= 1
+        if not used.calls and used in self._old:
+            self._old.remove(used)
+            task = asyncio.get_running_loop().create_task(used.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def renew(self) -> None:
+        """Use new connections for all calls that begin from now on."""
+        former, self._current = self._current, self._open()
+        self._old.add(former)
+        former.calls += 1
+        self.release(former)
+
+    async def close(self) -> None:
+        """Close all connections; calls in progress fail."""
+        for each in (self._current, *self._old):
+            await each.channel.close()
+        await asyncio.gather(*self._closing)
+
+    def _open(self) -> AioConnections:
+        credentials = self.renewal.certificates.credentials()
+        return AioConnections(grpc.aio.secure_channel(self._address, credentials, self._options))
+
+
+class _Call:
+    """An RPC, on whichever connections are current."""
+
+    def __init__(
+        self, channel: AioChannel, path: str, bind: Callable[[grpc.aio.Channel], Any]
+    ) -> None:
+        self._channel = channel
+        self._settings = channel.settings
+        self._method = Method(path)
+        self._bind = bind
+        self._bound_to: AioConnections | None = None
+        self._rpc: Any = None
+
+    def _on(self, connections: AioConnections) -> Any:
+        """Return the RPC of gRPC's own channel."""
+        if connections is not self._bound_to:
+            self._rpc, self._bound_to = self._bind(connections.channel), connections
+        return self._rpc
+
+
+class AioUnaryCall(_Call):
+    """An RPC with one response."""
+
+    timeout = UNLIMITED
+
+    async def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - gRPC sends it to the service
+        metadata: Metadata = (),
+        **more: Any,
+    ) -> Any:
+        """Call it; return the response.
+
+        Raises:
+            AuthsvcError: It failed.
+        """
+        deadline = self._settings.deadline(self.timeout if timeout is None else timeout)
+        sent = (*metadata_of_request(), *metadata)
+        attempt = 1
+        while True:
+            try:
+                response = await self._attempt(request, deadline, sent, more)
+            except AuthsvcError as error:
+                pause = self._settings.pause_after(
+                    error,
+                    attempt=attempt,
+                    deadline=deadline,
+                    may_repeat=self._method.may_repeat(request),
+                )
+                if pause is None:
+                    raise
+            else:
+                self._settings.budget.succeeded()
+                return response
+            attempt += 1
+            await asyncio.sleep(pause)
+
+    async def _attempt(
+        self, request: Any, deadline: float, metadata: Metadata, more: dict[str, Any]
+    ) -> Any:
+        channel = self._channel
+        connections = channel.acquire()
+        try:
+            return await self._on(connections)(
+                request, timeout=deadline - monotonic(), metadata=metadata, **more
+            )
+        except grpc.aio.AioRpcError as failure:
+            error = to_error(failure, repeatable=self._method.may_repeat(request))
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            error = ServiceUnavailable(_CLOSED)
+        finally:
+            channel.release(connections)
+        if isinstance(error, ServiceUnavailable):
+            channel.renewal.hasten()
+        raise error from None
+
+
+class AioStreamCall(_Call):
+    """An RPC with a stream of responses. It is never sent again by itself."""
+
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: Metadata = (), **more: Any
+    ) -> "AioStream":
+        """Call it; return the responses, which come in any time unless there is a timeout."""
+        channel = self._channel
+        connections = channel.acquire()
+        sent = (*metadata_of_request(), *metadata)
+        call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
+        call.add_done_callback(lambda _: channel.release(connections))
+        return AioStream(call, channel.renewal, repeatable=self._method.may_repeat(request))
+
+
+class AioStream:
+    """The responses of a stream, as an asynchronous iterator."""
+
+    def __init__(self, call: Any, renewal: Renewal, *, repeatable: bool) -> None:
+        self._call = call
+        self._messages = call.__aiter__()
+        self._renewal = renewal
+        self._repeatable = repeatable
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._messages)
+        except grpc.aio.AioRpcError as failure:
+            error: AuthsvcError = to_error(failure, repeatable=self._repeatable)
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
+            if self._ended:
+                raise StopAsyncIteration from None
+            error = ServiceUnavailable(_CLOSED)
+        if isinstance(error, ServiceUnavailable):
+            self._renewal.hasten()
+        raise error from None
+
+    def cancel(self) -> None:
+        """End the stream: whoever waits for the next response is told that it was the last."""
+        self._ended = True
+        self._call.cancel()
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current task is cancelled, and not just the call that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,84 @@
+"""Owns the reading of errors: what gRPC raises becomes an AuthsvcError (AIP-193)."""
+
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from authsvc.client.errors import (
+    AuthsvcError,
+    IpBlocked,
+    Overloaded,
+    ProviderUnavailable,
+    ServiceTimeout,
+    ServiceUnavailable,
+    TooManyAttempts,
+)
+
+_DOMAIN = "authsvc"
+_WITHOUT_REASON: dict[grpc.StatusCode, type[AuthsvcError]] = {
+    grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ServiceTimeout,
+}
+
+
+def to_error(failure: Any, *, repeatable: bool) -> AuthsvcError:
+    """Return the error that a failed call means.
+
+    Args:
+        failure: The RpcError that gRPC raised, whose methods its base class has not.
+        repeatable: Whether the call may be sent again although it may have taken effect.
+    """
+    code: grpc.StatusCode = failure.code()
+    message: str = failure.details() or ""
+    trailers: dict[str, Any] = dict(failure.trailing_metadata() or ())
+    info, retry, bad_request = ErrorInfo(), RetryInfo(), BadRequest()
+    request = RequestInfo(request_id=trailers.get("x-request-id", ""))
+    _read(trailers.get("grpc-status-details-bin", b""), info, retry, bad_request, request)
+    error = _new_error(code, info, message)
+    error.code = code
+    error.request_id = request.request_id
+    error.fields = [(each.field, each.description) for each in bad_request.field_violations]
+    if retry.HasField("retry_delay"):
+        error.retry_after = timedelta(
+            seconds=retry.retry_delay.seconds, microseconds=retry.retry_delay.nanos // 1_000
+        )
+    error.is_retryable = _is_retryable(error, repeatable=repeatable)
+    return error
+
+
+def _read(packed: bytes, *details: Message) -> None:
+    """Fill in those details that came with an error."""
+    try:
+        status = Status.FromString(packed)
+        for each in status.details:
+            for wanted in details:
+                each.Unpack(wanted)
+    except DecodeError:
+        # Something in between has replaced them.
+        return
+
+
+def _new_error(code: grpc.StatusCode, info: ErrorInfo, message: str) -> AuthsvcError:
+    if info.domain == _DOMAIN:
+        error = AuthsvcError.by_reason.get(info.reason, AuthsvcError)(message)
+        # Of a newer service, the reason may be unknown here.
+        error.reason = info.reason
+        error.metadata = dict(info.metadata)
+        return error
+    return _WITHOUT_REASON.get(code, AuthsvcError)(message)
+
+
+def _is_retryable(error: AuthsvcError, *, repeatable: bool) -> bool:
+    match error:
+        case Overloaded() | TooManyAttempts():
+            return True  # refused before it took effect
+        case IpBlocked():
+            return error.retry_after is not None
+        case ProviderUnavailable():
+            return False  # a login has to begin again
+    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return repeatable and error.code in codes

@@ -1,0 +1,215 @@
+"""Owns the channel of the threaded client: what every call goes through on its way to gRPC."""
+
+import threading
+import time
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Self
+
+import grpc
+
+from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
+from authsvc.client.context import metadata_of_request
+from authsvc.client.errors import AuthsvcError, ServiceUnavailable
+from authsvc.client.retries import Method
+from authsvc.client.status import to_error
+
+
+class SyncConnections:
+    """A channel of gRPC, and how many calls use it."""
+
+    __slots__ = ("calls", "channel")
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.calls = 0
+
+
+class SyncChannel:
+    """Takes the place of a grpc.Channel for generated stubs: AioChannel's twin, for threads."""
+
+    def __init__(
+        self, *, address: str, renewal: Renewal, settings: CallSettings, server_name: str
+    ) -> None:
+        self.settings = settings
+        self.renewal = renewal
+        self._address = address
+        self._options = channel_options(server_name)
+        self._lock = threading.Lock()
+        self._old: set[SyncConnections] = set()
+        self._current = self._open()
+
+    def unary_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
+        """Return an RPC with one request and one response."""
+        call = SyncUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
+        call.timeout = self.settings.timeout
+        return call
+
+    def stream_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
+        """Return an RPC with a stream of requests and one response."""
+        return SyncUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+
+    def unary_stream(self, method: str, *how: Any, **more: Any) -> "SyncStreamCall":
+        """Return an RPC with one request and a stream of responses."""
+        return SyncStreamCall(self, method, lambda on: on.unary_stream(method, *how, **more))
+
+    def acquire(self) -> SyncConnections:
+        """Return what a call that begins now uses, until it calls `release`."""
+        with self._lock:
+            is_due = self.renewal.is_due()
+        # One thread looks; the others go on with what there is.
+        if is_due and self.renewal.certificates.reload():
+            self.renew()
+        with self._lock:
+            current = self._current
+            current.calls += 1
+        return current
+
+    def release(self, used: SyncConnections) -> None:
+        """End a call's use."""
+        with self._lock:
+            used.calls -= 1
+            is_last = not used.calls and used in self._old
+            if is_last:
+                self._old.remove(used)
+        if is_last:
+            used.channel.close()
+
+    def renew(self) -> None:
+        """Use new connections for all calls that begin from now on."""
+        opened = self._open()
+        with self._lock:
+            former, self._current = self._current, opened
+            former.calls += 1
+            self._old.add(former)
+        self.release(former)
+
+    def close(self) -> None:
+        """Close all connections; calls in progress fail."""
+        with self._lock:
+            opened = (self._current, *self._old)
+        for each in opened:
+            each.channel.close()
+
+    def _open(self) -> SyncConnections:
+        credentials = self.renewal.certificates.credentials()
+        return SyncConnections(grpc.secure_channel(self._address, credentials, self._options))
+
+
+class _Call:
+    """An RPC, on whichever connections are current."""
+
+    def __init__(
+        self, channel: SyncChannel, path: str, bind: Callable[[grpc.Channel], Any]
+    ) -> None:
+        self._channel = channel
+        self._settings = channel.settings
+        self._method = Method(path)
+        self._bind = bind
+        # One value, as threads replace it.
+        self._bound: tuple[SyncConnections | None, Any] = (None, None)
+
+    def _on(self, connections: SyncConnections) -> Any:
+        """Return the RPC of gRPC's own channel."""
+        bound_to, rpc = self._bound
+        if bound_to is not connections:
+            rpc = self._bind(connections.channel)
+            self._bound = (connections, rpc)
+        return rpc
+
+
+class SyncUnaryCall(_Call):
+    """An RPC with one response."""
+
+    timeout = UNLIMITED
+
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: Metadata = (), **more: Any
+    ) -> Any:
+        """Call it; return the response.
+
+        Raises:
+            AuthsvcError: It failed.
+        """
+        deadline = self._settings.deadline(self.timeout if timeout is None else timeout)
+        sent = (*metadata_of_request(), *metadata)
+        attempt = 1
+        while True:
+            try:
+                response = self._attempt(request, deadline, sent, more)
+            except AuthsvcError as error:
+                pause = self._settings.pause_after(
+                    error,
+                    attempt=attempt,
+                    deadline=deadline,
+                    may_repeat=self._method.may_repeat(request),
+                )
+                if pause is None:
+                    raise
+            else:
+                self._settings.budget.succeeded()
+                return response
+            attempt += 1
+            time.sleep(pause)
+
+    def _attempt(
+        self, request: Any, deadline: float, metadata: Metadata, more: dict[str, Any]
+    ) -> Any:
+        channel = self._channel
+        connections = channel.acquire()
+        try:
+            return self._on(connections)(
+                request, timeout=deadline - monotonic(), metadata=metadata, **more
+            )
+        except grpc.RpcError as failure:
+            error = to_error(failure, repeatable=self._method.may_repeat(request))
+        finally:
+            channel.release(connections)
+        if isinstance(error, ServiceUnavailable):
+            channel.renewal.hasten()
+        raise error from None
+
+
+class SyncStreamCall(_Call):
+    """An RPC with a stream of responses. It is never sent again by itself."""
+
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: Metadata = (), **more: Any
+    ) -> "SyncStream":
+        """Call it; return the responses, which come in any time unless there is a timeout."""
+        channel = self._channel
+        connections = channel.acquire()
+        sent = (*metadata_of_request(), *metadata)
+        call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
+        if not call.add_callback(lambda: channel.release(connections)):
+            channel.release(connections)  # it has ended already
+        return SyncStream(call, channel.renewal, repeatable=self._method.may_repeat(request))
+
+
+class SyncStream:
+    """The responses of a stream, as an iterator."""
+
+    def __init__(self, call: Any, renewal: Renewal, *, repeatable: bool) -> None:
+        self._call = call
+        self._renewal = renewal
+        self._repeatable = repeatable
+        self._ended = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._call)
+        except grpc.RpcError as failure:
+            if self._ended:
+                raise StopIteration from None
+            error = to_error(failure, repeatable=self._repeatable)
+        if isinstance(error, ServiceUnavailable):
+            self._renewal.hasten()
+        raise error from None
+
+    def cancel(self) -> None:
+        """End the stream, from any thread: whoever waits for the next response gets no more."""
+        self._ended = True
+        self._call.cancel()
