@@ -49,8 +49,8 @@ class Application:
 
     def __init__(
         self,
-        settings: Settings,
         *,
+        settings: Settings,
         clock: Clock | None,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
         middlewares: Sequence[Middleware],
@@ -83,7 +83,9 @@ class Application:
             ServerError: A port is in use or a certificate can't be read.
             ConfigError: A template or another file named in `delivery` can't be used.
         """
-        app = cls(settings, clock=clock, interceptors=interceptors, middlewares=middlewares)
+        app = cls(
+            settings=settings, clock=clock, interceptors=interceptors, middlewares=middlewares
+        )
         try:
             await app._open()
         except BaseException:

@@ -1,7 +1,7 @@
 """Owns a script that removes a scratch folder as soon as the process that started it has ended.
 
-`authsvc.dev.scratch` runs it as `remover.py FOLDER`, with a pipe that closes when that process ends.
-It runs without installed packages, so that it starts quickly, and imports only Python's library.
+`authsvc.dev.scratch` runs it as `remover.py FOLDER`, with a pipe that closes when that process
+ends. It runs without installed packages, so that it starts quickly: it imports only Python's own.
 """
 
 import fcntl

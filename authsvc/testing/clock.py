@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-# Before pg_catalog, which is otherwise searched first. What the service creates is in the first one.
+# The path ends with pg_catalog, which is otherwise searched first; new tables are made in public.
 _SHADOW = """
 CREATE SCHEMA authsvc_testing;
 CREATE TABLE authsvc_testing.clock (shift interval NOT NULL);
@@ -27,7 +27,11 @@ CREATE FUNCTION authsvc_testing.statement_timestamp() RETURNS timestamptz
 CREATE FUNCTION authsvc_testing.clock_timestamp() RETURNS timestamptz
     LANGUAGE sql VOLATILE PARALLEL SAFE AS
     'SELECT pg_catalog.clock_timestamp() + (SELECT shift FROM authsvc_testing.clock)';
-ALTER DATABASE authsvc SET search_path TO public, authsvc_testing, pg_catalog
+DO $$ BEGIN
+    EXECUTE format(
+        'ALTER DATABASE %I SET search_path TO public, authsvc_testing, pg_catalog',
+        current_database());
+END $$
 """
 _MOVE = "UPDATE authsvc_testing.clock SET shift = $1"
 # Counted by a time that is then in the future.
@@ -71,6 +75,9 @@ class TestClock:
         """Let `seconds` pass for the service and its database; return once both go by it.
 
         Work in the background keeps its pace: it notices when it looks next.
+
+        Raises:
+            RuntimeError: The database is gone.
         """
         if seconds < 0:
             raise ValueError("time does not go back: use reset()")
@@ -85,7 +92,10 @@ class TestClock:
             self._run(self._set(timedelta(), _MOVE, _FORGET_LIMITS))
 
     async def _set(self, shift: timedelta, move: str, *more: str) -> None:
-        connection = await asyncpg.connect(self._dsn)
+        try:
+            connection = await asyncpg.connect(self._dsn)
+        except OSError as error:
+            raise RuntimeError("the clock can't be moved while the database is gone") from error
         try:
             async with connection.transaction():
                 await connection.execute(move, shift)

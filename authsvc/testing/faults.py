@@ -64,13 +64,13 @@ class FaultGate(grpc.aio.ServerInterceptor):
 
     @web.middleware
     async def respond(
-        self, request: web.Request, serve: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Serve an HTTP request, late or not at all."""
         await asyncio.sleep(sum(self.delays))
         if self.outages:
             raise web.HTTPServiceUnavailable(text="A test made the service unavailable.\n")
-        return await serve(request)
+        return await handler(request)
 
     async def cut(self) -> None:
         """End all streams of responses."""
@@ -85,7 +85,8 @@ class FaultGate(grpc.aio.ServerInterceptor):
         await self._pass(context)
         if self.cuts:
             await _end(context)
-        stream = asyncio.ensure_future(serve(messages, context))
+        response = _Response(context)
+        stream = asyncio.ensure_future(serve(messages, response))
         self._streams.add(stream)
         try:
             await stream
@@ -93,6 +94,7 @@ class FaultGate(grpc.aio.ServerInterceptor):
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
+            await response.finish_write()
             await _end(context)
         finally:
             self._streams.discard(stream)
@@ -101,6 +103,31 @@ class FaultGate(grpc.aio.ServerInterceptor):
         await asyncio.sleep(sum(self.delays))
         if self.outages:
             await _end(context)
+
+
+class _Response:
+    """The context of a stream, whose writes are finished even if the stream is cut meanwhile.
+
+    gRPC can't end a call in the middle of a write.
+    """
+
+    def __init__(self, context: "Context") -> None:
+        self._context = context
+        self._write: asyncio.Future[None] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        """Write a message; if the stream is cut meanwhile, its failure concerns nobody."""
+        self._write = asyncio.ensure_future(self._context.write(message))
+        self._write.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._write)
+
+    async def finish_write(self) -> None:
+        """Wait for a write in progress, whatever becomes of it."""
+        if self._write is not None:
+            await asyncio.wait((self._write,), timeout=_PATIENCE)
 
 
 async def _end(context: "Context") -> None:
@@ -184,7 +211,7 @@ class Faults:
 
     async def _until_recovered(self) -> None:
         async with asyncio.timeout(_PATIENCE):
-            while not await self._has_recovered():
+            while not await self._has_recovered():  # noqa: ASYNC110 - there is no event for it
                 await asyncio.sleep(_POLL)
 
 

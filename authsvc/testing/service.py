@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
+from weakref import WeakSet
 
-import grpc
 import structlog
 
 from authsvc.app.application import Application
+from authsvc.client import AsyncClient, Client
 from authsvc.config.loading import validate
 from authsvc.config.sources import merge, read_file, read_folder
 from authsvc.dev import ports
@@ -26,15 +27,10 @@ from authsvc.testing import clock as clocks
 from authsvc.testing.clock import ShiftedClock, TestClock
 from authsvc.testing.faults import FaultGate, Faults
 from authsvc.testing.users import Message, User, wait_for_messages
-from authsvc.v1 import (
-    admin_service_pb2,
-    admin_service_pb2_grpc,
-    auth_service_pb2,
-    auth_service_pb2_grpc,
-    session_service_pb2,
-    session_service_pb2_grpc,
-)
+from authsvc.v1.admin_service_pb2 import CreateUserRequest
+from authsvc.v1.auth_service_pb2 import LoginRequest
 from authsvc.v1.common_pb2 import ClientContext, Tokens
+from authsvc.v1.session_service_pb2 import CreateSessionRequest
 
 Role: TypeAlias = Literal["app", "edge", "issuer", "admin", "observer"]
 _Result = TypeVar("_Result")
@@ -66,7 +62,8 @@ class TestService:
         """Prepare a service; `settings` are tables and keys as in its settings file."""
         self._overrides = settings
         self._stack = ExitStack()
-        self._channels: dict[str, grpc.Channel] = {}
+        self._own: dict[Role, Client] = {}
+        self._clients: WeakSet[Client] = WeakSet()
 
     @classmethod
     def start(cls, settings: Mapping[str, Any] = _NO_SETTINGS) -> Self:
@@ -114,57 +111,59 @@ class TestService:
         name = self._workspace.certificates / "clients" / role
         return Certificate(name.with_suffix(".crt"), name.with_suffix(".key"))
 
-    def channel(self, role: Role = "app") -> grpc.Channel:
-        """Return a gRPC channel of the client with this role; it is closed with the service."""
-        if role not in self._channels:
-            files = self.certificate(role)
-            credentials = grpc.ssl_channel_credentials(
-                self.ca.read_bytes(), files.key.read_bytes(), files.cert.read_bytes()
-            )
-            channel = grpc.secure_channel(self.target, credentials)
-            self._stack.callback(channel.close)
-            self._channels[role] = channel
-        return self._channels[role]
+    def client(self, role: Role = "app") -> Client:
+        """Return a new client with this role: a context manager that closes it.
+
+        The end of the service closes those that are left open.
+        """
+        files = self.certificate(role)
+        client = Client(self.target, ca=self.ca, cert=files.cert, key=files.key)
+        self._clients.add(client)
+        return client
+
+    def async_client(self, role: Role = "app") -> AsyncClient:
+        """Return a new client with this role for the running event loop, which has to close it."""
+        files = self.certificate(role)
+        return AsyncClient(self.target, ca=self.ca, cert=files.cert, key=files.key)
 
     def user(
         self, email: str = "", *, password: str = "", roles: Sequence[str] = ("user",)
     ) -> User:
         """Create a user with a verified address, which is a new one unless `email` is given.
 
-        Raises grpc.RpcError, for example if the address is taken or a role is not defined.
+        Raises AuthsvcError, for example EmailTaken, or FieldInvalid for a role that isn't defined.
         """
         email = email or f"{uuid.uuid4().hex[:12]}@example.test"
         password = password or f"Aa1!{secrets.token_urlsafe(16)}"
-        request = admin_service_pb2.CreateUserRequest(
+        request = CreateUserRequest(
             email=email, password=password, roles=roles, email_verified=True
         )
-        stub = admin_service_pb2_grpc.AdminServiceStub(self.channel("admin"))
-        created = stub.CreateUser(request).user
+        created = self._own_client("admin").admin.CreateUser(request).user
         return User(created.user_id, email, password, tuple(created.roles))
 
     def tokens(self, user: User, **client: str) -> Tokens:
         """Log the user in with the password, from a client such as `ip="203.0.113.7"`.
 
         Raises:
+            AuthsvcError: The login failed.
             ValueError: The user has a second factor: log in with it, or use `session`.
         """
-        request = auth_service_pb2.LoginRequest(
+        request = LoginRequest(
             email=user.email, password=user.password, client=ClientContext(**client)
         )
-        response = auth_service_pb2_grpc.AuthServiceStub(self.channel()).Login(request)
+        response = self._own_client("app").auth.Login(request)
         if not response.HasField("tokens"):
             raise ValueError(f"{user.email} has a second factor: log in with it, or use session()")
         return response.tokens
 
     def session(self, user: User, *, methods: Sequence[str] = ("pwd",), **client: str) -> Tokens:
         """Open a session without a login, as a service does that authenticated the user itself."""
-        request = session_service_pb2.CreateSessionRequest(
+        request = CreateSessionRequest(
             user_id=user.user_id,
             authentication_methods=methods,
             client=ClientContext(**client),
         )
-        stub = session_service_pb2_grpc.SessionServiceStub(self.channel("issuer"))
-        return stub.CreateSession(request).tokens
+        return self._own_client("issuer").sessions.CreateSession(request).tokens
 
     def messages(self, email: str, *, count: int = 1, timeout: float = 5.0) -> list[Message]:
         """Return what was sent to an address, oldest first, once that is at least `count`.
@@ -177,6 +176,15 @@ class TestService:
         """End all faults and return to the real time; the fixture does this after each test."""
         self.faults.reset()
         self.clock.reset()
+
+    def _own_client(self, role: Role) -> Client:
+        if role not in self._own:
+            self._own[role] = self.client(role)
+        return self._own[role]
+
+    def _close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
 
     def _open(self) -> None:
         _log_by_standard_library(self._stack)
@@ -200,6 +208,7 @@ class TestService:
             self._stack.callback(self._loop.call_soon_threadsafe, self._loop.stop)
             self._run(self._start(postgres))
         self._stack.callback(lambda: self._run(self._app.stop()))
+        self._stack.callback(self._close_clients)
 
     async def _start(self, postgres: EmbeddedPostgres) -> None:
         dsn = postgres.dsn()
