@@ -1,12 +1,15 @@
 """Owns the lifecycle of the service: opening everything in order, and closing it in reverse."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any, Self
 
+import grpc
 import structlog
+from aiohttp.typedefs import Middleware
 
 from authsvc.app.addresses import with_port
 from authsvc.app.background import Background, background_jobs
@@ -44,18 +47,35 @@ class Application:
     server: Server
     web: Web
 
-    def __init__(self, settings: Settings, clock: Clock | None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock | None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor],
+        middlewares: Sequence[Middleware],
+    ) -> None:
         self._settings = settings
         self._clock = clock
+        self._interceptors = interceptors
+        self._middlewares = middlewares
         self._reload = Reload(settings)
         self._stack = AsyncExitStack()
         self._started = asyncio.Event()
 
     @classmethod
-    async def start(cls, settings: Settings, *, clock: Clock | None = None) -> Self:
+    async def start(
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        middlewares: Sequence[Middleware] = (),
+    ) -> Self:
         """Start the service and return it once it serves calls.
 
-        Its clock is `clock`, or else the database's.
+        Its clock is `clock`, or else the database's. Calls pass through `interceptors` and HTTP
+        requests through `middlewares` before anything else: `authsvc.testing` injects faults there.
 
         Raises:
             StoreUnavailable: The database can't be reached.
@@ -63,7 +83,9 @@ class Application:
             ServerError: A port is in use or a certificate can't be read.
             ConfigError: A template or another file named in `delivery` can't be used.
         """
-        app = cls(settings, clock)
+        app = cls(
+            settings=settings, clock=clock, interceptors=interceptors, middlewares=middlewares
+        )
         try:
             await app._open()
         except BaseException:
@@ -114,6 +136,14 @@ class Application:
         self.server.replace_callers(settings.callers)
         return self._reload.to(settings)
 
+    async def is_current(self) -> bool:
+        """Return whether the database answers and revocations are read in time."""
+        try:
+            await self._parts.database.ping()
+        except StoreUnavailable:
+            return False
+        return self._parts.revocation_reader.is_fresh()
+
     def note_failed_reload(self) -> None:
         """Let the metrics say that the newest settings are invalid and therefore not in force."""
         self._reload.failed = True
@@ -132,7 +162,11 @@ class Application:
         deliverer = self._open_deliverer(parts, metrics)
         forwarding = self._open_forwarding(parts, metrics)
         self.web = Web(
-            settings=self._settings, keys=parts.use.signing_keys, clock=parts.clock, metrics=metrics
+            settings=self._settings,
+            keys=parts.use.signing_keys,
+            clock=parts.clock,
+            metrics=metrics,
+            middlewares=self._middlewares,
         )
         self.server = Server(
             settings=self._settings,
@@ -142,6 +176,7 @@ class Application:
             authenticate_bearer=partial(parts.use.token_validation.bearer, impersonated=True),
             clock=parts.clock,
             metrics=metrics,
+            interceptors=self._interceptors,
         )
         self._stack.push_async_callback(parts.violations.flush)
         self._stack.push_async_callback(_flush, parts.session_last_use)

@@ -91,6 +91,7 @@ class Server:
         note_refusal: Callable[[str], Awaitable[None]],
         clock: Clock,
         metrics: Metrics,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         # gRPC takes no empty host for all interfaces.
         address = settings.grpc.address
@@ -117,7 +118,7 @@ class Server:
             tls_1_3_only=settings.tls.min_version == "1.3",
         )
         self._server = grpc.aio.server(
-            interceptors=[Interceptor(deps)],
+            interceptors=[*interceptors, Interceptor(deps)],
             options=_options(settings.grpc),
             maximum_concurrent_rpcs=load.limit + _SPARE_RPCS,
         )

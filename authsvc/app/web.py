@@ -6,9 +6,10 @@ It serves nothing secret, over plain HTTP unless `http.tls` is set.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from authsvc.app.addresses import split_address
@@ -36,7 +37,13 @@ class Web:
     port: int
 
     def __init__(
-        self, *, settings: Settings, keys: SigningKeys, clock: Clock, metrics: Metrics
+        self,
+        *,
+        settings: Settings,
+        keys: SigningKeys,
+        clock: Clock,
+        metrics: Metrics,
+        middlewares: Sequence[Middleware] = (),
     ) -> None:
         self._address = settings.http.address
         self._issuer = settings.tokens.issuer
@@ -47,7 +54,7 @@ class Web:
         self._ready = False
         self._why = ""
         self._ended = False
-        app = web.Application(client_max_size=1_024, middlewares=[_harden])
+        app = web.Application(client_max_size=1_024, middlewares=[*middlewares, _harden])
         app.router.add_get("/.well-known/jwks.json", self._jwks)
         app.router.add_get("/.well-known/openid-configuration", self._discovery)
         app.router.add_get("/.well-known/webauthn", self._webauthn)

@@ -48,6 +48,17 @@ def free(address: str) -> str:
         return f"{host}:{probe.getsockname()[1]}"
 
 
+def reserve() -> tuple[socket.socket, str]:
+    """Return a socket that keeps a free port, and the address; it has to be closed.
+
+    It does not listen, so a server that sets SO_REUSEADDR, as both of the service do, gets it.
+    """
+    holder = socket.socket(socket.AF_INET)
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder, f"127.0.0.1:{holder.getsockname()[1]}"
+
+
 def problems(listened: Mapping[str, str]) -> list[str]:
     """Return a line for each address that is taken: by whom, and what to do about it."""
     found = []
