@@ -120,11 +120,10 @@ class Web:
         return server()
 
     async def _jwks(self, _request: web.Request) -> web.Response:
-        left = self._keys.jwks_expire_time() - self._clock.now()
         return web.Response(
             text=self._keys.jwks(),
             content_type="application/jwk-set+json",
-            headers={"Cache-Control": f"public, max-age={max(0, int(left.total_seconds()))}"},
+            headers=self._cached_as_keys(),
         )
 
     async def _discovery(self, _request: web.Request) -> web.Response:
@@ -136,8 +135,14 @@ class Web:
                 "response_types_supported": ["none"],
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": algorithms,
-            }
+            },
+            headers=self._cached_as_keys(),
         )
+
+    def _cached_as_keys(self) -> dict[str, str]:
+        """Return the header that says how long the keys, or what names them, may be cached."""
+        left = self._keys.jwks_expire_time() - self._clock.now()
+        return {"Cache-Control": f"public, max-age={max(0, int(left.total_seconds()))}"}
 
     async def _webauthn(self, _request: web.Request) -> web.Response:
         """Return the pages of other domains that may use passkeys (WebAuthn, section 5.11)."""

@@ -33,7 +33,8 @@ def check(
 ) -> None:
     """Check the settings; if they are invalid, print a line per problem and exit with code 1."""
     loaded = loaded_from(config, secrets)
-    for note in (*loaded.notes, *loaded.settings.database.notes):
+    settings = loaded.settings
+    for note in (*loaded.notes, *settings.database.notes, *settings.tokens.notes):
         print(f"note: {note}", file=sys.stderr)
     problems = check_files(loaded.settings)
     if problems:

@@ -21,6 +21,7 @@ from authsvc.cli.incident_options import (
     duration_of,
     reason_of,
 )
+from authsvc.cli.keys import NowOption, conclude_rotation
 from authsvc.cli.output import (
     ConfigOption,
     JsonOption,
@@ -314,30 +315,36 @@ def require_password_change(
 @app.command("rotate-key")
 def rotate_key(
     reason: ReasonOption,
+    now: NowOption = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     secrets: SecretsOption = None,
 ) -> None:
-    """Sign with a new key; tokens signed before stay valid until they expire."""
+    """Sign with another key; tokens signed before stay valid until they expire.
+
+    As soon as it has been published for tokens.key_publish_lead, which it usually has.
+    """
     wanted = reason_of(reason)
-    active = _key(with_use_cases(config, secrets, lambda use: use.signing_keys.list()), None)
+    active = _key(with_use_cases(config, secrets, lambda use: use.signing_keys.list()), "active")
     if dry_run:
         text = f"Would retire {active.key_id}, which goes on verifying what it signed."
         conclude({"key_id": active.key_id, "state": active.state}, text, as_json=as_json)
         return
     confirm(f"Replace the signing key {active.key_id}?", yes=yes)
-    made = with_use_cases(
-        config, secrets, lambda use: use.incident_steps.rotate_key(cli_call(), wanted)
+    key = with_use_cases(
+        config, secrets, lambda use: use.incident_steps.rotate_key(cli_call(), wanted, now=now)
     )
-    conclude({"key_id": made}, f"{made} is now the signing key.", as_json=as_json)
+    conclude_rotation(key, as_json=as_json)
 
 
 @app.command("revoke-key")
 def revoke_key(
     reason: ReasonOption,
-    key_id: Annotated[str, typer.Argument(help="The key, as `keys list` shows it, or `active`.")],
+    key_id: Annotated[
+        str, typer.Argument(help="The key, as `keys list` shows it, or `active`, or `prepared`.")
+    ],
     dry_run: DryRunOption = False,
     yes: YesOption = False,
     as_json: JsonOption = False,
@@ -346,11 +353,11 @@ def revoke_key(
 ) -> None:
     """Reject all tokens that a key signed, everywhere within a second; this can't be undone.
 
-    If it is the active key, a new one replaces it. Sessions go on: their clients refresh.
+    If it is the active key, the prepared one replaces it. Sessions go on: their clients refresh.
     """
     wanted = reason_of(reason)
     infos = with_use_cases(config, secrets, lambda use: use.signing_keys.list())
-    found = _key(infos, None if key_id == "active" else key_id)
+    found = _key(infos, key_id)
     row = {"key_id": found.key_id, "state": found.state, "signs_since": found.activate_time}
     if dry_run:
         text = f"Would revoke {found.key_id} ({found.state}): what it signed would be rejected."
@@ -366,15 +373,12 @@ def revoke_key(
     conclude(row | {"state": "revoked"}, f"{found.key_id} is revoked.", as_json=as_json)
 
 
-def _key(infos: Sequence[SigningKeyInfo], key_id: str | None) -> SigningKeyInfo:
-    """Return the key with this id, or the active one."""
-    found = [
-        info
-        for info in infos
-        if info.key_id == key_id or (key_id is None and info.state is KeyState.ACTIVE)
-    ]
+def _key(infos: Sequence[SigningKeyInfo], wanted: str) -> SigningKeyInfo:
+    """Return the key with this id, or the active or the prepared one."""
+    named = wanted in {KeyState.ACTIVE, KeyState.PREPARED}
+    found = [info for info in infos if wanted == (info.state if named else info.key_id)]
     if not found:
-        fail(f"no key has the id {key_id}" if key_id else "no key is active: start the service")
+        fail(f"no key is {wanted}: start the service" if named else f"no key has the id {wanted}")
     return found[0]
 
 

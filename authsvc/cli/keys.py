@@ -1,5 +1,6 @@
 """Owns `authsvc keys`: the keys that sign access tokens, and those that protect what is stored."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -7,10 +8,21 @@ import typer
 from authsvc.cli.calls import cli_call
 from authsvc.cli.confirming import YesOption, confirm
 from authsvc.cli.groups import Commands
+from authsvc.cli.incident_options import conclude
 from authsvc.cli.keys_at_rest import generate, reseal, status
 from authsvc.cli.output import ConfigOption, JsonOption, SecretsOption, emit, emit_one
 from authsvc.cli.work import with_use_cases
 from authsvc.core.use_cases import UseCases
+from authsvc.models.signing import KeyState, SigningKeyInfo
+
+NowOption = Annotated[
+    bool,
+    typer.Option(
+        "--now",
+        help="Don't wait: tokens signed by the new key are refused by verifiers that have cached"
+        " the keys, for up to max-age (five minutes as shipped).",
+    ),
+]
 
 app = Commands(help="Manage the keys that sign access tokens, and those that protect secrets.")
 app.command("generate")(generate)
@@ -24,8 +36,8 @@ def list_keys(
 ) -> None:
     """List the signing keys and their states.
 
-    prepared: published, signs next. active: signs. retired: only verifies, until its last token has
-    expired. revoked: neither signs nor verifies.
+    prepared: published, signs next, from the time shown. active: signs. retired: only verifies,
+    until its last token has expired. revoked: neither signs nor verifies.
     """
     infos = with_use_cases(config, secrets, lambda use: use.signing_keys.list())
     rows = [
@@ -34,7 +46,8 @@ def list_keys(
             "algorithm": info.algorithm,
             "state": info.state,
             "created": info.create_time,
-            "activated": info.activate_time,
+            "activated": None if info.state is KeyState.PREPARED else info.activate_time,
+            "signs_from": info.activate_time if info.state is KeyState.PREPARED else None,
             "retired": info.retire_time,
             "revoked": info.revoke_time,
             "expires": info.expire_time,
@@ -46,14 +59,27 @@ def list_keys(
 
 @app.command()
 def rotate(
-    config: ConfigOption = None, secrets: SecretsOption = None, as_json: JsonOption = False
+    now: NowOption = False,
+    config: ConfigOption = None,
+    secrets: SecretsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Start signing with a new key; tokens signed before stay valid until they expire."""
-    key_id = with_use_cases(config, secrets, lambda use: use.signing_keys.rotate(cli_call()))
-    if as_json:
-        emit_one({"active_key_id": key_id}, as_json=True)
-    else:
-        print(f"{key_id} is now the signing key.")
+    """Sign with the next key as soon as it has been published for tokens.key_publish_lead.
+
+    That is at once, unless a key was replaced or revoked a moment ago; otherwise this says when.
+    Tokens signed before stay valid until they expire.
+    """
+    key = with_use_cases(config, secrets, lambda use: use.signing_keys.rotate(cli_call(), now=now))
+    conclude_rotation(key, as_json=as_json)
+
+
+def conclude_rotation(key: SigningKeyInfo, *, as_json: bool) -> None:
+    """Print what came of a rotation; `key` is the one that signs, or will sign."""
+    row = {"key_id": key.key_id, "state": key.state, "activate_time": key.activate_time}
+    text = f"{key.key_id} is now the signing key."
+    if key.state is KeyState.PREPARED and key.activate_time:
+        text = f"{key.key_id} will be the signing key from {_time(key.activate_time)} on."
+    conclude(row, text, as_json=as_json)
 
 
 @app.command()
@@ -66,18 +92,29 @@ def revoke(
 ) -> None:
     """Revoke a key: all tokens that it signed are rejected everywhere within a second.
 
-    For a compromised key. If it is the active one, a new key replaces it. To revoke a key that is
-    already revoked is no error.
+    For a compromised key. If it is the active one, the prepared key replaces it at once. To revoke
+    a key that is already revoked is no error.
     """
     confirm(f"Revoke {key_id} and all tokens that it signed? This can't be undone.", yes=yes)
 
-    async def work(use: UseCases) -> str:
+    async def work(use: UseCases) -> tuple[str, datetime | None]:
         await use.signing_keys.revoke(cli_call(), key_id)
         await use.signing_keys.refresh()
-        return use.signing_keys.active_info().key_id
+        active = use.signing_keys.active_info()
+        return active.key_id, use.signing_keys.refused_until(active)
 
-    active_key_id = with_use_cases(config, secrets, work)
+    active_key_id, refused_until = with_use_cases(config, secrets, work)
     if as_json:
-        emit_one({"revoked_key_id": key_id, "active_key_id": active_key_id}, as_json=True)
-    else:
-        print(f"{key_id} is revoked; {active_key_id} signs.")
+        row = {"revoked_key_id": key_id, "active_key_id": active_key_id}
+        emit_one(row | {"refused_until": refused_until}, as_json=True)
+        return
+    print(f"{key_id} is revoked; {active_key_id} signs.")
+    if refused_until is not None:
+        print(
+            "That key is new: verifiers that have cached the keys refuse its tokens until"
+            f" {_time(refused_until)} at the latest."
+        )
+
+
+def _time(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"

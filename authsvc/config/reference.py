@@ -80,7 +80,7 @@ def _kind(value: Schema) -> str:
             kind = _kind(resolve(value))
         case {"enum": choices}:
             kind = " or ".join(f"`{choice}`" for choice in choices)
-        case {"type": "integer", "minimum": least, **rest}:
+        case {"type": "integer" | "number", "minimum": least, **rest}:
             kind = f"{least} to {rest['maximum']}" if "maximum" in rest else f"{least} or more"
         case {"type": "array", "items": items}:
             kind = f"list of {_kind(items)}"

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from authsvc.config.types import Audience, Between, Duration, Issuer, Section
 
@@ -22,6 +22,13 @@ class TokenSettings(Section):
     )
     access_lifetime: Annotated[Duration, Between("1s")] = Field(
         timedelta(hours=1), description="How long an access token is valid."
+    )
+    lifetime_jitter: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="By which part of its lifetime an access token may end earlier, at random, so"
+        " that tokens issued together are not refreshed together.",
     )
     refresh_lifetime: Annotated[Duration, Between("1s")] = Field(
         timedelta(days=7), description="How long a session lasts without being used."
@@ -46,7 +53,30 @@ class TokenSettings(Section):
     clock_skew: Duration = Field(
         timedelta(seconds=5), description="How far in the future `nbf` may be."
     )
-    key_rotation_interval: Duration = Field(timedelta(days=30), description="How long a key signs.")
-    key_publish_lead: Duration = Field(
-        timedelta(hours=1), description="How long a key is published before it signs."
+    key_rotation_interval: Annotated[Duration, Between("2s")] = Field(
+        timedelta(days=30), description="How long a key signs."
     )
+    key_publish_lead: Annotated[Duration, Between("2s")] = Field(
+        timedelta(hours=1),
+        description="How long a key is published before it signs; at least twice as long as the"
+        " published keys may be cached (`max-age`), which is five minutes, and half of this if that"
+        " is less. At most `tokens.key_rotation_interval`.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_sign_for_longer_than_they_wait(self) -> "TokenSettings":
+        if self.key_publish_lead > self.key_rotation_interval:
+            raise ValueError(
+                "key_publish_lead must be at most key_rotation_interval: a key can't be replaced"
+                " before the next one has been published for long enough"
+            )
+        return self
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the operator about what is allowed, but may not be meant."""
+        note = (
+            "tokens.algorithm: the key of HS256 is secret and not published, so only this service"
+            " can verify the tokens: no verifier, gateway or client can without calling it"
+        )
+        return [note] if self.algorithm == "HS256" else []

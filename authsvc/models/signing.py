@@ -16,7 +16,10 @@ class KeyState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKeyInfo:
-    """A signing key without its secret; by `expire_time`, its last token has expired."""
+    """A signing key without its secret; by `expire_time`, its last token has expired.
+
+    `rotate_request_time` is when somebody asked that another key replace this active one.
+    """
 
     key_id: str
     algorithm: str
@@ -26,3 +29,4 @@ class SigningKeyInfo:
     retire_time: datetime | None = None
     revoke_time: datetime | None = None
     expire_time: datetime | None = None
+    rotate_request_time: datetime | None = None

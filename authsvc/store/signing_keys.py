@@ -24,7 +24,7 @@ class SigningKeyRow:
 # `require_primary` makes the statement fail on a server that was replaced.
 _LIST = """
 SELECT key_id, algorithm, state, sealed_key, create_time, activate_time, retire_time, revoke_time,
-       expire_time
+       expire_time, rotate_request_time
 FROM signing_keys WHERE (SELECT require_primary($1))
 ORDER BY create_time DESC, key_id
 """
@@ -71,18 +71,33 @@ async def retire(conn: Connection, key_id: str, now: datetime, expire_time: date
 
 _ACTIVATE = """
 UPDATE signing_keys SET state = 'active', activate_time = $2
-WHERE state = 'prepared' AND algorithm = $1
+WHERE state = 'prepared' AND algorithm = $1 AND ($3::timestamptz IS NULL OR create_time <= $3)
 RETURNING key_id
 """
 
 
-async def activate_prepared(conn: Connection, algorithm: str, now: datetime) -> str | None:
+async def activate_prepared(
+    conn: Connection, algorithm: str, now: datetime, published_by: datetime | None = None
+) -> str | None:
     """Activate the prepared key if it is of `algorithm`; return its id.
 
-    Only in a transaction that has just retired or revoked the active key.
+    If `published_by` is given, only one that was published by then. Only in a transaction that has
+    just retired or revoked the active key.
     """
-    key_id: str | None = await conn.fetchval(_ACTIVATE, algorithm, now)
+    key_id: str | None = await conn.fetchval(_ACTIVATE, algorithm, now, published_by)
     return key_id
+
+
+_REQUEST_ROTATION = """
+UPDATE signing_keys SET rotate_request_time = $2
+WHERE key_id = $1 AND state = 'active' AND rotate_request_time IS NULL
+RETURNING key_id
+"""
+
+
+async def request_rotation(conn: Connection, key_id: str, now: datetime) -> bool:
+    """Note that the active key is to be replaced; return False if it isn't active, or was noted."""
+    return await conn.fetchval(_REQUEST_ROTATION, key_id, now) is not None
 
 
 _REVOKE = """
@@ -104,13 +119,13 @@ async def revoke(
 
 
 _DELETE_PREPARED = """
-DELETE FROM signing_keys WHERE state = 'prepared' AND algorithm <> $1
+DELETE FROM signing_keys WHERE key_id = $1 AND state = 'prepared'
 """
 
 
-async def delete_prepared_of_other(conn: Connection, algorithm: str) -> None:
-    """Remove the prepared key, which has never signed, if it is not of `algorithm`."""
-    await conn.execute(_DELETE_PREPARED, algorithm)
+async def delete_prepared(conn: Connection, key_id: str) -> None:
+    """Remove a key that has never signed, if it is still only prepared."""
+    await conn.execute(_DELETE_PREPARED, key_id)
 
 
 _DELETE_EXPIRED = """
@@ -133,5 +148,6 @@ def _row(record: asyncpg.Record) -> SigningKeyRow:
         retire_time=record["retire_time"],
         revoke_time=record["revoke_time"],
         expire_time=record["expire_time"],
+        rotate_request_time=record["rotate_request_time"],
     )
     return SigningKeyRow(info, record["sealed_key"])

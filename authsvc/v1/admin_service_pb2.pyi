@@ -1588,7 +1588,9 @@ class SigningKey(_message.Message):
 
     @_builtins.property
     def activate_time(self) -> _timestamp_pb2.Timestamp:
-        """When it started to sign; absent if it never did."""
+        """When it started to sign; of a prepared key, when it will; absent if it
+        never did.
+        """
 
     @_builtins.property
     def retire_time(self) -> _timestamp_pb2.Timestamp:
@@ -1685,18 +1687,25 @@ class RotateSigningKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTIVE_KEY_ID_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
     active_key_id: _builtins.str
     """The key to replace: if another one signs by now, nothing changes, so that
     the call can safely be repeated. Empty: whichever signs now.
+    """
+    now: _builtins.bool
+    """Sign at once, however short the next key has been published: tokens signed
+    by it are refused by verifiers that have cached the keys, for up to
+    max-age (see GetJwks).
     """
     def __init__(
         self,
         *,
         active_key_id: _builtins.str = ...,
+        now: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key_id", b"active_key_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key_id", b"active_key_id", "now", b"now"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1704,23 +1713,31 @@ Global___RotateSigningKeyRequest: _TypeAlias = RotateSigningKeyRequest  # noqa: 
 
 @_typing.final
 class RotateSigningKeyResponse(_message.Message):
-    """The key that signs now."""
+    """The key that signs now, and the one that will if it is not ready yet."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ACTIVE_KEY_FIELD_NUMBER: _builtins.int
+    NEXT_KEY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def active_key(self) -> Global___SigningKey:
         """The active key."""
+
+    @_builtins.property
+    def next_key(self) -> Global___SigningKey:
+        """The key that replaces it at its activate_time. Absent if the rotation has
+        taken effect.
+        """
 
     def __init__(
         self,
         *,
         active_key: Global___SigningKey | None = ...,
+        next_key: Global___SigningKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key", "next_key", b"next_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_key", b"active_key", "next_key", b"next_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

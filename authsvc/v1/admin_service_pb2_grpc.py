@@ -431,10 +431,14 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RotateSigningKey(self, request, context):
-        """Starts signing with the prepared key, or a new one. Tokens signed before
-        stay valid until they expire. Of rotations at the same time, one takes
-        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
-        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """Lets the prepared key sign as soon as it has been published for
+        tokens.key_publish_lead, so that every verifier has it: at once if that
+        time has passed, which is usual, as a key is prepared when the one before
+        starts to sign. Otherwise the answer says when, and the same call again
+        changes nothing. Tokens signed before stay valid until they expire. Of
+        rotations at the same time, one takes effect and all answer its key.
+        KEY_NOT_FOUND if active_key_id is given and there is no such key. Roles:
+        admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -442,10 +446,13 @@ class AdminServiceServicer(object):
 
     def RevokeSigningKey(self, request, context):
         """Revokes a signing key, for example one that leaked: within a second, every
-        replica rejects all tokens that it signed. If it is the active one, the
-        prepared key or a new one takes over. Can't be undone. Succeeds even if
-        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
-        FIELD_INVALID.
+        replica rejects all tokens that it signed, and it is no longer published.
+        If it is the active one, the prepared key takes over at once. Verifiers
+        have that already, unless it was prepared less than
+        tokens.key_publish_lead ago: then those that have cached the keys refuse
+        its tokens until they ask again, for up to max-age. Can't be undone.
+        Succeeds even if the key was already revoked. Roles: admin. Reasons:
+        KEY_NOT_FOUND, FIELD_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -184,17 +184,24 @@ class AdminServiceStub:
     private parts. Roles: admin. Reasons: FIELD_INVALID.
     """
     RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]
-    """Starts signing with the prepared key, or a new one. Tokens signed before
-    stay valid until they expire. Of rotations at the same time, one takes
-    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
-    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """Lets the prepared key sign as soon as it has been published for
+    tokens.key_publish_lead, so that every verifier has it: at once if that
+    time has passed, which is usual, as a key is prepared when the one before
+    starts to sign. Otherwise the answer says when, and the same call again
+    changes nothing. Tokens signed before stay valid until they expire. Of
+    rotations at the same time, one takes effect and all answer its key.
+    KEY_NOT_FOUND if active_key_id is given and there is no such key. Roles:
+    admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
     """
     RevokeSigningKey: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]
     """Revokes a signing key, for example one that leaked: within a second, every
-    replica rejects all tokens that it signed. If it is the active one, the
-    prepared key or a new one takes over. Can't be undone. Succeeds even if
-    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
-    FIELD_INVALID.
+    replica rejects all tokens that it signed, and it is no longer published.
+    If it is the active one, the prepared key takes over at once. Verifiers
+    have that already, unless it was prepared less than
+    tokens.key_publish_lead ago: then those that have cached the keys refuse
+    its tokens until they ask again, for up to max-age. Can't be undone.
+    Succeeds even if the key was already revoked. Roles: admin. Reasons:
+    KEY_NOT_FOUND, FIELD_INVALID.
     """
     PutPolicy: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]
     """Creates a rate-limit policy, or replaces all fields of the one of this
@@ -398,17 +405,24 @@ class AdminServiceAsyncStub(AdminServiceStub):
     private parts. Roles: admin. Reasons: FIELD_INVALID.
     """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RotateSigningKeyRequest, _admin_service_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
-    """Starts signing with the prepared key, or a new one. Tokens signed before
-    stay valid until they expire. Of rotations at the same time, one takes
-    effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
-    there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+    """Lets the prepared key sign as soon as it has been published for
+    tokens.key_publish_lead, so that every verifier has it: at once if that
+    time has passed, which is usual, as a key is prepared when the one before
+    starts to sign. Otherwise the answer says when, and the same call again
+    changes nothing. Tokens signed before stay valid until they expire. Of
+    rotations at the same time, one takes effect and all answer its key.
+    KEY_NOT_FOUND if active_key_id is given and there is no such key. Roles:
+    admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
     """
     RevokeSigningKey: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.RevokeSigningKeyRequest, _admin_service_pb2.RevokeSigningKeyResponse]  # type: ignore[assignment]
     """Revokes a signing key, for example one that leaked: within a second, every
-    replica rejects all tokens that it signed. If it is the active one, the
-    prepared key or a new one takes over. Can't be undone. Succeeds even if
-    the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
-    FIELD_INVALID.
+    replica rejects all tokens that it signed, and it is no longer published.
+    If it is the active one, the prepared key takes over at once. Verifiers
+    have that already, unless it was prepared less than
+    tokens.key_publish_lead ago: then those that have cached the keys refuse
+    its tokens until they ask again, for up to max-age. Can't be undone.
+    Succeeds even if the key was already revoked. Roles: admin. Reasons:
+    KEY_NOT_FOUND, FIELD_INVALID.
     """
     PutPolicy: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.PutPolicyRequest, _admin_service_pb2.PutPolicyResponse]  # type: ignore[assignment]
     """Creates a rate-limit policy, or replaces all fields of the one of this
@@ -741,10 +755,14 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.RotateSigningKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RotateSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RotateSigningKeyResponse]]:
-        """Starts signing with the prepared key, or a new one. Tokens signed before
-        stay valid until they expire. Of rotations at the same time, one takes
-        effect and all answer its key. KEY_NOT_FOUND if active_key_id is given and
-        there is no such key. Roles: admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
+        """Lets the prepared key sign as soon as it has been published for
+        tokens.key_publish_lead, so that every verifier has it: at once if that
+        time has passed, which is usual, as a key is prepared when the one before
+        starts to sign. Otherwise the answer says when, and the same call again
+        changes nothing. Tokens signed before stay valid until they expire. Of
+        rotations at the same time, one takes effect and all answer its key.
+        KEY_NOT_FOUND if active_key_id is given and there is no such key. Roles:
+        admin. Reasons: KEY_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -754,10 +772,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.RevokeSigningKeyResponse, _abc.Awaitable[_admin_service_pb2.RevokeSigningKeyResponse]]:
         """Revokes a signing key, for example one that leaked: within a second, every
-        replica rejects all tokens that it signed. If it is the active one, the
-        prepared key or a new one takes over. Can't be undone. Succeeds even if
-        the key was already revoked. Roles: admin. Reasons: KEY_NOT_FOUND,
-        FIELD_INVALID.
+        replica rejects all tokens that it signed, and it is no longer published.
+        If it is the active one, the prepared key takes over at once. Verifiers
+        have that already, unless it was prepared less than
+        tokens.key_publish_lead ago: then those that have cached the keys refuse
+        its tokens until they ask again, for up to max-age. Can't be undone.
+        Succeeds even if the key was already revoked. Roles: admin. Reasons:
+        KEY_NOT_FOUND, FIELD_INVALID.
         """
 
     @_abc_1.abstractmethod

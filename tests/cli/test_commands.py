@@ -162,21 +162,32 @@ def test_keys_can_be_listed_rotated_and_revoked(command: Command) -> None:
     assert _keys(command) == {}
     assert command("keys", "list").output == "Signing keys: none\n"
     first = command("keys", "rotate").output.split()[0]
-    assert _keys(command) == {first: "active"}
-    second = command("keys", "rotate").output.split()[0]
-    assert _keys(command) == {first: "retired", second: "active"}
+    (second,) = _keys(command).keys() - {first}
+    assert _keys(command) == {first: "active", second: "prepared"}
+    # Not before verifiers have the next key.
+    planned = json.loads(command("keys", "rotate", "--json").output)
+    assert (planned["key_id"], planned["state"]) == (second, "prepared")
+    listed = json.loads(command("keys", "list", "--json").output)
+    (shown,) = [row for row in listed if row["key_id"] == second]
+    assert (shown["signs_from"], shown["activated"]) == (planned["activate_time"], None)
+    assert f"{second} will be the signing key from " in command("keys", "rotate").output
+    assert _keys(command) == {first: "active", second: "prepared"}
+    assert command("keys", "rotate", "--now").output == f"{second} is now the signing key.\n"
+    (third,) = _keys(command).keys() - {first, second}
+    assert _keys(command) == {first: "retired", second: "active", third: "prepared"}
     assert first in plain(command("keys", "list").output)
     unasked = command("keys", "revoke", second)
     assert (unasked.exit_code, unasked.output.count("\n")) == (1, 1)
     assert "--yes" in unasked.output
     assert _keys(command)[second] == "active"
-    assert command("keys", "revoke", second, "--yes").exit_code == 0
+    revoked = command("keys", "revoke", second, "--yes")
+    assert f"{second} is revoked; {third} signs.\nThat key is new: verifiers" in revoked.output
     states = _keys(command)
-    assert states[second] == "revoked"
-    assert sorted(states.values()) == ["active", "retired", "revoked"]
+    assert (states[second], states[third]) == ("revoked", "active")
+    assert sorted(states.values()) == ["active", "prepared", "retired", "revoked"]
     again = json.loads(command("keys", "revoke", second, "--yes", "--json").output)
-    assert again["revoked_key_id"] == second
-    assert _keys(command)[again["active_key_id"]] == "active"
+    assert (again["revoked_key_id"], again["active_key_id"]) == (second, third)
+    assert again["refused_until"] is not None
     unknown = command("keys", "revoke", "unknown", "--yes")
     assert (unknown.exit_code, unknown.output) == (1, "error: No signing key has this id.\n")
 
@@ -298,3 +309,30 @@ def test_health_of_unreachable_target_prints_one_line(command: Command) -> None:
     result = command("health", "--target", "127.0.0.1:1", "--timeout", "2")
     assert result.exit_code == 1
     assert result.output.startswith("error: 127.0.0.1:1 does not answer")
+
+
+@pytest.mark.parametrize(("algorithm", "told"), [("HS256", True), ("ES256", False)])
+def test_tokens_that_nobody_else_can_verify_are_told(
+    algorithm: str, told: bool, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSVC_TOKENS__ALGORITHM", algorithm)
+    result = command("config", "check")
+    assert result.exit_code == 0
+    assert ("note: tokens.algorithm: the key of HS256 is secret" in result.output) is told
+
+
+@pytest.mark.parametrize(
+    ("lead", "interval", "problem"),
+    [
+        ("1s", "30d", "expected a duration of at least 2s"),
+        ("2h", "1h", "tokens: key_publish_lead must be at most key_rotation_interval"),
+    ],
+)
+def test_lead_that_makes_no_sense_is_refused(
+    lead: str, interval: str, problem: str, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTHSVC_TOKENS__KEY_PUBLISH_LEAD", lead)
+    monkeypatch.setenv("AUTHSVC_TOKENS__KEY_ROTATION_INTERVAL", interval)
+    result = command("config", "check")
+    assert result.exit_code == 1
+    assert problem in result.output

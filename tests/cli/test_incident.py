@@ -155,20 +155,25 @@ def test_passwords_are_to_be_changed_by_selection(
 
 
 def test_keys_are_rotated_and_revoked(ready: Command) -> None:
-    [old] = json.loads(ready("keys", "list", "--json").stdout)
+    keys = json.loads(ready("keys", "list", "--json").stdout)
+    [old] = [key for key in keys if key["state"] == "active"]
     assert run(ready, "rotate-key", *REASON, "--dry-run")["key_id"] == old["key_id"]
-    new = run(ready, "rotate-key", *REASON, "--yes")["key_id"]
+    planned = run(ready, "rotate-key", *REASON, "--yes")
+    made = run(ready, "rotate-key", *REASON, "--now", "--yes")
+    new = made["key_id"]
+    assert (planned["key_id"], planned["state"], made["state"]) == (new, "prepared", "active")
     assert run(ready, "revoke-key", "active", *REASON, "--dry-run")["key_id"] == new
     assert run(ready, "revoke-key", old["key_id"], *REASON, "--yes")["state"] == "revoked"
     states = {
         row["key_id"]: row["state"] for row in json.loads(ready("keys", "list", "--json").stdout)
     }
-    assert states == {old["key_id"]: "revoked", new: "active"}
+    assert (states.pop(old["key_id"]), states.pop(new)) == ("revoked", "active")
+    assert list(states.values()) == ["prepared"]
     assert f"{old['key_id']} is already revoked" in refused(
         ready, "revoke-key", old["key_id"], *REASON, "--yes"
     )
     assert [event["event"] for event in events(ready)] == [
-        "incident.rotate_key",
+        *["incident.rotate_key"] * 2,
         "incident.revoke_key",
     ]
 
@@ -278,7 +283,7 @@ def test_evidence_is_read_page_by_page(
 ) -> None:
     monkeypatch.setattr("authsvc.core.incidents.evidence._BATCH", 2)
     for _ in range(3):
-        run(ready, "rotate-key", *REASON, "--yes")
+        run(ready, "rotate-key", *REASON, "--now", "--yes")
     folder = tmp_path / "evidence"
     rows = run(ready, "export", str(folder), "--since", "1h", *REASON)["rows"]
     lines = (folder / "events.jsonl").read_text().splitlines()

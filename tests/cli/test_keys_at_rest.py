@@ -73,7 +73,7 @@ def test_key_is_changed_and_removed(command: Command, workspace: Workspace) -> N
     write(workspace, "keyring", [new, old])
 
     dry = json.loads(command("keys", "reseal", "--dry-run", "--json").stdout)
-    assert {row["column"]: row["due"] for row in dry}["signing_keys.sealed_key"] == 1
+    assert {row["column"]: row["due"] for row in dry}["signing_keys.sealed_key"] == 2
     assert headers(workspace) == {old["id"]}
     report = json.loads(command("keys", "status", "--json").stdout)
     assert report["removable_keys"] == []
@@ -84,7 +84,7 @@ def test_key_is_changed_and_removed(command: Command, workspace: Workspace) -> N
             "key": old["id"],
             "algorithm": "AES-256-GCM",
             "state": "older",
-            "values": 1,
+            "values": 2,
             "percent": 100.0,
         }
     ]
@@ -93,7 +93,7 @@ def test_key_is_changed_and_removed(command: Command, workspace: Workspace) -> N
     result = command("keys", "reseal", "--json")
     assert result.exit_code == 0, result.output
     first, *others = json.loads(result.stdout)
-    expected = {"resealed": 1, "left": 0, "unreadable": 0, "missing_keys": []}
+    expected = {"resealed": 2, "left": 0, "unreadable": 0, "missing_keys": []}
     assert first == {"column": "signing_keys.sealed_key"} | expected
     assert {row["resealed"] for row in others} == {0}
     assert headers(workspace) == {"new"}
@@ -114,7 +114,7 @@ def test_value_under_a_missing_key_is_named(command: Command, workspace: Workspa
     result = command("keys", "reseal")
     assert result.exit_code == 3
     assert result.stderr == (
-        "error: signing_keys.sealed_key: values that can't be opened: 1; keys that secrets.keyring"
+        "error: signing_keys.sealed_key: values that can't be opened: 2; keys that secrets.keyring"
         f" lacks: {old['id']}\n"
     )
     assert "missing" in command("keys", "status").stdout

@@ -50,10 +50,13 @@ def test_independent_verifier_needs_only_our_key_set(any_world: World) -> None:
     keys = KeySet.import_key_set(key_set)
     token = their_jwt.decode(any_world.token, keys, algorithms=[any_world.key.algorithm])
     assert token.claims == any_world.payload
-    assert keys.keys[0].thumbprint() == keys.keys[0].kid == any_world.key.key_id
-    assert not keys.keys[0].is_private
-    assert key_set["keys"][0]["use"] == "sig"
-    assert key_set["keys"][0]["alg"] == any_world.key.algorithm
+    # The key that signs, and the one that will.
+    assert len(keys.keys) == 2
+    assert any_world.key.key_id in {key.kid for key in keys.keys}
+    for key, members in zip(keys.keys, key_set["keys"], strict=True):
+        assert key.thumbprint() == key.kid
+        assert not key.is_private
+        assert (members["use"], members["alg"]) == ("sig", any_world.key.algorithm)
 
 
 def test_token_of_independent_issuer_with_our_key_is_accepted(any_world: World) -> None:

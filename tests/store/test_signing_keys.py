@@ -131,17 +131,40 @@ async def test_revoke_reports_whether_key_was_active(database: Database, clock: 
     assert set((await states(database)).values()) == {KeyState.REVOKED}
 
 
-async def test_only_prepared_key_of_another_algorithm_is_removed(
+async def test_only_named_prepared_key_is_removed(database: Database, clock: FakeClock) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
+    async with database.connection() as conn:
+        for key_id in ("a", "unknown"):
+            await store.delete_prepared(conn, key_id)
+        assert set(await states(database)) == {"a", "p"}
+        await store.delete_prepared(conn, "p")
+        assert set(await states(database)) == {"a"}
+
+
+async def test_prepared_key_is_activated_only_once_published_by(
     database: Database, clock: FakeClock
 ) -> None:
-    await insert(
-        database, row(clock, "a", KeyState.ACTIVE, "RS256"), row(clock, "p", KeyState.PREPARED)
-    )
+    await insert(database, row(clock, "p", KeyState.PREPARED))
+    now = clock.now()
     async with database.connection() as conn:
-        await store.delete_prepared_of_other(conn, "ES256")
-        assert set(await states(database)) == {"a", "p"}
-        await store.delete_prepared_of_other(conn, "EdDSA")
-        assert set(await states(database)) == {"a"}
+        early = now - timedelta(microseconds=1)
+        assert await store.activate_prepared(conn, "ES256", now, early) is None
+        assert await store.activate_prepared(conn, "ES256", now, now) == "p"
+
+
+async def test_rotation_is_requested_once_and_only_of_active_key(
+    database: Database, clock: FakeClock
+) -> None:
+    await insert(database, row(clock, "a", KeyState.ACTIVE), row(clock, "p", KeyState.PREPARED))
+    now = clock.now()
+    async with database.connection() as conn:
+        assert not await store.request_rotation(conn, "p", now)
+        assert not await store.request_rotation(conn, "unknown", now)
+        assert await store.request_rotation(conn, "a", now)
+        assert not await store.request_rotation(conn, "a", now + HOUR)
+        rows = {each.info.key_id: each.info for each in await store.list_all(conn)}
+    assert rows["a"].rotate_request_time == now
+    assert rows["p"].rotate_request_time is None
 
 
 async def test_key_is_removed_once_its_last_token_has_expired(

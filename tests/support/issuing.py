@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from authsvc.config import TokenSettings
 from authsvc.core.lib import base64url
 from authsvc.core.lib.slices import Slices
 from authsvc.core.revocations.known import KnownRevocations
@@ -16,7 +15,7 @@ from authsvc.core.tokens.validation import TokenCheck, TokenResult, TokenValidat
 from authsvc.models.calls import Caller, Role
 from authsvc.models.tokens import Claims, Tokens
 from tests.support.sessions import CALL, Replica, World
-from tests.support.tokens import PERMISSIONS
+from tests.support.tokens import PERMISSIONS, token_settings
 
 MINUTE = timedelta(minutes=1)
 SHOP = Caller(
@@ -36,7 +35,7 @@ class Issuing:
     """One replica that issues, exchanges and validates."""
 
     def __init__(self, world: World, **settings: object) -> None:
-        tokens = TokenSettings.model_validate(settings)
+        tokens = token_settings(**settings)
         self.world = world
         self.replica: Replica = world.replica(tokens=tokens)
         self.access_tokens = AccessTokens(

@@ -163,6 +163,8 @@ def settings(tmp_path: Path, authority: Authority) -> Settings:
         ],
         database={"url": SecretStr("postgresql://localhost/none")},
         secrets={"keyring": [key], "peppers": [key]},
+        # So that lifetimes are exact.
+        tokens={"lifetime_jitter": 0},
     )
 
 

@@ -35,7 +35,7 @@ from authsvc.models.tokens import Tokens
 from authsvc.store import sessions as store
 from authsvc.store.postgres.database import Connection, Database
 from tests.support.clock import FakeClock
-from tests.support.tokens import PERMISSIONS, keyring, load_keys
+from tests.support.tokens import PERMISSIONS, keyring, load_keys, token_settings
 
 CALL = Call("request-1", "spiffe://authsvc.dev/app")
 CLIENT = ClientContext("192.0.2.1", "Browser/1", "phone")
@@ -175,9 +175,9 @@ class World:
         **settings: object,
     ) -> Replica:
         """Return a replica with these session settings, which is not notified of revocations."""
-        token_settings = tokens or TokenSettings()
+        tokens = tokens or token_settings()
         access_tokens = AccessTokens(
-            keys=self._keys, settings=token_settings, permissions=PERMISSIONS, clock=self.clock
+            keys=self._keys, settings=tokens, permissions=PERMISSIONS, clock=self.clock
         )
         sessions = build_sessions(
             access_tokens,
@@ -185,7 +185,7 @@ class World:
             self.clock,
             ring=keyring(),
             settings=SessionSettings.model_validate(settings),
-            tokens=token_settings,
+            tokens=tokens,
             is_fresh=is_fresh,
             slices=slices,
         )

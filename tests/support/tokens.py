@@ -37,8 +37,8 @@ def keyring(*names: str) -> Keyring:
 
 
 def token_settings(**changes: object) -> TokenSettings:
-    """Return the default token settings with `changes`."""
-    return TokenSettings.model_validate(changes)
+    """Return the default token settings with `changes`, and with exact lifetimes."""
+    return TokenSettings.model_validate({"lifetime_jitter": 0, **changes})
 
 
 async def load_keys(database: Database, clock: Clock, **settings: object) -> SigningKeys:
@@ -87,9 +87,11 @@ async def audited(database: Database, event: AuditType) -> list[tuple[str, str]]
     return [(row["caller"], json.loads(row["detail"])["key_id"]) for row in rows]
 
 
-def tokens_of(keys: SigningKeys, clock: Clock) -> AccessTokens:
-    """Return a replica's access tokens, with the default settings."""
-    return AccessTokens(keys=keys, settings=token_settings(), permissions=PERMISSIONS, clock=clock)
+def tokens_of(keys: SigningKeys, clock: Clock, **settings: object) -> AccessTokens:
+    """Return a replica's access tokens, with the default settings and changes to them."""
+    return AccessTokens(
+        keys=keys, settings=token_settings(**settings), permissions=PERMISSIONS, clock=clock
+    )
 
 
 def published(keys: SigningKeys) -> list[str]:

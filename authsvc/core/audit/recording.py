@@ -71,6 +71,7 @@ class AuditType(StrEnum):
     MESSAGE_ABANDON = "message.abandon"
     MESSAGE_RETRY = "message.retry"
     KEY_ROTATE = "key.rotate"
+    KEY_REQUEST_ROTATION = "key.request_rotation"
     KEY_REVOKE = "key.revoke"
     POLICY_PUT = "policy.put"
     POLICY_DELETE = "policy.delete"

@@ -186,6 +186,11 @@ SCHEMA: Mapping[str, EventSchema] = MappingProxyType(
         "key.rotate": EventSchema(
             "Another signing key signs from now on.", {**_KEY, "algorithm": TEXT}
         ),
+        "key.request_rotation": EventSchema(
+            "The signing key is to be replaced as soon as the next one has been published for"
+            " `tokens.key_publish_lead`.",
+            _KEY,
+        ),
         "key.revoke": EventSchema("A signing key was revoked, with all that it had signed.", _KEY),
         "key.reseal": EventSchema(
             "An operator began to seal everything with the newest key of the keyring.", _KEY

@@ -16,6 +16,7 @@ from authsvc.models.clock import Clock
 from authsvc.models.ids import UserId
 from authsvc.models.incidents import IncidentEvent, LoginFreeze, LoginMethod, PasswordSelection
 from authsvc.models.sessions import SessionSelection
+from authsvc.models.signing import SigningKeyInfo
 from authsvc.store import incidents as store
 from authsvc.store import login_freezes
 from authsvc.store.postgres.database import Connection, Database
@@ -152,11 +153,12 @@ class IncidentSteps:
                 return
             after = found[-1]
 
-    async def rotate_key(self, call: Call, reason: str) -> str:
-        """Sign with another key from now on; return its id."""
-        key_id = await self._signing_keys.rotate(call)
-        await self.record(AuditType.INCIDENT_ROTATE_KEY, call, {"key_id": key_id, "reason": reason})
-        return key_id
+    async def rotate_key(self, call: Call, reason: str, *, now: bool) -> SigningKeyInfo:
+        """Sign with another key as soon as every verifier has it, or `now`; return that key."""
+        key = await self._signing_keys.rotate(call, now=now)
+        detail = {"key_id": key.key_id, "reason": reason}
+        await self.record(AuditType.INCIDENT_ROTATE_KEY, call, detail)
+        return key
 
     async def revoke_key(self, call: Call, key_id: str, reason: str) -> bool:
         """Revoke a key; return False if there is no such key or it was revoked before."""

@@ -5,10 +5,11 @@ OAuth clients). PyJWT does the signatures; format and claims are checked here, b
 accept any `typ`, a missing or fractional `exp`, and duplicate members, and reads its own clock.
 """
 
+import random
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias, cast
 
 from authsvc.config import TokenSettings
@@ -59,7 +60,7 @@ class AccessTokens:
     """Issues access tokens and verifies them with keys held in memory.
 
     Up to twice `cache_size` verified tokens are cached, so that a token's signature is verified
-    once; all else is checked on every call.
+    once; all else is checked on every call. `draw` returns a random number from 0 to 1.
     """
 
     def __init__(
@@ -70,11 +71,14 @@ class AccessTokens:
         permissions: Permissions,
         clock: Clock,
         cache_size: int = 10_000,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._keys = keys
         self._issuer = settings.issuer
         self._audience = settings.audience
         self._lifetime = settings.access_lifetime
+        self._jitter = settings.lifetime_jitter
+        self._draw = draw
         self._skew = settings.clock_skew
         self._permissions = permissions
         self._clock = clock
@@ -106,10 +110,14 @@ class AccessTokens:
                 **({"act": token_claims.acting((impersonator,))} if impersonator else {}),
             },
             (self._audience,),
-            min(self._clock.now() + lifetime, session.absolute_expire_time),
+            min(self._clock.now() + self.shortened(lifetime), session.absolute_expire_time),
             issue_second(time, session.token_revoke_time),
         )
         return token.text, token.expire_time
+
+    def shortened(self, lifetime: timedelta) -> timedelta:
+        """Return a lifetime less a random part of it, so that tokens are not refreshed in waves."""
+        return lifetime * (1 - self._jitter * self._draw())
 
     def sign(
         self,

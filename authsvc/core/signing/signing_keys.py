@@ -1,13 +1,16 @@
 """Owns the life cycle of signing keys: prepared, active, retired, removed; or revoked at once.
 
 Every replica runs this and keeps the keys in memory. A key is published `key_publish_lead` before
-it signs, and a token signed by a key not read yet makes the process read the keys (`learn`).
+it signs: every replica has read it by then, and whoever has cached the published keys for the
+`max-age` that they carry has asked again. A token signed by a key not read yet makes the process
+read the keys (`learn`).
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -31,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 _SYSTEM = Call(request_id="", caller="system")
 _POLL = PROPAGATION_GRACE / 2
+_MAX_AGE = timedelta(minutes=5)
 _KEY_ID_LENGTH = 43
 _LEARN_INTERVAL = 0.05
 
@@ -60,9 +64,11 @@ class SigningKeys:
             database=database, keyring=keyring, settings=settings, clock=clock
         )
         self._keys = KeySet()
+        self._max_age = min(_MAX_AGE, settings.key_publish_lead / 2)
         self._verifying: dict[str, VerifyingKey] = {}
         self._active: SigningKey | None = None
         self._jwks = json.dumps({"keys": []})
+        self._read_time = datetime.min.replace(tzinfo=UTC)
         self._revoked: set[str] = set()
         self._gaps = 0
         self._gaps_before_read = 0
@@ -86,29 +92,42 @@ class SigningKeys:
         return self._jwks
 
     def jwks_expire_time(self) -> datetime:
-        """Return until when `jwks` may be cached so that a new key is seen before it signs."""
-        return self._clock.now() + self._settings.key_publish_lead / 2
+        """Return until when `jwks` may be cached so that a new key is seen before it signs.
+
+        That is five minutes, and at most half of the lead; and less if the keys were read so long
+        ago that a key may be missing which signs soon.
+        """
+        now, lead = self._clock.now(), self._settings.key_publish_lead
+        return max(now, min(now + self._max_age, self._read_time + lead * 3 / 4))
+
+    def refused_until(self, active: SigningKeyInfo) -> datetime | None:
+        """Return until when verifiers may not have this key; None if all have it.
+
+        They had no time to get it if it replaced a key `now`, or one that was revoked.
+        """
+        known = active.create_time + self._poll() + self._max_age
+        return known if known > self._clock.now() else None
 
     def is_fresh(self) -> bool:
         """Return whether no revocation can have been missed since the keys were read."""
         return self._gaps == self._gaps_before_read and self._receives_revocations()
 
     async def load(self) -> None:
-        """Read the keys at start; create the first one, or one of a newly configured algorithm.
+        """Read the keys at start, and do what is due; create the first one, which signs at once.
 
         Raises:
             StoreUnavailable: The database did not answer.
             SealError: The active key can't be opened: the keyring lacks the key that sealed it.
         """
         await self.refresh()
-        info = self._keys.in_state(KeyState.ACTIVE)
-        if info is None or info.algorithm != self._settings.algorithm:
-            await self._rotate(_SYSTEM)
+        if self._keys.in_state(KeyState.ACTIVE) is None:
+            await self._create_first(_SYSTEM)
         if self._active is None:
             raise SealError(
                 "The active signing key can't be opened: secrets.keyring is not the one that this "
                 "database's secrets were sealed with."
             )
+        await self.maintain(_SYSTEM)
 
     def active_info(self) -> SigningKeyInfo:
         """Return the key that signs; raises StoreUnavailable as `active` does."""
@@ -117,23 +136,43 @@ class SigningKeys:
             raise StoreUnavailable("No signing key is active.")
         return info
 
-    async def rotate(self, call: Call, replaced_key_id: str = "") -> str:
-        """Activate the prepared or a new key; return the id of the active key.
+    async def rotate(
+        self, call: Call, replaced_key_id: str = "", *, now: bool = False
+    ) -> SigningKeyInfo:
+        """Let the next key sign as soon as every verifier has it, or `now`; return that key.
+
+        If it has been published for long enough, it signs when this returns, and is active.
+        Otherwise it is prepared, and `activate_time` is when it will sign; another call changes
+        nothing. With `now`, verifiers that have cached the keys refuse its tokens until they ask
+        again.
 
         The old key verifies until its last token has expired. Of concurrent rotations only one
         takes effect, and all return its key. If `replaced_key_id` is given and that key doesn't
-        sign any more, nothing changes.
+        sign any more, nothing changes, and the key that signs is returned.
 
         Raises:
             StoreUnavailable: The database did not answer.
             NotFound: KEY_NOT_FOUND: there is no key `replaced_key_id`.
         """
         await self.refresh()
-        if replaced_key_id and replaced_key_id != self.active.key_id:
+        active = self._keys.in_state(KeyState.ACTIVE)
+        if replaced_key_id and (active is None or replaced_key_id != active.key_id):
             await self._require(replaced_key_id)
+            return self.active_info()
+        if active is None:
+            await self._create_first(call)
+            return self.active_info()
+        await self._keep_prepared(readable=True)
+        if now:
+            await self._transitions.replace_now(call, active.key_id)
         else:
-            await self._rotate(call)
-        return self.active.key_id
+            await self._transitions.replace(call, active.key_id)
+            # Nothing is noted if it was replaced.
+            await self._transitions.request_rotation(call, active.key_id)
+        await self.refresh()
+        signing = self.active_info()
+        following = self._next_info() if signing.key_id == active.key_id else None
+        return following or signing
 
     async def revoke(self, call: Call, key_id: str) -> KeyRevocation:
         """Revoke a key, on every replica within a second; if it was active, another takes over.
@@ -159,37 +198,31 @@ class SigningKeys:
             StoreUnavailable: The database did not answer.
         """
         await self.refresh()
-        now, lead = self._clock.now(), self._settings.key_publish_lead
+        now = self._clock.now()
         if any(info.expire_time and info.expire_time <= now for info in self._keys.infos):
             await self._transitions.remove_expired()
-        active, prepared = (
-            self._keys.in_state(KeyState.ACTIVE),
-            self._keys.in_state(KeyState.PREPARED),
-        )
-        if prepared is not None and prepared.algorithm != self._settings.algorithm:
-            # So replicas whose settings differ, as during a rollout, don't rotate back and forth:
-            # a key that the others prepare never gets old enough to sign.
-            await self._transitions.remove_prepared_of_other_algorithm()
-            prepared = None
+        active = self._keys.in_state(KeyState.ACTIVE)
         if active is None:
-            await self._rotate(call)
-        elif prepared is None:
-            if now >= self._due(active) - lead:
-                await self._transitions.prepare()
-                await self.refresh()
-        elif now >= max(self._due(active), prepared.create_time + lead):
-            await self._rotate(call)
+            await self._create_first(call)
+            return
+        await self._keep_prepared()
+        following = self._next_info()
+        if following and following.activate_time and now >= following.activate_time:
+            await self._transitions.replace(call, active.key_id)
+            await self.refresh()
 
     async def run(self) -> None:
-        """Maintain the keys until cancelled: periodically, and when they may have changed."""
+        """Maintain the keys until cancelled: periodically, when one is due, and when woken."""
         while True:
             self._woken.clear()
+            poll = self._poll().total_seconds()
             try:
                 await self.maintain(_SYSTEM)
+                poll = min(poll, self._seconds_until_due())
             except StoreUnavailable as error:
                 log.warning("signing_key_maintenance_failed", cause=describe(error))
             try:
-                async with asyncio.timeout(_POLL.total_seconds()):
+                async with asyncio.timeout(poll):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -214,9 +247,13 @@ class SigningKeys:
         await self._reads.read()
 
     async def list(self) -> Sequence[SigningKeyInfo]:
-        """Return all keys in any state, newest first; may raise StoreUnavailable."""
+        """Return all keys in any state, newest first; may raise StoreUnavailable.
+
+        The `activate_time` of the prepared key is when it will sign.
+        """
         async with self._database.connection() as conn:
-            return [row.info for row in await store.list_all(conn)]
+            infos = [row.info for row in await store.list_all(conn)]
+        return self._with_plan(infos)
 
     def on_revocation(self, event: Revocation) -> None:
         """Distrust a key at once if the event revokes one."""
@@ -234,31 +271,74 @@ class SigningKeys:
         if all(info.key_id != key_id for info in await self.list()):
             raise signing_key_not_found()
 
-    async def _rotate(self, call: Call) -> None:
-        """Replace the active key as last read, or create the first one."""
-        active = self._keys.in_state(KeyState.ACTIVE)
-        if active is None:
-            await self._transitions.create_first(call)
-        else:
-            await self._transitions.replace(call, active.key_id)
+    async def _create_first(self, call: Call) -> None:
+        await self._transitions.create_first(call)
         await self.refresh()
 
+    async def _keep_prepared(self, *, readable: bool = False) -> None:
+        """See to it that a key of the algorithm in the settings is published, to sign next.
+
+        With `readable`, one that this process can open.
+        """
+        prepared = self._keys.in_state(KeyState.PREPARED)
+        if prepared is not None and (
+            prepared.algorithm != self._settings.algorithm
+            or (readable and prepared.key_id not in self._keys.usable)
+        ):
+            # So replicas whose settings differ, as during a rollout, don't rotate back and forth:
+            # a key that the others prepare never gets old enough to sign.
+            await self._transitions.remove_prepared(prepared.key_id)
+            prepared = None
+        if prepared is None:
+            await self._transitions.prepare()
+            await self.refresh()
+
+    def _next_info(self) -> SigningKeyInfo | None:
+        """Return the prepared key as last read, with the time at which it will sign."""
+        planned = self._with_plan(self._keys.infos)
+        return next((info for info in planned if info.state is KeyState.PREPARED), None)
+
+    def _poll(self) -> timedelta:
+        """Return how often the keys are read: a key is read by all long before it signs."""
+        return min(_POLL, self._settings.key_publish_lead / 4)
+
+    def _seconds_until_due(self) -> float:
+        following = self._next_info()
+        if following is None or following.activate_time is None:
+            return _LEARN_INTERVAL
+        left = (following.activate_time - self._clock.now()).total_seconds()
+        return max(left, _LEARN_INTERVAL)
+
+    def _with_plan(self, infos: Sequence[SigningKeyInfo]) -> Sequence[SigningKeyInfo]:
+        """Return the keys, the prepared one with the time at which it will sign."""
+        active = next((info for info in infos if info.state is KeyState.ACTIVE), None)
+        if active is None:
+            return infos
+        due, lead = self._due(active), self._settings.key_publish_lead
+        return [
+            replace(info, activate_time=max(due, info.create_time + lead))
+            if info.state is KeyState.PREPARED
+            else info
+            for info in infos
+        ]
+
     def _due(self, active: SigningKeyInfo) -> datetime:
-        """Return when the active key is due for replacement; at once if its algorithm differs."""
+        """Return when the active key is to be replaced; at once if its algorithm differs."""
         if active.algorithm != self._settings.algorithm:
             return active.create_time
-        return (active.activate_time or active.create_time) + self._settings.key_rotation_interval
+        due = (active.activate_time or active.create_time) + self._settings.key_rotation_interval
+        return min(due, active.rotate_request_time or due)
 
     def _distrust(self, key_id: str) -> None:
         self._revoked.add(key_id)
         self._install(self._keys)
 
     async def _read(self) -> None:
-        gaps = self._gaps
+        gaps, read_time = self._gaps, self._clock.now()
         async with self._database.connection() as conn:
             rows = await store.list_all(conn)
         self._install(key_set.open_keys(rows, self._keyring, self._keys, self._clock.now()))
-        self._gaps_before_read = gaps
+        self._gaps_before_read, self._read_time = gaps, read_time
 
     def _install(self, keys: KeySet) -> None:
         # A read in flight while a key is revoked must not bring it back.

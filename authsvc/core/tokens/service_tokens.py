@@ -57,7 +57,7 @@ class ServiceTokens:
         if audience not in caller.audiences or not caller.scopes.issuperset(scopes):
             raise CallerNotAllowed("The caller may not request this audience or one of the scopes.")
         granted = list(dict.fromkeys(scopes or sorted(caller.scopes)))
-        expire_time = self._clock.now() + self._lifetime
+        expire_time = self._clock.now() + self._access_tokens.shortened(self._lifetime)
         if caller.certificate_expire_time is not None:
             expire_time = min(expire_time, caller.certificate_expire_time)
         members = {
@@ -101,7 +101,8 @@ class ServiceTokens:
         actors = (caller.identity, *claims.actors)
         if len(actors) > MAX_ACTORS:
             raise FieldInvalid("subject_token", f"has already been exchanged {MAX_ACTORS} times")
-        expire_time = min(self._clock.now() + self._lifetime, claims.expire_time)
+        lifetime = self._access_tokens.shortened(self._lifetime)
+        expire_time = min(self._clock.now() + lifetime, claims.expire_time)
         token = self._sign(claims, audiences, granted, actors, expire_time)
         event = AuditEvent(
             AuditType.TOKEN_EXCHANGE,

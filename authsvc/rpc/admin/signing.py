@@ -35,11 +35,12 @@ class SigningKeyRpcs(Topic):
     async def RotateSigningKey(
         self, request: pb.RotateSigningKeyRequest, _context: Context
     ) -> pb.RotateSigningKeyResponse:
-        """Start signing with another key."""
+        """Let another key sign as soon as every verifier has it, or now."""
         replaced = convert.text(request.active_key_id, "active_key_id", _MAX_KEY_ID)
-        await self._use.signing_keys.rotate(current_call(), replaced)
+        key = await self._use.signing_keys.rotate(current_call(), replaced, now=request.now)
         return pb.RotateSigningKeyResponse(
-            active_key=_key_message(self._use.signing_keys.active_info())
+            active_key=_key_message(self._use.signing_keys.active_info()),
+            next_key=_key_message(key) if key.state is KeyState.PREPARED else None,
         )
 
     async def RevokeSigningKey(

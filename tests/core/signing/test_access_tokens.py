@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from authsvc.config import TokenSettings
 from authsvc.core.signing import jws
 from authsvc.core.signing.access_tokens import AccessTokens, TokenTooLong
 from authsvc.core.signing.signing_keys import SigningKeys
@@ -254,7 +255,8 @@ async def test_token_signed_by_key_of_another_replica_is_accepted(
     database: Database, keys: SigningKeys, tokens: AccessTokens, clock: FakeClock
 ) -> None:
     elsewhere = await load_keys(database, clock)
-    await elsewhere.rotate(CALL)
+    await elsewhere.rotate(CALL, now=True)
+    await elsewhere.rotate(CALL, now=True)
     token, _ = access_tokens(elsewhere, clock).issue(make_session(clock), clock.now())
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
     assert isinstance(await tokens.verify_with_new_keys(token), Claims)
@@ -309,7 +311,8 @@ async def test_database_is_queried_only_when_necessary(
 ) -> None:
     token, _ = tokens.issue(make_session(clock), clock.now())
     elsewhere = await load_keys(database, clock)
-    await elsewhere.rotate(CALL)
+    await elsewhere.rotate(CALL, now=True)
+    await elsewhere.rotate(CALL, now=True)
     unknown, _ = access_tokens(elsewhere, clock).issue(make_session(clock), clock.now())
     await database.close()
     assert isinstance(await tokens.verify_with_new_keys(token), Claims)
@@ -361,3 +364,31 @@ def test_several_audiences_are_a_list(
 ) -> None:
     payload = payload_of(tokens.sign({}, audiences, clock.now() + SECOND).text)
     assert payload["aud"] == (list(audiences) if len(audiences) > 1 else audiences[0])
+
+
+@pytest.mark.parametrize(("drawn", "seconds"), [(0.0, 3600), (0.5, 3510), (1.0, 3420)])
+def test_lifetime_is_shortened_by_a_random_part_of_at_most_the_jitter(
+    keys: SigningKeys, clock: FakeClock, drawn: float, seconds: int
+) -> None:
+    tokens = AccessTokens(
+        keys=keys,
+        settings=token_settings(lifetime_jitter=0.05),
+        permissions=PERMISSIONS,
+        clock=clock,
+        draw=lambda: drawn,
+    )
+    token, expire_time = tokens.issue(make_session(clock), clock.now())
+    assert expire_time == clock.now() + seconds * SECOND
+    assert verified(tokens, token).expire_time == expire_time
+
+
+def test_tokens_issued_together_do_not_expire_together(keys: SigningKeys, clock: FakeClock) -> None:
+    jitter = TokenSettings().lifetime_jitter
+    tokens = access_tokens(keys, clock, lifetime_jitter=jitter)
+    expiries = {tokens.issue(make_session(clock), clock.now())[1] for _ in range(200)}
+    assert len(expiries) > 50
+    assert clock.now() + 3420 * SECOND <= min(expiries)
+    assert max(expiries) <= clock.now() + 3600 * SECOND
+    # Never later than the session's end.
+    soon = make_session(clock, days=1 / 24 / 60)
+    assert {tokens.issue(soon, clock.now())[1] for _ in range(20)} == {soon.absolute_expire_time}

@@ -28,7 +28,6 @@ from tests.support.tokens import (
 )
 
 HOUR = timedelta(hours=1)
-DAY = timedelta(days=1)
 
 
 # Revocation
@@ -54,11 +53,17 @@ async def test_prepared_key_takes_over_from_a_revoked_one(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
-    clock.advance(30 * DAY - HOUR)
-    await keys.maintain(CALL)
     (prepared,) = await in_state(keys, KeyState.PREPARED)
+    clock.advance(HOUR)
     await keys.revoke(CALL, keys.active.key_id)
     assert keys.active.key_id == prepared
+    assert keys.refused_until(keys.active_info()) is None
+    # Its own successor is published at once, but verifiers that have cached the keys lack it.
+    (following,) = await in_state(keys, KeyState.PREPARED)
+    assert following in published(keys)
+    await keys.revoke(CALL, prepared)
+    assert keys.active.key_id == following
+    assert keys.refused_until(keys.active_info()) is not None
 
 
 async def test_retired_and_prepared_keys_can_be_revoked_too(
@@ -66,9 +71,7 @@ async def test_retired_and_prepared_keys_can_be_revoked_too(
 ) -> None:
     keys = await load_keys(database, clock, access_lifetime="60d")
     retired = keys.active.key_id
-    active = await keys.rotate(CALL)
-    clock.advance(30 * DAY - HOUR)
-    await keys.maintain(CALL)
+    active = (await keys.rotate(CALL, now=True)).key_id
     (prepared,) = await in_state(keys, KeyState.PREPARED)
     for key_id in (retired, prepared):
         assert keys.find(key_id) is not None
@@ -83,7 +86,7 @@ async def test_retired_key_becomes_invalid_on_revocation(
     keys = await load_keys(database, clock)
     tokens, retired = tokens_of(keys, clock), keys.active.key_id
     token, _ = tokens.issue(make_session(clock), clock.now())
-    active = await keys.rotate(CALL)
+    active = (await keys.rotate(CALL, now=True)).key_id
     assert (await keys.revoke(CALL, retired)).is_new
     assert tokens.verify(token) is InactiveReason.SIGNATURE_INVALID
     assert keys.active.key_id == active
@@ -109,7 +112,7 @@ async def test_concurrent_revoke_and_rotate_leave_one_active_key(
     replicas = [await load_keys(database, clock) for _ in range(6)]
     old = replicas[0].active.key_id
     work = [
-        keys.rotate(CALL) if index % 2 else keys.revoke(CALL, old)
+        keys.rotate(CALL, now=True) if index % 2 else keys.revoke(CALL, old)
         for index, keys in enumerate(replicas)
     ]
     await asyncio.gather(*work)
@@ -126,7 +129,7 @@ async def test_revocation_event_takes_effect_before_any_read(
     assert keys.find(key_id) is not None
     keys.on_revocation(Revocation("key", key_id))
     assert keys.find(key_id) is None
-    assert published(keys) == []
+    assert published(keys) == await in_state(keys, KeyState.PREPARED)
     with pytest.raises(StoreUnavailable):
         _ = keys.active
 
@@ -177,7 +180,8 @@ async def test_only_plausible_unknown_key_ids_are_looked_up(
     database: Database, clock: FakeClock
 ) -> None:
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
-    new = await elsewhere.rotate(CALL)
+    await elsewhere.rotate(CALL, now=True)
+    (new,) = await in_state(elsewhere, KeyState.PREPARED)
     assert await keys.learn((new,))
     assert not await keys.learn(("A" * 43,))
     await database.close()

@@ -47,10 +47,11 @@ async def test_old_key_verifies_until_its_last_token_expires(
     tokens, old = tokens_of(keys, clock), keys.active.key_id
     token, expire_time = tokens.issue(make_session(clock), clock.now())
     clock.advance(SECOND)
-    new = await keys.rotate(CALL)
+    new = (await keys.rotate(CALL, now=True)).key_id
     assert keys.active.key_id == new != old
     assert isinstance(tokens.verify(token), Claims)
-    assert set(published(keys)) == {new, old}
+    (following,) = await in_state(keys, KeyState.PREPARED)
+    assert set(published(keys)) == {following, new, old}
     assert await audited(database, AuditType.KEY_ROTATE) == [("system", old), (CALL.caller, new)]
 
     clock.advance(expire_time - clock.now() - SECOND)
@@ -59,14 +60,14 @@ async def test_old_key_verifies_until_its_last_token_expires(
     clock.advance(5 * MINUTE)
     await keys.maintain(CALL)
     assert keys.find(old) is None
-    assert published(keys) == [new]
-    assert [info.key_id for info in await keys.list()] == [new]
+    assert set(published(keys)) == {following, new}
+    assert {info.key_id for info in await keys.list()} == {following, new}
 
 
 async def test_old_key_outlives_service_tokens(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock, access_lifetime="1m", service_lifetime="2h")
     old = keys.active.key_id
-    await keys.rotate(CALL)
+    await keys.rotate(CALL, now=True)
     clock.advance(2 * HOUR)
     await keys.maintain(CALL)
     assert keys.find(old) is not None
@@ -79,7 +80,7 @@ async def test_stale_replica_signs_with_old_key_and_is_accepted(
     database: Database, clock: FakeClock
 ) -> None:
     keys, deaf = await load_keys(database, clock), await load_keys(database, clock)
-    await keys.rotate(CALL)
+    await keys.rotate(CALL, now=True)
     clock.advance(30)
     token, expire_time = tokens_of(deaf, clock).issue(make_session(clock), clock.now())
     clock.advance(expire_time - clock.now() - SECOND)
@@ -91,19 +92,111 @@ async def test_concurrent_rotations_leave_one_active_key(
     database: Database, clock: FakeClock
 ) -> None:
     replicas = [await load_keys(database, clock) for _ in range(10)]
-    await asyncio.gather(*(keys.rotate(CALL) for keys in replicas))
+    await asyncio.gather(*(keys.rotate(CALL, now=True) for keys in replicas))
     (active,) = await in_state(replicas[0], KeyState.ACTIVE)
     for keys in replicas:
         await keys.refresh()
     assert {keys.active.key_id for keys in replicas} == {active}
     rows = await replicas[0].list()
-    assert len(rows) == len(await audited(database, AuditType.KEY_ROTATE))
-    assert {info.state for info in rows} == {KeyState.ACTIVE, KeyState.RETIRED}
+    assert len(rows) - 1 == len(await audited(database, AuditType.KEY_ROTATE))
+    assert len(await in_state(replicas[0], KeyState.PREPARED)) == 1
 
 
 async def test_rotation_without_keys_creates_first(database: Database, clock: FakeClock) -> None:
     keys = SigningKeys(database=database, keyring=keyring(), settings=token_settings(), clock=clock)
-    assert await keys.rotate(CALL) == keys.active.key_id
+    assert (await keys.rotate(CALL)).key_id == keys.active.key_id
+
+
+async def test_rotation_waits_until_next_key_was_published_for_the_lead(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first, (following,) = keys.active.key_id, await in_state(keys, KeyState.PREPARED)
+    when = clock.now() + HOUR
+    clock.advance(10 * MINUTE)
+    for _ in range(3):
+        key = await keys.rotate(CALL)
+        assert (key.key_id, key.state, key.activate_time) == (following, KeyState.PREPARED, when)
+        assert keys.active.key_id == first
+    (shown,) = [info for info in await keys.list() if info.state is KeyState.PREPARED]
+    assert shown.activate_time == when
+    requested = await audited(database, AuditType.KEY_REQUEST_ROTATION)
+    assert requested == [(CALL.caller, first)]
+
+    clock.advance(when - clock.now() - timedelta(microseconds=1))
+    await keys.maintain(CALL)
+    assert keys.active.key_id == first
+    clock.advance(timedelta(microseconds=1))
+    await keys.maintain(CALL)
+    assert keys.active.key_id == following
+    # The request is fulfilled: the key after that waits for the end of its interval.
+    clock.advance(2 * HOUR)
+    await keys.maintain(CALL)
+    assert keys.active.key_id == following
+
+
+async def test_key_published_for_the_lead_signs_as_soon_as_asked(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    (following,) = await in_state(keys, KeyState.PREPARED)
+    clock.advance(HOUR)
+    key = await keys.rotate(CALL)
+    assert (key.key_id, key.state) == (following, KeyState.ACTIVE)
+    assert keys.active.key_id == following
+    assert await audited(database, AuditType.KEY_REQUEST_ROTATION) == []
+    assert (await keys.rotate(CALL, key.key_id)).activate_time == clock.now() + HOUR
+
+
+async def test_now_does_not_wait_and_says_until_when_verifiers_refuse(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    (following,) = await in_state(keys, KeyState.PREPARED)
+    key = await keys.rotate(CALL, now=True)
+    assert (key.key_id, key.state, key.activate_time) == (following, KeyState.ACTIVE, clock.now())
+    until = keys.refused_until(key)
+    assert until is not None
+    clock.advance(until - clock.now())
+    assert keys.refused_until(key) is None
+
+
+async def test_rotation_without_prepared_key_waits_for_one(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    (following,) = await in_state(keys, KeyState.PREPARED)
+    clock.advance(HOUR)
+    await keys.revoke(CALL, following)
+    key = await keys.rotate(CALL)
+    assert (key.state, key.activate_time) == (KeyState.PREPARED, clock.now() + HOUR)
+    assert key.key_id != following
+
+
+async def test_requested_rotation_survives_loss_of_the_prepared_key(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    key = await keys.rotate(CALL)
+    clock.advance(HOUR / 2)
+    await keys.revoke(CALL, key.key_id)
+    await keys.maintain(CALL)
+    clock.advance(HOUR)
+    first = keys.active.key_id
+    await keys.maintain(CALL)
+    assert keys.active.key_id not in {first, key.key_id}
+
+
+async def test_key_removed_during_rotation_is_not_replaced_by_unpublished_one(
+    database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock)
+    first, (following,) = keys.active.key_id, await in_state(keys, KeyState.PREPARED)
+    clock.advance(HOUR)
+    await keys._transitions.remove_prepared(following)
+    await keys._transitions.replace(CALL, first)
+    assert await in_state(keys, KeyState.ACTIVE) == [first]
+    assert await in_state(keys, KeyState.RETIRED) == []
 
 
 # Maintenance
@@ -114,15 +207,10 @@ async def test_key_is_published_ahead_and_activated_on_time(
 ) -> None:
     keys = await load_keys(database, clock)
     first = keys.active.key_id
-    clock.advance(30 * DAY - HOUR - SECOND)
-    await keys.maintain(CALL)
-    assert published(keys) == [first]
-    clock.advance(SECOND)
-    await keys.maintain(CALL)
     (prepared,) = await in_state(keys, KeyState.PREPARED)
     assert set(published(keys)) == {first, prepared}
     assert keys.find(prepared) is not None
-    clock.advance(HOUR - SECOND)
+    clock.advance(30 * DAY - SECOND)
     await keys.maintain(CALL)
     assert keys.active.key_id == first
     clock.advance(SECOND)
@@ -136,22 +224,11 @@ async def test_late_key_is_still_published_for_full_lead_time(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
-    first = keys.active.key_id
+    first, (prepared,) = keys.active.key_id, await in_state(keys, KeyState.PREPARED)
+    await keys.revoke(CALL, prepared)
     clock.advance(90 * DAY)
     await keys.maintain(CALL)
     clock.advance(HOUR - SECOND)
-    await keys.maintain(CALL)
-    assert keys.active.key_id == first
-    clock.advance(SECOND)
-    await keys.maintain(CALL)
-    assert keys.active.key_id != first
-
-
-async def test_key_prepared_early_waits_until_due(database: Database, clock: FakeClock) -> None:
-    keys = await load_keys(database, clock)
-    first = keys.active.key_id
-    await keys._transitions.prepare()
-    clock.advance(30 * DAY - SECOND)
     await keys.maintain(CALL)
     assert keys.active.key_id == first
     clock.advance(SECOND)
@@ -163,19 +240,36 @@ async def test_key_prepared_early_waits_until_due(database: Database, clock: Fak
 async def test_concurrent_maintenance_acts_once(database: Database, clock: FakeClock) -> None:
     replicas = [await load_keys(database, clock) for _ in range(8)]
     for _ in range(3):
-        for step in (30 * DAY - HOUR, HOUR, 2 * HOUR):
+        for step in (30 * DAY, 2 * HOUR):
             clock.advance(step)
             await asyncio.gather(*(keys.maintain(CALL) for keys in replicas))
             assert len(await in_state(replicas[0], KeyState.ACTIVE)) == 1
     assert len(await audited(database, AuditType.KEY_ROTATE)) == 4
-    assert len(await replicas[0].list()) == 1
+    assert len(await replicas[0].list()) == 2
 
 
-async def test_published_keys_may_be_cached_for_half_the_lead_time(
+@pytest.mark.parametrize(
+    ("lead", "cached"),
+    [("1h", 5 * MINUTE), ("10m", 5 * MINUTE), ("6m", 3 * MINUTE), ("2s", SECOND)],
+)
+async def test_published_keys_may_be_cached_for_half_the_lead_at_most(
+    lead: str, cached: timedelta, database: Database, clock: FakeClock
+) -> None:
+    keys = await load_keys(database, clock, key_publish_lead=lead)
+    assert keys.jwks_expire_time() == clock.now() + cached
+
+
+async def test_keys_that_could_not_be_read_again_are_cached_for_less(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
-    assert keys.jwks_expire_time() == clock.now() + HOUR / 2
+    # Whatever was published since then signs an hour later at the earliest.
+    clock.advance(43 * MINUTE)
+    assert keys.jwks_expire_time() == clock.now() + 2 * MINUTE
+    clock.advance(10 * MINUTE)
+    assert keys.jwks_expire_time() == clock.now()
+    await keys.refresh()
+    assert keys.jwks_expire_time() == clock.now() + 5 * MINUTE
 
 
 async def test_background_refresh_handles_gaps_and_survives_outage(
@@ -184,7 +278,7 @@ async def test_background_refresh_handles_gaps_and_survives_outage(
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
     with capture_logs() as logs:
         work = asyncio.create_task(keys.run())
-        new = await elsewhere.rotate(CALL)
+        new = (await elsewhere.rotate(CALL, now=True)).key_id
         keys.on_gap()
         await until(lambda: keys.active.key_id == new)
         await database.close()
@@ -217,7 +311,7 @@ async def test_background_refresh_reads_keys_periodically(
     keys, elsewhere = await load_keys(database, clock), await load_keys(database, clock)
     async with running(keys):
         for _ in range(2):
-            new = await elsewhere.rotate(CALL)
+            new = (await elsewhere.rotate(CALL, now=True)).key_id
             await until(lambda: keys.active.key_id == new)  # noqa: B023 - it ends before the next
 
 
@@ -252,9 +346,9 @@ async def test_retired_key_expires_with_its_last_possible_token(
     keys = await load_keys(database, clock, **lifetimes, clock_skew="5s")
     old = keys.active.key_id
     clock.advance(SECOND)
-    await keys.rotate(CALL)
+    await keys.rotate(CALL, now=True)
     end = clock.now() + 2 * HOUR + 5 * SECOND + MINUTE
-    assert {info.expire_time for info in await keys.list()} == {None, end}
+    assert {info.key_id: info.expire_time for info in await keys.list()}[old] == end
     clock.advance(end - clock.now() - SECOND)
     await keys.refresh()
     assert keys.find(old) is not None
@@ -262,7 +356,7 @@ async def test_retired_key_expires_with_its_last_possible_token(
     await keys.refresh()
     assert keys.find(old) is None
     await keys.maintain(CALL)
-    assert [info.key_id for info in await keys.list()] == [keys.active.key_id]
+    assert await in_state(keys, KeyState.RETIRED) == []
 
 
 @asynccontextmanager
@@ -281,19 +375,14 @@ async def test_key_is_due_one_interval_after_its_activation(
     database: Database, clock: FakeClock
 ) -> None:
     keys = await load_keys(database, clock)
-    clock.advance(30 * DAY - HOUR)
-    await keys.maintain(CALL)
-    (prepared,) = [info for info in await keys.list() if info.state is KeyState.PREPARED]
-    assert prepared.activate_time is None
-    clock.advance(HOUR)
-    await keys.maintain(CALL)
-    assert keys.active.key_id == prepared.key_id
-    clock.advance(30 * DAY - HOUR - SECOND)
-    await keys.maintain(CALL)
-    assert await in_state(keys, KeyState.PREPARED) == []
-    clock.advance(SECOND)
-    await keys.maintain(CALL)
-    assert len(await in_state(keys, KeyState.PREPARED)) == 1
+    for _ in range(2):
+        first, (prepared,) = keys.active.key_id, await in_state(keys, KeyState.PREPARED)
+        clock.advance(30 * DAY - SECOND)
+        await keys.maintain(CALL)
+        assert keys.active.key_id == first
+        clock.advance(SECOND)
+        await keys.maintain(CALL)
+        assert keys.active.key_id == prepared
 
 
 async def test_revocation_wakes_background_refresh(database: Database, clock: FakeClock) -> None:
@@ -304,7 +393,8 @@ async def test_revocation_wakes_background_refresh(database: Database, clock: Fa
         await until(keys.is_fresh)
         await elsewhere.revoke(CALL, old)
         keys.on_revocation(Revocation("key", old))
-        await until(lambda: published(keys) == [elsewhere.active.key_id])
+        await until(lambda: set(published(keys)) == set(published(elsewhere)))
+        assert keys.active.key_id == elsewhere.active.key_id
 
 
 async def test_maintenance_without_keys_creates_first(database: Database, clock: FakeClock) -> None:

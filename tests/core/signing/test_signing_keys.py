@@ -4,7 +4,10 @@ import asyncio
 import json
 from datetime import timedelta
 
+import joserfc.jwt
+import jwt
 import pytest
+from joserfc.jwk import KeySet
 from structlog.testing import capture_logs
 
 from authsvc.config import TokenSettings
@@ -37,11 +40,15 @@ from tests.support.tokens import (
 
 async def test_first_start_creates_key(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock)
-    (info,) = await keys.list()
+    by_state = {info.state: info for info in await keys.list()}
+    # The next one is published from the start.
+    assert by_state.keys() == {KeyState.ACTIVE, KeyState.PREPARED}
+    info = by_state[KeyState.ACTIVE]
     assert info.key_id == keys.active.key_id
-    assert info.state is KeyState.ACTIVE
     assert info.algorithm == "ES256"
-    assert published(keys) == [info.key_id]
+    assert info.activate_time == clock.now()
+    assert by_state[KeyState.PREPARED].activate_time == clock.now() + timedelta(days=30)
+    assert set(published(keys)) == {key.key_id for key in by_state.values()}
     assert await audited(database, AuditType.KEY_ROTATE) == [("system", info.key_id)]
 
 
@@ -49,7 +56,7 @@ async def test_next_start_reuses_key(database: Database, clock: FakeClock) -> No
     first, second = await load_keys(database, clock), await load_keys(database, clock)
     token, _ = tokens_of(first, clock).issue(make_session(clock), clock.now())
     assert isinstance(tokens_of(second, clock).verify(token), Claims)
-    assert len(await second.list()) == 1
+    assert len(await second.list()) == 2
 
 
 @pytest.mark.slow
@@ -61,7 +68,7 @@ async def test_concurrently_starting_replicas_create_one_key(
         *(load_keys(database, clock) for database in databases for _ in range(5))
     )
     assert len({keys.active.key_id for keys in replicas}) == 1
-    assert len(await replicas[0].list()) == 1
+    assert len(await replicas[0].list()) == 2
     assert len(await audited(databases[0], AuditType.KEY_ROTATE)) == 1
     for database in databases:
         await database.close()
@@ -109,7 +116,7 @@ async def test_each_algorithm_survives_a_restart(
 
 async def test_symmetric_key_is_never_published(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock, algorithm="HS256")
-    await keys.rotate(CALL)
+    await keys.rotate(CALL, now=True)
     assert published(keys) == []
     secret = keys.active.secret_bytes()
     assert keys.active.key_id.encode() not in secret
@@ -117,15 +124,39 @@ async def test_symmetric_key_is_never_published(database: Database, clock: FakeC
 
 
 @pytest.mark.slow
-async def test_changed_algorithm_is_adopted_at_start(database: Database, clock: FakeClock) -> None:
-    session, issued = make_session(clock), []
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+async def test_tokens_of_all_algorithms_verify_during_changes(
+    database: Database, clock: FakeClock
+) -> None:
+    session, issued, before = make_session(clock), list[str](), None
+    lifetime = {"access_lifetime": "1d"}
     for algorithm in jwk.ALGORITHMS:
-        keys = await load_keys(database, clock, algorithm=algorithm)
+        keys = await load_keys(database, clock, algorithm=algorithm, **lifetime)
+        tokens = tokens_of(keys, clock, **lifetime)
+        if before is not None:
+            # Changed settings wait for the lead, too.
+            assert keys.active.key_id == before
+            issued.append(tokens.issue(session, clock.now())[0])
+            clock.advance(timedelta(hours=1))
+            await keys.maintain(CALL)
         assert keys.active.algorithm == algorithm
-        issued.append(tokens_of(keys, clock).issue(session, clock.now())[0])
-    tokens = tokens_of(keys, clock)
-    assert all(isinstance(tokens.verify(token), Claims) for token in issued)
+        before = keys.active.key_id
+        issued.append(tokens.issue(session, clock.now())[0])
+    assert len(issued) == 7
+    found = [tokens.verify(token) for token in issued]
+    assert all(isinstance(claims, Claims) for claims in found)
+    public = {key["alg"] for key in json.loads(keys.jwks())["keys"]}
+    assert public == {"ES256", "EdDSA", "RS256"}
+    _verify_independently(issued, keys.jwks())
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
+
+
+def _verify_independently(tokens: list[str], jwks: str) -> None:
+    """Verify with another library all tokens but those that a symmetric key signed."""
+    published_keys = KeySet.import_key_set(json.loads(jwks))
+    for token in tokens:
+        if jwt.get_unverified_header(token)["alg"] != "HS256":
+            joserfc.jwt.decode(token, published_keys, algorithms=["ES256", "EdDSA", "RS256"])
 
 
 @pytest.mark.slow
@@ -134,23 +165,24 @@ async def test_replicas_with_different_algorithms_do_not_alternate(
 ) -> None:
     old = await load_keys(database, clock, algorithm="ES256")
     new = await load_keys(database, clock, algorithm="EdDSA")
-    for _ in range(5 * 60):
+    for _ in range(2 * 60):
         clock.advance(timedelta(minutes=1))
         await old.maintain(CALL)
         await new.maintain(CALL)
-    assert new.active.algorithm == "EdDSA"
-    assert len(await audited(database, AuditType.KEY_ROTATE)) == 2
+    assert new.active.algorithm == "ES256"
+    assert len(await audited(database, AuditType.KEY_ROTATE)) == 1
 
 
 async def test_wrong_algorithm_is_replaced_after_lead_time(
     database: Database, clock: FakeClock
 ) -> None:
-    new = await load_keys(database, clock, algorithm="EdDSA")
     await load_keys(database, clock, algorithm="ES256")
-    await new.maintain(CALL)
+    new = await load_keys(database, clock, algorithm="EdDSA")
     assert new.active.algorithm == "ES256"
     (prepared,) = await in_state(new, KeyState.PREPARED)
     assert prepared in published(new)
+    (plan,) = [info for info in await new.list() if info.key_id == prepared]
+    assert (plan.algorithm, plan.activate_time) == ("EdDSA", clock.now() + timedelta(hours=1))
     clock.advance(timedelta(hours=1) - timedelta(seconds=1))
     await new.maintain(CALL)
     assert new.active.algorithm == "ES256"
@@ -165,7 +197,8 @@ async def test_wrong_algorithm_is_replaced_after_lead_time(
 async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock)
     async with database.connection() as conn:
-        (row,) = await store.list_all(conn)
+        rows = await store.list_all(conn)
+    (row,) = [row for row in rows if row.info.state is KeyState.ACTIVE]
     secret = keys.active.secret_bytes()
     assert secret not in row.sealed_key
     place = {"table": "signing_keys", "column": "sealed_key", "row": row.info.key_id}
@@ -175,7 +208,8 @@ async def test_secret_is_sealed_for_its_row(database: Database, clock: FakeClock
 async def test_secrets_are_hidden_in_repr(database: Database, clock: FakeClock) -> None:
     keys = await load_keys(database, clock, algorithm="HS256")
     async with database.connection() as conn:
-        (row,) = await store.list_all(conn)
+        rows = await store.list_all(conn)
+    (row,) = [row for row in rows if row.info.state is KeyState.ACTIVE]
     key = keys.active
     for text in (repr(row), repr(key), repr(key.verifying_key), repr(await keys.list())):
         assert repr(key.secret_bytes()) not in text
@@ -203,6 +237,7 @@ async def test_key_inserted_into_table_is_not_trusted(
     forged = keyring("attacker").seal(foreign.secret_bytes(), **place)
     info = SigningKeyInfo(foreign.key_id, "ES256", KeyState(moved_to), clock.now())
     async with database.connection() as conn:
+        await conn.execute("DELETE FROM signing_keys WHERE state = 'prepared'")
         assert await store.insert(conn, SigningKeyRow(info, forged))
     await keys.refresh()
     assert keys.find(foreign.key_id) is None
@@ -225,12 +260,14 @@ async def test_tampered_row_is_not_trusted(
     database: Database, clock: FakeClock, tampering: str
 ) -> None:
     first = await load_keys(database, clock)
-    await first.rotate(CALL)
+    await first.rotate(CALL, now=True)
     async with database.connection() as conn:
         await conn.execute(f"{tampering} WHERE state = 'retired'")
     second = await load_keys(database, clock)
-    trusted = [info.key_id for info in await second.list() if second.find(info.key_id)]
-    assert trusted == published(second) == [first.active.key_id]
+    trusted = {info.key_id for info in await second.list() if second.find(info.key_id)}
+    assert trusted == set(published(second))
+    sound = {info.key_id for info in await second.list() if info.state is not KeyState.RETIRED}
+    assert trusted == sound
 
 
 async def test_unreadable_active_key_can_be_rotated_away(
@@ -240,7 +277,8 @@ async def test_unreadable_active_key_can_be_rotated_away(
     keys = SigningKeys(
         database=database, keyring=keyring("other"), settings=token_settings(), clock=clock
     )
-    assert await keys.rotate(CALL) == keys.active.key_id
+    assert (await keys.rotate(CALL, now=True)).key_id == keys.active.key_id
+    assert keys.find(keys.active.key_id) is not None
 
 
 async def test_unreadable_key_is_logged_once(database: Database, clock: FakeClock) -> None:
@@ -251,7 +289,8 @@ async def test_unreadable_key_is_logged_once(database: Database, clock: FakeCloc
     with capture_logs() as logs:
         for _ in range(3):
             await keys.refresh()
-    assert [line["event"] for line in logs] == ["signing_key_unreadable"]
+    assert [line["event"] for line in logs] == ["signing_key_unreadable"] * 2
+    assert len({line["key_id"] for line in logs}) == 2
 
 
 async def test_key_is_opened_once(database: Database, clock: FakeClock) -> None:

@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import pytest
 
-from authsvc.config import TokenSettings
 from authsvc.core.lib import base64url
 from authsvc.core.lib.slices import Slices
 from authsvc.core.signing.jwk import VerifyingKey
@@ -21,6 +20,7 @@ from authsvc.store import signing_keys as signing_keys_store
 from authsvc.store.postgres.database import Connection
 from authsvc.store.signing_keys import SigningKeyRow
 from tests.support.sessions import CALL, DAY, SECOND, World
+from tests.support.tokens import token_settings
 from tests.support.turns import PER_TURN, Loop
 
 MINUTE = timedelta(minutes=1)
@@ -95,7 +95,7 @@ async def test_token_ends_with_session(world: World, end: str, reason: InactiveR
 
 
 async def test_token_may_outlive_idle_expiry_of_session(world: World) -> None:
-    short = TokenSettings.model_validate({"refresh_lifetime": "1m", "access_lifetime": "1h"})
+    short = token_settings(refresh_lifetime="1m", access_lifetime="1h")
     replica = world.replica(tokens=short)
     tokens = await world.open(replica)
     world.clock.advance(MINUTE)
@@ -118,7 +118,7 @@ async def test_token_does_not_outlive_absolute_expiry_of_session(world: World) -
 
 
 async def test_five_day_tokens_last_five_days(world: World) -> None:
-    long = TokenSettings.model_validate({"access_lifetime": "5d"})
+    long = token_settings(access_lifetime="5d")
     replica = world.replica(tokens=long)
     tokens = await world.open(replica)
     world.clock.advance(5 * DAY - SECOND)
@@ -131,7 +131,7 @@ async def test_five_day_tokens_last_five_days(world: World) -> None:
 async def test_token_use_counts_as_session_use_without_extending_it(
     world: World,
 ) -> None:
-    long = TokenSettings.model_validate({"access_lifetime": "7d"})
+    long = token_settings(access_lifetime="7d")
     replica = world.replica(tokens=long)
     tokens = await world.open(replica)
     before = await world.row(tokens.session_id)
