@@ -80,3 +80,9 @@ class TokenSettings(Section):
             " can verify the tokens: no verifier, gateway or client can without calling it"
         )
         return [note] if self.algorithm == "HS256" else []
+
+    @property
+    def longest_validity(self) -> timedelta:
+        """How long any token or statement can be valid, on any clock that is not too far off."""
+        longest = max(self.access_lifetime, self.service_lifetime, self.session_key_lifetime)
+        return longest + self.clock_skew
