@@ -46,10 +46,16 @@ class Tool:
     def _note(self) -> Path:
         return self.folder / "installed.txt"
 
+    def is_installed(self) -> bool:
+        return self._note.is_file() and self._note.read_text() == self._wanted
+
+    @property
+    def _wanted(self) -> str:
+        return "\n".join(self.arguments)
+
     def install(self) -> None:
         """Install it unless it is there; raises WorldError."""
-        wanted = "\n".join(self.arguments)
-        if not self.renewed and self._note.is_file() and self._note.read_text() == wanted:
+        if not self.renewed and self.is_installed():
             return
         client = shutil.which(self.client)
         if client is None:
@@ -70,7 +76,7 @@ class Tool:
             # Maven Central has them under the name of the artifact and of the machine.
             program.chmod(0o755)
             program.rename(program.with_name(self.name))
-        self._note.write_text(wanted)
+        self._note.write_text(self._wanted)
 
 
 def _go(name: str, module: str) -> Tool:
