@@ -53,6 +53,7 @@ async def cases_of(
         "bound to a certificate": await _issued_for(service, settings.tokens.audience),
         **{f"changed in its {part}": token for part, token in _changed(good)},
     }
+    await service.app.stop()
     return [
         Case(f"{algorithm} good", good, jwks, good=True),
         *(Case(f"{algorithm} {name}", token, jwks) for name, token in refused.items()),

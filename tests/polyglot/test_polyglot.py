@@ -7,6 +7,7 @@ verifier, which follows the revocations.
 import asyncio
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -20,8 +21,10 @@ from tests.polyglot.foreign import ALGORITHMS, NewDatabase, cases_of, write_case
 from tests.polyglot.languages import LANGUAGES, Language
 from tests.polyglot.program import Program, running
 from tests.support.certificates import Authority
-from tests.support.probe import identity_of
+from tests.support.probe import identity_of, with_changes
 from tests.support.service import Service, StartService
+
+SHORT = timedelta(seconds=1)
 
 # They compile, with many libraries.
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1200)]
@@ -60,11 +63,11 @@ async def test_client(
         for case in await cases_of(algorithm, settings, start_service, new_database)
     ]
     write_cases(cases, tmp_path / "tokens.json")
-    service = await start_service(live_settings)
+    service = await start_service(with_changes(live_settings, "grpc", drain_timeout=SHORT))
     environment = environment_of(service, authority, tmp_path)
     log = tmp_path / "program.log"
     async with running(command, language.folder, environment, log) as program:
-        assert await user_of(program)
+        await read_user(program)
         session_id = await begun(program)
         for case in cases:
             await program.expect(**{f"token {case.name}": case.verdict})
@@ -76,10 +79,10 @@ async def test_client(
         assert await program.end() == 0
 
 
-async def user_of(program: Program) -> UUID:
+async def read_user(program: Program) -> None:
     name, user_id = await program.step()
     assert name == "registered"
-    return UUID(user_id)
+    UUID(user_id)
 
 
 async def begun(program: Program) -> str:
@@ -87,7 +90,7 @@ async def begun(program: Program) -> str:
     name, session_id = await program.step()
     assert name == "logged_in"
     await program.expect(
-        wrong_password="CREDENTIALS_INVALID",  # noqa: S106 - a reason
+        wrong_password="CREDENTIALS_INVALID",
         deadline="DEADLINE_EXCEEDED",
         refreshed=session_id,
     )
@@ -115,7 +118,7 @@ async def follow_revocations(program: Program, service: Service, session_id: str
     # Tokens of that very second are refused with the older ones.
     await asyncio.sleep(1 - time.time() % 1)
     program.resume()
-    await program.expect(user_ended="SESSION_REVOKED", later_token="accepted")  # noqa: S106
+    await program.expect(user_ended="SESSION_REVOKED", later_token="accepted")
 
 
 async def revoke(service: Service, session_id: str) -> None:

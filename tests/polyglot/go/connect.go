@@ -17,7 +17,7 @@ import (
 )
 
 // docs: connect
-//
+
 //go:embed service-config.json
 var serviceConfig string
 

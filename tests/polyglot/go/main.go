@@ -33,7 +33,7 @@ func main() {
 	client := &authsvc.ClientContext{Ip: "203.0.113.7", UserAgent: "polyglot", DeviceId: "device"}
 	email := "go@example.com"
 
-	account, err := register(ctx, auth, email, client)
+	account, err := register(ctx, auth, email, password, client)
 	must(err)
 	say("registered", account.UserId)
 	tokens, err := logIn(ctx, auth, email, password, client)
@@ -90,7 +90,7 @@ func main() {
 }
 
 // docs: login
-func register(ctx context.Context, auth authsvc.AuthServiceClient, email string,
+func register(ctx context.Context, auth authsvc.AuthServiceClient, email, password string,
 	client *authsvc.ClientContext) (*authsvc.RegisterResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
