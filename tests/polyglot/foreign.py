@@ -17,6 +17,9 @@ from tests.support.probe import with_changes
 from tests.support.service import Service, StartService
 
 ALGORITHMS = ("ES256", "EdDSA", "RS256")
+# For the right audience: a verifier that sees no certificate has to refuse it.
+BOUND = "bound to a certificate"
+ANOTHER_AUDIENCE = "for another audience"
 NewDatabase = Callable[[], str]
 
 
@@ -34,10 +37,10 @@ class Case:
         return "accepted" if self.good else "refused"
 
 
-async def cases_of(
+async def issue_cases(
     algorithm: str, settings: Settings, start_service: StartService, new_database: NewDatabase
-) -> list[Case]:
-    """Return tokens of a service that signs with `algorithm`."""
+) -> tuple[Service, list[Case]]:
+    """Return a new service that signs with `algorithm`, and tokens that it has issued."""
     settings = settings.model_copy(update={"database": settings_for(new_database())})
     settings = with_changes(settings, "tokens", algorithm=algorithm)
     earlier = await start_service(settings, FakeClock(datetime.now(UTC) - timedelta(hours=2)))
@@ -49,12 +52,11 @@ async def cases_of(
     assert [key["alg"] for key in json.loads(jwks)["keys"]] == [algorithm]
     refused = {
         "expired": expired,
-        "for another audience": await _issued_for(service, "billing"),
-        "bound to a certificate": await _issued_for(service, settings.tokens.audience),
+        ANOTHER_AUDIENCE: await _issued_for(service, "billing"),
+        BOUND: await _issued_for(service, settings.tokens.audience),
         **{f"changed in its {part}": token for part, token in _changed(good)},
     }
-    await service.app.stop()
-    return [
+    return service, [
         Case(f"{algorithm} good", good, jwks, good=True),
         *(Case(f"{algorithm} {name}", token, jwks) for name, token in refused.items()),
     ]

@@ -17,7 +17,7 @@ from authsvc.config import Settings
 from authsvc.models.calls import Role
 from authsvc.v1.admin_service_pb2 import DisableUserRequest, EnableUserRequest
 from authsvc.v1.session_service_pb2 import RevokeSessionRequest
-from tests.polyglot.foreign import ALGORITHMS, NewDatabase, cases_of, write_cases
+from tests.polyglot.foreign import ALGORITHMS, NewDatabase, issue_cases, write_cases
 from tests.polyglot.languages import LANGUAGES, Language
 from tests.polyglot.program import Program, running
 from tests.support.certificates import Authority
@@ -51,17 +51,17 @@ async def test_client(
     language: Language,
     settings: Settings,
     live_settings: Settings,
-    start_service: StartService,
     new_database: NewDatabase,
+    start_service: StartService,
     authority: Authority,
     tmp_path: Path,
 ) -> None:
     command = language.built()
-    cases = [
-        case
-        for algorithm in ALGORITHMS
-        for case in await cases_of(algorithm, settings, start_service, new_database)
-    ]
+    cases = []
+    for algorithm in ALGORITHMS:
+        issuer, issued = await issue_cases(algorithm, settings, start_service, new_database)
+        await issuer.app.stop()
+        cases += issued
     write_cases(cases, tmp_path / "tokens.json")
     service = await start_service(with_changes(live_settings, "grpc", drain_timeout=SHORT))
     environment = environment_of(service, authority, tmp_path)

