@@ -1,66 +1,20 @@
 """Old versions of protoc, and the plugins of buf.gen.yaml, generate clients in every language."""
 
 import json
-import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
+from tests.world.generation import PROTOS, generate, run
 from tests.world.install import PROTOC
-from tests.world.tools import GO, GO_GRPC, JAVA, OLD_PROTOC, RUST, RUST_GRPC, TYPESCRIPT, Tool
+from tests.world.tools import GO, GO_GRPC, JAVA, OLD_PROTOC, RUST, RUST_GRPC, TYPESCRIPT
 
 # They fetch libraries, and compile.
 pytestmark = [pytest.mark.world, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).parents[2]
-PROTOS = ROOT / "protos"
-SCRIPTS = Path(sys.executable).parent
 BUILT_IN = ("cpp", "csharp", "java", "objc", "php", "python", "ruby")
 PACKAGE = Path("authsvc/v1")
-
-
-def run(command: Sequence[object], folder: Path, **environment: str) -> None:
-    done = subprocess.run(
-        [str(each) for each in command],
-        cwd=folder,
-        env=os.environ | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def generate(tmp_path: Path) -> Any:
-    """Generates by the plugins of buf.gen.yaml for a language; returns the folder."""
-
-    def generate(language: str, *tools: Tool, without: str = "") -> Path:
-        template = yaml.safe_load((PROTOS / "buf.gen.yaml").read_text())
-        template["plugins"] = [
-            plugin
-            for plugin in template["plugins"]
-            if plugin["out"] == f"gen/{language}" and plugin.get("local") != without
-        ]
-        chosen = tmp_path / "buf.gen.yaml"
-        chosen.write_text(json.dumps(template))
-        protoc = tmp_path / "protoc"
-        protoc.write_text(f'#!/bin/sh\nexec {" ".join(PROTOC.command())} "$@"\n')
-        protoc.chmod(0o755)
-        path = ":".join(str(folder) for folder in (*(tool.bin for tool in tools), tmp_path))
-        run(
-            [SCRIPTS / "buf", "generate", PROTOS, "--template", chosen],
-            tmp_path,
-            PATH=f"{path}:{os.environ['PATH']}",
-        )
-        return tmp_path / "gen" / language
-
-    return generate
 
 
 @pytest.mark.parametrize("version", ["3.15", "3.21"])
@@ -76,8 +30,8 @@ def test_old_protoc_generates_every_language(version: str, tmp_path: Path) -> No
     assert (tmp_path / PACKAGE / "auth_service_pb2.py").is_file()
 
 
-def test_go_compiles(generate: Any) -> None:
-    folder = generate("go", GO, GO_GRPC)
+def test_go_compiles(tmp_path: Path) -> None:
+    folder = generate("go", tmp_path, GO, GO_GRPC)
     (folder / "go.mod").write_text(
         "module example.test/client\n\ngo 1.24\n\n"
         "require (\n\tgoogle.golang.org/grpc v1.85.0\n\tgoogle.golang.org/protobuf v1.36.12\n)\n"
@@ -85,8 +39,8 @@ def test_go_compiles(generate: Any) -> None:
     run(["go", "build", "-mod=mod", "./..."], folder)
 
 
-def test_typescript_compiles(generate: Any) -> None:
-    folder = generate("typescript", TYPESCRIPT)
+def test_typescript_compiles(tmp_path: Path) -> None:
+    folder = generate("typescript", tmp_path, TYPESCRIPT)
     (folder / "node_modules").symlink_to(TYPESCRIPT.folder / "node_modules")
     options = {
         "target": "es2022",
@@ -101,8 +55,8 @@ def test_typescript_compiles(generate: Any) -> None:
     run([TYPESCRIPT.bin / "tsc", "--project", "."], folder)
 
 
-def test_java_compiles(generate: Any) -> None:
-    folder = generate("java", JAVA)
+def test_java_compiles(tmp_path: Path) -> None:
+    folder = generate("java", tmp_path, JAVA)
     libraries = {
         "io.grpc:grpc-protobuf": "1.76.0",
         "io.grpc:grpc-stub": "1.76.0",
@@ -126,8 +80,8 @@ def test_java_compiles(generate: Any) -> None:
     assert (folder / "target/classes" / PACKAGE / "AuthServiceGrpc.class").is_file()
 
 
-def test_rust_compiles(generate: Any) -> None:
-    folder = generate("rust", RUST, RUST_GRPC)
+def test_rust_compiles(tmp_path: Path) -> None:
+    folder = generate("rust", tmp_path, RUST, RUST_GRPC)
     (folder / "Cargo.toml").write_text(
         '[package]\nname = "client"\nversion = "0.1.0"\nedition = "2021"\n\n'
         '[lib]\npath = "lib.rs"\n\n[dependencies]\n'
@@ -135,10 +89,10 @@ def test_rust_compiles(generate: Any) -> None:
     )
     (folder / "lib.rs").write_text(f'#[path = "{PACKAGE}/authsvc.v1.rs"]\npub mod v1;\n')
     # Later runs need not compile the libraries again.
-    run(["cargo", "check", "--quiet"], folder, CARGO_TARGET_DIR=str(RUST.folder / "target"))
+    run(["cargo", "check", "--quiet"], folder, {"CARGO_TARGET_DIR": str(RUST.folder / "target")})
 
 
-def test_csharp_is_generated(generate: Any) -> None:
+def test_csharp_is_generated(tmp_path: Path) -> None:
     # The plugin for services comes from NuGet alone.
-    folder = generate("csharp", without="grpc_csharp_plugin")
+    folder = generate("csharp", tmp_path, without="grpc_csharp_plugin")
     assert (folder / "Authsvc/V1/AuthService.cs").is_file()

