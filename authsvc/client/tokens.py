@@ -202,12 +202,12 @@ def _object(raw: bytes) -> dict[str, Any]:
     try:
         text = raw.decode()
         # As a rule nothing stands around the object, and half of the decoder's work is not needed.
-        value, end = _scan_json(text, 0) if text[:1] == "{" else (None, -1)
+        value, end = _scan_json(text) if text[:1] == "{" else (None, -1)
         if end != len(text):
             value = _decode_json(text)
     except Malformed:
         raise
-    except (ValueError, RecursionError, StopIteration):
+    except (ValueError, RecursionError):
         raise Malformed("not JSON") from None
     if not isinstance(value, dict):
         raise Malformed("not a JSON object")
@@ -303,4 +303,4 @@ def _seconds(value: object) -> int:
 
 _from_timestamp = datetime.fromtimestamp
 _decoder = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
-_decode_json, _scan_json = _decoder.decode, _decoder.scan_once
+_decode_json, _scan_json = _decoder.decode, _decoder.raw_decode
