@@ -16,6 +16,7 @@ from authsvc.client.knowledge import Knowledge
 from authsvc.client.tokens import uuid_bytes
 from authsvc.core.revocations import cursors
 from authsvc.core.signing import jwk
+from authsvc.models.revocations import RevocationCursor
 from authsvc.store.log_reading import Position
 from authsvc.v1.session_service_pb2 import Revocation, WatchRevocationsResponse
 
@@ -40,7 +41,7 @@ def watch_cursor(xmax: int, *in_progress: int) -> str:
 
 
 def revocation_cursor(transaction: int) -> str:
-    return cursors.write_revocation_cursor(cursors.RevocationCursor(RUN, transaction))
+    return cursors.write_revocation_cursor(RevocationCursor(RUN, transaction))
 
 
 def event(*, expires: int = NOW + 3600, **subject: str) -> Revocation:

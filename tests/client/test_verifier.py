@@ -297,6 +297,55 @@ async def test_cursor_that_is_not_reached_asks_the_service(
         await twin.authenticate(tokens.access_token, min_cursor="x")
 
 
+async def test_cursor_of_an_ending_is_reached_with_it(
+    service: Service, start_verifier: StartVerifier
+) -> None:
+    tokens, other = await service.new_session(), await service.new_session("b@example.com")
+    twin = await start_verifier(service.app.grpc_port)
+    ended = await service.auth().Logout(auth_pb.LogoutRequest(refresh_token=tokens.refresh_token))
+    assert ended.revocation_cursor
+    shown = {"min_cursor": ended.revocation_cursor}
+    # Whoever shows it is never told that the session goes on, from the acknowledgement on.
+    outcomes = set()
+    async with asyncio.timeout(30):
+        while "SESSION_REVOKED" not in outcomes:
+            outcomes.add(twin.says(tokens.access_token, **shown))
+            await asyncio.sleep(0.01)
+    assert outcomes <= {"CURSOR_NOT_REACHED", "SESSION_REVOKED"}
+    await twin.comes_to_say(other.access_token, "", **shown)
+    assert await calls_of(service) == 0
+
+
+async def test_cursor_not_reached_yet_is_answered_by_the_service(
+    service: Service, start_verifier: StartVerifier
+) -> None:
+    tokens = await service.new_session()
+    twin = await start_verifier(service.app.grpc_port)
+    for _ in range(10):
+        ended = await service.login()
+        done = await service.auth().Logout(auth_pb.LogoutRequest(refresh_token=ended.refresh_token))
+        cursor = done.revocation_cursor
+        with pytest.raises(TokenRejected, match="SESSION_REVOKED"):
+            await twin.authenticate(ended.access_token, min_cursor=cursor)
+        assert await twin.authenticate(tokens.access_token, min_cursor=cursor)
+
+
+async def test_lost_role_ends_older_tokens_and_no_newer_one(
+    service: Service, start_verifier: StartVerifier
+) -> None:
+    tokens = await service.new_session()
+    twin = await start_verifier(service.app.grpc_port)
+    assert twin.says(tokens.access_token) == ""
+    await service.admin().SetUserRoles(
+        admin_pb.SetUserRolesRequest(user_id=tokens.user_id, roles=[])
+    )
+    newer = await service.refresh(tokens.refresh_token)
+    await twin.comes_to_say(tokens.access_token, "SESSION_REVOKED")
+    assert twin.says(newer.access_token) == ""
+    assert twin.verifier.verify(newer.access_token).scopes == frozenset()
+    assert await calls_of(service) == 0
+
+
 # Unknown keys
 
 
