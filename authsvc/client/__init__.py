@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from authsvc.client.when_degraded import Ask as Ask
     from authsvc.client.when_degraded import Refuse as Refuse
     from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
+    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from authsvc.client.limiter import RateLimiter as RateLimiter
+    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
+    from authsvc.client.validator import TokenValidator as TokenValidator
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
@@ -31,6 +35,8 @@ _MODULES = {
     "Ask": "when_degraded",
     "AsyncClient": "connection",
     "AsyncVerifier": "verifier",
+    "AsyncRateLimiter": "limiter",
+    "AsyncTokenValidator": "validator",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
@@ -44,6 +50,11 @@ _MODULES = {
     "TokenRejected": "errors",
     "Verifier": "verifier",
     "WhenDegraded": "when_degraded",
+    "RateLimiter": "limiter",
+    "ServiceTimeout": "errors",
+    "ServiceUnavailable": "errors",
+    "TokenRejected": "errors",
+    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)
