@@ -1,10 +1,14 @@
 """What responses of the stream make known, in which order, and what a fork ends."""
 
 import json
-import os
+import random
+import subprocess
+import sys
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -150,12 +154,56 @@ def test_expired_entries_go_when_both_clocks_say_so(
     assert len(knowledge.revoked) == 0
 
 
-def test_child_of_a_fork_knows_nothing(knowledge: Knowledge) -> None:
-    knowledge.receive(response(), 10.1)
-    assert knowledge.known_until.time == 10.0
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if knowledge.is_lost and not knowledge.is_usable(10.2) else 1)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert not knowledge.is_lost
+_FORK = """
+import os
+from authsvc.client.knowledge import Knowledge
+from authsvc.v1.session_service_pb2 import WatchRevocationsResponse
+
+knowledge = Knowledge()
+knowledge.known_until.open(10.0)
+knowledge.receive(WatchRevocationsResponse(complete=True), 10.1)
+assert knowledge.known_until.time == 10.0
+child = os.fork()
+if child == 0:
+    knows = knowledge.known_until.time > float("-inf")
+    os._exit(1 if knows or not knowledge.is_lost else 0)
+_, status = os.waitpid(child, 0)
+assert knowledge.known_until.time == 10.0
+raise SystemExit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_child_of_a_fork_knows_nothing() -> None:
+    subprocess.run([sys.executable, "-c", _FORK], check=True, timeout=60)
+
+
+def test_readers_in_other_threads_never_miss_what_is_known() -> None:
+    sessions = [uuid4().bytes for _ in range(3_000)]
+    knowledge = Knowledge()
+    knowledge.known_until.open(0.0)
+    stop = threading.Event()
+    missed: list[int] = []
+
+    def read() -> None:
+        chosen = random.Random(7)
+        while not stop.is_set():
+            # What is known up to second n has the sessions 0 to n.
+            known = int(knowledge.known_until.time) if knowledge.known_until.time >= 0 else 0
+            number = chosen.randint(max(0, known - 3), max(0, known))
+            if known and not knowledge.revoked.covers(sessions[number], NOBODY, NOW):
+                missed.append(number)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            readers = [pool.submit(read) for _ in range(4)]
+            for second, session in enumerate(sessions):
+                revoked = event(session_id=str(UUID(bytes=session)))
+                knowledge.receive(response(revoked, at=NOW + second), float(second))
+            stop.set()
+            for reader in readers:
+                reader.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not missed
