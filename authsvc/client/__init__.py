@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from authsvc.client.errors import ServiceTimeout as ServiceTimeout
     from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
     from authsvc.client.errors import TokenRejected as TokenRejected
+    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from authsvc.client.limiter import RateLimiter as RateLimiter
+    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
+    from authsvc.client.validator import TokenValidator as TokenValidator
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
     "AsyncClient": "connection",
+    "AsyncRateLimiter": "limiter",
+    "AsyncTokenValidator": "validator",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
     "NotDecidable": "errors",
+    "RateLimiter": "limiter",
     "ServiceTimeout": "errors",
     "ServiceUnavailable": "errors",
     "TokenRejected": "errors",
+    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)

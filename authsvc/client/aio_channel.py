@@ -1,7 +1,7 @@
 """Owns the channel of the asynchronous client: what every call goes through on its way to gRPC."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import grpc
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
 from authsvc.client.errors import AuthsvcError, ServiceUnavailable
-from authsvc.client.retries import Method
+from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
 
 _CLOSED = "The client was closed during the call."
@@ -47,13 +47,13 @@ class AioChannel:
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
         """Return an RPC with one request and one response."""
-        call = AioUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
-        call.timeout = self.settings.timeout
-        return call
+        return AioUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
 
     def stream_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
         """Return an RPC with a stream of requests and one response."""
-        return AioUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+        call = AioUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+        call.timeout = UNLIMITED
+        return call
 
     def unary_stream(self, method: str, *how: Any, **more: Any) -> "AioStreamCall":
         """Return an RPC with one request and a stream of responses."""
@@ -117,7 +117,12 @@ class _Call:
 class AioUnaryCall(_Call):
     """An RPC with one response."""
 
-    timeout = UNLIMITED
+    def __init__(
+        self, channel: AioChannel, path: str, bind: Callable[[grpc.aio.Channel], Any]
+    ) -> None:
+        super().__init__(channel, path, bind)
+        self.timeout = self._settings.timeout
+        self._hedge_after = self._settings.hedge_after if self._method.is_read else None
 
     async def __call__(
         self,
@@ -159,9 +164,12 @@ class AioUnaryCall(_Call):
         channel = self._channel
         connections = channel.acquire()
         try:
-            return await self._on(connections)(
-                request, timeout=deadline - monotonic(), metadata=metadata, **more
-            )
+            rpc = self._on(connections)
+            if self._hedge_after is not None:
+                return await self._hedged(
+                    lambda: rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
+                )
+            return await rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.aio.AioRpcError as failure:
             error = to_error(failure, repeatable=self._method.may_repeat(request))
         except asyncio.CancelledError:
@@ -173,6 +181,27 @@ class AioUnaryCall(_Call):
         if isinstance(error, ServiceUnavailable):
             channel.renewal.hasten()
         raise error from None
+
+    async def _hedged(self, send: Callable[[], Awaitable[Any]]) -> Any:
+        """Send a read, and once more if it is slow; return the first answer."""
+        attempts = [asyncio.ensure_future(send())]
+        try:
+            pending = set(attempts)
+            done, _ = await asyncio.wait(pending, timeout=self._hedge_after)
+            if not done and self._settings.budget.allows:
+                self._settings.budget.spend()
+                attempts.append(asyncio.ensure_future(send()))
+                pending = set(attempts)
+            while True:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                failures = [failure for each in done if (failure := each.exception()) is not None]
+                if len(failures) < len(done):
+                    return next(each.result() for each in done if each.exception() is None)
+                if not pending or any(map(is_settled, failures)):
+                    raise failures[0]
+        finally:
+            for each in attempts:
+                each.cancel()
 
 
 class AioStreamCall(_Call):

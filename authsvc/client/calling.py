@@ -60,7 +60,7 @@ class CallSettings:
         """Return how many seconds to wait before another attempt, or None if there is none."""
         if not may_repeat or not is_transient(error):
             return None
-        self.budget.failed()
+        self.budget.spend()
         if attempt > self.retries or not self.budget.allows:
             return None
         pause = pause_before(attempt, error)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -40,6 +41,7 @@ class Certificates:
     ) -> None:
         self._paths = (Path(ca), Path(cert), Path(key))
         self._on_error = on_error
+        self._reported = ""
         self._versions = self._look()
         self._contents = self._read()
         _check(self._paths, self._contents)
@@ -58,20 +60,15 @@ class Certificates:
             versions = self._look()
             if versions == self._versions:
                 return False
-            # Before they are read: if they change in between, the next look sees it.
-            self._versions = versions
             contents = self._read()
-            if contents == self._contents:
-                return False
             _check(self._paths, contents)
         except CertificateError as error:
             self._report(error)
             return False
-        self._contents = contents
-        self._reported = ""
-        return True
-
-    _reported = ""
+        # Those from before the files were read: if they changed since, the next look sees it.
+        self._versions, self._reported = versions, ""
+        is_new, self._contents = contents != self._contents, contents
+        return is_new
 
     def _report(self, error: CertificateError) -> None:
         if str(error) == self._reported:
@@ -109,7 +106,7 @@ def _check(paths: tuple[Path, Path, Path], contents: list[bytes]) -> None:
     leaf = _parsed(cert_path, cert)
     try:
         private = load_pem_private_key(key, password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         # What the library says could show some of the key.
         raise CertificateError(f"{key_path}: not a private key in PEM without a password") from None
     ours, theirs = (

@@ -2,6 +2,7 @@
 
 from random import uniform
 
+import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
@@ -14,6 +15,8 @@ from authsvc.client.errors import (
     StoreUnavailable,
 )
 
+# What another replica may not answer.
+_OF_ONE_REPLICA = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 1.0
 _MAX_TOKENS = 20.0
@@ -21,9 +24,14 @@ _TOKENS_OF_SUCCESS = 0.1
 
 
 class Method:
-    """What may be done with the calls of an RPC."""
+    """What may be done with the calls of an RPC.
+
+    Attributes:
+        is_read: Whether it changes nothing, so that two at once do no harm.
+    """
 
     def __init__(self, path: str) -> None:
+        self.is_read = False
         self._is_idempotent = False
         self._has_request_id = False
         try:
@@ -31,6 +39,7 @@ class Method:
         except KeyError:
             return  # of a service whose descriptors are not at hand
         level = found.GetOptions().idempotency_level
+        self.is_read = level == MethodOptions.NO_SIDE_EFFECTS
         self._is_idempotent = level != MethodOptions.IDEMPOTENCY_UNKNOWN
         self._has_request_id = "request_id" in found.input_type.fields_by_name
 
@@ -40,10 +49,10 @@ class Method:
 
 
 class RetryBudget:
-    """Stops retries while many calls fail, so that they don't multiply the load.
+    """Stops retries while many calls fail or are slow, so that they don't multiply the load.
 
-    It is the retry throttling of gRPC: a failure takes a token, a success returns a tenth of one,
-    and only with more than half of the tokens is anything sent twice.
+    It is the retry throttling of gRPC: a failed or slow attempt takes a token, a success returns a
+    tenth of one, and only with more than half of the tokens is anything sent twice.
     """
 
     def __init__(self) -> None:
@@ -59,7 +68,7 @@ class RetryBudget:
         if self._tokens < _MAX_TOKENS:
             self._tokens = min(_MAX_TOKENS, self._tokens + _TOKENS_OF_SUCCESS)
 
-    def failed(self) -> None:
+    def spend(self) -> None:
         """Count an attempt that could be repeated."""
         self._tokens = max(0.0, self._tokens - 1.0)
 
@@ -77,3 +86,8 @@ def pause_before(attempt: int, error: AuthsvcError) -> float:
     if error.retry_after is None or isinstance(error, ServiceStopping):
         return pause
     return error.retry_after.total_seconds() + pause
+
+
+def is_settled(failure: BaseException) -> bool:
+    """Return whether a failed read would fail on another replica too."""
+    return not isinstance(failure, grpc.RpcError) or failure.code() not in _OF_ONE_REPLICA

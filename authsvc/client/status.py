@@ -34,7 +34,8 @@ def to_error(failure: Any, *, repeatable: bool) -> AuthsvcError:
     """
     code: grpc.StatusCode = failure.code()
     message: str = failure.details() or ""
-    trailers: dict[str, Any] = dict(failure.trailing_metadata() or ())
+    # Pairs, but with `keys` in some versions of grpc.aio, which `dict` would ask.
+    trailers: dict[str, Any] = dict(iter(failure.trailing_metadata() or ()))
     info, retry, bad_request = ErrorInfo(), RetryInfo(), BadRequest()
     request = RequestInfo(request_id=trailers.get("x-request-id", ""))
     _read(trailers.get("grpc-status-details-bin", b""), info, retry, bad_request, request)

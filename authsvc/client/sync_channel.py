@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import grpc
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
 from authsvc.client.errors import AuthsvcError, ServiceUnavailable
-from authsvc.client.retries import Method
+from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
 
 
@@ -41,13 +42,13 @@ class SyncChannel:
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
         """Return an RPC with one request and one response."""
-        call = SyncUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
-        call.timeout = self.settings.timeout
-        return call
+        return SyncUnaryCall(self, method, lambda on: on.unary_unary(method, *how, **more))
 
     def stream_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
         """Return an RPC with a stream of requests and one response."""
-        return SyncUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+        call = SyncUnaryCall(self, method, lambda on: on.stream_unary(method, *how, **more))
+        call.timeout = UNLIMITED
+        return call
 
     def unary_stream(self, method: str, *how: Any, **more: Any) -> "SyncStreamCall":
         """Return an RPC with one request and a stream of responses."""
@@ -121,7 +122,12 @@ class _Call:
 class SyncUnaryCall(_Call):
     """An RPC with one response."""
 
-    timeout = UNLIMITED
+    def __init__(
+        self, channel: SyncChannel, path: str, bind: Callable[[grpc.Channel], Any]
+    ) -> None:
+        super().__init__(channel, path, bind)
+        self.timeout = self._settings.timeout
+        self._hedge_after = self._settings.hedge_after if self._method.is_read else None
 
     def __call__(
         self, request: Any, *, timeout: float | None = None, metadata: Metadata = (), **more: Any
@@ -158,9 +164,14 @@ class SyncUnaryCall(_Call):
         channel = self._channel
         connections = channel.acquire()
         try:
-            return self._on(connections)(
-                request, timeout=deadline - monotonic(), metadata=metadata, **more
-            )
+            rpc = self._on(connections)
+            if self._hedge_after is not None:
+                return self._hedged(
+                    lambda: rpc.future(
+                        request, timeout=deadline - monotonic(), metadata=metadata, **more
+                    )
+                )
+            return rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.RpcError as failure:
             error = to_error(failure, repeatable=self._method.may_repeat(request))
         finally:
@@ -168,6 +179,32 @@ class SyncUnaryCall(_Call):
         if isinstance(error, ServiceUnavailable):
             channel.renewal.hasten()
         raise error from None
+
+    def _hedged(self, send: Callable[[], Any]) -> Any:
+        """Send a read, and once more if it is slow; return the first answer."""
+        ended: SimpleQueue[Any] = SimpleQueue()
+        attempts = []
+
+        def attempt() -> None:
+            attempts.append(send())
+            attempts[-1].add_done_callback(ended.put)
+
+        try:
+            attempt()
+            try:
+                done = ended.get(timeout=self._hedge_after)
+            except Empty:
+                if self._settings.budget.allows:
+                    self._settings.budget.spend()
+                    attempt()
+                done = ended.get()
+                failure = done.exception()
+                if len(attempts) > 1 and failure is not None and not is_settled(failure):
+                    done = ended.get()
+            return done.result()
+        finally:
+            for each in attempts:
+                each.cancel()
 
 
 class SyncStreamCall(_Call):

@@ -1,5 +1,6 @@
 """Clients of authsvc.client, connected to the service under test as the holder of any role."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class TlsFiles:
 
     @property
     def parameters(self) -> dict[str, Any]:
+        """The files, as a client takes them."""
         names = {"ca": "ca.crt", "cert": "client.crt", "key": "client.key"}
         return {name: self.folder / file for name, file in names.items()}
 
@@ -57,10 +59,10 @@ OpenSync = Callable[..., Client]
 
 @pytest_asyncio.fixture
 async def open_async(tmp_path: Path, authority: Authority) -> AsyncIterator[OpenAsync]:
-    """Opens asynchronous clients: `open_async(port, caller, **options)`."""
+    """Opens asynchronous clients: `open_async(port or target, caller, **options)`."""
     async with AsyncExitStack() as stack:
 
-        def opened(port: int, caller: str = "app", **options: Any) -> AsyncClient:
+        def opened(port: int | str, caller: str = "app", **options: Any) -> AsyncClient:
             client = AsyncClient(**_parameters(tmp_path, authority, port, caller), **options)
             stack.push_async_callback(client.close)
             return client
@@ -70,10 +72,10 @@ async def open_async(tmp_path: Path, authority: Authority) -> AsyncIterator[Open
 
 @pytest.fixture
 def open_sync(tmp_path: Path, authority: Authority) -> Iterator[OpenSync]:
-    """Opens clients for threads: `open_sync(port, caller, **options)`."""
+    """Opens clients for threads: `open_sync(port or target, caller, **options)`."""
     with ExitStack() as stack:
 
-        def opened(port: int, caller: str = "app", **options: Any) -> Client:
+        def opened(port: int | str, caller: str = "app", **options: Any) -> Client:
             client = Client(**_parameters(tmp_path, authority, port, caller), **options)
             stack.callback(client.close)
             return client
@@ -81,7 +83,55 @@ def open_sync(tmp_path: Path, authority: Authority) -> Iterator[OpenSync]:
         yield opened
 
 
-def _parameters(tmp_path: Path, authority: Authority, port: int, caller: str) -> dict[str, Any]:
+def _parameters(
+    tmp_path: Path, authority: Authority, port: int | str, caller: str
+) -> dict[str, Any]:
     folder = tmp_path / f"tls_of_{caller}"
     files = TlsFiles(folder, authority) if folder.exists() else tls_files(folder, authority, caller)
-    return {"target": f"127.0.0.1:{port}"} | files.parameters
+    target = port if isinstance(port, str) else f"127.0.0.1:{port}"
+    return {"target": target} | files.parameters
+
+
+class Twin:
+    """Either client: its calls and streams are awaited, those of threads in a thread."""
+
+    def __init__(self, client: AsyncClient | Client) -> None:
+        self.client: Any = client
+
+    async def call(self, rpc: str, request: Any, **options: Any) -> Any:
+        """Call `service.Rpc` of the client; return the response."""
+        service, _, name = rpc.partition(".")
+        rpc_of_client = getattr(getattr(self.client, service), name)
+        if isinstance(self.client, AsyncClient):
+            return await rpc_of_client(request, **options)
+        # With the context of this task, as a thread of a request has its request's.
+        return await asyncio.to_thread(rpc_of_client, request, **options)
+
+    async def stream(self, rpc: str, request: Any, **options: Any) -> Any:
+        """Return the stream of `service.Rpc`."""
+        service, _, name = rpc.partition(".")
+        return getattr(getattr(self.client, service), name)(request, **options)
+
+    async def next_of(self, stream: Any) -> Any:
+        """Return the next response, or None at the end."""
+        if isinstance(self.client, AsyncClient):
+            return await anext(stream, None)
+        return await asyncio.to_thread(next, stream, None)
+
+    async def close(self) -> None:
+        if isinstance(self.client, AsyncClient):
+            await self.client.close()
+        else:
+            self.client.close()
+
+
+OpenTwin = Callable[..., Twin]
+
+
+@pytest.fixture(params=["asyncio", "threads"])
+def open_twin(
+    request: pytest.FixtureRequest, open_async: OpenAsync, open_sync: OpenSync
+) -> OpenTwin:
+    """Opens either client: the test runs with both."""
+    opened = open_async if request.param == "asyncio" else open_sync
+    return lambda *arguments, **options: Twin(opened(*arguments, **options))

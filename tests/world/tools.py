@@ -8,11 +8,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tests.support.documents import page
 from tests.world.place import FOLDER, WorldError
 
 _MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
@@ -117,12 +119,10 @@ TYPESCRIPT = Tool(
 )
 RUST = _cargo("protoc-gen-prost@0.5.0")
 RUST_GRPC = _cargo("protoc-gen-tonic@0.5.0")
-OLD_RUNTIME = _runtime(
-    "python-oldest", "grpcio==1.74.0", "protobuf==6.31.1", "googleapis-common-protos"
-)
-NEW_RUNTIME = _runtime(
-    "python-newest", "grpcio", "protobuf", "googleapis-common-protos", renewed=True
-)
+_CLIENT_NEEDS: Sequence[str] = tomllib.loads(page("pyproject.toml").text)["project"]["dependencies"]
+# What a client's install brings, in the oldest versions that pyproject.toml allows and the newest.
+OLD_RUNTIME = _runtime("python-oldest", *(each.replace(">=", "==") for each in _CLIENT_NEEDS))
+NEW_RUNTIME = _runtime("python-newest", *_CLIENT_NEEDS, renewed=True)
 TOOLS = (
     *(OLD_PROTOC, GO, GO_GRPC, GRPCURL, JAVA, TYPESCRIPT, RUST, RUST_GRPC),
     *(OLD_RUNTIME, NEW_RUNTIME),

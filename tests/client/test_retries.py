@@ -1,0 +1,286 @@
+"""What may be repeated is, within deadline and budget; what may not is never sent twice."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from authsvc.client import ServiceTimeout, ServiceUnavailable, context, errors
+from authsvc.client.retries import Method, RetryBudget
+from authsvc.config import Settings
+from authsvc.errors import (
+    FieldInvalid,
+    Overloaded,
+    ProviderUnavailable,
+    ServiceError,
+    ServiceStopping,
+    StoreUnavailable,
+)
+from authsvc.v1.admin_service_pb2 import CreateUserRequest
+from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest, ValidateTokenResponse
+from tests.support.clients import OpenAsync, OpenTwin
+from tests.support.probe import ProbeServer, StartProbe
+
+READ, WRITE = "auth.ValidateToken", "auth.Login"
+REQUEST = ValidateTokenRequest(access_token="t")
+
+
+class Answers:
+    """Fails with these errors, one after the other, and then answers; counts the calls."""
+
+    def __init__(self, *failures: ServiceError) -> None:
+        self.calls = 0
+        self._failures = iter(failures)
+
+    async def __call__(self, _request: Any) -> None:
+        self.calls += 1
+        for failure in self._failures:
+            raise failure
+
+
+def answering(probe: ProbeServer, *failures: ServiceError) -> Answers:
+    answers = Answers(*failures)
+    probe.probe.answer = answers
+    return answers
+
+
+@pytest.mark.parametrize("failure", [ServiceStopping(), Overloaded(retry_after=0.01)])
+async def test_read_is_repeated_after_what_passes(
+    failure: ServiceError, probe: ProbeServer, open_twin: OpenTwin
+) -> None:
+    answers = answering(probe, failure, failure)
+    response = await open_twin(probe.clients.port).call(READ, REQUEST)
+    assert response.active
+    assert answers.calls == 3
+
+
+@pytest.mark.parametrize(
+    "failure", [ServiceStopping(), Overloaded(retry_after=0.01), StoreUnavailable()]
+)
+async def test_what_may_have_taken_effect_is_not_repeated(
+    failure: ServiceError, probe: ProbeServer, open_twin: OpenTwin
+) -> None:
+    answers = answering(probe, failure)
+    with pytest.raises(errors.AuthsvcError) as caught:
+        await open_twin(probe.clients.port).call(WRITE, LoginRequest(email="a@example.com"))
+    assert caught.value.reason == failure.reason
+    assert answers.calls == 1
+    # Refused before it took effect, or perhaps not.
+    assert caught.value.is_retryable == isinstance(failure, Overloaded)
+
+
+@pytest.mark.parametrize("failure", [ProviderUnavailable(), FieldInvalid("a", "Wrong.")])
+async def test_what_would_fail_again_is_not_repeated(
+    failure: ServiceError, probe: ProbeServer, open_twin: OpenTwin
+) -> None:
+    answers = answering(probe, failure)
+    with pytest.raises(errors.AuthsvcError) as caught:
+        await open_twin(probe.clients.port).call(READ, REQUEST)
+    assert not caught.value.is_retryable
+    assert answers.calls == 1
+
+
+async def test_pause_that_the_deadline_does_not_allow_is_not_begun(
+    probe: ProbeServer, open_twin: OpenTwin
+) -> None:
+    answers = answering(probe, Overloaded(retry_after=3_600))
+    twin = open_twin(probe.clients.port, timeout=60)
+    with pytest.raises(errors.Overloaded) as caught:
+        await twin.call(READ, REQUEST)
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after.total_seconds() == 3_600
+    assert caught.value.is_retryable
+    assert answers.calls == 1
+
+
+async def test_attempts_are_bounded(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    answers = answering(probe, *[ServiceStopping()] * 10)
+    with pytest.raises(errors.ServiceStopping):
+        await open_twin(probe.clients.port, retries=2).call(READ, REQUEST)
+    assert answers.calls == 3
+
+
+async def test_retries_stop_while_everything_fails(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    answers = answering(probe, *[ServiceStopping()] * 1_000)
+    twin = open_twin(probe.clients.port, timeout=60)
+    calls = [twin.call(READ, REQUEST) for _ in range(50)]
+    failed = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(each, errors.ServiceStopping) for each in failed)
+    # Half of the budget's tokens, though each of the fifty could have had three more attempts.
+    assert 50 <= answers.calls <= 60
+
+
+def test_budget_recovers_with_successes() -> None:
+    budget = RetryBudget()
+    for _ in range(100):
+        budget.spend()
+    assert not budget.allows
+    for _ in range(100):
+        budget.succeeded()
+    assert not budget.allows
+    for _ in range(2):
+        budget.succeeded()
+    assert budget.allows
+
+
+def test_levels_are_read_from_the_protos() -> None:
+    validate, logout, login, unknown = (
+        Method(path)
+        for path in (
+            "/authsvc.v1.AuthService/ValidateToken",
+            "/authsvc.v1.AuthService/Logout",
+            "/authsvc.v1.AuthService/Login",
+            "/some.Other/Call",
+        )
+    )
+    assert [each.is_read for each in (validate, logout, login, unknown)] == [True, *[False] * 3]
+    request = LoginRequest()
+    repeatable = [each.may_repeat(request) for each in (validate, logout, login, unknown)]
+    assert repeatable == [True, True, False, False]
+
+
+def test_request_id_makes_a_request_repeatable() -> None:
+    create = Method("/authsvc.v1.AdminService/CreateUser")
+    assert not create.may_repeat(CreateUserRequest())
+    assert create.may_repeat(CreateUserRequest(request_id="1"))
+
+
+async def test_deadline_of_the_request_is_that_of_its_calls(
+    probe: ProbeServer, open_twin: OpenTwin
+) -> None:
+    answers = answering(probe)
+    twin = open_twin(probe.clients.port, timeout=3_600)
+    token = context.deadline.set(monotonic() - 1)
+    with pytest.raises(ServiceTimeout):
+        await twin.call(READ, REQUEST)
+    assert answers.calls == 0
+    context.deadline.reset(token)
+    await twin.call(READ, REQUEST)
+    probe.probe.answer = never
+    context.deadline.set(monotonic() + 0.2)
+    with pytest.raises(ServiceTimeout) as caught:
+        await twin.call(READ, REQUEST)
+    assert caught.value.is_retryable
+
+
+async def never(_request: Any) -> None:
+    await asyncio.Event().wait()
+
+
+Answer = Callable[[Any], Awaitable[Any]]
+
+
+@pytest.fixture
+async def replicas(start_probe: StartProbe, settings: Settings) -> list[ProbeServer]:
+    return [await start_probe(settings) for _ in range(2)]
+
+
+def addresses(replicas: list[ProbeServer]) -> str:
+    return "ipv4:" + ",".join(f"127.0.0.1:{each.clients.port}" for each in replicas)
+
+
+async def test_calls_are_spread_and_survive_a_replica(
+    replicas: list[ProbeServer], open_twin: OpenTwin
+) -> None:
+    counts = [answering(each) for each in replicas]
+    twin = open_twin(addresses(replicas), server_name="localhost", timeout=60)
+    while not all(each.calls for each in counts):
+        await twin.call(READ, REQUEST)
+    await replicas[0].stop()
+    before = counts[1].calls
+    for _ in range(20):
+        await twin.call(READ, REQUEST)
+    assert counts[1].calls == before + 20
+
+
+async def test_slow_read_is_sent_to_another_replica(
+    replicas: list[ProbeServer], open_twin: OpenTwin
+) -> None:
+    calls = 0
+
+    async def first_hangs(_request: Any) -> ValidateTokenResponse:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+        return ValidateTokenResponse(active=True)
+
+    for each in replicas:
+        each.probe.answer = first_hangs
+    target = addresses(replicas)
+    twin = open_twin(target, server_name="localhost", timeout=60, hedge_after=0.05)
+    assert (await twin.call(READ, REQUEST)).active
+    assert calls == 2
+
+
+async def test_failed_attempt_waits_for_the_other(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    both = asyncio.Event()
+    calls = 0
+
+    async def first_fails(_request: Any) -> ValidateTokenResponse:
+        nonlocal calls
+        calls += 1
+        is_first = calls == 1
+        if not is_first:
+            both.set()
+        await both.wait()
+        if is_first:
+            raise ServiceStopping
+        return ValidateTokenResponse(active=True)
+
+    probe.probe.answer = first_fails
+    twin = open_twin(probe.clients.port, timeout=60, hedge_after=0.05, retries=0)
+    assert (await twin.call(READ, REQUEST)).active
+    assert calls == 2
+
+
+async def test_hedged_read_fails_with_the_reason(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    twin = open_twin(probe.clients.port, timeout=60, hedge_after=0.0, retries=0)
+    for failure in (ServiceStopping(), FieldInvalid("a", "Wrong.")):
+        answering(probe, *[failure] * 2)
+        with pytest.raises(errors.AuthsvcError) as caught:
+            await twin.call(READ, REQUEST)
+        assert caught.value.reason == failure.reason
+
+
+async def test_write_is_never_hedged(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    answers = answering(probe)
+    await open_twin(probe.clients.port, hedge_after=0.0).call(WRITE, LoginRequest(email="a"))
+    assert answers.calls == 1
+
+
+async def test_hedges_have_a_budget(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    answers = answering(probe)
+    twin = open_twin(probe.clients.port, hedge_after=0.0, timeout=60)
+    for _ in range(40):
+        await twin.call(READ, REQUEST)
+    # Ten tokens at first, and four earned.
+    assert 40 <= answers.calls <= 55
+
+
+async def test_nobody_there_is_unavailable(open_twin: OpenTwin, unused_tcp_port: int) -> None:
+    with pytest.raises(ServiceUnavailable) as caught:
+        await open_twin(unused_tcp_port, retries=1).call(READ, REQUEST)
+    assert (caught.value.reason, caught.value.is_retryable) == ("", True)
+
+
+async def test_cancelling_one_call_leaves_the_client_usable(
+    probe: ProbeServer, open_async: OpenAsync
+) -> None:
+    client = open_async(probe.clients.port, timeout=60, hedge_after=0.0)
+    arrived = asyncio.Event()
+
+    async def hang(_request: Any) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    probe.probe.answer = hang
+    task = asyncio.ensure_future(client.auth.ValidateToken(REQUEST))
+    await arrived.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    answering(probe)
+    assert (await client.auth.ValidateToken(REQUEST)).active
