@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +14,19 @@ from rich.console import Console
 from authsvc import log as logs
 from authsvc.app.application import Application
 from authsvc.cli.output import DEVELOPMENT, fail, run, settings_of
+from authsvc.cli.port_file import PortFile
 from authsvc.cli.serve import Signals, serve_until_signal
 from authsvc.config import Settings
 from authsvc.config.types import HttpListen
 from authsvc.dev import ports
 from authsvc.dev.certificates import CertificateError
 from authsvc.dev.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from authsvc.dev.scratch import ScratchFolder
 from authsvc.dev.workspace import Workspace, WorkspaceError
 from authsvc.store.postgres import migrator
 
+# How often an ephemeral service looks whether its parent process still runs, in seconds.
+_PARENT_INTERVAL = 0.5
 _BANNER = """
 [bold green]authsvc is running.[/]
 
@@ -38,7 +42,7 @@ Make a first call from another terminal:
 
   {call}
 
-or take the tour:  [bold]make demo[/]        Ctrl+C stops the service and keeps its data.
+or take the tour:  [bold]make demo[/]        Ctrl+C stops the service and {end}.
 """
 
 
@@ -73,29 +77,70 @@ def dev(
             show_default=False,
         ),
     ] = None,
+    ephemeral: Annotated[
+        bool,
+        typer.Option(
+            "--ephemeral",
+            help="Use a folder and free ports of its own, end with the process that started it, "
+            "and leave nothing behind: for tests.",
+        ),
+    ] = False,
+    port_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--port-file",
+            metavar="FILE",
+            help="Once it serves, write a JSON file that says where, with which certificates.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run everything: PostgreSQL, certificates for each role, migrations and the service.
 
     All state is kept in the state folder, so the command can be stopped, killed and restarted.
     """
-    workspace = Workspace(folder)
+    # Before anything takes time, as it may end meanwhile.
+    parent = os.getppid() if ephemeral else None
     given = {"grpc": grpc, "http": http}
     _check_addresses(given)
-    taken = ports.problems(ports.addresses(folder, given))
-    if taken:
-        fail(*taken)
     try:
-        workspace.prepare()
-        workspace.set_addresses(given)
-        with _database(folder, database) as (url, postgres):
-            workspace.set_database(url)
-            settings = settings_of(workspace.config, workspace.secrets)
-            logs.configure(settings.log)
-            run(lambda: _dev(workspace, settings, postgres))
+        announced = PortFile(port_file) if port_file else None
+        if not ephemeral:
+            _run(Workspace(folder), given, database, announced)
+            return
+        if folder != DEVELOPMENT or database:
+            fail("--ephemeral has a state folder and a database of its own: leave out the others")
+        with ExitStack() as stack:
+            scratch = stack.enter_context(ScratchFolder())
+            for name, address in given.items():
+                if address is None:
+                    holder, given[name] = ports.reserve()
+                    stack.enter_context(holder)
+            _run(Workspace(scratch), given, None, announced, parent=parent)
     except (EmbeddedPostgresError, CertificateError, WorkspaceError) as error:
         fail(str(error))
     except OSError as error:
         fail(f"{error.filename or folder}: {error.strerror or error}")
+
+
+def _run(
+    workspace: Workspace,
+    given: Mapping[str, str | None],
+    database: str | None,
+    announced: PortFile | None,
+    *,
+    parent: int | None = None,
+) -> None:
+    taken = ports.problems(ports.addresses(workspace.folder, given))
+    if taken:
+        fail(*taken)
+    workspace.prepare()
+    workspace.set_addresses(given)
+    with _database(workspace.folder, database, durable=parent is None) as (url, postgres):
+        workspace.set_database(url)
+        settings = settings_of(workspace.config, workspace.secrets)
+        logs.configure(settings.log)
+        run(lambda: _dev(workspace, settings, postgres, announced=announced, parent=parent))
 
 
 def _check_addresses(given: Mapping[str, str | None]) -> None:
@@ -112,11 +157,13 @@ def _check_addresses(given: Mapping[str, str | None]) -> None:
 
 
 @contextmanager
-def _database(folder: Path, given: str | None) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
+def _database(
+    folder: Path, given: str | None, *, durable: bool
+) -> Iterator[tuple[str, EmbeddedPostgres | None]]:
     if given:
         yield given, None
         return
-    postgres = EmbeddedPostgres(folder)
+    postgres = EmbeddedPostgres(folder, durable=durable)
     postgres.start()
     try:
         yield postgres.dsn(), postgres
@@ -124,22 +171,44 @@ def _database(folder: Path, given: str | None) -> Iterator[tuple[str, EmbeddedPo
         postgres.stop()
 
 
-async def _dev(workspace: Workspace, settings: Settings, postgres: EmbeddedPostgres | None) -> None:
+async def _dev(
+    workspace: Workspace,
+    settings: Settings,
+    postgres: EmbeddedPostgres | None,
+    *,
+    announced: PortFile | None,
+    parent: int | None,
+) -> None:
     signals = Signals()
     await migrator.migrate(settings.database.url.get_secret_value())
     app = await Application.start(settings)
-    supervisor = asyncio.create_task(postgres.supervise()) if postgres else None
-    _print_banner(workspace, settings, app, embedded=postgres is not None)
+    helpers = [asyncio.create_task(postgres.supervise())] if postgres else []
+    if parent is not None:
+        helpers.append(asyncio.create_task(_end_with(parent, signals.stop)))
+    _print_banner(
+        workspace, settings, app, embedded=postgres is not None, ephemeral=parent is not None
+    )
     try:
+        if announced:
+            announced.write(workspace, app)
         await serve_until_signal(app, signals, workspace.config, workspace.secrets)
     finally:
-        if supervisor:
-            supervisor.cancel()
-            await asyncio.gather(supervisor, return_exceptions=True)
+        if announced:
+            announced.remove()
+        for helper in helpers:
+            helper.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
+
+
+async def _end_with(parent: int, stop: asyncio.Event) -> None:
+    """Set `stop` when the process that started this one has ended."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - there is no event for it
+        await asyncio.sleep(_PARENT_INTERVAL)
+    stop.set()
 
 
 def _print_banner(
-    workspace: Workspace, settings: Settings, app: Application, *, embedded: bool
+    workspace: Workspace, settings: Settings, app: Application, *, embedded: bool, ephemeral: bool
 ) -> None:
     certs = workspace.certificates
     Console(highlight=False, soft_wrap=True).print(
@@ -151,6 +220,7 @@ def _print_banner(
             config=workspace.config,
             messages=_messages(settings),
             call=_first_call(certs, ports.dialled(app.grpc_address)),
+            end="removes all this" if ephemeral else "keeps its data",
         )
     )
 

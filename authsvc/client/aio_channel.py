@@ -62,12 +62,9 @@ class AioChannel:
 
     def acquire(self) -> AioConnections:
         """Return what a call that begins now uses, until it calls `release`."""
-        current = self._current
-        if self.renewal.is_due() and self.renewal.certificates.reload() and current:
-            self._retire(current)
-            current = None
-        if current is None:
-            current = self._current = self._open()
+        if self.renewal.is_due() and self.renewal.certificates.reload():
+            self.renew()
+        current = self._current = self._current or self._open()
         current.calls += 1
         return current
 
@@ -78,10 +75,12 @@ class AioChannel:
             self._old.remove(used)
             self._close_in_background(used)
 
-    def _retire(self, former: AioConnections) -> None:
-        if former.calls:
+    def renew(self) -> None:
+        """Let later calls open connections of their own; those in use go on."""
+        former, self._current = self._current, None
+        if former and former.calls:
             self._old.add(former)
-        else:
+        elif former:
             self._close_in_background(former)
 
     def _close_in_background(self, unused: AioConnections) -> None:

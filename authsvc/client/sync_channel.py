@@ -60,20 +60,22 @@ class SyncChannel:
         with self._lock:
             is_due = self.renewal.is_due()
         # One thread looks; the others go on with what there is.
-        is_outdated = is_due and self.renewal.certificates.reload()
+        if is_due and self.renewal.certificates.reload():
+            self.renew()
         with self._lock:
-            former = self._current if is_outdated else None
+            current = self._current = self._current or self._open()
+            current.calls += 1
+        return current
+
+    def renew(self) -> None:
+        """Let later calls open connections of their own; those in use go on."""
+        with self._lock:
+            former, self._current = self._current, None
             if former is not None:
-                self._current = None
                 self._old.add(former)
                 former.calls += 1
-            if self._current is None:
-                self._current = self._open()
-            current = self._current
-            current.calls += 1
         if former is not None:
             self.release(former)
-        return current
 
     def release(self, used: SyncConnections) -> None:
         """End a call's use."""

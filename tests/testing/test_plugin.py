@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documents import page
+
 _PATIENCE = 60.0
 
 # The project has no asyncio plugin, which is not needed.
@@ -174,3 +176,34 @@ def test_killed_run_leaves_nothing(tmp_path: Path, folders: Path) -> None:
     run = _pytest(tmp_path, _KILLED, FOLDERS=str(folders))
     assert run.returncode == -signal.SIGKILL, run.stdout + run.stderr
     assert len(list(folders.iterdir())) == 1
+
+
+@pytest.mark.world
+def test_examples_of_the_documentation_run(tmp_path: Path) -> None:
+    examples = [
+        block for block in page("docs/clients/python.md").blocks("python") if "authsvc_s" in block
+    ]
+    assert len(examples) == 2
+    for block in examples:
+        name = block.partition("\n")[0].removeprefix("# ")
+        (tmp_path / name).write_text(block)
+    run = _pytest(tmp_path, "", "test_orders.py")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "3 passed" in run.stdout
+
+
+@pytest.mark.world
+def test_shell_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    (shell,) = (block for block in page("docs/commands.md").blocks("sh") if "--ephemeral" in block)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    run = subprocess.run(
+        ["sh", "-ec", shell],
+        check=False,
+        cwd=tmp_path,
+        env={"PATH": path, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert '"keys":' in run.stdout
+    assert not list(tmp_path.glob("*/authsvc.json"))
