@@ -21,7 +21,7 @@ from authsvc.errors import (
 from authsvc.v1.admin_service_pb2 import CreateUserRequest
 from authsvc.v1.auth_service_pb2 import LoginRequest, ValidateTokenRequest, ValidateTokenResponse
 from tests.support.clients import OpenAsync, OpenTwin
-from tests.support.probe import ProbeServer, StartProbe, counted
+from tests.support.probe import ProbeServer, StartProbe, count
 from tests.support.proxy import Proxy
 
 VALIDATE = "/authsvc.v1.AuthService/ValidateToken"
@@ -228,7 +228,8 @@ async def test_failed_attempt_waits_for_the_other(probe: ProbeServer, open_twin:
             await second_arrived.wait()
             raise ServiceStopping
         second_arrived.set()
-        await counted(probe, "UNAVAILABLE", VALIDATE)
+        while not count(probe, "UNAVAILABLE", "SERVICE_STOPPING", VALIDATE):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         return ValidateTokenResponse(active=True)
 
     probe.probe.answer = first_fails
