@@ -169,7 +169,7 @@ class SigningKeys:
             await self._transitions.replace(call, active.key_id)
             # Nothing is noted if it was replaced.
             await self._transitions.request_rotation(call, active.key_id)
-        await self.refresh()
+        await self._read_active()
         signing = self.active_info()
         following = self._next_info() if signing.key_id == active.key_id else None
         return following or signing
@@ -186,9 +186,9 @@ class SigningKeys:
         revocation = await self._transitions.revoke(call, key_id)
         if revocation.is_new:
             self._distrust(key_id)
-            await self.refresh()
         else:
             await self._require(key_id)
+        await self._read_active()
         return revocation
 
     async def maintain(self, call: Call) -> None:
@@ -270,6 +270,12 @@ class SigningKeys:
         """Raise KEY_NOT_FOUND unless a key in any state has this id."""
         if all(info.key_id != key_id for info in await self.list()):
             raise signing_key_not_found()
+
+    async def _read_active(self) -> None:
+        """Read the keys, and again if the one that signed was revoked meanwhile."""
+        await self.refresh()
+        if self._keys.in_state(KeyState.ACTIVE) is None:
+            await self.refresh()
 
     async def _create_first(self, call: Call) -> None:
         await self._transitions.create_first(call)
