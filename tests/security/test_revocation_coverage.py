@@ -404,10 +404,10 @@ def _claims(tokens: Tokens) -> dict[str, Any]:
 def _covers(row: asyncpg.Record, claims: dict[str, Any]) -> bool:
     """Return whether a verifier that holds this row refuses a token with these claims."""
     if row["session_id"] is not None:
-        return str(row["session_id"]) == claims["sid"]
+        return bool(str(row["session_id"]) == claims["sid"])
     if row["user_id"] is not None:
         second = int(row["revoke_time"].timestamp())
-        return str(row["user_id"]) == claims["sub"] and claims["iat"] <= second
+        return bool(str(row["user_id"]) == claims["sub"] and claims["iat"] <= second)
     return row["key_id"] is not None and row["key_id"] == claims["kid"]
 
 
