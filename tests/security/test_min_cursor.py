@@ -81,7 +81,7 @@ class Asked:
         checks = await sessions.BatchValidateSessions(
             session_pb.BatchValidateSessionsRequest(checks=[check])
         )
-        answers = {
+        answers: dict[str, Any] = {
             "token": await auth.ValidateToken(
                 auth_pb.ValidateTokenRequest(access_token=token, min_cursor=cursor)
             ),

@@ -13,7 +13,7 @@ import pytest_asyncio
 from authsvc.app.build import Parts, open_parts
 from authsvc.config import Settings
 from authsvc.core.accounts.accounts import NewUser
-from authsvc.core.tokens.validation import TokenCheck
+from authsvc.core.tokens.validation import TokenCheck, TokenResult
 from authsvc.errors import ServiceError
 from authsvc.models.calls import ClientContext
 from authsvc.models.ids import UserId
@@ -145,18 +145,24 @@ async def test_refresh_waits_for_a_loss_that_is_being_committed(
     assert _content((await refresh).access_token)["roles"] == ["user"]
 
 
-async def test_exchanged_token_is_refused_with_the_one_it_was_made_from(parts: Parts) -> None:
-    user_id = await _user(parts)
-    tokens = await parts.use.session_opening.create(CALL, user_id, _CLIENT, ("pwd",))
-    exchanged = await parts.use.service_tokens.exchange(
-        CALL, SHOP, tokens.access_token, "billing", ()
-    )
-    await parts.use.user_administration.set_roles(CALL, user_id, ("user",))
+async def test_token_exchanged_beside_a_loss_is_refused_with_the_one_it_was_made_from(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id, use = await _user(parts), parts.use
+    tokens = await use.session_opening.create(CALL, user_id, _CLIENT, ("pwd",))
+    validate = use.token_validation.validate
+
+    async def validate_before_the_loss(check: TokenCheck) -> TokenResult:
+        result = await validate(check)
+        await use.user_administration.set_roles(CALL, user_id, ("user",))
+        return result
+
+    monkeypatch.setattr(use.token_validation, "validate", validate_before_the_loss)
+    exchanged = await use.service_tokens.exchange(CALL, SHOP, tokens.access_token, "billing", ())
     check = TokenCheck(exchanged.text, audience="billing", strict=True)
-    result = await parts.use.token_validation.validate(check)
-    assert result.reason is InactiveReason.TOKEN_OUTDATED
+    assert (await validate(check)).reason is InactiveReason.TOKEN_OUTDATED
     with pytest.raises(ServiceError):
-        await parts.use.service_tokens.exchange(CALL, SHOP, tokens.access_token, "billing", ())
+        await use.service_tokens.exchange(CALL, SHOP, tokens.access_token, "billing", ())
 
 
 class TestWithinOneSecond:
