@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from pydantic import Field, model_validator
 
+from authsvc.config import durations
 from authsvc.config.api_keys import ApiKeySettings
 from authsvc.config.audit import AuditSettings
 from authsvc.config.blocks import BlockSettings
@@ -98,6 +99,16 @@ class Settings(Section):
         forwards = self.audit.forward.target != "none"
         if forwards and self.retention.audit_events < timedelta(days=7):
             raise ValueError("retention.audit_events must be at least 7d with audit.forward")
+        return self
+
+    @model_validator(mode="after")
+    def _revocations_outlive_tokens(self) -> "Settings":
+        shortest = self.tokens.revocation_validity
+        if self.retention.revocations < shortest:
+            raise ValueError(
+                f"retention.revocations must be at least {durations.text(shortest)}, as long as"
+                " the longest token is valid"
+            )
         return self
 
     @model_validator(mode="after")
