@@ -15,17 +15,35 @@ if TYPE_CHECKING:
     from authsvc.client.errors import ServiceTimeout as ServiceTimeout
     from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
     from authsvc.client.errors import TokenRejected as TokenRejected
+    from authsvc.client.freshness import Freshness as Freshness
+    from authsvc.client.identity import Identity as Identity
+    from authsvc.client.identity import PermissionMissing as PermissionMissing
+    from authsvc.client.verifier import AsyncVerifier as AsyncVerifier
+    from authsvc.client.verifier import Verifier as Verifier
+    from authsvc.client.when_degraded import AcceptStale as AcceptStale
+    from authsvc.client.when_degraded import Ask as Ask
+    from authsvc.client.when_degraded import Refuse as Refuse
+    from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
+    "AcceptStale": "when_degraded",
+    "Ask": "when_degraded",
     "AsyncClient": "connection",
+    "AsyncVerifier": "verifier",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
+    "Freshness": "freshness",
+    "Identity": "identity",
     "NotDecidable": "errors",
+    "PermissionMissing": "identity",
+    "Refuse": "when_degraded",
     "ServiceTimeout": "errors",
     "ServiceUnavailable": "errors",
     "TokenRejected": "errors",
+    "Verifier": "verifier",
+    "WhenDegraded": "when_degraded",
 }
 
 __all__ = list(_MODULES)
