@@ -1,6 +1,7 @@
 """Owns what a revocation is: something that must no longer be accepted."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 Kind = Literal["session", "user", "key", "api_key"]
@@ -12,3 +13,10 @@ class Revocation:
 
     kind: Kind
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRevocation(Revocation):
+    """A revocation as it stands in the log."""
+
+    revoke_time: datetime
