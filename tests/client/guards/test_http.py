@@ -381,6 +381,7 @@ async def test_bound_token_needs_its_certificate(
     stub = AuthServiceStub(service.clients.open(ours))
     request = IssueServiceTokenRequest(audience="authsvc")
     token = (await stub.IssueServiceToken(request)).access_token
+    serve: AsgiGuard | WsgiGuard
     if kind == "asgi":
         serve = AsgiGuard(asgi_app, await verifiers(AsyncVerifier))
     else:
