@@ -71,7 +71,7 @@ class AsgiGuard:
         """Serve a request, as ASGI prescribes."""
         kind = scope["type"]
         if kind == "lifespan":
-            await _Lifespan(self, scope, receive, send).run()
+            await _Lifespan(self, scope=scope, receive=receive, send=send).run()
             return
         if kind not in {"http", "websocket"}:
             raise ValueError(f"AsgiGuard can't guard {kind!r}")
@@ -154,7 +154,7 @@ class _Lifespan:
     An application without a lifespan of its own need not know that there is one.
     """
 
-    def __init__(self, guard: AsgiGuard, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    def __init__(self, guard: AsgiGuard, *, scope: _Scope, receive: _Receive, send: _Send) -> None:
         self._guard = guard
         self._scope = scope
         self._receive = receive
