@@ -28,6 +28,7 @@ from authsvc.core.passwords.breached import BreachedPasswords
 from authsvc.core.passwords.hashing import PasswordHasher
 from authsvc.core.passwords.policy import PasswordPolicy
 from authsvc.core.revocations.doorbell import Doorbell
+from authsvc.core.revocations.known import KnownRevocations
 from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.core.roles.permissions import Permissions
 from authsvc.core.roles.role_definitions import RoleDefinitions
@@ -50,6 +51,7 @@ from authsvc.outbound.proxy import proxy_rules
 from authsvc.rpc.session.revocations import encoder
 from authsvc.store import api_keys, revocations, sessions
 from authsvc.store.doorbell import Channel
+from authsvc.store.log_reading import Position
 from authsvc.store.postgres.database import Database
 
 
@@ -97,10 +99,14 @@ class BaseBuild:
             on_event=self._on_logged,
             on_gap=self._on_gap,
             observe=self._observe_clock,
-            on_position=self.revocation_watch.on_position,
+            on_position=self._on_position,
         )
         self.doorbell.answer(Channel.REVOCATIONS, reader.ring)
         return reader
+
+    @cached_property
+    def known_revocations(self) -> KnownRevocations:
+        return KnownRevocations()
 
     def _observe_clock(self, sample: ClockSample) -> None:
         if isinstance(self.clock, DatabaseClock):
@@ -122,6 +128,10 @@ class BaseBuild:
     def _on_logged(self, revocation: LoggedRevocation) -> None:
         self.on_revocation(revocation)
         self.revocation_watch.on_revocation(revocation)
+
+    def _on_position(self, position: Position, began: float) -> None:
+        self.known_revocations.advance(position)
+        self.revocation_watch.on_position(position, began)
 
     def on_revocation(self, revocation: Revocation) -> None:
         """Drop what was revoked from all caches."""
@@ -187,6 +197,7 @@ class BaseBuild:
             access_tokens=self.access_tokens,
             sessions=self.session_validation,
             permissions=self.permissions,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -233,6 +244,7 @@ class BaseBuild:
             settings=self.settings.sessions,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
             slices=self.slices,
         )
 
@@ -372,4 +384,5 @@ class BaseBuild:
             settings=self.settings.api_keys,
             clock=self.clock,
             is_fresh=self.revocation_reader.is_fresh,
+            revocations=self.known_revocations,
         )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from authsvc.core.lib import base64url
+from authsvc.models.revocations import RevocationCursor
 from authsvc.store.log_reading import Position
 from authsvc.store.revocations import Place
 
@@ -23,14 +24,6 @@ _MICROSECOND = timedelta(microseconds=1)
 # The end of the year 2999, with room for what is added to it.
 _LATEST = 32_503_680_000_000_000
 _LAST_KEY = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class RevocationCursor:
-    """Names what one transaction revoked."""
-
-    run_id: UUID
-    transaction: int
 
 
 @dataclass(frozen=True, slots=True)

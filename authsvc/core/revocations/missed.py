@@ -124,4 +124,5 @@ class MissedRevocations(Generic[Message]):
             read = await read_log(connection, store.LOG, cursor.position, PAGE)
         if read.rows is None:
             raise CursorTooOld
-        return read.rows, WatchCursor(read.position), read.is_complete
+        rows = [row for row in read.rows if not row.cache_only]
+        return rows, WatchCursor(read.position), read.is_complete

@@ -77,7 +77,8 @@ class RevocationWatch(Generic[Message]):
 
     def on_revocation(self, revocation: LoggedRevocation) -> None:
         """Take a revocation from the reader."""
-        self._reading.append(revocation)
+        if not revocation.cache_only:
+            self._reading.append(revocation)
 
     def on_gap(self) -> None:
         """Note that the reader has missed some."""

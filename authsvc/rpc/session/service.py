@@ -69,22 +69,27 @@ class SessionHandler(SessionKeyRpcs, RevocationRpcs, rpc.SessionServiceServicer)
         self, request: pb.RevokeSessionRequest, _context: Context
     ) -> pb.RevokeSessionResponse:
         """End a session by its public id."""
-        await self._use.session_ending.revoke(
+        cursor = await self._use.session_ending.revoke(
             current_call(), convert.session_id(request.session_id)
         )
-        return pb.RevokeSessionResponse(clear_cookie=self._use.session_cookies.removal())
+        return pb.RevokeSessionResponse(
+            clear_cookie=self._use.session_cookies.removal(),
+            revocation_cursor=convert.revocation_cursor(cursor),
+        )
 
     async def RevokeUserSessions(
         self, request: pb.RevokeUserSessionsRequest, _context: Context
     ) -> pb.RevokeUserSessionsResponse:
         """End all sessions of a user, optionally except one."""
         kept = request.except_session_id
-        count = await self._use.session_ending.revoke_all(
+        ended = await self._use.session_ending.revoke_all(
             current_call(),
             convert.user_id(request.user_id),
             convert.session_id(kept, "except_session_id") if kept else None,
         )
-        return pb.RevokeUserSessionsResponse(revoked_count=count)
+        return pb.RevokeUserSessionsResponse(
+            revoked_count=ended.count, revocation_cursor=convert.revocation_cursor(ended.cursor)
+        )
 
 
 def _result(result: SessionResult) -> pb.ValidateSessionResponse:
@@ -104,4 +109,5 @@ def _check(request: pb.ValidateSessionRequest, path: str) -> SessionCheck:
         convert.client_context(request.client, f"{path}client"),
         request.csrf_token,
         request.strict,
+        convert.min_cursor(request.min_cursor, f"{path}min_cursor") if request.min_cursor else None,
     )

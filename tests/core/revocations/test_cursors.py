@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from authsvc.core.lib import base64url
 from authsvc.core.revocations.cursors import (
-    RevocationCursor,
     WatchCursor,
     read_revocation_cursor,
     read_watch_cursor,
     write_revocation_cursor,
     write_watch_cursor,
 )
+from authsvc.models.revocations import RevocationCursor
 from authsvc.store.log_reading import Position
 
 _RUN = UUID(int=1)

@@ -161,6 +161,27 @@ async def test_each_catch_up_page_can_be_resumed_on_another_replica(
             await stream.until(lambda: len(names | set(stream.names)) == 14)
 
 
+async def test_what_only_concerns_caches_is_not_sent(replica: Replica, database: Database) -> None:
+    async def revoke(name: str) -> None:
+        async with database.transaction() as connection:
+            await revocations.append(
+                connection, SystemClock().now(), key_id=f"{name}-cached", cache_only=True
+            )
+            await _append(connection, name)
+
+    await revoke("first")
+    async with _watching(replica) as stream:
+        await stream.complete()
+        cursor = stream.cursor
+        await revoke("second")
+        await stream.read("second")
+        assert stream.names == ["first", "second"]
+    await _read_once(replica)
+    async with _watching(replica, cursor) as stream:
+        await stream.complete()
+        assert stream.names == ["second"]
+
+
 async def test_message_is_encoded_once_for_all(replica: Replica, database: Database) -> None:
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(_watching(replica)) for _ in range(50)]
