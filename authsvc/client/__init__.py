@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from authsvc.client.when_degraded import Ask as Ask
     from authsvc.client.when_degraded import Refuse as Refuse
     from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
+    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from authsvc.client.limiter import RateLimiter as RateLimiter
+    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
+    from authsvc.client.validator import TokenValidator as TokenValidator
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
@@ -53,6 +57,8 @@ _MODULES = {
     "AsyncServiceTokenCredentials": "outgoing_tokens",
     "AsyncTokenExchange": "outgoing_tokens",
     "AsyncVerifier": "verifier",
+    "AsyncRateLimiter": "limiter",
+    "AsyncTokenValidator": "validator",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
@@ -64,6 +70,7 @@ _MODULES = {
     "Refuse": "when_degraded",
     "Route": "routes",
     "Routes": "routes",
+    "RateLimiter": "limiter",
     "ServiceTimeout": "errors",
     "ServiceTokenCredentials": "outgoing_tokens",
     "ServiceUnavailable": "errors",
@@ -76,6 +83,7 @@ _MODULES = {
     "WsgiGuard": "guards.wsgi",
     "aio_interceptors": "outgoing",
     "current_identity": "guards.current",
+    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)

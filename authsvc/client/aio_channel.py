@@ -43,7 +43,8 @@ class AioChannel:
         self._options = channel_options(server_name)
         self._old: set[AioConnections] = set()
         self._closing: set[asyncio.Task[None]] = set()
-        self._current = self._open()
+        # Opened by the first call, on whose event loop it stays.
+        self._current: AioConnections | None = None
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
         """Return an RPC with one request and one response."""
@@ -61,31 +62,37 @@ class AioChannel:
 
     def acquire(self) -> AioConnections:
         """Return what a call that begins now uses, until it calls `release`."""
-        if self.renewal.is_due() and self.renewal.certificates.reload():
-            self.renew()
         current = self._current
+        if self.renewal.is_due() and self.renewal.certificates.reload() and current:
+            self._retire(current)
+            current = None
+        if current is None:
+            current = self._current = self._open()
         current.calls += 1
         return current
 
     def release(self, used: AioConnections) -> None:
         """End a call's use."""
         used.calls -= 1
-        if not used.calls and used in self._old:
+        if used in self._old and not used.calls:
             self._old.remove(used)
-            task = asyncio.get_running_loop().create_task(used.channel.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._close_in_background(used)
 
-    def renew(self) -> None:
-        """Use new connections for all calls that begin from now on."""
-        former, self._current = self._current, self._open()
-        self._old.add(former)
-        former.calls += 1
-        self.release(former)
+    def _retire(self, former: AioConnections) -> None:
+        if former.calls:
+            self._old.add(former)
+        else:
+            self._close_in_background(former)
+
+    def _close_in_background(self, unused: AioConnections) -> None:
+        task = asyncio.get_running_loop().create_task(unused.channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close all connections; calls in progress fail."""
-        for each in (self._current, *self._old):
+        opened = [self._current] if self._current else []
+        for each in (*opened, *self._old):
             await each.channel.close()
         await asyncio.gather(*self._closing)
 

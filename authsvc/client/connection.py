@@ -34,7 +34,7 @@ class AsyncClient:
     """A client for asyncio.
 
     Its calls are coroutines: `await client.auth.GetJwks(GetJwksRequest())`. They raise an
-    AuthsvcError when they fail. Make it where its event loop runs, and close it there.
+    AuthsvcError when they fail. It belongs to the event loop of its first call.
 
     Args:
         target: Where authsvc is: `NAME:PORT`, where the name resolves to every replica, or any

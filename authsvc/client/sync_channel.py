@@ -38,7 +38,8 @@ class SyncChannel:
         self._options = channel_options(server_name)
         self._lock = threading.Lock()
         self._old: set[SyncConnections] = set()
-        self._current = self._open()
+        # Opened by the first call: a process may fork before that, but not afterwards.
+        self._current: SyncConnections | None = None
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
         """Return an RPC with one request and one response."""
@@ -59,36 +60,35 @@ class SyncChannel:
         with self._lock:
             is_due = self.renewal.is_due()
         # One thread looks; the others go on with what there is.
-        if is_due and self.renewal.certificates.reload():
-            self.renew()
+        is_outdated = is_due and self.renewal.certificates.reload()
         with self._lock:
+            former = self._current if is_outdated else None
+            if former is not None:
+                self._current = None
+                self._old.add(former)
+                former.calls += 1
+            if self._current is None:
+                self._current = self._open()
             current = self._current
             current.calls += 1
+        if former is not None:
+            self.release(former)
         return current
 
     def release(self, used: SyncConnections) -> None:
         """End a call's use."""
         with self._lock:
             used.calls -= 1
-            is_last = not used.calls and used in self._old
+            is_last = used in self._old and not used.calls
             if is_last:
                 self._old.remove(used)
         if is_last:
             used.channel.close()
 
-    def renew(self) -> None:
-        """Use new connections for all calls that begin from now on."""
-        opened = self._open()
-        with self._lock:
-            former, self._current = self._current, opened
-            former.calls += 1
-            self._old.add(former)
-        self.release(former)
-
     def close(self) -> None:
         """Close all connections; calls in progress fail."""
         with self._lock:
-            opened = (self._current, *self._old)
+            opened = [*([self._current] if self._current else []), *self._old]
         for each in opened:
             each.channel.close()
 

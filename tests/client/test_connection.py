@@ -1,6 +1,7 @@
 """Both clients call the real service with the same names, and raise errors by reason."""
 
 import asyncio
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -9,12 +10,18 @@ from authsvc.client import AsyncClient, Client
 from authsvc.client.errors import BearerInvalid, CredentialsInvalid, FieldInvalid, UserNotFound
 from authsvc.v1.account_service_pb2 import GetAccountRequest
 from authsvc.v1.admin_service_pb2 import ExportUsersRequest, GetUserRequest
-from authsvc.v1.auth_service_pb2 import LoginRequest, RegisterRequest, ValidateTokenRequest
+from authsvc.v1.auth_service_pb2 import (
+    GetJwksRequest,
+    LoginRequest,
+    RegisterRequest,
+    ValidateTokenRequest,
+)
 from authsvc.v1.common_pb2 import Tokens
 from authsvc.v1.rate_limit_service_pb2 import ListPoliciesRequest
 from authsvc.v1.session_service_pb2 import ListSessionsRequest
 from tests.support.accounts import EMAIL, PASSWORD
-from tests.support.clients import OpenAsync, OpenSync
+from tests.support.certificates import Authority
+from tests.support.clients import OpenAsync, OpenSync, tls_files
 from tests.support.service import Service
 
 
@@ -94,3 +101,21 @@ async def test_clients_have_the_same_names() -> None:
     assert {name for name in vars(AsyncClient) if name[0] != "_"} == {
         name for name in vars(Client) if name[0] != "_"
     }
+
+
+async def test_client_may_be_made_before_its_event_loop_runs(
+    service: Service, authority: Authority, tmp_path: Path
+) -> None:
+    """As modules do that are imported before anything runs."""
+    files = tls_files(tmp_path / "tls", authority).parameters
+
+    def module() -> str:
+        client = AsyncClient(f"127.0.0.1:{service.app.grpc_port}", **files)
+
+        async def main() -> str:
+            async with client:
+                return (await client.auth.GetJwks(GetJwksRequest())).jwks_json
+
+        return asyncio.run(main())
+
+    assert "keys" in await asyncio.to_thread(module)

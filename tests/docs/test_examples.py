@@ -1,8 +1,10 @@
-"""The README's commands work literally, except for the port."""
+"""The commands and programs in the docs work literally, except for the port."""
 
 import asyncio
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,51 @@ def test_shown_tour_matches_demo() -> None:
     for line in filter(str.strip, shown.splitlines()):
         what = line.strip(" ✓⊘…").partition(": ")[0]
         assert what in sources, line
+
+
+PYTHON_CLIENT = page("docs/clients/python.md")
+_NAMED = re.compile(r"# (\w+\.py)\n")
+# Runs programs one after the other, so that what they import is imported only once.
+_RUN_ALL = """
+import contextvars, runpy, sys
+for path in sys.argv[1:]:
+    contextvars.Context().run(runpy.run_path, path, run_name="__main__")
+"""
+
+
+def programs(document: Page) -> Iterator[tuple[str, str]]:
+    """Yield the page's Python blocks, each with a name for its file.
+
+    A block begins with the name under which the reader saves it, if others import it.
+    """
+    for number, block in enumerate(document.blocks("python")):
+        named = _NAMED.match(block)
+        yield named[1] if named else f"example_{number}.py", block
+
+
+@pytest.mark.slow
+async def test_examples_of_the_python_client_run(running: Application, tmp_path: Path) -> None:
+    examples = dict(programs(PYTHON_CLIENT))
+    assert sum(block.count(_ADDRESS) for block in examples.values()) == 1
+    for name, block in examples.items():
+        (tmp_path / name).write_text(block.replace(_ADDRESS, f"127.0.0.1:{running.grpc_port}"))
+    output = await run(sys.executable, "-W", "error", "-c", _RUN_ALL, *examples)
+    assert "CREDENTIALS_INVALID" in output
+    assert output.splitlines()[-1] == "True"
+
+
+def test_examples_of_the_python_client_are_formatted(tmp_path: Path) -> None:
+    for name, block in programs(PYTHON_CLIENT):
+        (tmp_path / name).write_text(block)
+    for check in (
+        ("ruff", "format", "--check", "--config", REPOSITORY / "pyproject.toml", "."),
+        ("ruff", "check", "--config", REPOSITORY / "pyproject.toml", "--select", "E,F,I,B,UP", "."),
+    ):
+        checked = subprocess.run(
+            [Path(sys.executable).parent / check[0], *check[1:]],
+            cwd=tmp_path,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
