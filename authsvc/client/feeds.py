@@ -1,7 +1,8 @@
 """Owns what brings the keys and revocations of a service into memory: once for each client.
 
 `AsyncFeed` does it in tasks, `Feed` in threads; what they do is decided in `following` and
-`key_set`.
+`key_set`. After silence they use new connections: gRPC itself finds out a minute later that nobody
+is at the other end of the old ones.
 """
 
 import asyncio
@@ -148,7 +149,9 @@ class AsyncFeed(_Feed):
                 async with asyncio.timeout(following.silent_at() - elapsed()):
                     response = await anext(stream)
                 is_good = self._receive(response)
-        except (StopAsyncIteration, TimeoutError):
+        except TimeoutError:
+            self._client.channel.renew()
+        except StopAsyncIteration:
             failure = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the next stream may be better
             failure = error
@@ -189,6 +192,7 @@ class Feed(_Feed):
         self._closed = threading.Event()
         self._fetching = threading.Lock()
         self._stream: Any = None
+        self._is_silent = False
         self._threads = [
             threading.Thread(target=work, name=f"authsvc-verifier-{name}", daemon=True)
             for name, work in (("stream", self._follow), ("keys", self._look_after))
@@ -230,6 +234,7 @@ class Feed(_Feed):
         """Follow one stream; return how many seconds to wait before the next."""
         failure: Exception | None = None
         try:
+            self._is_silent = False
             request = self.following.open(elapsed())
             self._stream = stream = self._client.sessions.WatchRevocations(request)
             if self._closed.is_set():
@@ -240,12 +245,16 @@ class Feed(_Feed):
         except Exception as error:  # noqa: BLE001 - whatever it is, the next stream may be better
             failure = error
         self._cancel()
+        self._stream = None
+        if self._is_silent:
+            self._client.channel.renew()
         return self._end(failure)
 
     def _look_after(self) -> None:
         while not self._closed.wait(_TICK):
             now = elapsed()
-            if now >= self.following.silent_at():
+            if now >= self.following.silent_at() and self._stream is not None:
+                self._is_silent = True
                 self._cancel()
             if self._is_fetch_due(now) and self._fetching.acquire(blocking=False):
                 try:

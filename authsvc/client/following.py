@@ -61,7 +61,7 @@ class Following:
         is_datable = self._knowledge.receive(response, now)
         if response.complete and not self._is_complete:
             self._is_complete = True
-            self._log_once("knows what was revoked")
+            self._log_once(logging.INFO, "knows what was revoked")
         return is_datable and not self._lags(now) and now < self._renew_at
 
     def silent_at(self) -> float:
@@ -80,7 +80,9 @@ class Following:
         if isinstance(error, AuthsvcError) and error.retry_after is not None:
             wait += error.retry_after.total_seconds()
         if self._failures > 1 or not self._is_complete:
-            self._log_once(f"does not hear what is revoked: {error or 'no response'}")
+            self._log_once(
+                logging.WARNING, f"does not hear what is revoked: {error or 'no response'}"
+            )
         return wait
 
     def _lags(self, now: float) -> bool:
@@ -95,7 +97,7 @@ class Following:
             self._lags_since = now
         return now - self._lags_since >= _LAG_LASTS
 
-    def _log_once(self, message: str) -> None:
+    def _log_once(self, level: int, message: str) -> None:
         if self._last_logged != message:
             self._last_logged = message
-            _log.warning("the verifier %s", message)
+            _log.log(level, "the verifier %s", message)

@@ -1,9 +1,8 @@
 """Owns the identity that a verified token stands for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 class PermissionMissing(Exception):
@@ -18,8 +17,7 @@ class PermissionMissing(Exception):
         self.scopes = tuple(scopes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(NamedTuple):
     """Who presented a token, and what it allows.
 
     Attributes:

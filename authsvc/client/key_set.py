@@ -1,7 +1,7 @@
 """Owns the published keys that verify signatures: which are trusted, and when to fetch them again.
 
-A key has one algorithm for life, whatever a token's header says (RFC 8725 section 3.1). PyJWT and
-cryptography do the arithmetic.
+A key has one algorithm for life, whatever a token's header says (RFC 8725 section 3.1). PyJWT reads
+the keys, and cryptography verifies.
 """
 
 import json
@@ -12,15 +12,16 @@ from functools import partial
 from typing import Any
 
 import jwt
-from jwt.algorithms import Algorithm
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 
 _log = logging.getLogger("authsvc.client")
 
 # By algorithm, what its keys are. A symmetric key is never published.
 _KINDS = {"ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519"), "RS256": ("RSA", None)}
-_IMPLEMENTATIONS: dict[str, Algorithm] = {
-    name: jwt.PyJWS().get_algorithm_by_name(name) for name in _KINDS
-}
+_ECDSA, _PKCS1, _SHA256 = ec.ECDSA(SHA256()), padding.PKCS1v15(), SHA256()
 _SMALLEST_RSA_BITS = 2048
 # Seconds. A set is cached for as long as the service says, within these bounds; and if it can't be
 # fetched then, for a day more: what is revoked meanwhile comes by another way.
@@ -139,17 +140,50 @@ def _key(member: Any) -> VerifyingKey | None:
         return None
     if (member.get("kty"), member.get("crv")) != _KINDS[algorithm]:
         raise ValueError(f"its kty and crv don't fit {algorithm}")
-    public = _IMPLEMENTATIONS[algorithm].from_jwk(
-        {name: value for name, value in member.items() if name not in _PRIVATE}
+    public: Any = (
+        jwt.PyJWS()
+        .get_algorithm_by_name(algorithm)
+        .from_jwk({name: value for name, value in member.items() if name not in _PRIVATE})
     )
     if algorithm == "RS256" and public.key_size < _SMALLEST_RSA_BITS:
         raise ValueError(f"an RSA key of less than {_SMALLEST_RSA_BITS} bits")
-    return VerifyingKey(key_id, algorithm, partial(_verify, _IMPLEMENTATIONS[algorithm], public))
+    return VerifyingKey(key_id, algorithm, partial(_VERIFY[algorithm], public))
 
 
 # Should a private key have been published by mistake, it is used as a public one.
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
 
 
-def _verify(implementation: Algorithm, public: Any, message: bytes, signature: bytes) -> bool:
-    return implementation.verify(message, public, signature)
+def _verify_es256(public: ec.EllipticCurvePublicKey, message: bytes, signature: bytes) -> bool:
+    """Verify a signature of two numbers of 32 bytes (RFC 7518 section 3.4)."""
+    if len(signature) != 64:
+        return False
+    r, s = int.from_bytes(signature[:32]), int.from_bytes(signature[32:])
+    try:
+        public.verify(encode_dss_signature(r, s), message, _ECDSA)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _verify_eddsa(public: ed25519.Ed25519PublicKey, message: bytes, signature: bytes) -> bool:
+    try:
+        public.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _verify_rs256(public: rsa.RSAPublicKey, message: bytes, signature: bytes) -> bool:
+    try:
+        public.verify(signature, message, _PKCS1, _SHA256)
+    except InvalidSignature:
+        return False
+    return True
+
+
+_VERIFY: dict[str, Callable[[Any, bytes, bytes], bool]] = {
+    "ES256": _verify_es256,
+    "EdDSA": _verify_eddsa,
+    "RS256": _verify_rs256,
+}

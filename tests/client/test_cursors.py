@@ -7,6 +7,7 @@ import pytest
 
 from authsvc.client import cursors
 from authsvc.core.revocations import cursors as theirs
+from authsvc.models.revocations import RevocationCursor
 from authsvc.store.log_reading import Position
 
 RUN = uuid4()
@@ -24,7 +25,7 @@ def watched(xmax: int, *in_progress: int, run: UUID = RUN) -> cursors.WatchCurso
 
 
 def revoked(transaction: int, run: UUID = RUN) -> cursors.RevocationCursor:
-    text = theirs.write_revocation_cursor(theirs.RevocationCursor(run, transaction))
+    text = theirs.write_revocation_cursor(RevocationCursor(run, transaction))
     return cursors.read_revocation_cursor(text)
 
 
@@ -53,4 +54,4 @@ def test_other_texts_are_not_cursors(text: str) -> None:
 
 def test_kinds_of_cursors_are_not_confused() -> None:
     with pytest.raises(ValueError, match="watcher"):
-        cursors.read_watch_cursor(theirs.write_revocation_cursor(theirs.RevocationCursor(RUN, 1)))
+        cursors.read_watch_cursor(theirs.write_revocation_cursor(RevocationCursor(RUN, 1)))
