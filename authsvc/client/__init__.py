@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from authsvc.client.guards.wsgi import WsgiGuard as WsgiGuard
     from authsvc.client.identity import Identity as Identity
     from authsvc.client.identity import PermissionMissing as PermissionMissing
+    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from authsvc.client.limiter import RateLimiter as RateLimiter
     from authsvc.client.outgoing import SyncInterceptor as SyncInterceptor
     from authsvc.client.outgoing import aio_interceptors as aio_interceptors
     from authsvc.client.outgoing_tokens import (
@@ -35,16 +37,14 @@ if TYPE_CHECKING:
     from authsvc.client.outgoing_tokens import TokenExchange as TokenExchange
     from authsvc.client.routes import Route as Route
     from authsvc.client.routes import Routes as Routes
+    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
+    from authsvc.client.validator import TokenValidator as TokenValidator
     from authsvc.client.verifier import AsyncVerifier as AsyncVerifier
     from authsvc.client.verifier import Verifier as Verifier
     from authsvc.client.when_degraded import AcceptStale as AcceptStale
     from authsvc.client.when_degraded import Ask as Ask
     from authsvc.client.when_degraded import Refuse as Refuse
     from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
-    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
-    from authsvc.client.limiter import RateLimiter as RateLimiter
-    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
-    from authsvc.client.validator import TokenValidator as TokenValidator
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {

@@ -40,12 +40,27 @@ class _Held:
 
     @classmethod
     def new(cls, token: str) -> "_Held":
-        """Measure by the lifetime in the token itself, as clocks of machines differ."""
-        payload = token.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        life, now = float(claims["exp"]) - float(claims["iat"]), time.monotonic()
+        """Hold a token that was just issued: by the lifetime in it, as clocks differ."""
+        issued, expires = _times_of(token)
+        return cls._with(token, expires - issued)
+
+    @classmethod
+    def exchanged(cls, token: str) -> "_Held":
+        """Hold an exchanged token, which says when the one before it was issued."""
+        return cls._with(token, _times_of(token)[1] - time.time())
+
+    @classmethod
+    def _with(cls, token: str, life: float) -> "_Held":
+        now = time.monotonic()
         renew = now + life * random.uniform(_RENEW_AFTER, _RENEW_BEFORE)  # noqa: S311 - no secret
         return cls(token, renew, now + life - min(_MARGIN, life / 10))
+
+
+def _times_of(token: str) -> tuple[float, float]:
+    """Return when a token was issued and when it expires."""
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return float(claims["iat"]), float(claims["exp"])
 
 
 class _ServiceTokens:
@@ -193,7 +208,7 @@ class _Exchanged:
 
     def put(self, token: str, exchanged: str) -> str:
         with self._lock:
-            self._held[token] = _Held.new(exchanged)
+            self._held[token] = _Held.exchanged(exchanged)
             self._held.move_to_end(token)
             if len(self._held) > self._size:
                 self._held.popitem(last=False)
