@@ -23,6 +23,7 @@ pytest_plugins = [
     "tests.support.probe",
     "tests.support.service",
     "tests.support.clients",
+    "tests.support.guarded",
     "tests.support.provider",
     "tests.support.breached",
     "tests.support.oauth",

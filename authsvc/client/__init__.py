@@ -16,10 +16,27 @@ if TYPE_CHECKING:
     from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
     from authsvc.client.errors import TokenRejected as TokenRejected
     from authsvc.client.freshness import Freshness as Freshness
+    from authsvc.client.guards.aio import AioGuard as AioGuard
+    from authsvc.client.guards.asgi import AsgiGuard as AsgiGuard
+    from authsvc.client.guards.current import current_identity as current_identity
+    from authsvc.client.guards.grpc_sync import SyncGuard as SyncGuard
+    from authsvc.client.guards.sessions import AsyncCookieSessions as AsyncCookieSessions
+    from authsvc.client.guards.sessions import CookieSessions as CookieSessions
+    from authsvc.client.guards.wsgi import WsgiGuard as WsgiGuard
     from authsvc.client.identity import Identity as Identity
     from authsvc.client.identity import PermissionMissing as PermissionMissing
     from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
     from authsvc.client.limiter import RateLimiter as RateLimiter
+    from authsvc.client.outgoing import SyncInterceptor as SyncInterceptor
+    from authsvc.client.outgoing import aio_interceptors as aio_interceptors
+    from authsvc.client.outgoing_tokens import (
+        AsyncServiceTokenCredentials as AsyncServiceTokenCredentials,
+    )
+    from authsvc.client.outgoing_tokens import AsyncTokenExchange as AsyncTokenExchange
+    from authsvc.client.outgoing_tokens import ServiceTokenCredentials as ServiceTokenCredentials
+    from authsvc.client.outgoing_tokens import TokenExchange as TokenExchange
+    from authsvc.client.routes import Route as Route
+    from authsvc.client.routes import Routes as Routes
     from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
     from authsvc.client.validator import TokenValidator as TokenValidator
     from authsvc.client.verifier import AsyncVerifier as AsyncVerifier
@@ -32,26 +49,44 @@ if TYPE_CHECKING:
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
     "AcceptStale": "when_degraded",
+    "AioGuard": "guards.aio",
+    "AsgiGuard": "guards.asgi",
     "Ask": "when_degraded",
     "AsyncClient": "connection",
+    "AsyncCookieSessions": "guards.sessions",
+    "AsyncServiceTokenCredentials": "outgoing_tokens",
+    "AsyncTokenExchange": "outgoing_tokens",
+    "AsyncVerifier": "verifier",
     "AsyncRateLimiter": "limiter",
     "AsyncTokenValidator": "validator",
     "AsyncVerifier": "verifier",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
+    "CookieSessions": "guards.sessions",
     "Freshness": "freshness",
     "Identity": "identity",
     "NotDecidable": "errors",
     "PermissionMissing": "identity",
     "RateLimiter": "limiter",
     "Refuse": "when_degraded",
+    "Route": "routes",
+    "Routes": "routes",
+    "RateLimiter": "limiter",
     "ServiceTimeout": "errors",
+    "ServiceTokenCredentials": "outgoing_tokens",
     "ServiceUnavailable": "errors",
+    "SyncGuard": "guards.grpc_sync",
+    "SyncInterceptor": "outgoing",
+    "TokenExchange": "outgoing_tokens",
     "TokenRejected": "errors",
     "TokenValidator": "validator",
     "Verifier": "verifier",
     "WhenDegraded": "when_degraded",
+    "WsgiGuard": "guards.wsgi",
+    "aio_interceptors": "outgoing",
+    "current_identity": "guards.current",
+    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)

@@ -66,11 +66,17 @@ _ROLES = {
     "issuer": ["issuer", "app"],
     "admin": ["admin"],
     "observer": ["observer"],
+    # The services of deploy/examples/shop.
+    "shop-gateway": ["app"],
+    "shop-orders": ["app"],
+    "shop-payments": ["edge"],
 }
-# The tokens of their own that clients may request, for a service in the demo.
+# The tokens that clients may request, for services in the demo.
 _TOKENS = {
     "app": 'audiences = ["billing"]\nscopes = ["invoices.read", "invoices.write"]\n',
     "edge": 'audiences = ["billing"]\nscopes = ["invoices.read"]\n',
+    "shop-gateway": 'audiences = ["orders"]\n',
+    "shop-orders": 'audiences = ["payments"]\n',
 }
 
 

@@ -23,6 +23,7 @@ _CHAPTERS = (
     "api_keys",
     "service_tokens",
     "session_keys",
+    "shop",
     "account",
     "importing",
     "administration",

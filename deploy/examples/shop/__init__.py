@@ -1,0 +1,1 @@
+"""A shop of three services that authsvc guards: a web gateway, orders and payments."""
