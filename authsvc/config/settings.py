@@ -103,7 +103,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _tokens_do_not_outlive_what_ends_them(self) -> "Settings":
-                # An idle session still has access tokens, which end with it.
+        # An idle session still has access tokens, which end with it.
         if self.retention.sessions < self.tokens.access_lifetime:
             raise ValueError("retention.sessions must be at least tokens.access_lifetime")
         return self
