@@ -175,7 +175,8 @@ async def test_cancelled_waiter_harms_nobody(calls: Calls, monkeypatch: pytest.M
         each.cancel()
     await asyncio.wait(cancelled)
     calls.go_on.set()
-    assert await asyncio.gather(on_their_way[1], waiting[0], waiting[2]) == ["SECOND", "A", "C"]
+    others = [on_their_way[1], waiting[0], waiting[2]]
+    assert await asyncio.gather(*others) == ["SECOND", "A", "C"]
     assert all(each.cancelled() for each in cancelled)
     # Whoever left before the call was made is not in it.
     assert calls.sent == [["first", "second"], ["a", "c"]]
