@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from authsvc.client.freshness import Freshness as Freshness
     from authsvc.client.identity import Identity as Identity
     from authsvc.client.identity import PermissionMissing as PermissionMissing
+    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
+    from authsvc.client.limiter import RateLimiter as RateLimiter
+    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
+    from authsvc.client.validator import TokenValidator as TokenValidator
     from authsvc.client.verifier import AsyncVerifier as AsyncVerifier
     from authsvc.client.verifier import Verifier as Verifier
     from authsvc.client.when_degraded import AcceptStale as AcceptStale
     from authsvc.client.when_degraded import Ask as Ask
     from authsvc.client.when_degraded import Refuse as Refuse
     from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
-    from authsvc.client.limiter import AsyncRateLimiter as AsyncRateLimiter
-    from authsvc.client.limiter import RateLimiter as RateLimiter
-    from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
-    from authsvc.client.validator import TokenValidator as TokenValidator
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
     "AcceptStale": "when_degraded",
     "Ask": "when_degraded",
     "AsyncClient": "connection",
-    "AsyncVerifier": "verifier",
     "AsyncRateLimiter": "limiter",
     "AsyncTokenValidator": "validator",
+    "AsyncVerifier": "verifier",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
@@ -44,17 +44,14 @@ _MODULES = {
     "Identity": "identity",
     "NotDecidable": "errors",
     "PermissionMissing": "identity",
+    "RateLimiter": "limiter",
     "Refuse": "when_degraded",
     "ServiceTimeout": "errors",
     "ServiceUnavailable": "errors",
     "TokenRejected": "errors",
+    "TokenValidator": "validator",
     "Verifier": "verifier",
     "WhenDegraded": "when_degraded",
-    "RateLimiter": "limiter",
-    "ServiceTimeout": "errors",
-    "ServiceUnavailable": "errors",
-    "TokenRejected": "errors",
-    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)
