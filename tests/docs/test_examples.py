@@ -103,6 +103,7 @@ async def test_examples_of_the_python_client_run(running: Application, tmp_path:
         (tmp_path / name).write_text(block.replace(_ADDRESS, f"127.0.0.1:{running.grpc_port}"))
     output = await run(sys.executable, "-W", "error", "-c", _RUN_ALL, *examples)
     assert "CREDENTIALS_INVALID" in output
+    assert "SESSION_REVOKED" in output
     assert "UNAUTHENTICATED An access token is required.\nthe orders of " in output
     assert output.splitlines()[-1] == "True"
 
