@@ -60,7 +60,6 @@ _MODULES = {
     "AsyncVerifier": "verifier",
     "AsyncRateLimiter": "limiter",
     "AsyncTokenValidator": "validator",
-    "AsyncVerifier": "verifier",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
@@ -74,7 +73,6 @@ _MODULES = {
     "Refuse": "when_degraded",
     "Route": "routes",
     "Routes": "routes",
-    "RateLimiter": "limiter",
     "ServiceTimeout": "errors",
     "ServiceTokenCredentials": "outgoing_tokens",
     "ServiceUnavailable": "errors",
@@ -88,7 +86,6 @@ _MODULES = {
     "WsgiGuard": "guards.wsgi",
     "aio_interceptors": "outgoing",
     "current_identity": "guards.current",
-    "TokenValidator": "validator",
 }
 
 __all__ = list(_MODULES)

@@ -20,7 +20,7 @@ from authsvc.models.revocations import RevocationCursor
 from authsvc.store.log_reading import Position
 from authsvc.v1.session_service_pb2 import Revocation, WatchRevocationsResponse
 
-RUN = uuid4()
+RUN = UUID(int=7)
 NOBODY = b"\xff" * 16
 NOW = int(datetime.now(UTC).timestamp())
 KEY = jwk.generate("ES256")
@@ -35,7 +35,11 @@ def knowledge() -> Knowledge:
 
 def watch_cursor(xmax: int, *in_progress: int) -> str:
     position = Position(
-        run_id=RUN, xmax=xmax, in_progress=in_progress, read_time=datetime.now(UTC), partial=None
+        run_id=RUN,
+        xmax=xmax,
+        in_progress=in_progress,
+        read_time=datetime(2026, 1, 1, tzinfo=UTC),
+        partial=None,
     )
     return cursors.write_watch_cursor(cursors.WatchCursor(position))
 
