@@ -106,8 +106,7 @@ class Settings(Section):
         # An idle session still has access tokens, which end with it.
         if kept.sessions < tokens.access_lifetime:
             raise ValueError("retention.sessions must be at least tokens.access_lifetime")
-        longest = max(tokens.access_lifetime, tokens.service_lifetime, tokens.session_key_lifetime)
-        if kept.revocations < longest + tokens.clock_skew + timedelta(minutes=1):
+        if kept.revocations < tokens.longest_validity + timedelta(minutes=1):
             raise ValueError(
                 "retention.revocations must be at least tokens.access_lifetime,"
                 " tokens.service_lifetime and tokens.session_key_lifetime, plus"

@@ -1,6 +1,7 @@
 """Owns what a revocation is: something that must no longer be accepted; and what names it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
@@ -13,6 +14,17 @@ class Revocation:
 
     kind: Kind
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRevocation(Revocation):
+    """A revocation as it stands in the log.
+
+    With `cache_only`, nothing ends: what was issued before remains valid.
+    """
+
+    revoke_time: datetime
+    cache_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,18 @@
 """Owns the revocation log: appending to it, what names its rows, and how they are read."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import cast
+from typing import TypeAlias, cast
+from uuid import UUID
 
 import asyncpg
 
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
-from authsvc.models.revocations import Kind, Revocation, RevocationCursor
+from authsvc.models.revocations import Kind, LoggedRevocation, RevocationCursor
 from authsvc.store.doorbell import Channel, ring_after_commit
 from authsvc.store.log_reading import Log
-from authsvc.store.postgres.connector import Connection, as_pool_connection
+from authsvc.store.postgres.connector import Connection, as_pool_connection, known_timeline
 
 # What names the transaction, in the same statement, so that it costs no round trip.
 CURSOR = "server_run() AS run_id, pg_current_xact_id() AS transaction"
@@ -108,20 +110,59 @@ async def cursor_of_now(connection: Connection) -> RevocationCursor:
     return known
 
 
-def _revocation(record: asyncpg.Record) -> Revocation:
+def _revocation(record: asyncpg.Record) -> LoggedRevocation:
     kind, _, identifier = record["subject"].partition(":")
-    return Revocation(cast("Kind", kind), identifier)
+    return LoggedRevocation(
+        cast("Kind", kind), identifier, record["revoke_time"], record["cache_only"]
+    )
 
 
-LOG = Log(
-    table="revocations",
-    key="revocation_id",
-    first_key=0,
-    columns="""concat_ws(':',
+_COLUMNS = """concat_ws(':',
         CASE WHEN session_id IS NOT NULL THEN 'session'
              WHEN user_id IS NOT NULL THEN 'user'
              WHEN api_key_id IS NOT NULL THEN 'api_key'
              ELSE 'key' END,
-        session_id, user_id, api_key_id, key_id) AS subject""",
-    parse=_revocation,
+        session_id, user_id, api_key_id, key_id) AS subject, revoke_time, cache_only"""
+LOG = Log(
+    table="revocations", key="revocation_id", first_key=0, columns=_COLUMNS, parse=_revocation
 )
+
+# The time of a revocation and its key.
+Place: TypeAlias = tuple[datetime, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Revocations in the order of their times, and the place of the last one if there are more.
+
+    Those that only concern caches are left out. They are all that had been
+    committed, in this run of the server, when the read began.
+    """
+
+    rows: Sequence[LoggedRevocation]
+    next_place: Place | None
+    run_id: UUID
+
+
+_SELECT_PAGE = f"""
+WITH state AS MATERIALIZED (
+    SELECT server_run() AS run_id WHERE (SELECT require_primary($4)))
+SELECT state.run_id, page.* FROM state LEFT JOIN (
+    SELECT revocation_id, {_COLUMNS} FROM revocations
+    WHERE (revoke_time, revocation_id) > ($1, $2) AND NOT cache_only
+    ORDER BY revoke_time, revocation_id LIMIT $3
+) AS page ON true
+ORDER BY revoke_time, revocation_id
+"""  # noqa: S608 - only constants
+
+
+async def read_page(connection: Connection, after: Place, limit: int) -> Page:
+    """Return up to `limit` revocations after that place; fails on a server that is no primary."""
+    records = await connection.fetch(_SELECT_PAGE, *after, limit + 1, known_timeline(connection))
+    found = [record for record in records if record["revocation_id"] is not None]
+    last = found[limit - 1] if len(found) > limit else None
+    return Page(
+        rows=[_revocation(record) for record in found[:limit]],
+        next_place=(last["revoke_time"], last["revocation_id"]) if last else None,
+        run_id=records[0]["run_id"],
+    )

@@ -109,8 +109,4 @@ class KeyTransitions:
 
     def _last_expiry(self, now: datetime) -> datetime:
         """Return the time by which the last token of a key that retires now has expired."""
-        settings = self._settings
-        longest = max(
-            settings.access_lifetime, settings.service_lifetime, settings.session_key_lifetime
-        )
-        return now + longest + settings.clock_skew + PROPAGATION_GRACE
+        return now + self._settings.longest_validity + PROPAGATION_GRACE

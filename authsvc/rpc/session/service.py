@@ -4,12 +4,13 @@ from authsvc.core.sessions.validation import SessionCheck, SessionResult
 from authsvc.models.incidents import LoginMethod
 from authsvc.rpc import Context, convert
 from authsvc.rpc.call_context import current_call
+from authsvc.rpc.session.revocations import RevocationRpcs
 from authsvc.rpc.session.session_keys import SessionKeyRpcs
 from authsvc.v1 import session_service_pb2 as pb
 from authsvc.v1 import session_service_pb2_grpc as rpc
 
 
-class SessionHandler(SessionKeyRpcs, rpc.SessionServiceServicer):
+class SessionHandler(SessionKeyRpcs, RevocationRpcs, rpc.SessionServiceServicer):
     """The creation, validation, listing and ending of sessions."""
 
     async def CreateSession(

@@ -10,3 +10,8 @@ ALTER TABLE users ADD COLUMN token_revoke_time timestamptz;
 -- Whether a row only makes replicas drop what they have cached, because a role was added or defined
 -- differently: whatever was issued before remains valid.
 ALTER TABLE revocations ADD COLUMN cache_only boolean NOT NULL DEFAULT false;
+
+-- Whoever begins to watch revocations is sent the latest in the order of their times; those of one
+-- time can be very many.
+CREATE INDEX revocations_revoke_time_revocation_id ON revocations (revoke_time, revocation_id);
+DROP INDEX revocations_revoke_time;

@@ -30,7 +30,8 @@ _TEXTS = st.text(max_size=200) | st.binary(max_size=200).map(base64url.encode)
 def _cursors(draw: st.DrawFn) -> WatchCursor:
     in_progress = sorted(draw(st.sets(_TRANSACTIONS, max_size=5)))
     partial: tuple[int, int] | None = None
-    if in_progress and draw(st.booleans()):
+    is_partial = draw(st.booleans())
+    if in_progress and is_partial:
         partial = (draw(st.sampled_from(in_progress)), draw(_KEYS))
     position = Position(
         run_id=draw(st.uuids()),
@@ -39,7 +40,10 @@ def _cursors(draw: st.DrawFn) -> WatchCursor:
         read_time=_TIME + timedelta(microseconds=draw(st.integers(0, 10**15))),
         partial=partial,
     )
-    return WatchCursor(position, 0 if partial else draw(st.just(0) | _KEYS))
+    place = st.tuples(
+        st.integers(0, 10**15).map(lambda us: _TIME + timedelta(microseconds=us)), _KEYS
+    )
+    return WatchCursor(position, draw(st.none() | place))
 
 
 @given(cursor=_cursors())
@@ -80,14 +84,20 @@ def _text(
     xmax: int = 100,
     key: int = 0,
     transaction: int = 0,
+    place: tuple[int, int] | None = None,
 ) -> str:
     head = struct.pack(">B16sQQQQ", form, _RUN.bytes, micros, xmax, key, transaction)
+    if place:
+        head += struct.pack(">QQ", *place)
     return base64url.encode(head + b"".join(struct.pack(">Q", one) for one in in_progress))
 
 
 def test_cursor_has_the_described_form() -> None:
     position = Position(_RUN, 100, (7, 9), datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC), (7, 5))
     assert write_watch_cursor(WatchCursor(position)) == _text(7, 9, key=5, transaction=7)
+    place = (datetime(1970, 1, 1, 0, 0, 2, tzinfo=UTC), 3)
+    text = _text(7, 9, form=3, key=5, transaction=7, place=(2_000_000, 3))
+    assert write_watch_cursor(WatchCursor(position, place)) == text
 
 
 @pytest.mark.parametrize(
@@ -95,7 +105,11 @@ def test_cursor_has_the_described_form() -> None:
     [
         pytest.param(_text(form=1), id="form"),
         pytest.param(_text(micros=2**63), id="time"),
-        pytest.param(_text(key=2**63), id="key beyond bigint"),
+        pytest.param(_text(7, key=2**63, transaction=7), id="key beyond bigint"),
+        pytest.param(_text(key=5), id="key without a transaction"),
+        pytest.param(_text(form=3), id="no place"),
+        pytest.param(_text(form=3, place=(2**63, 1)), id="time of the place"),
+        pytest.param(_text(form=3, place=(1, 2**63)), id="key of the place"),
         pytest.param(_text(7, 7), id="twice"),
         pytest.param(_text(9, 7), id="order"),
         pytest.param(_text(100), id="in progress beyond the end"),
