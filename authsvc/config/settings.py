@@ -112,7 +112,6 @@ class Settings(Section):
     def _revocations_outlive_tokens(self) -> "Settings":
         shortest = self.tokens.revocation_validity
         if self.retention.revocations < shortest:
-        if kept.revocations < tokens.longest_validity + timedelta(minutes=1):
             raise ValueError(
                 f"retention.revocations must be at least {durations.text(shortest)}, as long as"
                 " the longest token is valid"
