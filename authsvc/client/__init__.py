@@ -19,21 +19,42 @@ if TYPE_CHECKING:
     from authsvc.client.limiter import RateLimiter as RateLimiter
     from authsvc.client.validator import AsyncTokenValidator as AsyncTokenValidator
     from authsvc.client.validator import TokenValidator as TokenValidator
+    from authsvc.client.freshness import Freshness as Freshness
+    from authsvc.client.identity import Identity as Identity
+    from authsvc.client.identity import PermissionMissing as PermissionMissing
+    from authsvc.client.verifier import AsyncVerifier as AsyncVerifier
+    from authsvc.client.verifier import Verifier as Verifier
+    from authsvc.client.when_degraded import AcceptStale as AcceptStale
+    from authsvc.client.when_degraded import Ask as Ask
+    from authsvc.client.when_degraded import Refuse as Refuse
+    from authsvc.client.when_degraded import WhenDegraded as WhenDegraded
 
 # Where each public name is defined. Errors by reason are in authsvc.client.errors.
 _MODULES = {
+    "AcceptStale": "when_degraded",
+    "Ask": "when_degraded",
     "AsyncClient": "connection",
     "AsyncRateLimiter": "limiter",
     "AsyncTokenValidator": "validator",
+    "AsyncVerifier": "verifier",
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
+    "Freshness": "freshness",
+    "Identity": "identity",
     "NotDecidable": "errors",
     "RateLimiter": "limiter",
     "ServiceTimeout": "errors",
     "ServiceUnavailable": "errors",
     "TokenRejected": "errors",
     "TokenValidator": "validator",
+    "PermissionMissing": "identity",
+    "Refuse": "when_degraded",
+    "ServiceTimeout": "errors",
+    "ServiceUnavailable": "errors",
+    "TokenRejected": "errors",
+    "Verifier": "verifier",
+    "WhenDegraded": "when_degraded",
 }
 
 __all__ = list(_MODULES)

@@ -50,3 +50,9 @@ class TokenSettings(Section):
     key_publish_lead: Duration = Field(
         timedelta(hours=1), description="How long a key is published before it signs."
     )
+
+    @property
+    def longest_validity(self) -> timedelta:
+        """How long any token or statement can be valid, on any clock that is not too far off."""
+        longest = max(self.access_lifetime, self.service_lifetime, self.session_key_lifetime)
+        return longest + self.clock_skew

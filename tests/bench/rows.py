@@ -28,6 +28,8 @@ from tests.bench.blocks import measure_memory, measure_propagation, spread
 from tests.bench.load import Sample, Work, drive, median
 from tests.bench.processes import Target, metered
 from tests.bench.turns import Turns
+from tests.bench.verifying import Verifying
+from tests.bench.verifying import measure as measure_verifying
 
 _USERS = 64
 _PASSWORD = f"Bench-{secrets.token_hex(8)}-A1"
@@ -167,6 +169,7 @@ class Bench:
         yield "RefreshTokens", self._refresh
         yield "Login", self._login
         yield "longest turn of the event loop", self._turns
+        yield "verify() with a million revocations", self._verifying
 
     async def _prepare(self) -> None:
         gate = asyncio.Semaphore(8)
@@ -257,6 +260,20 @@ class Bench:
             ]
         times = await measure_propagation(self._service, self._folder)
         return [*rows, Row("a block known to another replica", spread(times), "≤ 1000 ms")]
+
+    async def _verifying(self) -> list[Row]:
+        rows = []
+        found: Verifying | None = None
+        for algorithm, budget in (("ES256", "≤ 1.3 ×"), ("EdDSA", "≤ 1.3 ×"), ("RS256", "")):
+            found = await asyncio.to_thread(measure_verifying, algorithm)
+            ratio = f"{found.new / found.bare:.2f} × {found.bare:.0f} µs"
+            rows.append(Row(f"verify() of a new token, {algorithm}: × bare check", ratio, budget))
+        if found is not None:
+            rows += [
+                Row("verify() of a seen token", f"{found.seen:.1f} µs", "≤ 5 µs"),
+                Row("a million revocations, memory", f"{found.memory:.0f} MB", "≤ 64 MB"),
+            ]
+        return rows
 
     async def _batch_tokens(self) -> list[Row]:
         request = auth.BatchValidateTokensRequest(

@@ -16,7 +16,7 @@ from authsvc.core.lib.ids import uuid7
 from authsvc.dev.postgres import EmbeddedPostgres
 from authsvc.errors import StoreUnavailable
 from authsvc.models.ids import ApiKeyId, SessionId, UserId
-from authsvc.models.revocations import Revocation
+from authsvc.models.revocations import LoggedRevocation
 from authsvc.store import revocations
 from authsvc.store.log_reading import LogConnection, LogRead, Position
 from authsvc.store.postgres.connector import Connection, Server
@@ -40,7 +40,7 @@ class Reader:
         self.limit = limit
         self.position: Position | None = None
 
-    async def read(self) -> LogRead[Revocation]:
+    async def read(self) -> LogRead[LoggedRevocation]:
         read = await self.connection.read(revocations.LOG, self.position, self.limit, _PATIENCE)
         self.position = read.position
         return read
@@ -102,10 +102,10 @@ async def test_all_kinds_of_a_transaction_are_read_once(
     assert found is not None
     assert len(found) == 103
     assert set(found) == {
-        *(Revocation("session", str(session)) for session in sessions),
-        Revocation("user", str(user)),
-        Revocation("key", "key-1"),
-        Revocation("api_key", str(api_key)),
+        *(LoggedRevocation("session", str(session), clock.now()) for session in sessions),
+        LoggedRevocation("user", str(user), clock.now()),
+        LoggedRevocation("key", "key-1", clock.now()),
+        LoggedRevocation("api_key", str(api_key), clock.now()),
     }
     assert (await reader.read()).rows == []
 

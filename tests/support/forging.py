@@ -12,12 +12,17 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from authsvc.client.errors import NotDecidable, TokenRejected
+from authsvc.client.freshness import elapsed
+from authsvc.client.knowledge import Knowledge
+from authsvc.client.verification import Expectations, Verification
 from authsvc.core.lib import base64url
 from authsvc.core.signing.access_tokens import AccessTokens
 from authsvc.core.signing.jwk import SigningKey
 from authsvc.core.signing.signing_keys import SigningKeys
 from authsvc.models.tokens import Claims, InactiveReason, ServiceClaims
 from authsvc.store.postgres.database import Database
+from authsvc.v1.session_service_pb2 import WatchRevocationsResponse
 from tests.support.clock import FakeClock
 from tests.support.databases import settings_for
 from tests.support.postgres import PostgresServer
@@ -48,6 +53,7 @@ class World:
 
     keys: SigningKeys
     tokens: AccessTokens
+    verification: Verification
     token: str
     header: dict[str, Any]
     payload: dict[str, Any]
@@ -72,7 +78,26 @@ class World:
         return self.forge(payload=self.payload | changes)
 
     def verify(self, token: str) -> Claims | ServiceClaims | InactiveReason:
-        return self.tokens.verify(token)
+        """Return what the service says of a token, and see that the client says the same.
+
+        Except that the client can't verify symmetric signatures, and asks for the certificate.
+        """
+        outcome = self.tokens.verify(token)
+        if self.key.public_jwk is None:
+            return outcome
+        if isinstance(outcome, InactiveReason):
+            expected = str(outcome)
+        else:
+            is_bound = bool(outcome.certificate_thumbprint)
+            expected = "CERTIFICATE_MISMATCH" if is_bound else str(outcome.subject)
+        assert self._client_says(token) == expected
+        return outcome
+
+    def _client_says(self, token: str) -> str:
+        try:
+            return self.verification.judge(token, "authsvc", (), "", None, 1e9).subject
+        except (TokenRejected, NotDecidable) as refused:
+            return refused.reason
 
     def theirs(self) -> ECKey | OKPKey | RSAKey | OctKey:
         """Return the service's key as a key of the independent library."""
@@ -111,6 +136,19 @@ def open_world(server: PostgresServer, algorithm: str) -> World:
         permissions=PERMISSIONS,
         clock=CLOCK,
     )
-    token, _ = tokens.issue(make_session(CLOCK))
+    token, _ = tokens.issue(make_session(CLOCK), CLOCK.now())
     header, payload, _ = (base64.urlsafe_b64decode(part + "==") for part in token.split("."))
-    return World(keys, tokens, token, json.loads(header), json.loads(payload))
+    return World(keys, tokens, _client(keys), token, json.loads(header), json.loads(payload))
+
+
+def _client(keys: SigningKeys) -> Verification:
+    """Return a client's verification, with the published keys and nothing revoked."""
+    knowledge = Knowledge()
+    knowledge.keys.begin(elapsed() + 1e9)  # unknown ids are as if asked for a moment ago
+    knowledge.keys.install(keys.jwks(), 3600, elapsed())
+    knowledge.known_until.open(elapsed())
+    knowledge.receive(WatchRevocationsResponse(complete=True), elapsed())
+    expected = Expectations(
+        issuer="https://authsvc.dev", audience="authsvc", clock=lambda: CLOCK.now().timestamp()
+    )
+    return Verification(expected, knowledge, 1000)

@@ -32,6 +32,12 @@ class Proxy:
         """Relay again, starting with what was held."""
         self._flows.set()
 
+    def strand(self) -> None:
+        """Go silent for good on the connections that are open; new ones are relayed."""
+        self._flows.clear()
+        self._flows = asyncio.Event()
+        self._flows.set()
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         port = self._server.sockets[0].getsockname()[1]
@@ -57,8 +63,8 @@ class Proxy:
         server_reader, server_writer = await self._connect()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._relay(reader, server_writer))
-                group.create_task(self._relay(server_reader, writer))
+                for source, sink in ((reader, server_writer), (server_reader, writer)):
+                    group.create_task(self._relay(source, sink, self._flows))
         except* OSError:
             pass
         finally:
@@ -72,9 +78,11 @@ class Proxy:
             return await asyncio.open_unix_connection(path)
         return await asyncio.open_connection(self._address.hostname, self._address.port or 5432)
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event
+    ) -> None:
         while data := await reader.read(65_536):
-            await self._flows.wait()
+            await flows.wait()
             writer.write(self._disguise(data))
             await writer.drain()
         writer.close()

@@ -47,7 +47,7 @@ async def test_first_start_creates_key(database: Database, clock: FakeClock) -> 
 
 async def test_next_start_reuses_key(database: Database, clock: FakeClock) -> None:
     first, second = await load_keys(database, clock), await load_keys(database, clock)
-    token, _ = tokens_of(first, clock).issue(make_session(clock))
+    token, _ = tokens_of(first, clock).issue(make_session(clock), clock.now())
     assert isinstance(tokens_of(second, clock).verify(token), Claims)
     assert len(await second.list()) == 1
 
@@ -100,7 +100,7 @@ async def test_each_algorithm_survives_a_restart(
     database: Database, clock: FakeClock, algorithm: str
 ) -> None:
     first = await load_keys(database, clock, algorithm=algorithm)
-    token, _ = tokens_of(first, clock).issue(make_session(clock))
+    token, _ = tokens_of(first, clock).issue(make_session(clock), clock.now())
     second = await load_keys(database, clock, algorithm=algorithm)
     assert second.active.key_id == first.active.key_id
     assert second.active.algorithm == algorithm
@@ -122,7 +122,7 @@ async def test_changed_algorithm_is_adopted_at_start(database: Database, clock: 
     for algorithm in jwk.ALGORITHMS:
         keys = await load_keys(database, clock, algorithm=algorithm)
         assert keys.active.algorithm == algorithm
-        issued.append(tokens_of(keys, clock).issue(session)[0])
+        issued.append(tokens_of(keys, clock).issue(session, clock.now())[0])
     tokens = tokens_of(keys, clock)
     assert all(isinstance(tokens.verify(token), Claims) for token in issued)
     assert len(await in_state(keys, KeyState.ACTIVE)) == 1
