@@ -4,8 +4,8 @@ import asyncio
 import secrets
 import threading
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from weakref import WeakSet
 import structlog
 
 from authsvc.app.application import Application
-from authsvc.client import AsyncClient, Client
+from authsvc.client import AsyncClient, AsyncVerifier, Client, Freshness, Verifier
 from authsvc.config.loading import validate
 from authsvc.config.sources import merge, read_file, read_folder
 from authsvc.dev import ports
@@ -126,6 +126,55 @@ class TestService:
         files = self.certificate(role)
         return AsyncClient(self.target, ca=self.ca, cert=files.cert, key=files.key)
 
+    @contextmanager
+    def verifier(
+        self,
+        role: Role = "edge",
+        *,
+        audience: str = "",
+        max_staleness: float = 1.0,
+        on_degraded: Callable[[Freshness], None] | None = None,
+    ) -> Iterator[Verifier]:
+        """Yield a started verifier that goes by the service's clock.
+
+        Its audience is that of the tokens of users, unless another is given.
+        """
+        with (
+            self.client(role) as client,
+            Verifier(
+                client,
+                issuer=self._settings.tokens.issuer,
+                audience=audience or self._settings.tokens.audience,
+                max_staleness=max_staleness,
+                on_degraded=on_degraded,
+                clock=self._unix_time,
+            ) as verifier,
+        ):
+            yield verifier
+
+    @asynccontextmanager
+    async def async_verifier(
+        self,
+        role: Role = "edge",
+        *,
+        audience: str = "",
+        max_staleness: float = 1.0,
+        on_degraded: Callable[[Freshness], None] | None = None,
+    ) -> AsyncIterator[AsyncVerifier]:
+        """Yield a verifier, as `verifier` does, for the running event loop."""
+        async with (
+            self.async_client(role) as client,
+            AsyncVerifier(
+                client,
+                issuer=self._settings.tokens.issuer,
+                audience=audience or self._settings.tokens.audience,
+                max_staleness=max_staleness,
+                on_degraded=on_degraded,
+                clock=self._unix_time,
+            ) as verifier,
+        ):
+            yield verifier
+
     def user(
         self, email: str = "", *, password: str = "", roles: Sequence[str] = ("user",)
     ) -> User:
@@ -177,6 +226,9 @@ class TestService:
         self.faults.reset()
         self.clock.reset()
 
+    def _unix_time(self) -> float:
+        return self.clock.now().timestamp()
+
     def _own_client(self, role: Role) -> Client:
         if role not in self._own:
             self._own[role] = self.client(role)
@@ -218,7 +270,7 @@ class TestService:
         values = read_file(self._workspace.config).values
         for more in (read_folder(self._workspace.secrets).values, self._overrides):
             values = merge(values, more)
-        settings = validate(values)
+        self._settings = settings = validate(values)
         shifted, gate = ShiftedClock(), FaultGate()
         self._app = app = await Application.start(
             settings, clock=shifted, interceptors=[gate], middlewares=[gate.respond]
