@@ -20,11 +20,11 @@ from authsvc.config.loading import validate
 from authsvc.config.sources import merge, read_file, read_folder
 from authsvc.dev import ports
 from authsvc.dev.postgres import EmbeddedPostgres
-from authsvc.dev.scratch import ScratchFolder
 from authsvc.dev.workspace import Workspace
 from authsvc.store.postgres import migrator
 from authsvc.testing import clock as clocks
 from authsvc.testing.clock import ShiftedClock, TestClock
+from authsvc.testing.database import ScratchDatabase
 from authsvc.testing.faults import FaultGate, Faults
 from authsvc.testing.users import Message, User, wait_for_messages
 from authsvc.v1.admin_service_pb2 import CreateUserRequest
@@ -58,22 +58,30 @@ class TestService:
     clock: TestClock
     faults: Faults
 
-    def __init__(self, settings: Mapping[str, Any] = _NO_SETTINGS) -> None:
-        """Prepare a service; `settings` are tables and keys as in its settings file."""
+    def __init__(self, settings: Mapping[str, Any], database: ScratchDatabase | None) -> None:
         self._overrides = settings
+        self._database = database
         self._stack = ExitStack()
         self._own: dict[Role, Client] = {}
         self._clients: WeakSet[Client] = WeakSet()
 
     @classmethod
-    def start(cls, settings: Mapping[str, Any] = _NO_SETTINGS) -> Self:
+    def start(
+        cls,
+        settings: Mapping[str, Any] = _NO_SETTINGS,
+        *,
+        database: ScratchDatabase | None = None,
+    ) -> Self:
         """Start a service and return it once it serves; `stop` ends it.
+
+        `settings` are tables and keys as in its settings file. `database` is one that starts
+        already; otherwise, the service has one of its own.
 
         Raises:
             ConfigError: A setting is unknown or invalid; the message says which.
             EmbeddedPostgresError: PostgreSQL can't be started; the message says why.
         """
-        service = cls(settings)
+        service = cls(settings, database)
         try:
             service._open()
         except BaseException:
@@ -240,12 +248,10 @@ class TestService:
 
     def _open(self) -> None:
         _log_by_standard_library(self._stack)
-        folder = self._stack.enter_context(ScratchFolder())
-        postgres = EmbeddedPostgres(folder, durable=False)
-        postgres.start()
-        self._stack.callback(postgres.stop)
-        self._workspace = workspace = Workspace(folder)
+        database = self._database or self._stack.enter_context(ScratchDatabase())
+        self._workspace = workspace = Workspace(database.folder)
         workspace.prepare()
+        postgres = database.wait()
         with ExitStack() as reserved:
             addresses: dict[str, str | None] = {}
             for name in ("grpc", "http"):
