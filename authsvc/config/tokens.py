@@ -44,7 +44,7 @@ class TokenSettings(Section):
         " another, or, with `strict`, nobody does and the session ends.",
     )
     clock_skew: Duration = Field(
-        timedelta(seconds=5), description="How far in the future `iat` and `nbf` may be."
+        timedelta(seconds=5), description="How far in the future `nbf` may be."
     )
     key_rotation_interval: Duration = Field(timedelta(days=30), description="How long a key signs.")
     key_publish_lead: Duration = Field(
