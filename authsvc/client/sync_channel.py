@@ -85,6 +85,16 @@ class SyncChannel:
         if is_last:
             used.channel.close()
 
+    def reconnect(self) -> None:
+        """Let calls that begin from now on use new connections, as nobody answers on these."""
+        with self._lock:
+            former, self._current = self._current, None
+            if former is not None:
+                self._old.add(former)
+                former.calls += 1
+        if former is not None:
+            self.release(former)
+
     def close(self) -> None:
         """Close all connections; calls in progress fail."""
         with self._lock:
