@@ -67,21 +67,13 @@ class SyncChannel:
         with self._lock:
             is_due = self._renewal.is_due()
         # One thread looks; the others go on with what there is.
-        is_outdated = is_due and self._renewal.certificates.reload()
+        if is_due and self._renewal.certificates.reload():
+            self.reconnect()
         with self._lock:
             if self._is_closed:
                 raise ClientClosed(_CLOSED)
-            former = self._current if is_outdated else None
-            if former is not None:
-                self._current = None
-                self._old.add(former)
-                former.calls += 1
-            if self._current is None:
-                self._current = self._open()
-            current = self._current
+            current = self._current = self._current or self._open()
             current.calls += 1
-        if former is not None:
-            self.release(former)
         return current
 
     def release(self, used: SyncConnections) -> None:
@@ -93,6 +85,16 @@ class SyncChannel:
                 self._old.remove(used)
         if is_last:
             used.channel.close()
+
+    def reconnect(self) -> None:
+        """Let calls that begin from now on use new connections, and these end with their calls."""
+        with self._lock:
+            former, self._current = self._current, None
+            if former is not None:
+                self._old.add(former)
+                former.calls += 1
+        if former is not None:
+            self.release(former)
 
     def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
         """Return the error that a failed call means."""
