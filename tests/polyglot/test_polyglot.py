@@ -55,7 +55,7 @@ def cursors(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     begun = []
     watch = RevocationWatch.watch
 
-    def recorded(self: RevocationWatch[bytes], cursor: str) -> Any:
+    def recorded(self: RevocationWatch, cursor: str) -> Any:
         begun.append(cursor)
         return watch(self, cursor)
 
@@ -93,7 +93,9 @@ async def test_client(
         await program.expect(stop_service="")
         await service.app.stop()
         program.resume()
-        await program.expect(away="undecided", asked="UNAVAILABLE")
+        await program.expect(away="undecided")
+        # Which of the two depends on how long its attempts take.
+        await program.expect_one_of("asked", "UNAVAILABLE", "DEADLINE_EXCEEDED")
         assert await program.end() == 0
 
 
