@@ -16,10 +16,9 @@ from authsvc.core.revocations.watching import RevocationWatch
 from authsvc.models.calls import Role
 from authsvc.v1.admin_service_pb2 import (
     SIGNING_KEY_STATE_ACTIVE,
-    DisableUserRequest,
-    EnableUserRequest,
     ListSigningKeysRequest,
     RevokeSigningKeyRequest,
+    SetUserRolesRequest,
 )
 from authsvc.v1.session_service_pb2 import RevokeSessionRequest
 from tests.polyglot.foreign import ALGORITHMS, NewDatabase, issue_cases, write_cases
@@ -138,8 +137,8 @@ async def follow_revocations(
 
     name, user_id = await program.step()
     assert name == "end_user"
-    await service.admin().DisableUser(DisableUserRequest(user_id=user_id))
-    await service.admin().EnableUser(EnableUserRequest(user_id=user_id))
+    # The session goes on: only the event of the user refuses the tokens that have the role.
+    await service.admin().SetUserRoles(SetUserRolesRequest(user_id=user_id))
     program.resume()
     await program.expect(user_ended="SESSION_REVOKED", later_token="accepted")
 
