@@ -113,11 +113,11 @@ class BaseBuild:
             self.clock.observe(sample)
 
     @cached_property
-    def revocation_watch(self) -> RevocationWatch[bytes]:
+    def revocation_watch(self) -> RevocationWatch:
         return RevocationWatch(
             database=self.database,
             clock=self.clock,
-            validity=self.settings.tokens.longest_validity,
+            validity=self.settings.tokens.revocation_validity,
             encode=encoder(self.slices),
             ring=self._ring_reader,
         )

@@ -106,7 +106,7 @@ class Settings(Section):
         # An idle session still has access tokens, which end with it.
         if kept.sessions < tokens.access_lifetime:
             raise ValueError("retention.sessions must be at least tokens.access_lifetime")
-        if kept.revocations < tokens.longest_validity + timedelta(minutes=1):
+        if kept.revocations < tokens.revocation_validity:
             raise ValueError(
                 "retention.revocations must be at least tokens.access_lifetime,"
                 " tokens.service_lifetime and tokens.session_key_lifetime, plus"

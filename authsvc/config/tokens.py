@@ -56,3 +56,11 @@ class TokenSettings(Section):
         """How long any token or statement can be valid, on any clock that is not too far off."""
         longest = max(self.access_lifetime, self.service_lifetime, self.session_key_lifetime)
         return longest + self.clock_skew
+
+    @property
+    def revocation_validity(self) -> timedelta:
+        """How long after its time a revocation can concern a token that is still valid.
+
+        Calls that are in progress at that time may still issue tokens for a moment.
+        """
+        return self.longest_validity + timedelta(minutes=1)

@@ -86,7 +86,7 @@ class UseCases:
     session_cookies: SessionCookies
     bulk_session_ending: BulkSessionEnding
     impersonation: Impersonation
-    revocation_watch: RevocationWatch[bytes]
+    revocation_watch: RevocationWatch
     session_keys: SessionKeys
     turn_credentials: TurnCredentials
     token_validation: TokenValidation

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Generic, TypeVar
 
 from authsvc.core.lib.clock import elapsed
 from authsvc.core.lib.wakeups import Wakeups
@@ -28,19 +27,15 @@ _HEARTBEAT = 0.25
 _PATIENCE = 10.0
 # The reader reads about as often by itself, and need not be asked to.
 _EARLY = 0.05
-# How long after its time a revocation may take until no token can be issued any more.
-_ISSUE_GRACE = timedelta(minutes=1)
 # Seconds for which those who begin do so at the same position, so that they share pages.
 _ORIGIN_AGE = 5.0
 
-Message = TypeVar("Message")
 
-
-class RevocationWatch(Generic[Message]):
+class RevocationWatch:
     """Lets callers watch revocations; `run` sends them what the process's reader passes on.
 
-    `encode` makes a message, once for all watchers. `validity` is how long a token can be valid.
-    `ring` lets the reader read soon.
+    `encode` makes a message, once for all watchers. `validity` is how long a revocation can concern
+    a token. `ring` lets the reader read soon.
     """
 
     def __init__(
@@ -49,15 +44,15 @@ class RevocationWatch(Generic[Message]):
         database: Database,
         clock: Clock,
         validity: timedelta,
-        encode: Callable[[WatchedRevocations], Awaitable[Message]],
+        encode: Callable[[WatchedRevocations], Awaitable[bytes]],
         ring: Callable[[], None],
     ) -> None:
         self._clock = clock
-        self._validity = validity + _ISSUE_GRACE
+        self._validity = validity
         self._encode = encode
         self._ring = ring
         self._missed = MissedRevocations(database, self._validity, encode)
-        self._broadcast: Broadcast[Message] = Broadcast()
+        self._broadcast: Broadcast[bytes] = Broadcast()
         self._origin: tuple[float, WatchCursor] | None = None
         # What the present read has passed on, and what has been read up to the position.
         self._reading: list[LoggedRevocation] = []
@@ -120,7 +115,7 @@ class RevocationWatch(Generic[Message]):
                     # The database doesn't answer, but the stream lives.
                     await self._send()
 
-    async def watch(self, cursor: str) -> AsyncGenerator[Message, None]:
+    async def watch(self, cursor: str) -> AsyncGenerator[bytes, None]:
         """Yield what is revoked after a cursor, or all that still matters if it is empty.
 
         Raises:
@@ -160,7 +155,7 @@ class RevocationWatch(Generic[Message]):
 
     async def _live(
         self, number: int, began: float
-    ) -> AsyncGenerator[tuple[Message, Position], None]:
+    ) -> AsyncGenerator[tuple[bytes, Position], None]:
         """Yield what is broadcast from a message on, until something is missing."""
         broadcast = self._broadcast
         while not broadcast.is_gap(number):
@@ -201,7 +196,7 @@ class RevocationWatch(Generic[Message]):
 
     async def _encoded(
         self, rows: Sequence[LoggedRevocation], begin: Position, end: Position
-    ) -> Sequence[Sent[Message]]:
+    ) -> Sequence[Sent[bytes]]:
         """Return the messages from one position to another."""
         starts = range(0, len(rows) or 1, PAGE)
         messages = []
@@ -212,7 +207,7 @@ class RevocationWatch(Generic[Message]):
             messages.append(Sent(message, len(part), reached, end))
         return messages
 
-    async def _sign_of_life(self, at: WatchCursor, position: Position) -> Message:
+    async def _sign_of_life(self, at: WatchCursor, position: Position) -> bytes:
         """Return a message to a watcher that the log has been read up to a position."""
         return await self._encode(self._watched_at(at, position))
 

@@ -14,6 +14,7 @@ from authsvc.errors import StoreUnavailable
 from authsvc.store import revocations
 from authsvc.store.log_reading import read_log
 from authsvc.store.postgres.database import Database
+from tests.support.databases import opened
 
 _VALIDITY = timedelta(hours=1)
 _Encode = Callable[[WatchedRevocations], Awaitable[list[str]]]
@@ -75,7 +76,7 @@ async def test_pages_that_are_kept_are_few(
 
 
 async def test_reads_are_few_at_a_time_however_many_cursors(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, most = 0, 0
     read_page = revocations.read_page
@@ -90,11 +91,12 @@ async def test_reads_are_few_at_a_time_however_many_cursors(
             running -= 1
 
     monkeypatch.setattr(revocations, "read_page", counted)
-    missed = MissedRevocations(database, _VALIDITY, _counting()[1])
-    beginning = await _beginning(database, 3)
-    now = SystemClock().now()
-    cursors = [WatchCursor(beginning.position, (now, number)) for number in range(20)]
-    await asyncio.gather(*map(missed.page, cursors))
+    async with opened(database_dsn, pool_min=8, pool_max=64) as database:
+        missed = MissedRevocations(database, _VALIDITY, _counting()[1])
+        beginning = await _beginning(database, 3)
+        now = SystemClock().now()
+        cursors = [WatchCursor(beginning.position, (now, number)) for number in range(20)]
+        await asyncio.gather(*map(missed.page, cursors))
     assert most == 2
 
 

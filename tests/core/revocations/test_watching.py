@@ -44,8 +44,8 @@ class Replica:
     """A watch, the reader that feeds it, and how many messages were encoded."""
 
     def __init__(self, database: Database, staleness: float = 1.0) -> None:
-        self.encoded = 0
-        self.watch: RevocationWatch[WatchedRevocations] = RevocationWatch(
+        self.messages: list[WatchedRevocations] = []
+        self.watch = RevocationWatch(
             database=database,
             clock=SystemClock(),
             validity=_VALIDITY,
@@ -61,22 +61,27 @@ class Replica:
             on_position=self.watch.on_position,
         )
 
-    async def _encode(self, message: WatchedRevocations) -> WatchedRevocations:
-        self.encoded += 1
-        return message
+    @property
+    def encoded(self) -> int:
+        return len(self.messages)
+
+    async def _encode(self, message: WatchedRevocations) -> bytes:
+        self.messages.append(message)
+        return b"%d" % (len(self.messages) - 1)
 
 
 class Stream:
     """A watcher, and what it has been sent."""
 
-    def __init__(self, watch: RevocationWatch[WatchedRevocations], cursor: str) -> None:
-        self.messages = watch.watch(cursor)
+    def __init__(self, replica: Replica, cursor: str) -> None:
+        self._replica = replica
+        self.messages = replica.watch.watch(cursor)
         self.cursor = cursor
         self.names: list[str] = []
 
     async def next(self) -> WatchedRevocations:
         async with asyncio.timeout(_PATIENCE):
-            message = await anext(self.messages)
+            message = self._replica.messages[int(await anext(self.messages))]
         self.cursor = message.cursor
         self.names += [revocation.id for revocation in message.revocations]
         return message
@@ -98,7 +103,7 @@ class Stream:
 
 @asynccontextmanager
 async def _watching(replica: Replica, cursor: str = "") -> AsyncIterator[Stream]:
-    stream = Stream(replica.watch, cursor)
+    stream = Stream(replica, cursor)
     async with aclosing(stream.messages):
         yield stream
 
@@ -363,7 +368,7 @@ async def test_stream_lives_on_while_the_log_is_not_read_and_ends_after_a_while(
     replica = Replica(database)
     async with running(replica.watch):
         async with running(replica.reader):
-            stream = Stream(replica.watch, "")
+            stream = Stream(replica, "")
             last = await stream.complete()
             last = await stream.next()
         async with aclosing(stream.messages):
@@ -412,7 +417,7 @@ async def test_failure_to_encode_loses_nothing(replica: Replica, database: Datab
         await stream.complete()
         encode, fails = replica.watch._encode, True
 
-        async def fail_once(message: WatchedRevocations) -> WatchedRevocations:
+        async def fail_once(message: WatchedRevocations) -> bytes:
             nonlocal fails
             if fails and message.revocations:
                 fails = False
