@@ -101,9 +101,7 @@ class _InactiveReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Inacti
     INACTIVE_REASON_RATE_LIMITED: _InactiveReason.ValueType  # 17
     """The API key's own rate limit is exhausted; see retry_after."""
     INACTIVE_REASON_TOKEN_OUTDATED: _InactiveReason.ValueType  # 18
-    """It was issued before its user lost a role, was disabled, or got the account
-    back from somebody else; a refresh may help.
-    """
+    """It was issued before its user lost a role; a refresh helps."""
 
 class InactiveReason(_InactiveReason, metaclass=_InactiveReasonEnumTypeWrapper):
     """Why a token, session or API key is not active: enough for a caller to choose
@@ -153,9 +151,7 @@ INACTIVE_REASON_KEY_REVOKED: InactiveReason.ValueType  # 16
 INACTIVE_REASON_RATE_LIMITED: InactiveReason.ValueType  # 17
 """The API key's own rate limit is exhausted; see retry_after."""
 INACTIVE_REASON_TOKEN_OUTDATED: InactiveReason.ValueType  # 18
-"""It was issued before its user lost a role, was disabled, or got the account
-back from somebody else; a refresh may help.
-"""
+"""It was issued before its user lost a role; a refresh helps."""
 Global___InactiveReason: _TypeAlias = InactiveReason  # noqa: Y015
 
 class _DefinedIn:

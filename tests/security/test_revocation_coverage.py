@@ -1,7 +1,7 @@
-"""Every path that ends something, walked over the service: what a verifier makes of the log.
+"""Every path that ends something, walked over the service: what a verifier learns of it.
 
-A verifier holds the rows of the revocation log, except those that only clear caches, and refuses
-tokens by them without a call. So all that has ended must be covered, and nothing else.
+A verifier follows WatchRevocations, and refuses tokens by what that says without a call. So all
+that has ended must be covered, and nothing else.
 """
 
 import ast
@@ -27,7 +27,7 @@ import authsvc.core
 import authsvc.store
 from authsvc.config import Settings
 from authsvc.core.messages.outbox import MessageKind
-from authsvc.core.revocations.cursors import read_revocation_cursor
+from authsvc.core.revocations.cursors import read_revocation_cursor, read_watch_cursor
 from authsvc.store import revocations
 from authsvc.store import roles as role_store
 from authsvc.store.postgres.connector import Connector
@@ -401,32 +401,57 @@ def _claims(tokens: Tokens) -> dict[str, Any]:
     return claims | {"kid": jwt.get_unverified_header(tokens.access_token)["kid"]}
 
 
-def _covers(row: asyncpg.Record, claims: dict[str, Any]) -> bool:
-    """Return whether a verifier that holds this row refuses a token with these claims."""
-    if row["session_id"] is not None:
-        return bool(str(row["session_id"]) == claims["sid"])
-    if row["user_id"] is not None:
-        second = int(row["revoke_time"].timestamp())
-        return bool(str(row["user_id"]) == claims["sub"] and claims["iat"] <= second)
-    return row["key_id"] is not None and row["key_id"] == claims["kid"]
+def _covers(revocation: session_pb.Revocation, claims: dict[str, Any]) -> bool:
+    """Return whether a verifier that knows of this refuses a token with these claims."""
+    match revocation.WhichOneof("subject"):
+        case "session_id":
+            return bool(revocation.session_id == claims["sid"])
+        case "user_id":
+            second = revocation.revoke_time.seconds
+            return bool(revocation.user_id == claims["sub"] and claims["iat"] <= second)
+        case "key_id":
+            return bool(revocation.key_id == claims["kid"])
+        case _:
+            return False
 
 
-async def _log(here: Here) -> list[asyncpg.Record]:
-    return await here.service.fetch(
-        "SELECT revocation_id, session_id, user_id, key_id, revoke_time FROM revocations"
-        " WHERE NOT cache_only ORDER BY revocation_id"
-    )
+class Verifier:
+    """What a service that follows the revocations knows."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._stream = service.sessions("edge").WatchRevocations(
+            session_pb.WatchRevocationsRequest()
+        )
+        self._known = list[session_pb.Revocation]()
+
+    @property
+    def count(self) -> int:
+        return len(self._known)
+
+    async def known(self) -> list[session_pb.Revocation]:
+        """Return all that was revoked before this call."""
+        [now] = await self._service.fetch(
+            "SELECT server_run() AS run_id, pg_current_xact_id() AS id"
+        )
+        async for response in self._stream:
+            self._known += response.revocations
+            position = read_watch_cursor(response.cursor).position
+            if response.complete and position.knows(now["id"]):
+                assert position.run_id == now["run_id"]
+                break
+        return list(self._known)
 
 
-async def _walk(here: Here, path: _Path) -> None:
+async def _walk(here: Here, path: _Path, verifier: Verifier) -> None:
     bystander = await here.session()
-    known = len(await _log(here))
+    before = verifier.count
     ended = await path(here)
-    rows = await _log(here)
+    known = await verifier.known()
     judge = here.service.judge_token
     for tokens in (*ended.ended, *ended.outdated):
         claims = _claims(tokens)
-        assert any(_covers(row, claims) for row in rows[known:]), path
+        assert any(_covers(revocation, claims) for revocation in known[before:]), path
         reason = await judge(tokens.access_token, strict=True)
         assert reason, path
         if ended.cursor:
@@ -436,7 +461,7 @@ async def _walk(here: Here, path: _Path) -> None:
     everybody = [*ended.kept, *([] if path is _compromised_key else [bystander])]
     for tokens in everybody:
         claims = _claims(tokens)
-        assert not any(_covers(row, claims) for row in rows), path
+        assert not any(_covers(revocation, claims) for revocation in known), path
         for more in ({"strict": True}, {}, {"min_cursor": ended.cursor}):
             assert await judge(tokens.access_token, **more) == "", path
     if ended.cursor:
@@ -541,12 +566,14 @@ def _settings(settings: Settings, provider: LocalProvider) -> Settings:
     )
 
 
+@pytest.mark.world
 async def test_every_path_covers_what_it_ends_and_nothing_that_goes_on(
     start_service: StartService, live_settings: Settings, provider: LocalProvider, trace: Trace
 ) -> None:
     here = Here(await start_service(_settings(live_settings, provider)), provider)
+    verifier = Verifier(here.service)
     for path in _PATHS:
-        await _walk(here, path)
+        await _walk(here, path, verifier)
     # So that a new path can't be forgotten.
     assert _appending_functions() <= trace.functions
     assert _statements() <= trace.statements

@@ -385,7 +385,8 @@ async def test_reader_that_knows_a_transaction_knows_all_that_were_acknowledged_
         connection.close()
 
     async with opened(database_dsn, pool_max=8) as database:
-        writing: asyncio.Task[None] = asyncio.create_task(_all([write(database) for _ in range(6)]))
+        works = _all([write(database) for _ in range(6)])
+        writing = asyncio.create_task(works)
         seen = list[Position]()
         await _all([read(seen, writing) for _ in range(2)])
         await writing
