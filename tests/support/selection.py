@@ -8,15 +8,20 @@ A test can be marked `slow` by hand. Four kinds are slow by nature, unless they 
 
 - attacks and all other tests in one of `FOLDERS`;
 - tests that start the whole service;
-- all cases but the first of a parametrized test that has a database of its own;
+- all tests of a file that have a database each, but the first `DATABASES_OF_A_FILE`, and of a
+  parametrized one all cases but the first;
 - all cases but the first of a parametrized test that starts the whole service, even a `fast` one.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
 FOLDERS = {"attacks", "polyglot", "security"}
+# A test with a database of its own takes a tenth of a second, most others a hundredth.
+DATABASES_OF_A_FILE = 2
 _DATABASE, _SERVICE = "database_dsn", "start_service"
 
 
@@ -24,14 +29,19 @@ _DATABASE, _SERVICE = "database_dsn", "start_service"
 def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
     """Mark the tests that are slow by nature, before `-m` selects by marks."""
     seen: set[str] = set()
+    databases: Counter[Path] = Counter()
     for item in items:
         if isinstance(item, pytest.Function):
             if "drills" in _folders(item):
                 item.add_marker("drill")
             test, _, _ = item.nodeid.partition("[")
-            if _is_slow(item, first=test not in seen):
-                item.add_marker("slow")
+            first = test not in seen
             seen.add(test)
+            if first and _has_database_alone(item):
+                databases[item.path] += 1
+                first = databases[item.path] <= DATABASES_OF_A_FILE
+            if _is_slow(item, first=first):
+                item.add_marker("slow")
 
 
 def _is_slow(item: pytest.Function, *, first: bool) -> bool:
@@ -43,6 +53,15 @@ def _is_slow(item: pytest.Function, *, first: bool) -> bool:
     if fast:
         return False
     return not FOLDERS.isdisjoint(_folders(item)) or (_DATABASE in item.fixturenames and not first)
+
+
+def _has_database_alone(item: pytest.Function) -> bool:
+    marks = ("world", "drill", "slow", "fast")
+    return (
+        _DATABASE in item.fixturenames
+        and _SERVICE not in item.fixturenames
+        and not any(item.get_closest_marker(mark) for mark in marks)
+    )
 
 
 def _folders(item: pytest.Function) -> tuple[str, ...]:

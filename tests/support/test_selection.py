@@ -34,6 +34,10 @@ def test_on_a_pooler(database_dsn): ...
 @pytest.mark.parametrize("case", [1, 2])
 def test_on_a_database(database_dsn, case): ...
 
+def test_also_on_a_database(database_dsn): ...
+
+def test_on_one_database_too_many(database_dsn): ...
+
 def test_on_the_service(start_service): ...
 
 @pytest.mark.fast
@@ -57,6 +61,7 @@ def test_slow_kinds_are_skipped(pytester: pytest.Pytester) -> None:
         "test_pure[1]",
         "test_pure[2]",
         "test_on_a_database[1]",
+        "test_also_on_a_database",
         "test_on_the_service_but_chosen[1]",
     ]
 
