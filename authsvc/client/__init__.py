@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from authsvc.client.connection import AsyncClient as AsyncClient
     from authsvc.client.connection import Client as Client
     from authsvc.client.errors import AuthsvcError as AuthsvcError
+    from authsvc.client.errors import ClientClosed as ClientClosed
     from authsvc.client.errors import NotDecidable as NotDecidable
     from authsvc.client.errors import ServiceTimeout as ServiceTimeout
     from authsvc.client.errors import ServiceUnavailable as ServiceUnavailable
@@ -40,6 +41,7 @@ _MODULES = {
     "AuthsvcError": "errors",
     "CertificateError": "certificates",
     "Client": "connection",
+    "ClientClosed": "errors",
     "Freshness": "freshness",
     "Identity": "identity",
     "NotDecidable": "errors",

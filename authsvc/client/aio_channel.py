@@ -9,11 +9,11 @@ import grpc
 
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
-from authsvc.client.errors import AuthsvcError, ServiceUnavailable
+from authsvc.client.errors import AuthsvcError, ClientClosed, ServiceUnavailable
 from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
 
-_CLOSED = "The client was closed during the call."
+_CLOSED = "The client is closed."
 
 
 class AioConnections:
@@ -38,13 +38,14 @@ class AioChannel:
         self, *, address: str, renewal: Renewal, settings: CallSettings, server_name: str
     ) -> None:
         self.settings = settings
-        self.renewal = renewal
+        self._renewal = renewal
         self._address = address
         self._options = channel_options(server_name)
         self._old: set[AioConnections] = set()
         self._closing: set[asyncio.Task[None]] = set()
         # Opened by the first call, on whose event loop it stays.
         self._current: AioConnections | None = None
+        self._is_closed = False
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "AioUnaryCall":
         """Return an RPC with one request and one response."""
@@ -61,9 +62,15 @@ class AioChannel:
         return AioStreamCall(self, method, lambda on: on.unary_stream(method, *how, **more))
 
     def acquire(self) -> AioConnections:
-        """Return what a call that begins now uses, until it calls `release`."""
+        """Return what a call that begins now uses, until it calls `release`.
+
+        Raises:
+            ClientClosed: There are no more calls.
+        """
+        if self._is_closed:
+            raise ClientClosed(_CLOSED)
         current = self._current
-        if self.renewal.is_due() and self.renewal.certificates.reload() and current:
+        if self._renewal.is_due() and self._renewal.certificates.reload() and current:
             self._retire(current)
             current = None
         if current is None:
@@ -95,15 +102,23 @@ class AioChannel:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
+    def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
+        """Return the error that a failed call means."""
+        error = to_error(failure, repeatable=repeatable)
+        if isinstance(error, ServiceUnavailable):
+            self._renewal.hasten()
+        return error
+
     async def close(self) -> None:
         """Close all connections; calls in progress fail."""
+        self._is_closed = True
         opened = [self._current] if self._current else []
         for each in (*opened, *self._old):
             await each.channel.close()
         await asyncio.gather(*self._closing)
 
     def _open(self) -> AioConnections:
-        credentials = self.renewal.certificates.credentials()
+        credentials = self._renewal.certificates.credentials()
         return AioConnections(grpc.aio.secure_channel(self._address, credentials, self._options))
 
 
@@ -184,15 +199,13 @@ class AioUnaryCall(_Call):
                 )
             return await rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.aio.AioRpcError as failure:
-            error = to_error(failure, repeatable=self._method.may_repeat(request))
+            error = channel.to_error(failure, repeatable=self._method.may_repeat(request))
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
-            error = ServiceUnavailable(_CLOSED)
+            error = ClientClosed(_CLOSED)
         finally:
             channel.release(connections)
-        if isinstance(error, ServiceUnavailable):
-            channel.renewal.hasten()
         raise error from None
 
     async def _hedged(self, send: Callable[[], Awaitable[Any]]) -> Any:
@@ -229,16 +242,16 @@ class AioStreamCall(_Call):
         sent = (*metadata_of_request(), *metadata)
         call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
         call.add_done_callback(lambda _: channel.release(connections))
-        return AioStream(call, channel.renewal, repeatable=self._method.may_repeat(request))
+        return AioStream(call, channel, repeatable=self._method.may_repeat(request))
 
 
 class AioStream:
     """The responses of a stream, as an asynchronous iterator."""
 
-    def __init__(self, call: Any, renewal: Renewal, *, repeatable: bool) -> None:
+    def __init__(self, call: Any, channel: AioChannel, *, repeatable: bool) -> None:
         self._call = call
         self._messages = call.__aiter__()
-        self._renewal = renewal
+        self._channel = channel
         self._repeatable = repeatable
         self._ended = False
 
@@ -249,15 +262,13 @@ class AioStream:
         try:
             return await anext(self._messages)
         except grpc.aio.AioRpcError as failure:
-            error: AuthsvcError = to_error(failure, repeatable=self._repeatable)
+            error = self._channel.to_error(failure, repeatable=self._repeatable)
         except asyncio.CancelledError:
             if _is_cancelled():
                 raise
             if self._ended:
                 raise StopAsyncIteration from None
-            error = ServiceUnavailable(_CLOSED)
-        if isinstance(error, ServiceUnavailable):
-            self._renewal.hasten()
+            error = ClientClosed(_CLOSED)
         raise error from None
 
     def cancel(self) -> None:

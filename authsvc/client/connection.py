@@ -91,7 +91,7 @@ class AsyncClient:
         return cast("AccountServiceAsyncStub", _AsUser(self.account, access_token))
 
     async def close(self) -> None:
-        """Close the connections; calls in progress fail with ServiceUnavailable."""
+        """Close the connections; calls in progress fail with ClientClosed."""
         await self.channel.close()
 
     async def __aenter__(self) -> Self:
@@ -155,7 +155,7 @@ class Client:
         return cast("AccountServiceStub", _AsUser(self.account, access_token))
 
     def close(self) -> None:
-        """Close the connections; calls in progress fail."""
+        """Close the connections; calls in progress fail with ClientClosed."""
         self.channel.close()
 
     def __enter__(self) -> Self:

@@ -10,6 +10,7 @@ __all__ = [
     "AuthsvcError",
     "BearerInvalid",
     "CallerNotAllowed",
+    "ClientClosed",
     "CodeInvalid",
     "CredentialsInvalid",
     "CursorNotReached",
@@ -115,6 +116,12 @@ class ServiceTimeout(AuthsvcError):
     """The call's time was over before the answer came; it may have taken effect."""
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class ClientClosed(AuthsvcError):
+    """The client was closed before the call or during it."""
+
+    code = grpc.StatusCode.CANCELLED
 
 
 class TokenRejected(Exception):

@@ -21,6 +21,8 @@ from authsvc.client.errors import (
 _DOMAIN = "authsvc"
 _WITHOUT_REASON: dict[grpc.StatusCode, type[AuthsvcError]] = {
     grpc.StatusCode.UNAVAILABLE: ServiceUnavailable,
+    # By the server's side: gRPC ends so what a replica had not begun when it was stopped.
+    grpc.StatusCode.CANCELLED: ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: ServiceTimeout,
 }
 
@@ -81,5 +83,4 @@ def _is_retryable(error: AuthsvcError, *, repeatable: bool) -> bool:
             return error.retry_after is not None
         case ProviderUnavailable():
             return False  # a login has to begin again
-    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-    return repeatable and error.code in codes
+    return repeatable and error.code in _WITHOUT_REASON

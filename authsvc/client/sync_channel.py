@@ -11,9 +11,11 @@ import grpc
 
 from authsvc.client.calling import UNLIMITED, CallSettings, Metadata, Renewal, channel_options
 from authsvc.client.context import metadata_of_request
-from authsvc.client.errors import AuthsvcError, ServiceUnavailable
+from authsvc.client.errors import AuthsvcError, ClientClosed, ServiceUnavailable
 from authsvc.client.retries import Method, is_settled
 from authsvc.client.status import to_error
+
+_CLOSED = "The client is closed."
 
 
 class SyncConnections:
@@ -33,13 +35,14 @@ class SyncChannel:
         self, *, address: str, renewal: Renewal, settings: CallSettings, server_name: str
     ) -> None:
         self.settings = settings
-        self.renewal = renewal
+        self._renewal = renewal
         self._address = address
         self._options = channel_options(server_name)
         self._lock = threading.Lock()
         self._old: set[SyncConnections] = set()
         # Opened by the first call: a process may fork before that, but not afterwards.
         self._current: SyncConnections | None = None
+        self._is_closed = False
 
     def unary_unary(self, method: str, *how: Any, **more: Any) -> "SyncUnaryCall":
         """Return an RPC with one request and one response."""
@@ -56,12 +59,18 @@ class SyncChannel:
         return SyncStreamCall(self, method, lambda on: on.unary_stream(method, *how, **more))
 
     def acquire(self) -> SyncConnections:
-        """Return what a call that begins now uses, until it calls `release`."""
+        """Return what a call that begins now uses, until it calls `release`.
+
+        Raises:
+            ClientClosed: There are no more calls.
+        """
         with self._lock:
-            is_due = self.renewal.is_due()
+            is_due = self._renewal.is_due()
         # One thread looks; the others go on with what there is.
-        is_outdated = is_due and self.renewal.certificates.reload()
+        is_outdated = is_due and self._renewal.certificates.reload()
         with self._lock:
+            if self._is_closed:
+                raise ClientClosed(_CLOSED)
             former = self._current if is_outdated else None
             if former is not None:
                 self._current = None
@@ -95,15 +104,25 @@ class SyncChannel:
         if former is not None:
             self.release(former)
 
+    def to_error(self, failure: Any, *, repeatable: bool) -> AuthsvcError:
+        """Return the error that a failed call means."""
+        if self._is_closed and failure.code() is grpc.StatusCode.CANCELLED:
+            return ClientClosed(_CLOSED)
+        error = to_error(failure, repeatable=repeatable)
+        if isinstance(error, ServiceUnavailable):
+            self._renewal.hasten()
+        return error
+
     def close(self) -> None:
         """Close all connections; calls in progress fail."""
         with self._lock:
+            self._is_closed = True
             opened = [*([self._current] if self._current else []), *self._old]
         for each in opened:
             each.channel.close()
 
     def _open(self) -> SyncConnections:
-        credentials = self.renewal.certificates.credentials()
+        credentials = self._renewal.certificates.credentials()
         return SyncConnections(grpc.secure_channel(self._address, credentials, self._options))
 
 
@@ -183,11 +202,9 @@ class SyncUnaryCall(_Call):
                 )
             return rpc(request, timeout=deadline - monotonic(), metadata=metadata, **more)
         except grpc.RpcError as failure:
-            error = to_error(failure, repeatable=self._method.may_repeat(request))
+            error = channel.to_error(failure, repeatable=self._method.may_repeat(request))
         finally:
             channel.release(connections)
-        if isinstance(error, ServiceUnavailable):
-            channel.renewal.hasten()
         raise error from None
 
     def _hedged(self, send: Callable[[], Any]) -> Any:
@@ -230,15 +247,15 @@ class SyncStreamCall(_Call):
         call = self._on(connections)(request, timeout=timeout, metadata=sent, **more)
         if not call.add_callback(lambda: channel.release(connections)):
             channel.release(connections)  # it has ended already
-        return SyncStream(call, channel.renewal, repeatable=self._method.may_repeat(request))
+        return SyncStream(call, channel, repeatable=self._method.may_repeat(request))
 
 
 class SyncStream:
     """The responses of a stream, as an iterator."""
 
-    def __init__(self, call: Any, renewal: Renewal, *, repeatable: bool) -> None:
+    def __init__(self, call: Any, channel: SyncChannel, *, repeatable: bool) -> None:
         self._call = call
-        self._renewal = renewal
+        self._channel = channel
         self._repeatable = repeatable
         self._ended = False
 
@@ -251,9 +268,7 @@ class SyncStream:
         except grpc.RpcError as failure:
             if self._ended:
                 raise StopIteration from None
-            error = to_error(failure, repeatable=self._repeatable)
-        if isinstance(error, ServiceUnavailable):
-            self._renewal.hasten()
+            error = self._channel.to_error(failure, repeatable=self._repeatable)
         raise error from None
 
     def cancel(self) -> None:

@@ -162,18 +162,24 @@ async def test_invalid_item_fails_alone(calls: Calls, submit: Submit) -> None:
     assert [each for each in results if isinstance(each, str)] == [*"ABDEFGIJ"]
 
 
-async def test_cancelled_waiter_harms_nobody(calls: Calls) -> None:
+async def test_cancelled_waiter_harms_nobody(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("authsvc.client.batching._PATIENCE", 60.0)
     batcher = AioBatcher(calls.answer_task, SETTINGS, 1_000)
-    first, *others = await waiting(calls, batcher.submit, "a", "b", "c")
-    for each in (first, others[1]):
+    calls.hold = {"first"}
+    on_their_way = [asyncio.ensure_future(batcher.submit(item)) for item in ("first", "second")]
+    await calls.arrived(1)
+    waiting = [asyncio.ensure_future(batcher.submit(item)) for item in "abc"]
+    await asyncio.sleep(0)  # until they have begun to wait
+    cancelled = (on_their_way[0], waiting[1])
+    for each in cancelled:
         each.cancel()
-    await asyncio.wait([first, others[1]])
+    await asyncio.wait(cancelled)
     calls.go_on.set()
-    assert await others[0] == "A"
-    assert await others[2] == "C"
-    assert first.cancelled()
+    others = [on_their_way[1], waiting[0], waiting[2]]
+    assert await asyncio.gather(*others) == ["SECOND", "A", "C"]
+    assert all(each.cancelled() for each in cancelled)
     # Whoever left before the call was made is not in it.
-    assert "b" not in chain(*calls.sent)
+    assert calls.sent == [["first", "second"], ["a", "c"]]
 
 
 async def test_slow_call_keeps_the_next_one_back_only_for_a_while(

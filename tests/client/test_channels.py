@@ -10,6 +10,7 @@ from authsvc.client import (
     AsyncClient,
     CertificateError,
     Client,
+    ClientClosed,
     ServiceUnavailable,
     context,
     errors,
@@ -49,7 +50,7 @@ async def twin(request: pytest.FixtureRequest, probe: ProbeServer, app_files: Tl
 
 def let_look(twin: Twin) -> None:
     """Let the next call look at the files."""
-    twin.client.channel.renewal._next = 0.0
+    twin.client.channel._renewal._next = 0.0
 
 
 async def test_changed_certificate_is_used_by_the_next_call(
@@ -112,7 +113,7 @@ async def test_failed_handshake_makes_the_client_look_at_its_files(
     with pytest.raises(ServiceUnavailable):
         await twin.call("auth.Login", LoginRequest())
     TlsFiles(files.folder, authority).write_for("app")
-    twin.client.channel.renewal._last = 0.0  # the last look was more than a second ago
+    twin.client.channel._renewal._last = 0.0  # the last look was more than a second ago
     assert (await twin.call(READ, REQUEST)).active
     await twin.close()
 
@@ -147,20 +148,22 @@ async def test_closing_the_client_ends_its_streams_and_calls(
     stream = await twin.stream("admin.WatchAuditEvents", WatchAuditEventsRequest())
     await twin.next_of(stream)
     await twin.close()
-    with pytest.raises(errors.AuthsvcError):
+    with pytest.raises(ClientClosed):
         await drain(twin, stream)
+    with pytest.raises(ClientClosed):
+        await twin.call("auth.ValidateToken", REQUEST)
+    with pytest.raises(ClientClosed):
+        await twin.stream("admin.WatchAuditEvents", WatchAuditEventsRequest())
 
 
-async def test_closing_the_client_fails_its_calls(
-    probe: ProbeServer, open_async: OpenAsync
-) -> None:
-    client = open_async(probe.clients.port, timeout=60)
+async def test_closing_the_client_fails_its_calls(probe: ProbeServer, open_twin: OpenTwin) -> None:
+    twin = open_twin(probe.clients.port, timeout=60)
     held = Held(probe)
-    call = asyncio.ensure_future(client.auth.Login(LoginRequest()))
+    call = asyncio.ensure_future(twin.call(READ, REQUEST))
     await held.arrived.wait()
-    await client.close()
-    # Not as cancelled: nobody has cancelled the task that waits.
-    with pytest.raises(ServiceUnavailable):
+    await twin.close()
+    # Not as cancelled: nobody has cancelled the task that waits. And it is not repeated.
+    with pytest.raises(ClientClosed):
         await call
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from authsvc.client import AsyncTokenValidator, TokenValidator
 from authsvc.v1.auth_service_pb2 import LogoutRequest, ValidateTokenRequest
 from tests.support.clients import OpenAsync, OpenSync
+from tests.support.probe import ProbeServer
 from tests.support.service import Service, inactive
 
 JUNK = ["", "junk", "a b", "\ud800", "x" * 9_000, "a.b.c", "\x00"]
@@ -74,3 +76,28 @@ async def test_what_is_asked_beside_the_token_is_kept(
     assert await validator.validate(token) == alone
     await service.auth().Logout(LogoutRequest(refresh_token=tokens.refresh_token))
     assert inactive(await validator.validate(token, strict=True)) == "SESSION_REVOKED"
+
+
+async def test_what_only_a_call_of_its_own_can_say_is_said(
+    probe: ProbeServer, open_async: OpenAsync, open_sync: OpenSync
+) -> None:
+    seen = []
+
+    async def answer(request: Any) -> None:
+        seen.append(request)
+
+    probe.probe.answer = answer
+    validator = AsyncTokenValidator(open_async(probe.clients.port, "edge"))
+    threaded = TokenValidator(open_sync(probe.clients.port, "edge"))
+    alone: list[dict[str, Any]] = [
+        {"strict": True},
+        {"min_cursor": "c"},
+        {"certificate_thumbprint": bytes(32)},
+    ]
+    for more in alone:
+        asked: dict[str, Any] = {"audience": "a", "scopes": ["s"], **more}
+        await validator.validate("t", **asked)
+        await asyncio.to_thread(threaded.validate, "t", **asked)
+        beside: dict[str, Any] = {"audience": "a", "required_scopes": ["s"], **more}
+        expected = ValidateTokenRequest(access_token="t", **beside)
+        assert seen[-2:] == [expected, expected]

@@ -1,4 +1,4 @@
-"""A relay between a client and PostgreSQL that can go silent or pretend to be a pooler."""
+"""A relay between a client and a server, mostly PostgreSQL, that can go silent, cut or pretend."""
 
 import asyncio
 import struct
@@ -18,6 +18,7 @@ class Proxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self.dsn = ""
 
     def redirect(self, dsn: str) -> None:
@@ -37,6 +38,17 @@ class Proxy:
         self._flows.clear()
         self._flows = asyncio.Event()
         self._flows.set()
+
+    def cut(self) -> None:
+        """Reset all connections of clients; new ones are relayed."""
+        for writer in self._clients:
+            writer.transport.abort()
+        self._clients.clear()
+
+    @property
+    def address(self) -> str:
+        """The host and port that it listens on."""
+        return urlsplit(self.dsn).netloc.rpartition("@")[2]
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -60,6 +72,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._clients.add(writer)
         server_reader, server_writer = await self._connect()
         try:
             async with asyncio.TaskGroup() as group:
