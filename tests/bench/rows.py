@@ -294,6 +294,7 @@ class Bench:
                     f"{found.memory:.0f} MB of {found.resident:.0f} MB",
                     "≤ 64 MB",
                 ),
+                Row("  and until they have arrived", f"{found.fill:.1f} s of CPU", ""),
             ]
         return rows
 
